@@ -1,0 +1,201 @@
+//! The producer's side of transfers.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::{CREDIT, DataReader, MAX_REFUSAL, MAX_TICKET, OK, REFUSED, TAKEN};
+use crate::close::Code;
+use crate::fence;
+use crate::identity::NodeId;
+use crate::lane::{SLICE, STALL, StreamStop, write_slices};
+use crate::node::Shared;
+
+/// Bytes read from a source at a time.
+const READ: u64 = 1 << 20;
+
+/// Serves a data connection until it ends, then removes it.
+pub(crate) fn serve(shared: &Arc<Shared>, peer: NodeId, connection: Connection) {
+    let shared = Arc::clone(shared);
+    let handle = shared.net.handle.clone();
+    handle.spawn(async move {
+        let cause = loop {
+            // quinn bounds the streams of a peer, and so these tasks.
+            match connection.accept_bi().await {
+                Ok((send, read)) => {
+                    let transfer = Transfer { send, read, peer, credit: 0 };
+                    tokio::spawn(transfer.run(Arc::clone(&shared)));
+                }
+                Err(error) => break error.to_string(),
+            }
+        };
+        shared.peers.remove_data(peer, &connection, &cause);
+    });
+}
+
+struct Transfer {
+    send: SendStream,
+    read: RecvStream,
+    peer: NodeId,
+    credit: u64,
+}
+
+/// Why a transfer ended early.
+enum Stop {
+    /// The consumer or its connection is gone.
+    Gone,
+    Stalled,
+    BadRequest,
+    Source(String),
+}
+
+impl Transfer {
+    async fn run(mut self, shared: Arc<Shared>) {
+        let Err(stop) = self.serve(&shared).await else {
+            return;
+        };
+        let code = match stop {
+            Stop::Gone => Code::Cancelled,
+            Stop::Stalled => Code::Stalled,
+            Stop::BadRequest => Code::BadRequest,
+            Stop::Source(text) => {
+                tracing::warn!(peer = %self.peer, text, "a data source failed");
+                Code::SourceFailed
+            }
+        };
+        // Fails only if the streams are closed already.
+        let _ = self.send.reset(code.var());
+        let _ = self.read.stop(code.var());
+    }
+
+    async fn serve(&mut self, shared: &Shared) -> Result<(), Stop> {
+        let ticket = self.request().await?;
+        let Some(source) = shared.source.get() else {
+            return self.refuse("this node serves no data").await;
+        };
+        let opened = {
+            let (source, ticket, peer) = (Arc::clone(source), ticket.clone(), self.peer);
+            blocking(move || source.open(&ticket, peer)).await
+        };
+        let reader = match opened {
+            Ok(Ok(reader)) => reader,
+            Ok(Err(text)) | Err(text) => return self.refuse(&text).await,
+        };
+        self.produce(reader).await?;
+        self.send.finish().map_err(|_| Stop::Gone)?;
+        while !self.message().await? {}
+        let (source, peer) = (Arc::clone(source), self.peer);
+        blocking(move || source.delivered(&ticket, peer)).await.map_err(Stop::Source)
+    }
+
+    /// Reads the request: the ticket and the first credit.
+    async fn request(&mut self) -> Result<Bytes, Stop> {
+        let mut head = [0; 12];
+        self.read_exact(&mut head).await?;
+        let [l0, l1, l2, l3, credit @ ..] = head;
+        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        if len > MAX_TICKET {
+            return Err(Stop::BadRequest);
+        }
+        self.credit = u64::from_le_bytes(credit);
+        let mut ticket = vec![0; len];
+        self.read_exact(&mut ticket).await?;
+        Ok(ticket.into())
+    }
+
+    async fn refuse(&mut self, text: &str) -> Result<(), Stop> {
+        let mut end = text.len().min(MAX_REFUSAL);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut answer = BytesMut::with_capacity(1 + end);
+        answer.put_u8(REFUSED);
+        answer.extend_from_slice(text.get(..end).unwrap_or_default().as_bytes());
+        self.write(vec![answer.freeze()]).await?;
+        self.send.finish().map_err(|_| Stop::Gone)
+    }
+
+    /// Sends the total and all bytes, never beyond the credit.
+    async fn produce(&mut self, mut reader: Box<dyn DataReader>) -> Result<(), Stop> {
+        let mut left = reader.total();
+        let mut answer = BytesMut::with_capacity(9);
+        answer.put_u8(OK);
+        answer.put_u64_le(left);
+        let mut slices = vec![answer.freeze()];
+        while left > 0 {
+            while self.credit == 0 {
+                // What was read goes out before we wait.
+                self.write(std::mem::take(&mut slices)).await?;
+                if self.message().await? {
+                    return Err(Stop::BadRequest); // taken before it was sent
+                }
+            }
+            let max = self.credit.min(left).min(READ);
+            // The next bytes are read while the last ones are written.
+            let read = blocking(move || {
+                let bytes = reader.read(max as usize);
+                (reader, bytes)
+            });
+            let (read, written) = tokio::join!(read, write_slices(&mut self.send, slices));
+            written.map_err(stop)?;
+            let (returned, bytes) = read.map_err(Stop::Source)?;
+            reader = returned;
+            let mut bytes = bytes.map_err(|error| Stop::Source(error.to_string()))?;
+            let size = bytes.len() as u64;
+            if size == 0 || size > max {
+                return Err(Stop::Source(format!("read {size} bytes where {left} are left")));
+            }
+            self.credit -= size;
+            left -= size;
+            slices = Vec::new();
+            while !bytes.is_empty() {
+                slices.push(bytes.split_to(bytes.len().min(SLICE)));
+            }
+        }
+        self.write(slices).await
+    }
+
+    /// Reads one message of the consumer; true when it has taken everything.
+    async fn message(&mut self) -> Result<bool, Stop> {
+        let mut kind = [0; 1];
+        self.read_exact(&mut kind).await?;
+        match kind {
+            [CREDIT] => {
+                let mut more = [0; 4];
+                self.read_exact(&mut more).await?;
+                self.credit = self.credit.saturating_add(u64::from(u32::from_le_bytes(more)));
+                Ok(false)
+            }
+            [TAKEN] => Ok(true),
+            _ => Err(Stop::BadRequest),
+        }
+    }
+
+    async fn read_exact(&mut self, bytes: &mut [u8]) -> Result<(), Stop> {
+        match timeout(STALL, self.read.read_exact(bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Stop::Gone),
+            Err(_) => Err(Stop::Stalled),
+        }
+    }
+
+    async fn write(&mut self, slices: Vec<Bytes>) -> Result<(), Stop> {
+        write_slices(&mut self.send, slices).await.map_err(stop)
+    }
+}
+
+fn stop(stop: StreamStop) -> Stop {
+    match stop {
+        StreamStop::Stalled => Stop::Stalled,
+        StreamStop::Write(_) => Stop::Gone,
+    }
+}
+
+/// Runs what may touch the disk; a panic becomes its text.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let done = spawn_blocking(move || fence::catch(f)).await;
+    done.unwrap_or_else(|error| Err(error.to_string()))
+}

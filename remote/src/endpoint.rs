@@ -1,0 +1,112 @@
+//! The QUIC endpoint: socket, transport settings, one configuration per kind of connection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use quinn::{
+    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::error::BindError;
+use crate::identity::{ALPN_CONTROL, ALPN_DATA, Identity, client_config, server_config};
+use crate::runtime::Runtime;
+
+/// What a node dials and accepts with.
+pub(crate) struct Endpoint {
+    pub(crate) quinn: quinn::Endpoint,
+    pub(crate) control: ClientConfig,
+    pub(crate) data: ClientConfig,
+}
+
+/// Binds the endpoint of a node.
+pub(crate) fn bind(identity: &Identity, address: SocketAddr, runtime: &Runtime) -> Result<Endpoint, BindError> {
+    let loopback = address.ip().is_loopback();
+    let mut control = ClientConfig::new(Arc::new(client_config(identity, ALPN_CONTROL)?));
+    control.transport_config(Arc::new(CONTROL.transport(loopback)?));
+    let mut data = ClientConfig::new(Arc::new(client_config(identity, ALPN_DATA)?));
+    data.transport_config(Arc::new(DATA.transport(loopback)?));
+    let mut server = ServerConfig::with_crypto(Arc::new(server_config(identity)?));
+    server.transport_config(Arc::new(ACCEPTED.transport(loopback)?));
+
+    let mut config = EndpointConfig::default();
+    // Also off loopback: a peer bound to loopback sends large packets, and only the receiver pays for room.
+    config.max_udp_payload_size(LOOPBACK_MTU).map_err(|error| BindError::Config(error.to_string()))?;
+    let socket = socket(address)?;
+    let _inside = runtime.handle().enter(); // quinn spawns its driver here
+    let quinn = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))?;
+    Ok(Endpoint { quinn, control, data })
+}
+
+/// Widens an accepted connection to what a data connection may use: its kind is known only after the
+/// handshake, so it begins with the smaller windows.
+pub(crate) fn widen(connection: &quinn::Connection) {
+    connection.set_receive_window(VarInt::from_u32(DATA.receive));
+    connection.set_send_window(DATA.send);
+}
+
+// GSO sends ten packets at once, and ten of these must stay below 65 507 bytes.
+const LOOPBACK_MTU: u16 = 6500;
+const SOCKET_BUFFER: usize = 4 << 20;
+
+const CONTROL: Settings = Settings { stream: 1 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 1, idle: 10 };
+const DATA: Settings = Settings { stream: 8 << 20, receive: 64 << 20, send: 8 << 20, keep_alive: 5, idle: 30 };
+// The shorter idle time of both ends counts, so the dialler's decides.
+const ACCEPTED: Settings = Settings { stream: 8 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 5, idle: 30 };
+const BIDI_STREAMS: u32 = 128;
+
+struct Settings {
+    stream: u32,
+    receive: u32,
+    send: u64,
+    keep_alive: u64,
+    idle: u64,
+}
+
+impl Settings {
+    fn transport(&self, loopback: bool) -> Result<TransportConfig, BindError> {
+        let idle = IdleTimeout::try_from(Duration::from_secs(self.idle))
+            .map_err(|error| BindError::Config(error.to_string()))?;
+        let mut config = TransportConfig::default();
+        config
+            .stream_receive_window(VarInt::from_u32(self.stream))
+            .receive_window(VarInt::from_u32(self.receive))
+            .send_window(self.send)
+            .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS))
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .datagram_receive_buffer_size(None)
+            .keep_alive_interval(Some(Duration::from_secs(self.keep_alive)))
+            .max_idle_timeout(Some(idle));
+        if loopback {
+            let mut discovery = MtuDiscoveryConfig::default();
+            discovery.upper_bound(LOOPBACK_MTU);
+            config
+                .initial_mtu(LOOPBACK_MTU)
+                .mtu_discovery_config(Some(discovery))
+                .initial_rtt(Duration::from_millis(10));
+        }
+        Ok(config)
+    }
+}
+
+fn socket(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    // The system may grant less; what it granted is read back.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    let granted = socket.recv_buffer_size()?.min(socket.send_buffer_size()?);
+    if granted < SOCKET_BUFFER {
+        static WARNED: Once = Once::new();
+        WARNED.call_once(|| {
+            tracing::warn!(
+                granted,
+                wanted = SOCKET_BUFFER,
+                "small UDP buffers lose packets under load; raise net.core.rmem_max and net.core.wmem_max"
+            );
+        });
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}

@@ -1,0 +1,337 @@
+//! What can go wrong, per operation.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::CodecError;
+use crate::identity::{IdentityError, NodeId, Role};
+use crate::local::Down;
+
+/// An `ask` has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// The deadline passed while the answer was awaited.
+    #[error("no answer before the deadline")]
+    Deadline,
+    /// The actor took no further message in time. Certainly not run.
+    #[error("the actor is busy")]
+    Busy,
+    /// No actor there takes this message.
+    #[error("no such actor, or it does not take this message")]
+    NoSuchActor,
+    /// A node of this role may not send this message.
+    #[error("a {role} may not send this message")]
+    NotAllowed {
+        /// The sender's role.
+        role: Role,
+    },
+    /// The message could not be encoded. Certainly not run.
+    #[error("the message cannot be encoded: {0}")]
+    Codec(CodecError),
+    /// The other side could not decode the message. Certainly not run.
+    #[error("the other side cannot decode the message: {text}")]
+    BadMessage {
+        /// Why.
+        text: String,
+    },
+    /// The reply could not be encoded or decoded. The handler has run.
+    #[error("the reply cannot be read: {text}")]
+    BadReply {
+        /// Why.
+        text: String,
+    },
+    /// There is no connection to the node. Certainly not run.
+    #[error("not connected to the node")]
+    NotConnected,
+    /// The connection ended while the answer was awaited.
+    #[error("connection lost: {cause}")]
+    ConnectionLost {
+        /// Why it ended.
+        cause: String,
+    },
+    /// The actor panicked, in this message or before it.
+    #[error("the actor panicked: {text}")]
+    Panicked {
+        /// What the panic said, and where.
+        text: String,
+    },
+    /// The actor stopped before the message. Certainly not run.
+    #[error("the actor has stopped")]
+    Stopped,
+    /// The handler began, and its reply was dropped: its future panicked, or the actor stopped.
+    #[error("the handler gave no reply")]
+    NoReply,
+}
+
+/// A `tell` could not be handed over.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TellError {
+    /// No room in time.
+    #[error("the actor is busy")]
+    Busy,
+    /// No actor of this address in this process.
+    #[error("no such actor")]
+    NoSuchActor,
+    /// The message could not be encoded.
+    #[error("the message cannot be encoded: {0}")]
+    Codec(CodecError),
+    /// There is no connection to the node.
+    #[error("not connected to the node")]
+    NotConnected,
+    /// The actor has panicked.
+    #[error("the actor panicked: {text}")]
+    Panicked {
+        /// What the panic said, and where.
+        text: String,
+    },
+    /// The actor has stopped.
+    #[error("the actor has stopped")]
+    Stopped,
+}
+
+/// A thread for actors could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The runtime has been shut down.
+    #[error("the runtime is shut down")]
+    ShutDown,
+    /// The operating system gave no thread.
+    #[error("cannot start a thread: {0}")]
+    Io(#[from] io::Error),
+    /// The thread did not start in time.
+    #[error("the thread did not start in time")]
+    Deadline,
+}
+
+/// A node could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The socket could not be bound.
+    #[error("cannot bind: {0}")]
+    Io(#[from] io::Error),
+    /// The identity is unusable.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The description of this build is too long for a hello.
+    #[error("a build description of {size} bytes is longer than the maximum of {max}")]
+    HelloTooLong {
+        /// Its size in bytes.
+        size: usize,
+        /// The maximum.
+        max: usize,
+    },
+    /// A fixed setting of ours is out of QUIC's range.
+    #[error("QUIC refuses the configuration: {0}")]
+    Config(String),
+}
+
+/// A connection could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The deadline passed.
+    #[error("no connection before the deadline")]
+    Deadline,
+    /// One side's certificate is not of this cluster.
+    #[error("not trusted: {reason}")]
+    NotTrusted {
+        /// What TLS said.
+        reason: String,
+    },
+    /// The other process is another build of the application.
+    #[error(
+        "the builds differ: ours is {:?}, theirs is {:?}",
+        String::from_utf8_lossy(ours),
+        String::from_utf8_lossy(theirs)
+    )]
+    BuildDiffers {
+        /// Our description.
+        ours: Vec<u8>,
+        /// Theirs.
+        theirs: Vec<u8>,
+    },
+    /// The other process speaks another version of the protocol.
+    #[error("the protocols differ: ours is {ours}, theirs is {theirs}")]
+    ProtocolDiffers {
+        /// Our version.
+        ours: u16,
+        /// Theirs.
+        theirs: u16,
+    },
+    /// The other side broke the protocol.
+    #[error("bad hello: {0}")]
+    BadHello(String),
+    /// The connection failed.
+    #[error("connection failed: {0}")]
+    Failed(String),
+    /// This node is closed.
+    #[error("this node is closed")]
+    Closed,
+}
+
+/// A transfer failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// There is no connection to the node.
+    #[error("not connected to {0}")]
+    NotConnected(NodeId),
+    /// The source refused, with its reason.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The connection ended.
+    #[error("connection lost: {cause}")]
+    Lost {
+        /// Why it ended.
+        cause: String,
+    },
+    /// No progress for too long.
+    #[error("the transfer stalled")]
+    Stalled,
+    /// No answer to the request before the deadline.
+    #[error("no answer before the deadline")]
+    Deadline,
+    /// The source failed while it was read.
+    #[error("the source failed while it was read")]
+    SourceFailed,
+    /// The source ended before its total.
+    #[error("the transfer ended after {got} of {total} bytes")]
+    Truncated {
+        /// Bytes that came.
+        got: u64,
+        /// Bytes promised.
+        total: u64,
+    },
+    /// The ticket is longer than a request may be.
+    #[error("a ticket of {size} bytes is longer than the maximum of {max}")]
+    TicketTooLong {
+        /// Its size in bytes.
+        size: usize,
+        /// The maximum.
+        max: usize,
+    },
+    /// The other side broke the protocol.
+    #[error("protocol error: {0}")]
+    Protocol(&'static str),
+}
+
+/// Why the other side did not answer; crosses the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Fault {
+    Busy,
+    NoSuchActor,
+    NotAllowed { role: Role },
+    BadMessage { text: String },
+    BadReply { text: String },
+    Panicked { text: String },
+    Stopped,
+    NoReply,
+    DeadlinePassed,
+}
+
+impl AskError {
+    /// Whether the handler may have run, at least in part.
+    pub fn may_have_run(&self) -> bool {
+        match self {
+            Self::Deadline
+            | Self::BadReply { .. }
+            | Self::ConnectionLost { .. }
+            | Self::Panicked { .. }
+            | Self::NoReply => true,
+            Self::Busy
+            | Self::NoSuchActor
+            | Self::NotAllowed { .. }
+            | Self::Codec(_)
+            | Self::BadMessage { .. }
+            | Self::NotConnected
+            | Self::Stopped => false,
+        }
+    }
+
+    /// Whether the same message may succeed later, and has certainly not run.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Busy | Self::NotConnected)
+    }
+}
+
+impl TellError {
+    /// Whether the same message may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Busy | Self::NotConnected)
+    }
+}
+
+impl ConnectError {
+    /// Whether another try may succeed.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Deadline | Self::Failed(_))
+    }
+}
+
+impl FetchError {
+    /// Whether another try, after reconnecting, may succeed.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::NotConnected(_) | Self::Lost { .. } | Self::Stalled | Self::Deadline)
+    }
+}
+
+impl From<Down> for TellError {
+    fn from(down: Down) -> Self {
+        match down {
+            Down::Panicked { text } => Self::Panicked { text },
+            Down::Stopped | Down::NodeLost { .. } => Self::Stopped,
+        }
+    }
+}
+
+impl From<TellError> for AskError {
+    fn from(error: TellError) -> Self {
+        match error {
+            TellError::Busy => Self::Busy,
+            TellError::NoSuchActor => Self::NoSuchActor,
+            TellError::Codec(error) => Self::Codec(error),
+            TellError::NotConnected => Self::NotConnected,
+            TellError::Panicked { text } => Self::Panicked { text },
+            TellError::Stopped => Self::Stopped,
+        }
+    }
+}
+
+impl From<Fault> for AskError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Busy => Self::Busy,
+            Fault::NoSuchActor => Self::NoSuchActor,
+            Fault::NotAllowed { role } => Self::NotAllowed { role },
+            Fault::BadMessage { text } => Self::BadMessage { text },
+            Fault::BadReply { text } => Self::BadReply { text },
+            Fault::Panicked { text } => Self::Panicked { text },
+            Fault::Stopped => Self::Stopped,
+            Fault::NoReply => Self::NoReply,
+            Fault::DeadlinePassed => Self::Deadline,
+        }
+    }
+}
+
+/// A local refusal, as the asker on another node sees it.
+impl From<AskError> for Fault {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Busy | AskError::NotConnected => Self::Busy,
+            AskError::NoSuchActor => Self::NoSuchActor,
+            AskError::NotAllowed { role } => Self::NotAllowed { role },
+            AskError::Codec(error) => Self::BadMessage { text: error.to_string() },
+            AskError::BadMessage { text } => Self::BadMessage { text },
+            AskError::BadReply { text } => Self::BadReply { text },
+            AskError::Panicked { text } => Self::Panicked { text },
+            AskError::Stopped => Self::Stopped,
+            AskError::NoReply | AskError::ConnectionLost { .. } => Self::NoReply,
+            AskError::Deadline => Self::DeadlinePassed,
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! How two nodes meet: certificates, then a hello on lane 0, then the data connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::crypto::rustls::HandshakeData;
+use quinn::{Connection, ConnectionError, Incoming, SendStream};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use crate::close::Code;
+use crate::codec::{decode, encode};
+use crate::error::ConnectError;
+use crate::frame::{Header, Kind};
+use crate::identity::{ALPN_CONTROL, ALPN_DATA, ClusterId, Identity, NodeId, PeerId, Role, SERVER_NAME, peer_of};
+use crate::lane::{FrameReader, write_slices};
+use crate::link::Link;
+use crate::node::Shared;
+use crate::{data, endpoint, serve};
+
+/// Version of everything on the wire above the frame header.
+const PROTOCOL: u16 = 1;
+/// Longest hello.
+const MAX_HELLO: u32 = 64 << 10;
+/// Longest build description; leaves room for the hello's other fields.
+pub(crate) const MAX_BUILD: usize = MAX_HELLO as usize - 256;
+/// How long the accepting side of a handshake may take.
+const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a refused peer has to read why.
+const REFUSED_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The first frame of lane 0, from both sides.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Hello {
+    protocol: u16,
+    cluster: ClusterId,
+    node: NodeId,
+    role: Role,
+    build: Vec<u8>,
+}
+
+/// Dials a node. To run on the network's runtime, because quinn spawns there.
+pub(crate) async fn dial(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, ConnectError> {
+    let endpoint = &shared.endpoint;
+    let control = Closing(Some(connect(endpoint, &endpoint.control, to).await?));
+    let connection = control.connection()?;
+    let peer = peer_of(connection).ok_or_else(no_name)?;
+    let (mut system_send, system_read) = connection.open_bi().await.map_err(failed)?;
+    let (mut message_send, message_read) = connection.open_bi().await.map_err(failed)?;
+    let mut system_read = FrameReader::new(system_read, MAX_HELLO);
+    send(&mut system_send, Kind::Hello, hello(&shared)?).await.map_err(|e| why(connection, e))?;
+    // Nothing else may follow on lane 1 for long, and the peer learns of it only by a frame.
+    send(&mut message_send, Kind::Open, Bytes::new()).await.map_err(|e| why(connection, e))?;
+    let theirs = read_hello(&mut system_read).await.map_err(|error| why(connection, error))?;
+    if let Err(refusal) = theirs.check(&shared, peer) {
+        refuse(connection, &refusal);
+        return Err(refusal);
+    }
+
+    let data = Closing(Some(connect(endpoint, &endpoint.data, to).await?));
+    if peer_of(data.connection()?) != Some(peer) {
+        return Err(ConnectError::BadHello("another node has the data connection".to_owned()));
+    }
+    let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), system_send, message_send);
+    shared.peers.add_control(&link);
+    link.start(writers);
+    serve::run(&shared, &link, system_read, FrameReader::new(message_read, MAX_HELLO));
+    let data = data.keep()?;
+    if shared.peers.add_data(peer.node, &data) {
+        data::serve(&shared, peer.node, data);
+        Ok(peer.node)
+    } else {
+        data.close(Code::PeerLost.var(), b"control connection lost");
+        Err(ConnectError::Failed("the control connection was lost again".to_owned()))
+    }
+}
+
+/// Takes a connection of either kind.
+pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
+    let from = incoming.remote_address();
+    let accepted = async {
+        let connection = incoming.accept().map_err(failed)?.await.map_err(trust)?;
+        match protocol(&connection).as_deref() {
+            Some(ALPN_CONTROL) => accept_control(&shared, connection).await,
+            Some(ALPN_DATA) => accept_data(&shared, connection),
+            _ => Err(ConnectError::BadHello("unknown protocol".to_owned())),
+        }
+    };
+    match timeout(ACCEPT_DEADLINE, accepted).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%from, %error, "refused a connection"),
+        Err(_) => tracing::warn!(%from, "a connection's handshake took too long"),
+    }
+}
+
+async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<(), ConnectError> {
+    let control = Closing(Some(connection.clone()));
+    let peer = peer_of(&connection).ok_or_else(no_name)?;
+    let (mut system_send, system_read) = connection.accept_bi().await.map_err(failed)?;
+    let mut system_read = FrameReader::new(system_read, MAX_HELLO);
+    let theirs = read_hello(&mut system_read).await.map_err(|error| why(&connection, error))?;
+    if let Err(refusal) = theirs.check(shared, peer) {
+        // The peer learns our side of the difference from our hello, and then closes.
+        send(&mut system_send, Kind::Hello, hello(shared)?).await.map_err(|e| why(&connection, e))?;
+        let _ = timeout(REFUSED_DEADLINE, connection.closed()).await;
+        refuse(&connection, &refusal);
+        return Err(refusal);
+    }
+    let (message_send, message_read) = connection.accept_bi().await.map_err(failed)?;
+    let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), system_send, message_send);
+    // Our hello lets the peer dial the data connection, which must find this one in the table: so it is
+    // queued before, and written after, the table knows.
+    link.try_send(Kind::Hello, 0, hello(shared)?);
+    shared.peers.add_control(&link);
+    link.start(writers);
+    serve::run(shared, &link, system_read, FrameReader::new(message_read, MAX_HELLO));
+    Ok(())
+}
+
+fn accept_data(shared: &Arc<Shared>, connection: Connection) -> Result<(), ConnectError> {
+    let peer = peer_of(&connection).ok_or_else(no_name)?;
+    endpoint::widen(&connection);
+    if !shared.peers.add_data(peer.node, &connection) {
+        connection.close(Code::NoControl.var(), b"no control connection");
+        return Err(ConnectError::BadHello("a data connection without a control one".to_owned()));
+    }
+    data::serve(shared, peer.node, connection);
+    Ok(())
+}
+
+impl Hello {
+    fn new(identity: &Identity, build: &[u8]) -> Self {
+        let PeerId { cluster, role, node } = identity.peer();
+        Self { protocol: PROTOCOL, cluster, node, role, build: build.to_vec() }
+    }
+
+    /// Whether we talk to this peer, whose certificate says `peer`.
+    fn check(&self, shared: &Shared, peer: PeerId) -> Result<(), ConnectError> {
+        if self.protocol != PROTOCOL {
+            return Err(ConnectError::ProtocolDiffers { ours: PROTOCOL, theirs: self.protocol });
+        }
+        if (self.cluster, self.node, self.role) != (peer.cluster, peer.node, peer.role) {
+            return Err(ConnectError::BadHello("it is not what the certificate says".to_owned()));
+        }
+        if peer.node == shared.id() {
+            return Err(ConnectError::BadHello("a node cannot connect to itself".to_owned()));
+        }
+        if self.build != shared.hello {
+            return Err(ConnectError::BuildDiffers { ours: shared.hello.to_vec(), theirs: self.build.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// Closes a connection if it is dropped before it is kept.
+struct Closing(Option<Connection>);
+
+impl Closing {
+    fn connection(&self) -> Result<&Connection, ConnectError> {
+        self.0.as_ref().ok_or(ConnectError::Closed)
+    }
+
+    fn keep(mut self) -> Result<Connection, ConnectError> {
+        self.0.take().ok_or(ConnectError::Closed)
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.0 {
+            connection.close(Code::Abandoned.var(), b"handshake abandoned");
+        }
+    }
+}
+
+async fn connect(
+    endpoint: &endpoint::Endpoint,
+    config: &quinn::ClientConfig,
+    to: SocketAddr,
+) -> Result<Connection, ConnectError> {
+    let connecting = endpoint.quinn.connect_with(config.clone(), to, SERVER_NAME);
+    let connecting = connecting.map_err(|error| match error {
+        quinn::ConnectError::EndpointStopping => ConnectError::Closed,
+        other => ConnectError::Failed(other.to_string()),
+    })?;
+    connecting.await.map_err(trust)
+}
+
+fn protocol(connection: &Connection) -> Option<Vec<u8>> {
+    connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
+}
+
+fn hello(shared: &Shared) -> Result<Bytes, ConnectError> {
+    let hello = Hello::new(&shared.identity, &shared.hello);
+    encode(&hello).map_err(|error| ConnectError::BadHello(error.to_string()))
+}
+
+async fn send(stream: &mut SendStream, kind: Kind, payload: Bytes) -> Result<(), String> {
+    let len = u32::try_from(payload.len()).map_err(|error| error.to_string())?;
+    let header = Header { len, ..Header::bare(kind) }.encode();
+    let slices = vec![Bytes::copy_from_slice(&header), payload];
+    write_slices(stream, slices).await.map_err(|error| error.to_string())
+}
+
+async fn read_hello(lane: &mut FrameReader) -> Result<Hello, String> {
+    let frame = lane.next().await.map_err(|error| error.to_string())?;
+    match frame {
+        Some((Header { kind: Kind::Hello, .. }, payload)) => decode(&payload).map_err(|error| error.to_string()),
+        Some((header, _)) => Err(format!("{:?} instead of a hello", header.kind)),
+        None => Err("no hello".to_owned()),
+    }
+}
+
+fn refuse(connection: &Connection, refusal: &ConnectError) {
+    let code = match refusal {
+        ConnectError::BuildDiffers { .. } => Code::BuildDiffers,
+        ConnectError::ProtocolDiffers { .. } => Code::ProtocolDiffers,
+        _ => Code::BadHello,
+    };
+    connection.close(code.var(), refusal.to_string().as_bytes());
+}
+
+/// A hello failed: because the connection was refused, or for a reason of its own.
+fn why(connection: &Connection, error: String) -> ConnectError {
+    match connection.close_reason() {
+        Some(reason) => trust(reason),
+        None => ConnectError::BadHello(error),
+    }
+}
+
+/// A connection failed in its handshake; TLS alerts say that a certificate is not trusted.
+fn trust(error: ConnectionError) -> ConnectError {
+    let alert = match &error {
+        ConnectionError::TransportError(error) => u64::from(error.code),
+        ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
+        _ => 0,
+    };
+    // 0x0100..=0x01ff are TLS alerts, RFC 9001 section 4.8.
+    if (0x100..0x200).contains(&alert) { ConnectError::NotTrusted { reason: error.to_string() } } else { failed(error) }
+}
+
+fn failed(error: ConnectionError) -> ConnectError {
+    ConnectError::Failed(error.to_string())
+}
+
+fn no_name() -> ConnectError {
+    ConnectError::BadHello("the certificate names no node".to_owned())
+}
+
+/// The bytes of a hello frame, for tests that play a peer.
+#[cfg(test)]
+pub(crate) fn hello_frame(identity: &Identity, build: &[u8]) -> Vec<u8> {
+    let payload = encode(&Hello::new(identity, build)).unwrap();
+    let header = Header { len: payload.len() as u32, ..Header::bare(Kind::Hello) };
+    [header.encode().as_slice(), &payload].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hello_keeps_its_bytes() {
+        let (cluster, node): (ClusterId, NodeId) = decode(&[1, 2]).unwrap();
+        let hello = Hello { protocol: 1, cluster, node, role: Role::Worker, build: b"build".to_vec() };
+        let bytes = encode(&hello).unwrap();
+        let golden = [1, 1, 2, 2, 5, b'b', b'u', b'i', b'l', b'd'];
+        assert_eq!(bytes.as_ref(), golden);
+        assert_eq!(decode::<Hello>(&golden).unwrap(), hello);
+    }
+}

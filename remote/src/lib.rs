@@ -1,0 +1,56 @@
+//! Typed actor messages and bulk bytes between processes, over QUIC.
+//!
+//! A [`Node`] is one process's endpoint. Nodes of one cluster know each other by certificates of one
+//! [`Authority`]; there is no way to turn the check off. Actors are actix actors on threads of a
+//! [`Runtime`], reached through [`ActorRef`], which is the same for a local and a remote actor.
+//!
+//! What holds:
+//!
+//! - **Delivery** is at most once. Errors say whether the message may have run
+//!   ([`AskError::may_have_run`]).
+//! - **Order**: messages of one sender to one actor arrive in the order in which they were sent.
+//! - **Bounds**: a permit stands for each message at an actor; no permit means waiting, then `Busy`.
+//! - **Cancel**: dropping an `ask` skips a message that has not started; one that has started can
+//!   see it through [`Asker`].
+//! - **Bulk** moves on a connection of its own, under byte credits ([`Node::fetch`]).
+
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod actor;
+mod close;
+mod codec;
+mod data;
+mod endpoint;
+mod error;
+mod fence;
+mod frame;
+mod handshake;
+mod identity;
+mod lane;
+mod link;
+mod local;
+mod message;
+mod node;
+mod peers;
+mod route;
+mod runtime;
+mod serve;
+
+pub use actor::{ActorId, ActorRef, Address};
+pub use codec::{CodecError, MAX_MESSAGE, decode, encode};
+pub use data::{DataReader, DataSource, Fetch};
+pub use error::{AskError, BindError, ConnectError, FetchError, SpawnError, TellError};
+pub use fence::{catch, panic_text};
+pub use identity::{Authority, ClusterId, Identity, IdentityError, NodeId, PeerId, Role};
+pub use local::{Asker, Down, LocalRef};
+pub use message::RemoteMessage;
+pub use node::Node;
+pub use peers::PeerEvent;
+pub use route::Publication;
+pub use runtime::{Arbiter, Runtime};
+
+#[doc(hidden)]
+pub use actix;
+#[doc(hidden)]
+pub use message::assert_distinct;

@@ -1,0 +1,216 @@
+//! Actors of this process.
+//!
+//! Messages do not go through actix's mailbox, which has no real bound, but through a queue of our own that
+//! a future in the actor's context drains. That future is also the death watch: it is dropped with
+//! the actor, and knows then whether a panic is under way.
+
+mod asker;
+mod mailbox;
+mod reply;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::dev::MessageResponse;
+use actix::{Actor, AsyncContext, Context, Handler, Message};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
+
+use crate::error::{AskError, TellError};
+use crate::runtime::Net;
+
+pub use asker::Asker;
+use mailbox::{Envelope, Mailbox};
+pub(crate) use reply::Reply;
+
+/// A handle to an actor of this process. While one exists, the actor lives.
+///
+/// Messages sent through handles arrive in the order in which each sender sent them. Messages that the
+/// actor sends to itself by actix means (`ctx.notify`, `ctx.address()`) are another queue.
+pub struct LocalRef<A: Actor<Context = Context<A>>>(Arc<Shared<A>>);
+
+/// Why an actor is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Down {
+    /// It stopped.
+    #[error("stopped")]
+    Stopped,
+    /// It panicked.
+    #[error("panicked: {text}")]
+    Panicked {
+        /// What the panic said, and where.
+        text: String,
+    },
+    /// Its node was lost.
+    #[error("node lost: {cause}")]
+    NodeLost {
+        /// Why.
+        cause: String,
+    },
+}
+
+impl<A: Actor<Context = Context<A>>> LocalRef<A> {
+    /// Sends a message and waits for its reply. The message's place in the mailbox is freed by the reply.
+    ///
+    /// # Errors
+    /// [`AskError::Busy`] if there was no room before the deadline; [`AskError::may_have_run`] says which
+    /// errors leave open whether the handler ran.
+    ///
+    /// # Cancel safety
+    /// Dropping the future skips the message if it has not started; else its handler can see it by [`Asker`].
+    ///
+    /// # Delivery
+    /// At most once, in the sender's order.
+    pub async fn ask<M>(&self, message: M, deadline: Duration) -> Result<M::Result, AskError>
+    where
+        A: Handler<M>,
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        let asked = async {
+            let permit = self.permit().await?;
+            self.enqueue_ask(message, permit)
+        };
+        let started = std::time::Instant::now();
+        let reply = self.0.net.within(deadline, asked).await.ok_or(AskError::Busy)??;
+        let left = deadline.saturating_sub(started.elapsed());
+        self.0.net.within(left, reply.wait()).await.unwrap_or(Err(AskError::Deadline))
+    }
+
+    /// Sends a message, waiting only for room.
+    ///
+    /// # Errors
+    /// No room before the deadline, or the actor is gone. The message has not run.
+    ///
+    /// # Cancel safety
+    /// Dropping the future before it is done sends nothing.
+    ///
+    /// # Delivery
+    /// At most once, in the sender's order; lost if the actor stops first.
+    pub async fn tell<M>(&self, message: M, deadline: Duration) -> Result<(), TellError>
+    where
+        A: Handler<M>,
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        let permit = self.0.net.within(deadline, self.permit()).await.ok_or(TellError::Busy)??;
+        self.enqueue_tell(message, permit)
+    }
+
+    /// Sends a message if there is room now.
+    ///
+    /// # Errors
+    /// No room, or the actor is gone. The message has not run.
+    pub fn try_tell<M>(&self, message: M) -> Result<(), TellError>
+    where
+        A: Handler<M>,
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        match Arc::clone(&self.0.permits).try_acquire_owned() {
+            Ok(permit) => self.enqueue_tell(message, permit),
+            Err(TryAcquireError::NoPermits) => Err(TellError::Busy),
+            Err(TryAcquireError::Closed) => Err(self.why_down()),
+        }
+    }
+
+    /// Waits until the actor is gone.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn down(&self) -> Down {
+        let mut down = self.0.down.clone();
+        // An error means that the watch was dropped unset, which its guard rules out.
+        down.wait_for(Option::is_some).await.ok().and_then(|down| down.clone()).unwrap_or(Down::Stopped)
+    }
+
+    /// A place in the mailbox.
+    pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, TellError> {
+        Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| self.why_down())
+    }
+
+    pub(crate) fn enqueue_tell<M>(&self, message: M, permit: OwnedSemaphorePermit) -> Result<(), TellError>
+    where
+        A: Handler<M>,
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        self.enqueue(Box::new(move |actor, ctx| {
+            let _permit = permit; // freed when the handler has run
+            A::handle(actor, message, ctx).handle(ctx, None);
+        }))
+    }
+
+    pub(crate) fn enqueue_ask<M>(&self, message: M, permit: OwnedSemaphorePermit) -> Result<Reply<M::Result>, TellError>
+    where
+        A: Handler<M>,
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let asker = Asker::new();
+        let seen = asker.clone();
+        self.enqueue(Box::new(move |actor, ctx| {
+            if !seen.start() {
+                return; // the asker left while the message waited
+            }
+            let _current = seen.enter();
+            A::handle(actor, message, ctx).handle(ctx, Some(sender));
+        }))?;
+        Ok(Reply::new(receiver, permit, asker, self.0.down.clone(), self.0.net.clone()))
+    }
+
+    fn enqueue(&self, envelope: Envelope<A>) -> Result<(), TellError> {
+        // Never full: each envelope holds a permit, and there are as many permits as places.
+        self.0.queue.try_send(envelope).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => TellError::Busy,
+            mpsc::error::TrySendError::Closed(_) => self.why_down(),
+        })
+    }
+
+    fn why_down(&self) -> TellError {
+        self.0.down.borrow().clone().unwrap_or(Down::Stopped).into()
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> Clone for LocalRef<A> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> fmt::Debug for LocalRef<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalRef")
+            .field("actor", &std::any::type_name::<A>())
+            .field("down", &*self.0.down.borrow())
+            .finish()
+    }
+}
+
+struct Shared<A: Actor<Context = Context<A>>> {
+    queue: mpsc::Sender<Envelope<A>>,
+    permits: Arc<Semaphore>,
+    down: watch::Receiver<Option<Down>>,
+    net: Net,
+}
+
+/// Starts an actor on an arbiter.
+pub(crate) fn start<A, F>(arbiter: &actix_rt::ArbiterHandle, net: &Net, mailbox: usize, make: F) -> LocalRef<A>
+where
+    A: Actor<Context = Context<A>>,
+    F: FnOnce(&mut Context<A>) -> A + Send + 'static,
+{
+    let places = mailbox.clamp(1, Semaphore::MAX_PERMITS);
+    let permits = Arc::new(Semaphore::new(places));
+    let (queue, waiting) = mpsc::channel(places);
+    let (reason, down) = watch::channel(None);
+    // Made here and moved along, so that it speaks even if the arbiter is gone or `make` panics.
+    let mailbox = Mailbox::new(waiting, reason, Arc::clone(&permits));
+    A::start_in_arbiter(arbiter, move |ctx| {
+        ctx.spawn(mailbox);
+        make(ctx)
+    });
+    LocalRef(Arc::new(Shared { queue, permits, down, net: net.clone() }))
+}

@@ -1,0 +1,254 @@
+//! A process's place in the cluster: one endpoint, its peers, its published actors.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Context};
+use bytes::Bytes;
+use tokio::sync::{Semaphore, broadcast};
+use tokio::task::JoinHandle;
+
+use crate::actor::{ActorId, ActorRef, Address};
+use crate::close::Code;
+use crate::data::{DataSource, Fetch, fetch};
+use crate::endpoint::{self, Endpoint};
+use crate::error::{BindError, ConnectError, FetchError};
+use crate::handshake::{self, MAX_BUILD};
+use crate::identity::{Identity, NodeId, PeerId};
+use crate::link::Link;
+use crate::local::LocalRef;
+use crate::peers::{PeerEvent, Peers};
+use crate::route::{Publication, Routes};
+use crate::runtime::{Net, Runtime};
+
+/// Handshakes that are accepted at a time.
+const ACCEPTING: usize = 128;
+
+/// A process's endpoint in the cluster. Clones share it; it closes with the last one.
+#[derive(Clone)]
+pub struct Node(Arc<Owner>);
+
+impl Node {
+    /// Binds the endpoint and begins to accept peers. `hello` describes this build: only peers with the same
+    /// bytes are let in.
+    ///
+    /// # Errors
+    /// The address cannot be bound, or the identity or `hello` is unusable.
+    pub fn bind(identity: Identity, bind: SocketAddr, hello: Bytes, runtime: &Runtime) -> Result<Self, BindError> {
+        if hello.len() > MAX_BUILD {
+            return Err(BindError::HelloTooLong { size: hello.len(), max: MAX_BUILD });
+        }
+        let endpoint = endpoint::bind(&identity, bind, runtime)?;
+        let shared = Arc::new(Shared {
+            identity,
+            hello,
+            endpoint,
+            net: runtime.net().clone(),
+            peers: Peers::new(),
+            routes: Arc::default(),
+            source: OnceLock::new(),
+        });
+        runtime.handle().spawn(accept_all(Arc::clone(&shared)));
+        Ok(Self(Arc::new(Owner(shared))))
+    }
+
+    /// This node.
+    pub fn id(&self) -> NodeId {
+        self.shared().id()
+    }
+
+    /// The address that it is bound to.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.shared().endpoint.quinn.local_addr()
+    }
+
+    /// Connects to the node at an address; reuses a live connection to it.
+    ///
+    /// # Errors
+    /// It cannot be reached in time, is of another cluster, or is another build.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the attempt.
+    pub async fn connect(&self, to: SocketAddr, deadline: Duration) -> Result<NodeId, ConnectError> {
+        let shared = self.shared();
+        if let Some(node) = shared.peers.at(to) {
+            return Ok(node);
+        }
+        let mut dial = Aborting(shared.net.handle.spawn(handshake::dial(Arc::clone(shared), to)));
+        match shared.net.within(deadline, &mut dial.0).await {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(ConnectError::Closed), // the runtime ended the task
+            None => Err(ConnectError::Deadline),
+        }
+    }
+
+    /// The peers that are up.
+    pub fn peers(&self) -> Vec<PeerId> {
+        self.shared().peers.list()
+    }
+
+    /// Peers that come and go from now on.
+    pub fn events(&self) -> broadcast::Receiver<PeerEvent> {
+        self.shared().peers.events()
+    }
+
+    /// Publishes an actor under a number, in place of any other of that number. It is kept alive until it is
+    /// unpublished or the node closes. An actor that holds this `Node`, or a remote [`ActorRef`] of it, keeps the
+    /// node open in turn: then [`close`](Self::close) ends both.
+    pub fn publish<A>(&self, id: ActorId, actor: &LocalRef<A>) -> Publication<A>
+    where
+        A: Actor<Context = Context<A>>,
+    {
+        self.shared().routes.publish(id, actor)
+    }
+
+    /// Takes an actor's number back.
+    pub fn unpublish(&self, id: ActorId) {
+        self.shared().routes.unpublish(id);
+    }
+
+    /// A handle to the actor at an address. An actor published here is reached directly.
+    pub fn actor<A>(&self, address: Address) -> ActorRef<A>
+    where
+        A: Actor<Context = Context<A>>,
+    {
+        if address.node == self.id()
+            && let Some(actor) = self.shared().routes.local::<A>(address.actor)
+        {
+            return actor.into();
+        }
+        ActorRef::remote(self.clone(), address)
+    }
+
+    /// Serves transfers from `source`. The first source stays.
+    pub fn serve_data(&self, source: Arc<dyn DataSource>) {
+        if self.shared().source.set(source).is_err() {
+            tracing::warn!("this node has a data source already");
+        }
+    }
+
+    /// Begins a transfer from a connected node; `deadline` is for its answer.
+    ///
+    /// # Errors
+    /// The node is not connected, does not answer, or refuses.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the transfer.
+    pub async fn fetch(&self, node: NodeId, ticket: Bytes, deadline: Duration) -> Result<Fetch, FetchError> {
+        let shared = self.shared();
+        let data = shared.peers.data(node).ok_or(FetchError::NotConnected(node))?;
+        let begun = shared.net.within(deadline, fetch(data, ticket, shared.net.clone())).await;
+        begun.unwrap_or(Err(FetchError::Deadline))
+    }
+
+    /// Closes gracefully within `deadline`: no new messages, running calls finish and are answered.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the node half closed; its drop closes the rest.
+    pub async fn close(&self, deadline: Duration) {
+        let shared = self.shared();
+        let end = Instant::now() + deadline.min(crate::runtime::FOREVER);
+        let left = || end.saturating_duration_since(Instant::now());
+        let closing: Vec<_> = shared
+            .peers
+            .links()
+            .into_iter()
+            .map(|link| Aborting(shared.net.handle.spawn(async move { link.close().await })))
+            .collect();
+        for mut link in closing {
+            if shared.net.within(left(), &mut link.0).await.is_none() {
+                tracing::debug!("a peer was closed without its acknowledgement");
+            }
+        }
+        shared.shut();
+        let _ = shared.net.within(left(), shared.endpoint.quinn.wait_idle()).await;
+    }
+
+    /// The control connection to a node.
+    pub(crate) fn link(&self, node: NodeId) -> Option<Arc<Link>> {
+        self.shared().peers.link(node)
+    }
+
+    /// Waits until a node is lost; at once if it is not connected.
+    pub(crate) async fn lost(&self, node: NodeId) -> String {
+        let Some(mut lost) = self.shared().peers.lost(node) else {
+            return "not connected".to_owned();
+        };
+        let cause = lost.wait_for(Option::is_some).await;
+        cause.ok().and_then(|cause| cause.clone()).unwrap_or_else(|| "closed".to_owned())
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.0
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("identity", &self.shared().identity).finish_non_exhaustive()
+    }
+}
+
+/// What a node's tasks share.
+pub(crate) struct Shared {
+    pub(crate) identity: Identity,
+    pub(crate) hello: Bytes,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) net: Net,
+    pub(crate) peers: Peers,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) source: OnceLock<Arc<dyn DataSource>>,
+}
+
+impl Shared {
+    pub(crate) fn id(&self) -> NodeId {
+        self.identity.node()
+    }
+
+    fn shut(&self) {
+        self.endpoint.quinn.close(Code::Bye.var(), b"bye");
+        // Routes keep actors alive, and actors may hold handles to this node.
+        self.routes.clear();
+    }
+}
+
+/// Closes the endpoint with the last `Node`; the tasks, which hold `Shared`, end by that.
+struct Owner(Arc<Shared>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.shut();
+    }
+}
+
+/// Stops a task when its awaiter goes.
+struct Aborting<T>(JoinHandle<T>);
+
+impl<T> Drop for Aborting<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Accepts peers until the endpoint is closed.
+async fn accept_all(shared: Arc<Shared>) {
+    let places = Arc::new(Semaphore::new(ACCEPTING));
+    while let Some(incoming) = shared.endpoint.quinn.accept().await {
+        match Arc::clone(&places).try_acquire_owned() {
+            Ok(place) => {
+                let accepted = handshake::accept(Arc::clone(&shared), incoming);
+                tokio::spawn(async move {
+                    accepted.await;
+                    drop(place);
+                });
+            }
+            Err(_) => incoming.refuse(),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Threads of our own, so that this crate works inside any program, also under `#[tokio::main]`.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Context};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::watch;
+
+use crate::error::SpawnError;
+use crate::fence;
+use crate::local::{LocalRef, start};
+
+/// How long starting or joining one thread may take.
+const THREAD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The threads of a process: a tokio runtime for the network, and an actix system whose arbiters run
+/// actors. Clones share them; they end with [`shutdown`](Self::shutdown) or with the last clone.
+#[derive(Clone)]
+pub struct Runtime(Arc<Inner>);
+
+/// A thread that runs actors. Dropping it stops its actors and the thread.
+pub struct Arbiter {
+    handle: actix_rt::ArbiterHandle,
+    thread: ThreadId,
+    joined: Option<actix_rt::Arbiter>,
+    net: Net,
+}
+
+impl Runtime {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The operating system gave no thread.
+    pub fn new(name: &str, net_threads: usize) -> io::Result<Self> {
+        fence::install();
+        let net = Builder::new_multi_thread()
+            .worker_threads(net_threads.max(1))
+            .thread_name(format!("{name}-net"))
+            .enable_all()
+            .build()?;
+        let (system, ended) = start_system(name)?;
+        let (closing, closed) = watch::channel(false);
+        Ok(Self(Arc::new(Inner {
+            net: Net { handle: net.handle().clone(), closed },
+            closing,
+            system,
+            owned: Mutex::new(Some((net, ended))),
+        })))
+    }
+
+    /// The network's tokio runtime.
+    pub fn handle(&self) -> &Handle {
+        &self.0.net.handle
+    }
+
+    /// A new thread for actors.
+    ///
+    /// # Errors
+    /// The runtime is shut down, or no thread could be started.
+    pub fn arbiter(&self) -> Result<Arbiter, SpawnError> {
+        if *self.0.net.closed.borrow() {
+            return Err(SpawnError::ShutDown);
+        }
+        let (reply, made) = mpsc::sync_channel(1);
+        let asked = self.0.system.arbiter().spawn_fn(move || {
+            let (id, thread) = mpsc::sync_channel(1);
+            let arbiter = actix_rt::Arbiter::try_with_tokio_rt(move || {
+                // The receiver waits below, in the same closure.
+                let _ = id.send(thread::current().id());
+                Builder::new_current_thread().enable_all().build()
+            });
+            // Fails only if the asker gave up; dropping the arbiter's handle does not stop it.
+            if let Err(mpsc::SendError(Ok((arbiter, _)))) =
+                reply.send(arbiter.and_then(|arbiter| match thread.recv() {
+                    Ok(id) => Ok((arbiter, id)),
+                    Err(_) => Err(io::Error::other("the thread did not say its id")),
+                }))
+            {
+                arbiter.stop();
+            }
+        });
+        if !asked {
+            return Err(SpawnError::ShutDown);
+        }
+        let (arbiter, thread) = made.recv_timeout(THREAD_DEADLINE).map_err(|error| match error {
+            mpsc::RecvTimeoutError::Timeout => SpawnError::Deadline,
+            mpsc::RecvTimeoutError::Disconnected => SpawnError::ShutDown,
+        })??;
+        Ok(Arbiter { handle: arbiter.handle(), thread, joined: Some(arbiter), net: self.0.net.clone() })
+    }
+
+    /// Stops all threads, for every clone, and waits for them until `deadline` at most. May be called
+    /// from anywhere; it blocks the calling thread that long.
+    pub fn shutdown(self, deadline: Duration) {
+        self.0.shutdown(Some(deadline));
+    }
+
+    pub(crate) fn net(&self) -> &Net {
+        &self.0.net
+    }
+}
+
+impl Arbiter {
+    /// Starts an actor on this thread. At most `mailbox` messages are at it, waiting or being handled.
+    ///
+    /// The actor stops when the last [`LocalRef`] to it is gone.
+    pub fn spawn<A, F>(&self, mailbox: usize, make: F) -> LocalRef<A>
+    where
+        A: Actor<Context = Context<A>>,
+        F: FnOnce(&mut Context<A>) -> A + Send + 'static,
+    {
+        start(&self.handle, &self.net, mailbox, make)
+    }
+}
+
+impl Drop for Arbiter {
+    fn drop(&mut self) {
+        self.handle.stop();
+        let Some(arbiter) = self.joined.take() else {
+            return;
+        };
+        if thread::current().id() == self.thread {
+            return; // a thread cannot join itself
+        }
+        // std's join has no deadline, so a helper thread joins and we wait for it.
+        let (done, ended) = mpsc::sync_channel(1);
+        let helper = thread::Builder::new().name("regatta-join".to_owned()).spawn(move || {
+            let _ = arbiter.join();
+            let _ = done.send(());
+        });
+        if helper.is_ok() && ended.recv_timeout(THREAD_DEADLINE).is_err() {
+            tracing::warn!("an actor thread did not stop within {THREAD_DEADLINE:?}; left behind");
+        }
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Arbiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arbiter").field("thread", &self.thread).finish_non_exhaustive()
+    }
+}
+
+/// The network's runtime as the rest of the crate uses it, from any thread and any executor.
+#[derive(Clone)]
+pub(crate) struct Net {
+    pub(crate) handle: Handle,
+    closed: watch::Receiver<bool>,
+}
+
+impl Net {
+    /// Waits for `future` until `limit`, on our timer whatever the caller's executor is. `None` also when
+    /// the runtime shuts down, because its timer panics after that.
+    pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        let mut closed = self.closed.clone();
+        let sleep = {
+            let _inside = self.handle.enter();
+            tokio::time::sleep(limit.min(FOREVER))
+        };
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            _ = closed.wait_for(|closed| *closed) => None,
+            () = sleep => None,
+        }
+    }
+}
+
+/// Later than any deadline that matters, early enough that no clock overflows.
+pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+struct Inner {
+    net: Net,
+    closing: watch::Sender<bool>,
+    system: actix_rt::System,
+    owned: Mutex<Option<(tokio::runtime::Runtime, mpsc::Receiver<()>)>>,
+}
+
+impl Inner {
+    /// With a deadline: waits for the threads. Without: only tells them.
+    fn shutdown(&self, deadline: Option<Duration>) {
+        self.closing.send_replace(true);
+        let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((net, system_ended)) = owned else {
+            return;
+        };
+        self.system.stop();
+        let Some(deadline) = deadline else {
+            net.shutdown_background();
+            return;
+        };
+        let end = Instant::now() + deadline.min(FOREVER);
+        let left = || end.saturating_duration_since(Instant::now());
+        if system_ended.recv_timeout(left()).is_err() {
+            tracing::warn!("the actor system did not stop within {deadline:?}");
+        }
+        // tokio forbids a blocking shutdown inside an async context, so a plain thread does it.
+        let (done, ended) = mpsc::sync_channel(1);
+        let wait = left();
+        let helper = thread::Builder::new().name("regatta-shutdown".to_owned()).spawn(move || {
+            net.shutdown_timeout(wait);
+            let _ = done.send(());
+        });
+        if helper.is_ok() && ended.recv_timeout(left()).is_err() {
+            tracing::warn!("the network threads did not stop within {deadline:?}");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shutdown(None);
+    }
+}
+
+/// One plain thread that runs an actix system; the receiver ends with it.
+fn start_system(name: &str) -> io::Result<(actix_rt::System, mpsc::Receiver<()>)> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let (started, system) = mpsc::sync_channel(1);
+    let (alive, ended) = mpsc::sync_channel(1);
+    thread::Builder::new().name(format!("{name}-actors")).spawn(move || {
+        let runner = actix_rt::System::with_tokio_rt(|| runtime);
+        let _ = started.send(actix_rt::System::current());
+        if let Err(error) = runner.run() {
+            tracing::warn!("the actor system ended: {error}");
+        }
+        let _ = alive.send(());
+    })?;
+    let system =
+        system.recv_timeout(THREAD_DEADLINE).map_err(|_| io::Error::other("the actor system did not start"))?;
+    Ok((system, ended))
+}

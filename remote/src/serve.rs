@@ -1,0 +1,139 @@
+//! What a node does with the frames of a peer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use crate::actor::ActorId;
+use crate::close::Code;
+use crate::codec::{MAX_MESSAGE, decode, encode};
+use crate::error::Fault;
+use crate::frame::{FrameError, Header, Kind};
+use crate::lane::{FrameReader, LaneError};
+use crate::link::Link;
+use crate::node::Shared;
+
+/// How long a lane waits for room at a busy actor before it says so.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Starts reading both lanes of a link, and removes the link when its connection ends.
+pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<Link>, mut system: FrameReader, mut messages: FrameReader) {
+    system.set_max(MAX_MESSAGE as u32);
+    messages.set_max(MAX_MESSAGE as u32);
+    let handle = &shared.net.handle;
+    handle.spawn(read_system(Arc::clone(link), system));
+    handle.spawn(read_messages(Arc::clone(shared), Arc::clone(link), messages));
+    handle.spawn({
+        let (shared, link) = (Arc::clone(shared), Arc::clone(link));
+        async move {
+            let cause = link.connection.closed().await.to_string();
+            link.end(cause.clone());
+            shared.peers.remove_control(&link, &cause);
+        }
+    });
+}
+
+async fn read_system(link: Arc<Link>, mut lane: FrameReader) {
+    loop {
+        match lane.next().await {
+            Ok(Some((header, payload))) => match header.kind {
+                Kind::Reply => link.resolve(header.call, Ok(payload)),
+                Kind::Error => {
+                    let fault = decode(&payload).unwrap_or_else(|error| Fault::BadReply { text: error.to_string() });
+                    link.resolve(header.call, Err(fault));
+                }
+                Kind::Cancel => link.cancel(header.call),
+                Kind::GoAway => link.peer_goes_away(),
+                other => return wrong_kind(&link, other),
+            },
+            Ok(None) => return,
+            Err(error) => return bad_lane(&link, &error),
+        }
+    }
+}
+
+async fn read_messages(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader) {
+    loop {
+        match lane.next().await {
+            Ok(Some((header, payload))) => match header.kind {
+                Kind::Ask => ask(&shared, &link, header, payload).await,
+                Kind::Tell => tell(&shared, &link, header, payload).await,
+                Kind::Open => {}
+                other => return wrong_kind(&link, other),
+            },
+            Ok(None) => return,
+            Err(error) => return bad_lane(&link, &error),
+        }
+    }
+}
+
+async fn tell(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload: Bytes) {
+    let told = async {
+        let id = ActorId(header.recipient);
+        let route = shared.routes.find(id, header.message, link.peer.role)?;
+        route.tell(payload, PATIENCE).await
+    };
+    if let Err(fault) = told.await {
+        tracing::debug!(peer = %link.peer, message = header.message, ?fault, "dropped a tell");
+    }
+}
+
+async fn ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload: Bytes) {
+    if let Err(fault) = try_ask(shared, link, header, payload).await {
+        // A reader never waits for a writer; if there is no room, the asker's deadline tells it.
+        link.try_send(Kind::Error, header.call, fault_bytes(&fault));
+    }
+}
+
+/// Hands an ask to its actor; its answer is awaited and sent by a task of its own.
+async fn try_ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload: Bytes) -> Result<(), Fault> {
+    let id = ActorId(header.recipient);
+    let route = shared.routes.find(id, header.message, link.peer.role)?;
+    let place = timeout(PATIENCE, Arc::clone(&link.places).acquire_owned()).await;
+    let Ok(Ok(place)) = place else {
+        return Err(Fault::Busy);
+    };
+    let Some(mut serving) = link.serve(header.call) else {
+        return Ok(());
+    };
+    let deadline = Duration::from_millis(u64::from(header.deadline_ms));
+    let answer = route.ask(payload, PATIENCE.min(deadline)).await?;
+    let link = Arc::clone(link);
+    tokio::spawn(async move {
+        let _place = place;
+        let answer = tokio::select! {
+            answer = timeout(deadline, answer) => answer,
+            () = serving.cancelled() => return,
+        };
+        match answer.unwrap_or(Err(Fault::DeadlinePassed)) {
+            Ok(reply) => link.answer(header.call, Kind::Reply, reply).await,
+            Err(fault) => link.answer(header.call, Kind::Error, fault_bytes(&fault)).await,
+        }
+    });
+    Ok(())
+}
+
+fn fault_bytes(fault: &Fault) -> Bytes {
+    // A fault too large to send arrives as one that cannot be read, which is an error all the same.
+    encode(fault).unwrap_or_default()
+}
+
+fn wrong_kind(link: &Link, kind: Kind) {
+    tracing::warn!(peer = %link.peer, ?kind, "a frame on the wrong lane");
+    link.connection.close(Code::BadFrame.var(), b"a frame on the wrong lane");
+}
+
+fn bad_lane(link: &Link, error: &LaneError) {
+    let code = match error {
+        LaneError::Frame(FrameError::TooLarge { .. }) => Code::FrameTooLarge,
+        LaneError::Frame(_) | LaneError::Cut => Code::BadFrame,
+        LaneError::Read(_) => return, // the connection has ended already
+    };
+    tracing::warn!(peer = %link.peer, %error, "bad frame");
+    link.connection.close(code.var(), error.to_string().as_bytes());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Peers with a good certificate and bad manners.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{Connection, ConnectionError, RecvStream, SendStream};
+
+use crate::close::Code;
+use crate::endpoint::{self, Endpoint};
+use crate::frame::{HEADER, Header, Kind};
+use crate::handshake::hello_frame;
+use crate::identity::SERVER_NAME;
+use crate::{Authority, Node, Role, Runtime};
+
+const BUILD: &[u8] = b"build";
+
+struct Scene {
+    runtime: Runtime,
+    node: Node,
+    rogue: Endpoint,
+    hello: Vec<u8>,
+}
+
+fn scene() -> Scene {
+    let runtime = Runtime::new("hostile", 1).unwrap();
+    let authority = Authority::new().unwrap();
+    let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+    let identity = authority.issue(Role::Head).unwrap();
+    let node = Node::bind(identity, any, Bytes::from_static(BUILD), &runtime).unwrap();
+    let identity = authority.issue(Role::Worker).unwrap();
+    let rogue = endpoint::bind(&identity, any, &runtime).unwrap();
+    let hello = hello_frame(&identity, BUILD);
+    Scene { runtime, node, rogue, hello }
+}
+
+impl Scene {
+    /// Runs a rogue's acts and returns the code with which the node closed the connection.
+    fn closed_with<F>(&self, data: bool, act: impl FnOnce(Connection, Vec<u8>) -> F) -> u64
+    where
+        F: Future,
+    {
+        self.runtime.handle().block_on(async {
+            let config = if data { &self.rogue.data } else { &self.rogue.control };
+            let to = self.node.address().unwrap();
+            let connecting = self.rogue.quinn.connect_with(config.clone(), to, SERVER_NAME);
+            let connection = connecting.unwrap().await.unwrap();
+            let _kept = act(connection.clone(), self.hello.clone()).await;
+            let closed = tokio::time::timeout(Duration::from_secs(4), connection.closed()).await;
+            match closed.unwrap() {
+                ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
+                other => panic!("{other}"),
+            }
+        })
+    }
+}
+
+type Lanes = [(SendStream, RecvStream); 2];
+
+/// A proper hello; the node then serves both lanes.
+async fn greet(connection: &Connection, hello: &[u8]) -> Lanes {
+    let mut system = connection.open_bi().await.unwrap();
+    let mut messages = connection.open_bi().await.unwrap();
+    system.0.write_all(hello).await.unwrap();
+    messages.0.write_all(&Header::bare(Kind::Open).encode()).await.unwrap();
+    let mut theirs = [0; HEADER];
+    system.1.read_exact(&mut theirs).await.unwrap();
+    [system, messages]
+}
+
+fn number(code: Code) -> u64 {
+    u64::from(code.var())
+}
+
+#[test]
+fn an_oversized_frame_closes_the_connection_before_its_payload() {
+    let scene = scene();
+    let code = scene.closed_with(false, |connection, hello| async move {
+        let mut lanes = greet(&connection, &hello).await;
+        // Only the header comes: a node that waited for the payload, or made room for it, would not close.
+        let header = Header { len: u32::MAX, ..Header::bare(Kind::Tell) };
+        lanes[1].0.write_all(&header.encode()).await.unwrap();
+        lanes
+    });
+    assert_eq!(code, number(Code::FrameTooLarge));
+}
+
+#[test]
+fn an_oversized_hello_closes_the_connection() {
+    let code = scene().closed_with(false, |connection, _| async move {
+        let mut lane = connection.open_bi().await.unwrap();
+        let header = Header { len: 1 << 20, ..Header::bare(Kind::Hello) };
+        lane.0.write_all(&header.encode()).await.unwrap();
+        lane
+    });
+    assert_eq!(code, number(Code::Abandoned));
+}
+
+#[test]
+fn a_frame_on_the_wrong_lane_closes_the_connection() {
+    for (lane, kind) in [(0, Kind::Ask), (1, Kind::Reply)] {
+        let scene = scene();
+        let code = scene.closed_with(false, |connection, hello| async move {
+            let mut lanes = greet(&connection, &hello).await;
+            lanes[lane].0.write_all(&Header::bare(kind).encode()).await.unwrap();
+            lanes
+        });
+        assert_eq!(code, number(Code::BadFrame), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_hello_that_is_not_the_certificates_is_refused() {
+    let scene = scene();
+    let other = Authority::new().unwrap().issue(Role::Head).unwrap();
+    let code = scene.closed_with(false, |connection, _| async move {
+        let mut lane = connection.open_bi().await.unwrap();
+        lane.0.write_all(&hello_frame(&other, BUILD)).await.unwrap();
+        lane
+    });
+    assert_eq!(code, number(Code::BadHello));
+    assert!(scene.node.peers().is_empty());
+}
+
+#[test]
+fn a_data_connection_without_a_control_one_is_refused() {
+    let code = scene().closed_with(true, |_, _| async {});
+    assert_eq!(code, number(Code::NoControl));
+}

@@ -1,0 +1,167 @@
+//! Transfers: whole or a clear error, never ahead of their credit.
+
+mod common;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use common::*;
+use regatta_remote::*;
+
+const SIZE: usize = 16 << 20;
+const WINDOW: u64 = 4 << 20;
+
+#[derive(Default)]
+struct Counts {
+    read: AtomicU64,
+    open: AtomicU32,
+    delivered: AtomicU32,
+}
+
+/// `ok`, `short` (ends early), `panic`, `empty`; anything else is refused.
+struct Source(Arc<Counts>);
+
+struct Reader {
+    counts: Arc<Counts>,
+    kind: &'static str,
+    at: usize,
+}
+
+impl DataSource for Source {
+    fn open(&self, ticket: &[u8], _: NodeId) -> Result<Box<dyn DataReader>, String> {
+        let kind = match ticket {
+            b"ok" => "ok",
+            b"short" => "short",
+            b"panic" => "panic",
+            b"empty" => "empty",
+            _ => return Err(format!("no partition {}", String::from_utf8_lossy(ticket))),
+        };
+        self.0.open.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(Reader { counts: Arc::clone(&self.0), kind, at: 0 }))
+    }
+
+    fn delivered(&self, _: &[u8], _: NodeId) {
+        self.0.delivered.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl DataReader for Reader {
+    fn total(&self) -> u64 {
+        if self.kind == "empty" { 0 } else { SIZE as u64 }
+    }
+
+    fn read(&mut self, max: usize) -> io::Result<Bytes> {
+        assert!(self.kind != "panic", "the disk is on fire");
+        if self.kind == "short" && self.at > SIZE / 2 {
+            return Ok(Bytes::new());
+        }
+        let size = max.min(SIZE - self.at);
+        let bytes = (self.at..self.at + size).map(pattern).collect();
+        self.at += size;
+        self.counts.read.fetch_add(size as u64, Ordering::SeqCst);
+        Ok(bytes)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.counts.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn pattern(at: usize) -> u8 {
+    (at.wrapping_mul(2_654_435_761) >> 13) as u8
+}
+
+fn serving() -> (Pair, Arc<Counts>) {
+    let pair = Pair::new(8);
+    let counts = Arc::new(Counts::default());
+    pair.head.serve_data(Arc::new(Source(Arc::clone(&counts))));
+    (pair, counts)
+}
+
+fn fetch(pair: &Pair, ticket: &'static str) -> Result<Fetch, FetchError> {
+    pair.block_on(pair.worker.fetch(pair.head.id(), Bytes::from_static(ticket.as_bytes()), SOON))
+}
+
+#[test]
+fn all_bytes_arrive_and_the_producer_stays_within_its_credit() {
+    let (pair, counts) = serving();
+    let mut fetch = fetch(&pair, "ok").unwrap();
+    assert_eq!(fetch.total(), SIZE as u64);
+    let mut got = 0usize;
+    while let Some(bytes) = pair.block_on(fetch.next()).unwrap() {
+        assert!(bytes.iter().enumerate().all(|(n, byte)| *byte == pattern(got + n)));
+        got += bytes.len();
+        let read = counts.read.load(Ordering::SeqCst);
+        assert!(read <= got as u64 + WINDOW, "read {read} when {got} were taken");
+    }
+    assert_eq!(got, SIZE);
+    eventually("delivered", || counts.delivered.load(Ordering::SeqCst) == 1);
+}
+
+#[test]
+fn a_consumer_that_stops_taking_stops_the_producer() {
+    let (pair, counts) = serving();
+    let fetch = fetch(&pair, "ok").unwrap();
+    eventually("the window is read", || counts.read.load(Ordering::SeqCst) == WINDOW);
+    let all = pair.block_on(fetch.collect()).unwrap();
+    assert_eq!(all.len(), SIZE);
+    assert_eq!(counts.read.load(Ordering::SeqCst), SIZE as u64);
+}
+
+#[test]
+fn a_dropped_fetch_frees_the_reader_and_is_not_delivered() {
+    let (pair, counts) = serving();
+    let mut fetch = fetch(&pair, "ok").unwrap();
+    pair.block_on(fetch.next()).unwrap().unwrap();
+    assert_eq!(counts.open.load(Ordering::SeqCst), 1);
+    drop(fetch);
+    eventually("reader freed", || counts.open.load(Ordering::SeqCst) == 0);
+    assert_eq!(counts.delivered.load(Ordering::SeqCst), 0);
+    assert!(counts.read.load(Ordering::SeqCst) < SIZE as u64);
+}
+
+#[test]
+fn a_refusal_carries_its_reason() {
+    let (pair, _) = serving();
+    let error = fetch(&pair, "lost").unwrap_err();
+    assert!(matches!(&error, FetchError::Refused(text) if text == "no partition lost"), "{error}");
+    assert!(!error.is_retryable());
+    // A node without a source refuses too.
+    let back = pair.head.fetch(pair.worker.id(), Bytes::from_static(b"ok"), SOON);
+    let error = pair.block_on(back).unwrap_err();
+    assert!(matches!(error, FetchError::Refused(_)), "{error}");
+}
+
+#[test]
+fn an_empty_transfer_is_delivered() {
+    let (pair, counts) = serving();
+    let all = pair.block_on(fetch(&pair, "empty").unwrap().collect()).unwrap();
+    assert!(all.is_empty());
+    eventually("delivered", || counts.delivered.load(Ordering::SeqCst) == 1);
+}
+
+#[test]
+fn a_source_that_fails_is_an_error_and_not_a_short_answer() {
+    let (pair, counts) = serving();
+    for ticket in ["short", "panic"] {
+        let error = pair.block_on(async {
+            let ticket = Bytes::from_static(ticket.as_bytes());
+            pair.worker.fetch(pair.head.id(), ticket, SOON).await?.collect().await
+        });
+        assert!(matches!(error, Err(FetchError::SourceFailed)), "{ticket}: {error:?}");
+    }
+    eventually("readers freed", || counts.open.load(Ordering::SeqCst) == 0);
+    assert_eq!(counts.delivered.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_node_that_is_not_connected_is_named() {
+    let (pair, _) = serving();
+    let stranger = Authority::new().unwrap().issue(Role::Worker).unwrap().node();
+    let error = pair.block_on(pair.worker.fetch(stranger, Bytes::new(), SOON)).unwrap_err();
+    assert!(matches!(error, FetchError::NotConnected(node) if node == stranger), "{error}");
+}

@@ -1,0 +1,50 @@
+//! The three actors: thin shells over `sched`, `engine` and `udf`.
+//!
+//! A [`SchedulerActor`] places work, a [`SwordfishActor`] per worker runs tasks, and each [`UdfActor`] is one replica of a
+//! UDF on a thread of its own. They share nothing but the messages in `messages.rs`.
+
+mod host;
+mod messages;
+mod pools;
+mod scheduler;
+mod swordfish;
+mod udf;
+
+use std::time::Duration;
+
+use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
+
+pub(crate) use host::Host;
+pub(crate) use messages::{Place, Register, Release, RunEvent, Status, Submit, Worker, WorkerDown};
+pub use scheduler::SchedulerActor;
+pub use swordfish::SwordfishActor;
+pub use udf::UdfActor;
+
+/// Where the scheduler is found at the head.
+pub(crate) const SCHEDULER: ActorId = ActorId(1);
+/// Where the swordfish is found at each worker.
+pub(crate) const SWORDFISH: ActorId = ActorId(2);
+/// Replicas are numbered from here.
+const FIRST_REPLICA: u64 = 16;
+
+/// How long a control message may take: its handlers only note it.
+pub(crate) const CONTROL: Duration = Duration::from_secs(10);
+/// Messages that an actor holds, waiting and handled.
+pub(crate) const MAILBOX: usize = 1024;
+
+/// Asks until the message has certainly been taken, for as long as `CONTROL`: a busy actor is asked again.
+async fn insist<A, M>(actor: &ActorRef<A>, message: M) -> Result<M::Result, AskError>
+where
+    A: actix::Actor<Context = actix::Context<A>> + actix::Handler<M>,
+    M: RemoteMessage + Clone,
+{
+    let until = tokio::time::Instant::now() + CONTROL;
+    loop {
+        match actor.ask(message.clone(), CONTROL).await {
+            Err(error) if error.is_retryable() && !error.may_have_run() && tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            answer => return answer,
+        }
+    }
+}

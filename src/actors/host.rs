@@ -1,0 +1,97 @@
+//! What every process of a cluster has: threads, a store, and a place in the network.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use regatta_remote::{ActorId, ActorRef, Address, Node, NodeId, Runtime, encode};
+
+use super::messages::Place;
+use super::{CONTROL, FIRST_REPLICA, SWORDFISH, SwordfishActor, UdfActor};
+use crate::error::TaskFailure;
+use crate::sched::PartitionId;
+use crate::store::{Store, Ticket};
+
+/// The parts of a process that its actors share.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) runtime: Runtime,
+    pub(crate) store: Arc<Store>,
+    /// `None`: everything is in this process.
+    pub(crate) node: Option<Node>,
+    replicas: AtomicU64,
+}
+
+/// How long the first byte of a partition or batch may take.
+const FIRST_BYTE: Duration = Duration::from_secs(30);
+
+impl Host {
+    pub(crate) fn new(runtime: Runtime, store: Arc<Store>, node: Option<Node>) -> Arc<Self> {
+        Arc::new(Self { runtime, store, node, replicas: AtomicU64::new(FIRST_REPLICA) })
+    }
+
+    /// A number for a new replica of this process.
+    pub(super) fn replica_number(&self) -> ActorId {
+        ActorId(self.replicas.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn is_here(&self, place: &Place) -> bool {
+        match (&self.node, place.node) {
+            (Some(node), Some((id, _))) => node.id() == id,
+            _ => true,
+        }
+    }
+
+    /// A partition, as one IPC file: shared if it is here, else brought by a transfer.
+    ///
+    /// # Errors
+    /// The partition is gone, or its worker is.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the future resets the transfer.
+    pub(crate) async fn partition(&self, place: &Place, id: PartitionId) -> Result<Bytes, TaskFailure> {
+        if self.is_here(place) {
+            let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
+            let sealed = self.store.get(id).ok_or_else(|| failed(format!("{}: no such partition", id.task)))?;
+            return sealed.bytes().map_err(|e| failed(e.to_string()));
+        }
+        self.fetch(place, Ticket::Partition(id)).await
+    }
+
+    /// What a ticket stands for, from another process.
+    pub(super) async fn fetch(&self, place: &Place, ticket: Ticket) -> Result<Bytes, TaskFailure> {
+        let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
+        let (node, id) = self.connected(place).await?;
+        let ticket = encode(&ticket).map_err(|e| failed(e.to_string()))?;
+        let fetch = node.fetch(id, ticket, FIRST_BYTE).await.map_err(|e| failed(e.to_string()))?;
+        Ok(fetch.collect().await.map_err(|e| failed(e.to_string()))?.into())
+    }
+
+    /// A replica that may be in another process; connects to it first.
+    pub(super) async fn replica(&self, place: &Place, actor: ActorId) -> Result<ActorRef<UdfActor>, TaskFailure> {
+        let (node, id) = self.connected(place).await?;
+        Ok(node.actor(Address { node: id, actor }))
+    }
+
+    /// The swordfish of a worker that has connected to us.
+    pub(super) fn swordfish(&self, node: NodeId) -> Option<ActorRef<SwordfishActor>> {
+        Some(self.node.as_ref()?.actor(Address { node, actor: SWORDFISH }))
+    }
+
+    // Whoever needs a connection dials it; one that is there, whoever dialled, is used.
+    async fn connected(&self, place: &Place) -> Result<(&Node, NodeId), TaskFailure> {
+        let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
+        let (node, (id, address)) = match (&self.node, place.node) {
+            (Some(node), Some(at)) => (node, at),
+            _ => return Err(failed("this process has no network".to_owned())),
+        };
+        if node.id() != id && !node.peers().iter().any(|peer| peer.node == id) {
+            let found = node.connect(address, CONTROL).await.map_err(|e| failed(e.to_string()))?;
+            if found != id {
+                return Err(failed(format!("another process answers at {address}: the worker was restarted")));
+            }
+        }
+        Ok((node, id))
+    }
+}

@@ -1,0 +1,196 @@
+//! Every message between the actors.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use polars::prelude::DataFrame;
+use regatta_remote::{ActorId, ActorRef, NodeId, messages};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::SwordfishActor;
+use crate::error::Error;
+use crate::plan::{QueryPlan, Split, StageProgram};
+use crate::sched::{Attempt, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, StageId, TaskId, WorkerId};
+use crate::store::Ticket;
+use crate::udf::UdfError;
+
+messages! {
+    // To the scheduler.
+    0x0101 Register => WorkerId,
+    0x0102 TaskEnded => (),
+    0x0103 ReplicaSays => (),
+    // To a swordfish.
+    0x0201 Prepare => (),
+    0x0202 RunTask => (),
+    0x0203 StartReplica => (),
+    0x0204 StopReplica => (),
+    0x0205 Serve => (),
+    0x0206 End => (),
+    // To a replica.
+    0x0301 Evaluate => Result<BatchAt, UdfError>,
+}
+
+/// A worker, as other processes find it. Without a node it is in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) worker: WorkerId,
+    pub(crate) node: Option<(NodeId, SocketAddr)>,
+}
+
+/// A worker joins.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Register {
+    pub(crate) capacity: Resources,
+    pub(crate) node: NodeId,
+    pub(crate) address: SocketAddr,
+}
+
+/// An attempt of a task has ended: its one and only end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TaskEnded {
+    pub(crate) task: TaskId,
+    pub(crate) attempt: Attempt,
+    pub(crate) outcome: Outcome,
+}
+
+/// A replica reports.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ReplicaSays {
+    pub(crate) replica: ReplicaId,
+    pub(crate) word: Word,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Word {
+    Progress(String),
+    /// It takes batches, at this actor of its node.
+    Ready(ActorId),
+    Failed(UdfError),
+}
+
+/// A stage's program, before its first task on this worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Prepare {
+    pub(crate) query: QueryId,
+    pub(crate) stage: StageId,
+    pub(crate) program: StageProgram,
+}
+
+/// One attempt of a task.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RunTask {
+    pub(crate) task: TaskId,
+    pub(crate) attempt: Attempt,
+    pub(crate) split: Split,
+    pub(crate) inputs: Vec<(StageId, Vec<(Place, Output)>)>,
+    /// Replicas that are ready so far; [`Serve`] names the others.
+    pub(crate) replicas: Vec<ReplicaAt>,
+}
+
+/// A replica that takes batches.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct ReplicaAt {
+    pub(crate) replica: ReplicaId,
+    pub(crate) place: Place,
+    pub(crate) actor: ActorId,
+}
+
+/// Start one replica of a UDF.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct StartReplica {
+    pub(crate) replica: ReplicaId,
+    pub(crate) udf: String,
+    pub(crate) arguments: Vec<u8>,
+}
+
+/// Stop a replica. It may be gone already.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct StopReplica(pub(crate) ReplicaId);
+
+/// A replica has become ready while tasks of its stage run here.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Serve(pub(crate) ReplicaAt);
+
+/// Stop all work of a query and drop what it left.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct End(pub(crate) QueryId);
+
+/// Run a UDF on one batch.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Evaluate {
+    pub(crate) query: QueryId,
+    pub(crate) inputs: BatchAt,
+}
+
+/// A batch: handed over in this process, or waiting in a store. Bytes never ride on control messages.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum BatchAt {
+    There(Place, Ticket),
+    #[serde(skip)]
+    Here(DataFrame),
+}
+
+impl fmt::Debug for BatchAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::There(place, ticket) => write!(f, "{ticket:?} on {}", place.worker),
+            Self::Here(frame) => write!(f, "{} rows here", frame.height()),
+        }
+    }
+}
+
+/// A query, from a session of this process.
+#[derive(Debug)]
+pub(crate) struct Submit {
+    pub(crate) query: QueryId,
+    pub(crate) plan: QueryPlan,
+    /// Holds every event of the query: one for each task of its last stage, and the end.
+    pub(crate) events: mpsc::Sender<RunEvent>,
+}
+
+/// What a session hears of its query. `Done` or `Failed` is the last.
+#[derive(Debug, Clone)]
+pub(crate) enum RunEvent {
+    Partition { index: usize, place: Place, output: Output },
+    Done,
+    Failed(Error),
+}
+
+/// The session wants no more of a query.
+#[derive(Debug)]
+pub(crate) struct Release(pub(crate) QueryId);
+
+/// Where a query stands.
+#[derive(Debug)]
+pub(crate) struct Status(pub(crate) QueryId);
+
+/// A worker of this process joins.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) capacity: Resources,
+    pub(crate) actor: ActorRef<SwordfishActor>,
+}
+
+/// A node is lost.
+#[derive(Debug)]
+pub(crate) struct WorkerDown {
+    pub(crate) node: NodeId,
+    pub(crate) why: String,
+}
+
+impl actix::Message for Submit {
+    type Result = ();
+}
+impl actix::Message for Release {
+    type Result = ();
+}
+impl actix::Message for Status {
+    type Result = Option<QueryStatus>;
+}
+impl actix::Message for Worker {
+    type Result = WorkerId;
+}
+impl actix::Message for WorkerDown {
+    type Result = ();
+}

@@ -1,0 +1,346 @@
+//! The actor of the head: carries events into `sched::Core` and its actions out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, AsyncContext, Context, Handler};
+use regatta_remote::{ActorId, ActorRef, AskError, LocalRef, Node, Role};
+use tokio::sync::{mpsc, watch};
+
+use super::messages::{
+    End, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status,
+    StopReplica, Submit, TaskEnded, Word, Worker, WorkerDown,
+};
+use super::{Host, SwordfishActor, insist};
+use crate::error::ClusterError;
+use crate::plan::QueryPlan;
+use crate::sched::{
+    Action, Core, Event, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources, Settings, StageSpec,
+    WorkerId,
+};
+
+/// Places the work of all queries.
+pub struct SchedulerActor {
+    core: Core,
+    host: Arc<Host>,
+    workers: HashMap<WorkerId, Crew>,
+    joined: u32,
+    queries: HashMap<QueryId, Submitted>,
+    replicas: HashMap<ReplicaId, ActorId>,
+    /// How many workers have joined, for whoever waits for them.
+    joining: watch::Sender<usize>,
+}
+
+struct Crew {
+    place: Place,
+    /// Messages to the worker, in order; a task of its own sends them.
+    outbox: mpsc::Sender<Outgoing>,
+}
+
+struct Submitted {
+    plan: QueryPlan,
+    events: mpsc::Sender<RunEvent>,
+}
+
+enum Outgoing {
+    Prepare(Prepare),
+    Run(RunTask),
+    Start(StartReplica),
+    Stop(StopReplica),
+    Serve(Serve),
+    End(End),
+}
+
+/// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
+const OUTBOX: usize = 8192;
+
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+impl SchedulerActor {
+    pub(crate) fn new(settings: Settings, host: Arc<Host>, joining: watch::Sender<usize>) -> Self {
+        let core = Core::new(settings);
+        Self {
+            core,
+            host,
+            workers: HashMap::new(),
+            joined: 0,
+            queries: HashMap::new(),
+            replicas: HashMap::new(),
+            joining,
+        }
+    }
+
+    /// Makes a scheduler reachable for the workers of its cluster, and for nobody else.
+    pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>) {
+        let workers = &[Role::Worker];
+        node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers).on::<ReplicaSays>(workers);
+    }
+
+    fn join(
+        &mut self,
+        capacity: Resources,
+        node: Option<(regatta_remote::NodeId, std::net::SocketAddr)>,
+        actor: ActorRef<SwordfishActor>,
+        ctx: &mut Context<Self>,
+    ) -> WorkerId {
+        let worker = WorkerId(self.joined);
+        self.joined += 1;
+        let (outbox, to_send) = mpsc::channel(OUTBOX);
+        self.workers.insert(worker, Crew { place: Place { worker, node }, outbox });
+        let deliver = deliver(actor, to_send, worker, ctx.address().downgrade());
+        self.host.runtime.handle().spawn(deliver);
+        self.take(Event::Joined { worker, capacity });
+        self.joining.send_modify(|joined| *joined += 1);
+        worker
+    }
+
+    fn lose(&mut self, worker: WorkerId, why: String) {
+        if self.workers.remove(&worker).is_some() {
+            tracing::warn!(%worker, why, "worker lost");
+            self.take(Event::Lost { worker, why });
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        for action in self.core.handle(event, Instant::now()) {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Prepare { worker, query, stage } => {
+                if let Some(program) = self.stage(query, stage.0).map(|stage| stage.program.clone()) {
+                    self.send(worker, Outgoing::Prepare(Prepare { query, stage, program }));
+                }
+            }
+            Action::Run { worker, task, attempt } => {
+                let Some(stage) = self.stage(task.query, task.stage.0) else { return };
+                let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
+                let inputs = stage.inputs.clone();
+                let inputs = inputs.into_iter().map(|input| (input, self.outputs(task.query, input))).collect();
+                let ready = self.core.ready_replicas(task.query, task.stage);
+                let replicas = ready.into_iter().filter_map(|(replica, on)| self.replica_at(replica, on)).collect();
+                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas }));
+            }
+            Action::StartReplica { worker, replica } => {
+                let stage = self.stage(replica.pool.query, replica.pool.stage.0);
+                if let Some(step) = stage.and_then(|stage| stage.program.steps.get(replica.pool.step as usize)) {
+                    let (udf, arguments) = (step.udf.clone(), step.arguments.clone());
+                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments }));
+                }
+            }
+            Action::StopReplica { worker, replica } => {
+                self.replicas.remove(&replica);
+                self.send(worker, Outgoing::Stop(StopReplica(replica)));
+            }
+            Action::Serve { replica, on, tell } => {
+                if let Some(at) = self.replica_at(replica, on) {
+                    for worker in tell {
+                        self.send(worker, Outgoing::Serve(Serve(at)));
+                    }
+                }
+            }
+            Action::End { worker, query } => self.send(worker, Outgoing::End(End(query))),
+            Action::Report(query, report) => self.report(query, report),
+        }
+    }
+
+    fn report(&mut self, query: QueryId, report: Report) {
+        let event = match report {
+            Report::Partition { index, worker, output } => {
+                let Some(crew) = self.workers.get(&worker) else { return };
+                RunEvent::Partition { index, place: crew.place, output }
+            }
+            Report::Done => RunEvent::Done,
+            Report::Failed(error) => RunEvent::Failed(error),
+        };
+        let failed = matches!(event, RunEvent::Failed(_));
+        if let Some(submitted) = self.queries.get(&query) {
+            // There is room for every event; it fails only when nobody listens any more.
+            let _ = submitted.events.try_send(event);
+        }
+        if failed {
+            self.queries.remove(&query);
+        }
+    }
+
+    /// Puts a message into a worker's outbox. A worker that does not take its messages is lost.
+    fn send(&mut self, worker: WorkerId, message: Outgoing) {
+        if let Some(crew) = self.workers.get(&worker)
+            && crew.outbox.try_send(message).is_err()
+        {
+            self.lose(worker, format!("it has left {OUTBOX} messages waiting"));
+        }
+    }
+
+    fn stage(&self, query: QueryId, stage: u32) -> Option<&crate::plan::Stage> {
+        self.queries.get(&query)?.plan.stages.get(stage as usize)
+    }
+
+    fn outputs(&self, query: QueryId, stage: crate::sched::StageId) -> Vec<(Place, crate::sched::Output)> {
+        let outputs = self.core.outputs(query, stage).into_iter();
+        outputs.filter_map(|(worker, output)| Some((self.workers.get(&worker)?.place, output))).collect()
+    }
+
+    fn replica_at(&self, replica: ReplicaId, on: WorkerId) -> Option<ReplicaAt> {
+        let place = self.workers.get(&on)?.place;
+        Some(ReplicaAt { replica, place, actor: *self.replicas.get(&replica)? })
+    }
+}
+
+impl Actor for SchedulerActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(TICK, |actor, _| {
+            if actor.core.next_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                actor.take(Event::Tick);
+            }
+        });
+    }
+}
+
+impl Handler<Register> for SchedulerActor {
+    type Result = actix::MessageResult<Register>;
+
+    fn handle(&mut self, message: Register, ctx: &mut Self::Context) -> Self::Result {
+        let Register { capacity, node, address } = message;
+        let known = self.workers.values().find(|crew| crew.place.node == Some((node, address)));
+        if let Some(crew) = known {
+            return actix::MessageResult(crew.place.worker);
+        }
+        match self.host.swordfish(node) {
+            Some(actor) => actix::MessageResult(self.join(capacity, Some((node, address)), actor, ctx)),
+            // Only reachable in a process without a network, which no other node can reach.
+            None => actix::MessageResult(WorkerId(u32::MAX)),
+        }
+    }
+}
+
+impl Handler<Worker> for SchedulerActor {
+    type Result = actix::MessageResult<Worker>;
+
+    fn handle(&mut self, Worker { capacity, actor }: Worker, ctx: &mut Self::Context) -> Self::Result {
+        actix::MessageResult(self.join(capacity, None, actor, ctx))
+    }
+}
+
+impl Handler<WorkerDown> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, WorkerDown { node, why }: WorkerDown, _: &mut Self::Context) {
+        let down = self.workers.values().find(|crew| crew.place.node.is_some_and(|(id, _)| id == node));
+        if let Some(worker) = down.map(|crew| crew.place.worker) {
+            self.lose(worker, why);
+        }
+    }
+}
+
+impl Handler<TaskEnded> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, TaskEnded { task, attempt, outcome }: TaskEnded, _: &mut Self::Context) {
+        self.take(Event::TaskEnded { task, attempt, outcome });
+    }
+}
+
+impl Handler<ReplicaSays> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, ReplicaSays { replica, word }: ReplicaSays, _: &mut Self::Context) {
+        let event = match word {
+            Word::Progress(doing) => Event::ReplicaProgress { replica, doing },
+            Word::Failed(error) => Event::ReplicaFailed { replica, error },
+            Word::Ready(actor) => {
+                self.replicas.insert(replica, actor);
+                Event::ReplicaReady(replica)
+            }
+        };
+        self.take(event);
+    }
+}
+
+impl Handler<Submit> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, Submit { query, plan, events }: Submit, _: &mut Self::Context) {
+        let stages = plan.stages.iter().map(|stage| StageSpec {
+            inputs: stage.inputs.clone(),
+            tasks: stage.splits.len(),
+            pools: stage.program.steps.iter().map(pool_spec).collect(),
+        });
+        let spec = QuerySpec { id: query, stages: stages.collect() };
+        self.queries.insert(query, Submitted { plan, events });
+        self.take(Event::Submit(spec));
+    }
+}
+
+impl Handler<Release> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, Release(query): Release, _: &mut Self::Context) {
+        self.take(Event::Release(query));
+        self.queries.remove(&query);
+        self.replicas.retain(|id, _| id.pool.query != query);
+    }
+}
+
+impl Handler<Status> for SchedulerActor {
+    type Result = Option<QueryStatus>;
+
+    fn handle(&mut self, Status(query): Status, _: &mut Self::Context) -> Self::Result {
+        self.core.status(query, Instant::now())
+    }
+}
+
+/// A message could not be delivered.
+struct Undelivered {
+    worker: WorkerId,
+    error: AskError,
+}
+
+impl actix::Message for Undelivered {
+    type Result = ();
+}
+
+impl Handler<Undelivered> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, Undelivered { worker, error }: Undelivered, _: &mut Self::Context) {
+        let why = ClusterError::network(format!("{worker} does not answer"), error);
+        self.lose(worker, why.to_string());
+    }
+}
+
+fn pool_spec(step: &crate::plan::UdfStep) -> PoolSpec {
+    let (least, most) = step.options.replicas;
+    PoolSpec { udf: step.udf.clone(), cpus: Resources::cpus(step.options.cpus), least, most }
+}
+
+/// Sends a worker's messages one after the other, each until it has certainly been taken. Ends with the outbox.
+async fn deliver(
+    actor: ActorRef<SwordfishActor>,
+    mut messages: mpsc::Receiver<Outgoing>,
+    worker: WorkerId,
+    scheduler: actix::WeakAddr<SchedulerActor>,
+) {
+    while let Some(message) = messages.recv().await {
+        let sent = match message {
+            Outgoing::Prepare(message) => insist(&actor, message).await,
+            Outgoing::Run(message) => insist(&actor, message).await,
+            Outgoing::Start(message) => insist(&actor, message).await,
+            Outgoing::Stop(message) => insist(&actor, message).await,
+            Outgoing::Serve(message) => insist(&actor, message).await,
+            Outgoing::End(message) => insist(&actor, message).await,
+        };
+        if let Err(error) = sent {
+            if let Some(scheduler) = scheduler.upgrade() {
+                scheduler.do_send(Undelivered { worker, error });
+            }
+            return;
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What a worker process does instead of the program's own `main`.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread;
+
+use bytes::Bytes;
+use regatta_remote::{Address, Identity, Node, NodeId, PeerEvent, Runtime, decode, encode};
+use serde::{Deserialize, Serialize};
+
+use super::Scratch;
+use crate::actors::{CONTROL, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor, SwordfishActor};
+use crate::sched::Resources;
+use crate::store::Store;
+use crate::udf;
+
+/// Set for a process that is to be a worker. What it must know and keep secret comes through its standard input.
+pub(super) const MARKER: &str = "REGATTA_WORKER";
+
+/// What a worker reads first from its standard input. The end of that input is the end of the worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HandOver {
+    pub(crate) number: usize,
+    pub(crate) identity: Identity,
+    pub(crate) head: (NodeId, SocketAddr),
+    pub(crate) capacity: Resources,
+    pub(crate) scratch: PathBuf,
+}
+
+/// A test binary that can be a worker: made by [`testing::worker!`](crate::testing::worker).
+#[derive(Debug)]
+pub struct TestWorker {
+    /// The module that the test stands in.
+    pub module: &'static str,
+}
+
+inventory::collect!(TestWorker);
+
+impl TestWorker {
+    /// Arguments with which this test binary runs as a worker; `None` if this is no test binary that can.
+    pub(super) fn arguments() -> Option<[String; 4]> {
+        let test = inventory::iter::<Self>().next()?;
+        // libtest names tests without the crate.
+        let module = test.module.split_once("::").map(|(_, inner)| format!("{inner}::")).unwrap_or_default();
+        Some([format!("{module}regatta_worker"), "--exact".into(), "--nocapture".into(), "--test-threads=1".into()])
+    }
+}
+
+/// Runs a worker, and ends the process with it, if this process was started as one. Else returns at once.
+///
+/// [`#[regatta::main]`](macro@crate::main) calls it before anything of yours.
+pub fn become_worker_if_started_as_one() {
+    if std::env::var_os(MARKER).is_some() {
+        let code = match work() {
+            Ok(()) => 0,
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "regatta worker: {error}");
+                2
+            }
+        };
+        std::process::exit(code);
+    }
+}
+
+/// What two processes of a cluster must have in common: nodes refuse each other if it differs.
+pub(crate) fn hello() -> Bytes {
+    format!("regatta {}, polars 0.55.2, UDFs [{}]", env!("CARGO_PKG_VERSION"), udf::registered().join(", ")).into()
+}
+
+pub(super) fn write_hand_over(to: &mut impl Write, hand_over: &HandOver) -> io::Result<()> {
+    let bytes = encode(hand_over).map_err(io::Error::other)?;
+    to.write_all(&(bytes.len() as u32).to_le_bytes())?;
+    to.write_all(&bytes)?;
+    to.flush()
+}
+
+fn read_hand_over(from: &mut impl Read) -> io::Result<HandOver> {
+    let mut len = [0; 4];
+    from.read_exact(&mut len)?;
+    let mut bytes = Vec::new();
+    from.take(u64::from(u32::from_le_bytes(len))).read_to_end(&mut bytes)?;
+    decode(&bytes).map_err(io::Error::other)
+}
+
+fn work() -> Result<(), Box<dyn std::error::Error>> {
+    let hand_over = read_hand_over(&mut io::stdin().lock()).map_err(|e| {
+        format!("{MARKER} is set, but standard input holds no hand-over ({e}); it is not for people to set")
+    })?;
+    // The driver holds the other end. When it goes, however it goes, so do we.
+    thread::Builder::new().name("regatta-life".to_owned()).spawn(|| {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        std::process::exit(0);
+    })?;
+    let scratch = Scratch::join(&hand_over.scratch)?;
+    let store = Store::new(&scratch.store(&format!("worker-{}", hand_over.number))?);
+    let runtime = Runtime::new("regatta", 2)?;
+    let (head, address) = hand_over.head;
+    let node = Node::bind(hand_over.identity, SocketAddr::new(address.ip(), 0), hello(), &runtime)?;
+    node.serve_data(store.clone());
+    let mut events = node.events();
+    let handle = runtime.handle().clone();
+    let found = handle.block_on(node.connect(address, CONTROL))?;
+    if found != head {
+        return Err(format!("the process at {address} is node {found}, not the head {head}").into());
+    }
+    let scheduler = node.actor::<SchedulerActor>(Address { node: head, actor: SCHEDULER });
+    let here = node.address()?;
+    let register = Register { capacity: hand_over.capacity, node: node.id(), address: here };
+    let worker = handle.block_on(scheduler.ask(register, CONTROL))?;
+
+    let place = Place { worker, node: Some((node.id(), here)) };
+    let host = Host::new(runtime.clone(), store, Some(node.clone()));
+    let arbiter = runtime.arbiter()?;
+    let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler));
+    SwordfishActor::publish(&node, SWORDFISH, &swordfish);
+    handle.block_on(async move {
+        loop {
+            match events.recv().await {
+                Ok(PeerEvent::Down { peer, cause }) if peer.node == head => {
+                    return tracing::info!(%cause, "the head is gone");
+                }
+                Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => (),
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! Runs a stage's task on Polars, on plain threads: never on an arbiter or a current-thread runtime, where
+//! `polars_stream::run_query` would panic.
+
+mod fragment;
+mod program;
+mod task;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use polars::prelude::{Column, DataFrame};
+
+use crate::error::TaskFailure;
+
+pub(crate) use program::Program;
+pub(crate) use task::{TaskRun, run_task};
+
+/// The UDF replicas that a task hands its batches to.
+pub(crate) trait Pools: Send + Sync {
+    /// Runs one batch on some replica of the stage's `step`-th UDF. The columns are the UDF's inputs.
+    fn call(
+        &self,
+        step: usize,
+        inputs: DataFrame,
+    ) -> Pin<Box<dyn Future<Output = Result<Column, TaskFailure>> + Send + '_>>;
+}

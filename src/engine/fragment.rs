@@ -1,0 +1,117 @@
+//! One fragment on one of Polars' engines.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use polars::prelude::*;
+use polars_buffer::Buffer;
+use polars_expr::state::ExecutionState;
+use polars_mem_engine::create_physical_plan;
+use polars_mem_engine::scan_predicate::functions::filter_scan_ir;
+use polars_plan::dsl::{CallbackSinkType, ScanSources, SinkTypeIR};
+use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan};
+use polars_plan::prelude::{PlanCallback, SpecialEq};
+use polars_utils::arena::{Arena, Node};
+use polars_utils::slice_enum::Slice;
+use regatta_remote::catch;
+
+use crate::error::{PolarsFailure, TaskFailure};
+use crate::plan::{Split, placeholder_of};
+use crate::sched::StageId;
+
+/// A fragment with this task's input in place of its placeholders.
+pub(super) struct Bound {
+    top: Node,
+    ir: Arena<IR>,
+    exprs: Arena<AExpr>,
+}
+
+pub(super) fn schema(plan: &IRPlan) -> SchemaRef {
+    plan.lp_arena.get(plan.lp_top).schema(&plan.lp_arena).into_owned()
+}
+
+/// Puts a task's split and its input partitions (IPC files) into a copy of the fragment.
+pub(super) fn bind(plan: &IRPlan, split: &Split, inputs: &HashMap<StageId, Vec<Bytes>>) -> Bound {
+    let mut bound = Bound { top: plan.lp_top, ir: plan.lp_arena.clone(), exprs: plan.expr_arena.clone() };
+    for node in (0..bound.ir.len()).map(Node) {
+        let ir = bound.ir.get_mut(node);
+        match placeholder_of(ir) {
+            Some(stage) => {
+                let partitions = inputs.get(&stage).map_or(&[][..], Vec::as_slice);
+                let buffers = partitions.iter().map(|bytes| Buffer::from_owner(bytes.clone()));
+                if let IR::Scan { sources, .. } = ir {
+                    *sources = ScanSources::Buffers(buffers.collect());
+                }
+            }
+            None if matches!(ir, IR::Scan { .. }) => take_split(ir, split),
+            None => (),
+        }
+    }
+    bound
+}
+
+/// Runs it; `on_batch` gets every batch in order and may stop the run with `true`.
+///
+/// Blocks until the engine is done. `on_batch` runs on a thread where it may block.
+pub(super) fn run(
+    bound: Bound,
+    on_batch: impl Fn(DataFrame) -> bool + Send + Sync + 'static,
+) -> Result<(), TaskFailure> {
+    let Bound { mut top, mut ir, mut exprs } = bound;
+    if !streams(top, &ir) {
+        let frame = fenced(|| execute_in_memory(top, &mut ir, &mut exprs))?;
+        on_batch(frame);
+        return Ok(());
+    }
+    // A file sink writes by itself; everything else is handed over.
+    if !matches!(ir.get(top), IR::Sink { .. }) {
+        let function = PlanCallback::Rust(SpecialEq::new(Arc::new(move |batch| Ok(on_batch(batch))) as Arc<_>));
+        let callback = CallbackSinkType { function, maintain_order: true, chunk_size: None };
+        top = ir.add(IR::Sink { input: top, payload: SinkTypeIR::Callback(callback) });
+    }
+    fenced(|| polars_stream::run_query(top, &mut ir, &mut exprs).map(drop))
+}
+
+/// Runs a row-wise fragment on one batch, on the in-memory engine.
+pub(super) fn run_on_batch(plan: &IRPlan, batch: DataFrame) -> Result<DataFrame, TaskFailure> {
+    let (mut ir, mut exprs) = (plan.lp_arena.clone(), plan.expr_arena.clone());
+    let schema = Arc::clone(batch.schema());
+    let df = Arc::new(batch);
+    for node in (0..ir.len()).map(Node) {
+        if placeholder_of(ir.get(node)).is_some() {
+            ir.replace(
+                node,
+                IR::DataFrameScan { df: Arc::clone(&df), schema: Arc::clone(&schema), output_schema: None },
+            );
+        }
+    }
+    fenced(|| execute_in_memory(plan.lp_top, &mut ir, &mut exprs))
+}
+
+fn execute_in_memory(top: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) -> PolarsResult<DataFrame> {
+    create_physical_plan(top, ir, exprs, Some(polars_stream::build_streaming_query_executor))?
+        .execute(&mut ExecutionState::new())
+}
+
+fn fenced<T>(run: impl FnOnce() -> PolarsResult<T>) -> Result<T, TaskFailure> {
+    catch(run).map_err(TaskFailure::Panicked)?.map_err(|e| PolarsFailure::from(e).into())
+}
+
+/// Whether the streaming engine can lower every node; it panics on the others.
+fn streams(top: Node, ir: &Arena<IR>) -> bool {
+    !ir.iter(top).any(|(_, ir)| matches!(ir, IR::ExtContext { .. }))
+}
+
+fn take_split(scan: &mut IR, split: &Split) {
+    match split {
+        Split::Whole => (),
+        Split::Files(files) => filter_scan_ir(scan, files.iter().copied(), false),
+        Split::Rows { file, offset, len } => {
+            filter_scan_ir(scan, std::iter::once(*file), false);
+            if let IR::Scan { unified_scan_args, .. } = scan {
+                unified_scan_args.pre_slice = Some(Slice::Positive { offset: *offset, len: *len });
+            }
+        }
+    }
+}

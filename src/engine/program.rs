@@ -1,0 +1,74 @@
+//! A stage's program, decoded once per worker and shared by its tasks.
+
+use std::sync::Arc;
+
+use polars::prelude::*;
+use polars_plan::plans::IRPlan;
+
+use super::fragment;
+use crate::error::{PolarsFailure, TaskFailure};
+use crate::plan::{StageProgram, UdfStep};
+
+/// What every task of a stage runs.
+pub(crate) struct Program {
+    pub(super) fragment: Arc<IRPlan>,
+    pub(super) steps: Vec<Step>,
+    pub(super) schema: SchemaRef,
+}
+
+pub(super) struct Step {
+    pub(super) spec: UdfStep,
+    pub(super) then: Option<Arc<IRPlan>>,
+}
+
+impl Program {
+    /// Decodes a program.
+    ///
+    /// # Errors
+    /// The plan was made by another build, or calls a UDF that this one lacks.
+    pub(crate) fn open(program: StageProgram) -> Result<Self, PolarsFailure> {
+        let fragment = program.fragment.open()?;
+        let mut schema = fragment::schema(&fragment);
+        let mut steps = Vec::with_capacity(program.steps.len());
+        for spec in program.steps {
+            let then = spec.then.as_ref().map(|then| then.open()).transpose()?;
+            schema = match &then {
+                Some(then) => fragment::schema(then),
+                None => {
+                    let mut widened = schema.as_ref().clone();
+                    widened.insert(spec.output.0.as_str().into(), spec.output.1.clone());
+                    Arc::new(widened)
+                }
+            };
+            steps.push(Step { spec, then });
+        }
+        Ok(Self { fragment, steps, schema })
+    }
+}
+
+impl Step {
+    /// The columns that go to the UDF.
+    pub(super) fn inputs(&self, batch: &DataFrame) -> PolarsResult<DataFrame> {
+        batch.select(self.spec.inputs.iter().map(String::as_str))
+    }
+
+    /// The batch with the UDF's column, after the row-wise work that follows.
+    pub(super) fn finish(&self, mut batch: DataFrame, column: Column) -> Result<DataFrame, TaskFailure> {
+        let (name, dtype) = &self.spec.output;
+        let column = if column.dtype() == dtype {
+            column
+        } else if *column.dtype() == DataType::Null {
+            column.cast(dtype).map_err(PolarsFailure::from)?
+        } else {
+            let got = column.dtype();
+            let text =
+                format!("UDF {} promised {dtype} and returned {got}: make output() and run() agree", self.spec.udf);
+            return Err(PolarsFailure::new("schema mismatch", text).into());
+        };
+        batch.with_column(column.with_name(name.as_str().into())).map_err(PolarsFailure::from)?;
+        match &self.then {
+            Some(then) => fragment::run_on_batch(then, batch),
+            None => Ok(batch),
+        }
+    }
+}

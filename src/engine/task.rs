@@ -1,0 +1,106 @@
+//! One task: a fragment on its own thread, a bounded hand-over, UDF steps, a partition.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread;
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
+use polars::prelude::DataFrame;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use super::program::{Program, Step};
+use super::{Pools, fragment};
+use crate::error::{PolarsFailure, TaskFailure};
+use crate::plan::Split;
+use crate::sched::{Output, PartitionId, StageId};
+use crate::store::Store;
+
+/// Batches between the engine and what follows; the engine waits when they are not taken.
+const HAND_OVER: usize = 4;
+/// Calls of one step that a task has under way; credits at the replicas bound them further.
+const CALLS: usize = 16;
+/// Rows of one UDF call where the author named no batch size: enough calls for all replicas, few enough messages.
+const CALL_ROWS: usize = 1 << 16;
+
+/// Everything that one attempt of a task needs.
+pub(crate) struct TaskRun {
+    pub(crate) program: Arc<Program>,
+    pub(crate) split: Split,
+    pub(crate) inputs: HashMap<StageId, Vec<Bytes>>,
+    pub(crate) output: PartitionId,
+    pub(crate) store: Arc<Store>,
+    pub(crate) pools: Arc<dyn Pools>,
+    /// Becomes true, or its sender is dropped, when the query ends.
+    pub(crate) cancelled: watch::Receiver<bool>,
+    pub(crate) runtime: Handle,
+}
+
+/// Runs a task to its one end. Blocks: call it on a plain thread.
+///
+/// # Errors
+/// Whatever failed first. The partition is in the store only on success.
+pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
+    let mut writer = task.store.writer(task.output, &task.program.schema)?;
+    let (hand_over, batches) = mpsc::channel(HAND_OVER);
+    let bound = fragment::bind(&task.program.fragment, &task.split, &task.inputs);
+    let thread = thread::Builder::new().name(format!("task {}", task.output.task.index));
+    // The receiver is gone when the task is cancelled or a step failed: that stops the engine.
+    let engine = thread.spawn(move || fragment::run(bound, move |batch| hand_over.blocking_send(batch).is_err()));
+    let engine = engine.map_err(|e| TaskFailure::Store(format!("no thread for the task: {e}")))?;
+
+    let mut cancelled = task.cancelled.clone();
+    let steps = async {
+        let mut results = through_steps(batches, &task.program.steps, &*task.pools);
+        while let Some(batch) = results.try_next().await? {
+            writer.write(&batch)?;
+        }
+        Ok(())
+    };
+    let outcome = task.runtime.block_on(async {
+        tokio::select! {
+            biased;
+            _ = cancelled.wait_for(|cancelled| *cancelled) => Err(TaskFailure::Cancelled),
+            outcome = steps => outcome,
+        }
+    });
+    let engine = engine.join().unwrap_or_else(|_| Err(TaskFailure::Panicked("the task's thread".to_owned())));
+    outcome.and(engine)?;
+    writer.seal()
+}
+
+fn through_steps<'a>(
+    batches: mpsc::Receiver<DataFrame>,
+    steps: &'a [Step],
+    pools: &'a dyn Pools,
+) -> BoxStream<'a, Result<DataFrame, TaskFailure>> {
+    let received = stream::unfold(batches, |mut batches| async { Some((Ok(batches.recv().await?), batches)) });
+    steps
+        .iter()
+        .enumerate()
+        .fold(received.boxed(), |batches, (index, step)| through_step(batches, index, step, pools).boxed())
+}
+
+/// Several calls at once, results in the order of the rows.
+fn through_step<'a>(
+    batches: BoxStream<'a, Result<DataFrame, TaskFailure>>,
+    index: usize,
+    step: &'a Step,
+    pools: &'a dyn Pools,
+) -> impl Stream<Item = Result<DataFrame, TaskFailure>> + Send + 'a {
+    let rows = step.spec.options.batch.unwrap_or(CALL_ROWS).max(1);
+    let pieces = batches.map_ok(move |batch| stream::iter(pieces(batch, rows).map(Ok::<_, TaskFailure>))).try_flatten();
+    let calls = pieces.map(move |piece| async move {
+        let piece = piece?;
+        let inputs = step.inputs(&piece).map_err(PolarsFailure::from)?;
+        let column = pools.call(index, inputs).await?;
+        step.finish(piece, column)
+    });
+    calls.buffered(CALLS)
+}
+
+fn pieces(batch: DataFrame, rows: usize) -> impl Iterator<Item = DataFrame> + Send {
+    let height = batch.height();
+    (0..height).step_by(rows).map(move |offset| batch.slice(offset as i64, rows))
+}

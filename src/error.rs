@@ -1,0 +1,331 @@
+//! What can go wrong: typed across the wire, with what failed, where, why, and what to do.
+
+use std::fmt;
+use std::time::Duration;
+
+use polars::prelude::PolarsError;
+use serde::{Deserialize, Serialize};
+use thiserror::Error as ThisError;
+
+use crate::sched::{PoolId, TaskId};
+use crate::udf::UdfError;
+
+/// Why a session or a query failed.
+#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The query cannot be planned.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A task failed for good.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// The replicas of a UDF could not be started.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The cluster could not be started, or broke.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The query was cancelled.
+    #[error("the query was cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// Whether the same query may succeed if it is submitted again.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Plan(_) | Self::Cancelled => false,
+            Self::Task(error) => error.cause.is_retryable(),
+            Self::Pool(error) => matches!(error.cause, PoolFailure::NotReady { .. }),
+            Self::Cluster(_) => true,
+        }
+    }
+
+    /// Whether user code (a UDF, a sink) may have run before this error.
+    pub fn may_have_run(&self) -> bool {
+        !matches!(self, Self::Config(_) | Self::Plan(_))
+    }
+}
+
+/// A bad value of a setting.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]
+#[error("{variable}={value:?} is not valid: {accepted}")]
+pub struct ConfigError {
+    /// The environment variable, or the builder's method.
+    pub variable: String,
+    /// What it was set to.
+    pub value: String,
+    /// What would be accepted.
+    pub accepted: String,
+}
+
+/// Why a query cannot be planned.
+#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// Polars refuses the query.
+    #[error("Polars cannot plan the query: {0}")]
+    Polars(PolarsFailure),
+    /// A UDF call makes no sense.
+    #[error("UDF {udf}: {why}")]
+    Udf {
+        /// The UDF's registered name.
+        udf: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The plan holds something that exists in this process only.
+    #[error(
+        "{what} cannot travel to a worker ({error}). Workers are other processes: make it a UDF with #[regatta::udf], \
+         or run the query in this process with DAFT_RUNNER=native or Session::native()"
+    )]
+    CannotTravel {
+        /// The closure, scan or sink.
+        what: String,
+        /// What Polars said when it was encoded.
+        error: PolarsFailure,
+    },
+    /// The planner broke. A bug of ours or of Polars.
+    #[error("planning the query panicked: {0}")]
+    Panicked(String),
+}
+
+impl PlanError {
+    pub(crate) fn polars(error: PolarsError) -> Self {
+        Self::Polars(error.into())
+    }
+
+    pub(crate) fn udf(udf: &str, why: impl fmt::Display) -> Self {
+        Self::Udf { udf: udf.to_owned(), why: why.to_string() }
+    }
+}
+
+/// An error of Polars, as it travels: its kind and its whole text.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]
+#[error("{text}")]
+pub struct PolarsFailure {
+    /// The innermost variant of `PolarsError`, in lower case: `io`, `schema mismatch`, ...
+    pub kind: String,
+    /// The text with its context.
+    pub text: String,
+}
+
+impl PolarsFailure {
+    pub(crate) fn new(kind: &str, text: impl Into<String>) -> Self {
+        Self { kind: kind.to_owned(), text: text.into() }
+    }
+}
+
+impl From<PolarsError> for PolarsFailure {
+    fn from(error: PolarsError) -> Self {
+        Self::new(kind(&error), error.to_string())
+    }
+}
+
+fn kind(error: &PolarsError) -> &'static str {
+    match error {
+        PolarsError::Context { error, .. } | PolarsError::ExprContext { error, .. } => kind(error),
+        PolarsError::ColumnNotFound(_) => "column not found",
+        PolarsError::IO { .. } => "io",
+        PolarsError::SchemaMismatch(_) => "schema mismatch",
+        PolarsError::ShapeMismatch(_) => "shape mismatch",
+        PolarsError::InvalidOperation(_) => "invalid operation",
+        PolarsError::NoData(_) => "no data",
+        PolarsError::OutOfBounds(_) => "out of bounds",
+        PolarsError::Duplicate(_) => "duplicate",
+        _ => "compute",
+    }
+}
+
+/// A task that failed: where and why.
+#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[error("{task} failed on {worker}, attempt {attempt}: {cause}")]
+pub struct TaskError {
+    /// Query, stage and task.
+    pub task: TaskId,
+    /// Attempts count from 1.
+    pub attempt: u32,
+    /// The worker that ran it.
+    pub worker: String,
+    /// Why.
+    pub cause: TaskFailure,
+}
+
+/// Why an attempt of a task failed.
+#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum TaskFailure {
+    /// The engine.
+    #[error("{0}")]
+    Engine(#[from] PolarsFailure),
+    /// A UDF.
+    #[error("UDF {udf} (replica {rank} on {worker}): {error}")]
+    Udf {
+        /// The UDF's registered name.
+        udf: String,
+        /// Which replica of its pool.
+        rank: u32,
+        /// Where that replica ran.
+        worker: String,
+        /// The author's error.
+        error: UdfError,
+    },
+    /// Something panicked outside a UDF: a bug of ours or of Polars.
+    #[error("panicked: {0}")]
+    Panicked(String),
+    /// Data could not be brought from another worker.
+    #[error("could not read data from {from}: {why}")]
+    Transfer {
+        /// The other side.
+        from: String,
+        /// What broke.
+        why: String,
+    },
+    /// The partition store.
+    #[error("could not store a partition: {0}. The scratch folder may be full; REGATTA_SCRATCH names another")]
+    Store(String),
+    /// The worker is gone.
+    #[error("the worker was lost: {0}")]
+    WorkerLost(String),
+    /// The query ended first.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl TaskFailure {
+    /// Whether another attempt may succeed.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Transfer { .. } | Self::WorkerLost(_))
+    }
+}
+
+/// A pool of UDF replicas that did not come up, or broke.
+#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[error("UDF {udf}, {pool}: {cause}")]
+pub struct PoolError {
+    /// Which call of which stage.
+    pub pool: PoolId,
+    /// The UDF's registered name.
+    pub udf: String,
+    /// Why.
+    pub cause: PoolFailure,
+}
+
+/// Why a pool failed.
+#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum PoolFailure {
+    /// `start` returned an error or panicked.
+    #[error("replica {rank} on {worker} could not start: {error}")]
+    Start {
+        /// Which replica.
+        rank: u32,
+        /// Where.
+        worker: String,
+        /// The author's error.
+        error: UdfError,
+    },
+    /// No replica was ready in time.
+    #[error(
+        "replica {rank} on {worker} was not ready within {} s; its last word was {}. If it needs longer, raise \
+         DAFT_ACTOR_UDF_READY_TIMEOUT (seconds)", timeout.as_secs_f64(), last_word(progress)
+    )]
+    NotReady {
+        /// Which replica.
+        rank: u32,
+        /// Where.
+        worker: String,
+        /// How long was waited.
+        timeout: Duration,
+        /// The last `cx.progress(..)`.
+        progress: Option<String>,
+    },
+    /// The worker with a replica is gone.
+    #[error("replica {rank} was lost with {worker}: {why}")]
+    Lost {
+        /// Which replica.
+        rank: u32,
+        /// Where.
+        worker: String,
+        /// What happened to the worker.
+        why: String,
+    },
+}
+
+fn last_word(progress: &Option<String>) -> String {
+    progress
+        .as_ref()
+        .map_or_else(|| "nothing (call cx.progress(..) in start to see where it is)".to_owned(), |p| format!("{p:?}"))
+}
+
+/// Why a cluster could not be started or used.
+#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// The operating system refused something.
+    #[error("{what}: {why}")]
+    Os {
+        /// What was tried.
+        what: String,
+        /// What it said.
+        why: String,
+    },
+    /// A worker process ended before it joined.
+    #[error("worker {worker} ended before it joined ({status}). Its last words:\n{stderr}")]
+    WorkerEnded {
+        /// Its number.
+        worker: usize,
+        /// Exit status.
+        status: String,
+        /// The end of its standard error.
+        stderr: String,
+    },
+    /// Not all workers joined in time.
+    #[error(
+        "{joined} of {wanted} workers joined within {} s. A worker is this same executable: its main must be under \
+         #[regatta::main], and a test binary needs regatta::testing::worker!()", timeout.as_secs()
+    )]
+    NotJoined {
+        /// How many did.
+        joined: usize,
+        /// How many were started.
+        wanted: usize,
+        /// How long was waited.
+        timeout: Duration,
+    },
+    /// A stage asks for more than any worker has.
+    #[error(
+        "{request} fits on no worker: the largest has {largest} CPU. Lower what it asks for, or use larger workers"
+    )]
+    Infeasible {
+        /// What was asked for.
+        request: String,
+        /// The CPUs of the largest worker.
+        largest: f64,
+    },
+    /// The network between driver and workers.
+    #[error("{what}: {why}")]
+    Network {
+        /// What was tried.
+        what: String,
+        /// What broke.
+        why: String,
+    },
+    /// The session was closed, or its threads are gone.
+    #[error("the session is closed")]
+    Closed,
+}
+
+impl ClusterError {
+    pub(crate) fn os(what: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self::Os { what: what.into(), why: why.to_string() }
+    }
+
+    pub(crate) fn network(what: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self::Network { what: what.into(), why: why.to_string() }
+    }
+}

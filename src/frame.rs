@@ -1,0 +1,230 @@
+//! A query that runs: its result as a frame or as batches, its status, and its end.
+
+use std::collections::BTreeMap;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc as blocking;
+
+use bytes::Bytes;
+use futures_util::stream::{Stream, StreamExt, TryStreamExt, unfold};
+use polars::prelude::*;
+use tokio::sync::mpsc;
+
+use crate::actors::{Host, Place, RunEvent};
+use crate::error::{ClusterError, Error, PolarsFailure, TaskError, TaskFailure};
+use crate::sched::{Output, QueryId, QueryStatus};
+use crate::session::Session;
+
+/// A query that was submitted. Dropping it ends the query and frees what it holds, on all workers.
+#[derive(Debug)]
+pub struct Run {
+    session: Session,
+    query: QueryId,
+    schema: SchemaRef,
+    explain: String,
+    events: Option<mpsc::Receiver<RunEvent>>,
+}
+
+/// Partitions of the result that are brought here at once.
+const FETCHES: usize = 4;
+
+impl Run {
+    pub(crate) fn new(
+        session: Session,
+        query: QueryId,
+        schema: SchemaRef,
+        explain: String,
+        events: mpsc::Receiver<RunEvent>,
+    ) -> Self {
+        Self { session, query, schema, explain, events: Some(events) }
+    }
+
+    /// The whole result. Blocks until it is there; may be called from any thread, an async one too.
+    ///
+    /// # Errors
+    /// Why the query failed; [`ClusterError::Closed`] if the result has been taken already.
+    pub fn collect(&mut self) -> Result<DataFrame, Error> {
+        let mut result: Option<DataFrame> = None;
+        for batch in self.batches() {
+            append(&mut result, batch?)?;
+        }
+        Ok(result.unwrap_or_else(|| DataFrame::empty_with_schema(&self.schema)))
+    }
+
+    /// The result's partitions, in order, as tasks finish. Blocks for each. After an error there is none.
+    pub fn batches(&mut self) -> Batches {
+        let (sender, batches) = blocking::sync_channel(1);
+        let host = Arc::clone(self.session.host());
+        match self.events.take() {
+            Some(events) => {
+                self.session.host().runtime.handle().spawn(async move {
+                    let mut partitions = std::pin::pin!(partitions(events, host));
+                    while let Some(partition) = partitions.next().await {
+                        let failed = partition.is_err();
+                        // The reader may be slow: it must not hold a network thread meanwhile.
+                        let sender = sender.clone();
+                        let sent = tokio::task::spawn_blocking(move || sender.send(partition)).await;
+                        if failed || !matches!(sent, Ok(Ok(()))) {
+                            return;
+                        }
+                    }
+                });
+            }
+            None => drop(sender.send(Err(ClusterError::Closed.into()))),
+        }
+        Batches { partitions: batches }
+    }
+
+    /// Where the query stands; `None` when it has ended.
+    ///
+    /// # Errors
+    /// The session is gone.
+    pub fn status(&self) -> Result<Option<QueryStatus>, Error> {
+        let (sender, status) = blocking::sync_channel(1);
+        let (session, query) = (self.session.clone(), self.query);
+        self.session.host().runtime.handle().spawn(async move { sender.send(session.status(query).await) });
+        status.recv().map_err(|_| ClusterError::Closed)?
+    }
+
+    /// Stops the query. What waits for its result gets [`Error::Cancelled`].
+    pub fn cancel(&self) {
+        self.session.release(self.query);
+    }
+
+    /// How the query is run, in words: stages, tasks, and why.
+    pub fn explain(&self) -> &str {
+        &self.explain
+    }
+
+    /// Columns of the result.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.session.release(self.query);
+    }
+}
+
+/// `.await` a run for the whole result, on any executor.
+///
+/// Cancel safety: dropping the future drops the [`Run`], which ends the query.
+impl IntoFuture for Run {
+    type Output = Result<DataFrame, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(mut self) -> Self::IntoFuture {
+        let runtime = self.session.host().runtime.handle().clone();
+        let (sender, result) = tokio::sync::oneshot::channel();
+        let events = self.events.take();
+        let (host, schema) = (Arc::clone(self.session.host()), Arc::clone(&self.schema));
+        runtime.spawn(async move { sender.send(collect(events, host, schema).await) });
+        Box::pin(async move {
+            let result = result.await;
+            drop(self);
+            result.map_err(|_| ClusterError::Closed)?
+        })
+    }
+}
+
+async fn collect(
+    events: Option<mpsc::Receiver<RunEvent>>,
+    host: Arc<Host>,
+    schema: SchemaRef,
+) -> Result<DataFrame, Error> {
+    let bytes: Vec<_> = partitions(events.ok_or(ClusterError::Closed)?, host).try_collect().await?;
+    let decoded = tokio::task::spawn_blocking(move || {
+        let mut result = None;
+        for partition in bytes {
+            append(&mut result, decode(partition)?)?;
+        }
+        Ok(result.unwrap_or_else(|| DataFrame::empty_with_schema(&schema)))
+    });
+    decoded.await.map_err(|_| ClusterError::Closed)?
+}
+
+/// The result of a query, partition by partition: see [`Run::batches`].
+#[derive(Debug)]
+pub struct Batches {
+    partitions: blocking::Receiver<Result<Bytes, Error>>,
+}
+
+impl Iterator for Batches {
+    type Item = Result<DataFrame, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.partitions.recv().ok()?.and_then(decode))
+    }
+}
+
+/// Sugar: run a query on a session.
+pub trait LazyFrameExt {
+    /// Submits the query and waits for its whole result.
+    ///
+    /// # Errors
+    /// As [`Session::submit`] and [`Run::collect`].
+    fn collect_on(self, session: &Session) -> Result<DataFrame, Error>;
+}
+
+impl LazyFrameExt for LazyFrame {
+    fn collect_on(self, session: &Session) -> Result<DataFrame, Error> {
+        session.submit(self)?.collect()
+    }
+}
+
+fn decode(partition: Bytes) -> Result<DataFrame, Error> {
+    Ok(crate::store::decode_frame(partition).map_err(driver_failed)?)
+}
+
+fn append(result: &mut Option<DataFrame>, batch: DataFrame) -> Result<(), Error> {
+    match result {
+        Some(frame) => drop(frame.vstack_mut_owned(batch).map_err(driver_failed)?),
+        None => *result = Some(batch),
+    }
+    Ok(())
+}
+
+fn driver_failed(error: PolarsError) -> ClusterError {
+    ClusterError::network("read the result", PolarsFailure::from(error))
+}
+
+/// The result's partitions in order, as IPC files, while tasks finish.
+fn partitions(events: mpsc::Receiver<RunEvent>, host: Arc<Host>) -> impl Stream<Item = Result<Bytes, Error>> + Send {
+    let fetches = in_order(events).map(move |next| {
+        let host = Arc::clone(&host);
+        async move {
+            let (place, output) = next?;
+            let bytes = host.partition(&place, output.id).await;
+            bytes.map_err(|cause| fetch_failed(&place, &output, cause))
+        }
+    });
+    fetches.buffered(FETCHES)
+}
+
+fn in_order(events: mpsc::Receiver<RunEvent>) -> impl Stream<Item = Result<(Place, Output), Error>> + Send {
+    let waiting: BTreeMap<usize, (Place, Output)> = BTreeMap::new();
+    unfold((events, waiting, 0, false), |(mut events, mut waiting, next, ended)| async move {
+        if ended {
+            return None;
+        }
+        loop {
+            if let Some(partition) = waiting.remove(&next) {
+                return Some((Ok(partition), (events, waiting, next + 1, false)));
+            }
+            match events.recv().await {
+                Some(RunEvent::Partition { index, place, output }) => drop(waiting.insert(index, (place, output))),
+                Some(RunEvent::Done) => return None,
+                Some(RunEvent::Failed(error)) => return Some((Err(error), (events, waiting, next, true))),
+                None => return Some((Err(ClusterError::Closed.into()), (events, waiting, next, true))),
+            }
+        }
+    })
+}
+
+fn fetch_failed(place: &Place, output: &Output, cause: TaskFailure) -> Error {
+    let (task, attempt) = (output.id.task, output.id.attempt.0);
+    TaskError { task, attempt, worker: place.worker.to_string(), cause }.into()
+}

@@ -1,0 +1,74 @@
+//! Polars LazyFrames and stateful UDF actors, from one process to a cluster, from one binary.
+//!
+//! Write plain Polars; call a UDF as an expression; choose where it runs in one line.
+//!
+//! ```no_run
+//! use regatta::{polars::prelude::*, prelude::*};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Shout { mark: String }                      // arguments: they travel
+//!
+//! #[regatta::udf]                                    // registered under its path
+//! impl Udf for Shout {
+//!     type State = String;                           // built on the replica's own thread
+//!     fn output(&self, _: &[Field]) -> UdfResult<DataType> { Ok(DataType::String) }
+//!     fn start(&self, _: &mut Start) -> UdfResult<String> { Ok(self.mark.repeat(3)) }
+//!     fn run(&self, marks: &mut String, batch: &Batch) -> UdfResult<Column> {
+//!         let text = batch.column(0)?.str()?;
+//!         Ok(text.apply_values(|s| format!("{s}{marks}").into()).into_column())
+//!     }
+//! }
+//!
+//! #[regatta::main]                                   // a worker when started as one
+//! fn main() -> Result<(), regatta::Error> {
+//!     let session = Session::local(4)?;              // or ::native(), ::from_env()
+//!     let shout = Shout { mark: "!".into() }.pool().replicas(2).batch(1024);
+//!     let query = LazyFrame::scan_parquet("words/*.parquet".into(), Default::default())
+//!         .unwrap()
+//!         .with_column(shout.on([col("word")]).alias("loud"));
+//!     println!("{}", query.collect_on(&session)?);
+//!     Ok(())
+//! }
+//! ```
+
+#![warn(missing_docs)]
+
+// `#[regatta::udf]` names this crate by its own name, also inside it.
+extern crate self as regatta;
+
+mod actors;
+mod cluster;
+mod config;
+mod engine;
+pub mod error;
+mod frame;
+#[cfg(feature = "gpu")]
+pub mod gpu;
+mod os;
+mod plan;
+mod sched;
+mod session;
+mod store;
+pub mod testing;
+pub mod udf;
+
+pub use actors::{SchedulerActor, SwordfishActor, UdfActor};
+#[doc(hidden)]
+pub use cluster::become_worker_if_started_as_one;
+pub use config::{Config, Runner};
+pub use error::Error;
+pub use frame::{Batches, LazyFrameExt, Run};
+pub use polars_ooc::Allocator;
+pub use regatta_macros::{main, udf};
+pub use sched::{PoolId, PoolStatus, QueryId, QueryStatus, StageId, StageStatus, TaskId, WorkerId};
+pub use session::Session;
+
+/// The Polars that plans must be made with.
+pub use polars;
+
+/// What most programs need.
+pub mod prelude {
+    pub use crate::udf::{Batch, Start, Udf, UdfError, UdfResult};
+    pub use crate::{LazyFrameExt, Run, Session};
+}

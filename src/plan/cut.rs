@@ -1,0 +1,257 @@
+//! Cutting an optimised plan into stages.
+//!
+//! A stage is built from below: a *head* (any subtree, often a scan with row-wise nodes), then UDF steps. While it is
+//! built, a *placeholder* scan stands in the plan for its output; row-wise nodes right above a placeholder are drawn
+//! into the stage, behind its last step.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use polars::prelude::*;
+use polars_plan::plans::expr_ir::{ExprIR, OutputName};
+use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan};
+use polars_plan::prelude::{AnonymousColumnsUdf, ProjectionOptions};
+use polars_utils::arena::{Arena, Node};
+
+use super::lift::{self, Liftable};
+use super::rowwise::is_row_wise;
+use super::scan::{Splits, split};
+use super::wire::{Fragment, placeholder, placeholder_of};
+use super::{Stage, StageProgram, Target, UdfStep};
+use crate::error::PlanError;
+use crate::sched::StageId;
+use crate::udf::UdfCall;
+
+pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError> {
+    let mut cutter = Cutter { ir: plan.lp_arena, exprs: plan.expr_arena, target, open: Vec::new(), names: 0 };
+    let mut root = plan.lp_top;
+    cutter.lower(root)?;
+    root = cutter.draw_in(root);
+    if placeholder_of(cutter.ir.get(root)).is_none() {
+        cutter.open.push(OpenStage { head: root, steps: Vec::new() });
+    }
+    let stages = std::mem::take(&mut cutter.open);
+    stages.into_iter().enumerate().map(|(id, stage)| cutter.close(StageId(id as u32), stage)).collect()
+}
+
+struct Cutter {
+    ir: Arena<IR>,
+    exprs: Arena<AExpr>,
+    target: Target,
+    open: Vec<OpenStage>,
+    names: usize,
+}
+
+struct OpenStage {
+    head: Node,
+    steps: Vec<OpenStep>,
+}
+
+struct OpenStep {
+    call: Arc<dyn AnonymousColumnsUdf>,
+    inputs: Vec<PlSmallStr>,
+    output: Field,
+    /// Root of the row-wise nodes that follow, over the placeholder of this stage.
+    then: Option<Node>,
+}
+
+impl Cutter {
+    /// Makes every UDF call at or below `node` a step that can be one. The node keeps its index and its schema.
+    fn lower(&mut self, node: Node) -> Result<(), PlanError> {
+        for input in self.ir.get(node).inputs().collect::<Vec<_>>() {
+            self.lower(input)?;
+        }
+        self.lift_from_scan(node);
+        while self.lift_calls(node)? {}
+        if !is_row_wise(self.ir.get(node), &self.exprs) {
+            let inputs: Vec<_> = self.ir.get(node).inputs().collect();
+            let inputs: Vec<_> = inputs.into_iter().map(|input| self.draw_in(input)).collect();
+            let ir = self.ir.get(node).clone().with_inputs(inputs);
+            self.ir.replace(node, ir);
+        }
+        Ok(())
+    }
+
+    fn lift_from_scan(&mut self, node: Node) {
+        let mut scan = self.ir.get(node).clone();
+        if let Some(predicate) = lift::take_udf_terms(&mut scan, &mut self.exprs) {
+            let input = self.ir.add(scan);
+            self.ir.replace(node, IR::Filter { input, predicate });
+        }
+    }
+
+    /// Lifts one layer of calls (those without calls in their inputs) out of a node. False if there is none to lift.
+    fn lift_calls(&mut self, node: Node) -> Result<bool, PlanError> {
+        let ir = self.ir.get(node).clone();
+        let Some(input) = single_input(&ir) else { return Ok(false) };
+        let calls = lift::liftable(ir.exprs().map(ExprIR::node), &self.exprs);
+        if calls.is_empty() {
+            return Ok(false);
+        }
+        let (mut below, arguments) = self.input_columns(input, &calls)?;
+        let mut columns = BTreeMap::new();
+        for (call, inputs) in calls.iter().zip(arguments) {
+            let name = self.name("udf");
+            let fields = call.inputs.iter().map(|e| e.field(&self.schema(input), &self.exprs));
+            let fields = fields.collect::<PolarsResult<Vec<_>>>().map_err(PlanError::polars)?;
+            let dtype = call.call.get_field(&self.schema(input), &fields).map_err(PlanError::polars)?.dtype;
+            below = self.add_step(
+                below,
+                OpenStep { call: Arc::clone(&call.call), inputs, output: Field::new(name.clone(), dtype), then: None },
+            );
+            columns.insert(call.at.0, name);
+        }
+        let rewritten: Vec<_> = ir.exprs().cloned().collect();
+        let rewritten = rewritten.into_iter().map(|mut expr| {
+            expr.set_node(lift::with_columns_for_calls(expr.node(), &columns, &mut self.exprs));
+            expr
+        });
+        let rewritten: Vec<_> = rewritten.collect();
+        let before = self.schema(node);
+        let ir = ir.with_exprs(rewritten).with_inputs([below]);
+        self.put_back(node, ir, before);
+        Ok(true)
+    }
+
+    /// Puts a node that now reads added columns in the place of the old one, with the old one's schema.
+    fn put_back(&mut self, node: Node, mut ir: IR, before: SchemaRef) {
+        if let IR::HStack { input, exprs, schema, .. } = &mut ir {
+            let mut widened = self.ir.get(*input).schema(&self.ir).as_ref().as_ref().clone();
+            for expr in exprs {
+                if let Some(dtype) = before.get(expr.output_name()) {
+                    widened.insert(expr.output_name().clone(), dtype.clone());
+                }
+            }
+            *schema = Arc::new(widened);
+        }
+        let keeps_its_own_columns = matches!(ir, IR::Select { .. } | IR::GroupBy { .. });
+        if keeps_its_own_columns {
+            self.ir.replace(node, ir);
+        } else {
+            let input = self.ir.add(ir);
+            self.ir.replace(node, IR::SimpleProjection { input, columns: before });
+        }
+    }
+
+    /// Makes every input of the calls a column, below them. Returns the node and, for each call, its columns.
+    fn input_columns(&mut self, input: Node, calls: &[Liftable]) -> Result<(Node, Vec<Vec<PlSmallStr>>), PlanError> {
+        let mut schema = self.schema(input).as_ref().clone();
+        let (mut computed, mut arguments) = (Vec::new(), Vec::new());
+        for call in calls {
+            let mut columns = Vec::new();
+            for expr in &call.inputs {
+                if let AExpr::Column(name) = self.exprs.get(expr.node()) {
+                    columns.push(name.clone());
+                    continue;
+                }
+                let name = self.name("in");
+                let dtype = expr.dtype(&schema, &self.exprs).map_err(PlanError::polars)?.clone();
+                schema.insert(name.clone(), dtype);
+                computed.push(ExprIR::new(expr.node(), OutputName::Alias(name.clone())));
+                columns.push(name);
+            }
+            arguments.push(columns);
+        }
+        if computed.is_empty() {
+            return Ok((input, arguments));
+        }
+        let options = ProjectionOptions::default();
+        let node = self.ir.add(IR::HStack { input, exprs: computed, schema: Arc::new(schema), options });
+        Ok((node, arguments))
+    }
+
+    /// Appends a step to the stage whose placeholder `input` stands on, or begins a stage with `input` as its head.
+    fn add_step(&mut self, input: Node, step: OpenStep) -> Node {
+        let input = self.draw_in(input);
+        let mut schema = self.schema(input).as_ref().clone();
+        schema.insert(step.output.name.clone(), step.output.dtype.clone());
+        let stage = match placeholder_of(self.ir.get(input)) {
+            Some(stage) => stage,
+            None => {
+                self.open.push(OpenStage { head: input, steps: Vec::new() });
+                StageId(self.open.len() as u32 - 1)
+            }
+        };
+        self.open[stage.0 as usize].steps.push(step);
+        self.ir.add(placeholder(stage, Arc::new(schema)))
+    }
+
+    /// Draws row-wise nodes above a placeholder into its stage, behind the last step.
+    fn draw_in(&mut self, top: Node) -> Node {
+        let base = self.row_wise_base(top);
+        let Some(stage) = placeholder_of(self.ir.get(base)).filter(|_| base != top) else { return top };
+        let schema = self.schema(top);
+        let Some(step) = self.open[stage.0 as usize].steps.last_mut() else { return top };
+        step.then = Some(top);
+        self.ir.add(placeholder(stage, schema))
+    }
+
+    /// The first node from `top` downwards that is not row-wise.
+    fn row_wise_base(&self, top: Node) -> Node {
+        let mut base = top;
+        while is_row_wise(self.ir.get(base), &self.exprs)
+            && let Some(input) = single_input(self.ir.get(base))
+        {
+            base = input;
+        }
+        base
+    }
+
+    fn close(&self, id: StageId, stage: OpenStage) -> Result<Stage, PlanError> {
+        let fragment = self.fragment(stage.head)?;
+        let steps = stage.steps.into_iter().map(|step| self.close_step(step)).collect::<Result<Vec<_>, _>>()?;
+        let Splits { splits, why } = self.splits(stage.head);
+        let inputs = self.inputs(stage.head);
+        let describe = IRPlan::new(stage.head, self.ir.clone(), self.exprs.clone()).describe();
+        Ok(Stage { id, program: StageProgram { fragment, steps }, inputs, splits, why, describe })
+    }
+
+    fn close_step(&self, step: OpenStep) -> Result<UdfStep, PlanError> {
+        let function = step.call.as_any();
+        let call = function.downcast_ref::<UdfCall>().ok_or_else(|| PlanError::udf("", "is not a registered UDF"))?;
+        let then = step.then.map(|root| self.fragment(root)).transpose()?;
+        Ok(UdfStep {
+            udf: call.name().to_owned(),
+            arguments: call.arguments().map_err(|e| PlanError::udf(call.name(), e))?.to_vec(),
+            options: call.options.clone(),
+            inputs: step.inputs.iter().map(ToString::to_string).collect(),
+            output: (step.output.name.to_string(), step.output.dtype),
+            then,
+        })
+    }
+
+    fn splits(&self, head: Node) -> Splits {
+        let base = self.row_wise_base(head);
+        match self.ir.get(base) {
+            scan @ IR::Scan { .. } if placeholder_of(scan).is_none() => split(scan, self.target.tasks),
+            IR::Scan { .. } => Splits::whole("it gathers its input"),
+            node => Splits::whole(format!("{} sees all rows at once, so it runs whole on one worker", node.name())),
+        }
+    }
+
+    fn inputs(&self, head: Node) -> Vec<StageId> {
+        let mut inputs: Vec<_> = self.ir.iter(head).filter_map(|(_, ir)| placeholder_of(ir)).collect();
+        inputs.sort_unstable();
+        inputs.dedup();
+        inputs
+    }
+
+    fn fragment(&self, root: Node) -> Result<Fragment, PlanError> {
+        Fragment::new(root, &self.ir, &self.exprs, self.target.travels)
+    }
+
+    fn schema(&self, node: Node) -> SchemaRef {
+        self.ir.get(node).schema(&self.ir).into_owned()
+    }
+
+    fn name(&mut self, what: &str) -> PlSmallStr {
+        self.names += 1;
+        format!("__regatta_{what}_{}", self.names).into()
+    }
+}
+
+fn single_input(ir: &IR) -> Option<Node> {
+    let mut inputs = ir.inputs();
+    let first = inputs.next()?;
+    inputs.next().is_none().then_some(first)
+}

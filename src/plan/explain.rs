@@ -1,0 +1,51 @@
+//! A plan in words.
+
+use std::fmt;
+
+use super::{QueryPlan, Split, Stage};
+
+impl fmt::Display for QueryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.last().map(|stage| stage.id);
+        for stage in &self.stages {
+            let to = if Some(stage.id) == last { "the result" } else { "gathered by the next stage that reads it" };
+            write_stage(stage, f)?;
+            writeln!(f, "  -> {to}")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let tasks = stage.splits.len();
+    writeln!(f, "stage {}: {tasks} task{} ({})", stage.id.0, if tasks == 1 { "" } else { "s" }, stage.why)?;
+    for input in &stage.inputs {
+        writeln!(f, "  reads all of stage {}", input.0)?;
+    }
+    for line in stage.describe.lines() {
+        writeln!(f, "  | {line}")?;
+    }
+    for step in &stage.program.steps {
+        let (least, most) = step.options.replicas;
+        let batch =
+            step.options.batch.map_or_else(|| "as they come".to_owned(), |rows| format!("of at most {rows} rows"));
+        write!(
+            f,
+            "  then UDF {} on [{}], {least}..={most} replicas, batches {batch}",
+            step.udf,
+            step.inputs.join(", ")
+        )?;
+        writeln!(f, "{}", if step.then.is_some() { ", then row-wise work" } else { "" })?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => f.write_str("whole"),
+            Self::Files(files) => write!(f, "files {files:?}"),
+            Self::Rows { file, offset, len } => write!(f, "file {file} rows {offset}..{}", offset + len),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! UDF calls are taken out of expressions: each becomes a column that a step adds below the node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use polars::prelude::*;
+use polars_plan::plans::expr_ir::ExprIR;
+use polars_plan::plans::{AExpr, ArenaExprIter, IR, MintermIter};
+use polars_plan::prelude::{AnonymousColumnsUdf, OpaqueColumnUdf};
+use polars_utils::arena::{Arena, Node};
+
+use super::rowwise::{expr_is_row_wise, reads_a_column};
+use crate::udf::UdfCall;
+
+/// The UDF behind an anonymous function, if it is one of ours.
+pub(super) fn udf_of(function: &OpaqueColumnUdf) -> Option<Arc<dyn AnonymousColumnsUdf>> {
+    let function = function.clone().materialize().ok()?.into_inner();
+    function.as_any().is::<UdfCall>().then_some(function)
+}
+
+/// Whether this expression holds a UDF call anywhere.
+pub(super) fn has_udf(root: Node, exprs: &Arena<AExpr>) -> bool {
+    exprs.iter(root).any(|(_, e)| call_at(e).is_some())
+}
+
+/// A call that can be lifted: no UDF call is in its inputs, and they are row-wise over columns.
+pub(super) struct Liftable {
+    pub(super) at: Node,
+    pub(super) call: Arc<dyn AnonymousColumnsUdf>,
+    pub(super) inputs: Vec<ExprIR>,
+}
+
+/// The calls in these expressions that can be lifted now, each once.
+pub(super) fn liftable(roots: impl IntoIterator<Item = Node>, exprs: &Arena<AExpr>) -> Vec<Liftable> {
+    let mut found: BTreeMap<usize, Liftable> = BTreeMap::new();
+    let mut stack: Vec<Node> = roots.into_iter().collect();
+    while let Some(at) = stack.pop() {
+        let expr = exprs.get(at);
+        let below = below(expr);
+        if let (Some(call), AExpr::AnonymousFunction { input, .. }) = (call_at(expr), expr)
+            && !below.iter().any(|e| has_udf(*e, exprs))
+        {
+            let rows = |e: &ExprIR| expr_is_row_wise(e.node(), exprs);
+            if input.iter().all(rows) && input.iter().any(|e| reads_a_column(e.node(), exprs)) {
+                found.insert(at.0, Liftable { at, call, inputs: input.clone() });
+            }
+            continue;
+        }
+        stack.extend(below);
+    }
+    found.into_values().collect()
+}
+
+/// A copy of the expression in which calls are columns. Nodes may be shared with other expressions: nothing is changed in place.
+pub(super) fn with_columns_for_calls(
+    root: Node,
+    columns: &BTreeMap<usize, PlSmallStr>,
+    exprs: &mut Arena<AExpr>,
+) -> Node {
+    if let Some(name) = columns.get(&root.0) {
+        return exprs.add(AExpr::Column(name.clone()));
+    }
+    let expr = exprs.get(root).clone();
+    let mut inputs = below(&expr);
+    if inputs.is_empty() {
+        return root;
+    }
+    // `inputs_rev_strict` yields them last to first, `replace_inputs` wants them first to last.
+    inputs.reverse();
+    let replaced: Vec<_> = inputs.iter().map(|e| with_columns_for_calls(*e, columns, exprs)).collect();
+    if replaced == inputs { root } else { exprs.add(expr.replace_inputs(&replaced)) }
+}
+
+/// Splits a scan whose predicate calls UDFs: those terms must not run inside the file reader, batch by batch, before
+/// other columns are read. Returns the predicate that is to stand above the scan.
+pub(super) fn take_udf_terms(scan: &mut IR, exprs: &mut Arena<AExpr>) -> Option<ExprIR> {
+    let IR::Scan { predicate, .. } = scan else { return None };
+    let whole = predicate.as_ref().filter(|p| has_udf(p.node(), exprs))?;
+    let terms: Vec<Node> = MintermIter::new(whole.node(), exprs).collect();
+    let (above, inside): (Vec<_>, Vec<_>) = terms.into_iter().partition(|term| has_udf(*term, exprs));
+    let name = whole.output_name_inner().clone();
+    let mut all = |terms: Vec<Node>| {
+        let and = |left, right| exprs.add(AExpr::BinaryExpr { left, op: polars_plan::dsl::Operator::And, right });
+        terms.into_iter().reduce(and).map(|node| ExprIR::new(node, name.clone()))
+    };
+    *predicate = all(inside);
+    all(above)
+}
+
+fn call_at(expr: &AExpr) -> Option<Arc<dyn AnonymousColumnsUdf>> {
+    match expr {
+        AExpr::AnonymousFunction { function, .. } => udf_of(function),
+        _ => None,
+    }
+}
+
+// The inputs that are evaluated on the node's own rows, so without the inner expression of `list.eval` and its kin.
+fn below(expr: &AExpr) -> Vec<Node> {
+    let mut inputs = Vec::new();
+    expr.inputs_rev_strict(&mut inputs);
+    match expr {
+        // Rewriting an aggregate takes one input only.
+        AExpr::Agg(_) if inputs.len() != 1 => Vec::new(),
+        _ => inputs,
+    }
+}

@@ -1,0 +1,140 @@
+//! Fragments as they travel: Polars' IR in its self-describing form.
+
+use std::sync::Arc;
+
+use polars::prelude::*;
+use polars_plan::dsl::{FileScanIR, LazySerde, ScanSources, UnifiedScanArgs};
+use polars_plan::plans::{AExpr, FileInfo, FunctionIR, IR, IRPlan, IRPlanRef, prune::prune_plan};
+use polars_plan::prelude::{AnonymousColumnsUdf, SpecialEq};
+use polars_utils::arena::{Arena, Node};
+use polars_utils::pl_path::PlRefPath;
+use polars_utils::pl_serialize::SerializeOptions;
+use serde::{Deserialize, Serialize};
+
+use super::lift::udf_of;
+use crate::error::{PlanError, PolarsFailure};
+use crate::sched::StageId;
+use crate::udf::UdfCall;
+
+/// A piece of a plan that an engine runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Fragment {
+    /// Polars' msgpack form: it carries every node kind that can travel at all, which bincode does not.
+    Encoded(Vec<u8>),
+    /// Never left this process, so it may hold closures.
+    #[serde(skip)]
+    Resident(Resident),
+}
+
+/// A plan that stays in the process.
+#[derive(Clone)]
+pub(crate) struct Resident(Arc<IRPlan>);
+
+impl std::fmt::Debug for Resident {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Resident")
+    }
+}
+
+impl Fragment {
+    pub(super) fn new(root: Node, ir: &Arena<IR>, exprs: &Arena<AExpr>, travels: bool) -> Result<Self, PlanError> {
+        let mut plan = prune_plan(IRPlanRef { lp_top: root, lp_arena: ir, expr_arena: exprs });
+        prepare_scans(&mut plan);
+        if !travels {
+            return Ok(Self::Resident(Resident(Arc::new(plan))));
+        }
+        let mut bytes = Vec::new();
+        let encoded = SerializeOptions::default().serialize_into_writer::<_, _, true>(&mut bytes, &plan);
+        encoded.map_err(|error| PlanError::CannotTravel {
+            what: culprit(&plan).unwrap_or_else(|| "a part of the plan".to_owned()),
+            error: error.into(),
+        })?;
+        Ok(Self::Encoded(bytes))
+    }
+
+    /// The plan, ready to be cloned for a task. Decode once, not per task.
+    pub(crate) fn open(&self) -> Result<Arc<IRPlan>, PolarsFailure> {
+        match self {
+            Self::Resident(Resident(plan)) => Ok(Arc::clone(plan)),
+            Self::Encoded(bytes) => {
+                let mut plan: IRPlan =
+                    SerializeOptions::default().deserialize_from_reader::<_, _, true>(&mut &bytes[..])?;
+                resolve_udfs(&mut plan.expr_arena)?;
+                Ok(Arc::new(plan))
+            }
+        }
+    }
+}
+
+const MARK: &str = "regatta-stage:";
+
+/// A scan that stands for the output of a stage. The engine puts partitions or a batch in its place.
+pub(super) fn placeholder(stage: StageId, schema: SchemaRef) -> IR {
+    let path = PlRefPath::new(format!("{MARK}{}", stage.0).as_str());
+    IR::Scan {
+        sources: ScanSources::Paths([path].into_iter().collect()),
+        file_info: FileInfo::new(schema, None, (None, usize::MAX)),
+        hive_parts: None,
+        predicate: None,
+        predicate_file_skip_applied: None,
+        output_schema: None,
+        scan_type: Box::new(FileScanIR::Ipc { options: Default::default(), metadata: None }),
+        unified_scan_args: Box::new(UnifiedScanArgs { glob: false, cache: false, ..Default::default() }),
+    }
+}
+
+/// The stage that this node is a placeholder of.
+pub(crate) fn placeholder_of(ir: &IR) -> Option<StageId> {
+    let IR::Scan { sources: ScanSources::Paths(paths), .. } = ir else { return None };
+    paths.first()?.as_str().strip_prefix(MARK)?.parse().ok().map(StageId)
+}
+
+// Polars' wire form of a Parquet footer loses the Arrow schema, and with it dtypes of the first file; the worker reads
+// the footer of its own files anyway. Paths were expanded here, so they must not be expanded again there.
+fn prepare_scans(plan: &mut IRPlan) {
+    for node in (0..plan.lp_arena.len()).map(Node) {
+        if let IR::Scan { scan_type, unified_scan_args, .. } = plan.lp_arena.get_mut(node) {
+            unified_scan_args.glob = false;
+            if let FileScanIR::Parquet { first_metadata, metadata_per_source, .. } = &mut **scan_type {
+                (*first_metadata, *metadata_per_source) = (None, None);
+            }
+        }
+    }
+}
+
+// After decoding, Polars keeps a function as bytes. Put the call in its place before anything asks for a schema.
+fn resolve_udfs(exprs: &mut Arena<AExpr>) -> Result<(), PolarsFailure> {
+    for node in (0..exprs.len()).map(Node) {
+        let AExpr::AnonymousFunction { function, .. } = exprs.get_mut(node) else { continue };
+        if let LazySerde::Bytes(bytes) = function {
+            let call = UdfCall::from_wire(bytes).map_err(|e| PolarsFailure::new("udf", e.to_string()))?;
+            let call: Arc<dyn AnonymousColumnsUdf> = Arc::new(call);
+            *function = LazySerde::Deserialized(SpecialEq::new(call));
+        }
+    }
+    Ok(())
+}
+
+/// Names what keeps a plan from being encoded.
+fn culprit(plan: &IRPlan) -> Option<String> {
+    let exprs = (0..plan.expr_arena.len()).map(|n| plan.expr_arena.get(Node(n)));
+    let closure = exprs.into_iter().find_map(|expr| match expr {
+        AExpr::AnonymousFunction { function, fmt_str, .. } if udf_of(function).is_none() => {
+            Some(format!("the closure {:?} in an expression", fmt_str.as_str()))
+        }
+        _ => None,
+    });
+    closure.or_else(|| {
+        (0..plan.lp_arena.len()).find_map(|n| match plan.lp_arena.get(Node(n)) {
+            IR::MapFunction { function: FunctionIR::Opaque { fmt_str, .. }, .. } => {
+                Some(format!("the closure {:?} in LazyFrame::map", fmt_str.as_str()))
+            }
+            IR::GroupBy { apply: Some(_), .. } => Some("the closure of a group_by().apply()".to_owned()),
+            IR::Scan { scan_type, .. } if matches!(**scan_type, FileScanIR::Anonymous { .. }) => {
+                Some("an anonymous scan".to_owned())
+            }
+            IR::Sink { .. } => Some("a sink with a callback".to_owned()),
+            _ => None,
+        })
+    })
+}

@@ -1,0 +1,15 @@
+//! The scheduler without its shell: queue, ledger, pools and attempts as plain structs that take `now` and answer with
+//! actions. No tokio, no actix, no Polars.
+
+mod core;
+mod ids;
+mod ledger;
+mod query;
+mod status;
+
+pub(crate) use self::core::{Action, Core, Event, Settings};
+pub(crate) use ids::{Attempt, PartitionId, ReplicaId};
+pub use ids::{PoolId, QueryId, StageId, TaskId, WorkerId};
+pub(crate) use ledger::Resources;
+pub(crate) use query::{Outcome, Output, PoolSpec, QuerySpec, Report, StageSpec};
+pub use status::{PoolStatus, QueryStatus, StageStatus};

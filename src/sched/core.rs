@@ -1,0 +1,476 @@
+//! The scheduler as a state machine: events in, actions out.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::ledger::Ledger;
+use super::query::{
+    MAX_ATTEMPTS, Outcome, Phase, PoolSpec, Query, QuerySpec, Replica, ReplicaState, Report, TaskState,
+};
+use super::status::QueryStatus;
+use super::{Attempt, Output, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
+use crate::error::{ClusterError, Error, PoolError, PoolFailure, TaskError, TaskFailure};
+use crate::udf::UdfError;
+
+/// What the scheduler is told once.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) task_cpus: Resources,
+    pub(crate) ready_timeout: Duration,
+}
+
+/// What happens to the scheduler.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Joined {
+        worker: WorkerId,
+        capacity: Resources,
+    },
+    Lost {
+        worker: WorkerId,
+        why: String,
+    },
+    Submit(QuerySpec),
+    /// The submitter wants no more of the query: running ones are cancelled, finished ones lose their partitions.
+    Release(QueryId),
+    TaskEnded {
+        task: TaskId,
+        attempt: Attempt,
+        outcome: Outcome,
+    },
+    ReplicaProgress {
+        replica: ReplicaId,
+        doing: String,
+    },
+    ReplicaReady(ReplicaId),
+    ReplicaFailed {
+        replica: ReplicaId,
+        error: UdfError,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What the shell is to do. Actions for one worker are to be carried out in order.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Hand the stage's program to a worker; before its first task there, once.
+    Prepare {
+        worker: WorkerId,
+        query: QueryId,
+        stage: StageId,
+    },
+    Run {
+        worker: WorkerId,
+        task: TaskId,
+        attempt: Attempt,
+    },
+    StartReplica {
+        worker: WorkerId,
+        replica: ReplicaId,
+    },
+    StopReplica {
+        worker: WorkerId,
+        replica: ReplicaId,
+    },
+    /// A replica can take batches: tell the workers that have the stage.
+    Serve {
+        replica: ReplicaId,
+        on: WorkerId,
+        tell: Vec<WorkerId>,
+    },
+    /// Stop all work of the query there and drop what it left.
+    End {
+        worker: WorkerId,
+        query: QueryId,
+    },
+    Report(QueryId, Report),
+}
+
+/// All workers, all queries, one ledger.
+#[derive(Debug)]
+pub(crate) struct Core {
+    settings: Settings,
+    ledger: Ledger,
+    queries: BTreeMap<QueryId, Query>,
+}
+
+impl Core {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { settings, ledger: Ledger::default(), queries: BTreeMap::new() }
+    }
+
+    /// Takes one event. The actions leave the state as if they were done.
+    pub(crate) fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Joined { worker, capacity } => self.ledger.add(worker, capacity),
+            Event::Lost { worker, why } => self.lose(worker, &why, &mut actions),
+            Event::Submit(spec) => self.submit(spec, now, &mut actions),
+            Event::Release(query) => self.end(query, None, &mut actions),
+            Event::TaskEnded { task, attempt, outcome } => self.task_ended(task, attempt, outcome, now, &mut actions),
+            Event::ReplicaProgress { replica, doing } => {
+                if let Some(replica) = self.replica(replica) {
+                    replica.progress = Some(doing);
+                }
+            }
+            Event::ReplicaReady(replica) => self.replica_ready(replica, &mut actions),
+            Event::ReplicaFailed { replica, error } => self.replica_failed(replica, error, &mut actions),
+            Event::Tick => (),
+        }
+        self.check_readiness(now, &mut actions);
+        for query in self.queries.keys().copied().collect::<Vec<_>>() {
+            self.advance(query, now, &mut actions);
+        }
+        actions
+    }
+
+    /// The partitions that a finished stage left, in task order.
+    pub(crate) fn outputs(&self, query: QueryId, stage: StageId) -> Vec<(WorkerId, Output)> {
+        let stage = self.queries.get(&query).and_then(|q| q.stages.get(stage.0 as usize));
+        let tasks = stage.into_iter().flat_map(|stage| &stage.tasks);
+        tasks
+            .filter_map(
+                |task| if let TaskState::Done(worker, output) = task.state { Some((worker, output)) } else { None },
+            )
+            .collect()
+    }
+
+    /// The replicas of a stage's steps that can take batches: `(step, rank, worker)`.
+    pub(crate) fn ready_replicas(&self, query: QueryId, stage: StageId) -> Vec<(ReplicaId, WorkerId)> {
+        let Some(query) = self.queries.get(&query) else { return Vec::new() };
+        let pools = query.stages.get(stage.0 as usize).map_or(&[][..], |s| &s.pools);
+        let ready = pools.iter().enumerate().flat_map(|(step, pool)| {
+            pool.ready().map(move |rank| (query.replica_id(stage.0 as usize, step, rank), pool.replicas[rank].worker))
+        });
+        ready.collect()
+    }
+
+    /// What a query waits for, and since when.
+    pub(crate) fn status(&self, query: QueryId, now: Instant) -> Option<QueryStatus> {
+        Some(QueryStatus::of(self.queries.get(&query)?, now))
+    }
+
+    /// When [`Event::Tick`] is wanted next.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let stages = self.queries.values().flat_map(|query| &query.stages);
+        let replicas = stages.flat_map(|stage| &stage.pools).flat_map(|pool| &pool.replicas);
+        let starting = replicas.filter(|r| r.state == ReplicaState::Starting);
+        starting.map(|r| r.since + self.settings.ready_timeout).min()
+    }
+
+    fn submit(&mut self, spec: QuerySpec, now: Instant, actions: &mut Vec<Action>) {
+        let id = spec.id;
+        let infeasible = self.infeasible(&spec);
+        self.queries.insert(id, Query::new(spec, now));
+        if let Some(error) = infeasible {
+            self.end(id, Some(error), actions);
+        }
+    }
+
+    /// What of this query could not be placed even if every worker were idle.
+    fn infeasible(&self, spec: &QuerySpec) -> Option<Error> {
+        let largest = self.ledger.largest().map_or(0.0, Resources::as_cpus);
+        for (index, stage) in spec.stages.iter().enumerate() {
+            let mut empty = self.ledger.emptied();
+            for pool in &stage.pools {
+                if empty.place(pool.cpus, Resources::cpus(0.0)).is_none() {
+                    let request = format!(
+                        "a replica of UDF {} ({} CPU) beside what it needs to run",
+                        pool.udf,
+                        pool.cpus.as_cpus()
+                    );
+                    return Some(ClusterError::Infeasible { request, largest }.into());
+                }
+            }
+            if empty.place(self.settings.task_cpus, Resources::cpus(0.0)).is_none() {
+                let replicas = if stage.pools.is_empty() { "" } else { " beside one replica of each of its UDFs" };
+                let request = format!("a task of stage {index} ({} CPU){replicas}", self.settings.task_cpus.as_cpus());
+                return Some(ClusterError::Infeasible { request, largest }.into());
+            }
+        }
+        None
+    }
+
+    /// Starts what can be started: stages nearest to the result first.
+    fn advance(&mut self, id: QueryId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get(&id).filter(|query| !query.done) else { return };
+        for stage in (0..query.stages.len()).rev() {
+            self.admit(id, stage, now, actions);
+            self.run_tasks(id, stage, actions);
+            self.grow(id, stage, now, actions);
+        }
+    }
+
+    /// A stage is admitted whole: one replica of each of its pools and room for one task, or nothing.
+    fn admit(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        if query.stages[stage].phase != Phase::Waiting || !query.inputs_done(stage) {
+            return;
+        }
+        let pools = &query.spec.stages[stage].pools;
+        let mut trial = self.ledger.clone();
+        let placed: Option<Vec<_>> = pools.iter().map(|pool| trial.place(pool.cpus, Resources::cpus(0.0))).collect();
+        let Some(placed) = placed else { return };
+        let mut with_task = trial.clone();
+        if with_task.place(self.settings.task_cpus, Resources::cpus(0.0)).is_none() {
+            return;
+        }
+        self.ledger = trial;
+        query.stages[stage].phase = Phase::Running;
+        query.stages[stage].since = now;
+        for (step, worker) in placed.into_iter().enumerate() {
+            start_replica(query, stage, step, worker, now, actions);
+        }
+        // Up to the least that was asked for before any task, as long as each worker keeps room for a task.
+        for (step, pool) in query.spec.stages[stage].pools.clone().iter().enumerate() {
+            extend(query, stage, step, pool, pool.least, &mut self.ledger, self.settings.task_cpus, now, actions);
+        }
+    }
+
+    fn run_tasks(&mut self, id: QueryId, stage: usize, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        if query.stages[stage].phase != Phase::Running || !query.stages[stage].is_served() {
+            return;
+        }
+        for index in 0..query.stages[stage].tasks.len() {
+            if !matches!(query.stages[stage].tasks[index].state, TaskState::Pending) {
+                continue;
+            }
+            let Some(worker) = self.ledger.place(self.settings.task_cpus, Resources::cpus(0.0)) else { return };
+            let task = query.task_id(stage, index);
+            let state = &mut query.stages[stage];
+            state.tasks[index].state = TaskState::Running(worker);
+            if state.prepared.insert(worker) {
+                actions.push(Action::Prepare { worker, query: id, stage: task.stage });
+            }
+            actions.push(Action::Run { worker, task, attempt: state.tasks[index].attempt });
+        }
+    }
+
+    /// Extras, from what tasks leave.
+    fn grow(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        if query.stages[stage].phase != Phase::Running {
+            return;
+        }
+        for (step, pool) in query.spec.stages[stage].pools.clone().iter().enumerate() {
+            extend(query, stage, step, pool, pool.most, &mut self.ledger, self.settings.task_cpus, now, actions);
+        }
+    }
+
+    fn task_ended(&mut self, id: TaskId, attempt: Attempt, outcome: Outcome, now: Instant, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get_mut(&id.query) else { return };
+        let Some(stage) = query.stages.get_mut(id.stage.0 as usize) else { return };
+        let Some(task) = stage.tasks.get_mut(id.index as usize).filter(|task| task.attempt == attempt) else { return };
+        // A second word on the same attempt is not heard: every attempt has one end.
+        let TaskState::Running(worker) = task.state else { return };
+        self.ledger.release(worker, self.settings.task_cpus);
+        match outcome {
+            Ok(output) => {
+                task.state = TaskState::Done(worker, output);
+                self.task_done(id, worker, output, now, actions);
+            }
+            Err(cause) if cause.is_retryable() && attempt.0 < MAX_ATTEMPTS => {
+                task.attempt = Attempt(attempt.0 + 1);
+                task.state = TaskState::Pending;
+            }
+            Err(cause) => {
+                let error = TaskError { task: id, attempt: attempt.0, worker: worker.to_string(), cause };
+                self.end(id.query, Some(error.into()), actions);
+            }
+        }
+    }
+
+    fn task_done(&mut self, id: TaskId, worker: WorkerId, output: Output, now: Instant, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get_mut(&id.query) else { return };
+        let stage = id.stage.0 as usize;
+        let is_result = stage + 1 == query.stages.len();
+        if is_result {
+            let index = id.index as usize;
+            actions.push(Action::Report(id.query, Report::Partition { index, worker, output }));
+        }
+        if !query.stages[stage].is_complete() {
+            return;
+        }
+        query.stages[stage].phase = Phase::Done;
+        query.stages[stage].ran = now.duration_since(query.stages[stage].since);
+        query.stages[stage].since = now;
+        stop_pools(query, stage, &mut self.ledger, actions);
+        if is_result {
+            query.done = true;
+            actions.push(Action::Report(id.query, Report::Done));
+        }
+    }
+
+    fn replica(&mut self, id: ReplicaId) -> Option<&mut Replica> {
+        let stage = self.queries.get_mut(&id.pool.query)?.stages.get_mut(id.pool.stage.0 as usize)?;
+        stage.pools.get_mut(id.pool.step as usize)?.replicas.get_mut(id.rank as usize)
+    }
+
+    fn replica_ready(&mut self, id: ReplicaId, actions: &mut Vec<Action>) {
+        let Some(replica) = self.replica(id).filter(|r| r.state == ReplicaState::Starting) else { return };
+        replica.state = ReplicaState::Ready;
+        let on = replica.worker;
+        let prepared = self.queries.get(&id.pool.query).map(|q| &q.stages[id.pool.stage.0 as usize].prepared);
+        let tell = prepared.into_iter().flatten().copied().collect();
+        actions.push(Action::Serve { replica: id, on, tell });
+    }
+
+    fn replica_failed(&mut self, id: ReplicaId, error: UdfError, actions: &mut Vec<Action>) {
+        let Some(replica) = self.replica(id).filter(|r| r.state != ReplicaState::Stopped) else { return };
+        let worker = replica.worker.to_string();
+        self.fail_pool(id, PoolFailure::Start { rank: id.rank, worker, error }, actions);
+    }
+
+    fn fail_pool(&mut self, id: ReplicaId, cause: PoolFailure, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get(&id.pool.query) else { return };
+        let udf = query.spec.stages[id.pool.stage.0 as usize].pools[id.pool.step as usize].udf.clone();
+        self.end(id.pool.query, Some(PoolError { pool: id.pool, udf, cause }.into()), actions);
+    }
+
+    /// A pool without a ready replica after the time-out fails its query; where some are ready, the others are given up.
+    fn check_readiness(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let timeout = self.settings.ready_timeout;
+        let mut late = Vec::new();
+        for query in self.queries.values() {
+            for (stage, state) in query.stages.iter().enumerate() {
+                for (step, pool) in state.pools.iter().enumerate() {
+                    let starting = pool.replicas.iter().enumerate().filter(|(_, r)| r.state == ReplicaState::Starting);
+                    let overdue = starting.filter(|(_, r)| now.duration_since(r.since) >= timeout);
+                    late.extend(
+                        overdue.map(|(rank, _)| (query.replica_id(stage, step, rank), pool.ready().next().is_some())),
+                    );
+                }
+            }
+        }
+        for (id, others_are_ready) in late {
+            let Some(replica) = self.replica(id) else { continue };
+            let (worker, progress) = (replica.worker, replica.progress.clone());
+            if others_are_ready {
+                replica.state = ReplicaState::Stopped;
+                self.release_replica(id, worker);
+                actions.push(Action::StopReplica { worker, replica: id });
+            } else {
+                let cause = PoolFailure::NotReady { rank: id.rank, worker: worker.to_string(), timeout, progress };
+                self.fail_pool(id, cause, actions);
+            }
+        }
+    }
+
+    fn release_replica(&mut self, id: ReplicaId, worker: WorkerId) {
+        let Some(query) = self.queries.get(&id.pool.query) else { return };
+        let cpus = query.spec.stages[id.pool.stage.0 as usize].pools[id.pool.step as usize].cpus;
+        self.ledger.release(worker, cpus);
+    }
+
+    /// Queries with work, replicas or partitions on the worker fail: their lineage is not replayed yet.
+    fn lose(&mut self, worker: WorkerId, why: &str, actions: &mut Vec<Action>) {
+        self.ledger.remove(worker);
+        let lost = |query: &Query| first_loss(query, worker, why);
+        let failed: Vec<_> =
+            self.queries.iter().filter(|(_, q)| !q.done).filter_map(|(id, q)| Some((*id, lost(q)?))).collect();
+        for (query, error) in failed {
+            self.end(query, Some(error), actions);
+        }
+        if self.ledger.largest().is_none() {
+            let stranded: Vec<_> = self.queries.iter().filter(|(_, q)| !q.done).map(|(id, _)| *id).collect();
+            for query in stranded {
+                let error = ClusterError::network("no worker is left", why);
+                self.end(query, Some(error.into()), actions);
+            }
+        }
+    }
+
+    /// The one way in which a query leaves, whatever the reason.
+    fn end(&mut self, id: QueryId, error: Option<Error>, actions: &mut Vec<Action>) {
+        let Some(mut query) = self.queries.remove(&id) else { return };
+        for stage in 0..query.stages.len() {
+            stop_pools(&mut query, stage, &mut self.ledger, actions);
+            for task in &query.stages[stage].tasks {
+                if let TaskState::Running(worker) = task.state {
+                    self.ledger.release(worker, self.settings.task_cpus);
+                }
+            }
+        }
+        actions.extend(self.ledger.workers().map(|worker| Action::End { worker, query: id }));
+        if !query.done {
+            let error = error.unwrap_or(Error::Cancelled);
+            actions.push(Action::Report(id, Report::Failed(error)));
+        }
+    }
+}
+
+fn first_loss(query: &Query, worker: WorkerId, why: &str) -> Option<Error> {
+    for (stage, state) in query.stages.iter().enumerate() {
+        for (step, pool) in state.pools.iter().enumerate() {
+            let lost = pool.replicas.iter().position(|r| r.worker == worker && r.state != ReplicaState::Stopped);
+            if let Some(rank) = lost {
+                let id = query.replica_id(stage, step, rank);
+                let cause = PoolFailure::Lost { rank: id.rank, worker: worker.to_string(), why: why.to_owned() };
+                let udf = query.spec.stages[stage].pools[step].udf.clone();
+                return Some(PoolError { pool: id.pool, udf, cause }.into());
+            }
+        }
+        for (index, task) in state.tasks.iter().enumerate() {
+            if matches!(task.state, TaskState::Running(on) | TaskState::Done(on, _) if on == worker) {
+                let cause = TaskFailure::WorkerLost(why.to_owned());
+                let task_id = query.task_id(stage, index);
+                return Some(
+                    TaskError { task: task_id, attempt: task.attempt.0, worker: worker.to_string(), cause }.into(),
+                );
+            }
+        }
+    }
+    None
+}
+
+fn start_replica(
+    query: &mut Query,
+    stage: usize,
+    step: usize,
+    worker: WorkerId,
+    now: Instant,
+    actions: &mut Vec<Action>,
+) {
+    let replicas = &mut query.stages[stage].pools[step].replicas;
+    let rank = replicas.len();
+    replicas.push(Replica { worker, state: ReplicaState::Starting, since: now, progress: None });
+    actions.push(Action::StartReplica { worker, replica: query.replica_id(stage, step, rank) });
+}
+
+/// Adds replicas until the pool has `count`, never taking the last room for a task from a worker.
+#[allow(clippy::too_many_arguments)]
+fn extend(
+    query: &mut Query,
+    stage: usize,
+    step: usize,
+    pool: &PoolSpec,
+    count: usize,
+    ledger: &mut Ledger,
+    spare: Resources,
+    now: Instant,
+    actions: &mut Vec<Action>,
+) {
+    while query.stages[stage].pools[step].alive() < count {
+        let Some(worker) = ledger.place(pool.cpus, spare) else { return };
+        start_replica(query, stage, step, worker, now, actions);
+    }
+}
+
+fn stop_pools(query: &mut Query, stage: usize, ledger: &mut Ledger, actions: &mut Vec<Action>) {
+    for step in 0..query.stages[stage].pools.len() {
+        for rank in 0..query.stages[stage].pools[step].replicas.len() {
+            let id = query.replica_id(stage, step, rank);
+            let replica = &mut query.stages[stage].pools[step].replicas[rank];
+            if replica.state != ReplicaState::Stopped {
+                replica.state = ReplicaState::Stopped;
+                ledger.release(replica.worker, query.spec.stages[stage].pools[step].cpus);
+                actions.push(Action::StopReplica { worker: replica.worker, replica: id });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! How things are named, on the wire and in words.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A query; random, so that two drivers never share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct QueryId(pub u64);
+
+/// A stage of a query, from 0; inputs come before those that read them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StageId(pub u32);
+
+/// A task of a stage; the same for all its attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskId {
+    /// The query.
+    pub query: QueryId,
+    /// The stage.
+    pub stage: StageId,
+    /// Its number in the stage, from 0.
+    pub index: u32,
+}
+
+/// Attempts of a task count from 1; a reply of another attempt than the current one is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Attempt(pub(crate) u32);
+
+/// The replicas that serve one UDF step of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PoolId {
+    /// The query.
+    pub query: QueryId,
+    /// The stage.
+    pub stage: StageId,
+    /// Which of the stage's UDF steps, from 0.
+    pub step: u32,
+}
+
+/// One replica of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct ReplicaId {
+    pub(crate) pool: PoolId,
+    pub(crate) rank: u32,
+}
+
+/// What one attempt of a task put into a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct PartitionId {
+    pub(crate) task: TaskId,
+    pub(crate) attempt: Attempt,
+    pub(crate) partition: u32,
+}
+
+/// A worker, numbered as it joined. A worker that comes back has another number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WorkerId(pub u32);
+
+impl fmt::Display for QueryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "query {:08x}", self.0 as u32)
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, stage {}, task {}", self.query, self.stage.0, self.index)
+    }
+}
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, stage {}, step {}", self.query, self.stage.0, self.step)
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {}", self.0)
+    }
+}

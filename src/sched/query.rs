@@ -1,0 +1,176 @@
+//! One query's state: its stages, tasks and pools.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Attempt, PartitionId, PoolId, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
+use crate::error::{Error, TaskFailure};
+
+/// What the scheduler needs to know of a query. Inputs come before the stages that read them; the last stage yields the result.
+#[derive(Debug, Clone)]
+pub(crate) struct QuerySpec {
+    pub(crate) id: QueryId,
+    pub(crate) stages: Vec<StageSpec>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct StageSpec {
+    pub(crate) inputs: Vec<StageId>,
+    pub(crate) tasks: usize,
+    pub(crate) pools: Vec<PoolSpec>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct PoolSpec {
+    pub(crate) udf: String,
+    pub(crate) cpus: Resources,
+    pub(crate) least: usize,
+    pub(crate) most: usize,
+}
+
+/// A sealed partition that a task left in its worker's store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Output {
+    pub(crate) id: PartitionId,
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+}
+
+/// What whoever submitted the query hears. After `Done` or `Failed`, nothing.
+#[derive(Debug, Clone)]
+pub(crate) enum Report {
+    /// A partition of the result: which in order, and where.
+    Partition {
+        index: usize,
+        worker: WorkerId,
+        output: Output,
+    },
+    /// All partitions of the result have been reported.
+    Done,
+    Failed(Error),
+}
+
+#[derive(Debug)]
+pub(super) struct Query {
+    pub(super) spec: QuerySpec,
+    pub(super) stages: Vec<Stage>,
+    /// `Done` has been reported; partitions are kept until the query is released.
+    pub(super) done: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) phase: Phase,
+    pub(super) tasks: Vec<Task>,
+    pub(super) pools: Vec<Pool>,
+    /// Workers that have the stage's program.
+    pub(super) prepared: BTreeSet<WorkerId>,
+    /// When it entered its phase.
+    pub(super) since: Instant,
+    /// How long it ran, once it is done.
+    pub(super) ran: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// For its inputs, or for room.
+    Waiting,
+    Running,
+    Done,
+}
+
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) attempt: Attempt,
+    pub(super) state: TaskState,
+}
+
+#[derive(Debug)]
+pub(super) enum TaskState {
+    Pending,
+    Running(WorkerId),
+    Done(WorkerId, Output),
+}
+
+/// Replicas by rank. A rank is never used twice.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    pub(super) replicas: Vec<Replica>,
+}
+
+#[derive(Debug)]
+pub(super) struct Replica {
+    pub(super) worker: WorkerId,
+    pub(super) state: ReplicaState,
+    pub(super) since: Instant,
+    pub(super) progress: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReplicaState {
+    Starting,
+    Ready,
+    Stopped,
+}
+
+/// Attempts of one task before its failure is the query's.
+pub(super) const MAX_ATTEMPTS: u32 = 3;
+
+impl Query {
+    pub(super) fn new(spec: QuerySpec, now: Instant) -> Self {
+        let stages = spec.stages.iter().map(|stage| Stage::new(stage, now)).collect();
+        Self { spec, stages, done: false }
+    }
+
+    pub(super) fn task_id(&self, stage: usize, index: usize) -> TaskId {
+        TaskId { query: self.spec.id, stage: StageId(stage as u32), index: index as u32 }
+    }
+
+    pub(super) fn replica_id(&self, stage: usize, step: usize, rank: usize) -> ReplicaId {
+        let pool = PoolId { query: self.spec.id, stage: StageId(stage as u32), step: step as u32 };
+        ReplicaId { pool, rank: rank as u32 }
+    }
+
+    pub(super) fn inputs_done(&self, stage: usize) -> bool {
+        let done = |id: &StageId| self.stages.get(id.0 as usize).is_some_and(|s| s.phase == Phase::Done);
+        self.spec.stages[stage].inputs.iter().all(done)
+    }
+}
+
+impl Stage {
+    fn new(spec: &StageSpec, now: Instant) -> Self {
+        let task = || Task { attempt: Attempt(1), state: TaskState::Pending };
+        Self {
+            phase: Phase::Waiting,
+            tasks: std::iter::repeat_with(task).take(spec.tasks).collect(),
+            pools: spec.pools.iter().map(|_| Pool::default()).collect(),
+            prepared: BTreeSet::new(),
+            since: now,
+            ran: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.tasks.iter().all(|task| matches!(task.state, TaskState::Done(..)))
+    }
+
+    /// Every pool has a replica that can take a batch.
+    pub(super) fn is_served(&self) -> bool {
+        self.pools.iter().all(|pool| pool.ready().next().is_some())
+    }
+}
+
+impl Pool {
+    pub(super) fn ready(&self) -> impl Iterator<Item = usize> + '_ {
+        self.replicas.iter().enumerate().filter(|(_, r)| r.state == ReplicaState::Ready).map(|(rank, _)| rank)
+    }
+
+    pub(super) fn alive(&self) -> usize {
+        self.replicas.iter().filter(|r| r.state != ReplicaState::Stopped).count()
+    }
+}
+
+/// How an attempt ended.
+pub(crate) type Outcome = Result<Output, TaskFailure>;

@@ -1,0 +1,309 @@
+//! Where queries run: in this process, or on workers that this session started.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use polars::prelude::LazyFrame;
+use regatta_remote::{Arbiter, Authority, LocalRef, Node, PeerEvent, Role, Runtime, catch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, watch};
+
+use crate::actors::{
+    CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, Status, Submit, SwordfishActor, Worker,
+    WorkerDown,
+};
+use crate::cluster::{HandOver, LocalWorkers, Scratch, hello};
+use crate::config::{Config, Runner};
+use crate::error::{ClusterError, Error, PlanError};
+use crate::frame::Run;
+use crate::os;
+use crate::plan::{QueryPlan, Target, plan};
+use crate::sched::{QueryId, Resources, Settings, WorkerId};
+use crate::store::Store;
+
+/// A place to run queries. Cheap to clone; the last clone ends it, with its workers.
+///
+/// ```
+/// use regatta::{polars::prelude::*, prelude::*};
+///
+/// let session = Session::native()?;
+/// let answer = session.submit(df!["x" => [1, 2, 3]].unwrap().lazy().select([col("x").sum()]))?.collect()?;
+/// assert_eq!(answer.column("x").unwrap().i32().unwrap().get(0), Some(6));
+/// # Ok::<(), regatta::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Session {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    // Dropped in this order: workers end while the scheduler still lives, threads go last.
+    workers: Option<Mutex<LocalWorkers>>,
+    scheduler: LocalRef<SchedulerActor>,
+    _arbiters: Vec<Arbiter>,
+    host: Arc<Host>,
+    target: Target,
+    _scratch: Scratch,
+}
+
+/// How long starting the workers may take.
+const START: Duration = Duration::from_secs(30);
+/// How long our threads may take to end.
+const STOP: Duration = Duration::from_secs(2);
+/// How often a start looks whether a worker has ended.
+const LOOK: Duration = Duration::from_millis(2);
+/// Planning recurses with the depth of the query.
+const PLAN_STACK: usize = 64 << 20;
+
+impl Session {
+    /// Runs queries in this process, with the settings of the environment.
+    ///
+    /// # Errors
+    /// A variable with a bad value; no scratch folder, no threads.
+    pub fn native() -> Result<Self, Error> {
+        Self::native_with(Config::from_env()?)
+    }
+
+    /// [`native`](Self::native), with these settings.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn native_with(config: Config) -> Result<Self, Error> {
+        config.validate()?;
+        let parts = Parts::new(&config, |_| Ok(None))?;
+        let arbiter = parts.arbiter()?;
+        let (host, scheduler) = (Arc::clone(&parts.host), parts.scheduler.clone());
+        let place = Place { worker: WorkerId(0), node: None };
+        let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler.into()));
+        let worker = Worker { capacity: Resources::cpus(os::cpus() as f64), actor: swordfish.into() };
+        parts.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
+        Ok(parts.session(vec![arbiter], None, Target { tasks: 1, travels: false }))
+    }
+
+    /// Runs queries on `workers` processes of this machine: this same executable, started again, which must therefore
+    /// have [`#[regatta::main]`](macro@crate::main) on its `main`, or [`testing::worker!`](crate::testing::worker) if it is a test binary.
+    /// They talk over QUIC with certificates of a cluster of their own, and end with this session or this process.
+    ///
+    /// # Errors
+    /// A variable with a bad value; workers that do not start, with their last words.
+    pub fn local(workers: usize) -> Result<Self, Error> {
+        Self::local_with(workers, Config::from_env()?)
+    }
+
+    /// [`local`](Self::local), with these settings.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn local_with(workers: usize, config: Config) -> Result<Self, Error> {
+        config.validate()?;
+        let workers = workers.max(1);
+        let authority = Authority::new().map_err(|e| ClusterError::network("make the cluster's certificates", e))?;
+        let identity =
+            authority.issue(Role::Head).map_err(|e| ClusterError::network("make the head's certificate", e))?;
+        let parts = Parts::new(&config, |runtime| {
+            let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+            let node = Node::bind(identity, loopback, hello(), runtime)
+                .map_err(|e| ClusterError::network("bind to the loopback", e))?;
+            Ok(Some(node))
+        })?;
+        let node = parts.host.node.clone().ok_or(ClusterError::Closed)?;
+        parts.watch_workers(&node);
+        SchedulerActor::publish(&node, SCHEDULER, &parts.scheduler);
+
+        let threads = (os::cpus() / workers).max(1);
+        if workers > os::cpus() {
+            tracing::info!(workers, cpus = os::cpus(), "more workers than CPUs: each is given one, they share");
+        }
+        let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
+        let hand_overs = (0..workers).map(|number| {
+            let identity =
+                authority.issue(Role::Worker).map_err(|e| ClusterError::network("make a worker's certificate", e))?;
+            let capacity = Resources::cpus(threads as f64);
+            Ok(HandOver {
+                number,
+                identity,
+                head: (node.id(), address),
+                capacity,
+                scratch: parts.scratch.folder().to_owned(),
+            })
+        });
+        let hand_overs = hand_overs.collect::<Result<Vec<_>, ClusterError>>()?;
+        let mut processes = LocalWorkers::start(&hand_overs, threads)?;
+        parts.wait_for(workers, &mut processes)?;
+        let target = Target { tasks: workers * threads * 2, travels: true };
+        Ok(parts.session(Vec::new(), Some(processes), target))
+    }
+
+    /// The session that `DAFT_RUNNER` asks for: `native`, or `flotilla` for as many local workers as there are CPUs.
+    ///
+    /// # Errors
+    /// As [`native`](Self::native) and [`local`](Self::local).
+    pub fn from_env() -> Result<Self, Error> {
+        let config = Config::from_env()?;
+        match config.runner {
+            Runner::Native => Self::native_with(config),
+            Runner::Flotilla => Self::local_with(os::cpus(), config),
+        }
+    }
+
+    /// Plans a query and starts it. Blocks for the planning only.
+    ///
+    /// # Errors
+    /// The query cannot be planned, or the session is gone.
+    pub fn submit(&self, query: LazyFrame) -> Result<Run, Error> {
+        let plan = self.plan(query)?;
+        let (explain, schema) = (plan.to_string(), Arc::clone(&plan.schema));
+        let tasks = plan.last().map_or(0, |stage| stage.splits.len());
+        // Room for every event, so that the scheduler never waits for a session.
+        let (events, heard) = mpsc::channel(tasks + 2);
+        let id = QueryId(os::random());
+        let scheduler = self.inner.scheduler.clone();
+        scheduler
+            .try_tell(Submit { query: id, plan, events })
+            .map_err(|e| ClusterError::network("submit the query", e))?;
+        Ok(Run::new(self.clone(), id, schema, explain, heard))
+    }
+
+    /// How a query would be run, in words.
+    ///
+    /// # Errors
+    /// The query cannot be planned.
+    pub fn explain(&self, query: &LazyFrame) -> Result<String, Error> {
+        Ok(self.plan(query.clone())?.to_string())
+    }
+
+    /// Process ids of the local workers; none for a native session.
+    pub fn processes(&self) -> Vec<u32> {
+        let workers = self.inner.workers.as_ref().map(|workers| workers.lock().unwrap_or_else(PoisonError::into_inner));
+        workers.map(|workers| workers.processes()).unwrap_or_default()
+    }
+
+    /// Partitions and batches that this process's store holds; none between queries.
+    pub fn partitions_held(&self) -> usize {
+        self.inner.host.store.held()
+    }
+
+    fn plan(&self, query: LazyFrame) -> Result<QueryPlan, PlanError> {
+        let target = self.inner.target;
+        // A thread of our own: Polars panics on a current-thread runtime, which the caller's may be.
+        let planner = thread::Builder::new().name("regatta-plan".to_owned()).stack_size(PLAN_STACK);
+        let planned = planner.spawn(move || catch(|| plan(query, target)));
+        let planned = planned.map_err(|e| PlanError::Panicked(format!("no thread: {e}")))?.join();
+        let planned = planned.unwrap_or_else(|_| Err("the planner's thread".to_owned()));
+        planned.map_err(PlanError::Panicked)?
+    }
+
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.inner.host
+    }
+
+    /// Ends a query, whatever its state. Never waits.
+    pub(crate) fn release(&self, query: QueryId) {
+        let scheduler = self.inner.scheduler.clone();
+        // Waits for room in the mailbox on a thread of ours if it must. A scheduler that is gone holds no query.
+        self.inner.host.runtime.handle().spawn(async move { scheduler.tell(Release(query), CONTROL).await });
+    }
+
+    pub(crate) async fn status(&self, query: QueryId) -> Result<Option<crate::QueryStatus>, Error> {
+        let status = self.inner.scheduler.ask(Status(query), CONTROL).await;
+        Ok(status.map_err(|e| ClusterError::network("ask for the status", e))?)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Workers first: their loss then is nobody's failure.
+        self.workers = None;
+        self.host.runtime.clone().shutdown(STOP);
+    }
+}
+
+/// What every session is made of.
+struct Parts {
+    scheduler: LocalRef<SchedulerActor>,
+    arbiter: Arbiter,
+    host: Arc<Host>,
+    scratch: Scratch,
+    /// Workers that have joined.
+    joined: watch::Receiver<usize>,
+}
+
+impl Parts {
+    fn new(
+        config: &Config,
+        network: impl FnOnce(&Runtime) -> Result<Option<Node>, ClusterError>,
+    ) -> Result<Self, ClusterError> {
+        let folder = config.scratch.display();
+        let scratch = Scratch::create(&config.scratch)
+            .map_err(|e| ClusterError::os(format!("make a scratch folder in {folder}"), e))?;
+        let store = scratch.store("driver").map_err(|e| ClusterError::os("make the driver's store", e))?;
+        let runtime = Runtime::new("regatta", 2).map_err(|e| ClusterError::os("start the session's threads", e))?;
+        let node = network(&runtime)?;
+        let host = Host::new(runtime, Store::new(&store), node);
+        let arbiter = host.runtime.arbiter().map_err(|e| ClusterError::os("start the scheduler's thread", e))?;
+        let settings = Settings {
+            task_cpus: Resources::cpus(config.min_cpu_per_task),
+            ready_timeout: config.actor_udf_ready_timeout,
+        };
+        let hosted = Arc::clone(&host);
+        let (joining, joined) = watch::channel(0);
+        let scheduler = arbiter.spawn(MAILBOX, move |_| SchedulerActor::new(settings, hosted, joining));
+        Ok(Self { scheduler, arbiter, host, scratch, joined })
+    }
+
+    fn arbiter(&self) -> Result<Arbiter, ClusterError> {
+        self.host.runtime.arbiter().map_err(|e| ClusterError::os("start a thread for actors", e))
+    }
+
+    /// Tells the scheduler of workers that are lost.
+    fn watch_workers(&self, node: &Node) {
+        let (mut events, scheduler) = (node.events(), self.scheduler.clone());
+        self.host.runtime.handle().spawn(async move {
+            loop {
+                match events.recv().await {
+                    Ok(PeerEvent::Down { peer, cause }) => {
+                        // A scheduler that is gone has no use for it.
+                        let _ = scheduler.tell(WorkerDown { node: peer.node, why: cause }, CONTROL).await;
+                    }
+                    Ok(PeerEvent::Up(_)) => (),
+                    Err(RecvError::Lagged(missed)) => tracing::error!(missed, "events of peers were missed"),
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
+    }
+
+    /// Waits until all workers have joined, or one has ended.
+    fn wait_for(&self, wanted: usize, processes: &mut LocalWorkers) -> Result<(), ClusterError> {
+        let deadline = Instant::now() + START;
+        loop {
+            let joined = *self.joined.borrow();
+            if joined >= wanted {
+                return Ok(());
+            }
+            if let Some(error) = processes.ended() {
+                return Err(error);
+            }
+            if Instant::now() >= deadline {
+                return Err(ClusterError::NotJoined { joined, wanted, timeout: START });
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn session(self, mut arbiters: Vec<Arbiter>, workers: Option<LocalWorkers>, target: Target) -> Session {
+        arbiters.push(self.arbiter);
+        let inner = Inner {
+            workers: workers.map(Mutex::new),
+            scheduler: self.scheduler,
+            _arbiters: arbiters,
+            host: self.host,
+            target,
+            _scratch: self.scratch,
+        };
+        Session { inner: Arc::new(inner) }
+    }
+}

@@ -1,0 +1,165 @@
+//! Partitions: written once, sealed, served to readers, dropped with their query.
+//!
+//! A partition is a whole Arrow IPC file. Below [`INLINE`] bytes it stays in memory; a larger one is a file in the
+//! worker's scratch folder, read through the page cache.
+
+mod ipc;
+mod serve;
+mod writer;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+
+use polars::prelude::Schema;
+
+use crate::error::TaskFailure;
+use crate::sched::{PartitionId, QueryId};
+
+pub(crate) use ipc::{decode_frame, encode_frame};
+pub(crate) use serve::Ticket;
+pub(crate) use writer::PartitionWriter;
+
+/// Partitions up to this size stay in memory.
+const INLINE: usize = 1 << 20;
+
+/// The partitions of one process, and batches that wait to be fetched.
+#[derive(Debug)]
+pub(crate) struct Store {
+    folder: PathBuf,
+    partitions: DashMap<PartitionId, Arc<Sealed>>,
+    offers: DashMap<u64, (QueryId, Bytes)>,
+    next: AtomicU64,
+}
+
+/// A partition that is complete and does not change any more.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    data: Data,
+    crc: u32,
+}
+
+#[derive(Debug)]
+enum Data {
+    Memory(Bytes),
+    File(OwnedFile),
+}
+
+/// A file that goes when its last reader does.
+#[derive(Debug)]
+struct OwnedFile {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+impl Store {
+    /// A store that keeps its files in `folder`, which exists.
+    pub(crate) fn new(folder: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            folder: folder.to_owned(),
+            partitions: DashMap::new(),
+            offers: DashMap::new(),
+            next: AtomicU64::new(0),
+        })
+    }
+
+    /// A writer of one partition. Nothing is visible before it is sealed.
+    ///
+    /// # Errors
+    /// A dtype has no Arrow form.
+    pub(crate) fn writer(self: &Arc<Self>, id: PartitionId, schema: &Schema) -> Result<PartitionWriter, TaskFailure> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        PartitionWriter::new(Arc::clone(self), id, self.folder.join(format!("{number}.arrow")), schema)
+    }
+
+    /// A sealed partition.
+    pub(crate) fn get(&self, id: PartitionId) -> Option<Arc<Sealed>> {
+        self.partitions.get(&id).map(|sealed| Arc::clone(&sealed))
+    }
+
+    /// Keeps a batch until it is fetched once, or its offer or its query is dropped.
+    pub(crate) fn offer(self: &Arc<Self>, query: QueryId, batch: Bytes) -> Offer {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.offers.insert(number, (query, batch));
+        Offer { store: Arc::clone(self), number }
+    }
+
+    /// Drops everything of a query. Readers that have begun finish.
+    pub(crate) fn drop_query(&self, query: QueryId) {
+        self.partitions.retain(|id, _| id.task.query != query);
+        self.offers.retain(|_, (of, _)| *of != query);
+    }
+
+    /// Partitions and batches that are held.
+    pub(crate) fn held(&self) -> usize {
+        self.partitions.len() + self.offers.len()
+    }
+
+    fn insert(&self, id: PartitionId, sealed: Sealed) {
+        self.partitions.insert(id, Arc::new(sealed));
+    }
+}
+
+/// A batch that waits for its reader.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    store: Arc<Store>,
+    number: u64,
+}
+
+impl Offer {
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket::Batch(self.number)
+    }
+
+    /// Leaves the batch in the store: its reader, or the end of its query, drops it.
+    pub(crate) fn leave(self) -> Ticket {
+        let ticket = self.ticket();
+        std::mem::forget(self);
+        ticket
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        self.store.offers.remove(&self.number);
+    }
+}
+
+impl Sealed {
+    /// The whole IPC file, mapped if it is on disk.
+    ///
+    /// # Errors
+    /// The file cannot be mapped.
+    pub(crate) fn bytes(&self) -> io::Result<Bytes> {
+        match &self.data {
+            Data::Memory(bytes) => Ok(bytes.clone()),
+            Data::File(owned) => {
+                // SAFETY: the file is sealed: this process wrote it under a name of its own in a folder of its own,
+                // and neither writes nor truncates it again. Removing it leaves the mapping valid.
+                let map = unsafe { memmap2::Mmap::map(&owned.file)? };
+                Ok(Bytes::from_owner(map))
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        match &self.data {
+            Data::Memory(bytes) => bytes.len() as u64,
+            Data::File(owned) => owned.len,
+        }
+    }
+}
+
+impl Drop for OwnedFile {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure here; the folder is swept with its cluster.
+        drop(std::fs::remove_file(&self.path));
+    }
+}

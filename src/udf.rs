@@ -1,0 +1,25 @@
+//! What authors of user-defined functions see, and how a call finds its function again on a worker.
+//!
+//! A UDF is a serde value (its arguments) with a [`Udf`] implementation, registered by name through
+//! [`#[regatta::udf]`](macro@crate::udf). [`Udf::pool`] turns it into a [`Pool`] of replicas, and
+//! [`Pool::on`] into a Polars expression.
+
+mod arrow;
+mod author;
+mod call;
+mod inline;
+mod pool;
+mod registry;
+mod route;
+
+pub use author::{Batch, Start, Udf, UdfError, UdfResult};
+pub use pool::{Pool, PoolOptions};
+pub use registry::{AnyUdf, Registered, Replica, UdfEntry};
+
+#[doc(hidden)]
+pub use inventory;
+
+pub use self::arrow::{column_from_arrow, column_to_arrow};
+pub(crate) use call::UdfCall;
+pub(crate) use registry::{open, registered, run_fenced, start_fenced};
+pub(crate) use route::Router;

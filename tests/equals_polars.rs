@@ -1,0 +1,252 @@
+//! A query on a session gives plain Polars' answer: native, on one worker process, and on four.
+
+use std::sync::LazyLock;
+
+use regatta::polars::prelude::*;
+use regatta::prelude::*;
+use regatta::testing::assert_same_as_polars;
+use serde::{Deserialize, Serialize};
+
+regatta::testing::worker!();
+
+/// Adds to an integer; its state counts, so that a state shared by threads would show.
+#[derive(Serialize, Deserialize)]
+struct Add {
+    n: i64,
+}
+
+#[regatta::udf]
+impl Udf for Add {
+    type State = std::rc::Rc<std::cell::Cell<usize>>;
+
+    fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+        match inputs[0].dtype() {
+            DataType::Int64 => Ok(DataType::Int64),
+            other => Err(UdfError::new(format!("takes Int64, not {other}"))),
+        }
+    }
+
+    fn start(&self, cx: &mut Start) -> UdfResult<Self::State> {
+        cx.progress("counting from nothing");
+        Ok(Default::default())
+    }
+
+    fn run(&self, calls: &mut Self::State, batch: &Batch) -> UdfResult<Column> {
+        calls.set(calls.get() + 1);
+        Ok(batch.column(0)? + self.n)
+    }
+}
+
+/// Two inputs, a string out, through arrow-rs arrays.
+#[derive(Serialize, Deserialize)]
+struct Label;
+
+#[regatta::udf(name = "label")]
+impl Udf for Label {
+    type State = ();
+
+    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+        Ok(DataType::String)
+    }
+
+    fn start(&self, _: &mut Start) -> UdfResult<()> {
+        Ok(())
+    }
+
+    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
+        use arrow::array::{AsArray, StringArray};
+        use arrow::datatypes::Int64Type;
+        let batch = batch.record_batch()?;
+        let (words, numbers) = (batch.column(0).as_string_view(), batch.column(1).as_primitive::<Int64Type>());
+        let labels: StringArray =
+            words.iter().zip(numbers).map(|(word, n)| Some(format!("{}-{}", word?, n?))).collect();
+        regatta::udf::column_from_arrow("label", &labels)
+    }
+}
+
+/// Three files with several row groups each, nulls, NaN, strings, decimals, dates and categories.
+static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    for file in 0..3 {
+        let mut frame = rows(file * 1000, 1000 - 300 * file);
+        let to = std::fs::File::create(folder.path().join(format!("part-{file}.parquet"))).unwrap();
+        ParquetWriter::new(to).with_row_group_size(Some(170)).finish(&mut frame).unwrap();
+    }
+    folder
+});
+
+fn rows(from: i64, count: i64) -> DataFrame {
+    let ids = from..from + count;
+    let some = |i: i64, value: f64| (i % 7 != 0).then_some(if i % 11 == 0 { f64::NAN } else { value });
+    let words = ["mast", "keel", "spinnaker of a length past twelve bytes", ""];
+    df![
+        "id" => ids.clone().collect::<Vec<_>>(),
+        "group" => ids.clone().map(|i| i * 7919 % 13).collect::<Vec<_>>(),
+        "value" => ids.clone().map(|i| some(i, (i * 37 % 101) as f64)).collect::<Vec<_>>(),
+        "word" => ids.clone().map(|i| (i % 5 != 0).then_some(words[(i % 4) as usize])).collect::<Vec<_>>(),
+        "day" => ids.map(|i| (i % 400) as i32).collect::<Vec<_>>(),
+    ]
+    .unwrap()
+    .lazy()
+    .with_columns([
+        col("day").cast(DataType::Date),
+        (col("id").cast(DataType::Float64) / lit(8.0)).cast(DataType::Decimal(15, 2)).alias("price"),
+        col("word").cast(DataType::from_categories(Categories::global())).alias("kind"),
+    ])
+    .collect()
+    .unwrap()
+}
+
+fn scan() -> LazyFrame {
+    let path = format!("{}/*.parquet", FOLDER.path().display());
+    LazyFrame::scan_parquet(path.as_str().into(), Default::default()).unwrap()
+}
+
+fn one_file() -> LazyFrame {
+    let path = format!("{}/part-0.parquet", FOLDER.path().display());
+    LazyFrame::scan_parquet(path.as_str().into(), Default::default()).unwrap()
+}
+
+fn add(n: i64) -> regatta::udf::Pool<Add> {
+    Add { n }.pool().replicas(2).batch(97)
+}
+
+fn label() -> Expr {
+    Label.pool().on([col("word"), col("id")])
+}
+
+/// Name, query, whether Polars promises its row order, and columns that passed a float sum.
+type Case = (&'static str, LazyFrame, bool, &'static [&'static str]);
+
+fn cases() -> Vec<Case> {
+    let by_group = || scan().group_by([col("group")]);
+    let small = || df!["group" => [0i64, 3, 5, 99], "name" => ["a", "b", "c", "d"]].unwrap().lazy();
+    vec![
+        ("scan", scan(), true, &[]),
+        ("one file", one_file(), true, &[]),
+        (
+            "filter and projection",
+            scan().filter(col("value").gt(lit(50.0))).select([col("id"), col("word")]),
+            true,
+            &[],
+        ),
+        (
+            "row-wise expressions",
+            scan().with_columns([
+                (col("id") * lit(2) + col("group")).alias("twice"),
+                col("word").str().len_bytes().alias("bytes"),
+                when(col("value").is_nan()).then(lit(0.0)).otherwise(col("value")).alias("value"),
+                col("day").dt().month().alias("month"),
+            ]),
+            true,
+            &[],
+        ),
+        ("no row passes", scan().filter(col("id").lt(lit(-1))), true, &[]),
+        ("udf in select", scan().select([col("id"), add(5).on([col("id")]).alias("more")]), true, &[]),
+        (
+            "udf in with_columns, nested and beside others",
+            scan().with_columns([
+                add(1).on([add(2).on([col("id") + col("group")])]).alias("sum"),
+                label().alias("label"),
+                (col("value") * lit(2.0)).alias("double"),
+            ]),
+            true,
+            &[],
+        ),
+        (
+            "udf in filter, with a plain term beside it",
+            scan().filter(add(3).on([col("id")]).gt(lit(500)).and(col("group").neq(lit(4)))),
+            true,
+            &[],
+        ),
+        (
+            "the same udf call twice in one expression",
+            scan().select([(add(1).on([col("id")]) * add(1).on([col("id")])).alias("square")]),
+            true,
+            &[],
+        ),
+        (
+            "udf, then a group-by that runs whole",
+            scan().with_column(add(10).on([col("id")]).alias("more")).group_by([col("group")]).agg([
+                col("more").sum(),
+                len().alias("rows"),
+                col("value").mean().alias("mean"),
+            ]),
+            false,
+            &["mean"],
+        ),
+        ("udf inside an aggregate", by_group().agg([add(1).on([col("id")]).sum().alias("sum")]), false, &[]),
+        (
+            "udf over an aggregate",
+            by_group().agg([col("id").max()]).with_column(add(1).on([col("id")]).alias("next")),
+            false,
+            &[],
+        ),
+        (
+            "join that runs whole, with a udf on one side",
+            scan().with_column(label().alias("label")).join(
+                small(),
+                [col("group")],
+                [col("group")],
+                JoinArgs::new(JoinType::Left),
+            ),
+            false,
+            &[],
+        ),
+        (
+            "group-by of a scan",
+            by_group().agg([col("value").sum(), col("price").max(), col("kind").n_unique()]),
+            false,
+            &["value"],
+        ),
+        ("slice", scan().slice(950, 500), true, &[]),
+        (
+            "sort, after a udf",
+            scan().with_column(add(1).on([col("id")]).alias("n")).sort(["group", "id"], SortMultipleOptions::default()),
+            true,
+            &[],
+        ),
+        ("udf after a slice", scan().slice(10, 1200).with_column(add(1).on([col("id")]).alias("n")), true, &[]),
+        ("a frame in memory", rows(0, 300).lazy().with_column(add(1).on([col("id")]).alias("n")), true, &[]),
+        (
+            "udf that cannot be lifted: inside a list",
+            scan()
+                .select([col("id"), col("group")])
+                .with_column(concat_list([col("id"), col("group")]).unwrap().alias("l"))
+                .select([col("id"), col("l").list().eval(add(1).on([col("")])).alias("l")]),
+            true,
+            &[],
+        ),
+        (
+            "is_in another column sees the whole column",
+            scan().select([col("id"), col("id").is_in(col("group").implode(true), false).alias("in")]),
+            true,
+            &[],
+        ),
+        ("literals only", scan().select([lit(1).alias("one")]), true, &[]),
+        ("scalar beside rows", scan().select([(col("id") - col("id").min()).alias("id")]), true, &[]),
+        ("count", scan().select([len()]), true, &[]),
+    ]
+}
+
+fn all_cases_on(session: &Session) {
+    for (name, query, ordered, approximate) in cases() {
+        println!("{name}");
+        assert_same_as_polars(session, &query, ordered, approximate);
+    }
+}
+
+#[test]
+fn native() {
+    all_cases_on(&Session::native().unwrap());
+}
+
+#[test]
+fn one_worker_process() {
+    all_cases_on(&Session::local(1).unwrap());
+}
+
+#[test]
+fn four_worker_processes() {
+    all_cases_on(&Session::local(4).unwrap());
+}
