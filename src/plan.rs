@@ -11,8 +11,6 @@ mod rowwise;
 mod scan;
 mod wire;
 
-use std::sync::Arc;
-
 use polars::prelude::*;
 use polars_plan::plans::IRPlan;
 use serde::{Deserialize, Serialize};

@@ -276,6 +276,7 @@ impl Core {
                 task.state = TaskState::Pending;
             }
             Err(cause) => {
+                task.state = TaskState::Pending; // its charge has been given back
                 let error = TaskError { task: id, attempt: attempt.0, worker: worker.to_string(), cause };
                 self.end(id.query, Some(error.into()), actions);
             }

@@ -19,14 +19,18 @@ pub(crate) struct PartitionWriter {
     id: PartitionId,
     rows: u64,
     writer: FileWriter<Growing>,
+    /// Batches that must be written as one: an IPC file has one dictionary for a column, and a categorical's categories
+    /// grow while batches come.
+    together: Option<Vec<DataFrame>>,
 }
 
 impl PartitionWriter {
     pub(super) fn new(store: Arc<Store>, id: PartitionId, path: PathBuf, schema: &Schema) -> Result<Self, TaskFailure> {
         let sink = Growing { buffer: Vec::new(), path, file: None, crc: crc32fast::Hasher::new() };
+        let together = schema.iter_values().any(has_categories).then(Vec::new);
         let schema = Arc::new(schema.to_arrow(CompatLevel::newest()));
         let writer = FileWriter::try_new(sink, schema, None, WriteOptions { compression: None }).map_err(failed)?;
-        Ok(Self { store, id, rows: 0, writer })
+        Ok(Self { store, id, rows: 0, writer, together })
     }
 
     /// Appends a batch of the partition's schema.
@@ -34,11 +38,12 @@ impl PartitionWriter {
     /// # Errors
     /// The disk is full, or a dtype has no Arrow form.
     pub(crate) fn write(&mut self, batch: &DataFrame) -> Result<(), TaskFailure> {
-        let mut batch = batch.clone();
-        batch.align_chunks_par();
         self.rows += batch.height() as u64;
-        let mut chunks = batch.iter_chunks(CompatLevel::newest(), true);
-        chunks.try_for_each(|chunk| self.writer.write(&chunk, None)).map_err(failed)
+        match &mut self.together {
+            Some(batches) => batches.push(batch.clone()),
+            None => self.append(batch.clone())?,
+        }
+        Ok(())
     }
 
     /// Completes the partition and puts it into the store.
@@ -46,11 +51,34 @@ impl PartitionWriter {
     /// # Errors
     /// As [`write`](Self::write).
     pub(crate) fn seal(mut self) -> Result<Output, TaskFailure> {
+        let whole = self.together.take().unwrap_or_default().into_iter().reduce(|mut whole, batch| {
+            whole.vstack_mut_owned_unchecked(batch);
+            whole
+        });
+        if let Some(mut whole) = whole {
+            whole.rechunk_mut_par();
+            self.append(whole)?;
+        }
         self.writer.finish().map_err(failed)?;
         let sealed = self.writer.into_inner().seal().map_err(failed)?;
         let bytes = sealed.len();
         self.store.insert(self.id, sealed);
         Ok(Output { id: self.id, rows: self.rows, bytes })
+    }
+
+    fn append(&mut self, mut batch: DataFrame) -> Result<(), TaskFailure> {
+        batch.align_chunks_par();
+        let mut chunks = batch.iter_chunks(CompatLevel::newest(), true);
+        chunks.try_for_each(|chunk| self.writer.write(&chunk, None)).map_err(failed)
+    }
+}
+
+fn has_categories(dtype: &DataType) -> bool {
+    match dtype {
+        DataType::Categorical(..) => true,
+        DataType::List(inner) | DataType::Array(inner, _) => has_categories(inner),
+        DataType::Struct(fields) => fields.iter().any(|field| has_categories(field.dtype())),
+        _ => false,
     }
 }
 

@@ -1,1 +1,292 @@
+use std::time::{Duration, Instant};
 
+use super::*;
+use crate::sched::{PartitionId, PoolId, StageSpec};
+
+const READY: Duration = Duration::from_secs(120);
+
+/// A scheduler whose workers are played by the test.
+struct Play {
+    core: Core,
+    now: Instant,
+}
+
+impl Play {
+    fn with_workers(cpus: &[f64]) -> Self {
+        let mut play = Self {
+            core: Core::new(Settings { task_cpus: Resources::cpus(0.5), ready_timeout: READY }),
+            now: Instant::now(),
+        };
+        for (worker, cpus) in cpus.iter().enumerate() {
+            play.event(Event::Joined { worker: WorkerId(worker as u32), capacity: Resources::cpus(*cpus) });
+        }
+        play
+    }
+
+    fn event(&mut self, event: Event) -> Vec<Action> {
+        self.core.handle(event, self.now)
+    }
+
+    fn submit(&mut self, id: u64, stages: Vec<StageSpec>) -> Vec<Action> {
+        self.event(Event::Submit(QuerySpec { id: QueryId(id), stages }))
+    }
+
+    fn done(&mut self, task: TaskId, attempt: Attempt) -> Vec<Action> {
+        let output = Output { id: PartitionId { task, attempt, partition: 0 }, rows: 1, bytes: 1 };
+        self.event(Event::TaskEnded { task, attempt, outcome: Ok(output) })
+    }
+
+    /// Nothing is left of any query.
+    fn assert_idle(&self) {
+        assert!(self.core.ledger.is_idle(), "charges are left: {:?}", self.core.ledger);
+        assert!(self.core.queries.is_empty());
+    }
+}
+
+fn stage(tasks: usize) -> StageSpec {
+    StageSpec { inputs: Vec::new(), tasks, pools: Vec::new() }
+}
+
+fn udf_stage(tasks: usize, cpus: f64, replicas: (usize, usize)) -> StageSpec {
+    let pool = PoolSpec { udf: "oar".to_owned(), cpus: Resources::cpus(cpus), least: replicas.0, most: replicas.1 };
+    StageSpec { pools: vec![pool], ..stage(tasks) }
+}
+
+fn runs(actions: &[Action]) -> Vec<(TaskId, Attempt)> {
+    let runs = actions
+        .iter()
+        .filter_map(|a| if let Action::Run { task, attempt, .. } = a { Some((*task, *attempt)) } else { None });
+    runs.collect()
+}
+
+fn starts(actions: &[Action]) -> Vec<(ReplicaId, WorkerId)> {
+    let starts = actions.iter().filter_map(|a| match a {
+        Action::StartReplica { replica, worker } => Some((*replica, *worker)),
+        _ => None,
+    });
+    starts.collect()
+}
+
+fn failure(actions: &[Action]) -> Option<&Error> {
+    actions.iter().find_map(|a| if let Action::Report(_, Report::Failed(error)) = a { Some(error) } else { None })
+}
+
+fn is_done(actions: &[Action]) -> bool {
+    actions.iter().any(|a| matches!(a, Action::Report(_, Report::Done)))
+}
+
+#[test]
+fn tasks_fill_the_workers_and_the_rest_follows_as_they_end() {
+    let mut play = Play::with_workers(&[1.0, 1.0]);
+    let mut running = runs(&play.submit(1, vec![stage(6)]));
+    assert_eq!(running.len(), 4, "two CPUs hold four halves");
+    let mut ended = 0;
+    let mut last = Vec::new();
+    while let Some((task, attempt)) = running.pop() {
+        last = play.done(task, attempt);
+        ended += 1;
+        running.extend(runs(&last));
+    }
+    assert_eq!(ended, 6);
+    assert!(is_done(&last));
+    play.event(Event::Release(QueryId(1)));
+    play.assert_idle();
+}
+
+#[test]
+fn a_stage_waits_for_all_its_inputs() {
+    let mut play = Play::with_workers(&[2.0]);
+    let gather = StageSpec { inputs: vec![StageId(0)], ..stage(1) };
+    let first = runs(&play.submit(1, vec![stage(2), gather]));
+    assert!(first.iter().all(|(task, _)| task.stage == StageId(0)));
+    assert!(runs(&play.done(first[0].0, first[0].1)).is_empty());
+    let second = runs(&play.done(first[1].0, first[1].1));
+    assert_eq!(second[0].0.stage, StageId(1));
+    assert_eq!(play.core.outputs(QueryId(1), StageId(0)).len(), 2);
+}
+
+#[test]
+fn every_task_has_one_end_and_late_attempts_are_not_heard() {
+    let mut play = Play::with_workers(&[1.0]);
+    let (task, attempt) = runs(&play.submit(1, vec![stage(1)]))[0];
+    let lost = TaskFailure::Transfer { from: "worker 1".to_owned(), why: "reset".to_owned() };
+    let again = runs(&play.event(Event::TaskEnded { task, attempt, outcome: Err(lost) }));
+    assert_eq!(again, [(task, Attempt(2))], "a failed transfer is tried again");
+    assert!(!is_done(&play.done(task, Attempt(1))), "the first attempt is superseded");
+    assert!(is_done(&play.done(task, Attempt(2))));
+    assert!(play.done(task, Attempt(2)).is_empty(), "a second word on the same attempt");
+    play.event(Event::Release(QueryId(1)));
+    play.assert_idle();
+}
+
+#[test]
+fn attempts_are_bounded_and_what_cannot_pass_is_not_tried_again() {
+    let lost = || TaskFailure::Transfer { from: "worker 1".to_owned(), why: "reset".to_owned() };
+    for (failure_of, tries) in [(lost as fn() -> _, MAX_ATTEMPTS), (|| TaskFailure::Panicked("no".to_owned()), 1)] {
+        let mut play = Play::with_workers(&[1.0]);
+        let mut actions = play.submit(1, vec![stage(1)]);
+        for attempt in 1..=tries {
+            let (task, at) = runs(&actions)[0];
+            assert_eq!(at, Attempt(attempt));
+            actions = play.event(Event::TaskEnded { task, attempt: at, outcome: Err(failure_of()) });
+        }
+        assert!(matches!(failure(&actions), Some(Error::Task(error)) if error.attempt == tries));
+        play.assert_idle();
+    }
+}
+
+#[test]
+fn a_udf_stage_is_admitted_whole_or_not_at_all() {
+    // Half a CPU is taken by another query: a replica of a whole CPU and a task do not fit beside it.
+    let mut play = Play::with_workers(&[1.5]);
+    let (task, attempt) = runs(&play.submit(1, vec![stage(1)]))[0];
+    let actions = play.submit(2, vec![udf_stage(1, 1.0, (1, 1))]);
+    assert!(starts(&actions).is_empty(), "a replica alone would hold the CPU that its task waits for");
+    let actions = play.done(task, attempt);
+    assert_eq!(starts(&actions).len(), 1, "there is room for both now");
+}
+
+#[test]
+fn work_begins_at_the_first_ready_replica_and_ends_them_all() {
+    let mut play = Play::with_workers(&[1.0, 1.0, 1.0, 1.0]);
+    let actions = play.submit(1, vec![udf_stage(2, 0.5, (2, 2))]);
+    let replicas = starts(&actions);
+    assert_eq!(replicas.iter().map(|r| r.1).collect::<Vec<_>>(), [WorkerId(0), WorkerId(1)], "spread");
+    assert!(runs(&actions).is_empty(), "no replica is ready");
+    let actions = play.event(Event::ReplicaReady(replicas[0].0));
+    let tasks = runs(&actions);
+    assert_eq!(tasks.len(), 2);
+    let actions = play.event(Event::ReplicaReady(replicas[1].0));
+    let told = actions.iter().find_map(|a| if let Action::Serve { tell, .. } = a { Some(tell.len()) } else { None });
+    assert_eq!(told, Some(2), "the workers with tasks hear of the second");
+    play.done(tasks[0].0, tasks[0].1);
+    let actions = play.done(tasks[1].0, tasks[1].1);
+    assert_eq!(actions.iter().filter(|a| matches!(a, Action::StopReplica { .. })).count(), 2);
+    play.event(Event::Release(QueryId(1)));
+    play.assert_idle();
+}
+
+#[test]
+fn more_replicas_than_fit_run_with_what_fits() {
+    let mut play = Play::with_workers(&[1.0, 1.0]);
+    let actions = play.submit(1, vec![udf_stage(4, 0.5, (1, 100))]);
+    assert_eq!(starts(&actions).len(), 2, "each worker keeps room for a task");
+}
+
+#[test]
+fn a_pool_that_is_not_ready_in_time_fails_with_its_last_word() {
+    let mut play = Play::with_workers(&[1.0]);
+    let (replica, _) = starts(&play.submit(1, vec![udf_stage(1, 0.5, (1, 1))]))[0];
+    play.event(Event::ReplicaProgress { replica, doing: "loading weights".to_owned() });
+    assert_eq!(play.core.next_deadline(), Some(play.now + READY));
+    play.now += READY;
+    let actions = play.event(Event::Tick);
+    let text = failure(&actions).unwrap().to_string();
+    for part in ["oar", "replica 0", "worker 0", "120 s", "loading weights", "DAFT_ACTOR_UDF_READY_TIMEOUT"] {
+        assert!(text.contains(part), "{part} is missing: {text}");
+    }
+    play.assert_idle();
+}
+
+#[test]
+fn replicas_that_are_late_are_given_up_where_others_are_ready() {
+    let mut play = Play::with_workers(&[1.0, 1.0]);
+    let replicas = starts(&play.submit(1, vec![udf_stage(1, 0.5, (2, 2))]));
+    play.event(Event::ReplicaReady(replicas[0].0));
+    play.now += READY;
+    let actions = play.event(Event::Tick);
+    assert!(failure(&actions).is_none());
+    assert!(actions.iter().any(|a| matches!(a, Action::StopReplica { replica, .. } if *replica == replicas[1].0)));
+    play.event(Event::Release(QueryId(1)));
+    play.assert_idle();
+}
+
+#[test]
+fn what_fits_on_no_worker_fails_at_once_and_says_so() {
+    let mut play = Play::with_workers(&[1.0, 2.0]);
+    let actions = play.submit(1, vec![udf_stage(1, 3.0, (1, 1))]);
+    let text = failure(&actions).unwrap().to_string();
+    assert!(text.contains("oar") && text.contains("3 CPU") && text.contains("largest has 2 CPU"), "{text}");
+    play.assert_idle();
+}
+
+#[test]
+fn a_lost_worker_fails_what_it_held_and_nothing_else() {
+    let mut play = Play::with_workers(&[0.5, 0.5]);
+    play.submit(1, vec![stage(1)]);
+    let other = runs(&play.submit(2, vec![stage(1)]));
+    let actions = play.event(Event::Lost { worker: WorkerId(0), why: "killed".to_owned() });
+    assert!(matches!(failure(&actions), Some(Error::Task(error)) if error.task.query == QueryId(1)));
+    assert!(is_done(&play.done(other[0].0, other[0].1)));
+    play.event(Event::Release(QueryId(2)));
+    play.assert_idle();
+}
+
+/// Random sequences of everything that can happen: charges never exceed capacity (the ledger asserts it), every query ends
+/// once, and nothing is left after the last.
+#[test]
+fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
+    for seed in 1..400u64 {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut next = |n: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % n as u64) as usize
+        };
+        let mut play = Play::with_workers(&[1.0, 1.5, 2.0]);
+        let (mut tasks, mut replicas, mut ends) = (Vec::new(), Vec::new(), std::collections::BTreeMap::new());
+        for step in 0..60u64 {
+            let actions = match next(8) {
+                0 | 1 => {
+                    let gather = StageSpec { inputs: vec![StageId(0)], ..stage(1) };
+                    let first =
+                        if next(2) == 0 { stage(1 + next(5)) } else { udf_stage(1 + next(3), 0.5, (1, 1 + next(4))) };
+                    play.submit(step, vec![first, gather])
+                }
+                2 => play.event(Event::Release(QueryId(next(60) as u64))),
+                3 if !replicas.is_empty() => {
+                    play.event(Event::ReplicaReady(replicas.swap_remove(next(replicas.len()))))
+                }
+                4 if !tasks.is_empty() => {
+                    let (task, attempt) = tasks.swap_remove(next(tasks.len()));
+                    let cause = TaskFailure::Transfer { from: String::new(), why: String::new() };
+                    play.event(Event::TaskEnded { task, attempt, outcome: Err(cause) })
+                }
+                5 if next(10) == 0 => play.event(Event::Lost { worker: WorkerId(next(2) as u32), why: String::new() }),
+                _ if !tasks.is_empty() => {
+                    let (task, attempt) = tasks.swap_remove(next(tasks.len()));
+                    play.done(task, attempt)
+                }
+                _ => play.event(Event::Tick),
+            };
+            tasks.extend(runs(&actions));
+            replicas.extend(starts(&actions).into_iter().map(|(id, _)| id));
+            for action in &actions {
+                if let Action::Report(query, Report::Done | Report::Failed(_)) = action {
+                    *ends.entry(*query).or_insert(0) += 1;
+                }
+            }
+        }
+        for query in 0..60 {
+            for action in play.event(Event::Release(QueryId(query))) {
+                if let Action::Report(query, Report::Failed(_)) = action {
+                    *ends.entry(query).or_insert(0) += 1;
+                }
+            }
+        }
+        assert!(ends.values().all(|n| *n == 1), "seed {seed}: a query ended {ends:?} times");
+        play.assert_idle();
+    }
+}
+
+#[test]
+fn replicas_are_named_by_pool_and_rank() {
+    let mut play = Play::with_workers(&[2.0]);
+    let replicas = starts(&play.submit(7, vec![udf_stage(1, 0.5, (2, 2))]));
+    let pool = PoolId { query: QueryId(7), stage: StageId(0), step: 0 };
+    assert_eq!(
+        replicas.iter().map(|r| r.0).collect::<Vec<_>>(),
+        [ReplicaId { pool, rank: 0 }, ReplicaId { pool, rank: 1 }]
+    );
+}
