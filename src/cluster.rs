@@ -4,7 +4,7 @@ mod local;
 mod scratch;
 mod worker;
 
-pub(crate) use local::LocalWorkers;
+pub(crate) use local::{LocalWorkers, OnEnd};
 pub(crate) use scratch::Scratch;
-pub(crate) use worker::{HandOver, hello};
+pub(crate) use worker::{HandOver, hello, is_worker};
 pub use worker::{TestWorker, become_worker_if_started_as_one};

@@ -297,6 +297,12 @@ pub enum ClusterError {
         /// How long was waited.
         timeout: Duration,
     },
+    /// A worker process asked for workers of its own.
+    #[error(
+        "this process was started as a worker and cannot start workers. If it is meant to be one, its main must be under \
+         #[regatta::main] (a test binary: regatta::testing::worker!()), so that it never gets here"
+    )]
+    InWorker,
     /// A stage asks for more than any worker has.
     #[error(
         "{request} fits on no worker: the largest has {largest} CPU. Lower what it asks for, or use larger workers"

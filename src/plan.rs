@@ -111,3 +111,6 @@ impl QueryPlan {
         self.stages.last()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use crate::actors::{
     CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, Status, Submit, SwordfishActor, Worker,
     WorkerDown,
 };
-use crate::cluster::{HandOver, LocalWorkers, Scratch, hello};
+use crate::cluster::{HandOver, LocalWorkers, OnEnd, Scratch, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::Run;
@@ -99,6 +99,9 @@ impl Session {
     /// As there.
     pub fn local_with(workers: usize, config: Config) -> Result<Self, Error> {
         config.validate()?;
+        if is_worker() {
+            return Err(ClusterError::InWorker.into());
+        }
         let workers = workers.max(1);
         let authority = Authority::new().map_err(|e| ClusterError::network("make the cluster's certificates", e))?;
         let identity =
@@ -131,7 +134,7 @@ impl Session {
             })
         });
         let hand_overs = hand_overs.collect::<Result<Vec<_>, ClusterError>>()?;
-        let mut processes = LocalWorkers::start(&hand_overs, threads)?;
+        let mut processes = LocalWorkers::start(&hand_overs, threads, &parts.on_end())?;
         parts.wait_for(workers, &mut processes)?;
         let target = Target { tasks: workers * threads * 2, travels: true };
         Ok(parts.session(Vec::new(), Some(processes), target))
@@ -256,6 +259,16 @@ impl Parts {
 
     fn arbiter(&self) -> Result<Arbiter, ClusterError> {
         self.host.runtime.arbiter().map_err(|e| ClusterError::os("start a thread for actors", e))
+    }
+
+    /// What the provider does with its word that a process has ended: it is proof, and comes before any time-out.
+    fn on_end(&self) -> OnEnd {
+        let (scheduler, runtime) = (self.scheduler.clone(), self.host.runtime.handle().clone());
+        Arc::new(move |node, why| {
+            let scheduler = scheduler.clone();
+            // A scheduler that is gone has no use for it.
+            runtime.spawn(async move { scheduler.tell(WorkerDown { node, why }, CONTROL).await });
+        })
     }
 
     /// Tells the scheduler of workers that are lost.

@@ -13,7 +13,7 @@ mod registry;
 mod route;
 
 pub use author::{Batch, Start, Udf, UdfError, UdfResult};
-pub use pool::{Pool, PoolOptions};
+pub use pool::{Pool, PoolOptions, Replicas};
 pub use registry::{AnyUdf, Registered, Replica, UdfEntry};
 
 #[doc(hidden)]

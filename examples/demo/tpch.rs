@@ -12,7 +12,7 @@ use tpchgen::generators::{LineItemGenerator, OrderGenerator};
 const ROW_GROUP: usize = 1 << 15;
 
 /// Writes both tables into a folder. Returns how many rows they have together.
-pub fn write(folder: &Path, scale: f64) -> PolarsResult<usize> {
+pub(crate) fn write(folder: &Path, scale: f64) -> PolarsResult<usize> {
     let tables = [("lineitem", lineitem(scale)?), ("orders", orders(scale)?)];
     let mut rows = 0;
     for (name, mut table) in tables {
@@ -36,14 +36,17 @@ fn lineitem(scale: f64) -> PolarsResult<DataFrame> {
         "l_shipmode" => items.iter().map(|l| l.l_shipmode).collect::<Vec<_>>(),
         "l_comment" => items.iter().map(|l| l.l_comment).collect::<Vec<_>>(),
     ]?;
-    with_columns(frame, vec![
-        money("l_extendedprice", items.iter().map(|l| l.l_extendedprice))?,
-        money("l_discount", items.iter().map(|l| l.l_discount))?,
-        money("l_tax", items.iter().map(|l| l.l_tax))?,
-        days("l_shipdate", items.iter().map(|l| l.l_shipdate))?,
-        days("l_commitdate", items.iter().map(|l| l.l_commitdate))?,
-        days("l_receiptdate", items.iter().map(|l| l.l_receiptdate))?,
-    ])
+    with_columns(
+        frame,
+        vec![
+            money("l_extendedprice", items.iter().map(|l| l.l_extendedprice))?,
+            money("l_discount", items.iter().map(|l| l.l_discount))?,
+            money("l_tax", items.iter().map(|l| l.l_tax))?,
+            days("l_shipdate", items.iter().map(|l| l.l_shipdate))?,
+            days("l_commitdate", items.iter().map(|l| l.l_commitdate))?,
+            days("l_receiptdate", items.iter().map(|l| l.l_receiptdate))?,
+        ],
+    )
 }
 
 fn orders(scale: f64) -> PolarsResult<DataFrame> {
@@ -55,10 +58,13 @@ fn orders(scale: f64) -> PolarsResult<DataFrame> {
         "o_orderpriority" => orders.iter().map(|o| o.o_orderpriority).collect::<Vec<_>>(),
         "o_comment" => orders.iter().map(|o| o.o_comment).collect::<Vec<_>>(),
     ]?;
-    with_columns(frame, vec![
-        money("o_totalprice", orders.iter().map(|o| o.o_totalprice))?,
-        days("o_orderdate", orders.iter().map(|o| o.o_orderdate))?,
-    ])
+    with_columns(
+        frame,
+        vec![
+            money("o_totalprice", orders.iter().map(|o| o.o_totalprice))?,
+            days("o_orderdate", orders.iter().map(|o| o.o_orderdate))?,
+        ],
+    )
 }
 
 fn with_columns(mut frame: DataFrame, columns: Vec<Column>) -> PolarsResult<DataFrame> {

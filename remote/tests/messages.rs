@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -125,7 +126,7 @@ impl actix::Message for Stubborn {
 impl actix::Handler<Stubborn> for Tester {
     type Result = actix::ResponseFuture<()>;
     fn handle(&mut self, _: Stubborn, _: &mut actix::Context<Self>) -> Self::Result {
-        let gate = self.0.gate.clone();
+        let gate = Arc::clone(&self.0.gate);
         Box::pin(async move { gate.notified().await })
     }
 }
@@ -183,7 +184,7 @@ fn an_actor_lives_as_long_as_its_references() {
     let runtime = runtime();
     let arbiter = runtime.arbiter().unwrap();
     let stopped = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
-    let flag = stopped.clone();
+    let flag = Arc::clone(&stopped);
     let actor = arbiter.spawn(1, move |_| Flag(flag));
     let second = actor.clone();
     drop(actor);

@@ -65,7 +65,7 @@ impl Host {
         let (node, id) = self.connected(place).await?;
         let ticket = encode(&ticket).map_err(|e| failed(e.to_string()))?;
         let fetch = node.fetch(id, ticket, FIRST_BYTE).await.map_err(|e| failed(e.to_string()))?;
-        Ok(fetch.collect().await.map_err(|e| failed(e.to_string()))?.into())
+        fetch.collect().await.map_err(|e| failed(e.to_string()))
     }
 
     /// A replica that may be in another process; connects to it first.
@@ -82,9 +82,8 @@ impl Host {
     // Whoever needs a connection dials it; one that is there, whoever dialled, is used.
     async fn connected(&self, place: &Place) -> Result<(&Node, NodeId), TaskFailure> {
         let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
-        let (node, (id, address)) = match (&self.node, place.node) {
-            (Some(node), Some(at)) => (node, at),
-            _ => return Err(failed("this process has no network".to_owned())),
+        let (Some(node), Some((id, address))) = (&self.node, place.node) else {
+            return Err(failed("this process has no network".to_owned()));
         };
         if node.id() != id && !node.peers().iter().any(|peer| peer.node == id) {
             let found = node.connect(address, CONTROL).await.map_err(|e| failed(e.to_string()))?;

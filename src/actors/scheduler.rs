@@ -344,3 +344,12 @@ async fn deliver(
         }
     }
 }
+
+impl std::fmt::Debug for SchedulerActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SchedulerActor")
+            .field("workers", &self.workers.len())
+            .field("queries", &self.queries.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -245,3 +245,12 @@ async fn gather(
     }
     Ok(gathered)
 }
+
+impl std::fmt::Debug for SwordfishActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SwordfishActor")
+            .field("worker", &self.here.worker)
+            .field("replicas", &self.replicas.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -115,3 +115,12 @@ async fn report(replica: ReplicaId, mut words: mpsc::Receiver<Word>, scheduler: 
         }
     }
 }
+
+impl std::fmt::Debug for UdfActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UdfActor")
+            .field("replica", &self.spec.replica)
+            .field("udf", &self.spec.udf)
+            .finish_non_exhaustive()
+    }
+}

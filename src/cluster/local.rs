@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use regatta_remote::NodeId;
+
 use super::worker::{HandOver, MARKER, TestWorker, write_hand_over};
 use crate::error::ClusterError;
 
@@ -27,6 +29,9 @@ struct LocalWorker {
 
 type LastWords = Arc<Mutex<VecDeque<String>>>;
 
+/// Called when a worker's process has ended, however: with its node and its last word.
+pub(crate) type OnEnd = Arc<dyn Fn(NodeId, String) + Send + Sync>;
+
 /// Lines of a worker's standard error that are kept for an error message.
 const KEPT_LINES: usize = 20;
 /// How long a worker may take to end by itself.
@@ -37,10 +42,10 @@ impl LocalWorkers {
     ///
     /// # Errors
     /// The executable cannot be started. Workers that were started end.
-    pub(crate) fn start(hand_overs: &[HandOver], threads: usize) -> Result<Self, ClusterError> {
+    pub(crate) fn start(hand_overs: &[HandOver], threads: usize, ended: &OnEnd) -> Result<Self, ClusterError> {
         let mut workers = Self { workers: Vec::new() };
         for hand_over in hand_overs {
-            workers.workers.push(LocalWorker::start(hand_over, threads)?);
+            workers.workers.push(LocalWorker::start(hand_over, threads, ended)?);
         }
         Ok(workers)
     }
@@ -76,7 +81,7 @@ impl Drop for LocalWorkers {
 }
 
 impl LocalWorker {
-    fn start(hand_over: &HandOver, threads: usize) -> Result<Self, ClusterError> {
+    fn start(hand_over: &HandOver, threads: usize, ended: &OnEnd) -> Result<Self, ClusterError> {
         let executable = std::env::current_exe().map_err(|e| ClusterError::os("find this executable", e))?;
         let mut command = Command::new(&executable);
         let in_tests = TestWorker::arguments();
@@ -94,8 +99,14 @@ impl LocalWorker {
             command.spawn().map_err(|e| ClusterError::os(format!("start worker {}", executable.display()), e))?;
         let last_words = LastWords::default();
         let name = format!("worker {}", hand_over.number);
-        let stderr = child.stderr.take().map(|pipe| relay(pipe, &name, Some(Arc::clone(&last_words))));
-        let stdout = child.stdout.take().map(|pipe| relay(pipe, &name, None));
+        let (kept, ended, node) = (Arc::clone(&last_words), Arc::clone(ended), hand_over.identity.node());
+        let stderr = child.stderr.take().map(|pipe| {
+            relay(pipe, &name, Some(kept), move |last| {
+                let last = last.map(|line| format!("; its last words: {line}")).unwrap_or_default();
+                ended(node, format!("its process ended{last}"));
+            })
+        });
+        let stdout = child.stdout.take().map(|pipe| relay(pipe, &name, None, |_| ()));
         let mut life = child.stdin.take();
         let handed_over = life.as_mut().map(|stdin| write_hand_over(stdin, hand_over));
         let mut worker = Self { child, life, last_words, readers: stderr.into_iter().chain(stdout).collect() };
@@ -123,13 +134,21 @@ impl LocalWorker {
     }
 }
 
-/// Passes a worker's output on, line by line under its name, and keeps the last lines.
-fn relay(pipe: impl Read + Send + 'static, name: &str, keep: Option<LastWords>) -> JoinHandle<()> {
+/// Passes a worker's output on, line by line under its name, and keeps the last lines. The end of the output is the end
+/// of the process: `at_end` gets the last line.
+fn relay(
+    pipe: impl Read + Send + 'static,
+    name: &str,
+    keep: Option<LastWords>,
+    at_end: impl FnOnce(Option<String>) + Send + 'static,
+) -> JoinHandle<()> {
     let name = name.to_owned();
     thread::spawn(move || {
+        let mut last = None;
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
             let _ = writeln!(std::io::stderr(), "[{name}] {line}");
+            last = Some(line.clone());
             if let Some(kept) = &keep {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.push_back(line);
@@ -138,5 +157,6 @@ fn relay(pipe: impl Read + Send + 'static, name: &str, keep: Option<LastWords>) 
                 }
             }
         }
+        at_end(last);
     })
 }

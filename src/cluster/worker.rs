@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
@@ -51,7 +52,7 @@ impl TestWorker {
 ///
 /// [`#[regatta::main]`](macro@crate::main) calls it before anything of yours.
 pub fn become_worker_if_started_as_one() {
-    if std::env::var_os(MARKER).is_some() {
+    if is_worker() {
         let code = match work() {
             Ok(()) => 0,
             Err(error) => {
@@ -61,6 +62,12 @@ pub fn become_worker_if_started_as_one() {
         };
         std::process::exit(code);
     }
+}
+
+/// Whether this process was started as a worker. One that does not become one must not start workers: each of them
+/// would do the same.
+pub(crate) fn is_worker() -> bool {
+    std::env::var_os(MARKER).is_some()
 }
 
 /// What two processes of a cluster must have in common: nodes refuse each other if it differs.
@@ -97,7 +104,7 @@ fn work() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = Runtime::new("regatta", 2)?;
     let (head, address) = hand_over.head;
     let node = Node::bind(hand_over.identity, SocketAddr::new(address.ip(), 0), hello(), &runtime)?;
-    node.serve_data(store.clone());
+    node.serve_data(Arc::<Store>::clone(&store));
     let mut events = node.events();
     let handle = runtime.handle().clone();
     let found = handle.block_on(node.connect(address, CONTROL))?;

@@ -48,7 +48,7 @@ struct OpenStage {
 }
 
 struct OpenStep {
-    call: Arc<dyn AnonymousColumnsUdf>,
+    call: UdfCall,
     inputs: Vec<PlSmallStr>,
     output: Field,
     /// Root of the row-wise nodes that follow, over the placeholder of this stage.
@@ -97,7 +97,7 @@ impl Cutter {
             let dtype = call.call.get_field(&self.schema(input), &fields).map_err(PlanError::polars)?.dtype;
             below = self.add_step(
                 below,
-                OpenStep { call: Arc::clone(&call.call), inputs, output: Field::new(name.clone(), dtype), then: None },
+                OpenStep { call: call.call.clone(), inputs, output: Field::new(name.clone(), dtype), then: None },
             );
             columns.insert(call.at.0, name);
         }
@@ -207,8 +207,7 @@ impl Cutter {
     }
 
     fn close_step(&self, step: OpenStep) -> Result<UdfStep, PlanError> {
-        let function = step.call.as_any();
-        let call = function.downcast_ref::<UdfCall>().ok_or_else(|| PlanError::udf("", "is not a registered UDF"))?;
+        let call = step.call;
         let then = step.then.map(|root| self.fragment(root)).transpose()?;
         Ok(UdfStep {
             udf: call.name().to_owned(),

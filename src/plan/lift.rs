@@ -1,21 +1,26 @@
 //! UDF calls are taken out of expressions: each becomes a column that a step adds below the node.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use polars::prelude::*;
+use polars_plan::dsl::LazySerde;
 use polars_plan::plans::expr_ir::ExprIR;
 use polars_plan::plans::{AExpr, ArenaExprIter, IR, MintermIter};
-use polars_plan::prelude::{AnonymousColumnsUdf, OpaqueColumnUdf};
+use polars_plan::prelude::OpaqueColumnUdf;
 use polars_utils::arena::{Arena, Node};
 
 use super::rowwise::{expr_is_row_wise, reads_a_column};
 use crate::udf::UdfCall;
 
-/// The UDF behind an anonymous function, if it is one of ours.
-pub(super) fn udf_of(function: &OpaqueColumnUdf) -> Option<Arc<dyn AnonymousColumnsUdf>> {
-    let function = function.clone().materialize().ok()?.into_inner();
-    function.as_any().is::<UdfCall>().then_some(function)
+/// The UDF call behind an anonymous function, if it is one of ours. By its wire form: asking another's function what it is
+/// (`as_any`) may panic.
+pub(super) fn udf_of(function: &OpaqueColumnUdf) -> Option<UdfCall> {
+    let (LazySerde::Deserialized(function) | LazySerde::Named { value: Some(function), .. }) = function else {
+        return None;
+    };
+    let mut wire = Vec::new();
+    function.try_serialize(&mut wire).ok()?;
+    UdfCall::from_wire(&wire).ok()
 }
 
 /// Whether this expression holds a UDF call anywhere.
@@ -26,7 +31,7 @@ pub(super) fn has_udf(root: Node, exprs: &Arena<AExpr>) -> bool {
 /// A call that can be lifted: no UDF call is in its inputs, and they are row-wise over columns.
 pub(super) struct Liftable {
     pub(super) at: Node,
-    pub(super) call: Arc<dyn AnonymousColumnsUdf>,
+    pub(super) call: UdfCall,
     pub(super) inputs: Vec<ExprIR>,
 }
 
@@ -80,14 +85,14 @@ pub(super) fn take_udf_terms(scan: &mut IR, exprs: &mut Arena<AExpr>) -> Option<
     let (above, inside): (Vec<_>, Vec<_>) = terms.into_iter().partition(|term| has_udf(*term, exprs));
     let name = whole.output_name_inner().clone();
     let mut all = |terms: Vec<Node>| {
-        let and = |left, right| exprs.add(AExpr::BinaryExpr { left, op: polars_plan::dsl::Operator::And, right });
+        let and = |left, right| exprs.add(AExpr::BinaryExpr { left, op: Operator::And, right });
         terms.into_iter().reduce(and).map(|node| ExprIR::new(node, name.clone()))
     };
     *predicate = all(inside);
     all(above)
 }
 
-fn call_at(expr: &AExpr) -> Option<Arc<dyn AnonymousColumnsUdf>> {
+fn call_at(expr: &AExpr) -> Option<UdfCall> {
     match expr {
         AExpr::AnonymousFunction { function, .. } => udf_of(function),
         _ => None,

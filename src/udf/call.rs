@@ -63,9 +63,10 @@ impl UdfCall {
         let rest = bytes.strip_prefix(MARK).ok_or_else(unknown)?;
         let end = rest.iter().position(|byte| *byte == b'!').ok_or_else(unknown)?;
         let (name, payload) = rest.split_at(end);
-        let (arguments, options) = decode(payload.get(1..).ok_or_else(unknown)?)?;
-        let name = std::str::from_utf8(name)?.to_owned();
-        Ok(Self { name, arguments, options, inline: Arc::default() })
+        let name = std::str::from_utf8(name)?;
+        let (arguments, options): (Result<Vec<u8>, UdfError>, _) = decode(payload.get(1..).ok_or_else(unknown)?)?;
+        open(name, arguments.as_deref().map_err(Clone::clone)?)?;
+        Ok(Self { name: name.to_owned(), arguments, options, inline: Arc::default() })
     }
 
     fn failed(&self, error: impl std::fmt::Display) -> PolarsError {

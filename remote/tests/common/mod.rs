@@ -11,23 +11,23 @@ use bytes::Bytes;
 use regatta_remote::*;
 use serde::{Deserialize, Serialize};
 
-pub const SOON: Duration = Duration::from_secs(4);
-pub const ECHO: ActorId = ActorId(7);
+pub(crate) const SOON: Duration = Duration::from_secs(4);
+pub(crate) const ECHO: ActorId = ActorId(7);
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Echo(pub String);
+pub(crate) struct Echo(pub String);
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Note(pub u32);
+pub(crate) struct Note(pub u32);
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Panic(pub String);
+pub(crate) struct Panic(pub String);
 /// Replies only when the gate is opened.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Wait;
+pub(crate) struct Wait;
 /// Its reply's future panics, outside the actor.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Drown;
+pub(crate) struct Drown;
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Stop;
+pub(crate) struct Stop;
 
 regatta_remote::messages! {
     0x01 Echo => String,
@@ -39,14 +39,14 @@ regatta_remote::messages! {
 }
 
 #[derive(Clone, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub notes: Arc<Mutex<Vec<u32>>>,
     pub started: Arc<AtomicU32>,
     pub cancelled: Arc<AtomicBool>,
     pub gate: Arc<tokio::sync::Notify>,
 }
 
-pub struct Tester(pub Seen);
+pub(crate) struct Tester(pub Seen);
 
 impl Actor for Tester {
     type Context = Context<Self>;
@@ -102,21 +102,21 @@ impl Handler<Stop> for Tester {
     }
 }
 
-pub fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     Runtime::new("test", 2).unwrap()
 }
 
-pub fn any() -> SocketAddr {
+pub(crate) fn any() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-pub fn bind(authority: &Authority, role: Role, runtime: &Runtime) -> Node {
+pub(crate) fn bind(authority: &Authority, role: Role, runtime: &Runtime) -> Node {
     let identity = authority.issue(role).unwrap();
     Node::bind(identity, any(), Bytes::from_static(b"build 1"), runtime).unwrap()
 }
 
 /// A head that serves a [`Tester`], and a worker that is connected to it.
-pub struct Pair {
+pub(crate) struct Pair {
     pub seen: Seen,
     pub actor: LocalRef<Tester>,
     pub head: Node,
@@ -126,7 +126,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    pub fn new(mailbox: usize) -> Self {
+    pub(crate) fn new(mailbox: usize) -> Self {
         let runtime = runtime();
         let authority = Authority::new().unwrap();
         let head = bind(&authority, Role::Head, &runtime);
@@ -152,18 +152,18 @@ impl Pair {
         pair
     }
 
-    pub fn remote(&self) -> ActorRef<Tester> {
+    pub(crate) fn remote(&self) -> ActorRef<Tester> {
         self.worker.actor(Address { node: self.head.id(), actor: ECHO })
     }
 
-    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.handle().block_on(future)
     }
 }
 
 /// Waits until a condition holds.
 #[track_caller]
-pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + SOON;
     while !condition() {
         assert!(Instant::now() < end, "not within {SOON:?}: {what}");

@@ -235,7 +235,7 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
             (state % n as u64) as usize
         };
         let mut play = Play::with_workers(&[1.0, 1.5, 2.0]);
-        let (mut tasks, mut replicas, mut ends) = (Vec::new(), Vec::new(), std::collections::BTreeMap::new());
+        let (mut tasks, mut replicas, mut ends) = (Vec::new(), Vec::new(), BTreeMap::new());
         for step in 0..60u64 {
             let actions = match next(8) {
                 0 | 1 => {

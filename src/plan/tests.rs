@@ -1,0 +1,174 @@
+use polars::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::udf::{Batch, Start, Udf, UdfResult};
+
+#[derive(Serialize, Deserialize)]
+struct Same;
+
+#[regatta::udf]
+impl Udf for Same {
+    type State = ();
+
+    fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+        Ok(inputs[0].dtype().clone())
+    }
+
+    fn start(&self, _: &mut Start) -> UdfResult<()> {
+        Ok(())
+    }
+
+    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
+        Ok(batch.column(0)?.clone())
+    }
+}
+
+const CLUSTER: Target = Target { tasks: 4, travels: true };
+
+fn same(inputs: impl AsRef<[Expr]>) -> Expr {
+    Same.pool().on(inputs)
+}
+
+/// A folder with one file of eight row groups of ten rows.
+struct Table(tempfile::TempDir);
+
+impl Table {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut frame =
+            df!["a" => (0..80i64).collect::<Vec<_>>(), "b" => (0..80i64).map(|i| i % 3).collect::<Vec<_>>()].unwrap();
+        let file = std::fs::File::create(folder.path().join("t.parquet")).unwrap();
+        ParquetWriter::new(file).with_row_group_size(Some(10)).finish(&mut frame).unwrap();
+        Self(folder)
+    }
+
+    fn scan(&self) -> LazyFrame {
+        let path = format!("{}/t.parquet", self.0.path().display());
+        LazyFrame::scan_parquet(path.as_str().into(), Default::default()).unwrap()
+    }
+}
+
+/// For each stage: tasks, UDF steps, and whether row-wise work follows each.
+fn shape(plan: &QueryPlan) -> Vec<(usize, Vec<bool>)> {
+    plan.stages
+        .iter()
+        .map(|s| (s.splits.len(), s.program.steps.iter().map(|step| step.then.is_some()).collect()))
+        .collect()
+}
+
+fn planned(query: LazyFrame) -> QueryPlan {
+    plan(query, CLUSTER).unwrap()
+}
+
+#[test]
+fn a_row_wise_query_is_one_stage_split_at_row_groups() {
+    let table = Table::new();
+    let plan = planned(table.scan().filter(col("a").gt(lit(3))).with_column((col("a") + col("b")).alias("c")));
+    assert_eq!(shape(&plan), [(4, vec![])]);
+    let rows = |offset| Split::Rows { file: 0, offset, len: 20 };
+    assert_eq!(plan.stages[0].splits, [rows(0), rows(20), rows(40), rows(60)]);
+}
+
+#[test]
+fn one_task_is_asked_for_one_task_comes() {
+    let table = Table::new();
+    let native = Target { tasks: 1, travels: false };
+    assert_eq!(shape(&plan(table.scan(), native).unwrap()), [(1, vec![])]);
+}
+
+#[test]
+fn what_sees_all_rows_runs_whole_and_keeps_its_scan() {
+    let table = Table::new();
+    let plan = planned(table.scan().group_by([col("b")]).agg([col("a").sum()]));
+    assert_eq!(shape(&plan), [(1, vec![])]);
+    assert!(plan.stages[0].why.contains("whole"), "{}", plan.stages[0].why);
+}
+
+#[test]
+fn udf_calls_become_steps_with_the_row_wise_work_between_them() {
+    let table = Table::new();
+    let query = table
+        .scan()
+        .with_column(same([col("a") + lit(1)]).alias("x"))
+        .filter(col("x").gt(lit(5)))
+        .select([same([col("x")]) * lit(2)]);
+    let plan = planned(query);
+    assert_eq!(shape(&plan), [(4, vec![true, true])], "{plan}");
+    assert_eq!(plan.stages[0].program.steps[1].inputs, ["x"]);
+}
+
+#[test]
+fn nested_calls_are_steps_inner_first() {
+    let table = Table::new();
+    let plan = planned(table.scan().select([same([same([col("a")])]).alias("x")]));
+    assert_eq!(plan.stages[0].program.steps.len(), 2, "{plan}");
+    let [inner, outer] = &plan.stages[0].program.steps[..] else { unreachable!() };
+    assert_eq!(inner.inputs, ["a"]);
+    assert_eq!(outer.inputs, [inner.output.0.clone()]);
+}
+
+#[test]
+fn equal_calls_are_one_step() {
+    let table = Table::new();
+    let call = same([col("a")]);
+    let plan = planned(table.scan().select([(call.clone() + lit(1)).alias("x"), (call * lit(2)).alias("y")]));
+    assert_eq!(plan.stages[0].program.steps.len(), 1, "{plan}");
+}
+
+#[test]
+fn a_udf_predicate_does_not_stay_in_the_file_reader() {
+    let table = Table::new();
+    let plan = planned(table.scan().filter(same([col("a")]).gt(lit(5)).and(col("b").eq(lit(1)))));
+    assert_eq!(shape(&plan), [(4, vec![true])], "{plan}");
+    assert!(plan.stages[0].describe.contains("SELECTION"), "the plain term stays there: {plan}");
+    assert!(!plan.stages[0].describe.contains("Same"), "the UDF's does not: {plan}");
+}
+
+#[test]
+fn udf_calls_in_and_over_aggregates_are_steps_below_and_above() {
+    let table = Table::new();
+    let query = table
+        .scan()
+        .group_by([col("b")])
+        .agg([same([col("a")]).sum().alias("s")])
+        .with_column(same([col("s")]).alias("t"));
+    assert_eq!(shape(&planned(query)), [(4, vec![false]), (1, vec![true])]);
+}
+
+#[test]
+fn a_join_gathers_the_side_with_a_udf_and_scans_the_other_itself() {
+    let (left, right) = (Table::new(), Table::new());
+    let left = left.scan().with_column(same([col("a")]).alias("x"));
+    let plan = planned(left.join(right.scan(), [col("a")], [col("a")], JoinArgs::new(JoinType::Inner)));
+    assert_eq!(shape(&plan), [(4, vec![true]), (1, vec![])], "{plan}");
+    assert_eq!(plan.stages[1].inputs, [StageId(0)]);
+}
+
+#[test]
+fn a_call_over_something_that_is_not_row_wise_stays_in_place() {
+    let table = Table::new();
+    let plan = planned(table.scan().select([same([col("a").shift(lit(1))])]));
+    assert_eq!(shape(&plan), [(1, vec![])], "{plan}");
+}
+
+#[test]
+fn fake_elementwise_functions_are_not_split() {
+    let table = Table::new();
+    let plan = planned(table.scan().select([col("a").is_in(col("b").implode(true), false)]));
+    assert_eq!(shape(&plan), [(1, vec![])], "{plan}");
+    let literal = Series::new("".into(), [1i64, 2]);
+    let plan = planned(table.scan().select([col("a").is_in(lit(literal).implode(true), false)]));
+    assert_eq!(plan.stages.len(), 1, "{plan}");
+}
+
+#[test]
+fn a_fragment_travels_and_comes_back_the_same() {
+    let table = Table::new();
+    let plan =
+        planned(table.scan().with_column(col("a").cast(DataType::Float64).alias("f")).filter(col("b").eq(lit(0))));
+    let Fragment::Encoded(bytes) = &plan.stages[0].program.fragment else { panic!("it must travel") };
+    assert!(bytes.len() < 16 << 10, "{} bytes: are footers left in it?", bytes.len());
+    let back = plan.stages[0].program.fragment.open().unwrap();
+    assert_eq!(back.describe(), plan.stages[0].describe);
+}

@@ -1,0 +1,9 @@
+//! What must hold beside right answers, each test named for it. On real processes over real QUIC.
+
+mod endings;
+mod errors;
+mod placement;
+mod runtimes;
+mod udfs;
+
+regatta::testing::worker!();
