@@ -78,7 +78,8 @@ impl Session {
         let (host, scheduler) = (Arc::clone(&parts.host), parts.scheduler.clone());
         let place = Place { worker: WorkerId(0), node: None };
         let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler.into()));
-        let worker = Worker { capacity: Resources::cpus(os::cpus() as f64), actor: swordfish.into() };
+        let worker =
+            Worker { worker: place.worker, capacity: Resources::cpus(os::cpus() as f64), actor: swordfish.into() };
         parts.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
         Ok(parts.session(vec![arbiter], None, Target { tasks: 1, travels: false }))
     }
@@ -121,12 +122,12 @@ impl Session {
             tracing::info!(workers, cpus = os::cpus(), "more workers than CPUs: each is given one, they share");
         }
         let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
-        let hand_overs = (0..workers).map(|number| {
+        let hand_overs = (0..workers as u32).map(WorkerId).map(|worker| {
             let identity =
                 authority.issue(Role::Worker).map_err(|e| ClusterError::network("make a worker's certificate", e))?;
             let capacity = Resources::cpus(threads as f64);
             Ok(HandOver {
-                number,
+                worker,
                 identity,
                 head: (node.id(), address),
                 capacity,

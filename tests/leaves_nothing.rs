@@ -71,8 +71,9 @@ fn entries(folder: &Path) -> usize {
 }
 
 fn is_alive(process: u32) -> bool {
-    // A zombie has no command line. Workers of a dead driver are reaped by init, at its leisure.
-    std::fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|line| !line.is_empty())
+    // A zombie holds nothing any more; it is its parent's to reap.
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
 fn sockets(process: u32) -> usize {

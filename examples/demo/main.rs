@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mood = mood.pool().replicas(2).batch(8192);
 
     let query = scan("lineitem")?
-        .filter(col("l_shipdate").gt_eq(lit("1995-01-01").cast(DataType::Date)))
+        .filter(col("l_shipdate").gt_eq(datetime(DatetimeArgs::new(lit(1995), lit(1), lit(1))).cast(DataType::Date)))
         .with_column(mood.on([col("l_comment")]).alias("mood"))
         .join(scan("orders")?, [col("l_orderkey")], [col("o_orderkey")], JoinArgs::new(JoinType::Inner))
         .group_by([col("o_orderpriority")])

@@ -9,7 +9,7 @@ use tpchgen::decimal::TPCHDecimal;
 use tpchgen::generators::{LineItemGenerator, OrderGenerator};
 
 /// Rows of one row group: a stage is split at their borders.
-const ROW_GROUP: usize = 1 << 15;
+const ROW_GROUP: usize = 1 << 14;
 
 /// Writes both tables into a folder. Returns how many rows they have together.
 pub(crate) fn write(folder: &Path, scale: f64) -> PolarsResult<usize> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::SwordfishActor;
-use crate::error::Error;
+use crate::error::{ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{Attempt, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, StageId, TaskId, WorkerId};
 use crate::store::Ticket;
@@ -17,7 +17,7 @@ use crate::udf::UdfError;
 
 messages! {
     // To the scheduler.
-    0x0101 Register => WorkerId,
+    0x0101 Register => Result<(), ClusterError>,
     0x0102 TaskEnded => (),
     0x0103 ReplicaSays => (),
     // To a swordfish.
@@ -38,9 +38,10 @@ pub(crate) struct Place {
     pub(crate) node: Option<(NodeId, SocketAddr)>,
 }
 
-/// A worker joins.
+/// A worker joins: its swordfish takes messages already.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Register {
+    pub(crate) worker: WorkerId,
     pub(crate) capacity: Resources,
     pub(crate) node: NodeId,
     pub(crate) address: SocketAddr,
@@ -168,6 +169,7 @@ pub(crate) struct Status(pub(crate) QueryId);
 /// A worker of this process joins.
 #[derive(Debug)]
 pub(crate) struct Worker {
+    pub(crate) worker: WorkerId,
     pub(crate) capacity: Resources,
     pub(crate) actor: ActorRef<SwordfishActor>,
 }
@@ -189,7 +191,7 @@ impl actix::Message for Status {
     type Result = Option<QueryStatus>;
 }
 impl actix::Message for Worker {
-    type Result = WorkerId;
+    type Result = ();
 }
 impl actix::Message for WorkerDown {
     type Result = ();

@@ -25,7 +25,6 @@ pub struct SchedulerActor {
     core: Core,
     host: Arc<Host>,
     workers: HashMap<WorkerId, Crew>,
-    joined: u32,
     queries: HashMap<QueryId, Submitted>,
     replicas: HashMap<ReplicaId, ActorId>,
     /// How many workers have joined, for whoever waits for them.
@@ -61,15 +60,7 @@ const TICK: Duration = Duration::from_millis(50);
 impl SchedulerActor {
     pub(crate) fn new(settings: Settings, host: Arc<Host>, joining: watch::Sender<usize>) -> Self {
         let core = Core::new(settings);
-        Self {
-            core,
-            host,
-            workers: HashMap::new(),
-            joined: 0,
-            queries: HashMap::new(),
-            replicas: HashMap::new(),
-            joining,
-        }
+        Self { core, host, workers: HashMap::new(), queries: HashMap::new(), replicas: HashMap::new(), joining }
     }
 
     /// Makes a scheduler reachable for the workers of its cluster, and for nobody else.
@@ -78,22 +69,13 @@ impl SchedulerActor {
         node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers).on::<ReplicaSays>(workers);
     }
 
-    fn join(
-        &mut self,
-        capacity: Resources,
-        node: Option<(regatta_remote::NodeId, std::net::SocketAddr)>,
-        actor: ActorRef<SwordfishActor>,
-        ctx: &mut Context<Self>,
-    ) -> WorkerId {
-        let worker = WorkerId(self.joined);
-        self.joined += 1;
+    fn join(&mut self, place: Place, capacity: Resources, actor: ActorRef<SwordfishActor>, ctx: &Context<Self>) {
+        let worker = place.worker;
         let (outbox, to_send) = mpsc::channel(OUTBOX);
-        self.workers.insert(worker, Crew { place: Place { worker, node }, outbox });
-        let deliver = deliver(actor, to_send, worker, ctx.address().downgrade());
-        self.host.runtime.handle().spawn(deliver);
+        self.workers.insert(worker, Crew { place, outbox });
+        self.host.runtime.handle().spawn(deliver(actor, to_send, worker, ctx.address().downgrade()));
         self.take(Event::Joined { worker, capacity });
         self.joining.send_modify(|joined| *joined += 1);
-        worker
     }
 
     fn lose(&mut self, worker: WorkerId, why: String) {
@@ -204,27 +186,28 @@ impl Actor for SchedulerActor {
 }
 
 impl Handler<Register> for SchedulerActor {
-    type Result = actix::MessageResult<Register>;
+    type Result = Result<(), ClusterError>;
 
     fn handle(&mut self, message: Register, ctx: &mut Self::Context) -> Self::Result {
-        let Register { capacity, node, address } = message;
-        let known = self.workers.values().find(|crew| crew.place.node == Some((node, address)));
-        if let Some(crew) = known {
-            return actix::MessageResult(crew.place.worker);
+        let Register { worker, capacity, node, address } = message;
+        let place = Place { worker, node: Some((node, address)) };
+        match self.workers.get(&worker) {
+            // The answer to an earlier ask was lost.
+            Some(crew) if crew.place == place => return Ok(()),
+            Some(_) => return Err(ClusterError::network(format!("join as {worker}"), "that number is taken")),
+            None => (),
         }
-        match self.host.swordfish(node) {
-            Some(actor) => actix::MessageResult(self.join(capacity, Some((node, address)), actor, ctx)),
-            // Only reachable in a process without a network, which no other node can reach.
-            None => actix::MessageResult(WorkerId(u32::MAX)),
-        }
+        let actor = self.host.swordfish(node).ok_or(ClusterError::Closed)?;
+        self.join(place, capacity, actor, ctx);
+        Ok(())
     }
 }
 
 impl Handler<Worker> for SchedulerActor {
-    type Result = actix::MessageResult<Worker>;
+    type Result = ();
 
-    fn handle(&mut self, Worker { capacity, actor }: Worker, ctx: &mut Self::Context) -> Self::Result {
-        actix::MessageResult(self.join(capacity, None, actor, ctx))
+    fn handle(&mut self, Worker { worker, capacity, actor }: Worker, ctx: &mut Self::Context) {
+        self.join(Place { worker, node: None }, capacity, actor, ctx);
     }
 }
 

@@ -98,7 +98,7 @@ impl LocalWorker {
         let mut child =
             command.spawn().map_err(|e| ClusterError::os(format!("start worker {}", executable.display()), e))?;
         let last_words = LastWords::default();
-        let name = format!("worker {}", hand_over.number);
+        let name = hand_over.worker.to_string();
         let (kept, ended, node) = (Arc::clone(&last_words), Arc::clone(ended), hand_over.identity.node());
         let stderr = child.stderr.take().map(|pipe| {
             relay(pipe, &name, Some(kept), move |last| {

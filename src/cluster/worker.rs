@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Scratch;
 use crate::actors::{CONTROL, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor, SwordfishActor};
-use crate::sched::Resources;
+use crate::sched::{Resources, WorkerId};
 use crate::store::Store;
 use crate::udf;
 
@@ -22,7 +22,7 @@ pub(super) const MARKER: &str = "REGATTA_WORKER";
 /// What a worker reads first from its standard input. The end of that input is the end of the worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct HandOver {
-    pub(crate) number: usize,
+    pub(crate) worker: WorkerId,
     pub(crate) identity: Identity,
     pub(crate) head: (NodeId, SocketAddr),
     pub(crate) capacity: Resources,
@@ -100,7 +100,7 @@ fn work() -> Result<(), Box<dyn std::error::Error>> {
         std::process::exit(0);
     })?;
     let scratch = Scratch::join(&hand_over.scratch)?;
-    let store = Store::new(&scratch.store(&format!("worker-{}", hand_over.number))?);
+    let store = Store::new(&scratch.store(&format!("worker-{}", hand_over.worker.0))?);
     let runtime = Runtime::new("regatta", 2)?;
     let (head, address) = hand_over.head;
     let node = Node::bind(hand_over.identity, SocketAddr::new(address.ip(), 0), hello(), &runtime)?;
@@ -113,14 +113,14 @@ fn work() -> Result<(), Box<dyn std::error::Error>> {
     }
     let scheduler = node.actor::<SchedulerActor>(Address { node: head, actor: SCHEDULER });
     let here = node.address()?;
-    let register = Register { capacity: hand_over.capacity, node: node.id(), address: here };
-    let worker = handle.block_on(scheduler.ask(register, CONTROL))?;
-
-    let place = Place { worker, node: Some((node.id(), here)) };
+    let place = Place { worker: hand_over.worker, node: Some((node.id(), here)) };
     let host = Host::new(runtime.clone(), store, Some(node.clone()));
-    let arbiter = runtime.arbiter()?;
-    let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler));
+    let (arbiter, to_scheduler) = (runtime.arbiter()?, scheduler.clone());
+    let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, to_scheduler));
     SwordfishActor::publish(&node, SWORDFISH, &swordfish);
+    // Last: from here on the scheduler sends work.
+    let register = Register { worker: hand_over.worker, capacity: hand_over.capacity, node: node.id(), address: here };
+    handle.block_on(scheduler.ask(register, CONTROL))??;
     handle.block_on(async move {
         loop {
             match events.recv().await {

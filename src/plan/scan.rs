@@ -43,7 +43,9 @@ pub(super) fn split(scan: &IR, tasks: usize) -> Splits {
     let total: usize = files.iter().flatten().flatten().sum();
     let share = total.div_ceil(tasks).max(1);
     let splits = group(&files, share);
-    let why = format!("{} file{} cut at row groups", files.len(), if files.len() == 1 { "" } else { "s" });
+    let groups: usize = files.iter().flatten().map(Vec::len).sum();
+    let plural = |n: usize| if n == 1 { "" } else { "s" };
+    let why = format!("{} file{}, {groups} row group{}", files.len(), plural(files.len()), plural(groups));
     Splits { splits, why }
 }
 

@@ -105,7 +105,7 @@ fn nested_calls_are_steps_inner_first() {
     assert_eq!(plan.stages[0].program.steps.len(), 2, "{plan}");
     let [inner, outer] = &plan.stages[0].program.steps[..] else { unreachable!() };
     assert_eq!(inner.inputs, ["a"]);
-    assert_eq!(outer.inputs, [inner.output.0.clone()]);
+    assert_eq!(outer.inputs[0], inner.output.0);
 }
 
 #[test]

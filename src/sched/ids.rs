@@ -53,7 +53,7 @@ pub(crate) struct PartitionId {
     pub(crate) partition: u32,
 }
 
-/// A worker, numbered as it joined. A worker that comes back has another number.
+/// A worker, numbered by whoever started it. No number is used twice in a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId(pub u32);
 

@@ -25,8 +25,9 @@ pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 fn is_alive(process: u32) -> bool {
-    // A zombie has no command line; it is dead, and its parent's to reap.
-    std::fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|line| !line.is_empty())
+    // A zombie holds nothing any more; it is its parent's to reap.
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
 #[test]
