@@ -4,12 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::ConfigError;
 
 /// Where queries run, as `DAFT_RUNNER` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runner {
     /// `native`: embedded in this process.
     Native,
@@ -17,7 +15,7 @@ pub enum Runner {
     Flotilla,
 }
 
-/// Settings of a session. Shipped to its workers.
+/// Settings of a session.
 ///
 /// | variable | default | meaning |
 /// |---|---|---|
@@ -25,7 +23,7 @@ pub enum Runner {
 /// | `DAFT_ACTOR_UDF_READY_TIMEOUT` | 120 | seconds for UDF replicas to become ready |
 /// | `DAFT_MIN_CPU_PER_TASK` | 0.5 | CPU that one task is charged |
 /// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders |
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Where [`Session::from_env`](crate::Session::from_env) runs queries.
     pub runner: Runner,

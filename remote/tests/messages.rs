@@ -174,7 +174,7 @@ fn a_stopped_actor_refuses_and_its_watch_says_so() {
 
 #[test]
 fn an_actor_lives_as_long_as_its_references() {
-    struct Flag(std::sync::Arc<std::sync::atomic::AtomicBool>);
+    struct Flag(Arc<std::sync::atomic::AtomicBool>);
     impl actix::Actor for Flag {
         type Context = actix::Context<Self>;
         fn stopped(&mut self, _: &mut Self::Context) {
@@ -183,7 +183,7 @@ fn an_actor_lives_as_long_as_its_references() {
     }
     let runtime = runtime();
     let arbiter = runtime.arbiter().unwrap();
-    let stopped = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
+    let stopped = Arc::<std::sync::atomic::AtomicBool>::default();
     let flag = Arc::clone(&stopped);
     let actor = arbiter.spawn(1, move |_| Flag(flag));
     let second = actor.clone();

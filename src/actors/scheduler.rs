@@ -71,6 +71,7 @@ impl SchedulerActor {
 
     fn join(&mut self, place: Place, capacity: Resources, actor: ActorRef<SwordfishActor>, ctx: &Context<Self>) {
         let worker = place.worker;
+        tracing::debug!(%worker, cpus = capacity.as_cpus(), "worker joined");
         let (outbox, to_send) = mpsc::channel(OUTBOX);
         self.workers.insert(worker, Crew { place, outbox });
         self.host.runtime.handle().spawn(deliver(actor, to_send, worker, ctx.address().downgrade()));
@@ -131,6 +132,9 @@ impl SchedulerActor {
     }
 
     fn report(&mut self, query: QueryId, report: Report) {
+        if let Report::Failed(error) = &report {
+            tracing::debug!(%query, %error, "query failed");
+        }
         let event = match report {
             Report::Partition { index, worker, output } => {
                 let Some(crew) = self.workers.get(&worker) else { return };
@@ -256,6 +260,7 @@ impl Handler<Submit> for SchedulerActor {
             pools: stage.program.steps.iter().map(pool_spec).collect(),
         });
         let spec = QuerySpec { id: query, stages: stages.collect() };
+        tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
         self.queries.insert(query, Submitted { plan, events });
         self.take(Event::Submit(spec));
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use actix::{Actor, Context, Handler};
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
@@ -92,8 +93,16 @@ impl SwordfishActor {
         };
         let on_no_thread = report.clone();
         let run = move || {
+            let _span = tracing::info_span!("task", %task, attempt = attempt.0).entered();
+            let started = Instant::now();
             let outcome = catch(|| attempt_task(&host, message, stage, cancelled))
                 .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
+            match &outcome {
+                Ok(output) => {
+                    tracing::debug!(rows = output.rows, bytes = output.bytes, took = ?started.elapsed(), "done")
+                }
+                Err(error) => tracing::debug!(%error, took = ?started.elapsed(), "failed"),
+            }
             report(outcome);
         };
         if let Err(error) = thread::Builder::new().name(format!("{task}")).spawn(run) {

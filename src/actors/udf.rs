@@ -20,7 +20,7 @@ pub struct UdfActor {
     spec: StartReplica,
     words: mpsc::Sender<Word>,
     number: regatta_remote::ActorId,
-    /// `None` before it has started, and after a panic: what the panic left of it is not trusted.
+    /// `None` before it has started, and after a panic.
     replica: Option<Box<dyn Replica>>,
 }
 
@@ -41,14 +41,7 @@ impl UdfActor {
     }
 
     fn evaluate(&mut self, batch: DataFrame) -> UdfResult<DataFrame> {
-        let replica = self.replica.as_mut().ok_or_else(|| UdfError::new("the replica broke in an earlier batch"))?;
-        let result = run_fenced(&mut **replica, &Batch::new(batch));
-        if let Err(panic) = &result
-            && panic.to_string().starts_with("panicked")
-        {
-            self.replica = None;
-        }
-        Ok(result?.into_frame())
+        Ok(run_fenced(&mut self.replica, &Batch::new(batch))?.into_frame())
     }
 }
 

@@ -9,6 +9,7 @@ use std::thread;
 use bytes::Bytes;
 use regatta_remote::{Address, Identity, Node, NodeId, PeerEvent, Runtime, decode, encode};
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 
 use super::Scratch;
 use crate::actors::{CONTROL, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor, SwordfishActor};
@@ -90,10 +91,19 @@ fn read_hand_over(from: &mut impl Read) -> io::Result<HandOver> {
     decode(&bytes).map_err(io::Error::other)
 }
 
+/// A worker has no `main` of the author's that could set up logging: warnings, or what `RUST_LOG` asks for, go to standard
+/// error, which the driver passes on under the worker's name.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    // Fails only if the program has a subscriber already, from a constructor that ran before main: then that one stays.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
+}
+
 fn work() -> Result<(), Box<dyn std::error::Error>> {
     let hand_over = read_hand_over(&mut io::stdin().lock()).map_err(|e| {
         format!("{MARKER} is set, but standard input holds no hand-over ({e}); it is not for people to set")
     })?;
+    log_to_stderr();
     // The driver holds the other end. When it goes, however it goes, so do we.
     thread::Builder::new().name("regatta-life".to_owned()).spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());

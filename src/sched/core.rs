@@ -174,7 +174,7 @@ impl Core {
         for (index, stage) in spec.stages.iter().enumerate() {
             let mut empty = self.ledger.emptied();
             for pool in &stage.pools {
-                if empty.place(pool.cpus, Resources::cpus(0.0)).is_none() {
+                if empty.place(pool.cpus, Resources::NONE).is_none() {
                     let request = format!(
                         "a replica of UDF {} ({} CPU) beside what it needs to run",
                         pool.udf,
@@ -183,7 +183,7 @@ impl Core {
                     return Some(ClusterError::Infeasible { request, largest }.into());
                 }
             }
-            if empty.place(self.settings.task_cpus, Resources::cpus(0.0)).is_none() {
+            if empty.place(self.settings.task_cpus, Resources::NONE).is_none() {
                 let replicas = if stage.pools.is_empty() { "" } else { " beside one replica of each of its UDFs" };
                 let request = format!("a task of stage {index} ({} CPU){replicas}", self.settings.task_cpus.as_cpus());
                 return Some(ClusterError::Infeasible { request, largest }.into());
@@ -198,7 +198,8 @@ impl Core {
         for stage in (0..query.stages.len()).rev() {
             self.admit(id, stage, now, actions);
             self.run_tasks(id, stage, actions);
-            self.grow(id, stage, now, actions);
+            // Extras, from what tasks leave.
+            self.extend(id, stage, |pool| pool.most, now, actions);
         }
     }
 
@@ -208,24 +209,22 @@ impl Core {
         if query.stages[stage].phase != Phase::Waiting || !query.inputs_done(stage) {
             return;
         }
-        let pools = &query.spec.stages[stage].pools;
         let mut trial = self.ledger.clone();
-        let placed: Option<Vec<_>> = pools.iter().map(|pool| trial.place(pool.cpus, Resources::cpus(0.0))).collect();
+        let pools = &query.spec.stages[stage].pools;
+        let placed: Option<Vec<_>> = pools.iter().map(|pool| trial.place(pool.cpus, Resources::NONE)).collect();
         let Some(placed) = placed else { return };
-        let mut with_task = trial.clone();
-        if with_task.place(self.settings.task_cpus, Resources::cpus(0.0)).is_none() {
+        let without_task = trial.clone();
+        if trial.place(self.settings.task_cpus, Resources::NONE).is_none() {
             return;
         }
-        self.ledger = trial;
+        self.ledger = without_task;
         query.stages[stage].phase = Phase::Running;
         query.stages[stage].since = now;
         for (step, worker) in placed.into_iter().enumerate() {
-            start_replica(query, stage, step, worker, now, actions);
+            query.start_replica(stage, step, worker, now, actions);
         }
-        // Up to the least that was asked for before any task, as long as each worker keeps room for a task.
-        for (step, pool) in query.spec.stages[stage].pools.clone().iter().enumerate() {
-            extend(query, stage, step, pool, pool.least, &mut self.ledger, self.settings.task_cpus, now, actions);
-        }
+        // Up to the least that was asked for before any task starts.
+        self.extend(id, stage, |pool| pool.least, now, actions);
     }
 
     fn run_tasks(&mut self, id: QueryId, stage: usize, actions: &mut Vec<Action>) {
@@ -233,13 +232,11 @@ impl Core {
         if query.stages[stage].phase != Phase::Running || !query.stages[stage].is_served() {
             return;
         }
-        for index in 0..query.stages[stage].tasks.len() {
-            if !matches!(query.stages[stage].tasks[index].state, TaskState::Pending) {
-                continue;
-            }
-            let Some(worker) = self.ledger.place(self.settings.task_cpus, Resources::cpus(0.0)) else { return };
+        while let Some(index) = query.stages[stage].pending.front().copied() {
+            let Some(worker) = self.ledger.place(self.settings.task_cpus, Resources::NONE) else { return };
             let task = query.task_id(stage, index);
             let state = &mut query.stages[stage];
+            state.pending.pop_front();
             state.tasks[index].state = TaskState::Running(worker);
             if state.prepared.insert(worker) {
                 actions.push(Action::Prepare { worker, query: id, stage: task.stage });
@@ -248,14 +245,24 @@ impl Core {
         }
     }
 
-    /// Extras, from what tasks leave.
-    fn grow(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) {
-        let Some(query) = self.queries.get_mut(&id) else { return };
-        if query.stages[stage].phase != Phase::Running {
-            return;
-        }
-        for (step, pool) in query.spec.stages[stage].pools.clone().iter().enumerate() {
-            extend(query, stage, step, pool, pool.most, &mut self.ledger, self.settings.task_cpus, now, actions);
+    /// Adds replicas to each pool of a running stage until it has as many as `count` says, never taking the last room for
+    /// a task from a worker.
+    fn extend(
+        &mut self,
+        id: QueryId,
+        stage: usize,
+        count: impl Fn(&PoolSpec) -> usize,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(query) = self.queries.get_mut(&id).filter(|q| q.stages[stage].phase == Phase::Running) else { return };
+        for step in 0..query.stages[stage].pools.len() {
+            let pool = &query.spec.stages[stage].pools[step];
+            let (count, cpus) = (count(pool), pool.cpus);
+            while query.stages[stage].pools[step].alive() < count {
+                let Some(worker) = self.ledger.place(cpus, self.settings.task_cpus) else { break };
+                query.start_replica(stage, step, worker, now, actions);
+            }
         }
     }
 
@@ -274,6 +281,7 @@ impl Core {
             Err(cause) if cause.is_retryable() && attempt.0 < MAX_ATTEMPTS => {
                 task.attempt = Attempt(attempt.0 + 1);
                 task.state = TaskState::Pending;
+                stage.pending.push_back(id.index as usize);
             }
             Err(cause) => {
                 task.state = TaskState::Pending; // its charge has been given back
@@ -291,7 +299,8 @@ impl Core {
             let index = id.index as usize;
             actions.push(Action::Report(id.query, Report::Partition { index, worker, output }));
         }
-        if !query.stages[stage].is_complete() {
+        query.stages[stage].left -= 1;
+        if query.stages[stage].left > 0 {
             return;
         }
         query.stages[stage].phase = Phase::Done;
@@ -424,39 +433,6 @@ fn first_loss(query: &Query, worker: WorkerId, why: &str) -> Option<Error> {
         }
     }
     None
-}
-
-fn start_replica(
-    query: &mut Query,
-    stage: usize,
-    step: usize,
-    worker: WorkerId,
-    now: Instant,
-    actions: &mut Vec<Action>,
-) {
-    let replicas = &mut query.stages[stage].pools[step].replicas;
-    let rank = replicas.len();
-    replicas.push(Replica { worker, state: ReplicaState::Starting, since: now, progress: None });
-    actions.push(Action::StartReplica { worker, replica: query.replica_id(stage, step, rank) });
-}
-
-/// Adds replicas until the pool has `count`, never taking the last room for a task from a worker.
-#[allow(clippy::too_many_arguments)]
-fn extend(
-    query: &mut Query,
-    stage: usize,
-    step: usize,
-    pool: &PoolSpec,
-    count: usize,
-    ledger: &mut Ledger,
-    spare: Resources,
-    now: Instant,
-    actions: &mut Vec<Action>,
-) {
-    while query.stages[stage].pools[step].alive() < count {
-        let Some(worker) = ledger.place(pool.cpus, spare) else { return };
-        start_replica(query, stage, step, worker, now, actions);
-    }
 }
 
 fn stop_pools(query: &mut Query, stage: usize, ledger: &mut Ledger, actions: &mut Vec<Action>) {

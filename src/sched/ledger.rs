@@ -13,6 +13,8 @@ pub(crate) struct Resources {
 }
 
 impl Resources {
+    pub(super) const NONE: Self = Self { millicpus: 0 };
+
     pub(crate) fn cpus(cpus: f64) -> Self {
         Self { millicpus: (cpus * 1000.0).ceil() as u64 }
     }
@@ -99,7 +101,7 @@ mod tests {
 
     #[test]
     fn charges_spread_over_workers_and_never_exceed_capacity() {
-        let (half, none) = (Resources::cpus(0.5), Resources::cpus(0.0));
+        let (half, none) = (Resources::cpus(0.5), Resources::NONE);
         let mut ledger = Ledger::default();
         for worker in 0..2 {
             ledger.add(WorkerId(worker), Resources::cpus(1.0));

@@ -1,11 +1,11 @@
 //! One query's state: its stages, tasks and pools.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Attempt, PartitionId, PoolId, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
+use super::{Action, Attempt, PartitionId, PoolId, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
 use crate::error::{Error, TaskFailure};
 
 /// What the scheduler needs to know of a query. Inputs come before the stages that read them; the last stage yields the result.
@@ -64,6 +64,10 @@ pub(super) struct Query {
 pub(super) struct Stage {
     pub(super) phase: Phase,
     pub(super) tasks: Vec<Task>,
+    /// Tasks to be started, by index.
+    pub(super) pending: VecDeque<usize>,
+    /// Tasks that are not done.
+    pub(super) left: usize,
     pub(super) pools: Vec<Pool>,
     /// Workers that have the stage's program.
     pub(super) prepared: BTreeSet<WorkerId>,
@@ -133,6 +137,20 @@ impl Query {
         ReplicaId { pool, rank: rank as u32 }
     }
 
+    pub(super) fn start_replica(
+        &mut self,
+        stage: usize,
+        step: usize,
+        worker: WorkerId,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let replicas = &mut self.stages[stage].pools[step].replicas;
+        let rank = replicas.len();
+        replicas.push(Replica { worker, state: ReplicaState::Starting, since: now, progress: None });
+        actions.push(Action::StartReplica { worker, replica: self.replica_id(stage, step, rank) });
+    }
+
     pub(super) fn inputs_done(&self, stage: usize) -> bool {
         let done = |id: &StageId| self.stages.get(id.0 as usize).is_some_and(|s| s.phase == Phase::Done);
         self.spec.stages[stage].inputs.iter().all(done)
@@ -145,15 +163,13 @@ impl Stage {
         Self {
             phase: Phase::Waiting,
             tasks: std::iter::repeat_with(task).take(spec.tasks).collect(),
+            pending: (0..spec.tasks).collect(),
+            left: spec.tasks,
             pools: spec.pools.iter().map(|_| Pool::default()).collect(),
             prepared: BTreeSet::new(),
             since: now,
             ran: Duration::ZERO,
         }
-    }
-
-    pub(super) fn is_complete(&self) -> bool {
-        self.tasks.iter().all(|task| matches!(task.state, TaskState::Done(..)))
     }
 
     /// Every pool has a replica that can take a batch.

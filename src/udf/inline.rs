@@ -22,11 +22,11 @@ impl Inline {
         let (started, ready) = sync_channel(1);
         thread::Builder::new().name(format!("udf {name}")).spawn(move || {
             let mut replica = match start_fenced(&udf, &arguments, &mut Start::new(0, |_| ())) {
-                Ok(replica) => replica,
+                Ok(replica) => Some(replica),
                 Err(error) => return drop(started.send(Err(error))),
             };
             drop(started.send(Ok(())));
-            serve(&inbox, |batch| run_fenced(&mut *replica, batch));
+            serve(&inbox, |batch| run_fenced(&mut replica, batch));
         })?;
         // Ends when the thread does, at the latest: the sender lives there.
         ready.recv().unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended in start")))?;
@@ -48,10 +48,10 @@ impl Inline {
     }
 
     fn call(&self, batch: Batch) -> UdfResult<Column> {
-        let gone = |_| UdfError::new("the replica's thread ended");
+        let gone = || UdfError::new("the replica's thread ended");
         let (reply, answer) = sync_channel(1);
-        self.calls.send((batch, reply)).map_err(|_| UdfError::new("the replica's thread ended"))?;
-        answer.recv().map_err(gone)?
+        self.calls.send((batch, reply)).map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())?
     }
 }
 

@@ -83,10 +83,14 @@ pub(crate) fn start_fenced(name: &str, arguments: &[u8], cx: &mut Start) -> UdfR
     catch(|| udf.start(cx)).unwrap_or_else(|panic| Err(UdfError::new(format!("start panicked: {panic}"))))
 }
 
-/// Runs one batch; a panic, or a result of the wrong length, is an error. A replica that panicked is not used again.
-pub(crate) fn run_fenced(replica: &mut dyn Replica, batch: &Batch) -> UdfResult<Column> {
-    let column =
-        catch(|| replica.run(batch)).unwrap_or_else(|panic| Err(UdfError::new(format!("panicked: {panic}"))))?;
+/// Runs one batch; a result of the wrong length is an error. A replica that panicked is dropped: what the panic left of it
+/// is not trusted.
+pub(crate) fn run_fenced(replica: &mut Option<Box<dyn Replica>>, batch: &Batch) -> UdfResult<Column> {
+    let started = replica.as_mut().ok_or_else(|| UdfError::new("the replica broke in an earlier batch"))?;
+    let column = catch(|| started.run(batch)).unwrap_or_else(|panic| {
+        *replica = None;
+        Err(UdfError::new(format!("panicked: {panic}")))
+    })?;
     if column.len() != batch.height() {
         let (got, want) = (column.len(), batch.height());
         return Err(UdfError::new(format!(
