@@ -104,6 +104,11 @@ fn work() -> Result<(), Box<dyn std::error::Error>> {
         format!("{MARKER} is set, but standard input holds no hand-over ({e}); it is not for people to set")
     })?;
     log_to_stderr();
+    #[cfg(feature = "gpu")]
+    match crate::gpu::device_count() {
+        Ok(devices) => tracing::info!(devices, "CUDA devices"),
+        Err(why) => tracing::info!(%why, "no GPU here"),
+    }
     // The driver holds the other end. When it goes, however it goes, so do we.
     thread::Builder::new().name("regatta-life".to_owned()).spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());

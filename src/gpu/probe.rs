@@ -1,0 +1,72 @@
+//! Whether there is a GPU that this process can use, and if not, why.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use cudarc::driver::{CudaContext, sys};
+
+/// Why no GPU can be used here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GpuUnavailable {
+    /// The driver's library was not found.
+    #[error(
+        "no CUDA driver: the library libcuda is not on the loader's path; install the NVIDIA driver of this machine"
+    )]
+    NoDriver,
+    /// The driver is there and refuses.
+    #[error("the CUDA driver reports {0}")]
+    Driver(DriverCode),
+}
+
+/// A code of the CUDA driver. Shown without asking the driver, which may be the one that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriverCode(pub u32);
+
+/// Whether the driver's library can be loaded. cudarc panics in every other call if it cannot, so all of them are
+/// behind this.
+pub fn driver_present() -> bool {
+    static PRESENT: OnceLock<bool> = OnceLock::new();
+    // SAFETY: it tries to load the library by name, and calls nothing in it.
+    *PRESENT.get_or_init(|| unsafe { sys::is_culib_present() })
+}
+
+/// How many devices this process could use.
+///
+/// # Errors
+/// There is no driver, or it refuses: with its code.
+pub fn device_count() -> Result<u32, GpuUnavailable> {
+    if !driver_present() {
+        return Err(GpuUnavailable::NoDriver);
+    }
+    let count = CudaContext::device_count().map_err(|error| GpuUnavailable::Driver(DriverCode(error.0 as u32)))?;
+    Ok(u32::try_from(count).unwrap_or(0))
+}
+
+impl fmt::Display for DriverCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let meaning = match self.0 {
+            100 => "no device",
+            101 => "an invalid device",
+            803 => "that driver and library versions do not match",
+            804 => "that forward compatibility is not supported on this device",
+            999 => "an unknown error",
+            _ => "an error",
+        };
+        write!(f, "{meaning} (code {})", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_a_driver_is_told_so_and_nothing_panics() {
+        match device_count() {
+            Ok(_) => assert!(driver_present()),
+            Err(GpuUnavailable::NoDriver) => assert!(!driver_present()),
+            Err(error @ GpuUnavailable::Driver(_)) => assert!(error.to_string().contains("code")),
+        }
+    }
+}
