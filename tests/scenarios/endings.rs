@@ -25,9 +25,12 @@ pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 fn is_alive(process: u32) -> bool {
-    // A zombie holds nothing any more; it is its parent's to reap.
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+    // Threads end one by one, and the process's files are closed by the last. A zombie holds nothing.
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let states = threads.map(|thread| std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
+    states
+        .into_iter()
+        .any(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z")))
 }
 
 #[test]
