@@ -4,7 +4,19 @@ mod local;
 mod scratch;
 mod worker;
 
-pub(crate) use local::{LocalWorkers, OnEnd};
+pub(crate) use local::{LocalSpec, LocalWorkers};
 pub(crate) use scratch::Scratch;
-pub(crate) use worker::{HandOver, hello, is_worker};
 pub use worker::{TestWorker, become_worker_if_started_as_one};
+pub(crate) use worker::{hello, is_worker};
+
+use crate::sched::WorkerId;
+
+/// Where workers come from and go to. Calls may block; what cannot be done is logged, and asked for again if it is still
+/// wanted.
+pub(crate) trait ClusterProvider: Send + Sync {
+    /// There are to be so many workers: starts what is missing. Replaces what was asked for before.
+    fn demand(&self, workers: usize);
+
+    /// Ends a worker that has nothing to do.
+    fn retire(&self, worker: WorkerId);
+}

@@ -22,6 +22,11 @@ pub enum Runner {
 /// | `DAFT_RUNNER` | `native` | `native`: in this process; `flotilla`: local worker processes |
 /// | `DAFT_ACTOR_UDF_READY_TIMEOUT` | 120 | seconds for UDF replicas to become ready |
 /// | `DAFT_MIN_CPU_PER_TASK` | 0.5 | CPU that one task is charged |
+/// | `DAFT_AUTOSCALING_THRESHOLD` | 1.25 | what waits over what there is, above which more workers are asked for; at least 1 |
+/// | `AUTOSCALER_UPDATE_INTERVAL_S` | 5 | least seconds between two requests for more workers |
+/// | `DAFT_AUTOSCALING_DOWNSCALE_ENABLED` | `true` | idle workers retire |
+/// | `DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS` | 60 | how long a worker is idle before it may |
+/// | `DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS` | 1 | workers that are kept while queries run |
 /// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -31,6 +36,16 @@ pub struct Config {
     pub actor_udf_ready_timeout: Duration,
     /// CPU that one task is charged.
     pub min_cpu_per_task: f64,
+    /// What waits over what there is, above which more workers are asked for.
+    pub autoscaling_threshold: f64,
+    /// Least time between two requests for more workers.
+    pub autoscaler_update_interval: Duration,
+    /// Idle workers retire. Off: workers are added and stay.
+    pub autoscaling_downscale_enabled: bool,
+    /// How long a worker is idle before it may retire.
+    pub autoscaling_downscale_idle: Duration,
+    /// Workers that are kept while queries run.
+    pub autoscaling_min_survivor_workers: usize,
     /// Where clusters keep their scratch folders.
     pub scratch: PathBuf,
 }
@@ -41,6 +56,11 @@ impl Default for Config {
             runner: Runner::Native,
             actor_udf_ready_timeout: Duration::from_secs(120),
             min_cpu_per_task: 0.5,
+            autoscaling_threshold: 1.25,
+            autoscaler_update_interval: Duration::from_secs(5),
+            autoscaling_downscale_enabled: true,
+            autoscaling_downscale_idle: Duration::from_secs(60),
+            autoscaling_min_survivor_workers: 1,
             scratch: std::env::temp_dir(),
         }
     }
@@ -64,13 +84,30 @@ impl Config {
                 _ => return Err(invalid("DAFT_RUNNER", value, "use native or flotilla")),
             };
         }
-        if let Some(value) = get("DAFT_ACTOR_UDF_READY_TIMEOUT") {
-            let accepted = "use seconds, a number > 0";
-            let seconds = number("DAFT_ACTOR_UDF_READY_TIMEOUT", value.clone(), accepted)?;
-            config.actor_udf_ready_timeout = Duration::try_from_secs_f64(seconds)
-                .ok()
-                .filter(|timeout| !timeout.is_zero())
-                .ok_or_else(|| invalid("DAFT_ACTOR_UDF_READY_TIMEOUT", value, accepted))?;
+        if let Some(timeout) = seconds(&get, "DAFT_ACTOR_UDF_READY_TIMEOUT")? {
+            config.actor_udf_ready_timeout = timeout;
+        }
+        if let Some(interval) = seconds(&get, "AUTOSCALER_UPDATE_INTERVAL_S")? {
+            config.autoscaler_update_interval = interval;
+        }
+        if let Some(idle) = seconds(&get, "DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS")? {
+            config.autoscaling_downscale_idle = idle;
+        }
+        if let Some(value) = get("DAFT_AUTOSCALING_THRESHOLD") {
+            config.autoscaling_threshold = number("DAFT_AUTOSCALING_THRESHOLD", value, "use a ratio, at least 1")?;
+        }
+        if let Some(value) = get("DAFT_AUTOSCALING_DOWNSCALE_ENABLED") {
+            config.autoscaling_downscale_enabled = match value.to_ascii_lowercase().as_str() {
+                "1" | "true" => true,
+                "0" | "false" => false,
+                _ => return Err(invalid("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", value, "use 1, true, 0 or false")),
+            };
+        }
+        if let Some(value) = get("DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS") {
+            let name = "DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS";
+            let workers = value.trim().parse();
+            config.autoscaling_min_survivor_workers =
+                workers.map_err(|_| invalid(name, value, "use a number of workers, 0 or more"))?;
         }
         if let Some(value) = get("DAFT_MIN_CPU_PER_TASK") {
             config.min_cpu_per_task = number("DAFT_MIN_CPU_PER_TASK", value, "use a number of CPUs, > 0")?;
@@ -91,11 +128,22 @@ impl Config {
         if !(cpu.is_finite() && cpu > 0.0) {
             return Err(invalid("DAFT_MIN_CPU_PER_TASK", cpu.to_string(), "use a number of CPUs, > 0"));
         }
+        let threshold = self.autoscaling_threshold;
+        if !(threshold.is_finite() && threshold >= 1.0) {
+            return Err(invalid("DAFT_AUTOSCALING_THRESHOLD", threshold.to_string(), "use a ratio, at least 1"));
+        }
         if self.actor_udf_ready_timeout.is_zero() {
             return Err(invalid("DAFT_ACTOR_UDF_READY_TIMEOUT", "0".to_owned(), "use seconds, a number > 0"));
         }
         Ok(())
     }
+}
+
+fn seconds(get: &impl Fn(&str) -> Option<String>, variable: &str) -> Result<Option<Duration>, ConfigError> {
+    let Some(value) = get(variable) else { return Ok(None) };
+    let accepted = "use seconds, a number >= 0";
+    let duration = Duration::try_from_secs_f64(number(variable, value.clone(), accepted)?);
+    duration.map(Some).map_err(|_| invalid(variable, value, accepted))
 }
 
 fn number(variable: &str, value: String, accepted: &str) -> Result<f64, ConfigError> {
@@ -123,6 +171,18 @@ mod tests {
             Duration::from_millis(1500)
         );
         assert_eq!(with("DAFT_MIN_CPU_PER_TASK", "2").unwrap().min_cpu_per_task, 2.0);
+        assert_eq!(with("DAFT_AUTOSCALING_THRESHOLD", "2.5").unwrap().autoscaling_threshold, 2.5);
+        assert!(!with("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", "False").unwrap().autoscaling_downscale_enabled);
+        assert!(with("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", "1").unwrap().autoscaling_downscale_enabled);
+        assert_eq!(
+            with("DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS", "0").unwrap().autoscaling_downscale_idle,
+            Duration::ZERO
+        );
+        assert_eq!(with("DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS", "0").unwrap().autoscaling_min_survivor_workers, 0);
+        assert_eq!(
+            with("AUTOSCALER_UPDATE_INTERVAL_S", "0.5").unwrap().autoscaler_update_interval,
+            Duration::from_millis(500)
+        );
         assert_eq!(with("REGATTA_SCRATCH", "/x").unwrap().scratch, PathBuf::from("/x"));
     }
 
@@ -134,6 +194,11 @@ mod tests {
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "-1"),
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "0"),
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "inf"),
+            ("DAFT_AUTOSCALING_THRESHOLD", "0.9"),
+            ("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", "perhaps"),
+            ("DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS", "-1"),
+            ("DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS", "-1"),
+            ("AUTOSCALER_UPDATE_INTERVAL_S", "often"),
             ("DAFT_MIN_CPU_PER_TASK", "NaN"),
             ("DAFT_MIN_CPU_PER_TASK", "0"),
         ] {

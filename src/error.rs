@@ -278,7 +278,7 @@ pub enum ClusterError {
     #[error("worker {worker} ended before it joined ({status}). Its last words:\n{stderr}")]
     WorkerEnded {
         /// Its number.
-        worker: usize,
+        worker: u32,
         /// Exit status.
         status: String,
         /// The end of its standard error.

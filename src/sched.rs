@@ -1,6 +1,7 @@
 //! The scheduler without its shell: queue, ledger, pools and attempts as plain structs that take `now` and answer with
 //! actions. No tokio, no actix, no Polars.
 
+mod autoscale;
 mod core;
 mod ids;
 mod ledger;
@@ -8,6 +9,7 @@ mod query;
 mod status;
 
 pub(crate) use self::core::{Action, Core, Event, Settings};
+pub(crate) use autoscale::ScaleSettings;
 pub(crate) use ids::{Attempt, PartitionId, ReplicaId};
 pub use ids::{PoolId, QueryId, StageId, TaskId, WorkerId};
 pub(crate) use ledger::Resources;

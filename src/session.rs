@@ -1,26 +1,27 @@
 //! Where queries run: in this process, or on workers that this session started.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use polars::prelude::LazyFrame;
-use regatta_remote::{Arbiter, Authority, LocalRef, Node, PeerEvent, Role, Runtime, catch};
+use regatta_remote::{Arbiter, Authority, LocalRef, Node, NodeId, PeerEvent, Role, Runtime, catch};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 
 use crate::actors::{
-    CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, Status, Submit, SwordfishActor, Worker,
-    WorkerDown,
+    CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, Status, Submit, SwordfishActor, UseProvider,
+    Worker, WorkerDown,
 };
-use crate::cluster::{HandOver, LocalWorkers, OnEnd, Scratch, hello, is_worker};
+use crate::cluster::{LocalSpec, LocalWorkers, Scratch, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::Run;
 use crate::os;
 use crate::plan::{QueryPlan, Target, plan};
-use crate::sched::{QueryId, Resources, Settings, WorkerId};
+use crate::sched::{QueryId, Resources, ScaleSettings, Settings, WorkerId};
 use crate::store::Store;
 
 /// A place to run queries. Cheap to clone; the last clone ends it, with its workers.
@@ -41,7 +42,7 @@ pub struct Session {
 #[derive(Debug)]
 struct Inner {
     // Dropped in this order: workers end while the scheduler still lives, threads go last.
-    workers: Option<Mutex<LocalWorkers>>,
+    workers: Option<Arc<LocalWorkers>>,
     scheduler: LocalRef<SchedulerActor>,
     _arbiters: Vec<Arbiter>,
     host: Arc<Host>,
@@ -73,7 +74,7 @@ impl Session {
     /// As there.
     pub fn native_with(config: Config) -> Result<Self, Error> {
         config.validate()?;
-        let parts = Parts::new(&config, |_| Ok(None))?;
+        let parts = Parts::new(&config, None, |_| Ok(None))?;
         let arbiter = parts.arbiter()?;
         let (host, scheduler) = (Arc::clone(&parts.host), parts.scheduler.clone());
         let place = Place { worker: WorkerId(0), node: None };
@@ -99,15 +100,46 @@ impl Session {
     /// # Errors
     /// As there.
     pub fn local_with(workers: usize, config: Config) -> Result<Self, Error> {
+        Self::elastic_with(workers..=workers, config)
+    }
+
+    /// [`local`](Self::local) with as many workers as the work asks for, from the least to the most: more are started when
+    /// what waits is more than `DAFT_AUTOSCALING_THRESHOLD` of what there is, and idle ones retire.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn elastic(workers: RangeInclusive<usize>) -> Result<Self, Error> {
+        Self::elastic_with(workers, Config::from_env()?)
+    }
+
+    /// [`elastic`](Self::elastic), with these settings.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn elastic_with(workers: RangeInclusive<usize>, config: Config) -> Result<Self, Error> {
         config.validate()?;
         if is_worker() {
             return Err(ClusterError::InWorker.into());
         }
-        let workers = workers.max(1);
+        let least = *workers.start();
+        let most = (*workers.end()).max(least).max(1);
+        let threads = (os::cpus() / most).max(1);
+        if most > os::cpus() {
+            tracing::info!(workers = most, cpus = os::cpus(), "more workers than CPUs: each is given one, they share");
+        }
         let authority = Authority::new().map_err(|e| ClusterError::network("make the cluster's certificates", e))?;
         let identity =
             authority.issue(Role::Head).map_err(|e| ClusterError::network("make the head's certificate", e))?;
-        let parts = Parts::new(&config, |runtime| {
+        let scale = ScaleSettings {
+            workers: (least, most),
+            each: Resources::cpus(threads as f64),
+            threshold: config.autoscaling_threshold,
+            interval: config.autoscaler_update_interval,
+            downscale: config.autoscaling_downscale_enabled,
+            idle: config.autoscaling_downscale_idle,
+            survivors: config.autoscaling_min_survivor_workers,
+        };
+        let parts = Parts::new(&config, Some(scale), |runtime| {
             let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
             let node = Node::bind(identity, loopback, hello(), runtime)
                 .map_err(|e| ClusterError::network("bind to the loopback", e))?;
@@ -116,29 +148,20 @@ impl Session {
         let node = parts.host.node.clone().ok_or(ClusterError::Closed)?;
         parts.watch_workers(&node);
         SchedulerActor::publish(&node, SCHEDULER, &parts.scheduler);
-
-        let threads = (os::cpus() / workers).max(1);
-        if workers > os::cpus() {
-            tracing::info!(workers, cpus = os::cpus(), "more workers than CPUs: each is given one, they share");
-        }
         let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
-        let hand_overs = (0..workers as u32).map(WorkerId).map(|worker| {
-            let identity =
-                authority.issue(Role::Worker).map_err(|e| ClusterError::network("make a worker's certificate", e))?;
-            let capacity = Resources::cpus(threads as f64);
-            Ok(HandOver {
-                worker,
-                identity,
-                head: (node.id(), address),
-                capacity,
-                scratch: parts.scratch.folder().to_owned(),
-            })
+        let workers = LocalWorkers::new(LocalSpec {
+            authority,
+            head: (node.id(), address),
+            threads,
+            scratch: parts.scratch.folder().to_owned(),
+            on_end: parts.on_end(),
         });
-        let hand_overs = hand_overs.collect::<Result<Vec<_>, ClusterError>>()?;
-        let mut processes = LocalWorkers::start(&hand_overs, threads, &parts.on_end())?;
-        parts.wait_for(workers, &mut processes)?;
-        let target = Target { tasks: workers * threads * 2, travels: true };
-        Ok(parts.session(Vec::new(), Some(processes), target))
+        workers.start(least)?;
+        parts.wait_for(least, &workers)?;
+        let provider = UseProvider(Arc::<LocalWorkers>::clone(&workers));
+        parts.scheduler.try_tell(provider).map_err(|e| ClusterError::network("start the scheduler", e))?;
+        let target = Target { tasks: most * threads * 2, travels: true };
+        Ok(parts.session(Vec::new(), Some(workers), target))
     }
 
     /// The session that `DAFT_RUNNER` asks for: `native`, or `flotilla` for as many local workers as there are CPUs.
@@ -181,8 +204,7 @@ impl Session {
 
     /// Process ids of the local workers; none for a native session.
     pub fn processes(&self) -> Vec<u32> {
-        let workers = self.inner.workers.as_ref().map(|workers| workers.lock().unwrap_or_else(PoisonError::into_inner));
-        workers.map(|workers| workers.processes()).unwrap_or_default()
+        self.inner.workers.as_ref().map(|workers| workers.processes()).unwrap_or_default()
     }
 
     /// Partitions and batches that this process's store holds; none between queries.
@@ -220,7 +242,9 @@ impl Session {
 impl Drop for Inner {
     fn drop(&mut self) {
         // Workers first: their loss then is nobody's failure.
-        self.workers = None;
+        if let Some(workers) = &self.workers {
+            workers.close();
+        }
         self.host.runtime.clone().shutdown(STOP);
     }
 }
@@ -238,6 +262,7 @@ struct Parts {
 impl Parts {
     fn new(
         config: &Config,
+        scale: Option<ScaleSettings>,
         network: impl FnOnce(&Runtime) -> Result<Option<Node>, ClusterError>,
     ) -> Result<Self, ClusterError> {
         let folder = config.scratch.display();
@@ -251,6 +276,7 @@ impl Parts {
         let settings = Settings {
             task_cpus: Resources::cpus(config.min_cpu_per_task),
             ready_timeout: config.actor_udf_ready_timeout,
+            scale,
         };
         let hosted = Arc::clone(&host);
         let (joining, joined) = watch::channel(0);
@@ -263,7 +289,7 @@ impl Parts {
     }
 
     /// What the provider does with its word that a process has ended: it is proof, and comes before any time-out.
-    fn on_end(&self) -> OnEnd {
+    fn on_end(&self) -> Arc<dyn Fn(NodeId, String) + Send + Sync> {
         let (scheduler, runtime) = (self.scheduler.clone(), self.host.runtime.handle().clone());
         Arc::new(move |node, why| {
             let scheduler = scheduler.clone();
@@ -291,7 +317,7 @@ impl Parts {
     }
 
     /// Waits until all workers have joined, or one has ended.
-    fn wait_for(&self, wanted: usize, processes: &mut LocalWorkers) -> Result<(), ClusterError> {
+    fn wait_for(&self, wanted: usize, processes: &LocalWorkers) -> Result<(), ClusterError> {
         let deadline = Instant::now() + START;
         loop {
             let joined = *self.joined.borrow();
@@ -308,10 +334,10 @@ impl Parts {
         }
     }
 
-    fn session(self, mut arbiters: Vec<Arbiter>, workers: Option<LocalWorkers>, target: Target) -> Session {
+    fn session(self, mut arbiters: Vec<Arbiter>, workers: Option<Arc<LocalWorkers>>, target: Target) -> Session {
         arbiters.push(self.arbiter);
         let inner = Inner {
-            workers: workers.map(Mutex::new),
+            workers,
             scheduler: self.scheduler,
             _arbiters: arbiters,
             host: self.host,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use polars::prelude::DataFrame;
 use regatta_remote::{ActorId, ActorRef, NodeId, messages};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::SwordfishActor;
+use crate::cluster::ClusterProvider;
 use crate::error::{ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{Attempt, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, StageId, TaskId, WorkerId};
@@ -174,6 +176,9 @@ pub(crate) struct Worker {
     pub(crate) actor: ActorRef<SwordfishActor>,
 }
 
+/// Who starts and stops workers for the scheduler.
+pub(crate) struct UseProvider(pub(crate) Arc<dyn ClusterProvider>);
+
 /// A node is lost.
 #[derive(Debug)]
 pub(crate) struct WorkerDown {
@@ -191,6 +196,9 @@ impl actix::Message for Status {
     type Result = Option<QueryStatus>;
 }
 impl actix::Message for Worker {
+    type Result = ();
+}
+impl actix::Message for UseProvider {
     type Result = ();
 }
 impl actix::Message for WorkerDown {

@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::messages::{
     End, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status,
-    StopReplica, Submit, TaskEnded, Word, Worker, WorkerDown,
+    StopReplica, Submit, TaskEnded, UseProvider, Word, Worker, WorkerDown,
 };
 use super::{Host, SwordfishActor, insist};
+use crate::cluster::ClusterProvider;
 use crate::error::ClusterError;
 use crate::plan::QueryPlan;
 use crate::sched::{
@@ -27,6 +28,8 @@ pub struct SchedulerActor {
     workers: HashMap<WorkerId, Crew>,
     queries: HashMap<QueryId, Submitted>,
     replicas: HashMap<ReplicaId, ActorId>,
+    /// `None`: workers neither come nor go.
+    provider: Option<Arc<dyn ClusterProvider>>,
     /// How many workers have joined, for whoever waits for them.
     joining: watch::Sender<usize>,
 }
@@ -60,7 +63,8 @@ const TICK: Duration = Duration::from_millis(50);
 impl SchedulerActor {
     pub(crate) fn new(settings: Settings, host: Arc<Host>, joining: watch::Sender<usize>) -> Self {
         let core = Core::new(settings);
-        Self { core, host, workers: HashMap::new(), queries: HashMap::new(), replicas: HashMap::new(), joining }
+        let (workers, queries, replicas) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { core, host, workers, queries, replicas, provider: None, joining }
     }
 
     /// Makes a scheduler reachable for the workers of its cluster, and for nobody else.
@@ -127,7 +131,20 @@ impl SchedulerActor {
                 }
             }
             Action::End { worker, query } => self.send(worker, Outgoing::End(End(query))),
+            Action::Demand { workers } => self.provide(move |provider| provider.demand(workers)),
+            Action::Retire { worker } => {
+                // Its outbox goes with it; its end is then nobody's loss.
+                self.workers.remove(&worker);
+                self.provide(move |provider| provider.retire(worker));
+            }
             Action::Report(query, report) => self.report(query, report),
+        }
+    }
+
+    /// Processes take their time to start and end: not on this thread.
+    fn provide(&self, what: impl FnOnce(&dyn ClusterProvider) + Send + 'static) {
+        if let Some(provider) = self.provider.clone() {
+            self.host.runtime.handle().spawn_blocking(move || what(&*provider));
         }
     }
 
@@ -182,9 +199,7 @@ impl Actor for SchedulerActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(TICK, |actor, _| {
-            if actor.core.next_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
-                actor.take(Event::Tick);
-            }
+            actor.take(Event::Tick);
         });
     }
 }
@@ -212,6 +227,14 @@ impl Handler<Worker> for SchedulerActor {
 
     fn handle(&mut self, Worker { worker, capacity, actor }: Worker, ctx: &mut Self::Context) {
         self.join(Place { worker, node: None }, capacity, actor, ctx);
+    }
+}
+
+impl Handler<UseProvider> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, UseProvider(provider): UseProvider, _: &mut Self::Context) {
+        self.provider = Some(provider);
     }
 }
 

@@ -1,21 +1,45 @@
 //! Worker processes of this machine: this executable, started again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use regatta_remote::NodeId;
+use regatta_remote::{Authority, NodeId, Role};
 
+use super::ClusterProvider;
 use super::worker::{HandOver, MARKER, TestWorker, write_hand_over};
 use crate::error::ClusterError;
+use crate::sched::{Resources, WorkerId};
 
-/// The worker processes of a session. They end when it is dropped, and when this process ends in any way.
-#[derive(Debug)]
+/// The worker processes of a session. They end when it is closed or dropped, and when this process ends in any way.
 pub(crate) struct LocalWorkers {
-    workers: Vec<LocalWorker>,
+    spec: LocalSpec,
+    fleet: Mutex<Fleet>,
+}
+
+/// What all workers of a session have in common.
+pub(crate) struct LocalSpec {
+    pub(crate) authority: Authority,
+    pub(crate) head: (NodeId, SocketAddr),
+    /// Threads that Polars has in each; the worker's CPUs.
+    pub(crate) threads: usize,
+    pub(crate) scratch: PathBuf,
+    /// Called when a worker's process has ended, however: with its node and its last word.
+    pub(crate) on_end: OnEnd,
+}
+
+type OnEnd = Arc<dyn Fn(NodeId, String) + Send + Sync>;
+
+#[derive(Default)]
+struct Fleet {
+    workers: BTreeMap<WorkerId, LocalWorker>,
+    next: u32,
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -29,59 +53,103 @@ struct LocalWorker {
 
 type LastWords = Arc<Mutex<VecDeque<String>>>;
 
-/// Called when a worker's process has ended, however: with its node and its last word.
-pub(crate) type OnEnd = Arc<dyn Fn(NodeId, String) + Send + Sync>;
-
 /// Lines of a worker's standard error that are kept for an error message.
 const KEPT_LINES: usize = 20;
 /// How long a worker may take to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
 
 impl LocalWorkers {
-    /// Starts a worker for each hand-over.
-    ///
-    /// # Errors
-    /// The executable cannot be started. Workers that were started end.
-    pub(crate) fn start(hand_overs: &[HandOver], threads: usize, ended: &OnEnd) -> Result<Self, ClusterError> {
-        let mut workers = Self { workers: Vec::new() };
-        for hand_over in hand_overs {
-            workers.workers.push(LocalWorker::start(hand_over, threads, ended)?);
-        }
-        Ok(workers)
+    pub(crate) fn new(spec: LocalSpec) -> Arc<Self> {
+        Arc::new(Self { spec, fleet: Mutex::default() })
     }
 
-    /// The first worker that has ended, as an error.
-    pub(crate) fn ended(&mut self) -> Option<ClusterError> {
-        self.workers.iter_mut().enumerate().find_map(|(number, worker)| {
+    /// Starts workers until there are so many.
+    ///
+    /// # Errors
+    /// The executable cannot be started.
+    pub(crate) fn start(&self, wanted: usize) -> Result<(), ClusterError> {
+        let mut fleet = self.fleet();
+        // Those that have ended by themselves do not count, and are reaped.
+        fleet.workers.retain(|_, worker| matches!(worker.child.try_wait(), Ok(None)));
+        while fleet.workers.len() < wanted && !fleet.closed {
+            let worker = WorkerId(fleet.next);
+            fleet.next += 1;
+            let started = LocalWorker::start(worker, &self.spec)?;
+            fleet.workers.insert(worker, started);
+        }
+        Ok(())
+    }
+
+    /// The first worker that has ended by itself, as an error.
+    pub(crate) fn ended(&self) -> Option<ClusterError> {
+        self.fleet().workers.iter_mut().find_map(|(id, worker)| {
             let status = worker.child.try_wait().ok().flatten()?;
             // The rest of what it said is in the pipe.
             worker.readers.drain(..).for_each(|reader| drop(reader.join()));
             let lines = worker.last_words.lock().unwrap_or_else(PoisonError::into_inner);
             let stderr = lines.iter().map(|line| format!("  {line}\n")).collect();
-            Some(ClusterError::WorkerEnded { worker: number, status: status.to_string(), stderr })
+            Some(ClusterError::WorkerEnded { worker: id.0, status: status.to_string(), stderr })
         })
     }
 
     /// Process ids, by worker.
     pub(crate) fn processes(&self) -> Vec<u32> {
-        self.workers.iter().map(|worker| worker.child.id()).collect()
+        self.fleet().workers.values().map(|worker| worker.child.id()).collect()
+    }
+
+    /// Ends all workers, and lets none start any more.
+    pub(crate) fn close(&self) {
+        let mut workers = {
+            let mut fleet = self.fleet();
+            fleet.closed = true;
+            std::mem::take(&mut fleet.workers)
+        };
+        // All at once, then one after the other until the deadline that they share.
+        workers.values_mut().for_each(|worker| worker.life = None);
+        let deadline = Instant::now() + GRACE;
+        workers.values_mut().for_each(|worker| worker.end(deadline));
+    }
+
+    fn fleet(&self) -> MutexGuard<'_, Fleet> {
+        self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClusterProvider for LocalWorkers {
+    fn demand(&self, workers: usize) {
+        if let Err(error) = self.start(workers) {
+            tracing::error!(workers, %error, "could not start the workers that are wanted");
+        }
+    }
+
+    fn retire(&self, worker: WorkerId) {
+        let retired = self.fleet().workers.remove(&worker);
+        if let Some(mut process) = retired {
+            tracing::debug!(%worker, "retires");
+            process.life = None;
+            process.end(Instant::now() + GRACE);
+        }
     }
 }
 
 impl Drop for LocalWorkers {
     fn drop(&mut self) {
-        for worker in &mut self.workers {
-            worker.life = None;
-        }
-        let deadline = Instant::now() + GRACE;
-        for worker in &mut self.workers {
-            worker.end(deadline);
-        }
+        self.close();
+    }
+}
+
+impl std::fmt::Debug for LocalWorkers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalWorkers").field("processes", &self.processes()).finish_non_exhaustive()
     }
 }
 
 impl LocalWorker {
-    fn start(hand_over: &HandOver, threads: usize, ended: &OnEnd) -> Result<Self, ClusterError> {
+    fn start(worker: WorkerId, spec: &LocalSpec) -> Result<Self, ClusterError> {
+        let identity = spec.authority.issue(Role::Worker);
+        let identity = identity.map_err(|e| ClusterError::network("make a worker's certificate", e))?;
+        let capacity = Resources::cpus(spec.threads as f64);
+        let hand_over = HandOver { worker, identity, head: spec.head, capacity, scratch: spec.scratch.clone() };
         let executable = std::env::current_exe().map_err(|e| ClusterError::os("find this executable", e))?;
         let mut command = Command::new(&executable);
         let in_tests = TestWorker::arguments();
@@ -91,15 +159,15 @@ impl LocalWorker {
             .args(in_tests.into_iter().flatten())
             .env(MARKER, "1")
             .env("DAFT_FLOTILLA_WORKER", "1")
-            .env("POLARS_MAX_THREADS", threads.to_string())
+            .env("POLARS_MAX_THREADS", spec.threads.to_string())
             .stdin(Stdio::piped())
             .stdout(stdout)
             .stderr(Stdio::piped());
         let mut child =
             command.spawn().map_err(|e| ClusterError::os(format!("start worker {}", executable.display()), e))?;
         let last_words = LastWords::default();
-        let name = hand_over.worker.to_string();
-        let (kept, ended, node) = (Arc::clone(&last_words), Arc::clone(ended), hand_over.identity.node());
+        let name = worker.to_string();
+        let (kept, ended, node) = (Arc::clone(&last_words), Arc::clone(&spec.on_end), hand_over.identity.node());
         let stderr = child.stderr.take().map(|pipe| {
             relay(pipe, &name, Some(kept), move |last| {
                 let last = last.map(|line| format!("; its last words: {line}")).unwrap_or_default();
@@ -108,7 +176,7 @@ impl LocalWorker {
         });
         let stdout = child.stdout.take().map(|pipe| relay(pipe, &name, None, |_| ()));
         let mut life = child.stdin.take();
-        let handed_over = life.as_mut().map(|stdin| write_hand_over(stdin, hand_over));
+        let handed_over = life.as_mut().map(|stdin| write_hand_over(stdin, &hand_over));
         let mut worker = Self { child, life, last_words, readers: stderr.into_iter().chain(stdout).collect() };
         match handed_over {
             Some(Ok(())) => Ok(worker),

@@ -1,8 +1,9 @@
 //! The scheduler as a state machine: events in, actions out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::autoscale::{Autoscaler, Load, ScaleSettings};
 use super::ledger::Ledger;
 use super::query::{
     MAX_ATTEMPTS, Outcome, Phase, PoolSpec, Query, QuerySpec, Replica, ReplicaState, Report, TaskState,
@@ -17,6 +18,8 @@ use crate::udf::UdfError;
 pub(crate) struct Settings {
     pub(crate) task_cpus: Resources,
     pub(crate) ready_timeout: Duration,
+    /// `None`: workers neither come nor go.
+    pub(crate) scale: Option<ScaleSettings>,
 }
 
 /// What happens to the scheduler.
@@ -47,7 +50,7 @@ pub(crate) enum Event {
         replica: ReplicaId,
         error: UdfError,
     },
-    /// Time has passed.
+    /// Time has passed. Wanted often: deadlines and the autoscaler are looked at then.
     Tick,
 }
 
@@ -84,6 +87,14 @@ pub(crate) enum Action {
         worker: WorkerId,
         query: QueryId,
     },
+    /// There are to be so many workers; replaces what was asked for before.
+    Demand {
+        workers: usize,
+    },
+    /// Let an idle worker go. Nothing is placed there any more.
+    Retire {
+        worker: WorkerId,
+    },
     Report(QueryId, Report),
 }
 
@@ -93,16 +104,21 @@ pub(crate) struct Core {
     settings: Settings,
     ledger: Ledger,
     queries: BTreeMap<QueryId, Query>,
+    /// Whose turn it is: queries take turns at free room, task by task.
+    turns: VecDeque<QueryId>,
+    autoscaler: Option<Autoscaler>,
 }
 
 impl Core {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, ledger: Ledger::default(), queries: BTreeMap::new() }
+        let autoscaler = settings.scale.clone().map(Autoscaler::new);
+        Self { settings, ledger: Ledger::default(), queries: BTreeMap::new(), turns: VecDeque::new(), autoscaler }
     }
 
     /// Takes one event. The actions leave the state as if they were done.
     pub(crate) fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
+        let tick = matches!(event, Event::Tick);
         match event {
             Event::Joined { worker, capacity } => self.ledger.add(worker, capacity),
             Event::Lost { worker, why } => self.lose(worker, &why, &mut actions),
@@ -116,11 +132,11 @@ impl Core {
             }
             Event::ReplicaReady(replica) => self.replica_ready(replica, &mut actions),
             Event::ReplicaFailed { replica, error } => self.replica_failed(replica, error, &mut actions),
-            Event::Tick => (),
+            Event::Tick => self.check_readiness(now, &mut actions),
         }
-        self.check_readiness(now, &mut actions);
-        for query in self.queries.keys().copied().collect::<Vec<_>>() {
-            self.advance(query, now, &mut actions);
+        self.advance(now, &mut actions);
+        if tick {
+            self.scale(now, &mut actions);
         }
         actions
     }
@@ -151,56 +167,62 @@ impl Core {
         Some(QueryStatus::of(self.queries.get(&query)?, now))
     }
 
-    /// When [`Event::Tick`] is wanted next.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let stages = self.queries.values().flat_map(|query| &query.stages);
-        let replicas = stages.flat_map(|stage| &stage.pools).flat_map(|pool| &pool.replicas);
-        let starting = replicas.filter(|r| r.state == ReplicaState::Starting);
-        starting.map(|r| r.since + self.settings.ready_timeout).min()
-    }
-
     fn submit(&mut self, spec: QuerySpec, now: Instant, actions: &mut Vec<Action>) {
         let id = spec.id;
         let infeasible = self.infeasible(&spec);
         self.queries.insert(id, Query::new(spec, now));
+        self.turns.push_back(id);
         if let Some(error) = infeasible {
             self.end(id, Some(error), actions);
         }
     }
 
-    /// What of this query could not be placed even if every worker were idle.
+    /// What of this query could not be placed even if every worker were idle, and all that can be added were there.
     fn infeasible(&self, spec: &QuerySpec) -> Option<Error> {
-        let largest = self.ledger.largest().map_or(0.0, Resources::as_cpus);
+        let added = self.autoscaler.as_ref().map(|scaler| scaler.settings().each);
+        let largest = self.ledger.largest().max(added).unwrap_or_default().as_cpus();
+        let refused = |request| Some(ClusterError::Infeasible { request, largest }.into());
         for (index, stage) in spec.stages.iter().enumerate() {
-            let mut empty = self.ledger.emptied();
+            let mut amounts = Vec::new();
             for pool in &stage.pools {
-                if empty.place(pool.cpus, Resources::NONE).is_none() {
-                    let request = format!(
-                        "a replica of UDF {} ({} CPU) beside what it needs to run",
-                        pool.udf,
-                        pool.cpus.as_cpus()
-                    );
-                    return Some(ClusterError::Infeasible { request, largest }.into());
+                amounts.push(pool.cpus);
+                if !self.ledger.could_place_all(&amounts, added) {
+                    let beside = if amounts.len() > 1 { " beside one replica of each UDF before it" } else { "" };
+                    return refused(format!("a replica of UDF {} ({} CPU){beside}", pool.udf, pool.cpus.as_cpus()));
                 }
             }
-            if empty.place(self.settings.task_cpus, Resources::NONE).is_none() {
-                let replicas = if stage.pools.is_empty() { "" } else { " beside one replica of each of its UDFs" };
-                let request = format!("a task of stage {index} ({} CPU){replicas}", self.settings.task_cpus.as_cpus());
-                return Some(ClusterError::Infeasible { request, largest }.into());
+            amounts.push(self.settings.task_cpus);
+            if !self.ledger.could_place_all(&amounts, added) {
+                let beside = if stage.pools.is_empty() { "" } else { " beside one replica of each of its UDFs" };
+                return refused(format!("a task of stage {index} ({} CPU){beside}", self.settings.task_cpus.as_cpus()));
             }
         }
         None
     }
 
-    /// Starts what can be started: stages nearest to the result first.
-    fn advance(&mut self, id: QueryId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(query) = self.queries.get(&id).filter(|query| !query.done) else { return };
-        for stage in (0..query.stages.len()).rev() {
-            self.admit(id, stage, now, actions);
-            self.run_tasks(id, stage, actions);
-            // Extras, from what tasks leave.
-            self.extend(id, stage, |pool| pool.most, now, actions);
+    /// Starts what can be started. Queries take turns, one task each; within a query, stages nearest to the result come first.
+    fn advance(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let mut passed = 0;
+        while passed < self.turns.len() {
+            let Some(query) = self.turns.pop_front() else { break };
+            self.turns.push_back(query);
+            passed = if self.start_one(query, now, actions) { 0 } else { passed + 1 };
         }
+        for query in self.turns.clone() {
+            // Extras, from what tasks leave.
+            for stage in 0..self.queries.get(&query).map_or(0, |query| query.stages.len()) {
+                self.extend(query, stage, |pool| pool.most, now, actions);
+            }
+        }
+    }
+
+    /// Admits stages of this query and starts one of its tasks, if there is room.
+    fn start_one(&mut self, id: QueryId, now: Instant, actions: &mut Vec<Action>) -> bool {
+        let stages = self.queries.get(&id).filter(|query| !query.done).map_or(0, |query| query.stages.len());
+        (0..stages).rev().any(|stage| {
+            self.admit(id, stage, now, actions);
+            self.start_task(id, stage, actions)
+        })
     }
 
     /// A stage is admitted whole: one replica of each of its pools and room for one task, or nothing.
@@ -209,15 +231,11 @@ impl Core {
         if query.stages[stage].phase != Phase::Waiting || !query.inputs_done(stage) {
             return;
         }
-        let mut trial = self.ledger.clone();
-        let pools = &query.spec.stages[stage].pools;
-        let placed: Option<Vec<_>> = pools.iter().map(|pool| trial.place(pool.cpus, Resources::NONE)).collect();
-        let Some(placed) = placed else { return };
-        let without_task = trial.clone();
-        if trial.place(self.settings.task_cpus, Resources::NONE).is_none() {
-            return;
-        }
-        self.ledger = without_task;
+        let mut amounts: Vec<_> = query.spec.stages[stage].pools.iter().map(|pool| pool.cpus).collect();
+        amounts.push(self.settings.task_cpus);
+        let Some(mut placed) = self.ledger.place_all(&amounts) else { return };
+        // The task is charged when it starts; until then the place was only tried.
+        placed.pop().into_iter().for_each(|worker| self.ledger.release(worker, self.settings.task_cpus));
         query.stages[stage].phase = Phase::Running;
         query.stages[stage].since = now;
         for (step, worker) in placed.into_iter().enumerate() {
@@ -227,22 +245,22 @@ impl Core {
         self.extend(id, stage, |pool| pool.least, now, actions);
     }
 
-    fn run_tasks(&mut self, id: QueryId, stage: usize, actions: &mut Vec<Action>) {
-        let Some(query) = self.queries.get_mut(&id) else { return };
-        if query.stages[stage].phase != Phase::Running || !query.stages[stage].is_served() {
-            return;
+    fn start_task(&mut self, id: QueryId, stage: usize, actions: &mut Vec<Action>) -> bool {
+        let Some(query) = self.queries.get_mut(&id) else { return false };
+        let state = &query.stages[stage];
+        let (Phase::Running, true, Some(&index)) = (state.phase, state.is_served(), state.pending.front()) else {
+            return false;
+        };
+        let Some(worker) = self.ledger.place(self.settings.task_cpus, Resources::NONE) else { return false };
+        let task = query.task_id(stage, index);
+        let state = &mut query.stages[stage];
+        state.pending.pop_front();
+        state.tasks[index].state = TaskState::Running(worker);
+        if state.prepared.insert(worker) {
+            actions.push(Action::Prepare { worker, query: id, stage: task.stage });
         }
-        while let Some(index) = query.stages[stage].pending.front().copied() {
-            let Some(worker) = self.ledger.place(self.settings.task_cpus, Resources::NONE) else { return };
-            let task = query.task_id(stage, index);
-            let state = &mut query.stages[stage];
-            state.pending.pop_front();
-            state.tasks[index].state = TaskState::Running(worker);
-            if state.prepared.insert(worker) {
-                actions.push(Action::Prepare { worker, query: id, stage: task.stage });
-            }
-            actions.push(Action::Run { worker, task, attempt: state.tasks[index].attempt });
-        }
+        actions.push(Action::Run { worker, task, attempt: state.tasks[index].attempt });
+        true
     }
 
     /// Adds replicas to each pool of a running stage until it has as many as `count` says, never taking the last room for
@@ -264,6 +282,25 @@ impl Core {
                 query.start_replica(stage, step, worker, now, actions);
             }
         }
+    }
+
+    fn scale(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let Some(scaler) = &mut self.autoscaler else { return };
+        let task = self.settings.task_cpus;
+        let live = || self.queries.values().filter(|query| !query.done);
+        let idle = |worker| self.ledger.is_free(worker) && !self.queries.values().any(|q| q.holders.contains(&worker));
+        let load = Load {
+            backlog: live().map(|query| query.backlog(task)).fold(Resources::NONE, Resources::plus),
+            capacity: self.ledger.capacity(),
+            queries: live().count(),
+            workers: self.ledger.workers().map(|worker| (worker, idle(worker))).collect(),
+        };
+        let decision = scaler.step(&load, now);
+        for worker in decision.retire {
+            self.ledger.remove(worker);
+            actions.push(Action::Retire { worker });
+        }
+        actions.extend(decision.demand.map(|workers| Action::Demand { workers }));
     }
 
     fn task_ended(&mut self, id: TaskId, attempt: Attempt, outcome: Outcome, now: Instant, actions: &mut Vec<Action>) {
@@ -294,6 +331,7 @@ impl Core {
     fn task_done(&mut self, id: TaskId, worker: WorkerId, output: Output, now: Instant, actions: &mut Vec<Action>) {
         let Some(query) = self.queries.get_mut(&id.query) else { return };
         let stage = id.stage.0 as usize;
+        query.holders.insert(worker);
         let is_result = stage + 1 == query.stages.len();
         if is_result {
             let index = id.index as usize;
@@ -377,13 +415,17 @@ impl Core {
     /// Queries with work, replicas or partitions on the worker fail: their lineage is not replayed yet.
     fn lose(&mut self, worker: WorkerId, why: &str, actions: &mut Vec<Action>) {
         self.ledger.remove(worker);
+        if let Some(scaler) = &mut self.autoscaler {
+            scaler.lost();
+        }
         let lost = |query: &Query| first_loss(query, worker, why);
         let failed: Vec<_> =
             self.queries.iter().filter(|(_, q)| !q.done).filter_map(|(id, q)| Some((*id, lost(q)?))).collect();
         for (query, error) in failed {
             self.end(query, Some(error), actions);
         }
-        if self.ledger.largest().is_none() {
+        // Where workers are replaced, the others wait for the next.
+        if self.ledger.largest().is_none() && self.autoscaler.is_none() {
             let stranded: Vec<_> = self.queries.iter().filter(|(_, q)| !q.done).map(|(id, _)| *id).collect();
             for query in stranded {
                 let error = ClusterError::network("no worker is left", why);
@@ -395,6 +437,7 @@ impl Core {
     /// The one way in which a query leaves, whatever the reason.
     fn end(&mut self, id: QueryId, error: Option<Error>, actions: &mut Vec<Action>) {
         let Some(mut query) = self.queries.remove(&id) else { return };
+        self.turns.retain(|turn| *turn != id);
         for stage in 0..query.stages.len() {
             stop_pools(&mut query, stage, &mut self.ledger, actions);
             for task in &query.stages[stage].tasks {

@@ -1,13 +1,14 @@
 //! Who holds how much of which worker: tasks and replicas alike.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::WorkerId;
 
 /// An amount of what a worker has. In thousandths of a CPU, so that sums are exact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Resources {
     millicpus: u64,
 }
@@ -27,7 +28,11 @@ impl Resources {
         self.millicpus <= free.millicpus
     }
 
-    fn plus(self, other: Self) -> Self {
+    pub(super) fn times(self, n: usize) -> Self {
+        Self { millicpus: self.millicpus * n as u64 }
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
         Self { millicpus: self.millicpus + other.millicpus }
     }
 
@@ -37,13 +42,16 @@ impl Resources {
     }
 }
 
-/// Capacity and charges of every worker. Never oversubscribed, never negative.
-#[derive(Debug, Clone, Default)]
+/// Capacity and charges of every worker. Never oversubscribed, never negative. Placing costs the logarithm of the workers.
+#[derive(Debug, Default)]
 pub(super) struct Ledger {
     workers: BTreeMap<WorkerId, Account>,
+    /// Workers by what they have left, the most last; the lowest number among equals last.
+    by_free: BTreeSet<(Resources, Reverse<WorkerId>)>,
+    capacity: Resources,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Account {
     capacity: Resources,
     free: Resources,
@@ -51,47 +59,96 @@ struct Account {
 
 impl Ledger {
     pub(super) fn add(&mut self, worker: WorkerId, capacity: Resources) {
+        self.remove(worker);
         self.workers.insert(worker, Account { capacity, free: capacity });
+        self.by_free.insert((capacity, Reverse(worker)));
+        self.capacity = self.capacity.plus(capacity);
     }
 
     pub(super) fn remove(&mut self, worker: WorkerId) {
-        self.workers.remove(&worker);
+        if let Some(account) = self.workers.remove(&worker) {
+            self.by_free.remove(&(account.free, Reverse(worker)));
+            self.capacity = self.capacity.minus(account.capacity).unwrap_or_default();
+        }
     }
 
     /// Charges the worker with the most left, the lowest number among equals, if `amount` and then still `spare` fit there.
     pub(super) fn place(&mut self, amount: Resources, spare: Resources) -> Option<WorkerId> {
-        let with_room = self.workers.iter_mut().filter(|(_, account)| amount.plus(spare).fits(account.free));
-        let (worker, account) = with_room.max_by(|(a, x), (b, y)| x.free.cmp(&y.free).then(b.cmp(a)))?;
-        account.free = account.free.minus(amount)?;
-        Some(*worker)
+        let &(free, Reverse(worker)) = self.by_free.last()?;
+        if !amount.plus(spare).fits(free) {
+            return None;
+        }
+        self.set_free(worker, free.minus(amount)?);
+        Some(worker)
+    }
+
+    /// Places all of these, or none of them.
+    pub(super) fn place_all(&mut self, amounts: &[Resources]) -> Option<Vec<WorkerId>> {
+        let mut placed = Vec::with_capacity(amounts.len());
+        for amount in amounts {
+            match self.place(*amount, Resources::NONE) {
+                Some(worker) => placed.push(worker),
+                None => {
+                    placed.into_iter().zip(amounts).for_each(|(worker, amount)| self.release(worker, *amount));
+                    return None;
+                }
+            }
+        }
+        Some(placed)
     }
 
     /// Gives back what [`place`](Self::place) charged. Nothing happens if the worker is gone.
     pub(super) fn release(&mut self, worker: WorkerId, amount: Resources) {
-        if let Some(account) = self.workers.get_mut(&worker) {
-            account.free = account.free.plus(amount);
-            debug_assert!(account.free <= account.capacity, "released more than was charged on {worker}");
+        if let Some(account) = self.workers.get(&worker) {
+            let free = account.free.plus(amount);
+            debug_assert!(free <= account.capacity, "released more than was charged on {worker}");
+            self.set_free(worker, free);
         }
     }
 
-    /// The same workers with nothing charged.
-    pub(super) fn emptied(&self) -> Self {
-        let workers = self.workers.iter().map(|(id, a)| (*id, Account { capacity: a.capacity, free: a.capacity }));
-        Self { workers: workers.collect() }
+    /// Whether these could be placed together if nothing were charged.
+    pub(super) fn could_place_all(&self, amounts: &[Resources], also: Option<Resources>) -> bool {
+        let mut empty = Self::default();
+        for (worker, account) in &self.workers {
+            empty.add(*worker, account.capacity);
+        }
+        // One worker for each amount, at most, could be added.
+        for added in also.into_iter().flat_map(|capacity| amounts.iter().map(move |_| capacity)).enumerate() {
+            empty.add(WorkerId(u32::MAX - added.0 as u32), added.1);
+        }
+        empty.place_all(amounts).is_some()
     }
 
     pub(super) fn largest(&self) -> Option<Resources> {
         self.workers.values().map(|account| account.capacity).max()
     }
 
+    /// All workers together.
+    pub(super) fn capacity(&self) -> Resources {
+        self.capacity
+    }
+
     pub(super) fn workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
         self.workers.keys().copied()
+    }
+
+    /// Whether nothing is charged on this worker.
+    pub(super) fn is_free(&self, worker: WorkerId) -> bool {
+        self.workers.get(&worker).is_none_or(|account| account.free == account.capacity)
     }
 
     /// Whether nothing is charged anywhere.
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
-        self.workers.values().all(|account| account.free == account.capacity)
+        self.workers().all(|worker| self.is_free(worker))
+    }
+
+    fn set_free(&mut self, worker: WorkerId, free: Resources) {
+        if let Some(account) = self.workers.get_mut(&worker) {
+            self.by_free.remove(&(account.free, Reverse(worker)));
+            account.free = free;
+            self.by_free.insert((free, Reverse(worker)));
+        }
     }
 }
 
@@ -112,6 +169,8 @@ mod tests {
             ledger.release(worker, half);
         }
         assert!(ledger.is_idle());
+        assert_eq!(ledger.place_all(&[Resources::cpus(1.0); 3]), None, "two CPUs hold no three");
+        assert!(ledger.is_idle(), "and what was placed of them is given back");
         assert_eq!(ledger.place(half, Resources::cpus(0.6)), None, "half a CPU leaves less than 0.6 of one");
     }
 }

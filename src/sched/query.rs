@@ -56,6 +56,8 @@ pub(crate) enum Report {
 pub(super) struct Query {
     pub(super) spec: QuerySpec,
     pub(super) stages: Vec<Stage>,
+    /// Workers that hold partitions of it.
+    pub(super) holders: BTreeSet<WorkerId>,
     /// `Done` has been reported; partitions are kept until the query is released.
     pub(super) done: bool,
 }
@@ -125,7 +127,7 @@ pub(super) const MAX_ATTEMPTS: u32 = 3;
 impl Query {
     pub(super) fn new(spec: QuerySpec, now: Instant) -> Self {
         let stages = spec.stages.iter().map(|stage| Stage::new(stage, now)).collect();
-        Self { spec, stages, done: false }
+        Self { spec, stages, holders: BTreeSet::new(), done: false }
     }
 
     pub(super) fn task_id(&self, stage: usize, index: usize) -> TaskId {
@@ -135,6 +137,21 @@ impl Query {
     pub(super) fn replica_id(&self, stage: usize, step: usize, rank: usize) -> ReplicaId {
         let pool = PoolId { query: self.spec.id, stage: StageId(stage as u32), step: step as u32 };
         ReplicaId { pool, rank: rank as u32 }
+    }
+
+    /// What nothing but room keeps from starting: tasks, and replicas up to the least that was asked for.
+    pub(super) fn backlog(&self, task: Resources) -> Resources {
+        let stages = self.stages.iter().enumerate().filter(|(index, stage)| match stage.phase {
+            Phase::Waiting => self.inputs_done(*index),
+            Phase::Running => true,
+            Phase::Done => false,
+        });
+        let waits = stages.map(|(index, stage)| {
+            let pools = self.spec.stages[index].pools.iter().zip(&stage.pools);
+            let missing = pools.map(|(spec, pool)| spec.cpus.times(spec.least.max(1).saturating_sub(pool.alive())));
+            missing.fold(task.times(stage.pending.len()), Resources::plus)
+        });
+        waits.fold(Resources::NONE, Resources::plus)
     }
 
     pub(super) fn start_replica(

@@ -4,6 +4,7 @@ mod endings;
 mod errors;
 mod placement;
 mod runtimes;
+mod scaling;
 mod udfs;
 
 regatta::testing::worker!();

@@ -14,7 +14,7 @@ struct Play {
 impl Play {
     fn with_workers(cpus: &[f64]) -> Self {
         let mut play = Self {
-            core: Core::new(Settings { task_cpus: Resources::cpus(0.5), ready_timeout: READY }),
+            core: Core::new(Settings { task_cpus: Resources::cpus(0.5), ready_timeout: READY, scale: None }),
             now: Instant::now(),
         };
         for (worker, cpus) in cpus.iter().enumerate() {
@@ -178,8 +178,9 @@ fn a_pool_that_is_not_ready_in_time_fails_with_its_last_word() {
     let mut play = Play::with_workers(&[1.0]);
     let (replica, _) = starts(&play.submit(1, vec![udf_stage(1, 0.5, (1, 1))]))[0];
     play.event(Event::ReplicaProgress { replica, doing: "loading weights".to_owned() });
-    assert_eq!(play.core.next_deadline(), Some(play.now + READY));
-    play.now += READY;
+    play.now += READY / 2;
+    assert!(failure(&play.event(Event::Tick)).is_none(), "there is time left");
+    play.now += READY / 2;
     let actions = play.event(Event::Tick);
     let text = failure(&actions).unwrap().to_string();
     for part in ["oar", "replica 0", "worker 0", "120 s", "loading weights", "DAFT_ACTOR_UDF_READY_TIMEOUT"] {
@@ -289,4 +290,58 @@ fn replicas_are_named_by_pool_and_rank() {
         replicas.iter().map(|r| r.0).collect::<Vec<_>>(),
         [ReplicaId { pool, rank: 0 }, ReplicaId { pool, rank: 1 }]
     );
+}
+
+#[test]
+fn queries_take_turns_at_the_room() {
+    let mut play = Play::with_workers(&[1.0]);
+    let mut running = runs(&play.submit(1, vec![stage(50)]));
+    running.extend(runs(&play.submit(2, vec![stage(50)])));
+    let mut started = [0, 0];
+    for _ in 0..40 {
+        let (task, attempt) = running.remove(0);
+        let next = runs(&play.done(task, attempt));
+        next.iter().for_each(|(task, _)| started[task.query.0 as usize - 1] += 1);
+        running.extend(next);
+    }
+    assert_eq!(started, [20, 20]);
+}
+
+#[test]
+fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_holds_partitions() {
+    let scale = ScaleSettings {
+        workers: (1, 3),
+        each: Resources::cpus(1.0),
+        threshold: 1.25,
+        interval: Duration::from_secs(5),
+        downscale: true,
+        idle: Duration::from_secs(2),
+        survivors: 1,
+    };
+    let settings = Settings { task_cpus: Resources::cpus(0.5), ready_timeout: READY, scale: Some(scale) };
+    let mut play = Play { core: Core::new(settings), now: Instant::now() };
+    let join = |n| Event::Joined { worker: WorkerId(n), capacity: Resources::cpus(1.0) };
+    play.event(join(0));
+    let mut running = runs(&play.submit(1, vec![stage(8)]));
+    assert_eq!(running.len(), 2);
+    let demand = |actions: &[Action]| {
+        actions.iter().find_map(|a| if let Action::Demand { workers } = a { Some(*workers) } else { None })
+    };
+    let retired = |actions: &[Action]| actions.iter().filter(|a| matches!(a, Action::Retire { .. })).count();
+    assert_eq!(demand(&play.event(Event::Tick)), Some(3), "six tasks wait: three CPUs, but three workers at most");
+    running.extend(runs(&play.event(join(1))));
+    running.extend(runs(&play.event(join(2))));
+    assert_eq!(running.len(), 6);
+    while let Some((task, attempt)) = running.pop() {
+        running.extend(runs(&play.done(task, attempt)));
+    }
+    play.event(Event::Tick);
+    play.now += Duration::from_secs(3);
+    assert_eq!(retired(&play.event(Event::Tick)), 0, "all hold partitions of the result");
+    play.event(Event::Release(QueryId(1)));
+    play.event(Event::Tick);
+    play.now += Duration::from_secs(2);
+    let actions = play.event(Event::Tick);
+    assert_eq!((retired(&actions), demand(&actions)), (2, Some(1)));
+    assert!(runs(&play.submit(2, vec![stage(9)])).len() == 2, "nothing is placed on the retired");
 }

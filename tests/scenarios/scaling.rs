@@ -1,0 +1,78 @@
+//! Workers come with the work and go when it is done.
+
+use std::process::Command;
+use std::time::Duration;
+
+use regatta::Config;
+use regatta::polars::prelude::*;
+use regatta::prelude::*;
+
+use crate::endings::eventually;
+use crate::udfs::Process;
+
+/// Reacts at once, so that a test need not wait.
+fn eager(idle: Duration) -> Config {
+    Config {
+        autoscaler_update_interval: Duration::from_millis(50),
+        autoscaling_downscale_idle: idle,
+        ..Config::default()
+    }
+}
+
+/// Sixty row groups, each of which costs a UDF's moment: more than one worker's fill.
+fn slow_query(folder: &std::path::Path) -> LazyFrame {
+    let path = folder.join("x.parquet");
+    let mut frame = df!["x" => (0..6000i64).collect::<Vec<_>>()].unwrap();
+    ParquetWriter::new(std::fs::File::create(&path).unwrap())
+        .with_row_group_size(Some(100))
+        .finish(&mut frame)
+        .unwrap();
+    let scan = LazyFrame::scan_parquet(PlRefPath::try_from_path(&path).unwrap(), Default::default()).unwrap();
+    scan.with_column(Process.pool().replicas(1..=4).batch(20).on([col("x")]).alias("process"))
+}
+
+#[test]
+fn a_session_grows_with_its_backlog_and_shrinks_to_its_least() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::elastic_with(1..=3, eager(Duration::from_millis(100))).unwrap();
+    assert_eq!(session.processes().len(), 1);
+    let mut run = session.submit(slow_query(folder.path())).unwrap();
+    eventually("there are three workers", || session.processes().len() == 3);
+    let frame = run.collect().unwrap();
+    assert_eq!(frame.column("x").unwrap().i64().unwrap().iter().flatten().sum::<i64>(), 5999 * 3000);
+    drop(run);
+    eventually("one worker is left", || session.processes().len() == 1);
+    assert_eq!(slow_query(folder.path()).collect_on(&session).unwrap().height(), 6000, "and it still works");
+}
+
+#[test]
+fn a_session_may_begin_with_no_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::elastic_with(0..=2, eager(Duration::from_secs(60))).unwrap();
+    assert!(session.processes().is_empty());
+    assert_eq!(slow_query(folder.path()).collect_on(&session).unwrap().height(), 6000);
+}
+
+#[test]
+fn with_downscaling_off_workers_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { autoscaling_downscale_enabled: false, ..eager(Duration::ZERO) };
+    let session = Session::elastic_with(1..=2, config).unwrap();
+    let mut run = session.submit(slow_query(folder.path())).unwrap();
+    eventually("there are two workers", || session.processes().len() == 2);
+    run.collect().unwrap();
+    drop(run);
+    slow_query(folder.path()).collect_on(&session).unwrap();
+    assert_eq!(session.processes().len(), 2);
+}
+
+#[test]
+fn a_worker_that_was_killed_is_replaced() {
+    let session = Session::local_with(2, eager(Duration::from_secs(60))).unwrap();
+    let before = session.processes();
+    assert!(Command::new("kill").args(["-9", &before[0].to_string()]).status().unwrap().success());
+    eventually("there are two live workers again", || {
+        let now = session.processes();
+        now.len() == 2 && !now.contains(&before[0])
+    });
+}
