@@ -22,6 +22,7 @@ pub enum Runner {
 /// | `DAFT_RUNNER` | `native` | `native`: in this process; `flotilla`: local worker processes |
 /// | `DAFT_ACTOR_UDF_READY_TIMEOUT` | 120 | seconds for UDF replicas to become ready |
 /// | `DAFT_MIN_CPU_PER_TASK` | 0.5 | CPU that one task is charged |
+/// | `DAFT_SCHEDULER_LINEAR` | `false` | one task in flight, for debugging |
 /// | `DAFT_AUTOSCALING_THRESHOLD` | 1.25 | what waits over what there is, above which more workers are asked for; at least 1 |
 /// | `AUTOSCALER_UPDATE_INTERVAL_S` | 5 | least seconds between two requests for more workers |
 /// | `DAFT_AUTOSCALING_DOWNSCALE_ENABLED` | `true` | idle workers retire |
@@ -36,6 +37,8 @@ pub struct Config {
     pub actor_udf_ready_timeout: Duration,
     /// CPU that one task is charged.
     pub min_cpu_per_task: f64,
+    /// One task in flight, of all queries: for debugging.
+    pub scheduler_linear: bool,
     /// What waits over what there is, above which more workers are asked for.
     pub autoscaling_threshold: f64,
     /// Least time between two requests for more workers.
@@ -56,6 +59,7 @@ impl Default for Config {
             runner: Runner::Native,
             actor_udf_ready_timeout: Duration::from_secs(120),
             min_cpu_per_task: 0.5,
+            scheduler_linear: false,
             autoscaling_threshold: 1.25,
             autoscaler_update_interval: Duration::from_secs(5),
             autoscaling_downscale_enabled: true,
@@ -96,12 +100,11 @@ impl Config {
         if let Some(value) = get("DAFT_AUTOSCALING_THRESHOLD") {
             config.autoscaling_threshold = number("DAFT_AUTOSCALING_THRESHOLD", value, "use a ratio, at least 1")?;
         }
-        if let Some(value) = get("DAFT_AUTOSCALING_DOWNSCALE_ENABLED") {
-            config.autoscaling_downscale_enabled = match value.to_ascii_lowercase().as_str() {
-                "1" | "true" => true,
-                "0" | "false" => false,
-                _ => return Err(invalid("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", value, "use 1, true, 0 or false")),
-            };
+        if let Some(on) = boolean(&get, "DAFT_SCHEDULER_LINEAR")? {
+            config.scheduler_linear = on;
+        }
+        if let Some(on) = boolean(&get, "DAFT_AUTOSCALING_DOWNSCALE_ENABLED")? {
+            config.autoscaling_downscale_enabled = on;
         }
         if let Some(value) = get("DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS") {
             let name = "DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS";
@@ -136,6 +139,15 @@ impl Config {
             return Err(invalid("DAFT_ACTOR_UDF_READY_TIMEOUT", "0".to_owned(), "use seconds, a number > 0"));
         }
         Ok(())
+    }
+}
+
+fn boolean(get: &impl Fn(&str) -> Option<String>, variable: &str) -> Result<Option<bool>, ConfigError> {
+    let Some(value) = get(variable) else { return Ok(None) };
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "true" => Ok(Some(true)),
+        "0" | "false" => Ok(Some(false)),
+        _ => Err(invalid(variable, value, "use 1, true, 0 or false")),
     }
 }
 
@@ -194,6 +206,7 @@ mod tests {
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "-1"),
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "0"),
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "inf"),
+            ("DAFT_SCHEDULER_LINEAR", "yes please"),
             ("DAFT_AUTOSCALING_THRESHOLD", "0.9"),
             ("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", "perhaps"),
             ("DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS", "-1"),

@@ -276,6 +276,7 @@ impl Parts {
         let settings = Settings {
             task_cpus: Resources::cpus(config.min_cpu_per_task),
             ready_timeout: config.actor_udf_ready_timeout,
+            linear: config.scheduler_linear,
             scale,
         };
         let hosted = Arc::clone(&host);

@@ -18,6 +18,8 @@ use crate::udf::UdfError;
 pub(crate) struct Settings {
     pub(crate) task_cpus: Resources,
     pub(crate) ready_timeout: Duration,
+    /// One task in flight, of all queries: for debugging.
+    pub(crate) linear: bool,
     /// `None`: workers neither come nor go.
     pub(crate) scale: Option<ScaleSettings>,
 }
@@ -104,6 +106,8 @@ pub(crate) struct Core {
     settings: Settings,
     ledger: Ledger,
     queries: BTreeMap<QueryId, Query>,
+    /// Tasks that run, of all queries.
+    running: usize,
     /// Whose turn it is: queries take turns at free room, task by task.
     turns: VecDeque<QueryId>,
     autoscaler: Option<Autoscaler>,
@@ -112,7 +116,14 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(settings: Settings) -> Self {
         let autoscaler = settings.scale.clone().map(Autoscaler::new);
-        Self { settings, ledger: Ledger::default(), queries: BTreeMap::new(), turns: VecDeque::new(), autoscaler }
+        Self {
+            settings,
+            ledger: Ledger::default(),
+            queries: BTreeMap::new(),
+            running: 0,
+            turns: VecDeque::new(),
+            autoscaler,
+        }
     }
 
     /// Takes one event. The actions leave the state as if they were done.
@@ -237,6 +248,7 @@ impl Core {
         // The task is charged when it starts; until then the place was only tried.
         placed.pop().into_iter().for_each(|worker| self.ledger.release(worker, self.settings.task_cpus));
         query.stages[stage].phase = Phase::Running;
+        query.stages[stage].near = query.nearest(stage);
         query.stages[stage].since = now;
         for (step, worker) in placed.into_iter().enumerate() {
             query.start_replica(stage, step, worker, now, actions);
@@ -251,7 +263,13 @@ impl Core {
         let (Phase::Running, true, Some(&index)) = (state.phase, state.is_served(), state.pending.front()) else {
             return false;
         };
-        let Some(worker) = self.ledger.place(self.settings.task_cpus, Resources::NONE) else { return false };
+        if self.settings.linear && self.running > 0 {
+            return false;
+        }
+        let cpus = self.settings.task_cpus;
+        let near = state.near.filter(|worker| self.ledger.place_on(*worker, cpus));
+        let Some(worker) = near.or_else(|| self.ledger.place(cpus, Resources::NONE)) else { return false };
+        self.running += 1;
         let task = query.task_id(stage, index);
         let state = &mut query.stages[stage];
         state.pending.pop_front();
@@ -310,6 +328,7 @@ impl Core {
         // A second word on the same attempt is not heard: every attempt has one end.
         let TaskState::Running(worker) = task.state else { return };
         self.ledger.release(worker, self.settings.task_cpus);
+        self.running -= 1;
         match outcome {
             Ok(output) => {
                 task.state = TaskState::Done(worker, output);
@@ -443,6 +462,7 @@ impl Core {
             for task in &query.stages[stage].tasks {
                 if let TaskState::Running(worker) = task.state {
                     self.ledger.release(worker, self.settings.task_cpus);
+                    self.running -= 1;
                 }
             }
         }

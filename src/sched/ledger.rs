@@ -82,6 +82,13 @@ impl Ledger {
         Some(worker)
     }
 
+    /// Charges this worker, if there is room.
+    pub(super) fn place_on(&mut self, worker: WorkerId, amount: Resources) -> bool {
+        let left = self.workers.get(&worker).and_then(|account| account.free.minus(amount));
+        left.into_iter().for_each(|left| self.set_free(worker, left));
+        left.is_some()
+    }
+
     /// Places all of these, or none of them.
     pub(super) fn place_all(&mut self, amounts: &[Resources]) -> Option<Vec<WorkerId>> {
         let mut placed = Vec::with_capacity(amounts.len());

@@ -1,6 +1,7 @@
 //! One query's state: its stages, tasks and pools.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,8 @@ pub(super) struct Stage {
     pub(super) pools: Vec<Pool>,
     /// Workers that have the stage's program.
     pub(super) prepared: BTreeSet<WorkerId>,
+    /// The worker with most of what its tasks read: they run there if there is room.
+    pub(super) near: Option<WorkerId>,
     /// When it entered its phase.
     pub(super) since: Instant,
     /// How long it ran, once it is done.
@@ -139,6 +142,18 @@ impl Query {
         ReplicaId { pool, rank: rank as u32 }
     }
 
+    /// The worker that holds most bytes of a stage's inputs, the lowest number among equals.
+    pub(super) fn nearest(&self, stage: usize) -> Option<WorkerId> {
+        let inputs = self.spec.stages[stage].inputs.iter().filter_map(|id| self.stages.get(id.0 as usize));
+        let mut held: BTreeMap<WorkerId, u64> = BTreeMap::new();
+        for task in inputs.flat_map(|input| &input.tasks) {
+            if let TaskState::Done(worker, output) = task.state {
+                *held.entry(worker).or_default() += output.bytes;
+            }
+        }
+        held.into_iter().max_by_key(|(worker, bytes)| (*bytes, Reverse(*worker))).map(|(worker, _)| worker)
+    }
+
     /// What nothing but room keeps from starting: tasks, and replicas up to the least that was asked for.
     pub(super) fn backlog(&self, task: Resources) -> Resources {
         let stages = self.stages.iter().enumerate().filter(|(index, stage)| match stage.phase {
@@ -184,6 +199,7 @@ impl Stage {
             left: spec.tasks,
             pools: spec.pools.iter().map(|_| Pool::default()).collect(),
             prepared: BTreeSet::new(),
+            near: None,
             since: now,
             ran: Duration::ZERO,
         }

@@ -14,7 +14,12 @@ struct Play {
 impl Play {
     fn with_workers(cpus: &[f64]) -> Self {
         let mut play = Self {
-            core: Core::new(Settings { task_cpus: Resources::cpus(0.5), ready_timeout: READY, scale: None }),
+            core: Core::new(Settings {
+                task_cpus: Resources::cpus(0.5),
+                ready_timeout: READY,
+                linear: false,
+                scale: None,
+            }),
             now: Instant::now(),
         };
         for (worker, cpus) in cpus.iter().enumerate() {
@@ -38,6 +43,7 @@ impl Play {
 
     /// Nothing is left of any query.
     fn assert_idle(&self) {
+        assert_eq!(self.core.running, 0);
         assert!(self.core.ledger.is_idle(), "charges are left: {:?}", self.core.ledger);
         assert!(self.core.queries.is_empty());
     }
@@ -318,7 +324,8 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
         idle: Duration::from_secs(2),
         survivors: 1,
     };
-    let settings = Settings { task_cpus: Resources::cpus(0.5), ready_timeout: READY, scale: Some(scale) };
+    let settings =
+        Settings { task_cpus: Resources::cpus(0.5), ready_timeout: READY, linear: false, scale: Some(scale) };
     let mut play = Play { core: Core::new(settings), now: Instant::now() };
     let join = |n| Event::Joined { worker: WorkerId(n), capacity: Resources::cpus(1.0) };
     play.event(join(0));
@@ -344,4 +351,43 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
     let actions = play.event(Event::Tick);
     assert_eq!((retired(&actions), demand(&actions)), (2, Some(1)));
     assert!(runs(&play.submit(2, vec![stage(9)])).len() == 2, "nothing is placed on the retired");
+}
+
+#[test]
+fn a_linear_scheduler_has_one_task_in_flight() {
+    let mut play = Play::with_workers(&[4.0, 4.0]);
+    play.core.settings.linear = true;
+    let mut running = runs(&play.submit(1, vec![stage(5)]));
+    assert!(runs(&play.submit(2, vec![stage(5)])).is_empty(), "of all queries");
+    for _ in 0..9 {
+        assert_eq!(running.len(), 1);
+        let (task, attempt) = running.remove(0);
+        running = runs(&play.done(task, attempt));
+    }
+    play.event(Event::Release(QueryId(1)));
+    play.event(Event::Release(QueryId(2)));
+    play.assert_idle();
+}
+
+#[test]
+fn a_gathering_task_runs_where_most_of_its_input_is_if_there_is_room() {
+    let mut play = Play::with_workers(&[1.0, 1.0, 1.0]);
+    let gather = StageSpec { inputs: vec![StageId(0)], ..stage(3) };
+    let first = play.submit(1, vec![stage(6), gather]);
+    let placed = first
+        .iter()
+        .filter_map(|a| if let Action::Run { worker, task, .. } = a { Some((*worker, *task)) } else { None });
+    let mut last = Vec::new();
+    for (worker, task) in placed.collect::<Vec<_>>() {
+        let bytes = if worker == WorkerId(1) { 1000 } else { 1 };
+        let output = Output { id: PartitionId { task, attempt: Attempt(1), partition: 0 }, rows: 1, bytes };
+        last = play.event(Event::TaskEnded { task, attempt: Attempt(1), outcome: Ok(output) });
+        last.extend(runs(&last).into_iter().flat_map(|(task, attempt)| play.done(task, attempt)).collect::<Vec<_>>());
+    }
+    let gathers = last.iter().filter_map(|a| match a {
+        Action::Run { worker, task, .. } if task.stage == StageId(1) => Some(*worker),
+        _ => None,
+    });
+    let gathers: Vec<_> = gathers.collect();
+    assert_eq!(gathers.iter().filter(|worker| **worker == WorkerId(1)).count(), 2, "as many as have room: {gathers:?}");
 }
