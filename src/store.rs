@@ -33,7 +33,7 @@ const INLINE: usize = 1 << 20;
 pub(crate) struct Store {
     folder: PathBuf,
     partitions: DashMap<PartitionId, Arc<Sealed>>,
-    offers: DashMap<u64, (QueryId, Bytes)>,
+    offers: DashMap<u64, Bytes>,
     next: AtomicU64,
 }
 
@@ -83,17 +83,21 @@ impl Store {
         self.partitions.get(&id).map(|sealed| Arc::clone(&sealed))
     }
 
-    /// Keeps a batch until it is fetched once, or its offer or its query is dropped.
-    pub(crate) fn offer(self: &Arc<Self>, query: QueryId, batch: Bytes) -> Offer {
+    /// Keeps a batch until it is fetched once, or its offer is dropped.
+    pub(crate) fn offer(self: &Arc<Self>, batch: Bytes) -> Offer {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.offers.insert(number, (query, batch));
+        self.offers.insert(number, batch);
         Offer { store: Arc::clone(self), number }
     }
 
-    /// Drops everything of a query. Readers that have begun finish.
+    /// Drops one partition. Readers that have begun finish.
+    pub(crate) fn drop_partition(&self, id: PartitionId) {
+        self.partitions.remove(&id);
+    }
+
+    /// Drops all partitions of a query. Readers that have begun finish.
     pub(crate) fn drop_query(&self, query: QueryId) {
         self.partitions.retain(|id, _| id.task.query != query);
-        self.offers.retain(|_, (of, _)| *of != query);
     }
 
     /// Partitions and batches that are held.
@@ -106,7 +110,7 @@ impl Store {
     }
 }
 
-/// A batch that waits for its reader.
+/// A batch that waits for its reader; taken back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Offer {
     store: Arc<Store>,
@@ -118,11 +122,9 @@ impl Offer {
         Ticket::Batch(self.number)
     }
 
-    /// Leaves the batch in the store: its reader, or the end of its query, drops it.
-    pub(crate) fn leave(self) -> Ticket {
-        let ticket = self.ticket();
-        std::mem::forget(self);
-        ticket
+    /// Whether nobody has fetched it yet.
+    pub(crate) fn waits(&self) -> bool {
+        self.store.offers.contains_key(&self.number)
     }
 }
 
@@ -163,3 +165,6 @@ impl Drop for OwnedFile {
         drop(std::fs::remove_file(&self.path));
     }
 }
+
+#[cfg(test)]
+mod tests;

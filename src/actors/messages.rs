@@ -122,7 +122,6 @@ pub(crate) struct End(pub(crate) QueryId);
 /// Run a UDF on one batch.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Evaluate {
-    pub(crate) query: QueryId,
     pub(crate) inputs: BatchAt,
 }
 

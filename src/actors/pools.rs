@@ -13,7 +13,6 @@ use super::messages::{BatchAt, Evaluate, Place, ReplicaAt};
 use super::{Host, UdfActor};
 use crate::engine::Pools;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::sched::QueryId;
 use crate::store::{decode_frame, encode_frame};
 use crate::udf::{Router, UdfError};
 
@@ -24,7 +23,6 @@ const CALL: Duration = Duration::from_secs(3600);
 pub(super) struct StagePools {
     host: Arc<Host>,
     here: Place,
-    query: QueryId,
     steps: Vec<StepPool>,
 }
 
@@ -48,9 +46,9 @@ struct Seat {
 }
 
 impl StagePools {
-    pub(super) fn new(host: Arc<Host>, here: Place, query: QueryId, udfs: impl IntoIterator<Item = String>) -> Self {
+    pub(super) fn new(host: Arc<Host>, here: Place, udfs: impl IntoIterator<Item = String>) -> Self {
         let steps = udfs.into_iter().map(|udf| StepPool { udf, seats: Mutex::default(), room: Notify::new() });
-        Self { host, here, query, steps: steps.collect() }
+        Self { host, here, steps: steps.collect() }
     }
 
     /// Adds a replica, unless it is known. `local`: it runs in this process.
@@ -77,7 +75,7 @@ impl StagePools {
         };
         let frame = match &seat.local {
             Some(actor) => {
-                let message = Evaluate { query: self.query, inputs: BatchAt::Here(inputs) };
+                let message = Evaluate { inputs: BatchAt::Here(inputs) };
                 let reply = actor.ask(message, CALL).await.map_err(|e| failed(e.into()))?;
                 self.result(reply.map_err(failed)?).await?
             }
@@ -85,8 +83,8 @@ impl StagePools {
                 let bytes = encode_frame(&inputs).map_err(PolarsFailure::from)?;
                 drop(inputs);
                 // Taken back if the call is cancelled before the replica has fetched it.
-                let offer = self.host.store.offer(self.query, bytes);
-                let message = Evaluate { query: self.query, inputs: BatchAt::There(self.here, offer.ticket()) };
+                let offer = self.host.store.offer(bytes);
+                let message = Evaluate { inputs: BatchAt::There(self.here, offer.ticket()) };
                 let actor: ActorRef<UdfActor> = self.host.replica(&seat.at.place, seat.at.actor).await?;
                 let reply = actor.ask(message, CALL).await.map_err(|e| failed(e.into()))?;
                 self.result(reply.map_err(failed)?).await?

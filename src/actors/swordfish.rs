@@ -124,7 +124,7 @@ impl Handler<Prepare> for SwordfishActor {
         let udfs: Vec<_> = program.steps.iter().map(|step| step.udf.clone()).collect();
         let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
         let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
-        let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, query, udfs));
+        let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, udfs));
         self.work(query).stages.insert(stage, StageHere { program, pools });
     }
 }
@@ -230,16 +230,22 @@ fn attempt_task(
             inputs = gather(host, message.inputs) => inputs,
         }
     })?;
-    run_task(TaskRun {
+    let output = PartitionId { task: message.task, attempt: message.attempt, partition: 0 };
+    let outcome = run_task(TaskRun {
         program: program?,
         split: message.split,
         inputs,
-        output: PartitionId { task: message.task, attempt: message.attempt, partition: 0 },
+        output,
         store: Arc::clone(&host.store),
         pools,
-        cancelled,
+        cancelled: cancelled.clone(),
         runtime,
-    })
+    });
+    if *cancelled.borrow() {
+        // The query may have ended between its last batch and the seal: then its partitions have been dropped already.
+        host.store.drop_partition(output);
+    }
+    outcome
 }
 
 /// Brings all input partitions here, in order.

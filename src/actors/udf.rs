@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 
 use super::messages::{BatchAt, Evaluate, Place, ReplicaSays, StartReplica, Word};
 use super::{Host, SchedulerActor, insist};
-use crate::sched::{QueryId, ReplicaId};
-use crate::store::{decode_frame, encode_frame};
+use crate::sched::ReplicaId;
+use crate::store::{Offer, decode_frame, encode_frame};
 use crate::udf::{Batch, Replica, Start, UdfError, UdfResult, run_fenced, start_fenced};
 
 /// A replica of a UDF: started once, then one batch at a time.
@@ -20,6 +20,8 @@ pub struct UdfActor {
     spec: StartReplica,
     words: mpsc::Sender<Word>,
     number: regatta_remote::ActorId,
+    /// Results that wait to be fetched: they go with this replica.
+    offers: Vec<Offer>,
     /// `None` before it has started, and after a panic.
     replica: Option<Box<dyn Replica>>,
 }
@@ -37,7 +39,7 @@ impl UdfActor {
     ) -> Self {
         let (words, to_send) = mpsc::channel(WORDS);
         host.runtime.handle().spawn(report(spec.replica, to_send, scheduler));
-        Self { host, here, spec, words, number, replica: None }
+        Self { host, here, spec, words, number, offers: Vec::new(), replica: None }
     }
 
     fn evaluate(&mut self, batch: DataFrame) -> UdfResult<DataFrame> {
@@ -71,8 +73,7 @@ impl Handler<Evaluate> for UdfActor {
     type Result = ResponseActFuture<Self, Result<BatchAt, UdfError>>;
 
     fn handle(&mut self, message: Evaluate, _: &mut Self::Context) -> Self::Result {
-        let Evaluate { query, inputs } = message;
-        let place = match inputs {
+        let place = match message.inputs {
             BatchAt::Here(frame) => {
                 let result = self.evaluate(frame).map(BatchAt::Here);
                 return Box::pin(async { result }.into_actor(self));
@@ -87,16 +88,20 @@ impl Handler<Evaluate> for UdfActor {
         });
         let evaluated = fetched.into_actor(self).map(move |fetched, actor, _| {
             let result = actor.evaluate(fetched??)?;
-            actor.offer(query, &result)
+            actor.offer(&result)
         });
         Box::pin(evaluated)
     }
 }
 
 impl UdfActor {
-    fn offer(&self, query: QueryId, result: &DataFrame) -> UdfResult<BatchAt> {
-        let offer = self.host.store.offer(query, encode_frame(result)?);
-        Ok(BatchAt::There(self.here, offer.leave()))
+    fn offer(&mut self, result: &DataFrame) -> UdfResult<BatchAt> {
+        // As many as callers have credits for, at most.
+        self.offers.retain(Offer::waits);
+        let offer = self.host.store.offer(encode_frame(result)?);
+        let ticket = offer.ticket();
+        self.offers.push(offer);
+        Ok(BatchAt::There(self.here, ticket))
     }
 }
 

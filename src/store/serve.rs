@@ -30,7 +30,7 @@ impl DataSource for Store {
                 Ok(Box::new(Reader { sealed, at: 0, crc: crc32fast::Hasher::new() }))
             }
             Ticket::Batch(number) => {
-                let batch = self.offers.get(&number).map(|offer| offer.1.clone());
+                let batch = self.offers.get(&number).map(|batch| batch.clone());
                 let left = batch.ok_or("no such batch: its query may have ended")?;
                 Ok(Box::new(Memory { total: left.len() as u64, left }))
             }
