@@ -215,7 +215,11 @@ fn in_order(events: mpsc::Receiver<RunEvent>) -> impl Stream<Item = Result<(Plac
                 return Some((Ok(partition), (events, waiting, next + 1, false)));
             }
             match events.recv().await {
-                Some(RunEvent::Partition { index, place, output }) => drop(waiting.insert(index, (place, output))),
+                // One that was made again after its worker was lost replaces the first, unless that was taken already.
+                Some(RunEvent::Partition { index, place, output }) if index >= next => {
+                    waiting.insert(index, (place, output));
+                }
+                Some(RunEvent::Partition { .. }) => (),
                 Some(RunEvent::Done) => return None,
                 Some(RunEvent::Failed(error)) => return Some((Err(error), (events, waiting, next, true))),
                 None => return Some((Err(ClusterError::Closed.into()), (events, waiting, next, true))),

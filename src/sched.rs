@@ -8,7 +8,7 @@ mod ledger;
 mod query;
 mod status;
 
-pub(crate) use self::core::{Action, Core, Event, Settings};
+pub(crate) use self::core::{Action, Core, Event, MAX_ATTEMPTS, Settings};
 pub(crate) use autoscale::ScaleSettings;
 pub(crate) use ids::{Attempt, PartitionId, ReplicaId};
 pub use ids::{PoolId, QueryId, StageId, TaskId, WorkerId};

@@ -21,7 +21,7 @@ use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::Run;
 use crate::os;
 use crate::plan::{QueryPlan, Target, plan};
-use crate::sched::{QueryId, Resources, ScaleSettings, Settings, WorkerId};
+use crate::sched::{MAX_ATTEMPTS, QueryId, Resources, ScaleSettings, Settings, WorkerId};
 use crate::store::Store;
 
 /// A place to run queries. Cheap to clone; the last clone ends it, with its workers.
@@ -184,8 +184,8 @@ impl Session {
         let plan = self.plan(query)?;
         let (explain, schema) = (plan.to_string(), Arc::clone(&plan.schema));
         let tasks = plan.last().map_or(0, |stage| stage.splits.len());
-        // Room for every event, so that the scheduler never waits for a session.
-        let (events, heard) = mpsc::channel(tasks + 2);
+        // Room for every event, also of every attempt, so that the scheduler never waits for a session.
+        let (events, heard) = mpsc::channel(tasks * MAX_ATTEMPTS as usize + 2);
         let id = QueryId(os::random());
         let scheduler = self.inner.scheduler.clone();
         scheduler

@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::autoscale::{Autoscaler, Load, ScaleSettings};
 use super::ledger::Ledger;
-use super::query::{
-    MAX_ATTEMPTS, Outcome, Phase, PoolSpec, Query, QuerySpec, Replica, ReplicaState, Report, TaskState,
-};
+use super::query::{Outcome, Phase, PoolSpec, Query, QuerySpec, Replica, ReplicaState, Report, TaskState};
 use super::status::QueryStatus;
 use super::{Attempt, Output, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
-use crate::error::{ClusterError, Error, PoolError, PoolFailure, TaskError, TaskFailure};
+use crate::error::{ClusterError, Error, PoolError, PoolFailure, TaskError};
 use crate::udf::UdfError;
 
 /// What the scheduler is told once.
@@ -132,7 +130,7 @@ impl Core {
         let tick = matches!(event, Event::Tick);
         match event {
             Event::Joined { worker, capacity } => self.ledger.add(worker, capacity),
-            Event::Lost { worker, why } => self.lose(worker, &why, &mut actions),
+            Event::Lost { worker, why } => self.lose(worker, &why, now, &mut actions),
             Event::Submit(spec) => self.submit(spec, now, &mut actions),
             Event::Release(query) => self.end(query, None, &mut actions),
             Event::TaskEnded { task, attempt, outcome } => self.task_ended(task, attempt, outcome, now, &mut actions),
@@ -143,7 +141,10 @@ impl Core {
             }
             Event::ReplicaReady(replica) => self.replica_ready(replica, &mut actions),
             Event::ReplicaFailed { replica, error } => self.replica_failed(replica, error, &mut actions),
-            Event::Tick => self.check_readiness(now, &mut actions),
+            Event::Tick => {
+                self.check_readiness(now, &mut actions);
+                self.wake(now);
+            }
         }
         self.advance(now, &mut actions);
         if tick {
@@ -189,7 +190,7 @@ impl Core {
     }
 
     /// What of this query could not be placed even if every worker were idle, and all that can be added were there.
-    fn infeasible(&self, spec: &QuerySpec) -> Option<Error> {
+    pub(super) fn infeasible(&self, spec: &QuerySpec) -> Option<Error> {
         let added = self.autoscaler.as_ref().map(|scaler| scaler.settings().each);
         let largest = self.ledger.largest().max(added).unwrap_or_default().as_cpus();
         let refused = |request| Some(ClusterError::Infeasible { request, largest }.into());
@@ -263,6 +264,10 @@ impl Core {
         let (Phase::Running, true, Some(&index)) = (state.phase, state.is_served(), state.pending.front()) else {
             return false;
         };
+        // Inputs may have been lost since the stage was admitted.
+        if !query.inputs_done(stage) {
+            return false;
+        }
         if self.settings.linear && self.running > 0 {
             return false;
         }
@@ -296,7 +301,8 @@ impl Core {
             let pool = &query.spec.stages[stage].pools[step];
             let (count, cpus) = (count(pool), pool.cpus);
             while query.stages[stage].pools[step].alive() < count {
-                let Some(worker) = self.ledger.place(cpus, self.settings.task_cpus) else { break };
+                let spare = spare(query.stages[stage].pools[step].alive(), self.settings.task_cpus);
+                let Some(worker) = self.ledger.place(cpus, spare) else { break };
                 query.start_replica(stage, step, worker, now, actions);
             }
         }
@@ -334,15 +340,13 @@ impl Core {
                 task.state = TaskState::Done(worker, output);
                 self.task_done(id, worker, output, now, actions);
             }
-            Err(cause) if cause.is_retryable() && attempt.0 < MAX_ATTEMPTS => {
-                task.attempt = Attempt(attempt.0 + 1);
-                task.state = TaskState::Pending;
-                stage.pending.push_back(id.index as usize);
-            }
             Err(cause) => {
                 task.state = TaskState::Pending; // its charge has been given back
-                let error = TaskError { task: id, attempt: attempt.0, worker: worker.to_string(), cause };
-                self.end(id.query, Some(error.into()), actions);
+                let (stage, index) = (id.stage.0 as usize, id.index as usize);
+                if !(cause.is_retryable() && query.retry(stage, index, Some(now))) {
+                    let error = TaskError { task: id, attempt: attempt.0, worker: worker.to_string(), cause };
+                    self.end(id.query, Some(error.into()), actions);
+                }
             }
         }
     }
@@ -431,28 +435,6 @@ impl Core {
         self.ledger.release(worker, cpus);
     }
 
-    /// Queries with work, replicas or partitions on the worker fail: their lineage is not replayed yet.
-    fn lose(&mut self, worker: WorkerId, why: &str, actions: &mut Vec<Action>) {
-        self.ledger.remove(worker);
-        if let Some(scaler) = &mut self.autoscaler {
-            scaler.lost();
-        }
-        let lost = |query: &Query| first_loss(query, worker, why);
-        let failed: Vec<_> =
-            self.queries.iter().filter(|(_, q)| !q.done).filter_map(|(id, q)| Some((*id, lost(q)?))).collect();
-        for (query, error) in failed {
-            self.end(query, Some(error), actions);
-        }
-        // Where workers are replaced, the others wait for the next.
-        if self.ledger.largest().is_none() && self.autoscaler.is_none() {
-            let stranded: Vec<_> = self.queries.iter().filter(|(_, q)| !q.done).map(|(id, _)| *id).collect();
-            for query in stranded {
-                let error = ClusterError::network("no worker is left", why);
-                self.end(query, Some(error.into()), actions);
-            }
-        }
-    }
-
     /// The one way in which a query leaves, whatever the reason.
     fn end(&mut self, id: QueryId, error: Option<Error>, actions: &mut Vec<Action>) {
         let Some(mut query) = self.queries.remove(&id) else { return };
@@ -474,30 +456,6 @@ impl Core {
     }
 }
 
-fn first_loss(query: &Query, worker: WorkerId, why: &str) -> Option<Error> {
-    for (stage, state) in query.stages.iter().enumerate() {
-        for (step, pool) in state.pools.iter().enumerate() {
-            let lost = pool.replicas.iter().position(|r| r.worker == worker && r.state != ReplicaState::Stopped);
-            if let Some(rank) = lost {
-                let id = query.replica_id(stage, step, rank);
-                let cause = PoolFailure::Lost { rank: id.rank, worker: worker.to_string(), why: why.to_owned() };
-                let udf = query.spec.stages[stage].pools[step].udf.clone();
-                return Some(PoolError { pool: id.pool, udf, cause }.into());
-            }
-        }
-        for (index, task) in state.tasks.iter().enumerate() {
-            if matches!(task.state, TaskState::Running(on) | TaskState::Done(on, _) if on == worker) {
-                let cause = TaskFailure::WorkerLost(why.to_owned());
-                let task_id = query.task_id(stage, index);
-                return Some(
-                    TaskError { task: task_id, attempt: task.attempt.0, worker: worker.to_string(), cause }.into(),
-                );
-            }
-        }
-    }
-    None
-}
-
 fn stop_pools(query: &mut Query, stage: usize, ledger: &mut Ledger, actions: &mut Vec<Action>) {
     for step in 0..query.stages[stage].pools.len() {
         for rank in 0..query.stages[stage].pools[step].replicas.len() {
@@ -511,6 +469,11 @@ fn stop_pools(query: &mut Query, stage: usize, ledger: &mut Ledger, actions: &mu
         }
     }
 }
+
+mod recover;
+
+pub(crate) use recover::MAX_ATTEMPTS;
+use recover::spare;
 
 #[cfg(test)]
 mod tests;

@@ -59,6 +59,8 @@ pub(super) struct Query {
     pub(super) stages: Vec<Stage>,
     /// Workers that hold partitions of it.
     pub(super) holders: BTreeSet<WorkerId>,
+    /// Where tasks ran whose attempt was superseded: charges to be given back.
+    pub(super) superseded: Vec<WorkerId>,
     /// `Done` has been reported; partitions are kept until the query is released.
     pub(super) done: bool,
 }
@@ -69,6 +71,8 @@ pub(super) struct Stage {
     pub(super) tasks: Vec<Task>,
     /// Tasks to be started, by index.
     pub(super) pending: VecDeque<usize>,
+    /// Tasks that wait before their next attempt, and until when.
+    pub(super) delayed: Vec<(Instant, usize)>,
     /// Tasks that are not done.
     pub(super) left: usize,
     pub(super) pools: Vec<Pool>,
@@ -107,6 +111,8 @@ pub(super) enum TaskState {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     pub(super) replicas: Vec<Replica>,
+    /// How many went with their workers.
+    pub(super) lost: usize,
 }
 
 #[derive(Debug)]
@@ -124,13 +130,10 @@ pub(super) enum ReplicaState {
     Stopped,
 }
 
-/// Attempts of one task before its failure is the query's.
-pub(super) const MAX_ATTEMPTS: u32 = 3;
-
 impl Query {
     pub(super) fn new(spec: QuerySpec, now: Instant) -> Self {
         let stages = spec.stages.iter().map(|stage| Stage::new(stage, now)).collect();
-        Self { spec, stages, holders: BTreeSet::new(), done: false }
+        Self { spec, stages, holders: BTreeSet::new(), superseded: Vec::new(), done: false }
     }
 
     pub(super) fn task_id(&self, stage: usize, index: usize) -> TaskId {
@@ -196,6 +199,7 @@ impl Stage {
             phase: Phase::Waiting,
             tasks: std::iter::repeat_with(task).take(spec.tasks).collect(),
             pending: (0..spec.tasks).collect(),
+            delayed: Vec::new(),
             left: spec.tasks,
             pools: spec.pools.iter().map(|_| Pool::default()).collect(),
             prepared: BTreeSet::new(),

@@ -13,6 +13,7 @@ pub(crate) struct Router {
 #[derive(Debug)]
 struct Seat {
     local: bool,
+    gone: bool,
     calls: usize,
     rows: usize,
 }
@@ -20,17 +21,29 @@ struct Seat {
 impl Router {
     /// Adds a replica; its number is the count of those before it.
     pub(crate) fn add(&mut self, local: bool) {
-        self.seats.push(Seat { local, calls: 0, rows: 0 });
+        self.seats.push(Seat { local, gone: false, calls: 0, rows: 0 });
     }
 
     /// Takes a credit at the replica with the least rows under way, one of this worker first among equals; `None` while
     /// every replica has as many calls as it may.
     pub(crate) fn acquire(&mut self, rows: usize) -> Option<usize> {
-        let free = self.seats.iter_mut().enumerate().filter(|(_, seat)| seat.calls < CREDITS);
+        let free = self.seats.iter_mut().enumerate().filter(|(_, seat)| !seat.gone && seat.calls < CREDITS);
         let (index, seat) = free.min_by_key(|(index, seat)| (seat.rows, !seat.local, *index))?;
         seat.calls += 1;
         seat.rows += rows;
         Some(index)
+    }
+
+    /// Takes a replica out, because it was lost, or in again, because the scheduler says that it is there.
+    pub(crate) fn set_gone(&mut self, index: usize, gone: bool) {
+        if let Some(seat) = self.seats.get_mut(index) {
+            seat.gone = gone;
+        }
+    }
+
+    /// Whether there is no replica to wait for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seats.iter().all(|seat| seat.gone)
     }
 
     /// Gives back what [`acquire`](Self::acquire) took.
@@ -59,5 +72,11 @@ mod tests {
         assert_eq!(router.acquire(1), None, "both have");
         router.release(1, 10);
         assert_eq!(router.acquire(1), Some(1), "a credit that came back is used");
+        router.release(1, 1);
+        router.set_gone(1, true);
+        assert_eq!(router.acquire(1), None, "a lost replica gets no more");
+        assert!(!router.is_empty());
+        router.set_gone(0, true);
+        assert!(router.is_empty());
     }
 }

@@ -1,6 +1,8 @@
 use std::time::{Duration, Instant};
 
+use super::recover::MAX_ATTEMPTS;
 use super::*;
+use crate::error::TaskFailure;
 use crate::sched::{PartitionId, PoolId, StageSpec};
 
 const READY: Duration = Duration::from_secs(120);
@@ -116,8 +118,9 @@ fn every_task_has_one_end_and_late_attempts_are_not_heard() {
     let mut play = Play::with_workers(&[1.0]);
     let (task, attempt) = runs(&play.submit(1, vec![stage(1)]))[0];
     let lost = TaskFailure::Transfer { from: "worker 1".to_owned(), why: "reset".to_owned() };
-    let again = runs(&play.event(Event::TaskEnded { task, attempt, outcome: Err(lost) }));
-    assert_eq!(again, [(task, Attempt(2))], "a failed transfer is tried again");
+    assert!(runs(&play.event(Event::TaskEnded { task, attempt, outcome: Err(lost) })).is_empty(), "not at once");
+    play.now += Duration::from_millis(250);
+    assert_eq!(runs(&play.event(Event::Tick)), [(task, Attempt(2))], "a failed transfer is tried again");
     assert!(!is_done(&play.done(task, Attempt(1))), "the first attempt is superseded");
     assert!(is_done(&play.done(task, Attempt(2))));
     assert!(play.done(task, Attempt(2)).is_empty(), "a second word on the same attempt");
@@ -135,6 +138,10 @@ fn attempts_are_bounded_and_what_cannot_pass_is_not_tried_again() {
             let (task, at) = runs(&actions)[0];
             assert_eq!(at, Attempt(attempt));
             actions = play.event(Event::TaskEnded { task, attempt: at, outcome: Err(failure_of()) });
+            if attempt < tries {
+                play.now += Duration::from_secs(60);
+                actions = play.event(Event::Tick);
+            }
         }
         assert!(matches!(failure(&actions), Some(Error::Task(error)) if error.attempt == tries));
         play.assert_idle();
@@ -218,14 +225,86 @@ fn what_fits_on_no_worker_fails_at_once_and_says_so() {
 }
 
 #[test]
-fn a_lost_worker_fails_what_it_held_and_nothing_else() {
+fn a_lost_worker_costs_its_running_tasks_and_the_partitions_that_only_it_held() {
     let mut play = Play::with_workers(&[0.5, 0.5]);
-    play.submit(1, vec![stage(1)]);
-    let other = runs(&play.submit(2, vec![stage(1)]));
+    let gather = StageSpec { inputs: vec![StageId(0)], ..stage(1) };
+    let first = runs(&play.submit(1, vec![stage(2), gather]));
+    let gathering = {
+        play.done(first[0].0, first[0].1);
+        runs(&play.done(first[1].0, first[1].1))[0]
+    };
+    assert_eq!(gathering.0.stage, StageId(1));
+    // The gathering task runs on worker 0 (ties by number), where task 0 has left its partition.
+    let again = runs(&play.event(Event::Lost { worker: WorkerId(0), why: "killed".to_owned() }));
+    assert_eq!(again, [(first[0].0, Attempt(2))], "the lost partition first; what reads it waits");
+    assert!(play.done(gathering.0, gathering.1).is_empty(), "the lost attempt is not heard");
+    let again = runs(&play.done(first[0].0, Attempt(2)));
+    assert_eq!(again, [(gathering.0, Attempt(2))]);
+    assert!(is_done(&play.done(gathering.0, Attempt(2))));
+    play.event(Event::Release(QueryId(1)));
+    play.assert_idle();
+}
+
+#[test]
+fn partitions_that_nobody_reads_any_more_are_not_made_again() {
+    let mut play = Play::with_workers(&[0.5, 0.5, 0.5]);
+    let read = |n| StageSpec { inputs: vec![StageId(n)], ..stage(1) };
+    let mut next = runs(&play.submit(1, vec![stage(1), read(0), read(1)]));
+    for _ in 0..2 {
+        next = runs(&play.done(next[0].0, next[0].1));
+    }
+    assert_eq!(next[0].0.stage, StageId(2), "the last stage runs, where its input is");
     let actions = play.event(Event::Lost { worker: WorkerId(0), why: "killed".to_owned() });
-    assert!(matches!(failure(&actions), Some(Error::Task(error)) if error.task.query == QueryId(1)));
-    assert!(is_done(&play.done(other[0].0, other[0].1)));
-    play.event(Event::Release(QueryId(2)));
+    assert!(runs(&actions).iter().all(|(task, _)| task.stage != StageId(0)), "stage 0 was read: {actions:?}");
+    assert!(failure(&actions).is_none());
+}
+
+#[test]
+fn a_pool_that_has_lost_its_last_replica_is_admitted_again_with_its_tasks() {
+    let mut play = Play::with_workers(&[1.0, 1.0]);
+    let actions = play.submit(1, vec![udf_stage(3, 0.5, (1, 1))]);
+    let (replica, on) = starts(&actions)[0];
+    let running = runs(&play.event(Event::ReplicaReady(replica)));
+    assert_eq!(running.len(), 3);
+    let actions = play.event(Event::Lost { worker: on, why: "killed".to_owned() });
+    let (again, _) = starts(&actions)[0];
+    assert_eq!((again.pool, again.rank), (replica.pool, 1));
+    assert!(runs(&actions).is_empty(), "no replica is ready");
+    let actions = play.event(Event::ReplicaReady(again));
+    let second = runs(&actions);
+    assert!(!second.is_empty() && second.iter().all(|(_, attempt)| *attempt == Attempt(2)));
+    let mut second = second;
+    let mut last = Vec::new();
+    while let Some((task, attempt)) = second.pop() {
+        last = play.done(task, attempt);
+        second.extend(runs(&last));
+    }
+    assert!(is_done(&last));
+    play.event(Event::Release(QueryId(1)));
+    play.assert_idle();
+}
+
+#[test]
+fn a_udf_that_kills_its_workers_does_not_kill_them_all() {
+    let mut play = Play::with_workers(&[1.0; 9]);
+    let mut actions = play.submit(1, vec![udf_stage(1, 0.5, (1, 1))]);
+    for lost in 1..=5 {
+        let (replica, on) = starts(&actions)[0];
+        play.event(Event::ReplicaReady(replica));
+        actions = play.event(Event::Lost { worker: on, why: "out of memory".to_owned() });
+        assert_eq!(failure(&actions).is_some(), lost == 5, "after {lost}: {actions:?}");
+    }
+    let text = failure(&actions).unwrap().to_string();
+    assert!(text.contains("oar") && text.contains("out of memory"), "{text}");
+    play.assert_idle();
+}
+
+#[test]
+fn without_a_worker_and_without_a_provider_queries_fail() {
+    let mut play = Play::with_workers(&[1.0]);
+    play.submit(1, vec![stage(1)]);
+    let actions = play.event(Event::Lost { worker: WorkerId(0), why: "killed".to_owned() });
+    assert!(failure(&actions).unwrap().to_string().contains("no worker is left"));
     play.assert_idle();
 }
 
@@ -260,12 +339,15 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
                     let cause = TaskFailure::Transfer { from: String::new(), why: String::new() };
                     play.event(Event::TaskEnded { task, attempt, outcome: Err(cause) })
                 }
-                5 if next(10) == 0 => play.event(Event::Lost { worker: WorkerId(next(2) as u32), why: String::new() }),
+                5 if next(4) == 0 => play.event(Event::Lost { worker: WorkerId(next(2) as u32), why: String::new() }),
                 _ if !tasks.is_empty() => {
                     let (task, attempt) = tasks.swap_remove(next(tasks.len()));
                     play.done(task, attempt)
                 }
-                _ => play.event(Event::Tick),
+                _ => {
+                    play.now += Duration::from_millis(300);
+                    play.event(Event::Tick)
+                }
             };
             tasks.extend(runs(&actions));
             replicas.extend(starts(&actions).into_iter().map(|(id, _)| id));
