@@ -98,6 +98,12 @@ impl Node {
         self.shared().peers.events()
     }
 
+    /// Ends all connections to a node. Asks and transfers that wait for it fail at once, not when its silence has lasted:
+    /// for who knows better than the network that it is gone. It may be connected to again.
+    pub fn disconnect(&self, node: NodeId) {
+        self.shared().peers.disconnect(node);
+    }
+
     /// Publishes an actor under a number, in place of any other of that number. It is kept alive until it is
     /// unpublished or the node closes. An actor that holds this `Node`, or a remote [`ActorRef`] of it, keeps the
     /// node open in turn: then [`close`](Self::close) ends both.

@@ -81,6 +81,15 @@ impl Peers {
         self.map.iter().find(|peer| peer.up && there(peer)).map(|peer| peer.id.node)
     }
 
+    /// Closes all connections to a node, so that whatever waits for it ends now.
+    pub(crate) fn disconnect(&self, node: NodeId) {
+        // Cloned first: closing wakes tasks that want this entry.
+        let open = self.map.get(&node).map(|peer| (peer.controls.clone(), peer.data.clone()));
+        let (controls, data) = open.unwrap_or_default();
+        controls.iter().for_each(|link| link.connection.close(Code::PeerLost.var(), b"disconnected"));
+        data.iter().for_each(|data| data.close(Code::PeerLost.var(), b"disconnected"));
+    }
+
     /// Tells when a peer is lost; `None` if it is not there.
     pub(crate) fn lost(&self, node: NodeId) -> Option<watch::Receiver<Option<String>>> {
         Some(self.map.get(&node)?.lost.subscribe())

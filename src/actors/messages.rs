@@ -29,6 +29,7 @@ messages! {
     0x0204 StopReplica => (),
     0x0205 Serve => (),
     0x0206 End => (),
+    0x0207 Gone => (),
     // To a replica.
     0x0301 Evaluate => Result<BatchAt, UdfError>,
 }
@@ -118,6 +119,10 @@ pub(crate) struct Serve(pub(crate) ReplicaAt);
 /// Stop all work of a query and drop what it left.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct End(pub(crate) QueryId);
+
+/// A node of the cluster is gone: what waits for it need not wait any longer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Gone(pub(crate) NodeId);
 
 /// Run a UDF on one batch.
 #[derive(Debug, Serialize, Deserialize)]

@@ -9,8 +9,8 @@ use regatta_remote::{ActorId, ActorRef, AskError, LocalRef, Node, Role};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    End, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status,
-    StopReplica, Submit, TaskEnded, UseProvider, Word, Worker, WorkerDown,
+    End, Gone, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica,
+    Status, StopReplica, Submit, TaskEnded, UseProvider, Word, Worker, WorkerDown,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
@@ -52,6 +52,7 @@ enum Outgoing {
     Stop(StopReplica),
     Serve(Serve),
     End(End),
+    Gone(Gone),
 }
 
 /// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
@@ -84,8 +85,14 @@ impl SchedulerActor {
     }
 
     fn lose(&mut self, worker: WorkerId, why: String) {
-        if self.workers.remove(&worker).is_some() {
+        if let Some(crew) = self.workers.remove(&worker) {
             tracing::warn!(%worker, why, "worker lost");
+            if let (Some((node, _)), Some(network)) = (crew.place.node, &self.host.node) {
+                network.disconnect(node);
+                for worker in self.workers.keys().copied().collect::<Vec<_>>() {
+                    self.send(worker, Outgoing::Gone(Gone(node)));
+                }
+            }
             self.take(Event::Lost { worker, why });
         }
     }
@@ -346,6 +353,7 @@ async fn deliver(
             Outgoing::Stop(message) => insist(&actor, message).await,
             Outgoing::Serve(message) => insist(&actor, message).await,
             Outgoing::End(message) => insist(&actor, message).await,
+            Outgoing::Gone(message) => insist(&actor, message).await,
         };
         if let Err(error) = sent {
             if let Some(scheduler) = scheduler.upgrade() {

@@ -10,7 +10,8 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
 use tokio::sync::watch;
 
 use super::messages::{
-    End, Evaluate, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve, StartReplica, StopReplica, TaskEnded, Word,
+    End, Evaluate, Gone, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve, StartReplica, StopReplica, TaskEnded,
+    Word,
 };
 use super::pools::StagePools;
 use super::{Host, SchedulerActor, UdfActor, insist};
@@ -57,7 +58,13 @@ impl SwordfishActor {
     /// Makes a swordfish reachable for the head of its cluster, and for nobody else.
     pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>) {
         let head = &[Role::Head];
-        let tasks = node.publish(id, actor).on::<Prepare>(head).on::<RunTask>(head).on::<Serve>(head).on::<End>(head);
+        let tasks = node
+            .publish(id, actor)
+            .on::<Prepare>(head)
+            .on::<RunTask>(head)
+            .on::<Serve>(head)
+            .on::<End>(head)
+            .on::<Gone>(head);
         tasks.on::<StartReplica>(head).on::<StopReplica>(head);
     }
 
@@ -198,6 +205,16 @@ impl Handler<End> for SwordfishActor {
             }
         }
         self.host.store.drop_query(query);
+    }
+}
+
+impl Handler<Gone> for SwordfishActor {
+    type Result = ();
+
+    fn handle(&mut self, Gone(node): Gone, _: &mut Self::Context) {
+        if let Some(network) = &self.host.node {
+            network.disconnect(node);
+        }
     }
 }
 
