@@ -15,7 +15,9 @@ use std::time::Duration;
 use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 
 pub(crate) use host::Host;
-pub(crate) use messages::{Place, Register, Release, RunEvent, Status, Submit, UseProvider, Worker, WorkerDown};
+pub(crate) use messages::{
+    Place, Register, Release, RunEvent, Status, Submit, UseProvider, WholeStatus, Worker, WorkerDown,
+};
 pub use scheduler::SchedulerActor;
 pub use swordfish::SwordfishActor;
 pub use udf::UdfActor;

@@ -81,10 +81,8 @@ impl Run {
     /// # Errors
     /// The session is gone.
     pub fn status(&self) -> Result<Option<QueryStatus>, Error> {
-        let (sender, status) = blocking::sync_channel(1);
         let (session, query) = (self.session.clone(), self.query);
-        self.session.host().runtime.handle().spawn(async move { sender.send(session.status(query).await) });
-        status.recv().map_err(|_| ClusterError::Closed)?
+        self.session.host().wait(async move { session.query_status(query).await })?
     }
 
     /// Stops the query. What waits for its result gets [`Error::Cancelled`].

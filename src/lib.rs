@@ -61,11 +61,18 @@ pub use error::Error;
 pub use frame::{Batches, LazyFrameExt, Run};
 pub use polars_ooc::Allocator;
 pub use regatta_macros::{main, udf};
-pub use sched::{PoolId, PoolStatus, QueryId, QueryStatus, StageId, StageStatus, TaskId, WorkerId};
+pub use sched::{
+    PoolId, PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, TaskId, WorkerId, WorkerStatus,
+};
 pub use session::Session;
 
 /// The Polars that plans must be made with.
 pub use polars;
+
+/// README.md's code must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// What most programs need.
 pub mod prelude {

@@ -14,4 +14,4 @@ pub(crate) use ids::{Attempt, PartitionId, ReplicaId};
 pub use ids::{PoolId, QueryId, StageId, TaskId, WorkerId};
 pub(crate) use ledger::Resources;
 pub(crate) use query::{Outcome, Output, PoolSpec, QuerySpec, Report, StageSpec};
-pub use status::{PoolStatus, QueryStatus, StageStatus};
+pub use status::{PoolStatus, QueryStatus, SessionStatus, StageStatus, WorkerStatus};

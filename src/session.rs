@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::actors::{
     CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, Status, Submit, SwordfishActor, UseProvider,
-    Worker, WorkerDown,
+    WholeStatus, Worker, WorkerDown,
 };
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, hello, is_worker};
 use crate::config::{Config, Runner};
@@ -21,7 +21,7 @@ use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::Run;
 use crate::os;
 use crate::plan::{QueryPlan, Target, plan};
-use crate::sched::{MAX_ATTEMPTS, QueryId, Resources, ScaleSettings, Settings, WorkerId};
+use crate::sched::{MAX_ATTEMPTS, QueryId, Resources, ScaleSettings, SessionStatus, Settings, WorkerId};
 use crate::store::Store;
 
 /// A place to run queries. Cheap to clone; the last clone ends it, with its workers.
@@ -202,6 +202,16 @@ impl Session {
         Ok(self.plan(query.clone())?.to_string())
     }
 
+    /// Where the session stands: workers, what waits, and every query.
+    ///
+    /// # Errors
+    /// The session's threads are gone.
+    pub fn status(&self) -> Result<SessionStatus, Error> {
+        let scheduler = self.inner.scheduler.clone();
+        let status = self.inner.host.wait(async move { scheduler.ask(WholeStatus, CONTROL).await })?;
+        Ok(status.map_err(|e| ClusterError::network("ask for the status", e))?)
+    }
+
     /// Process ids of the local workers; none for a native session.
     pub fn processes(&self) -> Vec<u32> {
         self.inner.workers.as_ref().map(|workers| workers.processes()).unwrap_or_default()
@@ -233,7 +243,7 @@ impl Session {
         self.inner.host.runtime.handle().spawn(async move { scheduler.tell(Release(query), CONTROL).await });
     }
 
-    pub(crate) async fn status(&self, query: QueryId) -> Result<Option<crate::QueryStatus>, Error> {
+    pub(crate) async fn query_status(&self, query: QueryId) -> Result<Option<crate::QueryStatus>, Error> {
         let status = self.inner.scheduler.ask(Status(query), CONTROL).await;
         Ok(status.map_err(|e| ClusterError::network("ask for the status", e))?)
     }

@@ -9,7 +9,7 @@ use regatta_remote::{ActorId, ActorRef, Address, Node, NodeId, Runtime, encode};
 
 use super::messages::Place;
 use super::{CONTROL, FIRST_REPLICA, SWORDFISH, SwordfishActor, UdfActor};
-use crate::error::TaskFailure;
+use crate::error::{ClusterError, TaskFailure};
 use crate::sched::PartitionId;
 use crate::store::{Store, Ticket};
 
@@ -29,6 +29,19 @@ const FIRST_BYTE: Duration = Duration::from_secs(30);
 impl Host {
     pub(crate) fn new(runtime: Runtime, store: Arc<Store>, node: Option<Node>) -> Arc<Self> {
         Arc::new(Self { runtime, store, node, replicas: AtomicU64::new(FIRST_REPLICA) })
+    }
+
+    /// Waits for a future on our threads, from any thread: also one of another runtime, which this blocks.
+    ///
+    /// # Errors
+    /// Our threads are gone.
+    pub(crate) fn wait<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, ClusterError> {
+        let (sender, result) = std::sync::mpsc::sync_channel(1);
+        self.runtime.handle().spawn(async move { sender.send(future.await) });
+        result.recv().map_err(|_| ClusterError::Closed)
     }
 
     /// A number for a new replica of this process.

@@ -13,7 +13,9 @@ use super::SwordfishActor;
 use crate::cluster::ClusterProvider;
 use crate::error::{ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
-use crate::sched::{Attempt, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, StageId, TaskId, WorkerId};
+use crate::sched::{
+    Attempt, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, TaskId, WorkerId,
+};
 use crate::store::Ticket;
 use crate::udf::UdfError;
 
@@ -172,6 +174,10 @@ pub(crate) struct Release(pub(crate) QueryId);
 #[derive(Debug)]
 pub(crate) struct Status(pub(crate) QueryId);
 
+/// Where everything stands.
+#[derive(Debug)]
+pub(crate) struct WholeStatus;
+
 /// A worker of this process joins.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -198,6 +204,9 @@ impl actix::Message for Release {
 }
 impl actix::Message for Status {
     type Result = Option<QueryStatus>;
+}
+impl actix::Message for WholeStatus {
+    type Result = SessionStatus;
 }
 impl actix::Message for Worker {
     type Result = ();

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::messages::{
     End, Gone, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica,
-    Status, StopReplica, Submit, TaskEnded, UseProvider, Word, Worker, WorkerDown,
+    Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
@@ -311,6 +311,14 @@ impl Handler<Status> for SchedulerActor {
 
     fn handle(&mut self, Status(query): Status, _: &mut Self::Context) -> Self::Result {
         self.core.status(query, Instant::now())
+    }
+}
+
+impl Handler<WholeStatus> for SchedulerActor {
+    type Result = actix::MessageResult<WholeStatus>;
+
+    fn handle(&mut self, _: WholeStatus, _: &mut Self::Context) -> Self::Result {
+        actix::MessageResult(self.core.session_status(Instant::now()))
     }
 }
 

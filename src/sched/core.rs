@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::autoscale::{Autoscaler, Load, ScaleSettings};
 use super::ledger::Ledger;
 use super::query::{Outcome, Phase, PoolSpec, Query, QuerySpec, Replica, ReplicaState, Report, TaskState};
-use super::status::QueryStatus;
+use super::status::{QueryStatus, SessionStatus, WorkerStatus};
 use super::{Attempt, Output, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
 use crate::error::{ClusterError, Error, PoolError, PoolFailure, TaskError};
 use crate::udf::UdfError;
@@ -147,7 +147,7 @@ impl Core {
             }
         }
         self.advance(now, &mut actions);
-        if tick {
+        if tick && self.autoscaler.is_some() {
             self.scale(now, &mut actions);
         }
         actions
@@ -177,6 +177,21 @@ impl Core {
     /// What a query waits for, and since when.
     pub(crate) fn status(&self, query: QueryId, now: Instant) -> Option<QueryStatus> {
         Some(QueryStatus::of(self.queries.get(&query)?, now))
+    }
+
+    /// Where everything stands.
+    pub(crate) fn session_status(&self, now: Instant) -> SessionStatus {
+        let workers = self.ledger.accounts().map(|(worker, capacity, free)| {
+            let all = capacity.as_cpus();
+            WorkerStatus { worker, cpus: (all, all - free.as_cpus()) }
+        });
+        let queries = self.turns.iter().filter_map(|id| Some((*id, self.status(*id, now)?)));
+        SessionStatus { workers: workers.collect(), backlog: self.backlog().as_cpus(), queries: queries.collect() }
+    }
+
+    fn backlog(&self) -> Resources {
+        let live = self.queries.values().filter(|query| !query.done);
+        live.map(|query| query.backlog(self.settings.task_cpus)).fold(Resources::NONE, Resources::plus)
     }
 
     fn submit(&mut self, spec: QuerySpec, now: Instant, actions: &mut Vec<Action>) {
@@ -309,16 +324,14 @@ impl Core {
     }
 
     fn scale(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let Some(scaler) = &mut self.autoscaler else { return };
-        let task = self.settings.task_cpus;
-        let live = || self.queries.values().filter(|query| !query.done);
         let idle = |worker| self.ledger.is_free(worker) && !self.queries.values().any(|q| q.holders.contains(&worker));
         let load = Load {
-            backlog: live().map(|query| query.backlog(task)).fold(Resources::NONE, Resources::plus),
+            backlog: self.backlog(),
             capacity: self.ledger.capacity(),
-            queries: live().count(),
+            queries: self.queries.values().filter(|query| !query.done).count(),
             workers: self.ledger.workers().map(|worker| (worker, idle(worker))).collect(),
         };
+        let Some(scaler) = &mut self.autoscaler else { return };
         let decision = scaler.step(&load, now);
         for worker in decision.retire {
             self.ledger.remove(worker);

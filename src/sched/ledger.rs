@@ -139,6 +139,11 @@ impl Ledger {
         self.workers.keys().copied()
     }
 
+    /// Each worker with its capacity and what is left of it.
+    pub(super) fn accounts(&self) -> impl Iterator<Item = (WorkerId, Resources, Resources)> + '_ {
+        self.workers.iter().map(|(worker, account)| (*worker, account.capacity, account.free))
+    }
+
     /// Whether nothing is charged on this worker.
     pub(super) fn is_free(&self, worker: WorkerId) -> bool {
         self.workers.get(&worker).is_none_or(|account| account.free == account.capacity)

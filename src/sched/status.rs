@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::query::{Phase, Query, ReplicaState, TaskState};
+use super::{QueryId, WorkerId};
 
 /// Where a query stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,38 @@ pub struct PoolStatus {
     pub ready: usize,
     /// Replicas that are in `start`, with their last progress.
     pub starting: Vec<Option<String>>,
+}
+
+/// Where a session stands: its workers and its queries.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct SessionStatus {
+    /// Workers that have joined, by number.
+    pub workers: Vec<WorkerStatus>,
+    /// CPUs that what waits for room would take.
+    pub backlog: f64,
+    /// Queries that were submitted and not dropped, in the order in which it is their turn.
+    pub queries: Vec<(QueryId, QueryStatus)>,
+}
+
+/// Where a worker stands.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// Its number.
+    pub worker: WorkerId,
+    /// CPUs that it has, and how many of them are charged to tasks and replicas.
+    pub cpus: (f64, f64),
+}
+
+impl fmt::Display for SessionStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for WorkerStatus { worker, cpus: (all, charged) } in &self.workers {
+            writeln!(f, "{worker}: {charged} of {all} CPU charged")?;
+        }
+        writeln!(f, "{} CPU of work waits for room", self.backlog)?;
+        self.queries.iter().try_for_each(|(query, status)| write!(f, "{query}:\n{status}"))
+    }
 }
 
 impl QueryStatus {

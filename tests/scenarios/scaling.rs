@@ -38,10 +38,13 @@ fn a_session_grows_with_its_backlog_and_shrinks_to_its_least() {
     assert_eq!(session.processes().len(), 1);
     let mut run = session.submit(slow_query(folder.path())).unwrap();
     eventually("there are three workers", || session.processes().len() == 3);
+    eventually("they have joined", || session.status().unwrap().workers.len() == 3);
     let frame = run.collect().unwrap();
     assert_eq!(frame.column("x").unwrap().i64().unwrap().iter().flatten().sum::<i64>(), 5999 * 3000);
     drop(run);
     eventually("one worker is left", || session.processes().len() == 1);
+    let idle = session.status().unwrap();
+    assert_eq!((idle.workers.len(), idle.backlog, idle.queries.len()), (1, 0.0, 0), "{idle}");
     assert_eq!(slow_query(folder.path()).collect_on(&session).unwrap().height(), 6000, "and it still works");
 }
 
