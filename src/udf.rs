@@ -2,7 +2,7 @@
 //!
 //! A UDF is a serde value (its arguments) with a [`Udf`] implementation, registered by name through
 //! [`#[regatta::udf]`](macro@crate::udf). [`Udf::pool`] turns it into a [`Pool`] of replicas, and
-//! [`Pool::on`] into a Polars expression.
+//! [`Pool::on`] into a Polars expression. A plain function becomes a UDF by the same attribute.
 
 mod arrow;
 mod author;
@@ -11,13 +11,15 @@ mod inline;
 mod pool;
 mod registry;
 mod route;
+#[doc(hidden)]
+pub mod rows;
 
 pub use author::{Batch, Start, Udf, UdfError, UdfResult};
 pub use pool::{Pool, PoolOptions, Replicas};
 pub use registry::{AnyUdf, Registered, Replica, UdfEntry};
 
 #[doc(hidden)]
-pub use inventory;
+pub use {inventory, serde};
 
 pub use self::arrow::{column_from_arrow, column_to_arrow};
 pub(crate) use call::UdfCall;

@@ -64,6 +64,18 @@ impl Udf for Label {
     }
 }
 
+/// A plain function, row by row, beside nulls.
+#[regatta::udf]
+fn measure(word: Option<&str>, id: i64) -> Option<i64> {
+    (id % 3 != 0).then_some(id + word.map_or(-1, |word| word.len() as i64))
+}
+
+/// A plain function over whole columns.
+#[regatta::udf(dtype = DataType::Float64)]
+fn ratio(a: &Series, b: &Series) -> UdfResult<Series> {
+    Ok((&a.cast(&DataType::Float64)? / &b.cast(&DataType::Float64)?)?)
+}
+
 /// Three files with several row groups each, nulls, NaN, strings, decimals, dates and categories.
 static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
@@ -220,6 +232,15 @@ fn cases() -> Vec<Case> {
         (
             "is_in another column sees the whole column",
             scan().select([col("id"), col("id").is_in(col("group").implode(true), false).alias("in")]),
+            true,
+            &[],
+        ),
+        (
+            "plain functions, row by row and over columns",
+            scan().with_columns([
+                measure::pool().replicas(2).batch(50).on([col("word"), col("id")]).alias("measure"),
+                ratio::on([col("id"), measure::on([col("word"), col("group")])]).alias("ratio"),
+            ]),
             true,
             &[],
         ),

@@ -2,10 +2,12 @@
 
 #![warn(missing_docs)]
 
+mod function;
+
 use proc_macro::TokenStream;
 use proc_macro2::TokenStream as Tokens;
-use quote::{format_ident, quote};
-use syn::{Error, ItemFn, ItemImpl, LitStr, Type, parse_macro_input};
+use quote::{ToTokens, format_ident, quote};
+use syn::{Error, Expr, Item, ItemFn, ItemImpl, LitStr, Type, parse_macro_input};
 
 /// Lets the program's executable be a worker: put it on `main`.
 ///
@@ -17,22 +19,66 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand_main(&arguments.into(), function).unwrap_or_else(Error::into_compile_error).into()
 }
 
-/// Registers a UDF, so that workers find it: put it on `impl Udf for YourType`.
+/// Registers a UDF, so that workers find it: put it on `impl Udf for YourType`, or on a plain function.
 ///
-/// Its name is the type's path in its crate, or what `#[regatta::udf(name = "...")]` says.
+/// # On a function of values: row-wise
+///
+/// The function stays callable, and its name is also a type with `on(inputs)` and `pool()`:
+///
+/// ```ignore
+/// #[regatta::udf]
+/// fn normalise(s: &str) -> Option<String> {
+///     Some(s.trim().to_lowercase()).filter(|s| !s.is_empty())
+/// }
+/// assert_eq!(normalise(" X "), Some("x".to_owned()));
+/// let query = frame.with_column(normalise::on([col("s")]).alias("clean"));
+/// ```
+///
+/// It takes one or more of `bool`, `i8`, `i16`, `i32`, `i64`, `u32`, `u64`, `f32`, `f64`, `&str` and `String`, or an `Option`
+/// of one to see nulls: where an argument that is no `Option` is null, the result is null and the function is not called.
+/// It returns one of these, an `Option` of one, or a `Result` of either with any error. The columns must be of exactly these
+/// dtypes; while a query is planned, an error says which cast to add.
+///
+/// # On a function of columns: batch-wise
+///
+/// With `dtype = ...` the function takes `&Series`, `&Column` or `&ArrayRef` (arrow-rs), and returns one of these or a
+/// `Result` of one: as many rows as it was given, of that dtype.
+///
+/// ```ignore
+/// #[regatta::udf(dtype = DataType::Float64)]
+/// fn ratio(a: &Series, b: &Series) -> UdfResult<Series> {
+///     Ok((&a.cast(&DataType::Float64)? / &b.cast(&DataType::Float64)?)?)
+/// }
+/// ```
+///
+/// # The name
+///
+/// The UDF travels under its path in its crate, or under what `#[regatta::udf(name = "...")]` says.
 #[proc_macro_attribute]
 pub fn udf(arguments: TokenStream, item: TokenStream) -> TokenStream {
-    let mut name: Option<LitStr> = None;
+    let (mut name, mut dtype): (Option<LitStr>, Option<Expr>) = (None, None);
     let parser = syn::meta::parser(|meta| {
         if meta.path.is_ident("name") {
             name = Some(meta.value()?.parse()?);
-            return Ok(());
+        } else if meta.path.is_ident("dtype") {
+            dtype = Some(meta.value()?.parse()?);
+        } else {
+            return Err(meta.error("expected `name = \"...\"` or `dtype = DataType::...`"));
         }
-        Err(meta.error("expected `name = \"...\"`"))
+        Ok(())
     });
     parse_macro_input!(arguments with parser);
-    let implementation = parse_macro_input!(item as ItemImpl);
-    expand_udf(name, &implementation).unwrap_or_else(Error::into_compile_error).into()
+    let expanded = match (parse_macro_input!(item as Item), dtype) {
+        (Item::Fn(function), dtype) => function::expand(name.as_ref(), dtype.as_ref(), &function),
+        (Item::Impl(implementation), None) => expand_udf(name.as_ref(), &implementation),
+        (Item::Impl(_), Some(dtype)) => {
+            Err(Error::new_spanned(dtype, "`dtype` is for functions over columns: here `output` says the dtype"))
+        }
+        (other, _) => {
+            Err(Error::new_spanned(other, "#[regatta::udf] goes on `impl Udf for YourType`, or on a plain `fn`"))
+        }
+    };
+    expanded.unwrap_or_else(Error::into_compile_error).into()
 }
 
 fn expand_main(arguments: &Tokens, mut function: ItemFn) -> Result<Tokens, Error> {
@@ -61,7 +107,7 @@ fn expand_main(arguments: &Tokens, mut function: ItemFn) -> Result<Tokens, Error
     })
 }
 
-fn expand_udf(name: Option<LitStr>, implementation: &ItemImpl) -> Result<Tokens, Error> {
+fn expand_udf(name: Option<&LitStr>, implementation: &ItemImpl) -> Result<Tokens, Error> {
     let is_udf = implementation
         .trait_
         .as_ref()
@@ -77,13 +123,7 @@ fn expand_udf(name: Option<LitStr>, implementation: &ItemImpl) -> Result<Tokens,
         return Err(Error::new_spanned(&implementation.generics, text));
     }
     let ty: &Type = &implementation.self_ty;
-    let name = match name {
-        Some(name) if name.value().is_empty() || name.value().contains('!') => {
-            return Err(Error::new_spanned(&name, "a UDF's name is not empty and has no `!`"));
-        }
-        Some(name) => quote!(#name),
-        None => quote!(::core::concat!(::core::module_path!(), "::", ::core::stringify!(#ty))),
-    };
+    let name = udf_name(name, ty)?;
     Ok(quote! {
         #implementation
 
@@ -93,4 +133,15 @@ fn expand_udf(name: Option<LitStr>, implementation: &ItemImpl) -> Result<Tokens,
 
         ::regatta::udf::inventory::submit! { ::regatta::udf::UdfEntry::of::<#ty>() }
     })
+}
+
+/// The name under which a UDF is registered.
+fn udf_name(name: Option<&LitStr>, item: &impl ToTokens) -> Result<Tokens, Error> {
+    match name {
+        Some(name) if name.value().is_empty() || name.value().contains('!') => {
+            Err(Error::new_spanned(name, "a UDF's name is not empty and has no `!`"))
+        }
+        Some(name) => Ok(quote!(#name)),
+        None => Ok(quote!(::core::concat!(::core::module_path!(), "::", ::core::stringify!(#item)))),
+    }
 }

@@ -152,6 +152,12 @@ impl UdfError {
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), causes: Vec::new() }
     }
+
+    /// The same error, with where it happened in front.
+    pub(super) fn within(mut self, place: impl fmt::Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
 }
 
 impl<E: std::error::Error> From<E> for UdfError {

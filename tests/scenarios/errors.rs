@@ -16,7 +16,7 @@ fn failure(session: &Session, fault: Fault) -> Error {
 }
 
 #[track_caller]
-fn says(error: &Error, parts: &[&str]) {
+pub(crate) fn says(error: &Error, parts: &[&str]) {
     let text = error.to_string();
     for part in parts {
         assert!(text.contains(part), "{part:?} is missing in: {text}");
@@ -24,7 +24,7 @@ fn says(error: &Error, parts: &[&str]) {
 }
 
 /// Native and on processes: the same text, with where it happened.
-fn on_both(check: impl Fn(&Session)) {
+pub(crate) fn on_both(check: impl Fn(&Session)) {
     check(&Session::native().unwrap());
     check(&Session::local(2).unwrap());
 }

@@ -2,6 +2,7 @@
 
 mod endings;
 mod errors;
+mod functions;
 mod placement;
 mod runtimes;
 mod scaling;

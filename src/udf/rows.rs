@@ -1,0 +1,350 @@
+//! What `#[regatta::udf]` on a plain function is made of: values out of columns and back.
+//!
+//! Functions name the types of [`Argument`] and [`Answer`], or of [`WholeColumn`] and [`BatchAnswer`]; the rest is called
+//! by what the attribute makes.
+
+use arrow::array::ArrayRef;
+use polars::prelude::*;
+use polars_arrow::array::{BooleanArray, PrimitiveArray, StaticArray, Utf8ViewArray};
+
+use super::{Batch, UdfError, UdfResult, column_from_arrow, column_to_arrow};
+
+/// What a row-wise function takes: a value of one row, or an `Option` of one to see nulls.
+///
+/// Another type does not compile, and the error says what does:
+///
+/// ```compile_fail,E0277
+/// #[regatta::udf]
+/// fn total(values: Vec<i64>) -> i64 { values.iter().sum() }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a row-wise UDF cannot take `{Self}`",
+    label = "not a value of a column",
+    note = "it takes bool, i8, i16, i32, i64, u32, u64, f32, f64, &str and String, and Option of these to see nulls",
+    note = "other dtypes come as whole columns: take &Series and write #[regatta::udf(dtype = DataType::...)]"
+)]
+pub trait Argument<'a>: Sized {
+    /// What holds the values.
+    type Array: StaticArray;
+
+    /// The dtype of its column.
+    fn dtype() -> DataType;
+
+    /// The value at `row`; `None` where it is null and the function is not to be called.
+    fn at(array: &'a Self::Array, row: usize) -> Option<Self>;
+}
+
+/// What a row-wise function returns: a value, an `Option` of one, or a `Result` of either.
+#[diagnostic::on_unimplemented(
+    message = "a row-wise UDF cannot return `{Self}`",
+    label = "not a value of a column",
+    note = "it returns bool, i8, i16, i32, i64, u32, u64, f32, f64, &str or String, an Option of one, or a Result of either",
+    note = "for other dtypes return a whole column: take &Series and write #[regatta::udf(dtype = DataType::...)]"
+)]
+pub trait Answer: Sized {
+    /// The value without `Option` and `Result`.
+    type Value: Value;
+
+    /// The value; `None` for null.
+    ///
+    /// # Errors
+    /// The function's own.
+    fn answer(self) -> UdfResult<Option<Self::Value>>;
+}
+
+/// What a column can be built of.
+pub trait Value: Sized {
+    /// The dtype of that column.
+    fn dtype() -> DataType;
+
+    /// Builds the column.
+    fn collect(values: impl Iterator<Item = Option<Self>>) -> Column;
+}
+
+macro_rules! answers {
+    ($($value:ty => $chunked:ty, $dtype:ident $(, $life:lifetime)?;)+) => {$(
+        impl$(<$life>)? Value for $value {
+            fn dtype() -> DataType {
+                DataType::$dtype
+            }
+
+            fn collect(values: impl Iterator<Item = Option<Self>>) -> Column {
+                <$chunked>::from_iter_options(PlSmallStr::EMPTY, values).into_column()
+            }
+        }
+
+        impl$(<$life>)? Answer for $value {
+            type Value = Self;
+
+            fn answer(self) -> UdfResult<Option<Self>> {
+                Ok(Some(self))
+            }
+        }
+
+        impl$(<$life>)? Answer for Option<$value> {
+            type Value = $value;
+
+            fn answer(self) -> UdfResult<Option<$value>> {
+                Ok(self)
+            }
+        }
+
+        impl<$($life,)? E: Into<UdfError>> Answer for Result<$value, E> {
+            type Value = $value;
+
+            fn answer(self) -> UdfResult<Option<$value>> {
+                self.map(Some).map_err(Into::into)
+            }
+        }
+
+        impl<$($life,)? E: Into<UdfError>> Answer for Result<Option<$value>, E> {
+            type Value = $value;
+
+            fn answer(self) -> UdfResult<Option<$value>> {
+                self.map_err(Into::into)
+            }
+        }
+    )+};
+}
+
+macro_rules! arguments {
+    ($($argument:ty => $array:ty, $dtype:ident, $convert:expr;)+) => {$(
+        impl<'a> Argument<'a> for $argument {
+            type Array = $array;
+
+            fn dtype() -> DataType {
+                DataType::$dtype
+            }
+
+            fn at(array: &'a $array, row: usize) -> Option<Self> {
+                array.get(row).map($convert)
+            }
+        }
+
+        impl<'a> Argument<'a> for Option<$argument> {
+            type Array = $array;
+
+            fn dtype() -> DataType {
+                DataType::$dtype
+            }
+
+            fn at(array: &'a $array, row: usize) -> Option<Self> {
+                Some(array.get(row).map($convert))
+            }
+        }
+    )+};
+}
+
+answers! {
+    bool => BooleanChunked, Boolean;
+    i8 => Int8Chunked, Int8;
+    i16 => Int16Chunked, Int16;
+    i32 => Int32Chunked, Int32;
+    i64 => Int64Chunked, Int64;
+    u32 => UInt32Chunked, UInt32;
+    u64 => UInt64Chunked, UInt64;
+    f32 => Float32Chunked, Float32;
+    f64 => Float64Chunked, Float64;
+    &'a str => StringChunked, String, 'a;
+    String => StringChunked, String;
+}
+
+arguments! {
+    bool => BooleanArray, Boolean, |value| value;
+    i8 => PrimitiveArray<i8>, Int8, |value| value;
+    i16 => PrimitiveArray<i16>, Int16, |value| value;
+    i32 => PrimitiveArray<i32>, Int32, |value| value;
+    i64 => PrimitiveArray<i64>, Int64, |value| value;
+    u32 => PrimitiveArray<u32>, UInt32, |value| value;
+    u64 => PrimitiveArray<u64>, UInt64, |value| value;
+    f32 => PrimitiveArray<f32>, Float32, |value| value;
+    f64 => PrimitiveArray<f64>, Float64, |value| value;
+    &'a str => Utf8ViewArray, String, |value| value;
+    String => Utf8ViewArray, String, |value| value.to_owned();
+}
+
+/// An argument as the planner checks it.
+#[derive(Debug)]
+pub struct Takes {
+    name: &'static str,
+    dtype: DataType,
+}
+
+/// What the argument of that name takes.
+pub fn takes<'a, T: Argument<'a>>(name: &'static str) -> Takes {
+    Takes { name, dtype: T::dtype() }
+}
+
+/// The dtype of a column of these answers.
+pub fn dtype_of<R: Answer>() -> DataType {
+    R::Value::dtype()
+}
+
+/// Whether a function with these arguments can be called on these columns.
+///
+/// # Errors
+/// What does not fit, and the cast to add.
+pub fn check(inputs: &[Field], takes: &[Takes]) -> UdfResult<()> {
+    check_count(inputs, takes.len())?;
+    for (number, (input, Takes { name, dtype })) in inputs.iter().zip(takes).enumerate() {
+        if input.dtype() != dtype {
+            return Err(UdfError::new(format!(
+                "its argument `{name}` takes {dtype:?}, but input {} ({:?}) is {}: add .cast(DataType::{dtype:?}) to that input",
+                number + 1,
+                input.name(),
+                in_words(input.dtype()),
+            )));
+        }
+    }
+    Ok(())
+}
+
+// As a program writes it, except for literals whose type Polars has not fixed yet.
+fn in_words(dtype: &DataType) -> String {
+    if matches!(dtype, DataType::Unknown(_)) { dtype.to_string() } else { format!("{dtype:?}") }
+}
+
+/// Whether a function of `count` arguments can be called on these columns.
+///
+/// # Errors
+/// There are more or fewer.
+pub fn check_count(inputs: &[Field], count: usize) -> UdfResult<()> {
+    if inputs.len() == count {
+        return Ok(());
+    }
+    let got = inputs.len();
+    let inputs = if count == 1 { "input" } else { "inputs" };
+    Err(UdfError::new(format!(
+        "it takes {count} {inputs} and is called on {got}: give .on([..]) one for each argument"
+    )))
+}
+
+/// The columns of a batch, each in one piece.
+#[derive(Debug)]
+pub struct Inputs {
+    columns: Vec<Series>,
+}
+
+impl Inputs {
+    /// The inputs of one call.
+    pub fn new(batch: &Batch) -> Self {
+        let columns = batch.frame().columns().iter();
+        Self { columns: columns.map(|column| column.as_materialized_series().rechunk()).collect() }
+    }
+
+    /// The values of one input.
+    ///
+    /// # Errors
+    /// It is missing, or of another dtype than was planned.
+    pub fn values<'a, T: Argument<'a>>(&'a self, index: usize) -> UdfResult<Values<'a, T>> {
+        let column = self.columns.get(index);
+        let array = column.filter(|column| *column.dtype() == T::dtype()).and_then(|column| column.chunks().first());
+        let array = array.and_then(|array| array.as_any().downcast_ref());
+        array.map(Values).ok_or_else(|| {
+            let got = column.map_or_else(|| "missing".to_owned(), |column| format!("{:?}", column.dtype()));
+            UdfError::new(format!("input {} was planned as {:?} and is {got}", index + 1, T::dtype()))
+        })
+    }
+}
+
+/// The values of one input, as the function takes them.
+#[derive(Debug)]
+pub struct Values<'a, T: Argument<'a>>(&'a T::Array);
+
+impl<'a, T: Argument<'a>> Values<'a, T> {
+    /// See [`Argument::at`].
+    pub fn at(&self, row: usize) -> Option<T> {
+        T::at(self.0, row)
+    }
+}
+
+/// Calls a function on each row of a batch; a row for which `call` is `None` is null.
+///
+/// # Errors
+/// The first of the function's own, with its row.
+pub fn map<R: Answer>(batch: &Batch, mut call: impl FnMut(usize) -> Option<R>) -> UdfResult<Column> {
+    let mut failed = None;
+    let rows = (0..batch.height()).map_while(|row| match call(row).map_or(Ok(None), R::answer) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            failed = Some(error.within(format!("row {row} of a batch of {}", batch.height())));
+            None
+        }
+    });
+    let column = R::Value::collect(rows);
+    failed.map_or(Ok(column), Err)
+}
+
+/// What a batch-wise function takes a reference to, and returns: `Series`, `Column`, or arrow-rs' `ArrayRef`.
+#[diagnostic::on_unimplemented(
+    message = "a batch-wise UDF cannot take `&{Self}`",
+    note = "it takes &Series, &Column or &ArrayRef (arrow-rs); for one value at a time leave `dtype` out"
+)]
+pub trait WholeColumn: Sized {
+    /// From an input.
+    ///
+    /// # Errors
+    /// Its dtype does not exist in arrow-rs.
+    fn of(column: &Column) -> UdfResult<Self>;
+}
+
+/// What a batch-wise function returns: a [`WholeColumn`], or a `Result` of one.
+#[diagnostic::on_unimplemented(
+    message = "a batch-wise UDF cannot return `{Self}`",
+    note = "it returns Series, Column or ArrayRef (arrow-rs), or a Result of one"
+)]
+pub trait BatchAnswer {
+    /// The column.
+    ///
+    /// # Errors
+    /// The function's own, or a dtype that Polars does not have.
+    fn into_column(self) -> UdfResult<Column>;
+}
+
+macro_rules! whole_columns {
+    ($($column:ty, $from:expr, $into:expr;)+) => {$(
+        impl WholeColumn for $column {
+            fn of(column: &Column) -> UdfResult<Self> {
+                $from(column)
+            }
+        }
+
+        impl BatchAnswer for $column {
+            fn into_column(self) -> UdfResult<Column> {
+                $into(self)
+            }
+        }
+
+        impl<E: Into<UdfError>> BatchAnswer for Result<$column, E> {
+            fn into_column(self) -> UdfResult<Column> {
+                $into(self.map_err(Into::into)?)
+            }
+        }
+    )+};
+}
+
+whole_columns! {
+    Series, |column: &Column| Ok(column.as_materialized_series().clone()), |series: Series| Ok(series.into());
+    Column, |column: &Column| Ok(column.clone()), Ok;
+    ArrayRef, column_to_arrow, |array: ArrayRef| column_from_arrow("", &*array);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_row_that_failed_is_named_and_none_after_it_is_called() {
+        let batch = Batch::new(df!["n" => [Some(1i64), None, Some(3), Some(4)]].unwrap());
+        let inputs = Inputs::new(&batch);
+        let numbers = inputs.values::<i64>(0).unwrap();
+        let mut called = Vec::new();
+        let result = map(&batch, |row| {
+            let n = numbers.at(row)?;
+            called.push(n);
+            Some(if n < 3 { Ok(n) } else { Err(UdfError::new("too large")) })
+        });
+        assert_eq!(result.unwrap_err().to_string(), "row 2 of a batch of 4: too large");
+        assert_eq!(called, [1, 3]);
+    }
+}
