@@ -25,7 +25,7 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// The function stays callable, and its name is also a type with `on(inputs)` and `pool()`:
 ///
-/// ```ignore
+/// ```text
 /// #[regatta::udf]
 /// fn normalise(s: &str) -> Option<String> {
 ///     Some(s.trim().to_lowercase()).filter(|s| !s.is_empty())
@@ -44,7 +44,7 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// With `dtype = ...` the function takes `&Series`, `&Column` or `&ArrayRef` (arrow-rs), and returns one of these or a
 /// `Result` of one: as many rows as it was given, of that dtype.
 ///
-/// ```ignore
+/// ```text
 /// #[regatta::udf(dtype = DataType::Float64)]
 /// fn ratio(a: &Series, b: &Series) -> UdfResult<Series> {
 ///     Ok((&a.cast(&DataType::Float64)? / &b.cast(&DataType::Float64)?)?)
