@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::BindError;
 use crate::identity::{ALPN_CONTROL, ALPN_DATA, Identity, client_config, server_config};
-use crate::runtime::Runtime;
+use crate::runtime::{Net, Runtime};
 
 /// What a node dials and accepts with.
 pub(crate) struct Endpoint {
@@ -24,20 +24,31 @@ pub(crate) struct Endpoint {
 /// Binds the endpoint of a node.
 pub(crate) fn bind(identity: &Identity, address: SocketAddr, runtime: &Runtime) -> Result<Endpoint, BindError> {
     let loopback = address.ip().is_loopback();
-    let mut control = ClientConfig::new(Arc::new(client_config(identity, ALPN_CONTROL)?));
+    let ambient = &runtime.net().ambient;
+    let mut control = ClientConfig::new(Arc::new(client_config(identity, ALPN_CONTROL, ambient)?));
     control.transport_config(Arc::new(CONTROL.transport(loopback)?));
-    let mut data = ClientConfig::new(Arc::new(client_config(identity, ALPN_DATA)?));
+    let mut data = ClientConfig::new(Arc::new(client_config(identity, ALPN_DATA, ambient)?));
     data.transport_config(Arc::new(DATA.transport(loopback)?));
-    let mut server = ServerConfig::with_crypto(Arc::new(server_config(identity)?));
+    let mut server = ServerConfig::with_crypto(Arc::new(server_config(identity, ambient)?));
     server.transport_config(Arc::new(ACCEPTED.transport(loopback)?));
 
     let mut config = EndpointConfig::default();
     // Also off loopback: a peer bound to loopback sends large packets, and only the receiver pays for room.
     config.max_udp_payload_size(LOOPBACK_MTU).map_err(|error| BindError::Config(error.to_string()))?;
-    let socket = socket(address)?;
-    let _inside = runtime.handle().enter(); // quinn spawns its driver here
-    let quinn = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))?;
+    let quinn = open(config, server, address, runtime.net())?;
     Ok(Endpoint { quinn, control, data })
+}
+
+fn open(config: EndpointConfig, server: ServerConfig, address: SocketAddr, net: &Net) -> io::Result<quinn::Endpoint> {
+    let _inside = net.handle.enter(); // quinn spawns its driver here
+    #[cfg(feature = "sim")]
+    if let Some(network) = &net.network {
+        let mut config = config;
+        config.rng_seed(Some(network.seed()));
+        let socket = network.bind(address)?;
+        return quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime));
+    }
+    quinn::Endpoint::new(config, Some(server), socket(address)?, Arc::new(TokioRuntime))
 }
 
 /// Widens an accepted connection to what a data connection may use: its kind is known only after the

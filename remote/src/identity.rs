@@ -6,9 +6,11 @@ use std::fmt;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ED25519, SanType,
+    PKCS_ED25519, SanType, SerialNumber,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::ambient::Ambient;
 
 pub(crate) use tls::{ALPN_CONTROL, ALPN_DATA, SERVER_NAME, client_config, peer_of, server_config};
 
@@ -47,6 +49,7 @@ pub struct Authority {
     cluster: ClusterId,
     certificate: Vec<u8>,
     issuer: Issuer<'static, KeyPair>,
+    ambient: Ambient,
 }
 
 /// A node's certificate and key. It travels only over a child's stdin pipe.
@@ -79,16 +82,21 @@ impl Authority {
     /// # Errors
     /// No randomness, or the certificate could not be made.
     pub fn new() -> Result<Self, IdentityError> {
-        let cluster = ClusterId(u128::from_le_bytes(random()?));
+        Self::of(Ambient::System)
+    }
+
+    pub(crate) fn of(ambient: Ambient) -> Result<Self, IdentityError> {
+        let cluster = ClusterId(u128::from_le_bytes(ambient.random()?));
         let key = KeyPair::generate_for(&PKCS_ED25519).map_err(certificate_error)?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, format!("regatta cluster {cluster}"));
         // Path length 0: what this authority signs cannot sign further.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.serial_number = Some(serial(&ambient)?);
         let certificate = params.self_signed(&key).map_err(certificate_error)?;
         let certificate = certificate.der().to_vec();
-        Ok(Self { cluster, certificate, issuer: Issuer::new(params, key) })
+        Ok(Self { cluster, certificate, issuer: Issuer::new(params, key), ambient })
     }
 
     /// The cluster that this authority stands for.
@@ -101,12 +109,13 @@ impl Authority {
     /// # Errors
     /// No randomness, or the certificate could not be made.
     pub fn issue(&self, role: Role) -> Result<Identity, IdentityError> {
-        let node = NodeId(u64::from_le_bytes(random()?));
+        let node = NodeId(u64::from_le_bytes(self.ambient.random()?));
         let peer = PeerId { cluster: self.cluster, role, node };
         let key = KeyPair::generate_for(&PKCS_ED25519).map_err(certificate_error)?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, format!("regatta {node}"));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.serial_number = Some(serial(&self.ambient)?);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = vec![
             SanType::DnsName(SERVER_NAME.try_into().map_err(certificate_error)?),
@@ -222,10 +231,11 @@ impl fmt::Debug for Identity {
     }
 }
 
-fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
-    let mut bytes = [0; N];
-    rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).map_err(|_| IdentityError::Random)?;
-    Ok(bytes)
+/// A random serial number, always of the same length, so that certificates of a simulation are too.
+fn serial(ambient: &Ambient) -> Result<SerialNumber, IdentityError> {
+    let [first, rest @ ..] = ambient.random::<16>()?;
+    let bytes: Vec<u8> = [0x40 | (first & 0x3f)].into_iter().chain(rest).collect();
+    Ok(SerialNumber::from(bytes))
 }
 
 fn certificate_error(error: rcgen::Error) -> IdentityError {

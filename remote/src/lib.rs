@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod ambient;
 mod close;
 mod codec;
 mod data;
@@ -36,6 +37,8 @@ mod peers;
 mod route;
 mod runtime;
 mod serve;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use actor::{ActorId, ActorRef, Address};
 pub use codec::{CodecError, MAX_MESSAGE, decode, encode};
@@ -45,7 +48,7 @@ pub use fence::{catch, panic_text};
 pub use identity::{Authority, ClusterId, Identity, IdentityError, NodeId, PeerId, Role};
 pub use local::{Asker, Down, LocalRef};
 pub use message::RemoteMessage;
-pub use node::Node;
+pub use node::{InHand, Node};
 pub use peers::PeerEvent;
 pub use route::Publication;
 pub use runtime::{Arbiter, Runtime};

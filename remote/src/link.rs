@@ -6,12 +6,13 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use quinn::{Connection, SendStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::actor::ActorId;
 use crate::close::Code;
@@ -200,6 +201,11 @@ impl Link {
         }
     }
 
+    /// Asks of ours that wait for an answer, and asks of the peer that are being served.
+    pub(crate) fn in_hand(&self) -> (usize, usize) {
+        (self.calls.len(), self.serving.len())
+    }
+
     /// The peer takes no new messages.
     pub(crate) fn peer_goes_away(&self) {
         self.going_away.store(true, Ordering::Release);
@@ -208,8 +214,13 @@ impl Link {
     /// The connection is gone: askers learn why, served calls are cancelled.
     pub(crate) fn end(&self, cause: String) {
         let _ = self.ended.set(cause);
-        self.calls.clear();
-        self.serving.clear();
+        // In order, so that what the askers do next is the same in every run of a seed.
+        for call in sorted(&self.calls) {
+            self.calls.remove(&call);
+        }
+        for call in sorted(&self.serving) {
+            self.serving.remove(&call);
+        }
     }
 
     /// Closes gracefully: no new messages, running calls finish, both lanes are delivered.
@@ -270,6 +281,12 @@ impl Drop for CallGuard<'_> {
             self.link.try_send(Kind::Cancel, self.call, Bytes::new());
         }
     }
+}
+
+fn sorted<T>(map: &DashMap<u64, T>) -> Vec<u64> {
+    let mut keys: Vec<u64> = map.iter().map(|entry| *entry.key()).collect();
+    keys.sort_unstable();
+    keys
 }
 
 /// A payload's length; the codec allows nothing near 4 GiB.

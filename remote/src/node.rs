@@ -4,12 +4,13 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{Actor, Context};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::actor::{ActorId, ActorRef, Address};
 use crate::close::Code;
@@ -50,6 +51,7 @@ impl Node {
             peers: Peers::new(),
             routes: Arc::default(),
             source: OnceLock::new(),
+            transfers: Arc::default(),
         });
         runtime.handle().spawn(accept_all(Arc::clone(&shared)));
         Ok(Self(Arc::new(Owner(shared))))
@@ -143,8 +145,21 @@ impl Node {
     pub async fn fetch(&self, node: NodeId, ticket: Bytes, deadline: Duration) -> Result<Fetch, FetchError> {
         let shared = self.shared();
         let data = shared.peers.data(node).ok_or(FetchError::NotConnected(node))?;
-        let begun = shared.net.within(deadline, fetch(data, ticket, shared.net.clone())).await;
+        let begun =
+            shared.net.within(deadline, fetch(data, ticket, shared.net.clone(), Arc::clone(&shared.transfers))).await;
         begun.unwrap_or(Err(FetchError::Deadline))
+    }
+
+    /// What this node is busy with.
+    pub fn in_hand(&self) -> InHand {
+        let shared = self.shared();
+        let (asks, served) = shared
+            .peers
+            .links()
+            .iter()
+            .map(|link| link.in_hand())
+            .fold((0, 0), |sum, link| (sum.0 + link.0, sum.1 + link.1));
+        InHand { asks, served, transfers: Arc::strong_count(&shared.transfers) - 1 }
     }
 
     /// Closes gracefully within `deadline`: no new messages, running calls finish and are answered.
@@ -189,6 +204,17 @@ impl Node {
     }
 }
 
+/// What a node is busy with at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InHand {
+    /// Asks to other nodes that wait for their answer.
+    pub asks: usize,
+    /// Asks of other nodes that are being served.
+    pub served: usize,
+    /// Transfers in either direction.
+    pub transfers: usize,
+}
+
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node").field("identity", &self.shared().identity).finish_non_exhaustive()
@@ -204,6 +230,8 @@ pub(crate) struct Shared {
     pub(crate) peers: Peers,
     pub(crate) routes: Arc<Routes>,
     pub(crate) source: OnceLock<Arc<dyn DataSource>>,
+    /// Every transfer holds a clone, so that they can be counted.
+    pub(crate) transfers: Arc<()>,
 }
 
 impl Shared {

@@ -54,7 +54,9 @@ impl Peers {
 
     /// Peers that are up.
     pub(crate) fn list(&self) -> Vec<PeerId> {
-        self.map.iter().filter(|peer| peer.up).map(|peer| peer.id).collect()
+        let mut peers: Vec<PeerId> = self.map.iter().filter(|peer| peer.up).map(|peer| peer.id).collect();
+        peers.sort_unstable();
+        peers
     }
 
     /// The control connection to send on.
@@ -70,7 +72,9 @@ impl Peers {
 
     /// All control connections.
     pub(crate) fn links(&self) -> Vec<Arc<Link>> {
-        self.map.iter().flat_map(|peer| peer.controls.clone()).collect()
+        let mut links: Vec<_> = self.map.iter().flat_map(|peer| peer.controls.clone()).collect();
+        links.sort_by_key(|link| link.peer);
+        links
     }
 
     /// A peer that is up and reached at this address.

@@ -104,6 +104,7 @@ async fn try_ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload
     tokio::spawn(async move {
         let _place = place;
         let answer = tokio::select! {
+            biased;
             answer = timeout(deadline, answer) => answer,
             () = serving.cancelled() => return,
         };

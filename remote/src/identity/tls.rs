@@ -15,6 +15,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Identity, IdentityError, PeerId};
+use crate::ambient::Ambient;
 
 /// The protocol of the connection for messages.
 pub(crate) const ALPN_CONTROL: &[u8] = b"regatta-ctl/1";
@@ -24,11 +25,11 @@ pub(crate) const ALPN_DATA: &[u8] = b"regatta-data/1";
 pub(crate) const SERVER_NAME: &str = "node.regatta.internal";
 
 /// TLS for accepting connections of both kinds.
-pub(crate) fn server_config(identity: &Identity) -> Result<QuicServerConfig, IdentityError> {
+pub(crate) fn server_config(identity: &Identity, ambient: &Ambient) -> Result<QuicServerConfig, IdentityError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(identity)?), provider())
         .build()
         .map_err(|error| IdentityError::Tls(error.to_string()))?;
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_details(provider(), Arc::new(ambient.clone()))
         .with_protocol_versions(&[&TLS13])
         .map_err(tls_error)?
         .with_client_cert_verifier(verifier)
@@ -40,8 +41,12 @@ pub(crate) fn server_config(identity: &Identity) -> Result<QuicServerConfig, Ide
 }
 
 /// TLS for dialling a connection of one kind.
-pub(crate) fn client_config(identity: &Identity, alpn: &[u8]) -> Result<QuicClientConfig, IdentityError> {
-    let mut config = ClientConfig::builder_with_provider(provider())
+pub(crate) fn client_config(
+    identity: &Identity,
+    alpn: &[u8],
+    ambient: &Ambient,
+) -> Result<QuicClientConfig, IdentityError> {
+    let mut config = ClientConfig::builder_with_details(provider(), Arc::new(ambient.clone()))
         .with_protocol_versions(&[&TLS13])
         .map_err(tls_error)?
         .with_root_certificates(roots(identity)?)
