@@ -19,11 +19,13 @@ pub(crate) enum Code {
     SourceFailed = 10,
     BadRequest = 11,
     Abandoned = 12,
+    NoCertificate = 13,
+    TooMany = 14,
 }
 
 impl Code {
     #[cfg(test)]
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Bye,
         Self::BuildDiffers,
         Self::ProtocolDiffers,
@@ -37,6 +39,8 @@ impl Code {
         Self::SourceFailed,
         Self::BadRequest,
         Self::Abandoned,
+        Self::NoCertificate,
+        Self::TooMany,
     ];
 
     pub(crate) fn var(self) -> VarInt {
@@ -51,6 +55,6 @@ mod tests {
     #[test]
     fn close_codes_are_unique_and_keep_their_numbers() {
         let numbers: Vec<u32> = Code::ALL.iter().map(|code| *code as u32).collect();
-        assert_eq!(numbers, (0..13).collect::<Vec<u32>>());
+        assert_eq!(numbers, (0..15).collect::<Vec<u32>>());
     }
 }

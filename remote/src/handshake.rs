@@ -14,16 +14,16 @@ use crate::close::Code;
 use crate::codec::{decode, encode};
 use crate::error::ConnectError;
 use crate::frame::{Header, Kind};
-use crate::identity::{ALPN_CONTROL, ALPN_DATA, ClusterId, Identity, NodeId, PeerId, Role, SERVER_NAME, peer_of};
+use crate::identity::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, ClusterId, NodeId, PeerId, Role, SERVER_NAME, peer_of};
 use crate::lane::{FrameReader, write_slices};
 use crate::link::Link;
 use crate::node::Shared;
-use crate::{data, endpoint, serve};
+use crate::{data, endpoint, join, serve};
 
 /// Version of everything on the wire above the frame header.
-const PROTOCOL: u16 = 1;
+pub(crate) const PROTOCOL: u16 = 1;
 /// Longest hello.
-const MAX_HELLO: u32 = 64 << 10;
+pub(crate) const MAX_HELLO: u32 = 64 << 10;
 /// Longest build description; leaves room for the hello's other fields.
 pub(crate) const MAX_BUILD: usize = MAX_HELLO as usize - 256;
 /// How long the accepting side of a handshake may take.
@@ -44,7 +44,7 @@ struct Hello {
 /// Dials a node. To run on the network's runtime, because quinn spawns there.
 pub(crate) async fn dial(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, ConnectError> {
     let endpoint = &shared.endpoint;
-    let control = Closing(Some(connect(endpoint, &endpoint.control, to).await?));
+    let control = Closing(Some(connect(endpoint, endpoint.control(), to).await?));
     let connection = control.connection()?;
     let peer = peer_of(connection).ok_or_else(no_name)?;
     let (mut system_send, system_read) = connection.open_bi().await.map_err(failed)?;
@@ -59,7 +59,7 @@ pub(crate) async fn dial(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, 
         return Err(refusal);
     }
 
-    let data = Closing(Some(connect(endpoint, &endpoint.data, to).await?));
+    let data = Closing(Some(connect(endpoint, endpoint.data(), to).await?));
     if peer_of(data.connection()?) != Some(peer) {
         return Err(ConnectError::BadHello("another node has the data connection".to_owned()));
     }
@@ -83,6 +83,12 @@ pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
     let accepted = async {
         let connection = incoming.accept().map_err(failed)?.await.map_err(trust)?;
         match protocol(&connection).as_deref() {
+            Some(ALPN_JOIN) => join::accept(&shared, connection).await,
+            // Where joins are served, TLS lets nodes through that have no certificate yet.
+            _ if connection.peer_identity().is_none() => {
+                connection.close(Code::NoCertificate.var(), b"no certificate; join with a token first");
+                Err(no_name())
+            }
             Some(ALPN_CONTROL) => accept_control(&shared, connection).await,
             Some(ALPN_DATA) => accept_data(&shared, connection),
             _ => Err(ConnectError::BadHello("unknown protocol".to_owned())),
@@ -131,8 +137,8 @@ fn accept_data(shared: &Arc<Shared>, connection: Connection) -> Result<(), Conne
 }
 
 impl Hello {
-    fn new(identity: &Identity, build: &[u8]) -> Self {
-        let PeerId { cluster, role, node } = identity.peer();
+    fn new(peer: PeerId, build: &[u8]) -> Self {
+        let PeerId { cluster, role, node } = peer;
         Self { protocol: PROTOCOL, cluster, node, role, build: build.to_vec() }
     }
 
@@ -177,10 +183,10 @@ impl Drop for Closing {
 
 async fn connect(
     endpoint: &endpoint::Endpoint,
-    config: &quinn::ClientConfig,
+    config: quinn::ClientConfig,
     to: SocketAddr,
 ) -> Result<Connection, ConnectError> {
-    let connecting = endpoint.quinn.connect_with(config.clone(), to, SERVER_NAME);
+    let connecting = endpoint.quinn.connect_with(config, to, SERVER_NAME);
     let connecting = connecting.map_err(|error| match error {
         quinn::ConnectError::EndpointStopping => ConnectError::Closed,
         other => ConnectError::Failed(other.to_string()),
@@ -193,11 +199,11 @@ fn protocol(connection: &Connection) -> Option<Vec<u8>> {
 }
 
 fn hello(shared: &Shared) -> Result<Bytes, ConnectError> {
-    let hello = Hello::new(&shared.identity, &shared.hello);
+    let hello = Hello::new(shared.me, &shared.hello);
     encode(&hello).map_err(|error| ConnectError::BadHello(error.to_string()))
 }
 
-async fn send(stream: &mut SendStream, kind: Kind, payload: Bytes) -> Result<(), String> {
+pub(crate) async fn send(stream: &mut SendStream, kind: Kind, payload: Bytes) -> Result<(), String> {
     let len = u32::try_from(payload.len()).map_err(|error| error.to_string())?;
     let header = Header { len, ..Header::bare(kind) }.encode();
     let slices = vec![Bytes::copy_from_slice(&header), payload];
@@ -237,9 +243,16 @@ fn trust(error: ConnectionError) -> ConnectError {
         ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
         _ => 0,
     };
-    // 0x0100..=0x01ff are TLS alerts, RFC 9001 section 4.8.
-    if (0x100..0x200).contains(&alert) { ConnectError::NotTrusted { reason: error.to_string() } } else { failed(error) }
+    match alert {
+        EXPIRED => ConnectError::CertificateExpired { reason: error.to_string() },
+        // TLS alerts, RFC 9001 section 4.8.
+        0x100..0x200 => ConnectError::NotTrusted { reason: error.to_string() },
+        _ => failed(error),
+    }
 }
+
+/// TLS's alert `certificate_expired` as QUIC carries it.
+const EXPIRED: u64 = 0x100 + 45;
 
 fn failed(error: ConnectionError) -> ConnectError {
     ConnectError::Failed(error.to_string())
@@ -251,8 +264,8 @@ fn no_name() -> ConnectError {
 
 /// The bytes of a hello frame, for tests that play a peer.
 #[cfg(test)]
-pub(crate) fn hello_frame(identity: &Identity, build: &[u8]) -> Vec<u8> {
-    let payload = encode(&Hello::new(identity, build)).unwrap();
+pub(crate) fn hello_frame(identity: &crate::Identity, build: &[u8]) -> Vec<u8> {
+    let payload = encode(&Hello::new(identity.peer(), build)).unwrap();
     let header = Header { len: payload.len() as u32, ..Header::bare(Kind::Hello) };
     [header.encode().as_slice(), &payload].concat()
 }

@@ -133,6 +133,22 @@ impl Link {
         }
     }
 
+    /// Asks for a new certificate.
+    pub(crate) async fn renew(&self, request: Bytes, deadline: Duration) -> Result<Bytes, AskError> {
+        let call = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        self.calls.insert(call, sender);
+        let _guard = CallGuard { link: self, call, open: false };
+        if self.ended.get().is_some() {
+            return Err(AskError::NotConnected);
+        }
+        self.try_send(Kind::Renew, call, request);
+        match self.net.within(deadline, answer).await.ok_or(AskError::Deadline)? {
+            Ok(answer) => answer.map_err(AskError::from),
+            Err(_) => Err(AskError::ConnectionLost { cause: self.cause() }),
+        }
+    }
+
     /// Queues a message.
     pub(crate) async fn tell(
         &self,

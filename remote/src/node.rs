@@ -3,13 +3,12 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Context};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, broadcast};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::actor::{ActorId, ActorRef, Address};
@@ -18,10 +17,12 @@ use crate::data::{DataSource, Fetch, fetch};
 use crate::endpoint::{self, Endpoint};
 use crate::error::{BindError, ConnectError, FetchError};
 use crate::handshake::{self, MAX_BUILD};
-use crate::identity::{Identity, NodeId, PeerId};
+use crate::identity::{Authority, Fingerprint, Identity, IdentityError, NodeId, PeerId};
+use crate::join::JOINS;
 use crate::link::Link;
 use crate::local::LocalRef;
 use crate::peers::{PeerEvent, Peers};
+use crate::renew;
 use crate::route::{Publication, Routes};
 use crate::runtime::{Net, Runtime};
 
@@ -43,8 +44,13 @@ impl Node {
             return Err(BindError::HelloTooLong { size: hello.len(), max: MAX_BUILD });
         }
         let endpoint = endpoint::bind(&identity, bind, runtime)?;
+        let unreadable = || IdentityError::Certificate("the authority's certificate cannot be read".to_owned());
         let shared = Arc::new(Shared {
-            identity,
+            me: identity.peer(),
+            authority_print: identity.authority().ok_or_else(unreadable)?,
+            identity: Mutex::new(identity),
+            authority: OnceLock::new(),
+            joins: Semaphore::new(JOINS),
             hello,
             endpoint,
             net: runtime.net().clone(),
@@ -82,12 +88,18 @@ impl Node {
         if let Some(node) = shared.peers.at(to) {
             return Ok(node);
         }
-        let mut dial = Aborting(shared.net.handle.spawn(handshake::dial(Arc::clone(shared), to)));
-        match shared.net.within(deadline, &mut dial.0).await {
-            Some(Ok(result)) => result,
-            Some(Err(_)) => Err(ConnectError::Closed), // the runtime ended the task
+        let dial = shared.net.spawn(handshake::dial(Arc::clone(shared), to));
+        match shared.net.within(deadline, dial).await {
+            Some(Some(result)) => result,
+            Some(None) => Err(ConnectError::Closed), // the runtime ended the task
             None => Err(ConnectError::Deadline),
         }
+    }
+
+    /// When this node's certificate expires. It is renewed after two thirds of its life, by a connected head that
+    /// [serves joins](Self::serve_joins).
+    pub fn expires(&self) -> SystemTime {
+        self.shared().identity().expires()
     }
 
     /// The peers that are up.
@@ -135,6 +147,22 @@ impl Node {
         }
     }
 
+    /// Lets nodes join with tokens of this authority, and renews their certificates; this node's own too. To be
+    /// called on a head, whose certificate is of the same authority. The first authority stays.
+    ///
+    /// # Errors
+    /// The authority is of another cluster, or the endpoint cannot be configured.
+    pub fn serve_joins(&self, authority: Arc<Authority>) -> Result<(), BindError> {
+        let shared = self.shared();
+        if authority.cluster() != shared.me.cluster {
+            return Err(BindError::OtherCluster { ours: shared.me.cluster, theirs: authority.cluster() });
+        }
+        if shared.authority.set(authority).is_err() {
+            tracing::warn!("this node has an authority already");
+        }
+        shared.endpoint.present(&shared.identity(), true)
+    }
+
     /// Begins a transfer from a connected node; `deadline` is for its answer.
     ///
     /// # Errors
@@ -170,14 +198,10 @@ impl Node {
         let shared = self.shared();
         let end = Instant::now() + deadline.min(crate::runtime::FOREVER);
         let left = || end.saturating_duration_since(Instant::now());
-        let closing: Vec<_> = shared
-            .peers
-            .links()
-            .into_iter()
-            .map(|link| Aborting(shared.net.handle.spawn(async move { link.close().await })))
-            .collect();
-        for mut link in closing {
-            if shared.net.within(left(), &mut link.0).await.is_none() {
+        let closing: Vec<_> =
+            shared.peers.links().into_iter().map(|link| shared.net.spawn(async move { link.close().await })).collect();
+        for link in closing {
+            if shared.net.within(left(), link).await.is_none() {
                 tracing::debug!("a peer was closed without its acknowledgement");
             }
         }
@@ -217,13 +241,19 @@ pub struct InHand {
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node").field("identity", &self.shared().identity).finish_non_exhaustive()
+        f.debug_struct("Node").field("id", &self.shared().me).finish_non_exhaustive()
     }
 }
 
 /// What a node's tasks share.
 pub(crate) struct Shared {
-    pub(crate) identity: Identity,
+    pub(crate) me: PeerId,
+    pub(crate) authority_print: Fingerprint,
+    identity: Mutex<Identity>,
+    /// On a head: what signs certificates.
+    pub(crate) authority: OnceLock<Arc<Authority>>,
+    /// Places for joins.
+    pub(crate) joins: Semaphore,
     pub(crate) hello: Bytes,
     pub(crate) endpoint: Endpoint,
     pub(crate) net: Net,
@@ -236,7 +266,11 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn id(&self) -> NodeId {
-        self.identity.node()
+        self.me.node
+    }
+
+    pub(crate) fn identity(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shut(&self) {
@@ -255,17 +289,9 @@ impl Drop for Owner {
     }
 }
 
-/// Stops a task when its awaiter goes.
-struct Aborting<T>(JoinHandle<T>);
-
-impl<T> Drop for Aborting<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Accepts peers until the endpoint is closed.
+/// Accepts peers, and does what a node does all the time, until the endpoint is closed.
 async fn accept_all(shared: Arc<Shared>) {
+    let _renewing = shared.net.spawn(renew::keep_fresh(Arc::clone(&shared)));
     let places = Arc::new(Semaphore::new(ACCEPTING));
     while let Some(incoming) = shared.endpoint.quinn.accept().await {
         match Arc::clone(&places).try_acquire_owned() {

@@ -3,13 +3,16 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::task::{Context, Poll};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Context};
+use actix::Actor;
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::ambient::Ambient;
 use crate::error::SpawnError;
@@ -138,8 +141,8 @@ impl Arbiter {
     /// The actor stops when the last [`LocalRef`] to it is gone.
     pub fn spawn<A, F>(&self, mailbox: usize, make: F) -> LocalRef<A>
     where
-        A: Actor<Context = Context<A>>,
-        F: FnOnce(&mut Context<A>) -> A + Send + 'static,
+        A: Actor<Context = actix::Context<A>>,
+        F: FnOnce(&mut actix::Context<A>) -> A + Send + 'static,
     {
         let end = self.shared.as_ref().map(watch::Sender::subscribe);
         start(&self.handle, end, &self.net, mailbox, make)
@@ -190,6 +193,11 @@ pub(crate) struct Net {
 }
 
 impl Net {
+    /// Runs a task of the network for as long as somebody waits for it.
+    pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Aborting<T> {
+        Aborting(self.handle.spawn(task))
+    }
+
     /// Waits for `future` until `limit`, on our timer whatever the caller's executor is. `None` also when
     /// the runtime shuts down, because its timer panics after that.
     pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
@@ -204,6 +212,24 @@ impl Net {
             _ = closed.wait_for(|closed| *closed) => None,
             () = sleep => None,
         }
+    }
+}
+
+/// Stops a task when its awaiter goes.
+pub(crate) struct Aborting<T>(JoinHandle<T>);
+
+impl<T> Future for Aborting<T> {
+    /// `None` if the task panicked or the runtime ended it.
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(Result::ok)
+    }
+}
+
+impl<T> Drop for Aborting<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

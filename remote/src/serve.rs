@@ -14,6 +14,7 @@ use crate::frame::{FrameError, Header, Kind};
 use crate::lane::{FrameReader, LaneError};
 use crate::link::Link;
 use crate::node::Shared;
+use crate::renew;
 
 /// How long a lane waits for room at a busy actor before it says so.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -23,7 +24,7 @@ pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<Link>, mut system: FrameReade
     system.set_max(MAX_MESSAGE as u32);
     messages.set_max(MAX_MESSAGE as u32);
     let handle = &shared.net.handle;
-    handle.spawn(read_system(Arc::clone(link), system));
+    handle.spawn(read_system(Arc::clone(shared), Arc::clone(link), system));
     handle.spawn(read_messages(Arc::clone(shared), Arc::clone(link), messages));
     handle.spawn({
         let (shared, link) = (Arc::clone(shared), Arc::clone(link));
@@ -35,7 +36,7 @@ pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<Link>, mut system: FrameReade
     });
 }
 
-async fn read_system(link: Arc<Link>, mut lane: FrameReader) {
+async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader) {
     loop {
         match lane.next().await {
             Ok(Some((header, payload))) => match header.kind {
@@ -46,6 +47,10 @@ async fn read_system(link: Arc<Link>, mut lane: FrameReader) {
                 }
                 Kind::Cancel => link.cancel(header.call),
                 Kind::GoAway => link.peer_goes_away(),
+                Kind::Renew => {
+                    let verdict = renew::judge(&shared, link.peer, &payload);
+                    link.try_send(Kind::Reply, header.call, renew::verdict_bytes(&verdict));
+                }
                 other => return wrong_kind(&link, other),
             },
             Ok(None) => return,
