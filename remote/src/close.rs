@@ -21,11 +21,12 @@ pub(crate) enum Code {
     Abandoned = 12,
     NoCertificate = 13,
     TooMany = 14,
+    DeclaredDead = 15,
 }
 
 impl Code {
     #[cfg(test)]
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Bye,
         Self::BuildDiffers,
         Self::ProtocolDiffers,
@@ -41,6 +42,7 @@ impl Code {
         Self::Abandoned,
         Self::NoCertificate,
         Self::TooMany,
+        Self::DeclaredDead,
     ];
 
     pub(crate) fn var(self) -> VarInt {
@@ -55,6 +57,6 @@ mod tests {
     #[test]
     fn close_codes_are_unique_and_keep_their_numbers() {
         let numbers: Vec<u32> = Code::ALL.iter().map(|code| *code as u32).collect();
-        assert_eq!(numbers, (0..15).collect::<Vec<u32>>());
+        assert_eq!(numbers, (0..16).collect::<Vec<u32>>());
     }
 }

@@ -18,6 +18,7 @@ use crate::identity::{
     ALPN_CONTROL, ALPN_DATA, Fingerprint, Identity, SERVER_NAME, client_config, join_config, server_config,
 };
 use crate::join::JoinError;
+use crate::membership::{BRAKE_HOLD, DEAD};
 use crate::runtime::{Net, Runtime};
 
 /// What a node dials and accepts with.
@@ -144,10 +145,11 @@ pub(crate) fn widen(connection: &quinn::Connection) {
 const LOOPBACK_MTU: u16 = 6500;
 const SOCKET_BUFFER: usize = 4 << 20;
 
-const CONTROL: Settings = Settings { stream: 1 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 1, idle: 10 };
-const DATA: Settings = Settings { stream: 8 << 20, receive: 64 << 20, send: 8 << 20, keep_alive: 5, idle: 30 };
-// The shorter idle time of both ends counts, so the dialler's decides.
-const ACCEPTED: Settings = Settings { stream: 8 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 5, idle: 30 };
+// Membership decides who is dead; QUIC gives up only after it, in case a process lives and does not beat.
+const IDLE: u64 = (DEAD.as_secs() + BRAKE_HOLD.as_secs()) + 10;
+const CONTROL: Settings = Settings { stream: 1 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 1, idle: IDLE };
+const DATA: Settings = Settings { stream: 8 << 20, receive: 64 << 20, send: 8 << 20, keep_alive: 5, idle: IDLE };
+const ACCEPTED: Settings = Settings { stream: 8 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 5, idle: IDLE };
 const BIDI_STREAMS: u32 = 128;
 
 struct Settings {

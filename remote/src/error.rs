@@ -157,6 +157,9 @@ pub enum ConnectError {
         /// What TLS said.
         reason: String,
     },
+    /// One side has declared the other dead after a long silence, and may have given its work to others.
+    #[error("one side has declared the other dead; a process that was given up must start again as a new node")]
+    DeclaredDead,
     /// The other process is another build of the application.
     #[error(
         "the builds differ: ours is {:?}, theirs is {:?}",

@@ -22,6 +22,8 @@ pub(crate) enum Kind {
     Join = 9,
     /// A node asks for a new certificate under its name.
     Renew = 10,
+    /// Still here: its number stands for the call, the last beat seen for the recipient.
+    Beat = 11,
 }
 
 /// The header of a frame.
@@ -107,6 +109,7 @@ impl Kind {
             8 => Self::GoAway,
             9 => Self::Join,
             10 => Self::Renew,
+            11 => Self::Beat,
             other => return Err(FrameError::Kind(other)),
         })
     }
@@ -158,8 +161,8 @@ mod tests {
             }
         }
         assert!(Kind::parse(0).is_err());
-        assert!(Kind::parse(10).is_ok());
-        assert!(Kind::parse(11).is_err());
+        assert!(Kind::parse(11).is_ok());
+        assert!(Kind::parse(12).is_err());
     }
 
     #[test]

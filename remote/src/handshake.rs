@@ -21,7 +21,7 @@ use crate::node::Shared;
 use crate::{data, endpoint, join, serve};
 
 /// Version of everything on the wire above the frame header.
-pub(crate) const PROTOCOL: u16 = 1;
+pub(crate) const PROTOCOL: u16 = 2;
 /// Longest hello.
 pub(crate) const MAX_HELLO: u32 = 64 << 10;
 /// Longest build description; leaves room for the hello's other fields.
@@ -108,6 +108,10 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
     let mut system_read = FrameReader::new(system_read, MAX_HELLO);
     let theirs = read_hello(&mut system_read).await.map_err(|error| why(&connection, error))?;
     if let Err(refusal) = theirs.check(shared, peer) {
+        if matches!(refusal, ConnectError::DeclaredDead) {
+            refuse(&connection, &refusal); // no hello of ours could tell it that
+            return Err(refusal);
+        }
         // The peer learns our side of the difference from our hello, and then closes.
         send(&mut system_send, Kind::Hello, hello(shared)?).await.map_err(|e| why(&connection, e))?;
         let _ = timeout(REFUSED_DEADLINE, connection.closed()).await;
@@ -152,6 +156,9 @@ impl Hello {
         }
         if peer.node == shared.id() {
             return Err(ConnectError::BadHello("a node cannot connect to itself".to_owned()));
+        }
+        if shared.peers.is_dead(peer.node) {
+            return Err(ConnectError::DeclaredDead);
         }
         if self.build != shared.hello {
             return Err(ConnectError::BuildDiffers { ours: shared.hello.to_vec(), theirs: self.build.clone() });
@@ -223,6 +230,7 @@ fn refuse(connection: &Connection, refusal: &ConnectError) {
     let code = match refusal {
         ConnectError::BuildDiffers { .. } => Code::BuildDiffers,
         ConnectError::ProtocolDiffers { .. } => Code::ProtocolDiffers,
+        ConnectError::DeclaredDead => Code::DeclaredDead,
         _ => Code::BadHello,
     };
     connection.close(code.var(), refusal.to_string().as_bytes());
@@ -239,6 +247,9 @@ fn why(connection: &Connection, error: String) -> ConnectError {
 /// A connection failed in its handshake; TLS alerts say that a certificate is not trusted.
 fn trust(error: ConnectionError) -> ConnectError {
     let alert = match &error {
+        ConnectionError::ApplicationClosed(close) if close.error_code == Code::DeclaredDead.var() => {
+            return ConnectError::DeclaredDead;
+        }
         ConnectionError::TransportError(error) => u64::from(error.code),
         ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
         _ => 0,

@@ -33,6 +33,7 @@ mod join;
 mod lane;
 mod link;
 mod local;
+mod membership;
 mod message;
 mod node;
 mod peers;

@@ -176,6 +176,12 @@ impl Link {
         }
     }
 
+    /// Sends a beat. One that finds no room is as good as lost on the way.
+    pub(crate) fn beat(&self, seq: u64, ack: u64) {
+        let header = Header { recipient: ack, ..Header::of_call(Kind::Beat, seq) };
+        let _ = self.system.try_send(Out::Frame(header, Bytes::new()));
+    }
+
     /// Queues an answer to the peer.
     pub(crate) async fn answer(&self, call: u64, kind: Kind, payload: Bytes) {
         let header = Header { len: length(&payload), ..Header::of_call(kind, call) };

@@ -107,6 +107,12 @@ impl Node {
         self.shared().peers.list()
     }
 
+    /// Whether a peer cannot have declared this node dead: it has acknowledged a heartbeat of the last 9 seconds, and
+    /// waits for 10. To be asked before doing for it what must not be done twice. False if it is not up.
+    pub fn is_leased(&self, peer: NodeId) -> bool {
+        self.shared().peers.is_leased(peer)
+    }
+
     /// Peers that come and go from now on.
     pub fn events(&self) -> broadcast::Receiver<PeerEvent> {
         self.shared().peers.events()
@@ -292,6 +298,10 @@ impl Drop for Owner {
 /// Accepts peers, and does what a node does all the time, until the endpoint is closed.
 async fn accept_all(shared: Arc<Shared>) {
     let _renewing = shared.net.spawn(renew::keep_fresh(Arc::clone(&shared)));
+    let _beating = shared.net.spawn({
+        let shared = Arc::clone(&shared);
+        async move { shared.peers.keep_beating().await }
+    });
     let places = Arc::new(Semaphore::new(ACCEPTING));
     while let Some(incoming) = shared.endpoint.quinn.accept().await {
         match Arc::clone(&places).try_acquire_owned() {

@@ -46,6 +46,7 @@ async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader
                     link.resolve(header.call, Err(fault));
                 }
                 Kind::Cancel => link.cancel(header.call),
+                Kind::Beat => shared.peers.beat(link.peer.node, header.call, header.recipient),
                 Kind::GoAway => link.peer_goes_away(),
                 Kind::Renew => {
                     let verdict = renew::judge(&shared, link.peer, &payload);

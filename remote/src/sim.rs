@@ -85,12 +85,18 @@ impl Sim {
 
     /// Loses everything between two hosts.
     pub fn partition(&self, a: IpAddr, b: IpAddr) {
-        self.network.cut(a, b, true);
+        self.cut(a, b);
+        self.cut(b, a);
     }
 
-    /// Undoes [`partition`](Self::partition).
+    /// Loses everything from one host to another, and nothing the other way.
+    pub fn cut(&self, from: IpAddr, to: IpAddr) {
+        self.network.cut(from, to);
+    }
+
+    /// Undoes [`partition`](Self::partition) and [`cut`](Self::cut).
     pub fn heal(&self, a: IpAddr, b: IpAddr) {
-        self.network.cut(a, b, false);
+        self.network.heal(a, b);
     }
 
     /// Keeps everything to and from a host back, as if it were stopped; its timers still run.

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -74,6 +75,106 @@ fn a_partition_ends_what_it_cuts_and_a_short_one_does_not() {
 }
 
 #[test]
+fn a_silent_peer_is_suspect_and_recovers_or_is_dead_for_good() {
+    World::simulated(11, |world| async move {
+        let sim = world.sim.clone().unwrap();
+        let authority = world.authority();
+        let head = world.bind(&authority, Role::Head);
+        let worker = world.bind(&authority, Role::Worker);
+        let there = head.address().unwrap();
+        let hosts = (host(&head), host(&worker));
+        worker.connect(there, SOON).await.unwrap();
+        eventually("leases", || worker.is_leased(head.id()) && head.is_leased(worker.id())).await;
+        let mut at_head = head.events();
+        let mut at_worker = worker.events();
+        let (head_id, worker_id) = (head.id(), worker.id());
+        let suspect = |event: PeerEvent, node: NodeId| matches!(event, PeerEvent::Suspect(peer) if peer.node == node);
+
+        // Calm for a minute: nobody is suspected. Then five seconds apart: suspects, who recover.
+        sleep(Duration::from_secs(60)).await;
+        assert!(at_head.is_empty() && at_worker.is_empty());
+        sim.partition(hosts.0, hosts.1);
+        sleep(Duration::from_secs(5)).await;
+        sim.heal(hosts.0, hosts.1);
+        for (events, of) in [(&mut at_head, worker_id), (&mut at_worker, head_id)] {
+            assert!(suspect(events.recv().await.unwrap(), of));
+            let event = events.recv().await.unwrap();
+            assert!(matches!(event, PeerEvent::Recovered(peer) if peer.node == of), "{event:?}");
+        }
+        sleep(Duration::from_secs(5)).await;
+        assert!(worker.is_leased(head_id));
+
+        // Apart for good. The worker's lease ends before the head gives it up.
+        sim.partition(hosts.0, hosts.1);
+        let cut = Instant::now();
+        assert!(suspect(at_worker.recv().await.unwrap(), head_id));
+        assert!(suspect(at_head.recv().await.unwrap(), worker_id));
+        let event = at_worker.recv().await.unwrap();
+        assert!(matches!(event, PeerEvent::LeaseLost(peer) if peer.node == head_id), "{event:?}");
+        let lost = cut.elapsed();
+        assert!(!worker.is_leased(head_id) && head.peers().len() == 1);
+        assert!(matches!(at_head.recv().await.unwrap(), PeerEvent::LeaseLost(_)));
+        let event = at_head.recv().await.unwrap();
+        let PeerEvent::Down { peer, cause } = &event else { panic!("{event:?}") };
+        assert!(peer.node == worker_id && cause.contains("no heartbeat"), "{cause}");
+        assert!(lost < cut.elapsed() && cut.elapsed() < Duration::from_secs(12), "{lost:?} {:?}", cut.elapsed());
+
+        // Back under its old number it is refused, by a new one it is not.
+        sim.heal(hosts.0, hosts.1);
+        eventually("the worker knows", || worker.peers().is_empty()).await;
+        let error = worker.connect(there, SOON).await.unwrap_err();
+        assert!(matches!(error, ConnectError::DeclaredDead) && !error.is_retryable(), "{error}");
+        let fresh = world.bind(&authority, Role::Worker);
+        fresh.connect(there, SOON).await.unwrap();
+        let error = head.connect(worker.address().unwrap(), SOON).await.unwrap_err();
+        assert!(matches!(error, ConnectError::DeclaredDead), "{error}");
+        let third = world.bind(&authority, Role::Driver);
+        third.connect(worker.address().unwrap(), SOON).await.unwrap(); // to others it is not dead
+    });
+}
+
+#[test]
+fn a_peer_that_is_not_heard_learns_that_it_was_given_up() {
+    World::simulated(12, |world| async move {
+        let sim = world.sim.clone().unwrap();
+        let authority = world.authority();
+        let head = world.bind(&authority, Role::Head);
+        let worker = world.bind(&authority, Role::Worker);
+        let there = head.address().unwrap();
+        worker.connect(there, SOON).await.unwrap();
+        eventually("leases", || worker.is_leased(head.id()) && head.is_leased(worker.id())).await;
+        let mut events = worker.events();
+        sim.cut(host(&worker), host(&head));
+        // It hears the head all the time, and that the head does not hear it.
+        let event = events.recv().await.unwrap();
+        assert!(matches!(event, PeerEvent::LeaseLost(_)), "{event:?}");
+        let event = events.recv().await.unwrap();
+        assert!(matches!(&event, PeerEvent::Down { cause, .. } if cause.contains("no heartbeat")), "{event:?}");
+        sim.heal(host(&worker), host(&head));
+        let error = worker.connect(there, SOON).await.unwrap_err();
+        assert!(matches!(error, ConnectError::DeclaredDead) && !error.is_retryable(), "{error}");
+        assert!(head.peers().is_empty());
+    });
+}
+
+#[test]
+fn who_leaves_is_not_dead() {
+    World::simulated(13, |world| async move {
+        let authority = world.authority();
+        let head = world.bind(&authority, Role::Head);
+        let there = head.address().unwrap();
+        let identity = authority.issue(Role::Worker).unwrap();
+        for _ in 0..2 {
+            let worker = Node::bind(identity.clone(), world.any(), "build 1".into(), &world.runtime).unwrap();
+            worker.connect(there, SOON).await.unwrap();
+            worker.close(SOON).await;
+            eventually("left", || head.peers().is_empty()).await;
+            sleep(Duration::from_secs(60)).await;
+        }
+    });
+}
+
+#[test]
 fn a_paused_host_answers_when_it_goes_on() {
     World::simulated(10, |world| async move {
         let sim = world.sim.clone().unwrap();
@@ -91,8 +192,9 @@ fn a_paused_host_answers_when_it_goes_on() {
 /// Workers do things by chance while the network does, then all is calm and nothing may be left.
 async fn storm(world: World) -> Trace {
     let sim = world.sim.clone().unwrap();
-    let authority = world.authority();
+    let authority = Arc::new(world.authority());
     let head = world.bind(&authority, Role::Head);
+    let mut events = head.events();
     let arbiter = world.runtime.arbiter().unwrap();
     let seen = Seen::default();
     let actor = arbiter.spawn(MAILBOX, {
@@ -105,14 +207,17 @@ async fn storm(world: World) -> Trace {
     let working: Vec<_> = (0..)
         .zip(&workers)
         .map(|(number, node)| {
-            let worker = Worker { number, node: node.clone(), head: head.clone(), sim: sim.clone(), told: Vec::new() };
-            world.spawn(worker.work())
+            let (node, head, authority) = (node.clone(), head.clone(), Arc::clone(&authority));
+            world.spawn(Worker { number, node, head, authority, world: world.clone(), told: Vec::new() }.work())
         })
         .collect();
     let weather = world.spawn(weather(sim.clone(), host(&head), workers.iter().map(host).collect()));
-    let mut told = Vec::new();
+    drop(workers);
+    let (mut told, mut workers) = (Vec::new(), Vec::new());
     for worker in working {
-        told.push(timeout(Duration::from_secs(3600), worker).await.expect("a worker hangs").unwrap());
+        let worker = timeout(Duration::from_secs(3600), worker).await.expect("a worker hangs").unwrap();
+        told.push(worker.told);
+        workers.push(worker.node);
     }
     weather.await.unwrap();
 
@@ -135,6 +240,17 @@ async fn storm(world: World) -> Trace {
     for worker in &workers {
         worker.close(SOON).await;
     }
+    eventually("all are down", || head.peers().is_empty()).await;
+    let mut up = BTreeSet::new();
+    while let Ok(event) = events.try_recv() {
+        match event {
+            PeerEvent::Up(peer) => assert!(up.insert(peer), "up twice: {peer}"),
+            PeerEvent::Down { peer, .. } => assert!(up.remove(&peer), "down and not up: {peer}"),
+            PeerEvent::Suspect(peer) | PeerEvent::Recovered(peer) => assert!(up.contains(&peer), "not up: {peer}"),
+            _ => (),
+        }
+    }
+    assert!(up.is_empty(), "up and never down: {up:?}");
     sim.trace()
 }
 
@@ -149,30 +265,40 @@ struct Worker {
     number: u32,
     node: Node,
     head: Node,
-    sim: Sim,
+    authority: Arc<Authority>,
+    world: World,
     told: Vec<(u32, Fate)>,
 }
 
 impl Worker {
-    async fn work(mut self) -> Vec<(u32, Fate)> {
+    async fn work(mut self) -> Self {
         for step in 0..STEPS {
-            let deadline = Duration::from_millis(50 + self.sim.random(3000));
+            let deadline = Duration::from_millis(50 + self.random(3000));
             if self.node.peers().is_empty() {
                 let there = self.head.address().unwrap();
                 let connected = self.timed(deadline, self.node.connect(there, deadline)).await;
-                assert!(matches!(&connected, Ok(_) | Err(ConnectError::Deadline | ConnectError::Failed(_))));
+                match connected {
+                    Ok(_) | Err(ConnectError::Deadline | ConnectError::Failed(_)) => (),
+                    // As a process that was given up: it starts again, on the same host.
+                    Err(ConnectError::DeclaredDead) => {
+                        let identity = self.authority.issue(Role::Worker).unwrap();
+                        let here = (host(&self.node), 0).into();
+                        self.node = Node::bind(identity, here, "build 1".into(), &self.world.runtime).unwrap();
+                    }
+                    Err(error) => panic!("{error}"),
+                }
             }
             self.step(step, deadline).await;
-            sleep(Duration::from_millis(self.sim.random(400))).await;
+            sleep(Duration::from_millis(self.random(400))).await;
         }
-        self.told
+        self
     }
 
     async fn step(&mut self, step: u32, deadline: Duration) {
         let actor = self.node.actor::<Tester>(Address { node: self.head.id(), actor: ECHO });
-        match self.sim.random(6) {
+        match self.random(6) {
             0 => {
-                let text = "x".repeat(self.sim.random(20_000) as usize) + &step.to_string();
+                let text = "x".repeat(self.random(20_000) as usize) + &step.to_string();
                 let asked = self.timed(deadline, actor.ask(Echo(text.clone()), deadline)).await;
                 assert!(asked.is_err() || asked.is_ok_and(|answer| answer == text), "another's answer");
             }
@@ -192,7 +318,7 @@ impl Worker {
             }
             4 => {
                 // Nobody opens the gate: it ends by its deadline, or because we drop it.
-                let waited = timeout(Duration::from_millis(self.sim.random(1000)), actor.ask(Wait, deadline)).await;
+                let waited = timeout(Duration::from_millis(self.random(1000)), actor.ask(Wait, deadline)).await;
                 assert!(!matches!(waited, Ok(Ok(()))));
             }
             _ => self.fetch(deadline).await,
@@ -200,19 +326,23 @@ impl Worker {
     }
 
     async fn fetch(&self, deadline: Duration) {
-        let size = self.sim.random(300_000) as u32;
+        let size = self.random(300_000) as u32;
         let ticket = Bytes::copy_from_slice(&size.to_le_bytes());
         let Ok(mut fetch) = self.timed(deadline, self.node.fetch(self.head.id(), ticket, deadline)).await else {
             return;
         };
         assert_eq!(fetch.total(), u64::from(size));
-        if self.sim.random(3) == 0 {
+        if self.random(3) == 0 {
             let _ = timeout(deadline, fetch.next()).await;
             return; // dropped half way
         }
         if let Ok(all) = fetch.collect().await {
             assert!(all.len() == size as usize && all.iter().enumerate().all(|(at, byte)| *byte == at as u8));
         }
+    }
+
+    fn random(&self, bound: u64) -> u64 {
+        self.world.sim.as_ref().unwrap().random(bound)
     }
 
     async fn timed<T>(&self, deadline: Duration, future: impl Future<Output = T>) -> T {
@@ -228,13 +358,18 @@ async fn weather(sim: Sim, head: IpAddr, workers: Vec<IpAddr>) {
         sim.set(Faults { loss, late, ..Faults::default() });
         let worker = workers[sim.random(workers.len() as u64) as usize];
         let time = Duration::from_millis(sim.random(if sim.random(4) == 0 { 15_000 } else { 2_000 }));
-        match sim.random(4) {
+        match sim.random(5) {
             0 => {
                 sim.partition(head, worker);
                 sleep(time).await;
                 sim.heal(head, worker);
             }
             1 => {
+                sim.cut(worker, head);
+                sleep(time).await;
+                sim.heal(worker, head);
+            }
+            2 => {
                 sim.pause(worker);
                 sleep(time).await;
                 sim.resume(worker);

@@ -93,15 +93,12 @@ impl Network {
         self.state().faults = faults;
     }
 
-    pub(super) fn cut(&self, a: IpAddr, b: IpAddr, apart: bool) {
-        let mut state = self.state();
-        for pair in [(a, b), (b, a)] {
-            if apart {
-                state.cut.insert(pair);
-            } else {
-                state.cut.remove(&pair);
-            }
-        }
+    pub(super) fn cut(&self, from: IpAddr, to: IpAddr) {
+        self.state().cut.insert((from, to));
+    }
+
+    pub(super) fn heal(&self, a: IpAddr, b: IpAddr) {
+        self.state().cut.retain(|pair| ![(a, b), (b, a)].contains(pair));
     }
 
     pub(super) fn pause(&self, host: IpAddr) {
