@@ -165,3 +165,9 @@ fn read<M: RemoteMessage>(payload: &Bytes) -> Result<M, Fault> {
 fn gone(error: crate::error::TellError) -> Fault {
     Fault::from(crate::error::AskError::from(error))
 }
+
+impl<A: Actor<Context = Context<A>>> std::fmt::Debug for Publication<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publication").field("id", &self.id).finish_non_exhaustive()
+    }
+}

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -136,7 +137,7 @@ impl actix::Message for Stubborn {
 impl actix::Handler<Stubborn> for Tester {
     type Result = actix::ResponseFuture<()>;
     fn handle(&mut self, _: Stubborn, _: &mut actix::Context<Self>) -> Self::Result {
-        let gate = self.0.gate.clone();
+        let gate = Arc::clone(&self.0.gate);
         Box::pin(async move { gate.notified().await })
     }
 }
@@ -179,7 +180,7 @@ async fn a_stopped_actor_refuses_and_its_watch_says_so(world: World) {
 }
 
 async fn an_actor_lives_as_long_as_its_references(world: World) {
-    struct Flag(std::sync::Arc<std::sync::atomic::AtomicBool>);
+    struct Flag(Arc<std::sync::atomic::AtomicBool>);
     impl actix::Actor for Flag {
         type Context = actix::Context<Self>;
         fn stopped(&mut self, _: &mut Self::Context) {
@@ -187,8 +188,8 @@ async fn an_actor_lives_as_long_as_its_references(world: World) {
         }
     }
     let arbiter = world.runtime.arbiter().unwrap();
-    let stopped = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
-    let flag = stopped.clone();
+    let stopped = Arc::<std::sync::atomic::AtomicBool>::default();
+    let flag = Arc::clone(&stopped);
     let actor = arbiter.spawn(1, move |_| Flag(flag));
     let second = actor.clone();
     drop(actor);
@@ -200,20 +201,20 @@ async fn an_actor_lives_as_long_as_its_references(world: World) {
 async fn dropping_an_arbiter_ends_its_actors(world: World) {
     /// Holds on to itself.
     #[allow(dead_code)] // only held
-    struct Keeper(actix::Addr<Self>, std::sync::Arc<()>);
+    struct Keeper(actix::Addr<Self>, Arc<()>);
     impl actix::Actor for Keeper {
         type Context = actix::Context<Self>;
     }
     let arbiter = world.runtime.arbiter().unwrap();
     let actor = arbiter.spawn(1, |_| Tester(Seen::default()));
-    let kept = std::sync::Arc::new(());
+    let kept = Arc::new(());
     let keeper = arbiter.spawn(1, {
-        let kept = kept.clone();
+        let kept = Arc::clone(&kept);
         |ctx| Keeper(actix::AsyncContext::address(ctx), kept)
     });
     assert_eq!(keeper.room(), 1);
     drop(arbiter);
-    eventually("the keeper is gone", || std::sync::Arc::strong_count(&kept) == 1).await;
+    eventually("the keeper is gone", || Arc::strong_count(&kept) == 1).await;
     assert_eq!(actor.down().await, Down::Stopped);
     world.runtime.shutdown(SOON);
 }

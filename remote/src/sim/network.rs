@@ -188,7 +188,10 @@ impl State {
 
     fn free_host(&self) -> IpAddr {
         let hosts = (1..=u16::MAX).map(|n| IpAddr::from(Ipv4Addr::from_bits(0x0aff_0000 | u32::from(n))));
-        hosts.into_iter().find(|host| !self.sockets.keys().any(|at| at.ip() == *host)).unwrap_or(IpAddr::from([10; 4]))
+        hosts
+            .into_iter()
+            .find(|host| !self.sockets.keys().any(|at| at.ip() == *host))
+            .unwrap_or_else(|| IpAddr::from([10; 4]))
     }
 
     fn free_port(&self, host: IpAddr) -> u16 {

@@ -13,23 +13,23 @@ use regatta_remote::*;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-pub const SOON: Duration = Duration::from_secs(4);
-pub const ECHO: ActorId = ActorId(7);
+pub(crate) const SOON: Duration = Duration::from_secs(4);
+pub(crate) const ECHO: ActorId = ActorId(7);
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Echo(pub String);
+pub(crate) struct Echo(pub String);
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Note(pub u32);
+pub(crate) struct Note(pub u32);
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Panic(pub String);
+pub(crate) struct Panic(pub String);
 /// Replies only when the gate is opened.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Wait;
+pub(crate) struct Wait;
 /// Its reply's future panics, outside the actor.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Drown;
+pub(crate) struct Drown;
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Stop;
+pub(crate) struct Stop;
 
 regatta_remote::messages! {
     0x01 Echo => String,
@@ -41,14 +41,14 @@ regatta_remote::messages! {
 }
 
 #[derive(Clone, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub notes: Arc<Mutex<Vec<u32>>>,
     pub started: Arc<AtomicU32>,
     pub cancelled: Arc<AtomicBool>,
     pub gate: Arc<tokio::sync::Notify>,
 }
 
-pub struct Tester(pub Seen);
+pub(crate) struct Tester(pub Seen);
 
 impl Actor for Tester {
     type Context = Context<Self>;
@@ -106,40 +106,40 @@ impl Handler<Stop> for Tester {
 
 /// Where a test runs: on loopback with threads, or on the simulated network.
 #[derive(Clone)]
-pub struct World {
+pub(crate) struct World {
     pub runtime: Runtime,
     pub sim: Option<Sim>,
 }
 
 impl World {
-    pub fn loopback<F: Future>(body: impl FnOnce(Self) -> F) -> F::Output {
+    pub(crate) fn loopback<F: Future>(body: impl FnOnce(Self) -> F) -> F::Output {
         let runtime = Runtime::new("test", 2).unwrap();
         runtime.handle().clone().block_on(body(Self { runtime, sim: None }))
     }
 
-    pub fn simulated<F: Future>(seed: u64, body: impl FnOnce(Self) -> F) -> F::Output {
+    pub(crate) fn simulated<F: Future>(seed: u64, body: impl FnOnce(Self) -> F) -> F::Output {
         Sim::run(seed, |sim| body(Self { runtime: sim.runtime(), sim: Some(sim) }))
     }
 
-    pub fn authority(&self) -> Authority {
+    pub(crate) fn authority(&self) -> Authority {
         self.sim.as_ref().map_or_else(Authority::new, Sim::authority).unwrap()
     }
 
-    pub fn any(&self) -> SocketAddr {
+    pub(crate) fn any(&self) -> SocketAddr {
         let host = if self.sim.is_some() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
         (host, 0).into()
     }
 
-    pub fn bind(&self, authority: &Authority, role: Role) -> Node {
+    pub(crate) fn bind(&self, authority: &Authority, role: Role) -> Node {
         self.bind_build(authority, role, b"build 1")
     }
 
-    pub fn bind_build(&self, authority: &Authority, role: Role, build: &'static [u8]) -> Node {
+    pub(crate) fn bind_build(&self, authority: &Authority, role: Role, build: &'static [u8]) -> Node {
         let identity = authority.issue(role).unwrap();
         Node::bind(identity, self.any(), Bytes::from_static(build), &self.runtime).unwrap()
     }
 
-    pub fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    pub(crate) fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
@@ -168,7 +168,7 @@ macro_rules! both {
 }
 
 /// A head that serves a [`Tester`], and a worker that is connected to it.
-pub struct Pair {
+pub(crate) struct Pair {
     pub seen: Seen,
     pub actor: LocalRef<Tester>,
     pub head: Node,
@@ -178,7 +178,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    pub async fn new(world: &World, mailbox: usize) -> Self {
+    pub(crate) async fn new(world: &World, mailbox: usize) -> Self {
         let authority = world.authority();
         let head = world.bind(&authority, Role::Head);
         let worker = world.bind(&authority, Role::Worker);
@@ -201,17 +201,12 @@ impl Pair {
         Self { seen, actor, head, worker, arbiter, world: world.clone() }
     }
 
-    pub fn remote(&self) -> ActorRef<Tester> {
+    pub(crate) fn remote(&self) -> ActorRef<Tester> {
         self.worker.actor(Address { node: self.head.id(), actor: ECHO })
     }
 
-    /// The actor, reached directly and from the other node.
-    pub fn both(&self) -> [(bool, ActorRef<Tester>); 2] {
-        [(false, self.actor.clone().into()), (true, self.remote())]
-    }
-
     /// Nothing is left of what was asked or fetched: no call, no transfer, no place taken.
-    pub async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         for node in [&self.head, &self.worker] {
             eventually("nothing in hand", || node.in_hand() == InHand::default()).await;
         }
@@ -220,7 +215,7 @@ impl Pair {
 }
 
 /// Waits until a condition holds.
-pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + SOON;
     while !condition() {
         assert!(Instant::now() < end, "not within {SOON:?}: {what}");
