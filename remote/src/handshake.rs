@@ -49,10 +49,13 @@ pub(crate) async fn dial(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, 
     let peer = peer_of(connection).ok_or_else(no_name)?;
     let (mut system_send, system_read) = connection.open_bi().await.map_err(failed)?;
     let (mut message_send, message_read) = connection.open_bi().await.map_err(failed)?;
+    let (mut beat_send, beat_read) = connection.open_bi().await.map_err(failed)?;
     let mut system_read = FrameReader::new(system_read, MAX_HELLO);
     send(&mut system_send, Kind::Hello, hello(&shared)?).await.map_err(|e| why(connection, e))?;
-    // Nothing else may follow on lane 1 for long, and the peer learns of it only by a frame.
-    send(&mut message_send, Kind::Open, Bytes::new()).await.map_err(|e| why(connection, e))?;
+    // Nothing else may follow on the other lanes for long, and the peer learns of them only by a frame.
+    for lane in [&mut message_send, &mut beat_send] {
+        send(lane, Kind::Open, Bytes::new()).await.map_err(|e| why(connection, e))?;
+    }
     let theirs = read_hello(&mut system_read).await.map_err(|error| why(connection, error))?;
     if let Err(refusal) = theirs.check(&shared, peer) {
         refuse(connection, &refusal);
@@ -63,10 +66,12 @@ pub(crate) async fn dial(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, 
     if peer_of(data.connection()?) != Some(peer) {
         return Err(ConnectError::BadHello("another node has the data connection".to_owned()));
     }
-    let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), system_send, message_send);
+    let lanes = [system_send, message_send, beat_send];
+    let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), lanes);
     shared.peers.add_control(&link);
     link.start(writers);
-    serve::run(&shared, &link, system_read, FrameReader::new(message_read, MAX_HELLO));
+    let [message_read, beat_read] = [message_read, beat_read].map(|read| FrameReader::new(read, MAX_HELLO));
+    serve::run(&shared, &link, [system_read, message_read, beat_read]);
     let data = data.keep()?;
     if shared.peers.add_data(peer.node, &data) {
         data::serve(&shared, peer.node, data);
@@ -119,13 +124,16 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
         return Err(refusal);
     }
     let (message_send, message_read) = connection.accept_bi().await.map_err(failed)?;
-    let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), system_send, message_send);
+    let (beat_send, beat_read) = connection.accept_bi().await.map_err(failed)?;
+    let lanes = [system_send, message_send, beat_send];
+    let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), lanes);
     // Our hello lets the peer dial the data connection, which must find this one in the table: so it is
     // queued before, and written after, the table knows.
     link.try_send(Kind::Hello, 0, hello(shared)?);
     shared.peers.add_control(&link);
     link.start(writers);
-    serve::run(shared, &link, system_read, FrameReader::new(message_read, MAX_HELLO));
+    let [message_read, beat_read] = [message_read, beat_read].map(|read| FrameReader::new(read, MAX_HELLO));
+    serve::run(shared, &link, [system_read, message_read, beat_read]);
     Ok(())
 }
 

@@ -1,7 +1,8 @@
-//! A control connection to a peer: lane 0 for the system and replies, lane 1 for messages.
+//! A control connection to a peer: lane 0 for the system and replies, lane 1 for messages, lane 2 for heartbeats.
 //!
 //! Replies go with the system's frames because nothing there ever waits for an actor: a busy actor holds up
-//! messages, never the replies that it may be waiting for itself.
+//! messages, never the replies that it may be waiting for itself. Heartbeats wait for nothing at all: behind a large
+//! reply on a slow network they would come too late.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +23,8 @@ use crate::identity::PeerId;
 use crate::lane::{Out, QUEUE, write_lane};
 use crate::runtime::Net;
 
+/// Streams of a control connection.
+pub(crate) const LANES: usize = 3;
 /// Asks of one peer that are served at a time.
 const SERVING: usize = 4096;
 /// Cancels kept that came before their ask, because lanes are not ordered among each other.
@@ -39,6 +42,7 @@ pub(crate) struct Link {
     net: Net,
     system: mpsc::Sender<Out>,
     messages: mpsc::Sender<Out>,
+    beats: mpsc::Sender<Out>,
     next_call: AtomicU64,
     calls: DashMap<u64, oneshot::Sender<Answer>>,
     serving: DashMap<u64, oneshot::Sender<()>>,
@@ -51,6 +55,7 @@ pub(crate) struct Link {
 pub(crate) struct Writers {
     system: (SendStream, mpsc::Receiver<Out>),
     messages: (SendStream, mpsc::Receiver<Out>),
+    beats: (SendStream, mpsc::Receiver<Out>),
 }
 
 impl Link {
@@ -58,11 +63,12 @@ impl Link {
         peer: PeerId,
         connection: Connection,
         net: Net,
-        system: SendStream,
-        messages: SendStream,
+        [system, messages, beats]: [SendStream; LANES],
     ) -> (Arc<Self>, Writers) {
         let (system_queue, system_waiting) = mpsc::channel(QUEUE);
         let (message_queue, message_waiting) = mpsc::channel(QUEUE);
+        let (beat_queue, beat_waiting) = mpsc::channel(1);
+        let _ = beats.set_priority(1); // fails only if the stream is closed
         let link = Arc::new(Self {
             peer,
             connection,
@@ -70,6 +76,7 @@ impl Link {
             net,
             system: system_queue,
             messages: message_queue,
+            beats: beat_queue,
             next_call: AtomicU64::new(1),
             calls: DashMap::new(),
             serving: DashMap::new(),
@@ -77,13 +84,17 @@ impl Link {
             ended: OnceLock::new(),
             going_away: AtomicBool::new(false),
         });
-        let writers = Writers { system: (system, system_waiting), messages: (messages, message_waiting) };
+        let writers = Writers {
+            system: (system, system_waiting),
+            messages: (messages, message_waiting),
+            beats: (beats, beat_waiting),
+        };
         (link, writers)
     }
 
     /// Starts the writers, on the network's runtime.
     pub(crate) fn start(&self, writers: Writers) {
-        for (stream, queue) in [writers.system, writers.messages] {
+        for (stream, queue) in [writers.system, writers.messages, writers.beats] {
             self.net.handle.spawn(write_lane(self.connection.clone(), stream, queue));
         }
     }
@@ -179,7 +190,7 @@ impl Link {
     /// Sends a beat. One that finds no room is as good as lost on the way.
     pub(crate) fn beat(&self, seq: u64, ack: u64) {
         let header = Header { recipient: ack, ..Header::of_call(Kind::Beat, seq) };
-        let _ = self.system.try_send(Out::Frame(header, Bytes::new()));
+        let _ = self.beats.try_send(Out::Frame(header, Bytes::new()));
     }
 
     /// Queues an answer to the peer.

@@ -32,6 +32,8 @@ pub struct Faults {
     pub latency: Duration,
     /// Greatest delay on top of it; each packet's is drawn.
     pub jitter: Duration,
+    /// Bytes per second from one socket to another; 0 is without limit.
+    pub rate: u64,
     /// Packets lost, of a million.
     pub loss: u32,
     /// Packets, of a million, that come late, by ten times the latency and jitter: only these are overtaken.
@@ -122,6 +124,6 @@ impl Sim {
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { latency: Duration::from_millis(1), jitter: Duration::from_millis(2), loss: 0, late: 0 }
+        Self { latency: Duration::from_millis(1), jitter: Duration::from_millis(2), rate: 0, loss: 0, late: 0 }
     }
 }

@@ -158,6 +158,21 @@ fn a_peer_that_is_not_heard_learns_that_it_was_given_up() {
 }
 
 #[test]
+fn a_large_reply_on_a_slow_network_does_not_silence_its_sender() {
+    World::simulated(14, |world| async move {
+        let pair = Pair::new(&world, 4).await;
+        eventually("leases", || pair.worker.is_leased(pair.head.id())).await;
+        let mut events = pair.worker.events();
+        world.sim.as_ref().unwrap().set(Faults { rate: 1 << 20, ..Faults::default() });
+        let started = Instant::now();
+        let answer = pair.remote().ask(Echo("x".repeat(15 << 20)), 20 * SOON).await.unwrap();
+        assert_eq!(answer.len(), 15 << 20);
+        assert!(started.elapsed() > Duration::from_secs(25), "not slow: {:?}", started.elapsed());
+        assert!(events.try_recv().is_err());
+    });
+}
+
+#[test]
 fn who_leaves_is_not_dead() {
     World::simulated(13, |world| async move {
         let authority = world.authority();

@@ -12,6 +12,7 @@ use crate::endpoint::{self, Endpoint, Joining};
 use crate::frame::{HEADER, Header, Kind};
 use crate::handshake::hello_frame;
 use crate::identity::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, SERVER_NAME};
+use crate::link::LANES;
 use crate::{Authority, Identity, JoinError, JoinToken, Node, Role, Runtime};
 
 const BUILD: &[u8] = b"build";
@@ -57,17 +58,20 @@ impl Scene {
     }
 }
 
-type Lanes = [(SendStream, RecvStream); 2];
+type Lanes = [(SendStream, RecvStream); LANES];
 
-/// A proper hello; the node then serves both lanes.
+/// A proper hello; the node then serves all lanes.
 async fn greet(connection: &Connection, hello: &[u8]) -> Lanes {
     let mut system = connection.open_bi().await.unwrap();
     let mut messages = connection.open_bi().await.unwrap();
     system.0.write_all(hello).await.unwrap();
-    messages.0.write_all(&Header::bare(Kind::Open).encode()).await.unwrap();
+    let mut beats = connection.open_bi().await.unwrap();
+    for lane in [&mut messages, &mut beats] {
+        lane.0.write_all(&Header::bare(Kind::Open).encode()).await.unwrap();
+    }
     let mut theirs = [0; HEADER];
     system.1.read_exact(&mut theirs).await.unwrap();
-    [system, messages]
+    [system, messages, beats]
 }
 
 fn number(code: Code) -> u64 {
@@ -100,7 +104,7 @@ fn an_oversized_hello_closes_the_connection() {
 
 #[test]
 fn a_frame_on_the_wrong_lane_closes_the_connection() {
-    for (lane, kind) in [(0, Kind::Ask), (1, Kind::Reply)] {
+    for (lane, kind) in [(0, Kind::Ask), (0, Kind::Beat), (1, Kind::Reply), (2, Kind::Tell)] {
         let scene = scene();
         let code = scene.closed_with(false, |connection, hello| async move {
             let mut lanes = greet(&connection, &hello).await;

@@ -149,14 +149,15 @@ impl State {
             self.held.push((to, packet));
             return;
         }
-        let Faults { latency, jitter, late, .. } = self.faults;
+        let Faults { latency, jitter, rate, late, .. } = self.faults;
         let delay = latency + Duration::from_micros(self.below(jitter.as_micros() as u64 + 1));
         let mut at = Instant::now() + delay;
         if self.chance(late) {
             at += 10 * (latency + jitter); // and others overtake it
         } else {
             let last = self.paths.entry((packet.from, to)).or_insert(at);
-            at = at.max(*last);
+            let nanos = (packet.bytes.len() as u64 * 1_000_000_000).checked_div(rate).unwrap_or(0);
+            at = at.max(*last + Duration::from_nanos(nanos));
             *last = at;
         }
         let number = self.trace.sent;
