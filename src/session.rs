@@ -128,6 +128,7 @@ impl Session {
             tracing::info!(workers = most, cpus = os::cpus(), "more workers than CPUs: each is given one, they share");
         }
         let authority = Authority::new().map_err(|e| ClusterError::network("make the cluster's certificates", e))?;
+        let authority = Arc::new(authority);
         let identity =
             authority.issue(Role::Head).map_err(|e| ClusterError::network("make the head's certificate", e))?;
         let scale = ScaleSettings {
@@ -147,6 +148,9 @@ impl Session {
         })?;
         let node = parts.host.node.clone().ok_or(ClusterError::Closed)?;
         parts.watch_workers(&node);
+        // Certificates live a day; the head renews them.
+        let renewal = node.serve_joins(Arc::clone(&authority));
+        renewal.map_err(|e| ClusterError::network("serve the cluster's certificates", e))?;
         SchedulerActor::publish(&node, SCHEDULER, &parts.scheduler);
         let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
         let workers = LocalWorkers::new(LocalSpec {
@@ -319,7 +323,7 @@ impl Parts {
                         // A scheduler that is gone has no use for it.
                         let _ = scheduler.tell(WorkerDown { node: peer.node, why: cause }, CONTROL).await;
                     }
-                    Ok(PeerEvent::Up(_)) => (),
+                    Ok(_) => (),
                     Err(RecvError::Lagged(missed)) => tracing::error!(missed, "events of peers were missed"),
                     Err(RecvError::Closed) => return,
                 }

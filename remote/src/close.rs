@@ -19,11 +19,14 @@ pub(crate) enum Code {
     SourceFailed = 10,
     BadRequest = 11,
     Abandoned = 12,
+    NoCertificate = 13,
+    TooMany = 14,
+    DeclaredDead = 15,
 }
 
 impl Code {
     #[cfg(test)]
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 16] = [
         Self::Bye,
         Self::BuildDiffers,
         Self::ProtocolDiffers,
@@ -37,6 +40,9 @@ impl Code {
         Self::SourceFailed,
         Self::BadRequest,
         Self::Abandoned,
+        Self::NoCertificate,
+        Self::TooMany,
+        Self::DeclaredDead,
     ];
 
     pub(crate) fn var(self) -> VarInt {
@@ -51,6 +57,6 @@ mod tests {
     #[test]
     fn close_codes_are_unique_and_keep_their_numbers() {
         let numbers: Vec<u32> = Code::ALL.iter().map(|code| *code as u32).collect();
-        assert_eq!(numbers, (0..13).collect::<Vec<u32>>());
+        assert_eq!(numbers, (0..16).collect::<Vec<u32>>());
     }
 }

@@ -7,6 +7,7 @@
 mod serve;
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError};
@@ -71,6 +72,7 @@ pub struct Fetch {
     /// What remains to be written of a credit or of the acknowledgement.
     pending: BytesMut,
     done: bool,
+    _counted: Arc<()>,
 }
 
 impl Fetch {
@@ -166,7 +168,12 @@ impl std::fmt::Debug for Fetch {
 }
 
 /// Asks for a transfer and waits for the answer.
-pub(crate) async fn fetch(connection: Connection, ticket: Bytes, net: Net) -> Result<Fetch, FetchError> {
+pub(crate) async fn fetch(
+    connection: Connection,
+    ticket: Bytes,
+    net: Net,
+    counted: Arc<()>,
+) -> Result<Fetch, FetchError> {
     if ticket.len() > MAX_TICKET {
         return Err(FetchError::TicketTooLong { size: ticket.len(), max: MAX_TICKET });
     }
@@ -175,8 +182,18 @@ pub(crate) async fn fetch(connection: Connection, ticket: Bytes, net: Net) -> Re
     pending.put_u32_le(ticket.len() as u32); // checked above
     pending.put_u64_le(WINDOW);
     pending.extend_from_slice(&ticket);
-    let mut fetch =
-        Fetch { send, read, net: net.clone(), total: 0, got: 0, taken: 0, credit: WINDOW, pending, done: false };
+    let mut fetch = Fetch {
+        send,
+        read,
+        net: net.clone(),
+        total: 0,
+        got: 0,
+        taken: 0,
+        credit: WINDOW,
+        pending,
+        done: false,
+        _counted: counted,
+    };
     fetch.flush(&net).await?;
     let mut answer = [0; 1];
     fetch.read.read_exact(&mut answer).await.map_err(cut)?;

@@ -2,42 +2,136 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Once};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Once, PoisonError, RwLock};
 use std::time::Duration;
 
 use quinn::{
-    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, ConnectionError, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::ambient::Ambient;
 use crate::error::BindError;
-use crate::identity::{ALPN_CONTROL, ALPN_DATA, Identity, client_config, server_config};
-use crate::runtime::Runtime;
+use crate::identity::{
+    ALPN_CONTROL, ALPN_DATA, Fingerprint, Identity, SERVER_NAME, client_config, join_config, server_config,
+};
+use crate::join::JoinError;
+use crate::membership::{BRAKE_HOLD, DEAD};
+use crate::runtime::{Net, Runtime};
 
 /// What a node dials and accepts with.
 pub(crate) struct Endpoint {
     pub(crate) quinn: quinn::Endpoint,
-    pub(crate) control: ClientConfig,
-    pub(crate) data: ClientConfig,
+    dials: RwLock<Dials>,
+    loopback: bool,
+    ambient: Ambient,
+}
+
+#[derive(Clone)]
+struct Dials {
+    control: ClientConfig,
+    data: ClientConfig,
 }
 
 /// Binds the endpoint of a node.
 pub(crate) fn bind(identity: &Identity, address: SocketAddr, runtime: &Runtime) -> Result<Endpoint, BindError> {
     let loopback = address.ip().is_loopback();
-    let mut control = ClientConfig::new(Arc::new(client_config(identity, ALPN_CONTROL)?));
-    control.transport_config(Arc::new(CONTROL.transport(loopback)?));
-    let mut data = ClientConfig::new(Arc::new(client_config(identity, ALPN_DATA)?));
-    data.transport_config(Arc::new(DATA.transport(loopback)?));
-    let mut server = ServerConfig::with_crypto(Arc::new(server_config(identity)?));
-    server.transport_config(Arc::new(ACCEPTED.transport(loopback)?));
+    let ambient = runtime.net().ambient.clone();
+    let server = accepts(identity, false, loopback, &ambient)?;
+    let dials = RwLock::new(Dials::new(identity, loopback, &ambient)?);
+    let quinn = open(Some(server), address, runtime.net())?;
+    Ok(Endpoint { quinn, dials, loopback, ambient })
+}
 
+impl Endpoint {
+    /// How to dial a control connection.
+    pub(crate) fn control(&self) -> ClientConfig {
+        self.dials.read().unwrap_or_else(PoisonError::into_inner).control.clone()
+    }
+
+    /// How to dial a data connection.
+    pub(crate) fn data(&self) -> ClientConfig {
+        self.dials.read().unwrap_or_else(PoisonError::into_inner).data.clone()
+    }
+
+    /// Meets later peers with this identity, and serves joins or not. Live connections go on as they are.
+    pub(crate) fn present(&self, identity: &Identity, joins: bool) -> Result<(), BindError> {
+        let dials = Dials::new(identity, self.loopback, &self.ambient)?;
+        let server = accepts(identity, joins, self.loopback, &self.ambient)?;
+        *self.dials.write().unwrap_or_else(PoisonError::into_inner) = dials;
+        self.quinn.set_server_config(Some(server));
+        Ok(())
+    }
+}
+
+impl Dials {
+    fn new(identity: &Identity, loopback: bool, ambient: &Ambient) -> Result<Self, BindError> {
+        let mut control = ClientConfig::new(Arc::new(client_config(identity, ALPN_CONTROL, ambient)?));
+        control.transport_config(Arc::new(CONTROL.transport(loopback)?));
+        let mut data = ClientConfig::new(Arc::new(client_config(identity, ALPN_DATA, ambient)?));
+        data.transport_config(Arc::new(DATA.transport(loopback)?));
+        Ok(Self { control, data })
+    }
+}
+
+fn accepts(identity: &Identity, joins: bool, loopback: bool, ambient: &Ambient) -> Result<ServerConfig, BindError> {
+    let mut server = ServerConfig::with_crypto(Arc::new(server_config(identity, joins, ambient)?));
+    server.transport_config(Arc::new(ACCEPTED.transport(loopback)?));
+    Ok(server)
+}
+
+/// The endpoint of a node that has no identity yet.
+pub(crate) struct Joining {
+    quinn: quinn::Endpoint,
+    config: ClientConfig,
+}
+
+impl Joining {
+    pub(crate) fn bind(
+        authority: Fingerprint,
+        stranger: Arc<AtomicBool>,
+        alpn: &[u8],
+        address: SocketAddr,
+        runtime: &Runtime,
+    ) -> Result<Self, JoinError> {
+        let failed = |error: &dyn ToString| JoinError::Bind(error.to_string());
+        let crypto = join_config(authority, stranger, alpn, &runtime.net().ambient)?;
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        let transport = CONTROL.transport(address.ip().is_loopback()).map_err(|error| failed(&error))?;
+        config.transport_config(Arc::new(transport));
+        let quinn = open(None, address, runtime.net()).map_err(|error| failed(&error))?;
+        Ok(Self { quinn, config })
+    }
+
+    pub(crate) async fn connect(&self, to: SocketAddr) -> Result<quinn::Connection, JoinError> {
+        let connecting = self.quinn.connect_with(self.config.clone(), to, SERVER_NAME);
+        let connecting = connecting.map_err(|error| JoinError::Failed(error.to_string()))?;
+        connecting.await.map_err(|error| match &error {
+            ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == NO_PROTOCOL => {
+                JoinError::NotServed(to)
+            }
+            _ => JoinError::Failed(error.to_string()),
+        })
+    }
+}
+
+/// TLS's alert `no_application_protocol` as QUIC carries it.
+const NO_PROTOCOL: u64 = 0x100 + 120;
+
+fn open(server: Option<ServerConfig>, address: SocketAddr, net: &Net) -> io::Result<quinn::Endpoint> {
     let mut config = EndpointConfig::default();
     // Also off loopback: a peer bound to loopback sends large packets, and only the receiver pays for room.
-    config.max_udp_payload_size(LOOPBACK_MTU).map_err(|error| BindError::Config(error.to_string()))?;
-    let socket = socket(address)?;
-    let _inside = runtime.handle().enter(); // quinn spawns its driver here
-    let quinn = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))?;
-    Ok(Endpoint { quinn, control, data })
+    config.max_udp_payload_size(LOOPBACK_MTU).map_err(io::Error::other)?;
+    let _inside = net.handle.enter(); // quinn spawns its driver here
+    #[cfg(feature = "sim")]
+    if let Some(network) = &net.network {
+        config.rng_seed(Some(network.seed()));
+        let socket = network.bind(address)?;
+        return quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime));
+    }
+    quinn::Endpoint::new(config, server, socket(address)?, Arc::new(TokioRuntime))
 }
 
 /// Widens an accepted connection to what a data connection may use: its kind is known only after the
@@ -51,10 +145,11 @@ pub(crate) fn widen(connection: &quinn::Connection) {
 const LOOPBACK_MTU: u16 = 6500;
 const SOCKET_BUFFER: usize = 4 << 20;
 
-const CONTROL: Settings = Settings { stream: 1 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 1, idle: 10 };
-const DATA: Settings = Settings { stream: 8 << 20, receive: 64 << 20, send: 8 << 20, keep_alive: 5, idle: 30 };
-// The shorter idle time of both ends counts, so the dialler's decides.
-const ACCEPTED: Settings = Settings { stream: 8 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 5, idle: 30 };
+// Membership decides who is dead; QUIC gives up only after it, in case a process lives and does not beat.
+const IDLE: u64 = (DEAD.as_secs() + BRAKE_HOLD.as_secs()) + 10;
+const CONTROL: Settings = Settings { stream: 1 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 1, idle: IDLE };
+const DATA: Settings = Settings { stream: 8 << 20, receive: 64 << 20, send: 8 << 20, keep_alive: 5, idle: IDLE };
+const ACCEPTED: Settings = Settings { stream: 8 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 5, idle: IDLE };
 const BIDI_STREAMS: u32 = 128;
 
 struct Settings {

@@ -5,7 +5,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::CodecError;
-use crate::identity::{IdentityError, NodeId, Role};
+use crate::identity::{ClusterId, IdentityError, NodeId, Role};
 use crate::local::Down;
 
 /// An `ask` has no answer.
@@ -125,6 +125,14 @@ pub enum BindError {
         /// The maximum.
         max: usize,
     },
+    /// The authority is of another cluster than the node.
+    #[error("the authority is of cluster {theirs}, the node of {ours}; serve joins where its own tokens are made")]
+    OtherCluster {
+        /// The node's.
+        ours: ClusterId,
+        /// The authority's.
+        theirs: ClusterId,
+    },
     /// A fixed setting of ours is out of QUIC's range.
     #[error("QUIC refuses the configuration: {0}")]
     Config(String),
@@ -137,12 +145,21 @@ pub enum ConnectError {
     /// The deadline passed.
     #[error("no connection before the deadline")]
     Deadline,
+    /// One side's certificate has expired.
+    #[error("a certificate has expired ({reason}); join again with a new token, and compare the two clocks")]
+    CertificateExpired {
+        /// What TLS said.
+        reason: String,
+    },
     /// One side's certificate is not of this cluster.
-    #[error("not trusted: {reason}")]
+    #[error("not trusted: {reason}; join this cluster with a token of its head")]
     NotTrusted {
         /// What TLS said.
         reason: String,
     },
+    /// One side has declared the other dead after a long silence, and may have given its work to others.
+    #[error("one side has declared the other dead; a process that was given up must start again as a new node")]
+    DeclaredDead,
     /// The other process is another build of the application.
     #[error(
         "the builds differ: ours is {:?}, theirs is {:?}",

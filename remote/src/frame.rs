@@ -18,6 +18,12 @@ pub(crate) enum Kind {
     Error = 6,
     Cancel = 7,
     GoAway = 8,
+    /// A node without a certificate asks for one.
+    Join = 9,
+    /// A node asks for a new certificate under its name.
+    Renew = 10,
+    /// Still here: its number stands for the call, the last beat seen for the recipient.
+    Beat = 11,
 }
 
 /// The header of a frame.
@@ -101,6 +107,9 @@ impl Kind {
             6 => Self::Error,
             7 => Self::Cancel,
             8 => Self::GoAway,
+            9 => Self::Join,
+            10 => Self::Renew,
+            11 => Self::Beat,
             other => return Err(FrameError::Kind(other)),
         })
     }
@@ -152,8 +161,8 @@ mod tests {
             }
         }
         assert!(Kind::parse(0).is_err());
-        assert!(Kind::parse(8).is_ok());
-        assert!(Kind::parse(9).is_err());
+        assert!(Kind::parse(11).is_ok());
+        assert!(Kind::parse(12).is_err());
     }
 
     #[test]

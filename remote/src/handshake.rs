@@ -14,16 +14,16 @@ use crate::close::Code;
 use crate::codec::{decode, encode};
 use crate::error::ConnectError;
 use crate::frame::{Header, Kind};
-use crate::identity::{ALPN_CONTROL, ALPN_DATA, ClusterId, Identity, NodeId, PeerId, Role, SERVER_NAME, peer_of};
+use crate::identity::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, ClusterId, NodeId, PeerId, Role, SERVER_NAME, peer_of};
 use crate::lane::{FrameReader, write_slices};
 use crate::link::Link;
 use crate::node::Shared;
-use crate::{data, endpoint, serve};
+use crate::{data, endpoint, join, serve};
 
 /// Version of everything on the wire above the frame header.
-const PROTOCOL: u16 = 1;
+pub(crate) const PROTOCOL: u16 = 2;
 /// Longest hello.
-const MAX_HELLO: u32 = 64 << 10;
+pub(crate) const MAX_HELLO: u32 = 64 << 10;
 /// Longest build description; leaves room for the hello's other fields.
 pub(crate) const MAX_BUILD: usize = MAX_HELLO as usize - 256;
 /// How long the accepting side of a handshake may take.
@@ -44,29 +44,34 @@ struct Hello {
 /// Dials a node. To run on the network's runtime, because quinn spawns there.
 pub(crate) async fn dial(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, ConnectError> {
     let endpoint = &shared.endpoint;
-    let control = Closing(Some(connect(endpoint, &endpoint.control, to).await?));
+    let control = Closing(Some(connect(endpoint, endpoint.control(), to).await?));
     let connection = control.connection()?;
     let peer = peer_of(connection).ok_or_else(no_name)?;
     let (mut system_send, system_read) = connection.open_bi().await.map_err(failed)?;
     let (mut message_send, message_read) = connection.open_bi().await.map_err(failed)?;
+    let (mut beat_send, beat_read) = connection.open_bi().await.map_err(failed)?;
     let mut system_read = FrameReader::new(system_read, MAX_HELLO);
     send(&mut system_send, Kind::Hello, hello(&shared)?).await.map_err(|e| why(connection, e))?;
-    // Nothing else may follow on lane 1 for long, and the peer learns of it only by a frame.
-    send(&mut message_send, Kind::Open, Bytes::new()).await.map_err(|e| why(connection, e))?;
+    // Nothing else may follow on the other lanes for long, and the peer learns of them only by a frame.
+    for lane in [&mut message_send, &mut beat_send] {
+        send(lane, Kind::Open, Bytes::new()).await.map_err(|e| why(connection, e))?;
+    }
     let theirs = read_hello(&mut system_read).await.map_err(|error| why(connection, error))?;
     if let Err(refusal) = theirs.check(&shared, peer) {
         refuse(connection, &refusal);
         return Err(refusal);
     }
 
-    let data = Closing(Some(connect(endpoint, &endpoint.data, to).await?));
+    let data = Closing(Some(connect(endpoint, endpoint.data(), to).await?));
     if peer_of(data.connection()?) != Some(peer) {
         return Err(ConnectError::BadHello("another node has the data connection".to_owned()));
     }
-    let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), system_send, message_send);
+    let lanes = [system_send, message_send, beat_send];
+    let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), lanes);
     shared.peers.add_control(&link);
     link.start(writers);
-    serve::run(&shared, &link, system_read, FrameReader::new(message_read, MAX_HELLO));
+    let [message_read, beat_read] = [message_read, beat_read].map(|read| FrameReader::new(read, MAX_HELLO));
+    serve::run(&shared, &link, [system_read, message_read, beat_read]);
     let data = data.keep()?;
     if shared.peers.add_data(peer.node, &data) {
         data::serve(&shared, peer.node, data);
@@ -83,6 +88,12 @@ pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
     let accepted = async {
         let connection = incoming.accept().map_err(failed)?.await.map_err(trust)?;
         match protocol(&connection).as_deref() {
+            Some(ALPN_JOIN) => join::accept(&shared, connection).await,
+            // Where joins are served, TLS lets nodes through that have no certificate yet.
+            _ if connection.peer_identity().is_none() => {
+                connection.close(Code::NoCertificate.var(), b"no certificate; join with a token first");
+                Err(no_name())
+            }
             Some(ALPN_CONTROL) => accept_control(&shared, connection).await,
             Some(ALPN_DATA) => accept_data(&shared, connection),
             _ => Err(ConnectError::BadHello("unknown protocol".to_owned())),
@@ -102,6 +113,10 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
     let mut system_read = FrameReader::new(system_read, MAX_HELLO);
     let theirs = read_hello(&mut system_read).await.map_err(|error| why(&connection, error))?;
     if let Err(refusal) = theirs.check(shared, peer) {
+        if matches!(refusal, ConnectError::DeclaredDead) {
+            refuse(&connection, &refusal); // no hello of ours could tell it that
+            return Err(refusal);
+        }
         // The peer learns our side of the difference from our hello, and then closes.
         send(&mut system_send, Kind::Hello, hello(shared)?).await.map_err(|e| why(&connection, e))?;
         let _ = timeout(REFUSED_DEADLINE, connection.closed()).await;
@@ -109,13 +124,16 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
         return Err(refusal);
     }
     let (message_send, message_read) = connection.accept_bi().await.map_err(failed)?;
-    let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), system_send, message_send);
+    let (beat_send, beat_read) = connection.accept_bi().await.map_err(failed)?;
+    let lanes = [system_send, message_send, beat_send];
+    let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), lanes);
     // Our hello lets the peer dial the data connection, which must find this one in the table: so it is
     // queued before, and written after, the table knows.
     link.try_send(Kind::Hello, 0, hello(shared)?);
     shared.peers.add_control(&link);
     link.start(writers);
-    serve::run(shared, &link, system_read, FrameReader::new(message_read, MAX_HELLO));
+    let [message_read, beat_read] = [message_read, beat_read].map(|read| FrameReader::new(read, MAX_HELLO));
+    serve::run(shared, &link, [system_read, message_read, beat_read]);
     Ok(())
 }
 
@@ -131,8 +149,8 @@ fn accept_data(shared: &Arc<Shared>, connection: Connection) -> Result<(), Conne
 }
 
 impl Hello {
-    fn new(identity: &Identity, build: &[u8]) -> Self {
-        let PeerId { cluster, role, node } = identity.peer();
+    fn new(peer: PeerId, build: &[u8]) -> Self {
+        let PeerId { cluster, role, node } = peer;
         Self { protocol: PROTOCOL, cluster, node, role, build: build.to_vec() }
     }
 
@@ -146,6 +164,9 @@ impl Hello {
         }
         if peer.node == shared.id() {
             return Err(ConnectError::BadHello("a node cannot connect to itself".to_owned()));
+        }
+        if shared.peers.is_dead(peer.node) {
+            return Err(ConnectError::DeclaredDead);
         }
         if self.build != shared.hello {
             return Err(ConnectError::BuildDiffers { ours: shared.hello.to_vec(), theirs: self.build.clone() });
@@ -177,10 +198,10 @@ impl Drop for Closing {
 
 async fn connect(
     endpoint: &endpoint::Endpoint,
-    config: &quinn::ClientConfig,
+    config: quinn::ClientConfig,
     to: SocketAddr,
 ) -> Result<Connection, ConnectError> {
-    let connecting = endpoint.quinn.connect_with(config.clone(), to, SERVER_NAME);
+    let connecting = endpoint.quinn.connect_with(config, to, SERVER_NAME);
     let connecting = connecting.map_err(|error| match error {
         quinn::ConnectError::EndpointStopping => ConnectError::Closed,
         other => ConnectError::Failed(other.to_string()),
@@ -193,11 +214,11 @@ fn protocol(connection: &Connection) -> Option<Vec<u8>> {
 }
 
 fn hello(shared: &Shared) -> Result<Bytes, ConnectError> {
-    let hello = Hello::new(&shared.identity, &shared.hello);
+    let hello = Hello::new(shared.me, &shared.hello);
     encode(&hello).map_err(|error| ConnectError::BadHello(error.to_string()))
 }
 
-async fn send(stream: &mut SendStream, kind: Kind, payload: Bytes) -> Result<(), String> {
+pub(crate) async fn send(stream: &mut SendStream, kind: Kind, payload: Bytes) -> Result<(), String> {
     let len = u32::try_from(payload.len()).map_err(|error| error.to_string())?;
     let header = Header { len, ..Header::bare(kind) }.encode();
     let slices = vec![Bytes::copy_from_slice(&header), payload];
@@ -217,6 +238,7 @@ fn refuse(connection: &Connection, refusal: &ConnectError) {
     let code = match refusal {
         ConnectError::BuildDiffers { .. } => Code::BuildDiffers,
         ConnectError::ProtocolDiffers { .. } => Code::ProtocolDiffers,
+        ConnectError::DeclaredDead => Code::DeclaredDead,
         _ => Code::BadHello,
     };
     connection.close(code.var(), refusal.to_string().as_bytes());
@@ -233,13 +255,23 @@ fn why(connection: &Connection, error: String) -> ConnectError {
 /// A connection failed in its handshake; TLS alerts say that a certificate is not trusted.
 fn trust(error: ConnectionError) -> ConnectError {
     let alert = match &error {
+        ConnectionError::ApplicationClosed(close) if close.error_code == Code::DeclaredDead.var() => {
+            return ConnectError::DeclaredDead;
+        }
         ConnectionError::TransportError(error) => u64::from(error.code),
         ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
         _ => 0,
     };
-    // 0x0100..=0x01ff are TLS alerts, RFC 9001 section 4.8.
-    if (0x100..0x200).contains(&alert) { ConnectError::NotTrusted { reason: error.to_string() } } else { failed(error) }
+    match alert {
+        EXPIRED => ConnectError::CertificateExpired { reason: error.to_string() },
+        // TLS alerts, RFC 9001 section 4.8.
+        0x100..0x200 => ConnectError::NotTrusted { reason: error.to_string() },
+        _ => failed(error),
+    }
 }
+
+/// TLS's alert `certificate_expired` as QUIC carries it.
+const EXPIRED: u64 = 0x100 + 45;
 
 fn failed(error: ConnectionError) -> ConnectError {
     ConnectError::Failed(error.to_string())
@@ -251,8 +283,8 @@ fn no_name() -> ConnectError {
 
 /// The bytes of a hello frame, for tests that play a peer.
 #[cfg(test)]
-pub(crate) fn hello_frame(identity: &Identity, build: &[u8]) -> Vec<u8> {
-    let payload = encode(&Hello::new(identity, build)).unwrap();
+pub(crate) fn hello_frame(identity: &crate::Identity, build: &[u8]) -> Vec<u8> {
+    let payload = encode(&Hello::new(identity.peer(), build)).unwrap();
     let header = Header { len: payload.len() as u32, ..Header::bare(Kind::Hello) };
     [header.encode().as_slice(), &payload].concat()
 }

@@ -1,16 +1,21 @@
 //! Who is who: a cluster's certificate authority, and a certificate per node with its role.
 
+mod authority;
 mod tls;
 
 use std::fmt;
+use std::time::{Duration, SystemTime};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ED25519, SanType,
-};
+use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use tls::{ALPN_CONTROL, ALPN_DATA, SERVER_NAME, client_config, peer_of, server_config};
+use crate::ambient::Ambient;
+
+pub use authority::Authority;
+pub(crate) use authority::{Fingerprint, fingerprint};
+pub(crate) use tls::{
+    ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, SERVER_NAME, client_config, join_config, peer_of, server_config,
+};
 
 /// A cluster. Random.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -42,21 +47,26 @@ pub struct PeerId {
     pub node: NodeId,
 }
 
-/// A cluster's certificate authority. It lives in one process and issues every node's identity.
-pub struct Authority {
-    cluster: ClusterId,
-    certificate: Vec<u8>,
-    issuer: Issuer<'static, KeyPair>,
-}
-
 /// A node's certificate and key. It travels only over a child's stdin pipe.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Identity {
-    peer: PeerId,
-    authority: Vec<u8>,
-    certificate: Vec<u8>,
+    leaf: Leaf,
     key: Vec<u8>,
 }
+
+/// A node's certificate, as its authority hands it out.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Leaf {
+    pub(crate) peer: PeerId,
+    authority: Vec<u8>,
+    certificate: Vec<u8>,
+    /// When it was issued and when it expires, in seconds since 1970.
+    issued: u64,
+    expires: u64,
+}
+
+/// A key that waits for its certificate.
+pub(crate) struct Applicant(KeyPair);
 
 /// An identity could not be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -68,78 +78,75 @@ pub enum IdentityError {
     /// A certificate could not be made.
     #[error("cannot make a certificate: {0}")]
     Certificate(String),
+    /// More tokens wait to be used than an authority keeps.
+    #[error("too many unused tokens; let some expire first")]
+    TooManyTokens,
+    /// The request for a certificate is not one.
+    #[error("bad request for a certificate: {0}")]
+    Request(String),
     /// TLS refused the certificate or the key.
     #[error("TLS refuses this identity: {0}")]
     Tls(String),
 }
 
-impl Authority {
-    /// A new cluster with a new key.
-    ///
-    /// # Errors
-    /// No randomness, or the certificate could not be made.
-    pub fn new() -> Result<Self, IdentityError> {
-        let cluster = ClusterId(u128::from_le_bytes(random()?));
-        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(certificate_error)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, format!("regatta cluster {cluster}"));
-        // Path length 0: what this authority signs cannot sign further.
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let certificate = params.self_signed(&key).map_err(certificate_error)?;
-        let certificate = certificate.der().to_vec();
-        Ok(Self { cluster, certificate, issuer: Issuer::new(params, key) })
-    }
-
-    /// The cluster that this authority stands for.
-    pub fn cluster(&self) -> ClusterId {
-        self.cluster
-    }
-
-    /// A new node's identity; draws its [`NodeId`].
-    ///
-    /// # Errors
-    /// No randomness, or the certificate could not be made.
-    pub fn issue(&self, role: Role) -> Result<Identity, IdentityError> {
-        let node = NodeId(u64::from_le_bytes(random()?));
-        let peer = PeerId { cluster: self.cluster, role, node };
-        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(certificate_error)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, format!("regatta {node}"));
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.subject_alt_names = vec![
-            SanType::DnsName(SERVER_NAME.try_into().map_err(certificate_error)?),
-            SanType::URI(peer.uri().as_str().try_into().map_err(certificate_error)?),
-        ];
-        let certificate = params.signed_by(&key, &self.issuer).map_err(certificate_error)?;
-        Ok(Identity {
-            peer,
-            authority: self.certificate.clone(),
-            certificate: certificate.der().to_vec(),
-            key: key.serialize_der(),
-        })
-    }
-}
-
 impl Identity {
     /// The node.
     pub fn node(&self) -> NodeId {
-        self.peer.node
+        self.leaf.peer.node
     }
 
     /// Its role.
     pub fn role(&self) -> Role {
-        self.peer.role
+        self.leaf.peer.role
     }
 
     /// Its cluster.
     pub fn cluster(&self) -> ClusterId {
-        self.peer.cluster
+        self.leaf.peer.cluster
+    }
+
+    /// When its certificate expires. A bound [`Node`](crate::Node) renews it before.
+    pub fn expires(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(self.leaf.expires)
     }
 
     pub(crate) fn peer(&self) -> PeerId {
-        self.peer
+        self.leaf.peer
+    }
+
+    /// The fingerprint of its authority; `None` if that is unreadable.
+    pub(crate) fn authority(&self) -> Option<Fingerprint> {
+        fingerprint(&self.leaf.authority)
+    }
+
+    /// How long until two thirds of the certificate's life are over, and how long between tries after that.
+    pub(crate) fn renewal(&self, ambient: &Ambient) -> (Duration, Duration) {
+        let life = Duration::from_secs(self.leaf.expires.saturating_sub(self.leaf.issued));
+        let due = Duration::from_secs(self.leaf.issued) + life * 2 / 3;
+        let again = (life / 30).clamp(Duration::from_secs(1), Duration::from_secs(60));
+        (due.saturating_sub(ambient.unix()), again)
+    }
+}
+
+impl Applicant {
+    pub(crate) fn new() -> Result<Self, IdentityError> {
+        KeyPair::generate_for(&PKCS_ED25519).map(Self).map_err(certificate_error)
+    }
+
+    /// A signing request: the public key, signed by its own private key.
+    pub(crate) fn request(&self) -> Result<Vec<u8>, IdentityError> {
+        let request = CertificateParams::default().serialize_request(&self.0).map_err(certificate_error)?;
+        Ok(request.der().to_vec())
+    }
+
+    /// Takes a certificate if it is for this key and from this authority.
+    pub(crate) fn take(self, leaf: Leaf, authority: Fingerprint, ambient: &Ambient) -> Result<Identity, IdentityError> {
+        if fingerprint(&leaf.authority) != Some(authority) {
+            return Err(IdentityError::Tls("the certificate is of another cluster".to_owned()));
+        }
+        let identity = Identity { leaf, key: self.0.serialize_der() };
+        tls::check(&identity, ambient)?;
+        Ok(identity)
     }
 }
 
@@ -210,22 +217,10 @@ impl fmt::Display for PeerId {
     }
 }
 
-impl fmt::Debug for Authority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").field("cluster", &self.cluster).finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Identity").field("peer", &self.leaf.peer).finish_non_exhaustive()
     }
-}
-
-fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
-    let mut bytes = [0; N];
-    rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).map_err(|_| IdentityError::Random)?;
-    Ok(bytes)
 }
 
 fn certificate_error(error: rcgen::Error) -> IdentityError {
@@ -257,6 +252,6 @@ mod tests {
     fn an_identity_survives_the_codec() {
         let identity = Authority::new().unwrap().issue(Role::Driver).unwrap();
         let copy: Identity = crate::decode(&crate::encode(&identity).unwrap()).unwrap();
-        assert_eq!((copy.peer, copy.key), (identity.peer, identity.key));
+        assert_eq!((copy.peer(), copy.key), (identity.peer(), identity.key));
     }
 }

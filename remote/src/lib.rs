@@ -1,7 +1,8 @@
 //! Typed actor messages and bulk bytes between processes, over QUIC.
 //!
 //! A [`Node`] is one process's endpoint. Nodes of one cluster know each other by certificates of one
-//! [`Authority`]; there is no way to turn the check off. Actors are actix actors on threads of a
+//! [`Authority`]; there is no way to turn the check off. A node gets its certificate from the
+//! authority's process or [joins](Identity::join) with a [`JoinToken`]; it is renewed before it expires. Actors are actix actors on threads of a
 //! [`Runtime`], reached through [`ActorRef`], which is the same for a local and a remote actor.
 //!
 //! What holds:
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod ambient;
 mod close;
 mod codec;
 mod data;
@@ -27,15 +29,20 @@ mod fence;
 mod frame;
 mod handshake;
 mod identity;
+mod join;
 mod lane;
 mod link;
 mod local;
+mod membership;
 mod message;
 mod node;
 mod peers;
+mod renew;
 mod route;
 mod runtime;
 mod serve;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use actor::{ActorId, ActorRef, Address};
 pub use codec::{CodecError, MAX_MESSAGE, decode, encode};
@@ -43,9 +50,10 @@ pub use data::{DataReader, DataSource, Fetch};
 pub use error::{AskError, BindError, ConnectError, FetchError, SpawnError, TellError};
 pub use fence::{catch, panic_text};
 pub use identity::{Authority, ClusterId, Identity, IdentityError, NodeId, PeerId, Role};
+pub use join::{JoinError, JoinToken, JoinTokenError};
 pub use local::{Asker, Down, LocalRef};
 pub use message::RemoteMessage;
-pub use node::Node;
+pub use node::{InHand, Node};
 pub use peers::PeerEvent;
 pub use route::Publication;
 pub use runtime::{Arbiter, Runtime};

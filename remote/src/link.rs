@@ -1,17 +1,19 @@
-//! A control connection to a peer: lane 0 for the system and replies, lane 1 for messages.
+//! A control connection to a peer: lane 0 for the system and replies, lane 1 for messages, lane 2 for heartbeats.
 //!
 //! Replies go with the system's frames because nothing there ever waits for an actor: a busy actor holds up
-//! messages, never the replies that it may be waiting for itself.
+//! messages, never the replies that it may be waiting for itself. Heartbeats wait for nothing at all: behind a large
+//! reply on a slow network they would come too late.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use quinn::{Connection, SendStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::actor::ActorId;
 use crate::close::Code;
@@ -21,6 +23,8 @@ use crate::identity::PeerId;
 use crate::lane::{Out, QUEUE, write_lane};
 use crate::runtime::Net;
 
+/// Streams of a control connection.
+pub(crate) const LANES: usize = 3;
 /// Asks of one peer that are served at a time.
 const SERVING: usize = 4096;
 /// Cancels kept that came before their ask, because lanes are not ordered among each other.
@@ -38,6 +42,7 @@ pub(crate) struct Link {
     net: Net,
     system: mpsc::Sender<Out>,
     messages: mpsc::Sender<Out>,
+    beats: mpsc::Sender<Out>,
     next_call: AtomicU64,
     calls: DashMap<u64, oneshot::Sender<Answer>>,
     serving: DashMap<u64, oneshot::Sender<()>>,
@@ -50,6 +55,7 @@ pub(crate) struct Link {
 pub(crate) struct Writers {
     system: (SendStream, mpsc::Receiver<Out>),
     messages: (SendStream, mpsc::Receiver<Out>),
+    beats: (SendStream, mpsc::Receiver<Out>),
 }
 
 impl Link {
@@ -57,11 +63,12 @@ impl Link {
         peer: PeerId,
         connection: Connection,
         net: Net,
-        system: SendStream,
-        messages: SendStream,
+        [system, messages, beats]: [SendStream; LANES],
     ) -> (Arc<Self>, Writers) {
         let (system_queue, system_waiting) = mpsc::channel(QUEUE);
         let (message_queue, message_waiting) = mpsc::channel(QUEUE);
+        let (beat_queue, beat_waiting) = mpsc::channel(1);
+        let _ = beats.set_priority(1); // fails only if the stream is closed
         let link = Arc::new(Self {
             peer,
             connection,
@@ -69,6 +76,7 @@ impl Link {
             net,
             system: system_queue,
             messages: message_queue,
+            beats: beat_queue,
             next_call: AtomicU64::new(1),
             calls: DashMap::new(),
             serving: DashMap::new(),
@@ -76,13 +84,17 @@ impl Link {
             ended: OnceLock::new(),
             going_away: AtomicBool::new(false),
         });
-        let writers = Writers { system: (system, system_waiting), messages: (messages, message_waiting) };
+        let writers = Writers {
+            system: (system, system_waiting),
+            messages: (messages, message_waiting),
+            beats: (beats, beat_waiting),
+        };
         (link, writers)
     }
 
     /// Starts the writers, on the network's runtime.
     pub(crate) fn start(&self, writers: Writers) {
-        for (stream, queue) in [writers.system, writers.messages] {
+        for (stream, queue) in [writers.system, writers.messages, writers.beats] {
             self.net.handle.spawn(write_lane(self.connection.clone(), stream, queue));
         }
     }
@@ -132,6 +144,22 @@ impl Link {
         }
     }
 
+    /// Asks for a new certificate.
+    pub(crate) async fn renew(&self, request: Bytes, deadline: Duration) -> Result<Bytes, AskError> {
+        let call = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        self.calls.insert(call, sender);
+        let _guard = CallGuard { link: self, call, open: false };
+        if self.ended.get().is_some() {
+            return Err(AskError::NotConnected);
+        }
+        self.try_send(Kind::Renew, call, request);
+        match self.net.within(deadline, answer).await.ok_or(AskError::Deadline)? {
+            Ok(answer) => answer.map_err(AskError::from),
+            Err(_) => Err(AskError::ConnectionLost { cause: self.cause() }),
+        }
+    }
+
     /// Queues a message.
     pub(crate) async fn tell(
         &self,
@@ -157,6 +185,12 @@ impl Link {
         if self.system.try_send(Out::Frame(header, payload)).is_err() {
             tracing::debug!(peer = %self.peer, ?kind, call, "no room for a frame");
         }
+    }
+
+    /// Sends a beat. One that finds no room is as good as lost on the way.
+    pub(crate) fn beat(&self, seq: u64, ack: u64) {
+        let header = Header { recipient: ack, ..Header::of_call(Kind::Beat, seq) };
+        let _ = self.beats.try_send(Out::Frame(header, Bytes::new()));
     }
 
     /// Queues an answer to the peer.
@@ -200,6 +234,11 @@ impl Link {
         }
     }
 
+    /// Asks of ours that wait for an answer, and asks of the peer that are being served.
+    pub(crate) fn in_hand(&self) -> (usize, usize) {
+        (self.calls.len(), self.serving.len())
+    }
+
     /// The peer takes no new messages.
     pub(crate) fn peer_goes_away(&self) {
         self.going_away.store(true, Ordering::Release);
@@ -208,8 +247,13 @@ impl Link {
     /// The connection is gone: askers learn why, served calls are cancelled.
     pub(crate) fn end(&self, cause: String) {
         let _ = self.ended.set(cause);
-        self.calls.clear();
-        self.serving.clear();
+        // In order, so that what the askers do next is the same in every run of a seed.
+        for call in sorted(&self.calls) {
+            self.calls.remove(&call);
+        }
+        for call in sorted(&self.serving) {
+            self.serving.remove(&call);
+        }
     }
 
     /// Closes gracefully: no new messages, running calls finish, both lanes are delivered.
@@ -270,6 +314,12 @@ impl Drop for CallGuard<'_> {
             self.link.try_send(Kind::Cancel, self.call, Bytes::new());
         }
     }
+}
+
+fn sorted<T>(map: &DashMap<u64, T>) -> Vec<u64> {
+    let mut keys: Vec<u64> = map.iter().map(|entry| *entry.key()).collect();
+    keys.sort_unstable();
+    keys
 }
 
 /// A payload's length; the codec allows nothing near 4 GiB.

@@ -16,6 +16,7 @@ use actix::dev::MessageResponse;
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::error::{AskError, TellError};
 use crate::runtime::Net;
@@ -72,7 +73,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
             let permit = self.permit().await?;
             self.enqueue_ask(message, permit)
         };
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let reply = self.0.net.within(deadline, asked).await.ok_or(AskError::Busy)??;
         let left = deadline.saturating_sub(started.elapsed());
         self.0.net.within(left, reply.wait()).await.unwrap_or(Err(AskError::Deadline))
@@ -123,6 +124,16 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         let mut down = self.0.down.clone();
         // An error means that the watch was dropped unset, which its guard rules out.
         down.wait_for(Option::is_some).await.ok().and_then(|down| down.clone()).unwrap_or(Down::Stopped)
+    }
+
+    /// Places in the mailbox.
+    pub fn places(&self) -> usize {
+        self.0.queue.max_capacity()
+    }
+
+    /// Places that are free now.
+    pub fn room(&self) -> usize {
+        self.0.permits.available_permits()
     }
 
     /// A place in the mailbox.
@@ -196,8 +207,14 @@ struct Shared<A: Actor<Context = Context<A>>> {
     net: Net,
 }
 
-/// Starts an actor on an arbiter.
-pub(crate) fn start<A, F>(arbiter: &actix_rt::ArbiterHandle, net: &Net, mailbox: usize, make: F) -> LocalRef<A>
+/// Starts an actor on an arbiter; it ends when the sender of `end` is dropped.
+pub(crate) fn start<A, F>(
+    arbiter: &actix_rt::ArbiterHandle,
+    end: Option<watch::Receiver<()>>,
+    net: &Net,
+    mailbox: usize,
+    make: F,
+) -> LocalRef<A>
 where
     A: Actor<Context = Context<A>>,
     F: FnOnce(&mut Context<A>) -> A + Send + 'static,
@@ -207,7 +224,7 @@ where
     let (queue, waiting) = mpsc::channel(places);
     let (reason, down) = watch::channel(None);
     // Made here and moved along, so that it speaks even if the arbiter is gone or `make` panics.
-    let mailbox = Mailbox::new(waiting, reason, Arc::clone(&permits));
+    let mailbox = Mailbox::new(waiting, reason, Arc::clone(&permits), end);
     A::start_in_arbiter(arbiter, move |ctx| {
         ctx.spawn(mailbox);
         make(ctx)

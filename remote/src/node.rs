@@ -3,13 +3,13 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Context};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, broadcast};
-use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::actor::{ActorId, ActorRef, Address};
 use crate::close::Code;
@@ -17,10 +17,12 @@ use crate::data::{DataSource, Fetch, fetch};
 use crate::endpoint::{self, Endpoint};
 use crate::error::{BindError, ConnectError, FetchError};
 use crate::handshake::{self, MAX_BUILD};
-use crate::identity::{Identity, NodeId, PeerId};
+use crate::identity::{Authority, Fingerprint, Identity, IdentityError, NodeId, PeerId};
+use crate::join::JOINS;
 use crate::link::Link;
 use crate::local::LocalRef;
 use crate::peers::{PeerEvent, Peers};
+use crate::renew;
 use crate::route::{Publication, Routes};
 use crate::runtime::{Net, Runtime};
 
@@ -42,14 +44,20 @@ impl Node {
             return Err(BindError::HelloTooLong { size: hello.len(), max: MAX_BUILD });
         }
         let endpoint = endpoint::bind(&identity, bind, runtime)?;
+        let unreadable = || IdentityError::Certificate("the authority's certificate cannot be read".to_owned());
         let shared = Arc::new(Shared {
-            identity,
+            me: identity.peer(),
+            authority_print: identity.authority().ok_or_else(unreadable)?,
+            identity: Mutex::new(identity),
+            authority: OnceLock::new(),
+            joins: Semaphore::new(JOINS),
             hello,
             endpoint,
             net: runtime.net().clone(),
             peers: Peers::new(),
             routes: Arc::default(),
             source: OnceLock::new(),
+            transfers: Arc::default(),
         });
         runtime.handle().spawn(accept_all(Arc::clone(&shared)));
         Ok(Self(Arc::new(Owner(shared))))
@@ -80,17 +88,29 @@ impl Node {
         if let Some(node) = shared.peers.at(to) {
             return Ok(node);
         }
-        let mut dial = Aborting(shared.net.handle.spawn(handshake::dial(Arc::clone(shared), to)));
-        match shared.net.within(deadline, &mut dial.0).await {
-            Some(Ok(result)) => result,
-            Some(Err(_)) => Err(ConnectError::Closed), // the runtime ended the task
+        let dial = shared.net.spawn(handshake::dial(Arc::clone(shared), to));
+        match shared.net.within(deadline, dial).await {
+            Some(Some(result)) => result,
+            Some(None) => Err(ConnectError::Closed), // the runtime ended the task
             None => Err(ConnectError::Deadline),
         }
+    }
+
+    /// When this node's certificate expires. It is renewed after two thirds of its life, by a connected head that
+    /// [serves joins](Self::serve_joins).
+    pub fn expires(&self) -> SystemTime {
+        self.shared().identity().expires()
     }
 
     /// The peers that are up.
     pub fn peers(&self) -> Vec<PeerId> {
         self.shared().peers.list()
+    }
+
+    /// Whether a peer cannot have declared this node dead: it has acknowledged a heartbeat of the last 9 seconds, and
+    /// waits for 10. To be asked before doing for it what must not be done twice. False if it is not up.
+    pub fn is_leased(&self, peer: NodeId) -> bool {
+        self.shared().peers.is_leased(peer)
     }
 
     /// Peers that come and go from now on.
@@ -139,6 +159,22 @@ impl Node {
         }
     }
 
+    /// Lets nodes join with tokens of this authority, and renews their certificates; this node's own too. To be
+    /// called on a head, whose certificate is of the same authority. The first authority stays.
+    ///
+    /// # Errors
+    /// The authority is of another cluster, or the endpoint cannot be configured.
+    pub fn serve_joins(&self, authority: Arc<Authority>) -> Result<(), BindError> {
+        let shared = self.shared();
+        if authority.cluster() != shared.me.cluster {
+            return Err(BindError::OtherCluster { ours: shared.me.cluster, theirs: authority.cluster() });
+        }
+        if shared.authority.set(authority).is_err() {
+            tracing::warn!("this node has an authority already");
+        }
+        shared.endpoint.present(&shared.identity(), true)
+    }
+
     /// Begins a transfer from a connected node; `deadline` is for its answer.
     ///
     /// # Errors
@@ -149,8 +185,21 @@ impl Node {
     pub async fn fetch(&self, node: NodeId, ticket: Bytes, deadline: Duration) -> Result<Fetch, FetchError> {
         let shared = self.shared();
         let data = shared.peers.data(node).ok_or(FetchError::NotConnected(node))?;
-        let begun = shared.net.within(deadline, fetch(data, ticket, shared.net.clone())).await;
+        let begun =
+            shared.net.within(deadline, fetch(data, ticket, shared.net.clone(), Arc::clone(&shared.transfers))).await;
         begun.unwrap_or(Err(FetchError::Deadline))
+    }
+
+    /// What this node is busy with.
+    pub fn in_hand(&self) -> InHand {
+        let shared = self.shared();
+        let (asks, served) = shared
+            .peers
+            .links()
+            .iter()
+            .map(|link| link.in_hand())
+            .fold((0, 0), |sum, link| (sum.0 + link.0, sum.1 + link.1));
+        InHand { asks, served, transfers: Arc::strong_count(&shared.transfers) - 1 }
     }
 
     /// Closes gracefully within `deadline`: no new messages, running calls finish and are answered.
@@ -161,14 +210,10 @@ impl Node {
         let shared = self.shared();
         let end = Instant::now() + deadline.min(crate::runtime::FOREVER);
         let left = || end.saturating_duration_since(Instant::now());
-        let closing: Vec<_> = shared
-            .peers
-            .links()
-            .into_iter()
-            .map(|link| Aborting(shared.net.handle.spawn(async move { link.close().await })))
-            .collect();
-        for mut link in closing {
-            if shared.net.within(left(), &mut link.0).await.is_none() {
+        let closing: Vec<_> =
+            shared.peers.links().into_iter().map(|link| shared.net.spawn(async move { link.close().await })).collect();
+        for link in closing {
+            if shared.net.within(left(), link).await.is_none() {
                 tracing::debug!("a peer was closed without its acknowledgement");
             }
         }
@@ -195,26 +240,49 @@ impl Node {
     }
 }
 
+/// What a node is busy with at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InHand {
+    /// Asks to other nodes that wait for their answer.
+    pub asks: usize,
+    /// Asks of other nodes that are being served.
+    pub served: usize,
+    /// Transfers in either direction.
+    pub transfers: usize,
+}
+
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node").field("identity", &self.shared().identity).finish_non_exhaustive()
+        f.debug_struct("Node").field("id", &self.shared().me).finish_non_exhaustive()
     }
 }
 
 /// What a node's tasks share.
 pub(crate) struct Shared {
-    pub(crate) identity: Identity,
+    pub(crate) me: PeerId,
+    pub(crate) authority_print: Fingerprint,
+    identity: Mutex<Identity>,
+    /// On a head: what signs certificates.
+    pub(crate) authority: OnceLock<Arc<Authority>>,
+    /// Places for joins.
+    pub(crate) joins: Semaphore,
     pub(crate) hello: Bytes,
     pub(crate) endpoint: Endpoint,
     pub(crate) net: Net,
     pub(crate) peers: Peers,
     pub(crate) routes: Arc<Routes>,
     pub(crate) source: OnceLock<Arc<dyn DataSource>>,
+    /// Every transfer holds a clone, so that they can be counted.
+    pub(crate) transfers: Arc<()>,
 }
 
 impl Shared {
     pub(crate) fn id(&self) -> NodeId {
-        self.identity.node()
+        self.me.node
+    }
+
+    pub(crate) fn identity(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shut(&self) {
@@ -233,17 +301,13 @@ impl Drop for Owner {
     }
 }
 
-/// Stops a task when its awaiter goes.
-struct Aborting<T>(JoinHandle<T>);
-
-impl<T> Drop for Aborting<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Accepts peers until the endpoint is closed.
+/// Accepts peers, and does what a node does all the time, until the endpoint is closed.
 async fn accept_all(shared: Arc<Shared>) {
+    let _renewing = shared.net.spawn(renew::keep_fresh(Arc::clone(&shared)));
+    let _beating = shared.net.spawn({
+        let shared = Arc::clone(&shared);
+        async move { shared.peers.keep_beating().await }
+    });
     let places = Arc::new(Semaphore::new(ACCEPTING));
     while let Some(incoming) = shared.endpoint.quinn.accept().await {
         match Arc::clone(&places).try_acquire_owned() {

@@ -1,22 +1,34 @@
 //! Which peers are there: a peer is up while it has a control and a data connection.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
+use dashmap::mapref::entry::{Entry, OccupiedEntry};
 use quinn::Connection;
 use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::close::Code;
 use crate::identity::{NodeId, PeerId};
 use crate::link::Link;
+use crate::membership::{Action, Event, Membership, TICK};
 
-/// A peer came or went.
+/// A peer came or went, or was not heard of.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PeerEvent {
     /// Control and data connection are there.
     Up(PeerId),
-    /// The last control or data connection is gone. Comes exactly once per `Up`.
+    /// It was silent for 3 seconds. It may recover, and is down after 10.
+    Suspect(PeerId),
+    /// A suspect is heard again.
+    Recovered(PeerId),
+    /// It has not heard of this node for so long that it may declare it dead soon: what this node does for it must
+    /// stop now. Comes before its `Down` there, by any clock.
+    LeaseLost(PeerId),
+    /// It has heard of this node again, and had not declared it dead.
+    LeaseBack(PeerId),
+    /// The last control or data connection is gone, or it was silent for too long. Comes exactly once per `Up`.
     Down {
         /// The peer.
         peer: PeerId,
@@ -32,6 +44,9 @@ const EVENTS: usize = 1024;
 pub(crate) struct Peers {
     map: DashMap<NodeId, Peer>,
     events: broadcast::Sender<PeerEvent>,
+    // May be locked under an entry of the map, never the other way.
+    members: Mutex<Membership>,
+    started: Instant,
 }
 
 struct Peer {
@@ -45,7 +60,12 @@ struct Peer {
 
 impl Peers {
     pub(crate) fn new() -> Self {
-        Self { map: DashMap::new(), events: broadcast::Sender::new(EVENTS) }
+        Self {
+            map: DashMap::new(),
+            events: broadcast::Sender::new(EVENTS),
+            members: Mutex::default(),
+            started: Instant::now(),
+        }
     }
 
     pub(crate) fn events(&self) -> broadcast::Receiver<PeerEvent> {
@@ -54,7 +74,9 @@ impl Peers {
 
     /// Peers that are up.
     pub(crate) fn list(&self) -> Vec<PeerId> {
-        self.map.iter().filter(|peer| peer.up).map(|peer| peer.id).collect()
+        let mut peers: Vec<PeerId> = self.map.iter().filter(|peer| peer.up).map(|peer| peer.id).collect();
+        peers.sort_unstable();
+        peers
     }
 
     /// The control connection to send on.
@@ -70,7 +92,9 @@ impl Peers {
 
     /// All control connections.
     pub(crate) fn links(&self) -> Vec<Arc<Link>> {
-        self.map.iter().flat_map(|peer| peer.controls.clone()).collect()
+        let mut links: Vec<_> = self.map.iter().flat_map(|peer| peer.controls.clone()).collect();
+        links.sort_by_key(|link| link.peer);
+        links
     }
 
     /// A peer that is up and reached at this address.
@@ -93,6 +117,31 @@ impl Peers {
     /// Tells when a peer is lost; `None` if it is not there.
     pub(crate) fn lost(&self, node: NodeId) -> Option<watch::Receiver<Option<String>>> {
         Some(self.map.get(&node)?.lost.subscribe())
+    }
+
+    /// Whether a node was declared dead by this one.
+    pub(crate) fn is_dead(&self, node: NodeId) -> bool {
+        self.members().is_dead(node)
+    }
+
+    /// Whether a peer cannot have declared this node dead.
+    pub(crate) fn is_leased(&self, node: NodeId) -> bool {
+        self.members().is_leased(node, self.started.elapsed())
+    }
+
+    /// A peer's beat has come.
+    pub(crate) fn beat(&self, node: NodeId, seq: u64, ack: u64) {
+        self.tell_members(Event::Beat { node, seq, ack });
+    }
+
+    /// Beats to all peers and sees who was silent, for ever.
+    pub(crate) async fn keep_beating(&self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            ticks.tick().await;
+            self.tell_members(Event::Tick);
+        }
     }
 
     pub(crate) fn add_control(&self, link: &Arc<Link>) {
@@ -134,6 +183,8 @@ impl Peers {
         if !peer.up && !peer.controls.is_empty() && !peer.data.is_empty() {
             peer.up = true;
             tracing::debug!(peer = %peer.id, "up");
+            // Never refused: the handshake has asked before.
+            self.members().handle(Event::Up(peer.id.node), self.started.elapsed());
             let _ = self.events.send(PeerEvent::Up(peer.id)); // fails only if nobody listens
         }
     }
@@ -149,17 +200,63 @@ impl Peers {
         if !gone {
             return;
         }
+        self.end(entry, Code::PeerLost, cause);
+    }
+
+    /// Takes a peer that is gone off the map.
+    fn end(&self, entry: OccupiedEntry<'_, NodeId, Peer>, code: Code, cause: &str) {
+        let peer = entry.get();
         for link in &peer.controls {
-            link.connection.close(Code::PeerLost.var(), b"data connection lost");
+            link.end(cause.to_owned());
+            link.connection.close(code.var(), cause.as_bytes());
         }
         for data in &peer.data {
-            data.close(Code::PeerLost.var(), b"control connection lost");
+            data.close(code.var(), cause.as_bytes());
         }
+        self.members().handle(Event::Gone(peer.id.node), self.started.elapsed());
         peer.lost.send_replace(Some(cause.to_owned()));
         if peer.up {
             tracing::debug!(peer = %peer.id, cause, "down");
             let _ = self.events.send(PeerEvent::Down { peer: peer.id, cause: cause.to_owned() });
         }
         entry.remove();
+    }
+
+    fn tell_members(&self, event: Event) {
+        let actions = self.members().handle(event, self.started.elapsed());
+        for action in actions {
+            match action {
+                Action::Beat { node, seq, ack } => {
+                    if let Some(link) = self.link(node) {
+                        link.beat(seq, ack);
+                    }
+                }
+                Action::Suspect(node) => self.tell(node, PeerEvent::Suspect),
+                Action::Recovered(node) => self.tell(node, PeerEvent::Recovered),
+                Action::LeaseLost(node) => self.tell(node, PeerEvent::LeaseLost),
+                Action::LeaseBack(node) => self.tell(node, PeerEvent::LeaseBack),
+                Action::Dead { node, silent } => {
+                    if let Entry::Occupied(entry) = self.map.entry(node) {
+                        tracing::warn!(peer = %entry.get().id, ?silent, "declared dead");
+                        self.end(entry, Code::DeclaredDead, &format!("no heartbeat for {silent:.1?}"));
+                    }
+                }
+                Action::Brake { silent, of } => {
+                    tracing::warn!(silent, of, "many peers are silent at once; nobody is declared dead for now");
+                }
+                Action::Refuse(_) => (), // only as the answer to `Up`
+            }
+        }
+    }
+
+    fn tell(&self, node: NodeId, event: fn(PeerId) -> PeerEvent) {
+        if let Some(peer) = self.map.get(&node) {
+            tracing::debug!(peer = %peer.id, event = ?event(peer.id), "heartbeat");
+            let _ = self.events.send(event(peer.id));
+        }
+    }
+
+    fn members(&self) -> MutexGuard<'_, Membership> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -19,6 +19,7 @@ use crate::identity::Role;
 use crate::link::Answer;
 use crate::local::LocalRef;
 use crate::message::RemoteMessage;
+use crate::runtime::busy;
 
 /// An actor being published: name the messages that it takes from other nodes.
 pub struct Publication<A: Actor<Context = Context<A>>> {
@@ -147,13 +148,13 @@ where
     }
 }
 
-/// Payloads above this are decoded where other tasks are moved out of the way.
+/// Payloads above this are decoded with other tasks moved out of the way.
 const LARGE: usize = 256 << 10;
 
 /// Decodes a peer's message; a `Deserialize` that panics must not take the lane with it.
 fn read<M: RemoteMessage>(payload: &Bytes) -> Result<M, Fault> {
     let read = || fence::catch(|| decode::<M>(payload));
-    let message = if payload.len() > LARGE { tokio::task::block_in_place(read) } else { read() };
+    let message = if payload.len() > LARGE { busy(read) } else { read() };
     match message {
         Ok(Ok(message)) => Ok(message),
         Ok(Err(error)) => Err(Fault::BadMessage { text: format!("{}: {error}", M::NAME) }),

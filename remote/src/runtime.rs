@@ -3,14 +3,18 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::task::{Context, Poll};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Context};
-use tokio::runtime::{Builder, Handle};
+use actix::Actor;
+use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use crate::ambient::Ambient;
 use crate::error::SpawnError;
 use crate::fence;
 use crate::local::{LocalRef, start};
@@ -26,8 +30,10 @@ pub struct Runtime(Arc<Inner>);
 /// A thread that runs actors. Dropping it stops its actors and the thread.
 pub struct Arbiter {
     handle: actix_rt::ArbiterHandle,
-    thread: ThreadId,
-    joined: Option<actix_rt::Arbiter>,
+    /// The thread, where it is this arbiter's own.
+    thread: Option<(actix_rt::Arbiter, ThreadId)>,
+    /// Where it is not, the actors end with this.
+    shared: Option<watch::Sender<()>>,
     net: Net,
 }
 
@@ -46,11 +52,30 @@ impl Runtime {
         let (system, ended) = start_system(name)?;
         let (closing, closed) = watch::channel(false);
         Ok(Self(Arc::new(Inner {
-            net: Net { handle: net.handle().clone(), closed },
+            net: Net {
+                handle: net.handle().clone(),
+                closed,
+                ambient: Ambient::System,
+                #[cfg(feature = "sim")]
+                network: None,
+            },
             closing,
             system,
             owned: Mutex::new(Some((net, ended))),
         })))
+    }
+
+    /// A process of a simulation: its threads are all the current one, whose system runs there too.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated(handle: Handle, network: Arc<crate::sim::Network>, ambient: Ambient) -> Self {
+        fence::install();
+        let (closing, closed) = watch::channel(false);
+        Self(Arc::new(Inner {
+            net: Net { handle, closed, ambient, network: Some(network) },
+            closing,
+            system: actix_rt::System::current(),
+            owned: Mutex::new(None),
+        }))
     }
 
     /// The network's tokio runtime.
@@ -65,6 +90,11 @@ impl Runtime {
     pub fn arbiter(&self) -> Result<Arbiter, SpawnError> {
         if *self.0.net.closed.borrow() {
             return Err(SpawnError::ShutDown);
+        }
+        #[cfg(feature = "sim")]
+        if self.0.net.network.is_some() {
+            let handle = self.0.system.arbiter().clone();
+            return Ok(Arbiter { handle, thread: None, shared: Some(watch::Sender::new(())), net: self.0.net.clone() });
         }
         let (reply, made) = mpsc::sync_channel(1);
         let asked = self.0.system.arbiter().spawn_fn(move || {
@@ -91,7 +121,7 @@ impl Runtime {
             mpsc::RecvTimeoutError::Timeout => SpawnError::Deadline,
             mpsc::RecvTimeoutError::Disconnected => SpawnError::ShutDown,
         })??;
-        Ok(Arbiter { handle: arbiter.handle(), thread, joined: Some(arbiter), net: self.0.net.clone() })
+        Ok(Arbiter { handle: arbiter.handle(), thread: Some((arbiter, thread)), shared: None, net: self.0.net.clone() })
     }
 
     /// Stops all threads, for every clone, and waits for them until `deadline` at most. May be called
@@ -111,20 +141,21 @@ impl Arbiter {
     /// The actor stops when the last [`LocalRef`] to it is gone.
     pub fn spawn<A, F>(&self, mailbox: usize, make: F) -> LocalRef<A>
     where
-        A: Actor<Context = Context<A>>,
-        F: FnOnce(&mut Context<A>) -> A + Send + 'static,
+        A: Actor<Context = actix::Context<A>>,
+        F: FnOnce(&mut actix::Context<A>) -> A + Send + 'static,
     {
-        start(&self.handle, &self.net, mailbox, make)
+        let end = self.shared.as_ref().map(watch::Sender::subscribe);
+        start(&self.handle, end, &self.net, mailbox, make)
     }
 }
 
 impl Drop for Arbiter {
     fn drop(&mut self) {
-        self.handle.stop();
-        let Some(arbiter) = self.joined.take() else {
-            return;
+        let Some((arbiter, thread)) = self.thread.take() else {
+            return; // its actors end with `shared`
         };
-        if thread::current().id() == self.thread {
+        arbiter.stop();
+        if thread::current().id() == thread {
             return; // a thread cannot join itself
         }
         // std's join has no deadline, so a helper thread joins and we wait for it.
@@ -147,7 +178,7 @@ impl fmt::Debug for Runtime {
 
 impl fmt::Debug for Arbiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arbiter").field("thread", &self.thread).finish_non_exhaustive()
+        f.debug_struct("Arbiter").field("thread", &self.thread.as_ref().map(|(_, id)| id)).finish_non_exhaustive()
     }
 }
 
@@ -156,9 +187,17 @@ impl fmt::Debug for Arbiter {
 pub(crate) struct Net {
     pub(crate) handle: Handle,
     closed: watch::Receiver<bool>,
+    pub(crate) ambient: Ambient,
+    #[cfg(feature = "sim")]
+    pub(crate) network: Option<Arc<crate::sim::Network>>,
 }
 
 impl Net {
+    /// Runs a task of the network for as long as somebody waits for it.
+    pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Aborting<T> {
+        Aborting(self.handle.spawn(task))
+    }
+
     /// Waits for `future` until `limit`, on our timer whatever the caller's executor is. `None` also when
     /// the runtime shuts down, because its timer panics after that.
     pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
@@ -174,6 +213,43 @@ impl Net {
             () = sleep => None,
         }
     }
+}
+
+/// Stops a task when its awaiter goes.
+pub(crate) struct Aborting<T>(JoinHandle<T>);
+
+impl<T> Future for Aborting<T> {
+    /// `None` if the task panicked or the runtime ended it.
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(Result::ok)
+    }
+}
+
+impl<T> Drop for Aborting<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs what may touch the disk; a panic becomes its text.
+pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    if is_simulated() {
+        return fence::catch(f);
+    }
+    let done = tokio::task::spawn_blocking(move || fence::catch(f)).await;
+    done.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+/// Runs what keeps a thread of the network busy; other tasks are moved out of its way.
+pub(crate) fn busy<T>(f: impl FnOnce() -> T) -> T {
+    if is_simulated() { f() } else { tokio::task::block_in_place(f) }
+}
+
+/// On a simulation's only thread: our own network always has several.
+fn is_simulated() -> bool {
+    Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::CurrentThread)
 }
 
 /// Later than any deadline that matters, early enough that no clock overflows.

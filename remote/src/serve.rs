@@ -12,19 +12,21 @@ use crate::codec::{MAX_MESSAGE, decode, encode};
 use crate::error::Fault;
 use crate::frame::{FrameError, Header, Kind};
 use crate::lane::{FrameReader, LaneError};
-use crate::link::Link;
+use crate::link::{LANES, Link};
 use crate::node::Shared;
+use crate::renew;
 
 /// How long a lane waits for room at a busy actor before it says so.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Starts reading both lanes of a link, and removes the link when its connection ends.
-pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<Link>, mut system: FrameReader, mut messages: FrameReader) {
+/// Starts reading all lanes of a link, and removes the link when its connection ends.
+pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<Link>, [mut system, mut messages, beats]: [FrameReader; LANES]) {
     system.set_max(MAX_MESSAGE as u32);
     messages.set_max(MAX_MESSAGE as u32);
     let handle = &shared.net.handle;
-    handle.spawn(read_system(Arc::clone(link), system));
+    handle.spawn(read_system(Arc::clone(shared), Arc::clone(link), system));
     handle.spawn(read_messages(Arc::clone(shared), Arc::clone(link), messages));
+    handle.spawn(read_beats(Arc::clone(shared), Arc::clone(link), beats));
     handle.spawn({
         let (shared, link) = (Arc::clone(shared), Arc::clone(link));
         async move {
@@ -35,7 +37,7 @@ pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<Link>, mut system: FrameReade
     });
 }
 
-async fn read_system(link: Arc<Link>, mut lane: FrameReader) {
+async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader) {
     loop {
         match lane.next().await {
             Ok(Some((header, payload))) => match header.kind {
@@ -46,6 +48,24 @@ async fn read_system(link: Arc<Link>, mut lane: FrameReader) {
                 }
                 Kind::Cancel => link.cancel(header.call),
                 Kind::GoAway => link.peer_goes_away(),
+                Kind::Renew => {
+                    let verdict = renew::judge(&shared, link.peer, &payload);
+                    link.try_send(Kind::Reply, header.call, renew::verdict_bytes(&verdict));
+                }
+                other => return wrong_kind(&link, other),
+            },
+            Ok(None) => return,
+            Err(error) => return bad_lane(&link, &error),
+        }
+    }
+}
+
+async fn read_beats(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader) {
+    loop {
+        match lane.next().await {
+            Ok(Some((header, _))) => match header.kind {
+                Kind::Beat => shared.peers.beat(link.peer.node, header.call, header.recipient),
+                Kind::Open => {}
                 other => return wrong_kind(&link, other),
             },
             Ok(None) => return,
@@ -104,6 +124,7 @@ async fn try_ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload
     tokio::spawn(async move {
         let _place = place;
         let answer = tokio::select! {
+            biased;
             answer = timeout(deadline, answer) => answer,
             () = serving.cancelled() => return,
         };

@@ -9,111 +9,122 @@ use std::time::Duration;
 use common::*;
 use regatta_remote::*;
 
+both!(
+    local_and_remote_asks_are_answered,
+    a_published_actor_of_this_node_is_reached_directly,
+    a_large_message_and_its_reply_survive,
+    tells_arrive_in_order,
+    a_deadline_ends_the_ask_and_the_handler_sees_it,
+    a_dropped_ask_cancels_the_remote_handler,
+    busy_is_certain_not_to_have_run,
+    a_cancelled_ask_keeps_its_place_until_the_actor_is_done_with_it,
+    a_panic_reaches_the_asker_with_its_text_and_place,
+    a_panic_in_make_is_a_panic_of_the_actor,
+    a_reply_future_that_panics_gives_no_reply_and_spares_the_actor,
+    a_stopped_actor_refuses_and_its_watch_says_so,
+    an_actor_lives_as_long_as_its_references,
+    dropping_an_arbiter_ends_its_actors,
+    a_role_that_is_not_named_is_refused,
+    an_unknown_actor_is_named_so,
+);
+
 const SHORT: Duration = Duration::from_millis(80);
 
-#[test]
-fn local_and_remote_asks_are_answered() {
-    let pair = Pair::new(16);
+async fn local_and_remote_asks_are_answered(world: World) {
+    let pair = Pair::new(&world, 16).await;
     let local: ActorRef<Tester> = pair.actor.clone().into();
     for actor in [local, pair.remote()] {
-        let answer = pair.block_on(actor.ask(Echo("ahoy".into()), SOON)).unwrap();
+        let answer = actor.ask(Echo("ahoy".into()), SOON).await.unwrap();
         assert_eq!(answer, "ahoy");
     }
+    pair.settled().await;
 }
 
-#[test]
-fn a_published_actor_of_this_node_is_reached_directly() {
-    let pair = Pair::new(16);
+async fn a_published_actor_of_this_node_is_reached_directly(world: World) {
+    let pair = Pair::new(&world, 16).await;
     let here = Address { node: pair.head.id(), actor: ECHO };
     let actor = pair.head.actor::<Tester>(here);
-    assert_eq!(pair.block_on(actor.ask(Echo("a".into()), SOON)).unwrap(), "a");
+    assert_eq!(actor.ask(Echo("a".into()), SOON).await.unwrap(), "a");
     pair.head.unpublish(ECHO);
     let actor = pair.head.actor::<Tester>(here);
-    let error = pair.block_on(actor.ask(Echo("a".into()), SOON)).unwrap_err();
+    let error = actor.ask(Echo("a".into()), SOON).await.unwrap_err();
     assert!(matches!(error, AskError::NoSuchActor), "{error}");
 }
 
-#[test]
-fn a_large_message_and_its_reply_survive() {
-    let pair = Pair::new(16);
+async fn a_large_message_and_its_reply_survive(world: World) {
+    let pair = Pair::new(&world, 16).await;
     let text = "x".repeat(9 << 20);
-    let answer = pair.block_on(pair.remote().ask(Echo(text.clone()), SOON)).unwrap();
+    let answer = pair.remote().ask(Echo(text.clone()), SOON).await.unwrap();
     assert!(answer == text);
 }
 
-#[test]
-fn tells_arrive_in_order() {
+async fn tells_arrive_in_order(world: World) {
     for remote in [false, true] {
-        let pair = Pair::new(8);
+        let pair = Pair::new(&world, 8).await;
         let actor = if remote { pair.remote() } else { pair.actor.clone().into() };
-        pair.block_on(async {
-            for n in 0..1000 {
-                actor.tell(Note(n), SOON).await.unwrap();
-            }
-        });
-        eventually("1000 notes", || pair.seen.notes.lock().unwrap().len() == 1000);
-        let notes = pair.seen.notes.lock().unwrap();
-        assert_eq!(*notes, (0..1000).collect::<Vec<_>>());
+        for n in 0..1000 {
+            actor.tell(Note(n), SOON).await.unwrap();
+        }
+        eventually("1000 notes", || pair.seen.notes.lock().unwrap().len() == 1000).await;
+        assert_eq!(*pair.seen.notes.lock().unwrap(), (0..1000).collect::<Vec<_>>());
+        pair.settled().await;
     }
 }
 
-#[test]
-fn a_deadline_ends_the_ask_and_the_handler_sees_it() {
+async fn a_deadline_ends_the_ask_and_the_handler_sees_it(world: World) {
     for remote in [false, true] {
-        let pair = Pair::new(8);
+        let pair = Pair::new(&world, 8).await;
         let actor = if remote { pair.remote() } else { pair.actor.clone().into() };
-        let error = pair.block_on(actor.ask(Wait, SHORT)).unwrap_err();
+        let error = actor.ask(Wait, SHORT).await.unwrap_err();
         assert!(matches!(error, AskError::Deadline), "{error}");
         assert!(error.may_have_run());
-        eventually("the handler sees it", || pair.seen.cancelled.load(Ordering::SeqCst));
+        eventually("the handler sees it", || pair.seen.cancelled.load(Ordering::SeqCst)).await;
+        pair.settled().await;
     }
 }
 
-#[test]
-fn a_dropped_ask_cancels_the_remote_handler() {
-    let pair = Pair::new(8);
+async fn a_dropped_ask_cancels_the_remote_handler(world: World) {
+    let pair = Pair::new(&world, 8).await;
     let actor = pair.remote();
-    let asking = pair.runtime.handle().spawn(async move { actor.ask(Wait, SOON * 100).await });
-    eventually("started", || pair.seen.started.load(Ordering::SeqCst) == 1);
+    let asking = world.spawn(async move { actor.ask(Wait, SOON * 100).await });
+    eventually("started", || pair.seen.started.load(Ordering::SeqCst) == 1).await;
     asking.abort();
-    eventually("cancelled", || pair.seen.cancelled.load(Ordering::SeqCst));
+    eventually("cancelled", || pair.seen.cancelled.load(Ordering::SeqCst)).await;
+    pair.settled().await;
 }
 
-#[test]
-fn busy_is_certain_not_to_have_run() {
+async fn busy_is_certain_not_to_have_run(world: World) {
     for remote in [false, true] {
-        let pair = Pair::new(1);
+        let pair = Pair::new(&world, 1).await;
         let actor = if remote { pair.remote() } else { pair.actor.clone().into() };
-        let first = pair.runtime.handle().spawn({
+        let first = world.spawn({
             let actor = actor.clone();
             async move { actor.ask(Wait, SOON).await }
         });
-        eventually("started", || pair.seen.started.load(Ordering::SeqCst) == 1);
+        eventually("started", || pair.seen.started.load(Ordering::SeqCst) == 1).await;
         let deadline = if remote { SOON } else { SHORT };
-        let error = pair.block_on(actor.ask(Note(1), deadline)).unwrap_err();
+        let error = actor.ask(Note(1), deadline).await.unwrap_err();
         assert!(matches!(error, AskError::Busy), "{error}");
         assert!(error.is_retryable() && !error.may_have_run());
         assert!(matches!(pair.actor.try_tell(Note(2)), Err(TellError::Busy)));
         pair.seen.gate.notify_one();
-        pair.block_on(first).unwrap().unwrap();
-        pair.block_on(actor.ask(Note(3), SOON)).unwrap();
+        first.await.unwrap().unwrap();
+        actor.ask(Note(3), SOON).await.unwrap();
         assert_eq!(*pair.seen.notes.lock().unwrap(), [3]);
+        pair.settled().await;
     }
 }
 
-#[test]
-fn a_cancelled_ask_keeps_its_place_until_the_actor_is_done_with_it() {
-    let pair = Pair::new(2);
-    pair.block_on(async {
-        for _ in 0..2 {
-            let error = pair.actor.ask(Stubborn, SHORT).await.unwrap_err();
-            assert!(matches!(error, AskError::Deadline), "{error}");
-        }
-    });
+async fn a_cancelled_ask_keeps_its_place_until_the_actor_is_done_with_it(world: World) {
+    let pair = Pair::new(&world, 2).await;
+    for _ in 0..2 {
+        let error = pair.actor.ask(Stubborn, SHORT).await.unwrap_err();
+        assert!(matches!(error, AskError::Deadline), "{error}");
+    }
     // Both handlers go on although nobody waits: no place is free until they end.
     assert!(matches!(pair.actor.try_tell(Note(1)), Err(TellError::Busy)));
     pair.seen.gate.notify_waiters();
-    eventually("room again", || pair.actor.try_tell(Note(2)).is_ok());
+    eventually("room again", || pair.actor.try_tell(Note(2)).is_ok()).await;
 }
 
 /// Waits for the gate whether or not somebody waits for it.
@@ -131,49 +142,44 @@ impl actix::Handler<Stubborn> for Tester {
     }
 }
 
-#[test]
-fn a_panic_reaches_the_asker_with_its_text_and_place() {
+async fn a_panic_reaches_the_asker_with_its_text_and_place(world: World) {
     for remote in [false, true] {
-        let pair = Pair::new(8);
+        let pair = Pair::new(&world, 8).await;
         let actor = if remote { pair.remote() } else { pair.actor.clone().into() };
-        let error = pair.block_on(actor.ask(Panic("rudder lost".into()), SOON)).unwrap_err();
+        let error = actor.ask(Panic("rudder lost".into()), SOON).await.unwrap_err();
         let AskError::Panicked { text } = &error else { panic!("{error}") };
         assert!(text.contains("rudder lost") && text.contains("common/mod.rs:"), "{text}");
-        assert_eq!(pair.block_on(pair.actor.down()), Down::Panicked { text: text.clone() });
+        assert_eq!(pair.actor.down().await, Down::Panicked { text: text.clone() });
         // Others of the thread live on.
         let other = pair.arbiter.spawn(1, |_| Tester(Seen::default()));
-        assert_eq!(pair.block_on(other.ask(Echo("b".into()), SOON)).unwrap(), "b");
+        assert_eq!(other.ask(Echo("b".into()), SOON).await.unwrap(), "b");
     }
 }
 
-#[test]
-fn a_panic_in_make_is_a_panic_of_the_actor() {
-    let pair = Pair::new(8);
+async fn a_panic_in_make_is_a_panic_of_the_actor(world: World) {
+    let pair = Pair::new(&world, 8).await;
     let actor = pair.arbiter.spawn::<Tester, _>(1, |_| panic!("never built"));
-    let error = pair.block_on(actor.ask(Echo("a".into()), SOON)).unwrap_err();
+    let error = actor.ask(Echo("a".into()), SOON).await.unwrap_err();
     let AskError::Panicked { text } = &error else { panic!("{error}") };
     assert!(text.contains("never built"), "{text}");
 }
 
-#[test]
-fn a_reply_future_that_panics_gives_no_reply_and_spares_the_actor() {
-    let pair = Pair::new(8);
-    let error = pair.block_on(pair.remote().ask(Drown, SOON)).unwrap_err();
+async fn a_reply_future_that_panics_gives_no_reply_and_spares_the_actor(world: World) {
+    let pair = Pair::new(&world, 8).await;
+    let error = pair.remote().ask(Drown, SOON).await.unwrap_err();
     assert!(matches!(error, AskError::NoReply) && error.may_have_run(), "{error}");
-    assert_eq!(pair.block_on(pair.remote().ask(Echo("c".into()), SOON)).unwrap(), "c");
+    assert_eq!(pair.remote().ask(Echo("c".into()), SOON).await.unwrap(), "c");
 }
 
-#[test]
-fn a_stopped_actor_refuses_and_its_watch_says_so() {
-    let pair = Pair::new(8);
-    pair.block_on(pair.actor.ask(Stop, SOON)).unwrap();
-    assert_eq!(pair.block_on(pair.actor.down()), Down::Stopped);
-    let error = pair.block_on(pair.remote().ask(Echo("d".into()), SOON)).unwrap_err();
+async fn a_stopped_actor_refuses_and_its_watch_says_so(world: World) {
+    let pair = Pair::new(&world, 8).await;
+    pair.actor.ask(Stop, SOON).await.unwrap();
+    assert_eq!(pair.actor.down().await, Down::Stopped);
+    let error = pair.remote().ask(Echo("d".into()), SOON).await.unwrap_err();
     assert!(matches!(error, AskError::Stopped) && !error.may_have_run(), "{error}");
 }
 
-#[test]
-fn an_actor_lives_as_long_as_its_references() {
+async fn an_actor_lives_as_long_as_its_references(world: World) {
     struct Flag(Arc<std::sync::atomic::AtomicBool>);
     impl actix::Actor for Flag {
         type Context = actix::Context<Self>;
@@ -181,8 +187,7 @@ fn an_actor_lives_as_long_as_its_references() {
             self.0.store(true, Ordering::SeqCst);
         }
     }
-    let runtime = runtime();
-    let arbiter = runtime.arbiter().unwrap();
+    let arbiter = world.runtime.arbiter().unwrap();
     let stopped = Arc::<std::sync::atomic::AtomicBool>::default();
     let flag = Arc::clone(&stopped);
     let actor = arbiter.spawn(1, move |_| Flag(flag));
@@ -190,43 +195,52 @@ fn an_actor_lives_as_long_as_its_references() {
     drop(actor);
     assert!(!stopped.load(Ordering::SeqCst));
     drop(second);
-    eventually("stopped", || stopped.load(Ordering::SeqCst));
+    eventually("stopped", || stopped.load(Ordering::SeqCst)).await;
 }
 
-#[test]
-fn dropping_an_arbiter_ends_its_actors() {
-    let runtime = runtime();
-    let arbiter = runtime.arbiter().unwrap();
+async fn dropping_an_arbiter_ends_its_actors(world: World) {
+    /// Holds on to itself.
+    #[allow(dead_code)] // only held
+    struct Keeper(actix::Addr<Self>, Arc<()>);
+    impl actix::Actor for Keeper {
+        type Context = actix::Context<Self>;
+    }
+    let arbiter = world.runtime.arbiter().unwrap();
     let actor = arbiter.spawn(1, |_| Tester(Seen::default()));
+    let kept = Arc::new(());
+    let keeper = arbiter.spawn(1, {
+        let kept = Arc::clone(&kept);
+        |ctx| Keeper(actix::AsyncContext::address(ctx), kept)
+    });
+    assert_eq!(keeper.room(), 1);
     drop(arbiter);
-    assert_eq!(runtime.handle().block_on(actor.down()), Down::Stopped);
-    runtime.shutdown(SOON);
+    eventually("the keeper is gone", || Arc::strong_count(&kept) == 1).await;
+    assert_eq!(actor.down().await, Down::Stopped);
+    world.runtime.shutdown(SOON);
 }
 
-#[test]
-fn a_role_that_is_not_named_is_refused() {
-    let pair = Pair::new(8);
-    let error = pair.block_on(pair.remote().ask(Stop, SOON)).unwrap_err();
+async fn a_role_that_is_not_named_is_refused(world: World) {
+    let pair = Pair::new(&world, 8).await;
+    let error = pair.remote().ask(Stop, SOON).await.unwrap_err();
     assert!(matches!(error, AskError::NotAllowed { role: Role::Worker }), "{error}");
-    assert_eq!(pair.block_on(pair.remote().ask(Echo("e".into()), SOON)).unwrap(), "e");
+    assert_eq!(pair.remote().ask(Echo("e".into()), SOON).await.unwrap(), "e");
 }
 
-#[test]
-fn an_unknown_actor_is_named_so() {
-    let pair = Pair::new(8);
+async fn an_unknown_actor_is_named_so(world: World) {
+    let pair = Pair::new(&world, 8).await;
     let nobody = Address { node: pair.head.id(), actor: ActorId(99) };
     let actor = pair.worker.actor::<Tester>(nobody);
-    let error = pair.block_on(actor.ask(Echo("f".into()), SOON)).unwrap_err();
+    let error = actor.ask(Echo("f".into()), SOON).await.unwrap_err();
     assert!(matches!(error, AskError::NoSuchActor), "{error}");
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn it_works_inside_another_tokio_runtime() {
-    let runtime = runtime();
-    let authority = Authority::new().unwrap();
-    let head = bind(&authority, Role::Head, &runtime);
-    let worker = bind(&authority, Role::Worker, &runtime);
-    let arbiter = runtime.arbiter().unwrap();
+    let world = World { runtime: Runtime::new("test", 2).unwrap(), sim: None };
+    let authority = world.authority();
+    let head = world.bind(&authority, Role::Head);
+    let worker = world.bind(&authority, Role::Worker);
+    let arbiter = world.runtime.arbiter().unwrap();
     let actor = arbiter.spawn(4, |_| Tester(Seen::default()));
     head.publish(ECHO, &actor).on::<Echo>(&[Role::Worker]);
     worker.connect(head.address().unwrap(), SOON).await.unwrap();
@@ -234,5 +248,5 @@ async fn it_works_inside_another_tokio_runtime() {
     assert_eq!(remote.ask(Echo("g".into()), SOON).await.unwrap(), "g");
     worker.close(SOON).await;
     drop((head, worker, arbiter, actor, remote));
-    drop(runtime); // must not panic in an async context
+    drop(world); // must not panic in an async context
 }

@@ -10,6 +10,16 @@ use bytes::Bytes;
 use common::*;
 use regatta_remote::*;
 
+both!(
+    all_bytes_arrive_and_the_producer_stays_within_its_credit,
+    a_consumer_that_stops_taking_stops_the_producer,
+    a_dropped_fetch_frees_the_reader_and_is_not_delivered,
+    a_refusal_carries_its_reason,
+    an_empty_transfer_is_delivered,
+    a_source_that_fails_is_an_error_and_not_a_short_answer,
+    a_node_that_is_not_connected_is_named,
+);
+
 const SIZE: usize = 16 << 20;
 const WINDOW: u64 = 4 << 20;
 
@@ -75,93 +85,93 @@ fn pattern(at: usize) -> u8 {
     (at.wrapping_mul(2_654_435_761) >> 13) as u8
 }
 
-fn serving() -> (Pair, Arc<Counts>) {
-    let pair = Pair::new(8);
+async fn serving(world: &World) -> (Pair, Arc<Counts>) {
+    let pair = Pair::new(world, 8).await;
     let counts = Arc::new(Counts::default());
     pair.head.serve_data(Arc::new(Source(Arc::clone(&counts))));
     (pair, counts)
 }
 
-fn fetch(pair: &Pair, ticket: &'static str) -> Result<Fetch, FetchError> {
-    pair.block_on(pair.worker.fetch(pair.head.id(), Bytes::from_static(ticket.as_bytes()), SOON))
+async fn fetch(pair: &Pair, ticket: &'static str) -> Result<Fetch, FetchError> {
+    pair.worker.fetch(pair.head.id(), Bytes::from_static(ticket.as_bytes()), SOON).await
 }
 
-#[test]
-fn all_bytes_arrive_and_the_producer_stays_within_its_credit() {
-    let (pair, counts) = serving();
-    let mut fetch = fetch(&pair, "ok").unwrap();
+async fn all_bytes_arrive_and_the_producer_stays_within_its_credit(world: World) {
+    let (pair, counts) = serving(&world).await;
+    let mut fetch = fetch(&pair, "ok").await.unwrap();
     assert_eq!(fetch.total(), SIZE as u64);
     let mut got = 0usize;
-    while let Some(bytes) = pair.block_on(fetch.next()).unwrap() {
+    while let Some(bytes) = fetch.next().await.unwrap() {
         assert!(bytes.iter().enumerate().all(|(n, byte)| *byte == pattern(got + n)));
         got += bytes.len();
         let read = counts.read.load(Ordering::SeqCst);
         assert!(read <= got as u64 + WINDOW, "read {read} when {got} were taken");
     }
     assert_eq!(got, SIZE);
-    eventually("delivered", || counts.delivered.load(Ordering::SeqCst) == 1);
+    drop(fetch);
+    eventually("delivered", || counts.delivered.load(Ordering::SeqCst) == 1).await;
+    pair.settled().await;
 }
 
-#[test]
-fn a_consumer_that_stops_taking_stops_the_producer() {
-    let (pair, counts) = serving();
-    let fetch = fetch(&pair, "ok").unwrap();
-    eventually("the window is read", || counts.read.load(Ordering::SeqCst) == WINDOW);
-    let all = pair.block_on(fetch.collect()).unwrap();
+async fn a_consumer_that_stops_taking_stops_the_producer(world: World) {
+    let (pair, counts) = serving(&world).await;
+    let fetch = fetch(&pair, "ok").await.unwrap();
+    eventually("the window is read", || counts.read.load(Ordering::SeqCst) == WINDOW).await;
+    let all = fetch.collect().await.unwrap();
     assert_eq!(all.len(), SIZE);
     assert_eq!(counts.read.load(Ordering::SeqCst), SIZE as u64);
+    pair.settled().await;
 }
 
-#[test]
-fn a_dropped_fetch_frees_the_reader_and_is_not_delivered() {
-    let (pair, counts) = serving();
-    let mut fetch = fetch(&pair, "ok").unwrap();
-    pair.block_on(fetch.next()).unwrap().unwrap();
+async fn a_dropped_fetch_frees_the_reader_and_is_not_delivered(world: World) {
+    let (pair, counts) = serving(&world).await;
+    let mut fetch = fetch(&pair, "ok").await.unwrap();
+    fetch.next().await.unwrap().unwrap();
     assert_eq!(counts.open.load(Ordering::SeqCst), 1);
     drop(fetch);
-    eventually("reader freed", || counts.open.load(Ordering::SeqCst) == 0);
+    eventually("reader freed", || counts.open.load(Ordering::SeqCst) == 0).await;
     assert_eq!(counts.delivered.load(Ordering::SeqCst), 0);
     assert!(counts.read.load(Ordering::SeqCst) < SIZE as u64);
+    pair.settled().await;
 }
 
-#[test]
-fn a_refusal_carries_its_reason() {
-    let (pair, _) = serving();
-    let error = fetch(&pair, "lost").unwrap_err();
+async fn a_refusal_carries_its_reason(world: World) {
+    let (pair, _) = serving(&world).await;
+    let error = fetch(&pair, "lost").await.unwrap_err();
     assert!(matches!(&error, FetchError::Refused(text) if text == "no partition lost"), "{error}");
     assert!(!error.is_retryable());
     // A node without a source refuses too.
     let back = pair.head.fetch(pair.worker.id(), Bytes::from_static(b"ok"), SOON);
-    let error = pair.block_on(back).unwrap_err();
+    let error = back.await.unwrap_err();
     assert!(matches!(error, FetchError::Refused(_)), "{error}");
+    pair.settled().await;
 }
 
-#[test]
-fn an_empty_transfer_is_delivered() {
-    let (pair, counts) = serving();
-    let all = pair.block_on(fetch(&pair, "empty").unwrap().collect()).unwrap();
+async fn an_empty_transfer_is_delivered(world: World) {
+    let (pair, counts) = serving(&world).await;
+    let all = fetch(&pair, "empty").await.unwrap().collect().await.unwrap();
     assert!(all.is_empty());
-    eventually("delivered", || counts.delivered.load(Ordering::SeqCst) == 1);
+    eventually("delivered", || counts.delivered.load(Ordering::SeqCst) == 1).await;
+    pair.settled().await;
 }
 
-#[test]
-fn a_source_that_fails_is_an_error_and_not_a_short_answer() {
-    let (pair, counts) = serving();
+async fn a_source_that_fails_is_an_error_and_not_a_short_answer(world: World) {
+    let (pair, counts) = serving(&world).await;
     for ticket in ["short", "panic"] {
-        let error = pair.block_on(async {
-            let ticket = Bytes::from_static(ticket.as_bytes());
-            pair.worker.fetch(pair.head.id(), ticket, SOON).await?.collect().await
-        });
+        let error = match fetch(&pair, ticket).await {
+            Ok(fetch) => fetch.collect().await,
+            Err(error) => Err(error),
+        };
         assert!(matches!(error, Err(FetchError::SourceFailed)), "{ticket}: {error:?}");
     }
-    eventually("readers freed", || counts.open.load(Ordering::SeqCst) == 0);
+    eventually("readers freed", || counts.open.load(Ordering::SeqCst) == 0).await;
     assert_eq!(counts.delivered.load(Ordering::SeqCst), 0);
+    pair.settled().await;
 }
 
-#[test]
-fn a_node_that_is_not_connected_is_named() {
-    let (pair, _) = serving();
-    let stranger = Authority::new().unwrap().issue(Role::Worker).unwrap().node();
-    let error = pair.block_on(pair.worker.fetch(stranger, Bytes::new(), SOON)).unwrap_err();
+async fn a_node_that_is_not_connected_is_named(world: World) {
+    let (pair, _) = serving(&world).await;
+    let stranger = world.authority().issue(Role::Worker).unwrap().node();
+    let error = pair.worker.fetch(stranger, Bytes::new(), SOON).await.unwrap_err();
     assert!(matches!(error, FetchError::NotConnected(node) if node == stranger), "{error}");
 }

@@ -24,7 +24,7 @@ pub(crate) struct LocalWorkers {
 
 /// What all workers of a session have in common.
 pub(crate) struct LocalSpec {
-    pub(crate) authority: Authority,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) head: (NodeId, SocketAddr),
     /// Threads that Polars has in each; the worker's CPUs.
     pub(crate) threads: usize,

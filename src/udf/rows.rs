@@ -317,7 +317,7 @@ macro_rules! whole_columns {
 
         impl<E: Into<UdfError>> BatchAnswer for Result<$column, E> {
             fn into_column(self) -> UdfResult<Column> {
-                $into(self.map_err(Into::into)?)
+                self.map_err(Into::into).and_then($into)
             }
         }
     )+};
@@ -325,7 +325,7 @@ macro_rules! whole_columns {
 
 whole_columns! {
     Series, |column: &Column| Ok(column.as_materialized_series().clone()), |series: Series| Ok(series.into());
-    Column, |column: &Column| Ok(column.clone()), Ok;
+    Column, |column: &Column| Ok(column.clone()), UdfResult::Ok;
     ArrayRef, column_to_arrow, |array: ArrayRef| column_from_arrow("", &*array);
 }
 

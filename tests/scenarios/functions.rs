@@ -27,6 +27,7 @@ fn parse(s: &str) -> Result<i64, ParseIntError> {
     s.parse()
 }
 
+#[allow(clippy::too_many_arguments)] // one of each type
 #[regatta::udf]
 fn every_type(
     b: bool,

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::{CREDIT, DataReader, MAX_REFUSAL, MAX_TICKET, OK, REFUSED, TAKEN};
 use crate::close::Code;
-use crate::fence;
 use crate::identity::NodeId;
 use crate::lane::{SLICE, STALL, StreamStop, write_slices};
 use crate::node::Shared;
+use crate::runtime::blocking;
 
 /// Bytes read from a source at a time.
 const READ: u64 = 1 << 20;
@@ -26,7 +25,8 @@ pub(crate) fn serve(shared: &Arc<Shared>, peer: NodeId, connection: Connection) 
             // quinn bounds the streams of a peer, and so these tasks.
             match connection.accept_bi().await {
                 Ok((send, read)) => {
-                    let transfer = Transfer { send, read, peer, credit: 0 };
+                    let counted = Arc::clone(&shared.transfers);
+                    let transfer = Transfer { send, read, peer, credit: 0, _counted: counted };
                     tokio::spawn(transfer.run(Arc::clone(&shared)));
                 }
                 Err(error) => break error.to_string(),
@@ -41,6 +41,7 @@ struct Transfer {
     read: RecvStream,
     peer: NodeId,
     credit: u64,
+    _counted: Arc<()>,
 }
 
 /// Why a transfer ended early.
@@ -192,10 +193,4 @@ fn stop(stop: StreamStop) -> Stop {
         StreamStop::Stalled => Stop::Stalled,
         StreamStop::Write(_) => Stop::Gone,
     }
-}
-
-/// Runs what may touch the disk; a panic becomes its text.
-async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    let done = spawn_blocking(move || fence::catch(f)).await;
-    done.unwrap_or_else(|error| Err(error.to_string()))
 }

@@ -4,17 +4,23 @@
 //! one fixed DNS name and every connection asks for it; who the peer is stands in its URI.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::client::Resumption;
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, version::TLS13};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, PeerIncompatible, RootCertStore, ServerConfig,
+    SignatureScheme, version::TLS13,
+};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Identity, IdentityError, PeerId};
+use super::{Fingerprint, Identity, IdentityError, Leaf, PeerId, fingerprint};
+use crate::ambient::Ambient;
 
 /// The protocol of the connection for messages.
 pub(crate) const ALPN_CONTROL: &[u8] = b"regatta-ctl/1";
@@ -23,39 +29,90 @@ pub(crate) const ALPN_DATA: &[u8] = b"regatta-data/1";
 /// The one DNS name in every certificate.
 pub(crate) const SERVER_NAME: &str = "node.regatta.internal";
 
-/// TLS for accepting connections of both kinds.
-pub(crate) fn server_config(identity: &Identity) -> Result<QuicServerConfig, IdentityError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(identity)?), provider())
-        .build()
-        .map_err(|error| IdentityError::Tls(error.to_string()))?;
-    let mut config = ServerConfig::builder_with_provider(provider())
+/// The protocol of the connection on which a node without a certificate asks for one.
+pub(crate) const ALPN_JOIN: &[u8] = b"regatta-join/1";
+
+/// TLS for accepting connections of all kinds. Where `joins` are served, a peer without a certificate gets through
+/// TLS, and [`handshake`](crate::handshake) lets it ask for one and do nothing else.
+pub(crate) fn server_config(
+    identity: &Identity,
+    joins: bool,
+    ambient: &Ambient,
+) -> Result<QuicServerConfig, IdentityError> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&identity.leaf)?), provider());
+    let verifier = if joins { verifier.allow_unauthenticated() } else { verifier };
+    let verifier = verifier.build().map_err(|error| IdentityError::Tls(error.to_string()))?;
+    let mut config = ServerConfig::builder_with_details(provider(), Arc::new(ambient.clone()))
         .with_protocol_versions(&[&TLS13])
         .map_err(tls_error)?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain(identity), key(identity))
         .map_err(tls_error)?;
     config.alpn_protocols = vec![ALPN_CONTROL.to_vec(), ALPN_DATA.to_vec()];
+    if joins {
+        config.alpn_protocols.push(ALPN_JOIN.to_vec());
+    }
     config.send_tls13_tickets = 0; // every connection proves itself anew
     QuicServerConfig::try_from(config).map_err(|error| IdentityError::Tls(error.to_string()))
 }
 
 /// TLS for dialling a connection of one kind.
-pub(crate) fn client_config(identity: &Identity, alpn: &[u8]) -> Result<QuicClientConfig, IdentityError> {
-    let mut config = ClientConfig::builder_with_provider(provider())
+pub(crate) fn client_config(
+    identity: &Identity,
+    alpn: &[u8],
+    ambient: &Ambient,
+) -> Result<QuicClientConfig, IdentityError> {
+    let config = ClientConfig::builder_with_details(provider(), Arc::new(ambient.clone()))
         .with_protocol_versions(&[&TLS13])
         .map_err(tls_error)?
-        .with_root_certificates(roots(identity)?)
+        .with_root_certificates(roots(&identity.leaf)?)
         .with_client_auth_cert(chain(identity), key(identity))
         .map_err(tls_error)?;
-    config.alpn_protocols = vec![alpn.to_vec()];
-    config.resumption = Resumption::disabled();
-    QuicClientConfig::try_from(config).map_err(|error| IdentityError::Tls(error.to_string()))
+    finish(config, alpn)
 }
 
-/// Who the other end is, from the certificate that TLS has already verified.
+/// TLS for dialling without a certificate, by a node that knows nothing but the fingerprint of its authority. The flag is set when the other end's
+/// authority is another one.
+pub(crate) fn join_config(
+    authority: Fingerprint,
+    stranger: Arc<AtomicBool>,
+    alpn: &[u8],
+    ambient: &Ambient,
+) -> Result<QuicClientConfig, IdentityError> {
+    let config = ClientConfig::builder_with_details(provider(), Arc::new(ambient.clone()))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(tls_error)?
+        .dangerous() // rustls' word for a verifier of one's own; ours pins the authority and leaves the rest to rustls
+        .with_custom_certificate_verifier(Arc::new(Pin { authority, stranger }))
+        .with_no_client_auth();
+    finish(config, alpn)
+}
+
+/// Whether an identity's certificate is good: of its authority, now, for its name and its key.
+pub(super) fn check(identity: &Identity, ambient: &Ambient) -> Result<(), IdentityError> {
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(&identity.leaf)?), provider())
+        .build()
+        .map_err(|error| IdentityError::Tls(error.to_string()))?;
+    let leaf = CertificateDer::from(identity.leaf.certificate.clone());
+    let name = ServerName::try_from(SERVER_NAME).map_err(|error| IdentityError::Tls(error.to_string()))?;
+    verifier
+        .verify_server_cert(&leaf, &[], &name, &[], UnixTime::since_unix_epoch(ambient.unix()))
+        .map_err(tls_error)?;
+    if peer_in(&leaf) != Some(identity.leaf.peer) {
+        return Err(IdentityError::Tls("the certificate is of another node".to_owned()));
+    }
+    client_config(identity, ALPN_CONTROL, ambient)?; // compares it with the key
+    Ok(())
+}
+
+/// Who the other end is, from the certificate that TLS has already verified. `None` if it has shown none.
 pub(crate) fn peer_of(connection: &quinn::Connection) -> Option<PeerId> {
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
+    peer_in(chain.first()?)
+}
+
+fn peer_in(leaf: &CertificateDer<'_>) -> Option<PeerId> {
+    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
     let names = leaf.subject_alternative_name().ok()??;
     names.value.general_names.iter().find_map(|name| match name {
         GeneralName::URI(uri) => PeerId::from_uri(uri),
@@ -67,14 +124,21 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn roots(identity: &Identity) -> Result<RootCertStore, IdentityError> {
+fn finish(mut config: ClientConfig, alpn: &[u8]) -> Result<QuicClientConfig, IdentityError> {
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.resumption = Resumption::disabled();
+    QuicClientConfig::try_from(config).map_err(|error| IdentityError::Tls(error.to_string()))
+}
+
+fn roots(leaf: &Leaf) -> Result<RootCertStore, IdentityError> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(identity.authority.clone())).map_err(tls_error)?;
+    roots.add(CertificateDer::from(leaf.authority.clone())).map_err(tls_error)?;
     Ok(roots)
 }
 
 fn chain(identity: &Identity) -> Vec<CertificateDer<'static>> {
-    vec![CertificateDer::from(identity.certificate.clone())]
+    // Who joins pins the authority, and so must see it.
+    vec![CertificateDer::from(identity.leaf.certificate.clone()), CertificateDer::from(identity.leaf.authority.clone())]
 }
 
 fn key(identity: &Identity) -> PrivateKeyDer<'static> {
@@ -83,4 +147,56 @@ fn key(identity: &Identity) -> PrivateKeyDer<'static> {
 
 fn tls_error(error: rustls::Error) -> IdentityError {
     IdentityError::Tls(error.to_string())
+}
+
+/// Trusts the one authority whose fingerprint is known, once the other end has shown its certificate; rustls' own
+/// verifier does the rest with that.
+#[derive(Debug)]
+struct Pin {
+    authority: Fingerprint,
+    stranger: Arc<AtomicBool>,
+}
+
+impl ServerCertVerifier for Pin {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(authority) = others.iter().find(|other| fingerprint(other) == Some(self.authority)) else {
+            self.stranger.store(true, Ordering::Release);
+            return Err(CertificateError::UnknownIssuer.into());
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone().into_owned())?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        verifier.verify_server_cert(leaf, &[], name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(PeerIncompatible::Tls13RequiredForQuic.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, leaf, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
 }

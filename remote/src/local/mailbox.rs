@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task;
 
-use actix::{Actor, ActorFuture, AsyncContext, Context};
+use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::Down;
@@ -18,6 +18,7 @@ pub(super) struct Mailbox<A: Actor<Context = Context<A>>> {
     // Declared first, so dropped first: the reason stands before any waiting message is dropped.
     _watch: Watch,
     waiting: mpsc::Receiver<Envelope<A>>,
+    end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl<A: Actor<Context = Context<A>>> Mailbox<A> {
@@ -25,8 +26,12 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
         waiting: mpsc::Receiver<Envelope<A>>,
         reason: watch::Sender<Option<Down>>,
         permits: Arc<Semaphore>,
+        end: Option<watch::Receiver<()>>,
     ) -> Self {
-        Self { _watch: Watch { reason, permits }, waiting }
+        let end = end.map(|mut end| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(async move { while end.changed().await.is_ok() {} })
+        });
+        Self { _watch: Watch { reason, permits }, waiting, end }
     }
 }
 
@@ -35,6 +40,13 @@ impl<A: Actor<Context = Context<A>>> ActorFuture<A> for Mailbox<A> {
 
     fn poll(self: Pin<&mut Self>, actor: &mut A, ctx: &mut Context<A>, task: &mut task::Context<'_>) -> task::Poll<()> {
         let this = self.get_mut();
+        if let Some(end) = &mut this.end
+            && end.as_mut().poll(task).is_ready()
+        {
+            this.end = None;
+            ctx.terminate();
+            return task::Poll::Ready(());
+        }
         // actix polls every spawned future again after `ctx.wait`, so stopping here loses nothing.
         // tokio's budget ends the loop from time to time, so that neighbours get their turn.
         while !ctx.waiting() {

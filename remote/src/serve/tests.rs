@@ -1,22 +1,25 @@
 //! Peers with a good certificate and bad manners.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 
 use crate::close::Code;
-use crate::endpoint::{self, Endpoint};
+use crate::endpoint::{self, Endpoint, Joining};
 use crate::frame::{HEADER, Header, Kind};
 use crate::handshake::hello_frame;
-use crate::identity::SERVER_NAME;
-use crate::{Authority, Node, Role, Runtime};
+use crate::identity::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, SERVER_NAME};
+use crate::link::LANES;
+use crate::{Authority, Identity, JoinError, JoinToken, Node, Role, Runtime};
 
 const BUILD: &[u8] = b"build";
 
 struct Scene {
     runtime: Runtime,
+    authority: Arc<Authority>,
     node: Node,
     rogue: Endpoint,
     hello: Vec<u8>,
@@ -24,14 +27,14 @@ struct Scene {
 
 fn scene() -> Scene {
     let runtime = Runtime::new("hostile", 1).unwrap();
-    let authority = Authority::new().unwrap();
+    let authority = Arc::new(Authority::new().unwrap());
     let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
     let identity = authority.issue(Role::Head).unwrap();
     let node = Node::bind(identity, any, Bytes::from_static(BUILD), &runtime).unwrap();
     let identity = authority.issue(Role::Worker).unwrap();
     let rogue = endpoint::bind(&identity, any, &runtime).unwrap();
     let hello = hello_frame(&identity, BUILD);
-    Scene { runtime, node, rogue, hello }
+    Scene { runtime, authority, node, rogue, hello }
 }
 
 impl Scene {
@@ -41,9 +44,9 @@ impl Scene {
         F: Future,
     {
         self.runtime.handle().block_on(async {
-            let config = if data { &self.rogue.data } else { &self.rogue.control };
+            let config = if data { self.rogue.data() } else { self.rogue.control() };
             let to = self.node.address().unwrap();
-            let connecting = self.rogue.quinn.connect_with(config.clone(), to, SERVER_NAME);
+            let connecting = self.rogue.quinn.connect_with(config, to, SERVER_NAME);
             let connection = connecting.unwrap().await.unwrap();
             let _kept = act(connection.clone(), self.hello.clone()).await;
             let closed = tokio::time::timeout(Duration::from_secs(4), connection.closed()).await;
@@ -55,17 +58,20 @@ impl Scene {
     }
 }
 
-type Lanes = [(SendStream, RecvStream); 2];
+type Lanes = [(SendStream, RecvStream); LANES];
 
-/// A proper hello; the node then serves both lanes.
+/// A proper hello; the node then serves all lanes.
 async fn greet(connection: &Connection, hello: &[u8]) -> Lanes {
     let mut system = connection.open_bi().await.unwrap();
     let mut messages = connection.open_bi().await.unwrap();
     system.0.write_all(hello).await.unwrap();
-    messages.0.write_all(&Header::bare(Kind::Open).encode()).await.unwrap();
+    let mut beats = connection.open_bi().await.unwrap();
+    for lane in [&mut messages, &mut beats] {
+        lane.0.write_all(&Header::bare(Kind::Open).encode()).await.unwrap();
+    }
     let mut theirs = [0; HEADER];
     system.1.read_exact(&mut theirs).await.unwrap();
-    [system, messages]
+    [system, messages, beats]
 }
 
 fn number(code: Code) -> u64 {
@@ -98,7 +104,7 @@ fn an_oversized_hello_closes_the_connection() {
 
 #[test]
 fn a_frame_on_the_wrong_lane_closes_the_connection() {
-    for (lane, kind) in [(0, Kind::Ask), (1, Kind::Reply)] {
+    for (lane, kind) in [(0, Kind::Ask), (0, Kind::Beat), (1, Kind::Reply), (2, Kind::Tell)] {
         let scene = scene();
         let code = scene.closed_with(false, |connection, hello| async move {
             let mut lanes = greet(&connection, &hello).await;
@@ -120,6 +126,60 @@ fn a_hello_that_is_not_the_certificates_is_refused() {
     });
     assert_eq!(code, number(Code::BadHello));
     assert!(scene.node.peers().is_empty());
+}
+
+#[test]
+fn a_node_without_a_certificate_can_do_nothing_but_join() {
+    let scene = scene();
+    let pin = fingerprint_of(&scene.authority);
+    let dial = |alpn: &'static [u8]| {
+        let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+        let anonymous = Joining::bind(pin, Arc::default(), alpn, any, &scene.runtime).unwrap();
+        let to = scene.node.address().unwrap();
+        scene.runtime.handle().block_on(async {
+            let closed = match anonymous.connect(to).await {
+                Ok(connection) => tokio::time::timeout(Duration::from_secs(4), connection.closed()).await.unwrap(),
+                Err(JoinError::NotServed(_)) => return None,
+                Err(error) => panic!("{error}"),
+            };
+            Some(match closed {
+                ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
+                ConnectionError::ConnectionClosed(close) => close.error_code.into(),
+                other => panic!("{other}"),
+            })
+        })
+    };
+    // TLS itself refuses it where no joins are served.
+    const CERTIFICATE_REQUIRED: u64 = 0x100 + 116;
+    assert_eq!(dial(ALPN_CONTROL), Some(CERTIFICATE_REQUIRED));
+    assert_eq!(dial(ALPN_JOIN), None);
+    scene.node.serve_joins(Arc::clone(&scene.authority)).unwrap();
+    for alpn in [ALPN_CONTROL, ALPN_DATA] {
+        assert_eq!(dial(alpn), Some(number(Code::NoCertificate)));
+    }
+    assert!(scene.node.peers().is_empty());
+}
+
+fn fingerprint_of(authority: &Authority) -> [u8; 32] {
+    authority.issue(Role::Worker).unwrap().authority().unwrap()
+}
+
+#[test]
+fn a_token_that_the_head_does_not_know_is_refused_and_so_is_a_host_that_tries_often() {
+    let scene = scene();
+    scene.node.serve_joins(Arc::clone(&scene.authority)).unwrap();
+    let to = scene.node.address().unwrap();
+    let soon = Duration::from_secs(4);
+    let good = scene.authority.token(Role::Worker, soon).unwrap();
+    let unknown = JoinToken::new(fingerprint_of(&scene.authority), Role::Worker, Duration::MAX, [9; 32]);
+    scene.runtime.handle().block_on(async {
+        for _ in 0..10 {
+            let joined = Identity::join(&unknown, to, BUILD, &scene.runtime, soon).await;
+            assert!(matches!(joined, Err(JoinError::WrongToken)), "{joined:?}");
+        }
+        let joined = Identity::join(&good, to, BUILD, &scene.runtime, soon).await;
+        assert!(matches!(&joined, Err(error @ JoinError::TooMany) if error.is_retryable()), "{joined:?}");
+    });
 }
 
 #[test]

@@ -1,15 +1,17 @@
-//! A small cluster on loopback and an actor to talk to.
+//! A small cluster, on loopback or simulated, and an actor to talk to.
 #![allow(dead_code)] // each test binary uses a part
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use bytes::Bytes;
+use regatta_remote::sim::Sim;
 use regatta_remote::*;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 pub(crate) const SOON: Duration = Duration::from_secs(4);
 pub(crate) const ECHO: ActorId = ActorId(7);
@@ -102,17 +104,67 @@ impl Handler<Stop> for Tester {
     }
 }
 
-pub(crate) fn runtime() -> Runtime {
-    Runtime::new("test", 2).unwrap()
+/// Where a test runs: on loopback with threads, or on the simulated network.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub runtime: Runtime,
+    pub sim: Option<Sim>,
 }
 
-pub(crate) fn any() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, 0).into()
+impl World {
+    pub(crate) fn loopback<F: Future>(body: impl FnOnce(Self) -> F) -> F::Output {
+        let runtime = Runtime::new("test", 2).unwrap();
+        runtime.handle().clone().block_on(body(Self { runtime, sim: None }))
+    }
+
+    pub(crate) fn simulated<F: Future>(seed: u64, body: impl FnOnce(Self) -> F) -> F::Output {
+        Sim::run(seed, |sim| body(Self { runtime: sim.runtime(), sim: Some(sim) }))
+    }
+
+    pub(crate) fn authority(&self) -> Authority {
+        self.sim.as_ref().map_or_else(Authority::new, Sim::authority).unwrap()
+    }
+
+    pub(crate) fn any(&self) -> SocketAddr {
+        let host = if self.sim.is_some() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+        (host, 0).into()
+    }
+
+    pub(crate) fn bind(&self, authority: &Authority, role: Role) -> Node {
+        self.bind_build(authority, role, b"build 1")
+    }
+
+    pub(crate) fn bind_build(&self, authority: &Authority, role: Role, build: &'static [u8]) -> Node {
+        let identity = authority.issue(role).unwrap();
+        Node::bind(identity, self.any(), Bytes::from_static(build), &self.runtime).unwrap()
+    }
+
+    pub(crate) fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.runtime.handle().spawn(future)
+    }
 }
 
-pub(crate) fn bind(authority: &Authority, role: Role, runtime: &Runtime) -> Node {
-    let identity = authority.issue(role).unwrap();
-    Node::bind(identity, any(), Bytes::from_static(b"build 1"), runtime).unwrap()
+/// Makes two tests of each function: one on loopback, one on the simulated network.
+#[macro_export]
+macro_rules! both {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            use super::common::World;
+
+            #[test]
+            fn loopback() {
+                World::loopback(super::$name);
+            }
+
+            #[test]
+            fn sim() {
+                World::simulated(1, super::$name);
+            }
+        }
+    )*};
 }
 
 /// A head that serves a [`Tester`], and a worker that is connected to it.
@@ -122,16 +174,15 @@ pub(crate) struct Pair {
     pub head: Node,
     pub worker: Node,
     pub arbiter: Arbiter,
-    pub runtime: Runtime,
+    pub world: World,
 }
 
 impl Pair {
-    pub(crate) fn new(mailbox: usize) -> Self {
-        let runtime = runtime();
-        let authority = Authority::new().unwrap();
-        let head = bind(&authority, Role::Head, &runtime);
-        let worker = bind(&authority, Role::Worker, &runtime);
-        let arbiter = runtime.arbiter().unwrap();
+    pub(crate) async fn new(world: &World, mailbox: usize) -> Self {
+        let authority = world.authority();
+        let head = world.bind(&authority, Role::Head);
+        let worker = world.bind(&authority, Role::Worker);
+        let arbiter = world.runtime.arbiter().unwrap();
         let seen = Seen::default();
         let actor = arbiter.spawn(mailbox, {
             let seen = seen.clone();
@@ -145,28 +196,29 @@ impl Pair {
             .on::<Wait>(&all)
             .on::<Drown>(&all)
             .on::<Stop>(&[Role::Head]);
-        let pair = Self { seen, actor, head, worker, arbiter, runtime };
-        let there = pair.head.address().unwrap();
-        let node = pair.block_on(pair.worker.connect(there, SOON)).unwrap();
-        assert_eq!(node, pair.head.id());
-        pair
+        let node = worker.connect(head.address().unwrap(), SOON).await.unwrap();
+        assert_eq!(node, head.id());
+        Self { seen, actor, head, worker, arbiter, world: world.clone() }
     }
 
     pub(crate) fn remote(&self) -> ActorRef<Tester> {
         self.worker.actor(Address { node: self.head.id(), actor: ECHO })
     }
 
-    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.runtime.handle().block_on(future)
+    /// Nothing is left of what was asked or fetched: no call, no transfer, no place taken.
+    pub(crate) async fn settled(&self) {
+        for node in [&self.head, &self.worker] {
+            eventually("nothing in hand", || node.in_hand() == InHand::default()).await;
+        }
+        eventually("all places free", || self.actor.room() == self.actor.places()).await;
     }
 }
 
 /// Waits until a condition holds.
-#[track_caller]
-pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + SOON;
     while !condition() {
         assert!(Instant::now() < end, "not within {SOON:?}: {what}");
-        std::thread::sleep(Duration::from_millis(2));
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

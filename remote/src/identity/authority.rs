@@ -1,0 +1,170 @@
+//! The authority: what signs certificates, and what knows the tokens.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType, SerialNumber,
+};
+use ring::digest::{SHA256, digest};
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{ClusterId, Identity, IdentityError, Leaf, NodeId, PeerId, Role, SERVER_NAME, certificate_error};
+use crate::ambient::Ambient;
+use crate::join::{Desk, JoinToken};
+
+/// How long a certificate is good for, unless said otherwise.
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Clocks of two machines may differ by this.
+const SKEW: Duration = Duration::from_secs(5 * 60);
+
+/// The SHA-256 of an authority's public key.
+pub(crate) type Fingerprint = [u8; 32];
+
+/// A cluster's certificate authority. It lives in one process, issues every node's identity, and renews those of
+/// nodes that are connected to a head which [serves joins](crate::Node::serve_joins).
+pub struct Authority {
+    cluster: ClusterId,
+    certificate: Vec<u8>,
+    fingerprint: Fingerprint,
+    issuer: Issuer<'static, KeyPair>,
+    lifetime: Duration,
+    ambient: Ambient,
+    desk: Mutex<Desk>,
+}
+
+impl Authority {
+    /// A new cluster with a new key.
+    ///
+    /// # Errors
+    /// No randomness, or the certificate could not be made.
+    pub fn new() -> Result<Self, IdentityError> {
+        Self::of(Ambient::System)
+    }
+
+    pub(crate) fn of(ambient: Ambient) -> Result<Self, IdentityError> {
+        let cluster = ClusterId(u128::from_le_bytes(ambient.random()?));
+        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(certificate_error)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, format!("regatta cluster {cluster}"));
+        // Path length 0: what this authority signs cannot sign further.
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.serial_number = Some(serial(&ambient)?);
+        let certificate = params.self_signed(&key).map_err(certificate_error)?;
+        let certificate = certificate.der().to_vec();
+        let fingerprint =
+            fingerprint(&certificate).ok_or_else(|| IdentityError::Certificate("our own cannot be read".to_owned()))?;
+        let issuer = Issuer::new(params, key);
+        let desk = Mutex::default();
+        Ok(Self { cluster, certificate, fingerprint, issuer, lifetime: LIFETIME, ambient, desk })
+    }
+
+    /// Makes its certificates good for `lifetime` instead of 24 hours. They are renewed after two thirds of it.
+    #[must_use]
+    pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// The cluster that this authority stands for.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// A new node's identity; draws its [`NodeId`].
+    ///
+    /// # Errors
+    /// No randomness, or the certificate could not be made.
+    pub fn issue(&self, role: Role) -> Result<Identity, IdentityError> {
+        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(certificate_error)?;
+        let leaf = self.sign(self.draw(role)?, &key)?;
+        Ok(Identity { leaf, key: key.serialize_der() })
+    }
+
+    /// A token with which one node of this role can [join](Identity::join) within `ttl`, once. A head must
+    /// [serve joins](crate::Node::serve_joins).
+    ///
+    /// # Errors
+    /// No randomness, or too many tokens are waiting to be used.
+    pub fn token(&self, role: Role, ttl: Duration) -> Result<JoinToken, IdentityError> {
+        let now = self.ambient.unix();
+        let token = JoinToken::new(self.fingerprint, role, now + ttl, self.ambient.random()?);
+        if self.desk().add(&token, now) { Ok(token) } else { Err(IdentityError::TooManyTokens) }
+    }
+
+    /// Signs a new node's request.
+    pub(crate) fn admit(&self, role: Role, request: &[u8]) -> Result<Leaf, IdentityError> {
+        self.sign_request(self.draw(role)?, request)
+    }
+
+    /// Signs a node's request under its own name.
+    pub(crate) fn sign_request(&self, peer: PeerId, request: &[u8]) -> Result<Leaf, IdentityError> {
+        let request = CertificateSigningRequestParams::from_der(&request.into())
+            .map_err(|error| IdentityError::Request(error.to_string()))?;
+        if request.public_key.algorithm() != &PKCS_ED25519 {
+            return Err(IdentityError::Request("not an Ed25519 key".to_owned()));
+        }
+        // Only the key is taken: the names are ours to give.
+        self.sign(peer, &request.public_key)
+    }
+
+    pub(crate) fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw(&self, role: Role) -> Result<PeerId, IdentityError> {
+        let node = NodeId(u64::from_le_bytes(self.ambient.random()?));
+        Ok(PeerId { cluster: self.cluster, role, node })
+    }
+
+    fn sign(&self, peer: PeerId, key: &impl PublicKeyData) -> Result<Leaf, IdentityError> {
+        let now = self.ambient.unix();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, format!("regatta {}", peer.node));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.serial_number = Some(serial(&self.ambient)?);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names = vec![
+            SanType::DnsName(SERVER_NAME.try_into().map_err(certificate_error)?),
+            SanType::URI(peer.uri().as_str().try_into().map_err(certificate_error)?),
+        ];
+        params.not_before = date(now.saturating_sub(SKEW))?;
+        params.not_after = date(now + self.lifetime)?;
+        let certificate = params.signed_by(key, &self.issuer).map_err(certificate_error)?;
+        Ok(Leaf {
+            peer,
+            authority: self.certificate.clone(),
+            certificate: certificate.der().to_vec(),
+            issued: now.as_secs(),
+            expires: (now + self.lifetime).as_secs(),
+        })
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+/// The fingerprint of a certificate's key; `None` if it is not a certificate.
+pub(crate) fn fingerprint(certificate: &[u8]) -> Option<Fingerprint> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    digest(&SHA256, certificate.tbs_certificate.subject_pki.raw).as_ref().try_into().ok()
+}
+
+fn date(unix: Duration) -> Result<OffsetDateTime, IdentityError> {
+    let seconds = i64::try_from(unix.as_secs()).unwrap_or(i64::MAX);
+    OffsetDateTime::from_unix_timestamp(seconds).map_err(|error| IdentityError::Certificate(error.to_string()))
+}
+
+/// A random serial number, always of the same length, so that certificates of a simulation are too.
+fn serial(ambient: &Ambient) -> Result<SerialNumber, IdentityError> {
+    let [first, rest @ ..] = ambient.random::<16>()?;
+    let bytes: Vec<u8> = [0x40 | (first & 0x3f)].into_iter().chain(rest).collect();
+    Ok(SerialNumber::from(bytes))
+}

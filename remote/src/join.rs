@@ -1,0 +1,238 @@
+//! Joining by token: a node without a certificate pins the authority, proves a secret and receives one.
+//!
+//! One connection of its own protocol, one stream: the joiner sends a [`Claim`], whose proof is an HMAC under the
+//! token's secret over key material of this very TLS session and the request for a certificate; the head answers with
+//! a certificate or a [`Refusal`]. A token that was answered with a certificate is used up, also if the answer is lost.
+
+mod desk;
+mod serve;
+mod token;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use quinn::Connection;
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+
+use crate::ambient::Ambient;
+use crate::close::Code;
+use crate::codec::{decode, encode};
+use crate::endpoint::Joining;
+use crate::frame::{Header, Kind};
+use crate::handshake::{MAX_BUILD, MAX_HELLO, PROTOCOL, send};
+use crate::identity::{ALPN_JOIN, Applicant, Identity, IdentityError, Leaf};
+use crate::lane::FrameReader;
+use crate::runtime::Runtime;
+
+pub(crate) use desk::Desk;
+pub(crate) use serve::{JOINS, accept};
+use token::TokenId;
+pub use token::{JoinToken, JoinTokenError};
+
+/// A node could not join.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The deadline passed.
+    #[error("no answer from {0} in time; is it the head's address, and is the head running?")]
+    Deadline(SocketAddr),
+    /// The other end is not of the token's cluster.
+    #[error("{0} is of another cluster than the token; take the token and the address from the same head")]
+    OtherCluster(SocketAddr),
+    /// The head does not know the token.
+    #[error("the head does not know this token; tokens end with the process that made them: make a new one")]
+    WrongToken,
+    /// The token has expired.
+    #[error("the token has expired; make a new one")]
+    Expired,
+    /// The token was used before.
+    #[error("the token was used before, and each lets one node join; make a new one")]
+    Used,
+    /// The head runs another build of the application.
+    #[error(
+        "the builds differ: ours is {:?}, the head's is {:?}; run the same executable on both",
+        String::from_utf8_lossy(ours),
+        String::from_utf8_lossy(theirs)
+    )]
+    BuildDiffers {
+        /// Our description.
+        ours: Vec<u8>,
+        /// The head's.
+        theirs: Vec<u8>,
+    },
+    /// The head speaks another version of the protocol.
+    #[error("the protocols differ: ours is {ours}, the head's is {theirs}; run the same executable on both")]
+    ProtocolDiffers {
+        /// Our version.
+        ours: u16,
+        /// The head's.
+        theirs: u16,
+    },
+    /// This host was refused too often just now.
+    #[error("this host was refused too often; wait a few seconds, then try again with the right token")]
+    TooMany,
+    /// The other end is a node that takes no joins.
+    #[error("{0} takes no joins; use the address of the head that made the token")]
+    NotServed(SocketAddr),
+    /// The description of this build is too long for a request.
+    #[error("a build description of {size} bytes is longer than the maximum of {MAX_BUILD}")]
+    HelloTooLong {
+        /// Its size in bytes.
+        size: usize,
+    },
+    /// The socket could not be bound.
+    #[error("cannot bind: {0}")]
+    Bind(String),
+    /// The connection failed.
+    #[error("the connection failed: {0}; check the network between the two hosts")]
+    Failed(String),
+    /// The head's answer is not usable.
+    #[error("the head's answer is not usable: {0}; run the same executable on both")]
+    BadAnswer(String),
+    /// A key or certificate could not be made or used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+impl JoinError {
+    /// Whether another try with the same token may succeed.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Deadline(_) | Self::TooMany | Self::Failed(_))
+    }
+}
+
+impl Identity {
+    /// Joins the cluster of a token at its head's address; `hello` is what [`Node::bind`](crate::Node::bind) will be
+    /// given.
+    ///
+    /// # Errors
+    /// Each names its cause and what to do about it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the attempt; the token may be used up.
+    pub async fn join(
+        token: &JoinToken,
+        to: SocketAddr,
+        hello: &[u8],
+        runtime: &Runtime,
+        deadline: Duration,
+    ) -> Result<Self, JoinError> {
+        if hello.len() > MAX_BUILD {
+            return Err(JoinError::HelloTooLong { size: hello.len() });
+        }
+        let ambient = runtime.net().ambient.clone();
+        if ambient.unix() >= token.expiry() {
+            return Err(JoinError::Expired);
+        }
+        let stranger = Arc::new(AtomicBool::new(false));
+        let endpoint = Joining::bind(token.authority(), Arc::clone(&stranger), ALPN_JOIN, from(to), runtime)?;
+        let (token, hello) = (token.clone(), hello.to_vec());
+        // quinn needs a runtime around it, which the caller may not have.
+        let joining = runtime.net().spawn(async move {
+            let connection = endpoint.connect(to).await?;
+            let joined = ask(&connection, &token, hello, &ambient).await;
+            connection.close(Code::Bye.var(), b"joined or not");
+            joined
+        });
+        let joined = match runtime.net().within(deadline, joining).await {
+            Some(Some(joined)) => joined,
+            Some(None) => Err(JoinError::Failed("the runtime is shut down".to_owned())),
+            None => Err(JoinError::Deadline(to)),
+        };
+        if joined.is_err() && stranger.load(Ordering::Acquire) { Err(JoinError::OtherCluster(to)) } else { joined }
+    }
+}
+
+/// What a joiner asks for.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Claim {
+    protocol: u16,
+    token: TokenId,
+    proof: [u8; 32],
+    build: Vec<u8>,
+    request: Vec<u8>,
+}
+
+/// Why a head gives no certificate; crosses the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Refusal {
+    WrongToken,
+    Expired,
+    Used,
+    BuildDiffers { theirs: Vec<u8> },
+    ProtocolDiffers { theirs: u16 },
+    TooMany,
+    NotServed,
+    Failed(String),
+}
+
+/// A head's answer to a claim, or to a node that wants its certificate renewed.
+pub(crate) type Verdict = Result<Leaf, Refusal>;
+
+impl Claim {
+    fn new(token: &JoinToken, exported: &[u8], build: Vec<u8>, request: Vec<u8>) -> Self {
+        let mut claim = Self { protocol: PROTOCOL, token: token.id(), proof: [0; 32], build, request };
+        let key = hmac::Key::new(hmac::HMAC_SHA256, token.secret());
+        let tag = hmac::sign(&key, &claim.proven(exported));
+        claim.proof.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
+        claim
+    }
+
+    /// What the proof is about. The exported bytes have one length, so that the two cannot run into each other.
+    fn proven(&self, exported: &[u8]) -> Vec<u8> {
+        [exported, &self.request].concat()
+    }
+}
+
+/// Key material that only the two ends of a TLS session have.
+fn exported(connection: &Connection) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    connection.export_keying_material(&mut bytes, b"EXPORTER-regatta-join", b"").ok()?;
+    Some(bytes)
+}
+
+/// The joiner's side.
+async fn ask(
+    connection: &Connection,
+    token: &JoinToken,
+    build: Vec<u8>,
+    ambient: &Ambient,
+) -> Result<Identity, JoinError> {
+    let failed = |error: &dyn ToString| JoinError::Failed(error.to_string());
+    let exported = exported(connection).ok_or_else(|| JoinError::Failed("no key material".to_owned()))?;
+    let applicant = Applicant::new()?;
+    let claim = Claim::new(token, &exported, build, applicant.request()?);
+    let payload = encode(&claim).map_err(|error| failed(&error))?;
+    let (mut write, read) = connection.open_bi().await.map_err(|error| failed(&error))?;
+    send(&mut write, Kind::Join, payload).await.map_err(|error| failed(&error))?;
+    let answer = FrameReader::new(read, MAX_HELLO).next().await.map_err(|error| failed(&error))?;
+    let Some((Header { kind: Kind::Reply, .. }, payload)) = answer else {
+        return Err(JoinError::BadAnswer("not a reply".to_owned()));
+    };
+    match decode::<Verdict>(&payload).map_err(|error| JoinError::BadAnswer(error.to_string()))? {
+        Ok(leaf) => Ok(applicant.take(leaf, token.authority(), ambient)?),
+        Err(refusal) => Err(match refusal {
+            Refusal::WrongToken => JoinError::WrongToken,
+            Refusal::Expired => JoinError::Expired,
+            Refusal::Used => JoinError::Used,
+            Refusal::BuildDiffers { theirs } => JoinError::BuildDiffers { ours: claim.build, theirs },
+            Refusal::ProtocolDiffers { theirs } => JoinError::ProtocolDiffers { ours: PROTOCOL, theirs },
+            Refusal::TooMany => JoinError::TooMany,
+            Refusal::NotServed => JoinError::NotServed(connection.remote_address()),
+            Refusal::Failed(text) => JoinError::Failed(text),
+        }),
+    }
+}
+
+/// Where to dial from.
+fn from(to: SocketAddr) -> SocketAddr {
+    match to {
+        SocketAddr::V4(to) if to.ip().is_loopback() => (Ipv4Addr::LOCALHOST, 0).into(),
+        SocketAddr::V6(to) if to.ip().is_loopback() => (Ipv6Addr::LOCALHOST, 0).into(),
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
+}

@@ -1,0 +1,78 @@
+//! The head's side of a join.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::Connection;
+use tokio::time::timeout;
+
+use super::{Claim, Refusal, Verdict, exported};
+use crate::close::Code;
+use crate::codec::{decode, encode};
+use crate::error::ConnectError;
+use crate::frame::{Header, Kind};
+use crate::handshake::{MAX_HELLO, PROTOCOL, send};
+use crate::identity::Authority;
+use crate::lane::FrameReader;
+use crate::node::Shared;
+
+/// Joins served at a time: few of the places for handshakes, which peers need too.
+pub(crate) const JOINS: usize = 32;
+/// How long a joiner has to ask, and then to read the answer.
+const DEADLINE: Duration = Duration::from_secs(4);
+
+/// Serves one join.
+pub(crate) async fn accept(shared: &Arc<Shared>, connection: Connection) -> Result<(), ConnectError> {
+    let Ok(_place) = shared.joins.try_acquire() else {
+        connection.close(Code::TooMany.var(), b"too many joins at once");
+        return Err(ConnectError::BadHello("too many joins at once".to_owned()));
+    };
+    let served = timeout(DEADLINE, serve(shared, &connection)).await;
+    if matches!(served, Ok(Ok(()))) {
+        let _ = timeout(DEADLINE, connection.closed()).await; // it has read the answer
+    }
+    connection.close(Code::Bye.var(), b"the join is over");
+    served.unwrap_or_else(|_| Err(ConnectError::BadHello("a join took too long".to_owned())))
+}
+
+async fn serve(shared: &Shared, connection: &Connection) -> Result<(), ConnectError> {
+    let bad = |text: &str| ConnectError::BadHello(text.to_owned());
+    let authority = shared.authority.get().ok_or_else(|| bad("a join where none are served"))?;
+    let (mut write, read) = connection.accept_bi().await.map_err(|error| bad(&error.to_string()))?;
+    let frame = FrameReader::new(read, MAX_HELLO).next().await.map_err(|error| bad(&error.to_string()))?;
+    let Some((Header { kind: Kind::Join, .. }, payload)) = frame else {
+        return Err(bad("a join without a claim"));
+    };
+    let verdict = judge(shared, authority, connection, &payload);
+    match &verdict {
+        Ok(leaf) => tracing::info!(peer = %leaf.peer, from = %connection.remote_address(), "joined"),
+        Err(refusal) => tracing::warn!(from = %connection.remote_address(), ?refusal, "refused a join"),
+    }
+    let payload = encode(&verdict).map_err(|error| bad(&error.to_string()))?;
+    send(&mut write, Kind::Reply, payload).await.map_err(|error| bad(&error))?;
+    let _ = write.finish(); // fails only if the joiner is gone already
+    Ok(())
+}
+
+fn judge(shared: &Shared, authority: &Authority, connection: &Connection, payload: &[u8]) -> Verdict {
+    let (host, now) = (connection.remote_address().ip(), shared.net.ambient.unix());
+    authority.desk().listens(host, now)?;
+    let verdict = (|| {
+        let claim: Claim = decode(payload).map_err(|error| Refusal::Failed(error.to_string()))?;
+        if claim.protocol != PROTOCOL {
+            return Err(Refusal::ProtocolDiffers { theirs: PROTOCOL });
+        }
+        let exported = exported(connection).ok_or(Refusal::WrongToken)?;
+        let role = authority.desk().check(&claim, &exported, now)?;
+        if claim.build != shared.hello {
+            return Err(Refusal::BuildDiffers { theirs: shared.hello.to_vec() });
+        }
+        let leaf = authority.admit(role, &claim.request).map_err(|error| Refusal::Failed(error.to_string()))?;
+        // Last, so that a request which fails leaves the token as it was.
+        if authority.desk().take(claim.token) { Ok(leaf) } else { Err(Refusal::Used) }
+    })();
+    if verdict.is_err() {
+        authority.desk().refuse(host, now);
+    }
+    verdict
+}

@@ -1,0 +1,91 @@
+//! Certificates are renewed before they expire: by the authority of this process, or by that of a head, asked over
+//! the control connection to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::codec::{decode, encode};
+use crate::error::BindError;
+use crate::identity::{Applicant, Identity, IdentityError, PeerId, Role};
+use crate::join::{Refusal, Verdict};
+use crate::node::Shared;
+
+/// How long a head may take to answer.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Longest sleep at a time: the clock of the day may be set, or the machine suspended.
+const NAP: Duration = Duration::from_secs(60);
+
+/// Why a certificate could not be renewed.
+#[derive(Debug, thiserror::Error)]
+enum RenewError {
+    #[error("no head is connected")]
+    NoHead,
+    #[error("the head does not answer: {0}")]
+    NoAnswer(#[from] crate::error::AskError),
+    #[error("the head refuses: {0:?}")]
+    Refused(Refusal),
+    #[error("{0}")]
+    Codec(#[from] crate::codec::CodecError),
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    #[error("{0}")]
+    Present(#[from] BindError),
+}
+
+/// Renews the node's certificate whenever two thirds of its life are over.
+pub(crate) async fn keep_fresh(shared: Arc<Shared>) {
+    loop {
+        let (due, again) = shared.identity().renewal(&shared.net.ambient);
+        if !due.is_zero() {
+            tokio::time::sleep(due.min(NAP)).await;
+            continue;
+        }
+        match renew(&shared).await {
+            Ok(()) => tracing::debug!("the certificate is renewed"),
+            Err(error) => {
+                tracing::warn!(%error, "the certificate is not renewed; without it no connection can be made soon");
+            }
+        }
+        // Also after success: by our clock, a certificate of a head whose clock is behind may be due at once.
+        tokio::time::sleep(again).await;
+    }
+}
+
+/// The authority's side.
+pub(crate) fn judge(shared: &Shared, peer: PeerId, request: &[u8]) -> Verdict {
+    let authority = shared.authority.get().ok_or(Refusal::NotServed)?;
+    authority.sign_request(peer, request).map_err(|error| Refusal::Failed(error.to_string()))
+}
+
+async fn renew(shared: &Arc<Shared>) -> Result<(), RenewError> {
+    let applicant = Applicant::new()?;
+    let request = applicant.request()?;
+    let verdict = if shared.authority.get().is_some() {
+        judge(shared, shared.me, &request)
+    } else {
+        let links = shared.peers.links();
+        let head = links.iter().rfind(|link| link.peer.role == Role::Head && link.is_open());
+        let answer = head.ok_or(RenewError::NoHead)?.renew(request.into(), DEADLINE).await?;
+        decode::<Verdict>(&answer)?
+    };
+    let leaf = verdict.map_err(RenewError::Refused)?;
+    let identity = applicant.take(leaf, shared.authority_print, &shared.net.ambient)?;
+    if identity.peer() != shared.me {
+        return Err(RenewError::Refused(Refusal::Failed("a certificate of another node".to_owned())));
+    }
+    Ok(shared.present(identity)?)
+}
+
+/// The bytes of a verdict; one that cannot be encoded cannot be read either, which is an error all the same.
+pub(crate) fn verdict_bytes(verdict: &Verdict) -> bytes::Bytes {
+    encode(verdict).unwrap_or_default()
+}
+
+impl Shared {
+    /// Meets later peers with this identity.
+    fn present(&self, identity: Identity) -> Result<(), BindError> {
+        self.endpoint.present(&identity, self.authority.get().is_some())?;
+        *self.identity() = identity;
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! A cluster in one thread: a network that loses, delays and reorders by seed, on a clock that skips all waiting.
+//!
+//! [`Sim::run`] gives a scenario a [`Sim`]; a [`Runtime`] of it binds [`Node`](crate::Node)s as always, at any
+//! address. One seed gives one trace, packet for packet, as long as the scenario keeps to the rules: no threads, no
+//! `std::time`, no randomness but [`Sim::random`], no iteration over hash maps.
+
+mod network;
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle};
+
+use crate::ambient::Ambient;
+use crate::identity::{Authority, IdentityError};
+use crate::runtime::Runtime;
+pub(crate) use network::Network;
+
+/// A simulation. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Sim {
+    network: Arc<Network>,
+    ambient: Ambient,
+}
+
+/// What the network does to packets. The default only delays them, by 1 ms to 3 ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Faults {
+    /// Least delay. tokio's timers have a grain of 1 ms.
+    pub latency: Duration,
+    /// Greatest delay on top of it; each packet's is drawn.
+    pub jitter: Duration,
+    /// Bytes per second from one socket to another; 0 is without limit.
+    pub rate: u64,
+    /// Packets lost, of a million.
+    pub loss: u32,
+    /// Packets, of a million, that come late, by ten times the latency and jitter: only these are overtaken.
+    pub late: u32,
+}
+
+/// What a network has carried so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Depends on the time, sender, receiver and size of every packet, in order.
+    pub hash: u64,
+    /// Packets sent.
+    pub sent: u64,
+    /// Packets lost, by chance, partition or a full socket.
+    pub lost: u64,
+}
+
+impl Sim {
+    /// Runs a scenario on a paused clock, in this thread.
+    ///
+    /// # Panics
+    /// The scenario does, or tokio's runtime cannot be made.
+    pub fn run<F: Future>(seed: u64, scenario: impl FnOnce(Self) -> F) -> F::Output {
+        let runner = actix_rt::System::with_tokio_rt(|| {
+            let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
+            runtime.expect("a current-thread runtime needs nothing from the system but a poll descriptor")
+        });
+        runner.block_on(async {
+            let sim = Self { network: Arc::new(Network::new(seed)), ambient: Ambient::simulated(seed) };
+            scenario(sim).await
+        })
+    }
+
+    /// A process's runtime: all of them share this thread.
+    pub fn runtime(&self) -> Runtime {
+        Runtime::simulated(Handle::current(), Arc::clone(&self.network), self.ambient.clone())
+    }
+
+    /// An authority whose names follow the seed and whose certificates follow the simulated clock.
+    ///
+    /// # Errors
+    /// A certificate could not be made.
+    pub fn authority(&self) -> Result<Authority, IdentityError> {
+        Authority::of(self.ambient.clone())
+    }
+
+    /// Changes what happens to packets that are sent from now on.
+    pub fn set(&self, faults: Faults) {
+        self.network.set(faults);
+    }
+
+    /// Loses everything between two hosts.
+    pub fn partition(&self, a: IpAddr, b: IpAddr) {
+        self.cut(a, b);
+        self.cut(b, a);
+    }
+
+    /// Loses everything from one host to another, and nothing the other way.
+    pub fn cut(&self, from: IpAddr, to: IpAddr) {
+        self.network.cut(from, to);
+    }
+
+    /// Undoes [`partition`](Self::partition) and [`cut`](Self::cut).
+    pub fn heal(&self, a: IpAddr, b: IpAddr) {
+        self.network.heal(a, b);
+    }
+
+    /// Keeps everything to and from a host back, as if it were stopped; its timers still run.
+    pub fn pause(&self, host: IpAddr) {
+        self.network.pause(host);
+    }
+
+    /// Delivers what a [`pause`](Self::pause) has kept back.
+    pub fn resume(&self, host: IpAddr) {
+        self.network.resume(host);
+    }
+
+    /// What the network has carried.
+    pub fn trace(&self) -> Trace {
+        self.network.trace()
+    }
+
+    /// A number below `bound`, by the seed; 0 if `bound` is.
+    pub fn random(&self, bound: u64) -> u64 {
+        self.ambient.random().map_or(0, u64::from_le_bytes).checked_rem(bound).unwrap_or(0)
+    }
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self { latency: Duration::from_millis(1), jitter: Duration::from_millis(2), rate: 0, loss: 0, late: 0 }
+    }
+}

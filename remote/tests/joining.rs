@@ -1,0 +1,176 @@
+//! Joining by token, and certificates that run out: each refusal names its cause, in time.
+
+mod common;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::*;
+use regatta_remote::*;
+use tokio::time::{Instant, sleep};
+
+both!(
+    a_token_lets_one_node_join_in_its_role,
+    a_used_token_is_refused,
+    an_expired_token_is_refused,
+    another_clusters_token_is_refused,
+    another_build_is_refused_and_leaves_the_token,
+    a_node_that_is_not_the_head_takes_no_joins,
+    nobody_there_is_a_deadline_that_names_the_address,
+    a_host_that_was_refused_often_may_join_a_little_later,
+    a_certificate_is_renewed_by_the_head,
+    an_authority_of_another_cluster_is_not_served,
+);
+
+const BUILD: &[u8] = b"build 1";
+const TTL: Duration = Duration::from_secs(600);
+
+/// A head that serves joins.
+fn head(world: &World) -> (Node, Arc<Authority>) {
+    head_of(world, world.authority())
+}
+
+fn head_of(world: &World, authority: Authority) -> (Node, Arc<Authority>) {
+    let head = world.bind(&authority, Role::Head);
+    let authority = Arc::new(authority);
+    head.serve_joins(Arc::clone(&authority)).unwrap();
+    (head, authority)
+}
+
+async fn join(world: &World, token: &JoinToken, head: &Node, build: &[u8]) -> Result<Identity, JoinError> {
+    let started = Instant::now();
+    let joined = Identity::join(token, head.address().unwrap(), build, &world.runtime, SOON).await;
+    assert!(started.elapsed() < SOON, "it took until the deadline");
+    joined
+}
+
+async fn a_token_lets_one_node_join_in_its_role(world: World) {
+    let (head, authority) = head(&world);
+    for role in [Role::Worker, Role::Driver] {
+        let token = authority.token(role, TTL).unwrap();
+        // It travels as text.
+        let token: JoinToken = token.to_string().parse().unwrap();
+        let identity = join(&world, &token, &head, BUILD).await.unwrap();
+        assert_eq!((identity.role(), identity.cluster()), (role, authority.cluster()));
+        let node = Node::bind(identity, world.any(), BUILD.into(), &world.runtime).unwrap();
+        let at_head = node.connect(head.address().unwrap(), SOON).await.unwrap();
+        assert_eq!(at_head, head.id());
+        let id = node.id();
+        eventually("the head knows it", || head.peers().iter().any(|peer| (peer.node, peer.role) == (id, role))).await;
+    }
+}
+
+async fn a_used_token_is_refused(world: World) {
+    let (head, authority) = head(&world);
+    let token = authority.token(Role::Worker, TTL).unwrap();
+    join(&world, &token, &head, BUILD).await.unwrap();
+    let error = join(&world, &token, &head, BUILD).await.unwrap_err();
+    assert!(matches!(error, JoinError::Used) && !error.is_retryable(), "{error}");
+    assert!(error.to_string().contains("make a new one"), "{error}");
+}
+
+async fn an_expired_token_is_refused(world: World) {
+    let (head, authority) = head(&world);
+    let token = authority.token(Role::Worker, Duration::ZERO).unwrap();
+    let error = join(&world, &token, &head, BUILD).await.unwrap_err();
+    assert!(matches!(error, JoinError::Expired) && !error.is_retryable(), "{error}");
+    assert!(error.to_string().contains("make a new one"), "{error}");
+}
+
+async fn another_clusters_token_is_refused(world: World) {
+    let (head, _) = head(&world);
+    let token = world.authority().token(Role::Worker, TTL).unwrap();
+    let error = join(&world, &token, &head, BUILD).await.unwrap_err();
+    assert!(matches!(error, JoinError::OtherCluster(to) if to == head.address().unwrap()), "{error}");
+    assert!(error.to_string().contains("from the same head"), "{error}");
+}
+
+async fn another_build_is_refused_and_leaves_the_token(world: World) {
+    let (head, authority) = head(&world);
+    let token = authority.token(Role::Worker, TTL).unwrap();
+    let error = join(&world, &token, &head, b"build 2").await.unwrap_err();
+    let JoinError::BuildDiffers { ours, theirs } = &error else { panic!("{error}") };
+    assert_eq!((ours.as_slice(), theirs.as_slice()), (&b"build 2"[..], BUILD));
+    let text = error.to_string();
+    assert!(text.contains("build 1") && text.contains("build 2") && text.contains("same executable"), "{text}");
+    join(&world, &token, &head, BUILD).await.unwrap();
+}
+
+async fn a_node_that_is_not_the_head_takes_no_joins(world: World) {
+    let authority = world.authority();
+    let worker = world.bind(&authority, Role::Worker);
+    let token = authority.token(Role::Worker, TTL).unwrap();
+    let error = join(&world, &token, &worker, BUILD).await.unwrap_err();
+    assert!(matches!(error, JoinError::NotServed(to) if to == worker.address().unwrap()), "{error}");
+}
+
+async fn nobody_there_is_a_deadline_that_names_the_address(world: World) {
+    let token = world.authority().token(Role::Worker, TTL).unwrap();
+    let silent = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let there = silent.local_addr().unwrap();
+    let joined = Identity::join(&token, there, BUILD, &world.runtime, Duration::from_millis(100)).await;
+    let error = joined.unwrap_err();
+    assert!(matches!(error, JoinError::Deadline(to) if to == there) && error.is_retryable(), "{error}");
+}
+
+async fn a_host_that_was_refused_often_may_join_a_little_later(world: World) {
+    let (head, authority) = head(&world);
+    let token = authority.token(Role::Worker, TTL).unwrap();
+    // Each comes from this host on loopback; on the simulated network each from another, and then none waits.
+    for _ in 0..10 {
+        let error = join(&world, &token, &head, b"build 2").await.unwrap_err();
+        assert!(matches!(error, JoinError::BuildDiffers { .. } | JoinError::TooMany), "{error}");
+    }
+    let started = Instant::now();
+    while let Err(error) = join(&world, &token, &head, BUILD).await {
+        assert!(matches!(error, JoinError::TooMany) && error.is_retryable(), "{error}");
+        assert!(started.elapsed() < SOON, "still refused");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn a_certificate_is_renewed_by_the_head(world: World) {
+    let life = Duration::from_secs(3);
+    let (head, authority) = head_of(&world, world.authority().with_lifetime(life));
+    let worker = world.bind(&authority, Role::Worker);
+    worker.connect(head.address().unwrap(), SOON).await.unwrap();
+    let (id, until) = (worker.id(), worker.expires());
+    // The worker's by asking the head, the head's by itself.
+    eventually("both are renewed", || worker.expires() > until && head.expires() > until).await;
+    assert_eq!(worker.id(), id);
+    // Later connections show the new one.
+    let other = world.bind(&authority, Role::Driver);
+    assert_eq!(other.connect(worker.address().unwrap(), SOON).await.unwrap(), id);
+    assert_eq!(worker.connect(other.address().unwrap(), SOON).await.unwrap(), other.id());
+}
+
+async fn an_authority_of_another_cluster_is_not_served(world: World) {
+    let head = world.bind(&world.authority(), Role::Head);
+    let error = head.serve_joins(Arc::new(world.authority())).unwrap_err();
+    assert!(matches!(error, BindError::OtherCluster { .. }), "{error}");
+}
+
+#[test]
+fn a_certificate_that_ran_out_is_refused_and_one_that_is_renewed_lasts() {
+    World::simulated(5, |world| async move {
+        let life = Duration::from_secs(60);
+        let (head, authority) = head_of(&world, world.authority().with_lifetime(life));
+        let renewed = world.bind(&authority, Role::Worker);
+        renewed.connect(head.address().unwrap(), SOON).await.unwrap();
+        let alone = world.bind(&authority, Role::Worker); // never meets a head
+        sleep(3 * life).await;
+        let started = Instant::now();
+        for (from, to) in [(&alone, &head), (&renewed, &alone)] {
+            let error = from.connect(to.address().unwrap(), SOON).await.unwrap_err();
+            assert!(matches!(error, ConnectError::CertificateExpired { .. }) && !error.is_retryable(), "{error}");
+            assert!(error.to_string().contains("join again"), "{error}");
+        }
+        assert!(started.elapsed() < SOON);
+        // A live connection goes on, and a new one to a renewed node can be made.
+        assert_eq!(renewed.peers().len(), 1);
+        let fresh = world.bind(&authority, Role::Worker);
+        fresh.connect(renewed.address().unwrap(), SOON).await.unwrap();
+        fresh.connect(head.address().unwrap(), SOON).await.unwrap();
+    });
+}
