@@ -16,7 +16,7 @@ use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 
 pub(crate) use host::Host;
 pub(crate) use messages::{
-    Place, Register, Release, RunEvent, Status, Submit, UseProvider, WholeStatus, Worker, WorkerDown,
+    Place, Register, Release, RunEvent, Status, Submit, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
 };
 pub use scheduler::SchedulerActor;
 pub use swordfish::SwordfishActor;

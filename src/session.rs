@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::actors::{
     CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, Status, Submit, SwordfishActor, UseProvider,
-    WholeStatus, Worker, WorkerDown,
+    WholeStatus, Worker, WorkerDown, WorkerSilent,
 };
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, hello, is_worker};
 use crate::config::{Config, Runner};
@@ -318,10 +318,16 @@ impl Parts {
         let (mut events, scheduler) = (node.events(), self.scheduler.clone());
         self.host.runtime.handle().spawn(async move {
             loop {
+                // A scheduler that is gone has no use for what it is told.
                 match events.recv().await {
                     Ok(PeerEvent::Down { peer, cause }) => {
-                        // A scheduler that is gone has no use for it.
                         let _ = scheduler.tell(WorkerDown { node: peer.node, why: cause }, CONTROL).await;
+                    }
+                    Ok(PeerEvent::Suspect(peer)) => {
+                        let _ = scheduler.tell(WorkerSilent { node: peer.node, silent: true }, CONTROL).await;
+                    }
+                    Ok(PeerEvent::Recovered(peer)) => {
+                        let _ = scheduler.tell(WorkerSilent { node: peer.node, silent: false }, CONTROL).await;
                     }
                     Ok(_) => (),
                     Err(RecvError::Lagged(missed)) => tracing::error!(missed, "events of peers were missed"),

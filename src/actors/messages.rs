@@ -189,6 +189,13 @@ pub(crate) struct Worker {
 /// Who starts and stops workers for the scheduler.
 pub(crate) struct UseProvider(pub(crate) Arc<dyn ClusterProvider>);
 
+/// A node is silent, or heard again.
+#[derive(Debug)]
+pub(crate) struct WorkerSilent {
+    pub(crate) node: NodeId,
+    pub(crate) silent: bool,
+}
+
 /// A node is lost.
 #[derive(Debug)]
 pub(crate) struct WorkerDown {
@@ -212,6 +219,9 @@ impl actix::Message for Worker {
     type Result = ();
 }
 impl actix::Message for UseProvider {
+    type Result = ();
+}
+impl actix::Message for WorkerSilent {
     type Result = ();
 }
 impl actix::Message for WorkerDown {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
-use regatta_remote::{ActorId, ActorRef, AskError, LocalRef, Node, Role};
+use regatta_remote::{ActorId, ActorRef, AskError, LocalRef, Node, NodeId, Role};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
     End, Gone, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica,
-    Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown,
+    Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
@@ -93,8 +93,15 @@ impl SchedulerActor {
                     self.send(worker, Outgoing::Gone(Gone(node)));
                 }
             }
+            // Its process may still be there, stopped or cut off: it is of no use any more.
+            self.provide(move |provider| provider.retire(worker));
             self.take(Event::Lost { worker, why });
         }
+    }
+
+    fn worker_at(&self, node: NodeId) -> Option<WorkerId> {
+        let crew = self.workers.values().find(|crew| crew.place.node.is_some_and(|(id, _)| id == node));
+        crew.map(|crew| crew.place.worker)
     }
 
     fn take(&mut self, event: Event) {
@@ -249,9 +256,19 @@ impl Handler<WorkerDown> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, WorkerDown { node, why }: WorkerDown, _: &mut Self::Context) {
-        let down = self.workers.values().find(|crew| crew.place.node.is_some_and(|(id, _)| id == node));
-        if let Some(worker) = down.map(|crew| crew.place.worker) {
+        if let Some(worker) = self.worker_at(node) {
             self.lose(worker, why);
+        }
+    }
+}
+
+impl Handler<WorkerSilent> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, WorkerSilent { node, silent }: WorkerSilent, _: &mut Self::Context) {
+        if let Some(worker) = self.worker_at(node) {
+            tracing::warn!(%worker, silent, "worker's heartbeat");
+            self.take(Event::Silent { worker, silent });
         }
     }
 }

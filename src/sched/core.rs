@@ -33,6 +33,11 @@ pub(crate) enum Event {
         worker: WorkerId,
         why: String,
     },
+    /// A worker is silent: it may be lost, so nothing new is placed there; or it is heard again.
+    Silent {
+        worker: WorkerId,
+        silent: bool,
+    },
     Submit(QuerySpec),
     /// The submitter wants no more of the query: running ones are cancelled, finished ones lose their partitions.
     Release(QueryId),
@@ -131,6 +136,7 @@ impl Core {
         match event {
             Event::Joined { worker, capacity } => self.ledger.add(worker, capacity),
             Event::Lost { worker, why } => self.lose(worker, &why, now, &mut actions),
+            Event::Silent { worker, silent } => self.ledger.hold(worker, silent),
             Event::Submit(spec) => self.submit(spec, now, &mut actions),
             Event::Release(query) => self.end(query, None, &mut actions),
             Event::TaskEnded { task, attempt, outcome } => self.task_ended(task, attempt, outcome, now, &mut actions),

@@ -55,12 +55,14 @@ pub(super) struct Ledger {
 struct Account {
     capacity: Resources,
     free: Resources,
+    /// Nothing new is placed here.
+    held: bool,
 }
 
 impl Ledger {
     pub(super) fn add(&mut self, worker: WorkerId, capacity: Resources) {
         self.remove(worker);
-        self.workers.insert(worker, Account { capacity, free: capacity });
+        self.workers.insert(worker, Account { capacity, free: capacity, held: false });
         self.by_free.insert((capacity, Reverse(worker)));
         self.capacity = self.capacity.plus(capacity);
     }
@@ -84,9 +86,19 @@ impl Ledger {
 
     /// Charges this worker, if there is room.
     pub(super) fn place_on(&mut self, worker: WorkerId, amount: Resources) -> bool {
-        let left = self.workers.get(&worker).and_then(|account| account.free.minus(amount));
+        let account = self.workers.get(&worker).filter(|account| !account.held);
+        let left = account.and_then(|account| account.free.minus(amount));
         left.into_iter().for_each(|left| self.set_free(worker, left));
         left.is_some()
+    }
+
+    /// Keeps new work away from a worker, or lets it in again.
+    pub(super) fn hold(&mut self, worker: WorkerId, held: bool) {
+        if let Some(account) = self.workers.get_mut(&worker) {
+            account.held = held;
+            let free = account.free;
+            self.set_free(worker, free);
+        }
     }
 
     /// Places all of these, or none of them.
@@ -159,7 +171,9 @@ impl Ledger {
         if let Some(account) = self.workers.get_mut(&worker) {
             self.by_free.remove(&(account.free, Reverse(worker)));
             account.free = free;
-            self.by_free.insert((free, Reverse(worker)));
+            if !account.held {
+                self.by_free.insert((free, Reverse(worker)));
+            }
         }
     }
 }
@@ -181,6 +195,12 @@ mod tests {
             ledger.release(worker, half);
         }
         assert!(ledger.is_idle());
+        ledger.hold(WorkerId(0), true);
+        assert_eq!((ledger.place(half, none), ledger.place_on(WorkerId(0), half)), (Some(WorkerId(1)), false));
+        ledger.release(WorkerId(1), half);
+        ledger.hold(WorkerId(0), false);
+        assert!(ledger.place_on(WorkerId(0), half), "held no longer");
+        ledger.release(WorkerId(0), half);
         assert_eq!(ledger.place_all(&[Resources::cpus(1.0); 3]), None, "two CPUs hold no three");
         assert!(ledger.is_idle(), "and what was placed of them is given back");
         assert_eq!(ledger.place(half, Resources::cpus(0.6)), None, "half a CPU leaves less than 0.6 of one");

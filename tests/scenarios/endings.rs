@@ -1,5 +1,6 @@
 //! However a query or a session ends, nothing is left of it.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -85,33 +86,57 @@ fn a_session_that_ends_ends_its_workers_and_removes_its_scratch_folder() {
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
 }
 
-/// Waits for the query to have tasks and a replica under way, then kills that worker.
-fn kill_in_the_middle(session: &Session, run: &Run, worker: usize) {
+/// Waits for the query to have tasks done and under way, then sends a signal to that worker.
+fn signal_in_the_middle(signal: &str, session: &Session, run: &Run, worker: usize) {
     eventually("some tasks are done, some are not", || {
         let status = run.status().unwrap().unwrap();
         status.stages[0].tasks.2 > 0 && status.stages[0].tasks.1 > 0
     });
     let process = session.processes()[worker].to_string();
-    assert!(Command::new("kill").args(["-9", &process]).status().unwrap().success());
+    assert!(Command::new("kill").args([signal, &process]).status().unwrap().success());
 }
 
-#[test]
-fn a_query_survives_the_loss_of_a_worker_with_the_right_answer() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.parquet");
+/// A UDF over forty row groups, a moment for each of its batches, and sums that show a row that is lost or counted twice.
+fn slow_sums(folder: &Path) -> LazyFrame {
+    let path = folder.join("x.parquet");
     let mut frame = df!["x" => (0..4000i64).collect::<Vec<_>>()].unwrap();
     ParquetWriter::new(std::fs::File::create(&path).unwrap())
         .with_row_group_size(Some(100))
         .finish(&mut frame)
         .unwrap();
-    let scan = || LazyFrame::scan_parquet(PlRefPath::try_from_path(&path).unwrap(), Default::default()).unwrap();
+    let scan = LazyFrame::scan_parquet(PlRefPath::try_from_path(&path).unwrap(), Default::default()).unwrap();
+    let slow = scan.with_column(Process.pool().replicas(2).batch(20).on([col("x")]).alias("process"));
+    slow.select([col("x").sum(), len(), col("process").max()])
+}
+
+#[track_caller]
+fn assert_right(answer: Result<DataFrame, Error>) {
+    let answer = answer.unwrap_or_else(|error| panic!("it should survive: {error}"));
+    assert_eq!(answer.column("x").unwrap().i64().unwrap().get(0), Some(3999 * 2000));
+    assert_eq!(answer.column("len").unwrap().u32().unwrap().get(0), Some(4000), "no row twice, none lost");
+}
+
+#[test]
+fn a_query_survives_the_loss_of_any_worker_with_the_right_answer() {
+    let folder = tempfile::tempdir().unwrap();
     for worker in 0..3 {
         let session = Session::local(3).unwrap();
-        let slow = scan().with_column(Process.pool().replicas(2).batch(20).on([col("x")]).alias("process"));
-        let mut run = session.submit(slow.select([col("x").sum(), len(), col("process").max()])).unwrap();
-        kill_in_the_middle(&session, &run, worker);
-        let answer = run.collect().unwrap_or_else(|error| panic!("worker {worker} was killed: {error}"));
-        assert_eq!(answer.column("x").unwrap().i64().unwrap().get(0), Some(3999 * 2000));
-        assert_eq!(answer.column("len").unwrap().u32().unwrap().get(0), Some(4000), "no row twice, none lost");
+        let mut run = session.submit(slow_sums(folder.path())).unwrap();
+        signal_in_the_middle("-9", &session, &run, worker);
+        assert_right(run.collect());
     }
+}
+
+#[test]
+fn a_query_survives_a_worker_that_is_stopped_and_the_worker_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(3).unwrap();
+    let before = session.processes();
+    let mut run = session.submit(slow_sums(folder.path())).unwrap();
+    signal_in_the_middle("-STOP", &session, &run, 0);
+    assert_right(run.collect());
+    eventually("its process is gone and another is there", || {
+        let now = session.processes();
+        now.len() == 3 && !now.contains(&before[0]) && !is_alive(before[0])
+    });
 }
