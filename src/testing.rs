@@ -1,5 +1,7 @@
 //! For tests of programs that use Regatta.
 
+use std::time::{Duration, Instant};
+
 use polars::prelude::*;
 
 #[doc(hidden)]
@@ -28,6 +30,19 @@ macro_rules! __testing_worker {
 }
 #[doc(inline)]
 pub use crate::__testing_worker as worker;
+
+/// Waits for a condition that some other thread or process brings about, for ten seconds at most. In place of a sleep.
+///
+/// # Panics
+/// The condition does not come about; `what` says which.
+#[track_caller]
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within 10 s: {what}");
+        std::thread::yield_now();
+    }
+}
 
 /// Runs a query on the session and with plain Polars, and compares the answers.
 ///

@@ -3,9 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use regatta::polars::prelude::*;
+use regatta::testing::eventually;
 use regatta::{Config, Session};
 
 regatta::testing::worker!();
@@ -51,11 +51,7 @@ fn a_killed_driver_leaves_no_process_no_socket_and_after_the_next_start_no_folde
 
     driver.kill().unwrap();
     driver.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while workers.iter().any(|id| is_alive(*id)) {
-        assert!(Instant::now() < deadline, "workers outlive their driver");
-        std::thread::yield_now();
-    }
+    eventually("workers end with their driver", || !workers.iter().any(|id| is_alive(*id)));
     assert!(all.iter().all(|id| sockets(*id) == 0));
 
     let clusters = std::fs::read_dir(scratch.path()).unwrap().next().unwrap().unwrap().path();

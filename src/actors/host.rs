@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use regatta_remote::{ActorId, ActorRef, Address, Node, NodeId, Runtime, encode};
+use regatta_remote::{ActorId, ActorRef, Address, Node, NodeId, Role, Runtime, encode};
 
 use super::messages::Place;
 use super::{CONTROL, FIRST_REPLICA, SWORDFISH, SwordfishActor, UdfActor};
@@ -42,6 +42,14 @@ impl Host {
         let (sender, result) = std::sync::mpsc::sync_channel(1);
         self.runtime.handle().spawn(async move { sender.send(future.await) });
         result.recv().map_err(|_| ClusterError::Closed)
+    }
+
+    /// Leaves the cluster, because its head does not answer: to it this worker is then lost, and what it did runs elsewhere.
+    pub(super) fn leave(&self) {
+        if let Some(node) = &self.node {
+            let heads = node.peers().into_iter().filter(|peer| peer.role == Role::Head);
+            heads.for_each(|head| node.disconnect(head.node));
+        }
     }
 
     /// A number for a new replica of this process.

@@ -89,12 +89,12 @@ impl SwordfishActor {
         let stage = work.stages.get(&task.stage).cloned();
         let runtime = host.runtime.handle().clone();
         let report = {
-            let runtime = runtime.clone();
+            let (runtime, host) = (runtime.clone(), Arc::clone(&host));
             move |outcome: Outcome| {
                 let ended = TaskEnded { task, attempt, outcome };
                 if let Err(error) = runtime.block_on(insist(&scheduler, ended)) {
-                    // Without the scheduler this worker has nobody to work for: its provider ends it.
                     tracing::error!(%task, %error, "could not report the end of a task");
+                    host.leave();
                 }
             }
         };

@@ -2,27 +2,17 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use regatta::error::ClusterError;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
+use regatta::testing::eventually;
 use regatta::{Config, Error};
 
 use crate::udfs::{Endless, Fault, Faulty, Process, numbers};
 
 fn endless() -> LazyFrame {
     numbers().select([Endless.pool().on([col("x")])])
-}
-
-/// Waits for a condition that some other thread or process brings about.
-#[track_caller]
-pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within 10 s: {what}");
-        std::thread::yield_now();
-    }
 }
 
 fn is_alive(process: u32) -> bool {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use regatta::Config;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
+use regatta::testing::eventually;
 
-use crate::endings::eventually;
 use crate::udfs::Process;
 
 /// Reacts at once, so that a test need not wait.
