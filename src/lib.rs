@@ -69,6 +69,6 @@ pub use polars;
 
 /// What most programs need.
 pub mod prelude {
-    pub use crate::udf::{Batch, Start, Udf, UdfError, UdfResult};
+    pub use crate::udf::{Batch, OnError, Start, Udf, UdfError, UdfResult};
     pub use crate::{LazyFrameExt, Run, Session};
 }

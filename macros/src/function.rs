@@ -98,8 +98,12 @@ fn check(function: &ItemFn) -> Result<Vec<&PatType>, Error> {
         let text = "a UDF takes at least one column: give the function an argument";
         return Err(Error::new_spanned(&signature.ident, text));
     }
-    let argument = |argument| match argument {
-        &FnArg::Typed(ref typed) if matches!(*typed.ty, Type::ImplTrait(_)) => {
+    signature.inputs.iter().map(check_argument).collect()
+}
+
+fn check_argument(argument: &FnArg) -> Result<&PatType, Error> {
+    match argument {
+        FnArg::Typed(typed) if matches!(*typed.ty, Type::ImplTrait(_)) => {
             Err(Error::new_spanned(&typed.ty, "`impl Trait` makes the function generic: write the type out"))
         }
         FnArg::Typed(typed) => Ok(typed),
@@ -108,8 +112,7 @@ fn check(function: &ItemFn) -> Result<Vec<&PatType>, Error> {
                 "a method cannot be a UDF: put #[regatta::udf] on `impl Udf for YourType`, or on a free function";
             Err(Error::new_spanned(receiver, text))
         }
-    };
-    signature.inputs.iter().map(argument).collect()
+    }
 }
 
 fn row_wise(ident: &Ident, function: &ItemFn, arguments: &[&PatType]) -> Result<Tokens, Error> {
@@ -154,7 +157,7 @@ fn row_wise(ident: &Ident, function: &ItemFn, arguments: &[&PatType]) -> Result<
         ) -> ::regatta::udf::UdfResult<::regatta::polars::prelude::Column> {
             let inputs = ::regatta::udf::rows::Inputs::new(batch);
             #(let #columns = inputs.values::<#types>(#indices)?;)*
-            ::regatta::udf::rows::map(batch, |row| {
+            ::regatta::udf::rows::map(<Self as ::regatta::udf::Registered>::NAME, batch, |row| {
                 ::core::option::Option::Some(#ident(#(#columns.at(row)?),*))
             })
         }

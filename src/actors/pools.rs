@@ -5,17 +5,18 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use polars::prelude::{Column, DataFrame};
-use regatta_remote::{ActorRef, LocalRef};
+use polars::prelude::{Column, DataFrame, DataType};
+use regatta_remote::{ActorRef, AskError, LocalRef};
 use tokio::sync::Notify;
 
-use super::messages::{BatchAt, Evaluate, Place, ReplicaAt};
+use super::messages::{BatchAt, CallFailure, Evaluate, Place, ReplicaAt};
 use super::{Host, UdfActor};
 use crate::engine::Pools;
 use crate::error::{PolarsFailure, TaskFailure};
+use crate::plan::UdfStep;
 use crate::sched::QueryId;
 use crate::store::{decode_frame, encode_frame};
-use crate::udf::{Router, UdfError};
+use crate::udf::{Call, PoolOptions, Retry, Router, UdfError, UdfResult, conform};
 
 /// How long one call may take before it counts as hung. The end of the query or of the replica's worker ends it sooner.
 const CALL: Duration = Duration::from_secs(3600);
@@ -28,8 +29,21 @@ pub(super) struct StagePools {
     steps: Vec<StepPool>,
 }
 
+/// What a pool needs to know of its step.
+pub(super) struct UdfOfStep {
+    name: String,
+    options: PoolOptions,
+    dtype: DataType,
+}
+
+impl UdfOfStep {
+    pub(super) fn of(step: &UdfStep) -> Self {
+        Self { name: step.udf.clone(), options: step.options.clone(), dtype: step.output.1.clone() }
+    }
+}
+
 struct StepPool {
-    udf: String,
+    udf: UdfOfStep,
     seats: Mutex<Seats>,
     /// A credit came back, or a replica came.
     room: Notify,
@@ -39,6 +53,8 @@ struct StepPool {
 struct Seats {
     router: Router,
     replicas: Vec<Seat>,
+    /// Why the pool is spent: the last replica that hung.
+    hung: Option<usize>,
 }
 
 #[derive(Clone)]
@@ -48,7 +64,7 @@ struct Seat {
 }
 
 impl StagePools {
-    pub(super) fn new(host: Arc<Host>, here: Place, query: QueryId, udfs: impl IntoIterator<Item = String>) -> Self {
+    pub(super) fn new(host: Arc<Host>, here: Place, query: QueryId, udfs: impl IntoIterator<Item = UdfOfStep>) -> Self {
         let steps = udfs.into_iter().map(|udf| StepPool { udf, seats: Mutex::default(), room: Notify::new() });
         Self { host, here, query, steps: steps.collect() }
     }
@@ -65,39 +81,77 @@ impl StagePools {
         }
     }
 
+    /// Runs a batch until it succeeds, or is tried for the last time. The wait between attempts is here, where no replica is
+    /// held up and the query's end drops it.
     async fn call(&self, step: usize, inputs: DataFrame) -> Result<Column, TaskFailure> {
         let unknown = || TaskFailure::Panicked(format!("step {step} has no pool"));
         let step = self.steps.get(step).ok_or_else(unknown)?;
-        let (seat, _credit) = step.credit(inputs.height()).await;
-        let failed = |error: UdfError| TaskFailure::Udf {
-            udf: step.udf.clone(),
-            rank: seat.at.replica.rank,
-            worker: seat.at.place.worker.to_string(),
-            error,
-        };
-        let frame = match &seat.local {
-            Some(actor) => {
-                let message = Evaluate { query: self.query, inputs: BatchAt::Here(inputs) };
-                let reply = actor.ask(message, CALL).await.map_err(|e| failed(e.into()))?;
-                self.result(reply.map_err(failed)?).await?
+        let UdfOfStep { name, options, dtype } = &step.udf;
+        let mut retry = Retry::new(options);
+        loop {
+            let (seat, result) = self.attempt(step, &inputs, retry.call()).await?;
+            let error = match result.and_then(|column| conform(column, dtype)) {
+                Ok(column) => return Ok(column),
+                Err(error) => error,
+            };
+            match retry.failed(&error) {
+                Some(delay) => {
+                    tracing::debug!(udf = name, ?delay, %error, "a batch will be tried again");
+                    tokio::time::sleep(delay).await;
+                }
+                None => {
+                    let settled = retry.settle(name, error, inputs.height(), dtype);
+                    return settled.map_err(|error| step.failed(&seat, error));
+                }
             }
-            None => {
-                let bytes = encode_frame(&inputs).map_err(PolarsFailure::from)?;
-                drop(inputs);
-                // Taken back if the call is cancelled before the replica has fetched it.
-                let offer = self.host.store.offer(self.query, bytes);
-                let message = Evaluate { query: self.query, inputs: BatchAt::There(self.here, offer.ticket()) };
-                let actor: ActorRef<UdfActor> = self.host.replica(&seat.at.place, seat.at.actor).await?;
-                let reply = actor.ask(message, CALL).await.map_err(|e| failed(e.into()))?;
-                self.result(reply.map_err(failed)?).await?
-            }
-        };
-        let got = frame.width();
-        frame
-            .into_columns()
-            .pop()
-            .filter(|_| got == 1)
-            .ok_or_else(|| failed(UdfError::new(format!("the reply has {got} columns"))))
+        }
+    }
+
+    /// One attempt: what the UDF did, and where. A replica that hung before it began is not an attempt.
+    async fn attempt(
+        &self,
+        step: &StepPool,
+        inputs: &DataFrame,
+        call: Call,
+    ) -> Result<(Seat, UdfResult<Column>), TaskFailure> {
+        loop {
+            let (seat, credit) = step.credit(inputs.height()).await?;
+            let reply = match self.evaluate(&seat, inputs, call).await? {
+                Ok(reply) => reply,
+                Err(error) => return Ok((seat, Err(error.into()))),
+            };
+            let error = match reply {
+                Ok(at) => return self.result(at).await.map(|frame| (seat, one_column(frame))),
+                Err(CallFailure::Failed(error)) => error,
+                Err(CallFailure::Hung) => {
+                    step.retire(&credit, &seat);
+                    continue;
+                }
+                Err(CallFailure::TimedOut) => {
+                    step.retire(&credit, &seat);
+                    UdfError::timed_out(call.timeout.unwrap_or_default())
+                }
+            };
+            return Ok((seat, Err(error)));
+        }
+    }
+
+    async fn evaluate(
+        &self,
+        seat: &Seat,
+        inputs: &DataFrame,
+        call: Call,
+    ) -> Result<Result<Result<BatchAt, CallFailure>, AskError>, TaskFailure> {
+        if let Some(actor) = &seat.local {
+            let message = Evaluate { query: self.query, inputs: BatchAt::Here(inputs.clone()), call };
+            return Ok(actor.ask(message, CALL).await);
+        }
+        let bytes = encode_frame(inputs).map_err(PolarsFailure::from)?;
+        // Taken back if the call is cancelled before the replica has fetched it.
+        let offer = self.host.store.offer(self.query, bytes);
+        let message = Evaluate { query: self.query, inputs: BatchAt::There(self.here, offer.ticket()), call };
+        let actor: ActorRef<UdfActor> = self.host.replica(&seat.at.place, seat.at.actor).await?;
+        Ok(actor.ask(message, CALL).await)
     }
 
     async fn result(&self, reply: BatchAt) -> Result<DataFrame, TaskFailure> {
@@ -109,6 +163,12 @@ impl StagePools {
             }
         }
     }
+}
+
+fn one_column(frame: DataFrame) -> UdfResult<Column> {
+    let got = frame.width();
+    let column = frame.into_columns().pop().filter(|_| got == 1);
+    column.ok_or_else(|| UdfError::new(format!("the reply has {got} columns")))
 }
 
 impl Pools for StagePools {
@@ -126,14 +186,38 @@ impl StepPool {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn failed(&self, seat: &Seat, error: UdfError) -> TaskFailure {
+        let (rank, worker) = (seat.at.replica.rank, seat.at.place.worker.to_string());
+        TaskFailure::Udf { udf: self.udf.name.clone(), rank, worker, error }
+    }
+
+    /// A replica hangs: it gets no further batch, and whoever waits for room looks again.
+    fn retire(&self, at: &Credit<'_>, seat: &Seat) {
+        let (udf, rank, worker) = (&self.udf.name, seat.at.replica.rank, seat.at.place.worker);
+        tracing::warn!(udf, rank, %worker, "a replica hangs in a call longer than its timeout; it is not used again");
+        let mut seats = self.seats();
+        seats.router.retire(at.index);
+        seats.hung = Some(at.index);
+        drop(seats);
+        self.room.notify_waiters();
+    }
+
     /// Waits for a replica with room. The query's end cancels the wait; it shows in the status as a running task.
-    async fn credit(&self, rows: usize) -> (Seat, Credit<'_>) {
+    ///
+    /// # Errors
+    /// Every replica hangs in an earlier call. Those that may still be starting are not waited for.
+    async fn credit(&self, rows: usize) -> Result<(Seat, Credit<'_>), TaskFailure> {
         loop {
             let room = self.room.notified(); // before the look: it hears every later change
             {
                 let mut seats = self.seats();
                 if let Some(index) = seats.router.acquire(rows) {
-                    return (seats.replicas[index].clone(), Credit { step: self, index, rows });
+                    return Ok((seats.replicas[index].clone(), Credit { step: self, index, rows }));
+                }
+                if let Some(hung) = seats.hung.filter(|_| seats.router.is_spent()) {
+                    let text = "no replica is left for the next batch: each hangs in a call that ran longer than its \
+                                timeout. Raise .timeout(..), or ask for more replicas";
+                    return Err(self.failed(&seats.replicas[hung], UdfError::new(text)));
                 }
             }
             room.await;

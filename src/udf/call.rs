@@ -82,13 +82,15 @@ impl ColumnsUdf for UdfCall {
     // Plain Polars calls this, and our engine where the planner could not make the call a step of its own.
     fn call_udf(&self, inputs: &mut [Column]) -> PolarsResult<Column> {
         let batch = DataFrame::new_infer_broadcast(inputs.to_vec())?;
+        let fields: Vec<_> = inputs.iter().map(|column| column.field().into_owned()).collect();
+        let dtype = self.get_field(&Schema::default(), &fields)?.dtype;
         let mut inline = self.inline.lock().unwrap_or_else(PoisonError::into_inner);
         if inline.is_none() {
             let arguments = self.arguments().map_err(|e| self.failed(e))?;
             *inline = Some(Inline::start(&self.name, arguments).map_err(|e| self.failed(e))?);
         }
-        match inline.as_ref() {
-            Some(replica) => replica.run(batch, self.options.batch).map_err(|e| self.failed(e)),
+        match inline.as_mut() {
+            Some(replica) => replica.run(&self.name, &batch, &self.options, &dtype).map_err(|e| self.failed(e)),
             None => Err(self.failed("the replica is gone")),
         }
     }

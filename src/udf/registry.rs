@@ -100,6 +100,20 @@ pub(crate) fn run_fenced(replica: &mut Option<Box<dyn Replica>>, batch: &Batch) 
     Ok(column)
 }
 
+/// The column, if it is of the dtype that was promised. Nothing but nulls is every dtype.
+pub(crate) fn conform(column: Column, dtype: &DataType) -> UdfResult<Column> {
+    match column.dtype() {
+        got if got == dtype => Ok(column),
+        DataType::Null => Ok(column.cast(dtype)?),
+        got => {
+            let text = format!(
+                "it promised {dtype} and returned {got}: make what output() or `dtype` says and what it returns agree"
+            );
+            Err(UdfError::new(text))
+        }
+    }
+}
+
 type Table = BTreeMap<&'static str, Result<fn(&[u8]) -> UdfResult<Box<dyn AnyUdf>>, UdfError>>;
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| {

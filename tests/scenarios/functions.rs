@@ -28,6 +28,7 @@ fn parse(s: &str) -> Result<i64, ParseIntError> {
 }
 
 #[regatta::udf]
+#[allow(clippy::too_many_arguments, reason = "one of each type")]
 fn every_type(
     b: bool,
     i: i8,

@@ -4,6 +4,7 @@ mod endings;
 mod errors;
 mod functions;
 mod placement;
+mod retries;
 mod runtimes;
 mod udfs;
 
