@@ -25,7 +25,7 @@ pub use retry::OnError;
 pub use {inventory, serde};
 
 pub use self::arrow::{column_from_arrow, column_to_arrow};
-pub(crate) use call::UdfCall;
+pub(crate) use call::{UdfCall, batch_of};
 pub(crate) use registry::{conform, open, registered};
 pub(crate) use retry::{Call, Retry};
 pub(crate) use route::Router;

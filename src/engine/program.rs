@@ -8,6 +8,7 @@ use polars_plan::plans::IRPlan;
 use super::fragment;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{StageProgram, UdfStep};
+use crate::udf::batch_of;
 
 /// What every task of a stage runs.
 pub(crate) struct Program {
@@ -49,7 +50,8 @@ impl Program {
 impl Step {
     /// The columns that go to the UDF.
     pub(super) fn inputs(&self, batch: &DataFrame) -> PolarsResult<DataFrame> {
-        batch.select(self.spec.inputs.iter().map(String::as_str))
+        let inputs = self.spec.inputs.iter().map(|name| batch.column(name).cloned());
+        batch_of(inputs.collect::<PolarsResult<_>>()?)
     }
 
     /// The batch with the UDF's column, after the row-wise work that follows.

@@ -106,9 +106,13 @@ pub(crate) fn conform(column: Column, dtype: &DataType) -> UdfResult<Column> {
         got if got == dtype => Ok(column),
         DataType::Null => Ok(column.cast(dtype)?),
         got => {
-            let text = format!(
-                "it promised {dtype} and returned {got}: make what output() or `dtype` says and what it returns agree"
-            );
+            // The short form of a struct leaves its fields out.
+            let (want, got) = match (dtype.to_string(), got.to_string()) {
+                (want, short) if want == short => (format!("{dtype:?}"), format!("{got:?}")),
+                short => short,
+            };
+            let advice = "make what output() or `dtype` says and what it returns agree";
+            let text = format!("it promised {want} and returned {got}: {advice}");
             Err(UdfError::new(text))
         }
     }

@@ -189,19 +189,14 @@ pub fn check(inputs: &[Field], takes: &[Takes]) -> UdfResult<()> {
     for (number, (input, Takes { name, dtype })) in inputs.iter().zip(takes).enumerate() {
         if input.dtype() != dtype {
             return Err(UdfError::new(format!(
-                "its argument `{name}` takes {dtype:?}, but input {} ({:?}) is {}: add .cast(DataType::{dtype:?}) to that input",
+                "its argument `{name}` takes {dtype:?}, but input {} ({:?}) is {:?}: add .cast(DataType::{dtype:?}) to that input",
                 number + 1,
                 input.name(),
-                in_words(input.dtype()),
+                input.dtype(),
             )));
         }
     }
     Ok(())
-}
-
-// As a program writes it, except for literals whose type Polars has not fixed yet.
-fn in_words(dtype: &DataType) -> String {
-    if matches!(dtype, DataType::Unknown(_)) { dtype.to_string() } else { format!("{dtype:?}") }
 }
 
 /// Whether a function of `count` arguments can be called on these columns.

@@ -6,6 +6,7 @@ mod functions;
 mod placement;
 mod retries;
 mod runtimes;
+mod structs;
 mod udfs;
 
 regatta::testing::worker!();
