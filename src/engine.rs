@@ -17,7 +17,8 @@ pub(crate) use task::{TaskRun, run_task};
 
 /// The UDF replicas that a task hands its batches to.
 pub(crate) trait Pools: Send + Sync {
-    /// Runs one batch on some replica of the stage's `step`-th UDF. The columns are the UDF's inputs.
+    /// Runs one batch on some replica of the stage's `step`-th UDF. The columns are the UDF's inputs;
+    /// the result is as high as they are and of the step's dtype.
     fn call(
         &self,
         step: usize,

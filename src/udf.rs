@@ -10,18 +10,23 @@ mod call;
 mod inline;
 mod pool;
 mod registry;
+mod retry;
 mod route;
 #[doc(hidden)]
 pub mod rows;
+mod thread;
 
 pub use author::{Batch, Start, Udf, UdfError, UdfResult};
 pub use pool::{Pool, PoolOptions, Replicas};
 pub use registry::{AnyUdf, Registered, Replica, UdfEntry};
+pub use retry::OnError;
 
 #[doc(hidden)]
 pub use {inventory, serde};
 
 pub use self::arrow::{column_from_arrow, column_to_arrow};
-pub(crate) use call::UdfCall;
-pub(crate) use registry::{open, registered, run_fenced, start_fenced};
+pub(crate) use call::{UdfCall, batch_of};
+pub(crate) use registry::{conform, open, registered};
+pub(crate) use retry::{Call, Retry};
 pub(crate) use route::Router;
+pub(crate) use thread::ReplicaThread;

@@ -76,6 +76,25 @@ fn ratio(a: &Series, b: &Series) -> UdfResult<Series> {
     Ok((&a.cast(&DataType::Float64)? / &b.cast(&DataType::Float64)?)?)
 }
 
+/// Several inputs, a struct out; fails on a batch without rows.
+#[regatta::udf(dtype = DataType::Struct(vec![
+    Field::new("text".into(), DataType::String),
+    Field::new("sum".into(), DataType::Int64),
+]))]
+fn describe(word: &Series, id: &Series, group: &Series) -> UdfResult<Series> {
+    if word.is_empty() {
+        return Err(UdfError::new("a batch without rows"));
+    }
+    let fields = [word.clone().with_name("text".into()), (id + group)?.with_name("sum".into())];
+    Ok(StructChunked::from_series("".into(), word.len(), fields.iter())?.into_series())
+}
+
+/// Fails on some rows, and on a batch without rows.
+#[regatta::udf]
+fn odd(id: i64) -> UdfResult<i64> {
+    if id % 2 == 0 { Err(UdfError::new("even")) } else { Ok(id) }
+}
+
 /// Three files with several row groups each, nulls, NaN, strings, decimals, dates and categories.
 static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
@@ -121,6 +140,10 @@ fn one_file() -> LazyFrame {
 
 fn add(n: i64) -> regatta::udf::Pool<Add> {
     Add { n }.pool().replicas(2).batch(97)
+}
+
+fn described() -> Expr {
+    describe::pool().replicas(2).batch(111).on([col("word"), col("id"), col("group")])
 }
 
 fn label() -> Expr {
@@ -241,6 +264,66 @@ fn cases() -> Vec<Case> {
                 measure::pool().replicas(2).batch(50).on([col("word"), col("id")]).alias("measure"),
                 ratio::on([col("id"), measure::on([col("word"), col("group")])]).alias("ratio"),
             ]),
+            true,
+            &[],
+        ),
+        (
+            "a struct out of several inputs, unnested",
+            scan().with_column(described().alias("d")).unnest(by_name(["d"], true, false), None),
+            true,
+            &[],
+        ),
+        (
+            "a struct's fields, in expressions and in a filter",
+            scan()
+                .with_columns([
+                    described().struct_().field_by_name("sum").alias("sum"),
+                    described().struct_().field_by_name("text").str().len_bytes().alias("bytes"),
+                ])
+                .filter(described().struct_().field_by_name("sum").gt(lit(700))),
+            true,
+            &[],
+        ),
+        (
+            "all fields of a struct, by expansion",
+            scan().select([col("id"), described().struct_().field_by_name("*")]),
+            true,
+            &[],
+        ),
+        (
+            "a struct that is unnested, computed with, grouped and joined",
+            scan()
+                .select([described().alias("d"), col("group")])
+                .unnest(by_name(["d"], true, false), None)
+                .with_column(add(1).on([col("sum")]).alias("more"))
+                .group_by([col("group")])
+                .agg([col("more").max(), col("text").n_unique()])
+                .join(small(), [col("group")], [col("group")], JoinArgs::new(JoinType::Inner)),
+            false,
+            &[],
+        ),
+        (
+            "no row for a udf: after a filter, and in empty lists",
+            scan()
+                .filter(col("id").lt(lit(-1)))
+                .with_columns([described().alias("d"), concat_list([col("id")]).unwrap().alias("l")])
+                .with_column(col("l").list().eval(describe::on([col(""), lit(1i64), col("")])).alias("e")),
+            true,
+            &[],
+        ),
+        (
+            "inputs that are literals or one value for all rows",
+            scan().with_columns([
+                describe::on([lit("x"), col("id"), lit(5i64)]).alias("literals"),
+                ratio::on([col("id"), col("id")]).alias("twice"),
+                describe::on([col("word"), col("id").max(), col("group")]).alias("broadcast"),
+            ]),
+            true,
+            &[],
+        ),
+        (
+            "rows that fail are null",
+            scan().with_columns([odd::pool().on_error(OnError::Null).batch(60).on([col("id")]).alias("odd")]),
             true,
             &[],
         ),

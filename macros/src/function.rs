@@ -98,10 +98,10 @@ fn check(function: &ItemFn) -> Result<Vec<&PatType>, Error> {
         let text = "a UDF takes at least one column: give the function an argument";
         return Err(Error::new_spanned(&signature.ident, text));
     }
-    signature.inputs.iter().map(typed).collect()
+    signature.inputs.iter().map(check_argument).collect()
 }
 
-fn typed(argument: &FnArg) -> Result<&PatType, Error> {
+fn check_argument(argument: &FnArg) -> Result<&PatType, Error> {
     match argument {
         FnArg::Typed(typed) if matches!(*typed.ty, Type::ImplTrait(_)) => {
             Err(Error::new_spanned(&typed.ty, "`impl Trait` makes the function generic: write the type out"))
@@ -157,7 +157,7 @@ fn row_wise(ident: &Ident, function: &ItemFn, arguments: &[&PatType]) -> Result<
         ) -> ::regatta::udf::UdfResult<::regatta::polars::prelude::Column> {
             let inputs = ::regatta::udf::rows::Inputs::new(batch);
             #(let #columns = inputs.values::<#types>(#indices)?;)*
-            ::regatta::udf::rows::map(batch, |row| {
+            ::regatta::udf::rows::map(<Self as ::regatta::udf::Registered>::NAME, batch, |row| {
                 ::core::option::Option::Some(#ident(#(#columns.at(row)?),*))
             })
         }

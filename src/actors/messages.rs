@@ -17,7 +17,7 @@ use crate::sched::{
     Attempt, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, TaskId, WorkerId,
 };
 use crate::store::Ticket;
-use crate::udf::UdfError;
+use crate::udf::{Call, UdfError};
 
 messages! {
     // To the scheduler.
@@ -33,7 +33,7 @@ messages! {
     0x0206 End => (),
     0x0207 Gone => (),
     // To a replica.
-    0x0301 Evaluate => Result<BatchAt, UdfError>,
+    0x0301 Evaluate => Result<BatchAt, CallFailure>,
 }
 
 /// A worker, as other processes find it. Without a node it is in this process.
@@ -130,6 +130,23 @@ pub(crate) struct Gone(pub(crate) NodeId);
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Evaluate {
     pub(crate) inputs: BatchAt,
+    pub(crate) call: Call,
+}
+
+/// Why a replica has no result.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum CallFailure {
+    Failed(UdfError),
+    /// This call outlasted its time-out; the replica is lost in it.
+    TimedOut,
+    /// An earlier call did. This one has not run.
+    Hung,
+}
+
+impl From<UdfError> for CallFailure {
+    fn from(error: UdfError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// A batch: handed over in this process, or waiting in a store. Bytes never ride on control messages.

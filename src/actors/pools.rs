@@ -5,16 +5,17 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use polars::prelude::{Column, DataFrame};
+use polars::prelude::{Column, DataFrame, DataType};
 use regatta_remote::{ActorRef, AskError, LocalRef};
 use tokio::sync::Notify;
 
-use super::messages::{BatchAt, Evaluate, Place, ReplicaAt};
+use super::messages::{BatchAt, CallFailure, Evaluate, Place, ReplicaAt};
 use super::{Host, UdfActor};
 use crate::engine::Pools;
 use crate::error::{PolarsFailure, TaskFailure};
+use crate::plan::UdfStep;
 use crate::store::{decode_frame, encode_frame};
-use crate::udf::{Router, UdfError};
+use crate::udf::{Call, PoolOptions, Retry, Router, UdfError, UdfResult, conform};
 
 /// How long one call may take before it counts as hung. The end of the query or of the replica's worker ends it sooner.
 const CALL: Duration = Duration::from_secs(3600);
@@ -26,8 +27,21 @@ pub(super) struct StagePools {
     steps: Vec<StepPool>,
 }
 
+/// What a pool needs to know of its step.
+pub(super) struct UdfOfStep {
+    name: String,
+    options: PoolOptions,
+    dtype: DataType,
+}
+
+impl UdfOfStep {
+    pub(super) fn of(step: &UdfStep) -> Self {
+        Self { name: step.udf.clone(), options: step.options.clone(), dtype: step.output.1.clone() }
+    }
+}
+
 struct StepPool {
-    udf: String,
+    udf: UdfOfStep,
     seats: Mutex<Seats>,
     /// A credit came back, or a replica came.
     room: Notify,
@@ -37,6 +51,8 @@ struct StepPool {
 struct Seats {
     router: Router,
     replicas: Vec<Seat>,
+    /// Why the pool is spent: the last replica that hung.
+    hung: Option<usize>,
 }
 
 #[derive(Clone)]
@@ -46,7 +62,7 @@ struct Seat {
 }
 
 impl StagePools {
-    pub(super) fn new(host: Arc<Host>, here: Place, udfs: impl IntoIterator<Item = String>) -> Self {
+    pub(super) fn new(host: Arc<Host>, here: Place, udfs: impl IntoIterator<Item = UdfOfStep>) -> Self {
         let steps = udfs.into_iter().map(|udf| StepPool { udf, seats: Mutex::default(), room: Notify::new() });
         Self { host, here, steps: steps.collect() }
     }
@@ -66,58 +82,78 @@ impl StagePools {
         step.room.notify_waiters();
     }
 
-    /// Runs a batch on some replica; on another one if that is lost with it, so a batch may run more than once.
+    /// Runs a batch until it succeeds, or is tried for the last time. The wait between attempts is here, where no replica is
+    /// held up and the query's end drops it.
     async fn call(&self, step: usize, inputs: DataFrame) -> Result<Column, TaskFailure> {
         let unknown = || TaskFailure::Panicked(format!("step {step} has no pool"));
         let step = self.steps.get(step).ok_or_else(unknown)?;
+        let UdfOfStep { name, options, dtype } = &step.udf;
+        let mut retry = Retry::new(options);
         loop {
-            let Some((seat, credit)) = step.credit(inputs.height()).await else {
-                let why = "all its replicas are lost".to_owned();
-                return Err(TaskFailure::Transfer { from: format!("the pool of UDF {}", step.udf), why });
+            let (seat, result) = self.attempt(step, &inputs, retry.call()).await?;
+            let error = match result.and_then(|column| conform(column, dtype)) {
+                Ok(column) => return Ok(column),
+                Err(error) => error,
             };
-            match self.call_at(&seat, &step.udf, inputs.clone()).await {
-                Err(failure) if failure.is_retryable() => {
-                    tracing::warn!(replica = ?seat.at.replica, %failure, "a UDF replica is lost; its batch goes to another");
-                    step.seats().router.set_gone(credit.index, true);
-                    // Who waits for room there must look again.
-                    step.room.notify_waiters();
+            match retry.failed(&error) {
+                Some(delay) => {
+                    tracing::debug!(udf = name, ?delay, %error, "a batch will be tried again");
+                    tokio::time::sleep(delay).await;
                 }
-                result => return result,
+                None => {
+                    let settled = retry.settle(name, error, inputs.height(), dtype);
+                    return settled.map_err(|error| step.failed(&seat, error));
+                }
             }
         }
     }
 
-    async fn call_at(&self, seat: &Seat, udf: &str, inputs: DataFrame) -> Result<Column, TaskFailure> {
-        let worker = || seat.at.place.worker.to_string();
-        let failed = |error: UdfError| TaskFailure::Udf {
-            udf: udf.to_owned(),
-            rank: seat.at.replica.rank,
-            worker: worker(),
-            error,
-        };
-        let unanswered = |error: AskError| match error {
-            AskError::NotConnected
-            | AskError::ConnectionLost { .. }
-            | AskError::NoSuchActor
-            | AskError::NoReply
-            | AskError::Stopped => TaskFailure::Transfer { from: worker(), why: error.to_string() },
-            error => failed(error.into()),
-        };
+    /// One attempt: what the UDF did, and where. A replica that is lost, or hung before it began, is not an attempt: the batch
+    /// goes to another one, so it may run more than once.
+    async fn attempt(
+        &self,
+        step: &StepPool,
+        inputs: &DataFrame,
+        call: Call,
+    ) -> Result<(Seat, UdfResult<Column>), TaskFailure> {
+        loop {
+            let (seat, credit) = step.credit(inputs.height()).await?;
+            let error = match self.evaluate(&seat, inputs, call).await {
+                Ok(frame) => return Ok((seat, one_column(frame))),
+                Err(CallEnd::Replica(CallFailure::Failed(error))) => error,
+                Err(CallEnd::Replica(CallFailure::Hung)) => {
+                    step.retire(&credit, &seat);
+                    continue;
+                }
+                Err(CallEnd::Replica(CallFailure::TimedOut)) => {
+                    step.retire(&credit, &seat);
+                    UdfError::timed_out(call.timeout.unwrap_or_default())
+                }
+                Err(CallEnd::Lost(why)) => {
+                    step.lose(&credit, &seat, &why);
+                    continue;
+                }
+                Err(CallEnd::Task(failure)) => return Err(failure),
+            };
+            return Ok((seat, Err(error)));
+        }
+    }
+
+    async fn evaluate(&self, seat: &Seat, inputs: &DataFrame, call: Call) -> Result<DataFrame, CallEnd> {
         let reply = match &seat.local {
-            Some(actor) => actor.ask(Evaluate { inputs: BatchAt::Here(inputs) }, CALL).await,
+            Some(actor) => actor.ask(Evaluate { inputs: BatchAt::Here(inputs.clone()), call }, CALL).await,
             None => {
-                let bytes = encode_frame(&inputs).map_err(PolarsFailure::from)?;
-                drop(inputs);
+                let bytes = encode_frame(inputs).map_err(PolarsFailure::from).map_err(TaskFailure::from)?;
                 // Taken back if the call is cancelled before the replica has fetched it.
                 let offer = self.host.store.offer(bytes);
                 let actor: ActorRef<UdfActor> = self.host.replica(&seat.at.place, seat.at.actor).await?;
-                actor.ask(Evaluate { inputs: BatchAt::There(self.here, offer.ticket()) }, CALL).await
+                actor.ask(Evaluate { inputs: BatchAt::There(self.here, offer.ticket()), call }, CALL).await
             }
         };
-        let frame = self.result(reply.map_err(unanswered)?.map_err(failed)?).await?;
-        let got = frame.width();
-        let column = frame.into_columns().pop().filter(|_| got == 1);
-        column.ok_or_else(|| failed(UdfError::new(format!("the reply has {got} columns"))))
+        match reply? {
+            Ok(at) => Ok(self.result(at).await?),
+            Err(failure) => Err(CallEnd::Replica(failure)),
+        }
     }
 
     async fn result(&self, reply: BatchAt) -> Result<DataFrame, TaskFailure> {
@@ -129,6 +165,12 @@ impl StagePools {
             }
         }
     }
+}
+
+fn one_column(frame: DataFrame) -> UdfResult<Column> {
+    let got = frame.width();
+    let column = frame.into_columns().pop().filter(|_| got == 1);
+    column.ok_or_else(|| UdfError::new(format!("the reply has {got} columns")))
 }
 
 impl Pools for StagePools {
@@ -146,20 +188,87 @@ impl StepPool {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a replica with room; `None` if there is none to wait for. The query's end cancels the wait.
-    async fn credit(&self, rows: usize) -> Option<(Seat, Credit<'_>)> {
+    fn failed(&self, seat: &Seat, error: UdfError) -> TaskFailure {
+        let (rank, worker) = (seat.at.replica.rank, seat.at.place.worker.to_string());
+        TaskFailure::Udf { udf: self.udf.name.clone(), rank, worker, error }
+    }
+
+    /// Why there is no replica to wait for.
+    fn spent(&self, seats: &Seats) -> TaskFailure {
+        let Some(hung) = seats.hung.and_then(|hung| seats.replicas.get(hung)) else {
+            let why = "all its replicas are lost".to_owned();
+            return TaskFailure::Transfer { from: format!("the pool of UDF {}", self.udf.name), why };
+        };
+        let text = "no replica is left for the next batch: each hangs in a call that ran longer than its timeout. Raise \
+                    .timeout(..), or ask for more replicas";
+        self.failed(hung, UdfError::new(text))
+    }
+
+    /// A replica hangs: it gets no further batch, and whoever waits for room looks again.
+    fn retire(&self, at: &Credit<'_>, seat: &Seat) {
+        let (udf, rank, worker) = (&self.udf.name, seat.at.replica.rank, seat.at.place.worker);
+        tracing::warn!(udf, rank, %worker, "a replica hangs in a call longer than its timeout; it is not used again");
+        let mut seats = self.seats();
+        seats.router.retire(at.index);
+        seats.hung = Some(at.index);
+        drop(seats);
+        self.room.notify_waiters();
+    }
+
+    /// A replica is lost: its batch goes to another, until the scheduler says that it is there again.
+    fn lose(&self, at: &Credit<'_>, seat: &Seat, why: &str) {
+        let (udf, rank, worker) = (&self.udf.name, seat.at.replica.rank, seat.at.place.worker);
+        tracing::warn!(udf, rank, %worker, why, "a replica is lost; its batch goes to another");
+        self.seats().router.set_gone(at.index, true);
+        self.room.notify_waiters();
+    }
+
+    /// Waits for a replica with room. The query's end cancels the wait; it shows in the status as a running task.
+    ///
+    /// # Errors
+    /// Every replica hangs in an earlier call, or is lost. Those that may still be starting are not waited for.
+    async fn credit(&self, rows: usize) -> Result<(Seat, Credit<'_>), TaskFailure> {
         loop {
             let room = self.room.notified(); // before the look: it hears every later change
             {
                 let mut seats = self.seats();
                 if let Some(index) = seats.router.acquire(rows) {
-                    return Some((seats.replicas[index].clone(), Credit { step: self, index, rows }));
+                    return Ok((seats.replicas[index].clone(), Credit { step: self, index, rows }));
                 }
                 if seats.router.is_empty() {
-                    return None;
+                    return Err(self.spent(&seats));
                 }
             }
             room.await;
+        }
+    }
+}
+
+/// How a call ended that has no result.
+enum CallEnd {
+    /// The replica says so.
+    Replica(CallFailure),
+    /// The replica, or the way to it.
+    Lost(String),
+    /// Here.
+    Task(TaskFailure),
+}
+
+impl From<TaskFailure> for CallEnd {
+    fn from(failure: TaskFailure) -> Self {
+        if failure.is_retryable() { Self::Lost(failure.to_string()) } else { Self::Task(failure) }
+    }
+}
+
+impl From<AskError> for CallEnd {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::NotConnected
+            | AskError::ConnectionLost { .. }
+            | AskError::NoSuchActor
+            | AskError::NoReply
+            | AskError::Stopped => Self::Lost(error.to_string()),
+            error => Self::Replica(CallFailure::Failed(error.into())),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::messages::{
     End, Evaluate, Gone, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve, StartReplica, StopReplica, TaskEnded,
     Word,
 };
-use super::pools::StagePools;
+use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
 use crate::engine::{Program, TaskRun, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
@@ -128,7 +128,7 @@ impl Handler<Prepare> for SwordfishActor {
 
     fn handle(&mut self, message: Prepare, _: &mut Self::Context) {
         let Prepare { query, stage, program } = message;
-        let udfs: Vec<_> = program.steps.iter().map(|step| step.udf.clone()).collect();
+        let udfs: Vec<_> = program.steps.iter().map(UdfOfStep::of).collect();
         let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
         let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, udfs));

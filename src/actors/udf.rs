@@ -1,17 +1,18 @@
-//! One replica of a UDF, alone on its arbiter: the author's code blocks nobody else.
+//! One replica of a UDF. The author's code runs on a thread of its own, so that this actor can always answer, also for a
+//! call that hangs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use actix::{Actor, Context, Handler, ResponseActFuture, WrapFuture, fut::ActorFutureExt};
-use polars::prelude::DataFrame;
+use actix::{Actor, Context, Handler, ResponseFuture};
+use polars::prelude::Column;
 use regatta_remote::ActorRef;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::messages::{BatchAt, Evaluate, Place, ReplicaSays, StartReplica, Word};
+use super::messages::{BatchAt, CallFailure, Evaluate, Place, ReplicaSays, StartReplica, Word};
 use super::{Host, SchedulerActor, insist};
 use crate::sched::ReplicaId;
 use crate::store::{Offer, decode_frame, encode_frame};
-use crate::udf::{Batch, Replica, Start, UdfError, UdfResult, run_fenced, start_fenced};
+use crate::udf::{Batch, Call, ReplicaThread, UdfError, UdfResult};
 
 /// A replica of a UDF: started once, then one batch at a time.
 pub struct UdfActor {
@@ -21,9 +22,11 @@ pub struct UdfActor {
     words: mpsc::Sender<Word>,
     number: regatta_remote::ActorId,
     /// Results that wait to be fetched: they go with this replica.
-    offers: Vec<Offer>,
-    /// `None` before it has started, and after a panic.
-    replica: Option<Box<dyn Replica>>,
+    offers: Arc<Mutex<Vec<Offer>>>,
+    /// `None` if there was no thread for it.
+    thread: Option<ReplicaThread>,
+    /// True once a call has outlasted its time-out.
+    hung: Arc<watch::Sender<bool>>,
 }
 
 /// Progress reports that may wait to be sent; more are dropped.
@@ -39,11 +42,7 @@ impl UdfActor {
     ) -> Self {
         let (words, to_send) = mpsc::channel(WORDS);
         host.runtime.handle().spawn(report(spec.replica, to_send, scheduler));
-        Self { host, here, spec, words, number, offers: Vec::new(), replica: None }
-    }
-
-    fn evaluate(&mut self, batch: DataFrame) -> UdfResult<DataFrame> {
-        Ok(run_fenced(&mut self.replica, &Batch::new(batch))?.into_frame())
+        Self { host, here, spec, words, number, offers: Arc::default(), thread: None, hung: Arc::default() }
     }
 }
 
@@ -51,58 +50,89 @@ impl Actor for UdfActor {
     type Context = Context<Self>;
 
     fn started(&mut self, _: &mut Self::Context) {
-        let words = self.words.clone();
-        let mut cx = Start::new(self.spec.replica.rank as usize, move |doing| {
+        let (words, number) = (self.words.clone(), self.number);
+        let progress = move |doing: &str| {
             // One place is kept for the last word.
             if words.capacity() > 1 {
                 let _ = words.try_send(Word::Progress(doing.to_owned()));
             }
-        });
-        let word = match start_fenced(&self.spec.udf, &self.spec.arguments, &mut cx) {
-            Ok(replica) => {
-                self.replica = Some(replica);
-                Word::Ready(self.number)
-            }
-            Err(error) => Word::Failed(error),
         };
-        let _ = self.words.try_send(word);
+        let words = self.words.clone();
+        let started = move |result: UdfResult<()>| {
+            let _ = words.try_send(result.map_or_else(Word::Failed, |()| Word::Ready(number)));
+        };
+        let StartReplica { replica, udf, arguments } = &self.spec;
+        match ReplicaThread::start(udf, arguments, replica.rank as usize, progress, started) {
+            Ok(thread) => self.thread = Some(thread),
+            Err(error) => {
+                let error = UdfError::new(format!("no thread for the replica: {error}"));
+                let _ = self.words.try_send(Word::Failed(error));
+            }
+        }
     }
 }
 
 impl Handler<Evaluate> for UdfActor {
-    type Result = ResponseActFuture<Self, Result<BatchAt, UdfError>>;
+    type Result = ResponseFuture<Result<BatchAt, CallFailure>>;
 
     fn handle(&mut self, message: Evaluate, _: &mut Self::Context) -> Self::Result {
-        let place = match message.inputs {
-            BatchAt::Here(frame) => {
-                let result = self.evaluate(frame).map(BatchAt::Here);
-                return Box::pin(async { result }.into_actor(self));
+        let Evaluate { inputs, call } = message;
+        let (host, here, hung) = (Arc::clone(&self.host), self.here, Arc::clone(&self.hung));
+        let offers = Arc::clone(&self.offers);
+        let thread = self.thread.clone();
+        Box::pin(async move {
+            let thread = thread.ok_or_else(|| UdfError::new("the replica has no thread"))?;
+            let (frame, is_here) = match inputs {
+                BatchAt::Here(frame) => (frame, true),
+                BatchAt::There(place, ticket) => {
+                    // The next batch comes while this one runs.
+                    let bytes = host.fetch(&place, ticket).await.map_err(UdfError::from)?;
+                    (decode_frame(bytes).map_err(UdfError::from)?, false)
+                }
+            };
+            let result = evaluate(&thread, Batch::new(frame, call), call, &hung).await?.into_frame();
+            if is_here {
+                return Ok(BatchAt::Here(result));
             }
-            BatchAt::There(place, ticket) => (place, ticket),
-        };
-        let host = Arc::clone(&self.host);
-        // On the network's threads, so that the next batch comes while this one runs.
-        let fetched = self.host.runtime.handle().spawn(async move {
-            let bytes = host.fetch(&place.0, place.1).await?;
-            UdfResult::Ok(decode_frame(bytes)?)
-        });
-        let evaluated = fetched.into_actor(self).map(move |fetched, actor, _| {
-            let result = actor.evaluate(fetched??)?;
-            actor.offer(&result)
-        });
-        Box::pin(evaluated)
+            let offer = host.store.offer(encode_frame(&result).map_err(UdfError::from)?);
+            let ticket = offer.ticket();
+            let mut offers = offers.lock().unwrap_or_else(PoisonError::into_inner);
+            // As many as callers have credits for, at most.
+            offers.retain(Offer::waits);
+            offers.push(offer);
+            Ok(BatchAt::There(here, ticket))
+        })
     }
 }
 
-impl UdfActor {
-    fn offer(&mut self, result: &DataFrame) -> UdfResult<BatchAt> {
-        // As many as callers have credits for, at most.
-        self.offers.retain(Offer::waits);
-        let offer = self.host.store.offer(encode_frame(result)?);
-        let ticket = offer.ticket();
-        self.offers.push(offer);
-        Ok(BatchAt::There(self.here, ticket))
+/// Has the replica's thread run one batch. The time-out begins when the batch does.
+async fn evaluate(
+    thread: &ReplicaThread,
+    batch: Batch,
+    call: Call,
+    hung: &watch::Sender<bool>,
+) -> Result<Column, CallFailure> {
+    let (began, begins) = oneshot::channel();
+    let (done, result) = oneshot::channel();
+    // A call whose asker is gone is not begun.
+    thread.run(batch, move || began.send(()).is_ok(), move |column| drop(done.send(column)));
+    let mut hangs = hung.subscribe();
+    tokio::select! {
+        biased;
+        _ = begins => (), // an error: the thread has ended, and so has `result`
+        _ = hangs.wait_for(|hangs| *hangs) => return Err(CallFailure::Hung),
     }
+    let result = match call.timeout {
+        None => result.await,
+        Some(limit) => match tokio::time::timeout(limit, result).await {
+            Ok(result) => result,
+            Err(_) => {
+                hung.send_replace(true);
+                return Err(CallFailure::TimedOut);
+            }
+        },
+    };
+    Ok(result.unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended")))?)
 }
 
 async fn report(replica: ReplicaId, mut words: mpsc::Receiver<Word>, scheduler: ActorRef<SchedulerActor>) {

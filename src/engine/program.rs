@@ -8,6 +8,7 @@ use polars_plan::plans::IRPlan;
 use super::fragment;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{StageProgram, UdfStep};
+use crate::udf::batch_of;
 
 /// What every task of a stage runs.
 pub(crate) struct Program {
@@ -49,22 +50,13 @@ impl Program {
 impl Step {
     /// The columns that go to the UDF.
     pub(super) fn inputs(&self, batch: &DataFrame) -> PolarsResult<DataFrame> {
-        batch.select(self.spec.inputs.iter().map(String::as_str))
+        let inputs = self.spec.inputs.iter().map(|name| batch.column(name).cloned());
+        batch_of(inputs.collect::<PolarsResult<_>>()?)
     }
 
     /// The batch with the UDF's column, after the row-wise work that follows.
     pub(super) fn finish(&self, mut batch: DataFrame, column: Column) -> Result<DataFrame, TaskFailure> {
-        let (name, dtype) = &self.spec.output;
-        let column = if column.dtype() == dtype {
-            column
-        } else if *column.dtype() == DataType::Null {
-            column.cast(dtype).map_err(PolarsFailure::from)?
-        } else {
-            let got = column.dtype();
-            let text =
-                format!("UDF {} promised {dtype} and returned {got}: make output() and run() agree", self.spec.udf);
-            return Err(PolarsFailure::new("schema mismatch", text).into());
-        };
+        let name = &self.spec.output.0;
         batch.with_column(column.with_name(name.as_str().into())).map_err(PolarsFailure::from)?;
         match &self.then {
             Some(then) => fragment::run_on_batch(then, batch),

@@ -146,6 +146,8 @@ impl Cutter {
                 }
                 let name = self.name("in");
                 let dtype = expr.dtype(&schema, &self.exprs).map_err(PlanError::polars)?.clone();
+                // The type of a literal is open until here; what is computed for it has this one.
+                let dtype = dtype.materialize_unknown(true).map_err(PlanError::polars)?;
                 schema.insert(name.clone(), dtype);
                 computed.push(ExprIR::new(expr.node(), OutputName::Alias(name.clone())));
                 columns.push(name);

@@ -1,6 +1,6 @@
 //! Which nodes map row to row, so that a piece of the input gives that piece of the output.
 
-use polars_plan::plans::{AExpr, ArenaExprIter, IR, is_elementwise_rec};
+use polars_plan::plans::{AExpr, ArenaExprIter, FunctionIR, IR, is_elementwise_rec};
 use polars_utils::arena::{Arena, Node};
 
 /// Whether this node may run on each piece of its input alone. Polars' own analysis decides, with one correction: some
@@ -15,6 +15,8 @@ pub(super) fn is_row_wise(ir: &IR, exprs: &Arena<AExpr>) -> bool {
                 && expr.iter().any(|e| reads_a_column(e.node(), exprs))
         }
         IR::SimpleProjection { .. } => true,
+        // A struct's fields become columns.
+        IR::MapFunction { function: FunctionIR::Unnest { .. }, .. } => true,
         _ => false,
     }
 }

@@ -71,6 +71,24 @@ fn a_row_wise_query_is_one_stage_split_at_row_groups() {
 }
 
 #[test]
+fn unnesting_is_row_wise_so_it_stays_behind_its_udf() {
+    let table = Table::new();
+    let whole = as_struct(vec![col("a"), col("b")]);
+    let query = table.scan().select([same([whole]).alias("s")]).unnest(by_name(["s"], true, false), None);
+    let plan = planned(query.filter(col("a").gt(lit(3))));
+    assert_eq!(shape(&plan), [(4, vec![true])]);
+    assert_eq!(plan.schema.iter_names().map(|n| n.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn fields_of_one_call_need_one_call() {
+    let table = Table::new();
+    let call = same([as_struct(vec![col("a"), col("b")])]);
+    let plan = planned(table.scan().select([call.struct_().field_by_name("*")]));
+    assert_eq!(shape(&plan), [(4, vec![true])]);
+}
+
+#[test]
 fn one_task_is_asked_for_one_task_comes() {
     let table = Table::new();
     let native = Target { tasks: 1, travels: false };

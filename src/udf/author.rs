@@ -1,12 +1,13 @@
 //! The trait that a UDF implements, and what it is handed.
 
 use std::fmt;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use polars::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Pool, Registered, arrow::column_to_arrow};
+use super::{Call, OnError, Pool, Registered, arrow::column_to_arrow};
 
 /// A stateful, row-wise function over batches of columns.
 ///
@@ -15,7 +16,11 @@ use super::{Pool, Registered, arrow::column_to_arrow};
 /// and lives on that replica's own thread: it need not be [`Send`].
 ///
 /// Row-wise means: row *i* of the result depends on row *i* of the inputs and on the state, not on
-/// how rows are grouped into batches. A batch may run again on another replica after a failure.
+/// how rows are grouped into batches.
+///
+/// Each batch runs at least once: [`Pool::max_retries`] runs a failed batch again, on the same or on another replica, and a
+/// lost connection may hide that a batch has run. [`Batch::attempt`] says which attempt it is. A replica whose `run` panicked
+/// is started anew for its next batch, at most four times.
 ///
 /// ```
 /// use regatta::{polars::prelude::*, prelude::*};
@@ -99,11 +104,25 @@ impl fmt::Debug for Start {
 #[derive(Debug, Clone)]
 pub struct Batch {
     columns: DataFrame,
+    call: Call,
 }
 
 impl Batch {
-    pub(crate) fn new(columns: DataFrame) -> Self {
-        Self { columns }
+    pub(crate) fn new(columns: DataFrame, call: Call) -> Self {
+        Self { columns, call }
+    }
+
+    /// How often this batch has been tried, with this time: from 1. More than 1 only with [`Pool::max_retries`].
+    pub fn attempt(&self) -> u32 {
+        self.call.attempt
+    }
+
+    pub(super) fn on_error(&self) -> OnError {
+        self.call.on_error
+    }
+
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        self.call.timeout
     }
 
     /// Rows in this batch.
@@ -145,12 +164,34 @@ pub type UdfResult<T> = Result<T, UdfError>;
 pub struct UdfError {
     message: String,
     causes: Vec<String>,
+    retry_after: Option<Duration>,
 }
 
 impl UdfError {
     /// An error with a text of the author's own.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), causes: Vec::new() }
+        Self { message: message.into(), causes: Vec::new(), retry_after: None }
+    }
+
+    /// Asks that the batch is not tried again before `delay` is over, as a server does that is busy. At most 60 s; means
+    /// nothing without [`Pool::max_retries`].
+    #[must_use]
+    pub fn retry_after(mut self, delay: Duration) -> Self {
+        self.retry_after = Some(delay);
+        self
+    }
+
+    pub(super) fn delay(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// A call that outlasted its [`Pool::timeout`].
+    pub(crate) fn timed_out(limit: Duration) -> Self {
+        Self::new(format!(
+            "the call ran longer than its timeout of {} s; the replica that hangs in it is not used again. Raise \
+             .timeout(..), or find what the call waits for",
+            limit.as_secs_f64()
+        ))
     }
 
     /// The same error, with where it happened in front.
@@ -163,7 +204,7 @@ impl UdfError {
 impl<E: std::error::Error> From<E> for UdfError {
     fn from(error: E) -> Self {
         let causes = std::iter::successors(error.source(), |e| e.source()).map(ToString::to_string).collect();
-        Self { message: error.to_string(), causes }
+        Self { message: error.to_string(), causes, retry_after: None }
     }
 }
 

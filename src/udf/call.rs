@@ -74,6 +74,19 @@ impl UdfCall {
     }
 }
 
+/// The inputs of a call as one frame. A column may be given twice and two literals have one name, but a frame's names are
+/// unique: the later ones get the number of their input behind their name.
+pub(crate) fn batch_of(mut inputs: Vec<Column>) -> PolarsResult<DataFrame> {
+    for index in 1..inputs.len() {
+        let (before, from_here) = inputs.split_at_mut(index);
+        while before.iter().any(|column| column.name() == from_here[0].name()) {
+            let name = format!("{}_{}", from_here[0].name(), index + 1);
+            from_here[0].rename(name.into());
+        }
+    }
+    DataFrame::new_infer_broadcast(inputs)
+}
+
 impl ColumnsUdf for UdfCall {
     fn as_any(&self) -> &dyn Any {
         self
@@ -81,14 +94,16 @@ impl ColumnsUdf for UdfCall {
 
     // Plain Polars calls this, and our engine where the planner could not make the call a step of its own.
     fn call_udf(&self, inputs: &mut [Column]) -> PolarsResult<Column> {
-        let batch = DataFrame::new_infer_broadcast(inputs.to_vec())?;
+        let batch = batch_of(inputs.to_vec())?;
+        let fields: Vec<_> = inputs.iter().map(|column| column.field().into_owned()).collect();
+        let dtype = self.get_field(&Schema::default(), &fields)?.dtype;
         let mut inline = self.inline.lock().unwrap_or_else(PoisonError::into_inner);
         if inline.is_none() {
             let arguments = self.arguments().map_err(|e| self.failed(e))?;
             *inline = Some(Inline::start(&self.name, arguments).map_err(|e| self.failed(e))?);
         }
-        match inline.as_ref() {
-            Some(replica) => replica.run(batch, self.options.batch).map_err(|e| self.failed(e)),
+        match inline.as_mut() {
+            Some(replica) => replica.run(&self.name, &batch, &self.options, &dtype).map_err(|e| self.failed(e)),
             None => Err(self.failed("the replica is gone")),
         }
     }
@@ -107,7 +122,11 @@ impl AnonymousColumnsUdf for UdfCall {
         self.validate().map_err(|e| self.failed(e))?;
         let first = inputs.first().ok_or_else(|| self.failed("it is called on no column; give it at least one"))?;
         let arguments = self.arguments().map_err(|e| self.failed(e))?;
-        let dtype = open(&self.name, arguments).and_then(|udf| udf.output(inputs)).map_err(|e| self.failed(e))?;
+        // A literal's type may be open still; the UDF is asked about the one that it will get.
+        let fixed =
+            |field: &Field| Ok(Field::new(field.name().clone(), field.dtype().clone().materialize_unknown(true)?));
+        let inputs = inputs.iter().map(fixed).collect::<PolarsResult<Vec<_>>>()?;
+        let dtype = open(&self.name, arguments).and_then(|udf| udf.output(&inputs)).map_err(|e| self.failed(e))?;
         Ok(Field::new(first.name().clone(), dtype))
     }
 

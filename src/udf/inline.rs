@@ -1,62 +1,79 @@
-//! A replica on a thread of its own inside this process, for calls that Polars evaluates itself.
+//! A replica inside this process, for calls that Polars evaluates itself.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 
-use super::registry::{run_fenced, start_fenced};
-use super::{Batch, Start, UdfError, UdfResult};
 use polars::prelude::*;
 
-type Call = (Batch, SyncSender<UdfResult<Column>>);
+use super::registry::conform;
+use super::retry::Retry;
+use super::thread::ReplicaThread;
+use super::{Batch, PoolOptions, UdfError, UdfResult};
 
-/// Owns the thread: it ends, and drops the state, when this is dropped.
+/// Runs batches and their retries; blocks its caller meanwhile.
 #[derive(Debug)]
 pub(super) struct Inline {
-    calls: SyncSender<Call>,
+    /// `None` once a call has hung.
+    replica: Option<ReplicaThread>,
 }
 
 impl Inline {
     pub(super) fn start(name: &str, arguments: &[u8]) -> UdfResult<Self> {
-        let (udf, arguments) = (name.to_owned(), arguments.to_vec());
-        let (calls, inbox) = sync_channel::<Call>(0);
         let (started, ready) = sync_channel(1);
-        thread::Builder::new().name(format!("udf {name}")).spawn(move || {
-            let mut replica = match start_fenced(&udf, &arguments, &mut Start::new(0, |_| ())) {
-                Ok(replica) => Some(replica),
-                Err(error) => return drop(started.send(Err(error))),
-            };
-            drop(started.send(Ok(())));
-            serve(&inbox, |batch| run_fenced(&mut replica, batch));
-        })?;
+        let replica = ReplicaThread::start(name, arguments, 0, |_| (), move |result| drop(started.send(result)))?;
         // Ends when the thread does, at the latest: the sender lives there.
         ready.recv().unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended in start")))?;
-        Ok(Self { calls })
+        Ok(Self { replica: Some(replica) })
     }
 
-    pub(super) fn run(&self, inputs: DataFrame, rows: Option<usize>) -> UdfResult<Column> {
+    pub(super) fn run(
+        &mut self,
+        udf: &str,
+        inputs: &DataFrame,
+        options: &PoolOptions,
+        dtype: &DataType,
+    ) -> UdfResult<Column> {
         let height = inputs.height();
-        let rows = rows.unwrap_or(height).max(1);
-        let mut result: Option<Column> = None;
-        for offset in (0..height.max(1)).step_by(rows) {
-            let piece = self.call(Batch::new(inputs.slice(offset as i64, rows)))?;
-            match &mut result {
-                Some(column) => drop(column.append(&piece)?),
-                None => result = Some(piece),
+        let rows = options.batch.unwrap_or(height).max(1);
+        // A batch without rows never reaches a UDF.
+        let mut result = Column::new_empty("".into(), dtype);
+        for offset in (0..height).step_by(rows) {
+            result.append_owned(self.retried(udf, &inputs.slice(offset as i64, rows), options, dtype)?)?;
+        }
+        Ok(result)
+    }
+
+    fn retried(&mut self, udf: &str, inputs: &DataFrame, options: &PoolOptions, dtype: &DataType) -> UdfResult<Column> {
+        let mut retry = Retry::new(options);
+        loop {
+            let batch = Batch::new(inputs.clone(), retry.call());
+            let error = match self.call(batch).and_then(|column| conform(column, dtype)) {
+                Ok(column) => return Ok(column),
+                Err(error) => error,
+            };
+            match retry.failed(&error) {
+                Some(delay) => thread::sleep(delay),
+                None => return retry.settle(udf, error, inputs.height(), dtype),
             }
         }
-        result.ok_or_else(|| UdfError::new("no result"))
     }
 
-    fn call(&self, batch: Batch) -> UdfResult<Column> {
+    fn call(&mut self, batch: Batch) -> UdfResult<Column> {
+        let replica = self.replica.as_ref().ok_or_else(|| UdfError::new("no replica is left: a call hung in it"))?;
         let gone = || UdfError::new("the replica's thread ended");
-        let (reply, answer) = sync_channel(1);
-        self.calls.send((batch, reply)).map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())?
-    }
-}
-
-fn serve(inbox: &Receiver<Call>, mut run: impl FnMut(&Batch) -> UdfResult<Column>) {
-    while let Ok((batch, reply)) = inbox.recv() {
-        drop(reply.send(run(&batch)));
+        let timeout = batch.timeout();
+        let (began, begins) = sync_channel(1);
+        let (done, answer) = sync_channel(1);
+        replica.run(batch, move || began.send(()).is_ok(), move |result| drop(done.send(result)));
+        begins.recv().map_err(|_| gone())?;
+        let Some(limit) = timeout else { return answer.recv().map_err(|_| gone())? };
+        match answer.recv_timeout(limit) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+            Err(RecvTimeoutError::Timeout) => {
+                self.replica = None;
+                Err(UdfError::timed_out(limit))
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use polars::prelude::*;
 use polars_plan::dsl::LazySerde;
@@ -10,7 +11,7 @@ use polars_plan::prelude::{FunctionFlags, FunctionOptions, SpecialEq};
 use regatta_remote::encode;
 use serde::{Deserialize, Serialize};
 
-use super::{Registered, UdfCall};
+use super::{OnError, Registered, UdfCall};
 
 /// How many replicas a UDF gets, what each costs, and how rows are cut into calls.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +22,12 @@ pub struct PoolOptions {
     pub cpus: f64,
     /// Rows of one call, at most; `None`: as the rows come.
     pub batch: Option<usize>,
+    /// How often a batch that failed runs again.
+    pub max_retries: u32,
+    /// What becomes of rows that fail for good.
+    pub on_error: OnError,
+    /// How long one call may run; `None`: as long as it wants.
+    pub timeout: Option<Duration>,
 }
 
 impl PoolOptions {
@@ -38,13 +45,16 @@ impl PoolOptions {
         if self.batch == Some(0) {
             return Err("batch(0) would never hand a row to the UDF: use at least 1, or leave it out".to_owned());
         }
+        if self.timeout == Some(Duration::ZERO) {
+            return Err("timeout(0) would fail every call: use a longer one, or leave it out".to_owned());
+        }
         Ok(())
     }
 }
 
 impl Default for PoolOptions {
     fn default() -> Self {
-        Self { replicas: (1, 1), cpus: 0.5, batch: None }
+        Self { replicas: (1, 1), cpus: 0.5, batch: None, max_retries: 0, on_error: OnError::Raise, timeout: None }
     }
 }
 
@@ -95,6 +105,36 @@ impl<U: Registered> Pool<U> {
     #[must_use]
     pub fn batch(self, rows: usize) -> Self {
         self.with(|o| o.batch = Some(rows))
+    }
+
+    /// How often a batch that failed runs again, on the same or another replica; 0 unless said.
+    ///
+    /// The whole batch runs again, so each batch runs at least once: see [`Batch::attempt`](super::Batch::attempt). The first
+    /// retry waits 100 ms, each further one twice as long, up to 60 s, all with 25 % of jitter;
+    /// [`UdfError::retry_after`](super::UdfError::retry_after) asks for more. No replica waits meanwhile, and the end of the
+    /// query ends the wait.
+    #[must_use]
+    pub fn max_retries(self, retries: u32) -> Self {
+        self.with(|o| o.max_retries = retries)
+    }
+
+    /// What becomes of rows for which the UDF still fails after the last retry: [`OnError::Raise`] unless said.
+    ///
+    /// A function on Rust values fails for one row, and that row becomes null. Any other failure, of a function on columns, of
+    /// an `impl Udf`, a panic, or a call that outlasts its time-out, is that of the whole batch.
+    #[must_use]
+    pub fn on_error(self, policy: OnError) -> Self {
+        self.with(|o| o.on_error = policy)
+    }
+
+    /// How long one call, which is one [`batch`](Self::batch), may run. Time spent waiting for a replica does
+    /// not count.
+    ///
+    /// A call that runs longer has failed, with [`max_retries`](Self::max_retries) and [`on_error`](Self::on_error) as for other
+    /// errors. Its replica cannot be stopped: it is not used again, and a query that has no other fails and says so.
+    #[must_use]
+    pub fn timeout(self, limit: Duration) -> Self {
+        self.with(|o| o.timeout = Some(limit))
     }
 
     /// The UDF applied to these inputs. The result is named after the first input; use `.alias` for another name.

@@ -100,6 +100,24 @@ pub(crate) fn run_fenced(replica: &mut Option<Box<dyn Replica>>, batch: &Batch) 
     Ok(column)
 }
 
+/// The column, if it is of the dtype that was promised. Nothing but nulls is every dtype.
+pub(crate) fn conform(column: Column, dtype: &DataType) -> UdfResult<Column> {
+    match column.dtype() {
+        got if got == dtype => Ok(column),
+        DataType::Null => Ok(column.cast(dtype)?),
+        got => {
+            // The short form of a struct leaves its fields out.
+            let (want, got) = match (dtype.to_string(), got.to_string()) {
+                (want, short) if want == short => (format!("{dtype:?}"), format!("{got:?}")),
+                short => short,
+            };
+            let advice = "make what output() or `dtype` says and what it returns agree";
+            let text = format!("it promised {want} and returned {got}: {advice}");
+            Err(UdfError::new(text))
+        }
+    }
+}
+
 type Table = BTreeMap<&'static str, Result<fn(&[u8]) -> UdfResult<Box<dyn AnyUdf>>, UdfError>>;
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| {

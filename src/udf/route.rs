@@ -14,20 +14,27 @@ pub(crate) struct Router {
 struct Seat {
     local: bool,
     gone: bool,
+    hung: bool,
     calls: usize,
     rows: usize,
+}
+
+impl Seat {
+    fn is_there(&self) -> bool {
+        !self.gone && !self.hung
+    }
 }
 
 impl Router {
     /// Adds a replica; its number is the count of those before it.
     pub(crate) fn add(&mut self, local: bool) {
-        self.seats.push(Seat { local, gone: false, calls: 0, rows: 0 });
+        self.seats.push(Seat { local, gone: false, hung: false, calls: 0, rows: 0 });
     }
 
     /// Takes a credit at the replica with the least rows under way, one of this worker first among equals; `None` while
     /// every replica has as many calls as it may.
     pub(crate) fn acquire(&mut self, rows: usize) -> Option<usize> {
-        let free = self.seats.iter_mut().enumerate().filter(|(_, seat)| !seat.gone && seat.calls < CREDITS);
+        let free = self.seats.iter_mut().enumerate().filter(|(_, seat)| seat.is_there() && seat.calls < CREDITS);
         let (index, seat) = free.min_by_key(|(index, seat)| (seat.rows, !seat.local, *index))?;
         seat.calls += 1;
         seat.rows += rows;
@@ -41,9 +48,16 @@ impl Router {
         }
     }
 
+    /// Takes a replica out for good: it hangs in a call.
+    pub(crate) fn retire(&mut self, index: usize) {
+        if let Some(seat) = self.seats.get_mut(index) {
+            seat.hung = true;
+        }
+    }
+
     /// Whether there is no replica to wait for.
     pub(crate) fn is_empty(&self) -> bool {
-        self.seats.iter().all(|seat| seat.gone)
+        !self.seats.iter().any(Seat::is_there)
     }
 
     /// Gives back what [`acquire`](Self::acquire) took.
@@ -75,8 +89,15 @@ mod tests {
         router.release(1, 1);
         router.set_gone(1, true);
         assert_eq!(router.acquire(1), None, "a lost replica gets no more");
+        router.set_gone(1, false);
+        assert_eq!(router.acquire(1), Some(1), "until it is there again");
+        router.release(0, 5);
+        router.retire(0);
         assert!(!router.is_empty());
-        router.set_gone(0, true);
-        assert!(router.is_empty());
+        router.release(1, 1);
+        router.retire(1);
+        assert_eq!(router.acquire(1), None, "one that hangs gets nothing");
+        router.set_gone(1, false);
+        assert!(router.is_empty(), "and does not come back");
     }
 }

@@ -7,7 +7,7 @@ use arrow::array::ArrayRef;
 use polars::prelude::*;
 use polars_arrow::array::{BooleanArray, PrimitiveArray, StaticArray, Utf8ViewArray};
 
-use super::{Batch, UdfError, UdfResult, column_from_arrow, column_to_arrow};
+use super::{Batch, OnError, UdfError, UdfResult, column_from_arrow, column_to_arrow};
 
 /// What a row-wise function takes: a value of one row, or an `Option` of one to see nulls.
 ///
@@ -189,19 +189,14 @@ pub fn check(inputs: &[Field], takes: &[Takes]) -> UdfResult<()> {
     for (number, (input, Takes { name, dtype })) in inputs.iter().zip(takes).enumerate() {
         if input.dtype() != dtype {
             return Err(UdfError::new(format!(
-                "its argument `{name}` takes {dtype:?}, but input {} ({:?}) is {}: add .cast(DataType::{dtype:?}) to that input",
+                "its argument `{name}` takes {dtype:?}, but input {} ({:?}) is {:?}: add .cast(DataType::{dtype:?}) to that input",
                 number + 1,
                 input.name(),
-                in_words(input.dtype()),
+                input.dtype(),
             )));
         }
     }
     Ok(())
-}
-
-// As a program writes it, except for literals whose type Polars has not fixed yet.
-fn in_words(dtype: &DataType) -> String {
-    if matches!(dtype, DataType::Unknown(_)) { dtype.to_string() } else { format!("{dtype:?}") }
 }
 
 /// Whether a function of `count` arguments can be called on these columns.
@@ -258,21 +253,31 @@ impl<'a, T: Argument<'a>> Values<'a, T> {
     }
 }
 
-/// Calls a function on each row of a batch; a row for which `call` is `None` is null.
+/// Calls the function of that name on each row of a batch; a row for which `call` is `None` is null.
 ///
 /// # Errors
-/// The first of the function's own, with its row.
-pub fn map<R: Answer>(batch: &Batch, mut call: impl FnMut(usize) -> Option<R>) -> UdfResult<Column> {
+/// The first of the function's own, with its row, unless rows that fail are to be null.
+pub fn map<R: Answer>(udf: &str, batch: &Batch, mut call: impl FnMut(usize) -> Option<R>) -> UdfResult<Column> {
+    let policy = batch.on_error();
     let mut failed = None;
+    let mut failures = 0;
     let rows = (0..batch.height()).map_while(|row| match call(row).map_or(Ok(None), R::answer) {
         Ok(value) => Some(value),
         Err(error) => {
-            failed = Some(error.within(format!("row {row} of a batch of {}", batch.height())));
-            None
+            failures += 1;
+            failed.get_or_insert_with(|| error.within(format!("row {row} of a batch of {}", batch.height())));
+            (policy != OnError::Raise).then_some(None)
         }
     });
     let column = R::Value::collect(rows);
-    failed.map_or(Ok(column), Err)
+    match failed {
+        Some(error) if policy == OnError::Raise => return Err(error),
+        Some(error) if policy == OnError::Log => {
+            tracing::warn!(udf, rows = batch.height(), failures, %error, "rows that failed become null; this is the first");
+        }
+        _ => (),
+    }
+    Ok(column)
 }
 
 /// What a batch-wise function takes a reference to, and returns: `Series`, `Column`, or arrow-rs' `ArrayRef`.
@@ -331,20 +336,53 @@ whole_columns! {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::udf::{Call, PoolOptions, Retry};
 
     #[test]
     fn the_row_that_failed_is_named_and_none_after_it_is_called() {
-        let batch = Batch::new(df!["n" => [Some(1i64), None, Some(3), Some(4)]].unwrap());
+        let batch = Batch::new(df!["n" => [Some(1i64), None, Some(3), Some(4)]].unwrap(), Call::ONCE);
         let inputs = Inputs::new(&batch);
         let numbers = inputs.values::<i64>(0).unwrap();
         let mut called = Vec::new();
-        let result = map(&batch, |row| {
+        let result = map("it", &batch, |row| {
             let n = numbers.at(row)?;
             called.push(n);
             Some(if n < 3 { Ok(n) } else { Err(UdfError::new("too large")) })
         });
         assert_eq!(result.unwrap_err().to_string(), "row 2 of a batch of 4: too large");
         assert_eq!(called, [1, 3]);
+    }
+
+    static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+    struct ToLog;
+
+    impl io::Write for ToLog {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            LOG.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn rows_that_become_null_are_logged_once_for_each_batch_with_udf_rows_and_error() {
+        let options = PoolOptions { on_error: OnError::Log, ..PoolOptions::default() };
+        let batch = Batch::new(df!["n" => [1i64, 2, 3]].unwrap(), Retry::new(&options).call());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(|| ToLog).finish();
+        let call = |row| Some(if row == 0 { Ok(0i64) } else { Err(UdfError::new(format!("no {row}"))) });
+        let column = tracing::subscriber::with_default(subscriber, || map("doubtful", &batch, call)).unwrap();
+        assert_eq!(Vec::from(column.i64().unwrap()), [Some(0), None, None]);
+        let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
+        assert_eq!(log.lines().count(), 1, "{log}");
+        for part in ["WARN", "udf=\"doubtful\"", "rows=3", "failures=2", "row 1 of a batch of 3: no 1"] {
+            assert!(log.contains(part), "{part} is missing in: {log}");
+        }
     }
 }

@@ -27,8 +27,8 @@ fn parse(s: &str) -> Result<i64, ParseIntError> {
     s.parse()
 }
 
-#[allow(clippy::too_many_arguments)] // one of each type
 #[regatta::udf]
+#[allow(clippy::too_many_arguments, reason = "one of each type")]
 fn every_type(
     b: bool,
     i: i8,
@@ -153,6 +153,6 @@ fn inputs_that_do_not_fit_are_refused_while_planning_with_the_cast_to_add() {
     says(&refused(ratio::on([col("s")])), &["ratio", "takes 2 inputs", "called on 1"]);
     says(
         &refused(or_default::on([col("s"), lit(1i32)])),
-        &["`shown` takes Boolean", "input 2", "dyn int", "DataType::Boolean"],
+        &["`shown` takes Boolean", "input 2", "Int32", "DataType::Boolean"],
     );
 }

@@ -4,8 +4,10 @@ mod endings;
 mod errors;
 mod functions;
 mod placement;
+mod retries;
 mod runtimes;
 mod scaling;
+mod structs;
 mod udfs;
 
 regatta::testing::worker!();
