@@ -177,6 +177,12 @@ fn cases() -> Vec<Case> {
             &[],
         ),
         ("no row passes", scan().filter(col("id").lt(lit(-1))), true, &[]),
+        (
+            "a udf over no rows, which it does not see",
+            scan().filter(col("id").lt(lit(-1))).with_column(described().alias("d")),
+            true,
+            &[],
+        ),
         ("udf in select", scan().select([col("id"), add(5).on([col("id")]).alias("more")]), true, &[]),
         (
             "udf in with_columns, nested and beside others",
