@@ -141,6 +141,8 @@ pub(crate) enum CallFailure {
     TimedOut,
     /// An earlier call did. This one has not run.
     Hung,
+    /// The batch could not be brought to the replica. It has not run, and is no failure of the UDF.
+    NotFetched(String),
 }
 
 impl From<UdfError> for CallFailure {

@@ -129,7 +129,7 @@ impl StagePools {
                     step.retire(&credit, &seat);
                     UdfError::timed_out(call.timeout.unwrap_or_default())
                 }
-                Err(CallEnd::Lost(why)) => {
+                Err(CallEnd::Replica(CallFailure::NotFetched(why)) | CallEnd::Lost(why)) => {
                     step.lose(&credit, &seat, &why);
                     continue;
                 }
@@ -268,7 +268,9 @@ impl From<AskError> for CallEnd {
             | AskError::NoSuchActor
             | AskError::NoReply
             | AskError::Stopped => Self::Lost(error.to_string()),
-            error => Self::Replica(CallFailure::Failed(error.into())),
+            AskError::Panicked { text } => Self::Task(TaskFailure::Panicked(text)),
+            // Not the UDF's failure, so its retries and its policy have no say: the task is tried again.
+            error => Self::Task(TaskFailure::Transfer { from: "a UDF replica".to_owned(), why: error.to_string() }),
         }
     }
 }
@@ -284,5 +286,24 @@ impl Drop for Credit<'_> {
     fn drop(&mut self) {
         self.step.seats().router.release(self.index, self.rows);
         self.step.room.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `on_error(Null)` is about what the UDF did: a batch that was not run must never become nulls.
+    #[test]
+    fn a_call_that_did_not_reach_the_udf_is_no_failure_of_the_udf() {
+        let lost = [AskError::NotConnected, AskError::NoSuchActor, AskError::Stopped, AskError::NoReply];
+        for error in lost {
+            assert!(matches!(CallEnd::from(error), CallEnd::Lost(_)));
+        }
+        for error in [AskError::Busy, AskError::Deadline, AskError::BadReply { text: String::new() }] {
+            assert!(matches!(CallEnd::from(error), CallEnd::Task(failure) if failure.is_retryable()));
+        }
+        let panicked = CallEnd::from(AskError::Panicked { text: "a bug of ours".to_owned() });
+        assert!(matches!(panicked, CallEnd::Task(TaskFailure::Panicked(_))));
     }
 }

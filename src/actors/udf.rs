@@ -86,8 +86,9 @@ impl Handler<Evaluate> for UdfActor {
                 BatchAt::Here(frame) => (frame, true),
                 BatchAt::There(place, ticket) => {
                     // The next batch comes while this one runs.
-                    let bytes = host.fetch(&place, ticket).await.map_err(UdfError::from)?;
-                    (decode_frame(bytes).map_err(UdfError::from)?, false)
+                    let fetched = host.fetch(&place, ticket).await;
+                    let bytes = fetched.map_err(|failure| CallFailure::NotFetched(failure.to_string()))?;
+                    (decode_frame(bytes).map_err(|error| CallFailure::NotFetched(error.to_string()))?, false)
                 }
             };
             let result = evaluate(&thread, Batch::new(frame, call), call, &hung).await?.into_frame();

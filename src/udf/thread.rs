@@ -15,6 +15,7 @@ const RESTARTS: usize = 4;
 /// Calls to a replica, run one after the other. The thread ends, and drops the state, after the last handle is gone.
 #[derive(Debug, Clone)]
 pub(crate) struct ReplicaThread {
+    // Bounded by who calls: an actor by its mailbox's places, an in-place call by waiting for its result.
     calls: Sender<Call>,
 }
 

@@ -9,7 +9,7 @@ use regatta::prelude::*;
 use regatta::testing::eventually;
 use regatta::{Config, Error};
 
-use crate::udfs::{Endless, Fault, Faulty, Process, numbers};
+use crate::udfs::{Endless, Fault, Faulty, Process, numbers, row_groups};
 
 fn endless() -> LazyFrame {
     numbers().select([Endless.pool().on([col("x")])])
@@ -88,13 +88,7 @@ fn signal_in_the_middle(signal: &str, session: &Session, run: &Run, worker: usiz
 
 /// A UDF over forty row groups, a moment for each of its batches, and sums that show a row that is lost or counted twice.
 fn slow_sums(folder: &Path) -> LazyFrame {
-    let path = folder.join("x.parquet");
-    let mut frame = df!["x" => (0..4000i64).collect::<Vec<_>>()].unwrap();
-    ParquetWriter::new(std::fs::File::create(&path).unwrap())
-        .with_row_group_size(Some(100))
-        .finish(&mut frame)
-        .unwrap();
-    let scan = LazyFrame::scan_parquet(PlRefPath::try_from_path(&path).unwrap(), Default::default()).unwrap();
+    let scan = row_groups(folder, 4000);
     let slow = scan.with_column(Process.pool().replicas(2).batch(20).on([col("x")]).alias("process"));
     slow.select([col("x").sum(), len(), col("process").max()])
 }

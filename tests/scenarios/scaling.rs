@@ -8,7 +8,7 @@ use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::eventually;
 
-use crate::udfs::Process;
+use crate::udfs::{Process, row_groups};
 
 /// Reacts at once, so that a test need not wait.
 fn eager(idle: Duration) -> Config {
@@ -21,13 +21,7 @@ fn eager(idle: Duration) -> Config {
 
 /// Sixty row groups, each of which costs a UDF's moment: more than one worker's fill.
 fn slow_query(folder: &std::path::Path) -> LazyFrame {
-    let path = folder.join("x.parquet");
-    let mut frame = df!["x" => (0..6000i64).collect::<Vec<_>>()].unwrap();
-    ParquetWriter::new(std::fs::File::create(&path).unwrap())
-        .with_row_group_size(Some(100))
-        .finish(&mut frame)
-        .unwrap();
-    let scan = LazyFrame::scan_parquet(PlRefPath::try_from_path(&path).unwrap(), Default::default()).unwrap();
+    let scan = row_groups(folder, 6000);
     scan.with_column(Process.pool().replicas(1..=4).batch(20).on([col("x")]).alias("process"))
 }
 

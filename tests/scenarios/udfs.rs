@@ -1,5 +1,7 @@
 //! UDFs that the scenarios share.
 
+use std::fs::File;
+use std::path::Path;
 use std::process;
 use std::thread;
 use std::time::Duration;
@@ -101,6 +103,14 @@ impl Udf for Endless {
             thread::park();
         }
     }
+}
+
+/// A Parquet file of `rows` rows in one column `x`, in row groups of a hundred.
+pub(crate) fn row_groups(folder: &Path, rows: i64) -> LazyFrame {
+    let path = folder.join("x.parquet");
+    let mut frame = df!["x" => (0..rows).collect::<Vec<_>>()].unwrap();
+    ParquetWriter::new(File::create(&path).unwrap()).with_row_group_size(Some(100)).finish(&mut frame).unwrap();
+    LazyFrame::scan_parquet(PlRefPath::try_from_path(&path).unwrap(), Default::default()).unwrap()
 }
 
 /// 1000 rows in one column `x`.
