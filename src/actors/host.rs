@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dashmap::DashSet;
 use regatta_remote::{ActorId, ActorRef, Address, Node, NodeId, Role, Runtime, encode};
 
 use super::messages::Place;
@@ -21,6 +22,8 @@ pub(crate) struct Host {
     /// `None`: everything is in this process.
     pub(crate) node: Option<Node>,
     replicas: AtomicU64,
+    /// Nodes that are gone for good: a node is one life of one process.
+    gone: DashSet<NodeId>,
 }
 
 /// How long the first byte of a partition or batch may take.
@@ -28,7 +31,7 @@ const FIRST_BYTE: Duration = Duration::from_secs(30);
 
 impl Host {
     pub(crate) fn new(runtime: Runtime, store: Arc<Store>, node: Option<Node>) -> Arc<Self> {
-        Arc::new(Self { runtime, store, node, replicas: AtomicU64::new(FIRST_REPLICA) })
+        Arc::new(Self { runtime, store, node, replicas: AtomicU64::new(FIRST_REPLICA), gone: DashSet::new() })
     }
 
     /// Waits for a future on our threads, from any thread: also one of another runtime, which this blocks.
@@ -42,6 +45,14 @@ impl Host {
         let (sender, result) = std::sync::mpsc::sync_channel(1);
         self.runtime.handle().spawn(async move { sender.send(future.await) });
         result.recv().map_err(|_| ClusterError::Closed)
+    }
+
+    /// A node is gone: what waits for it ends now, and nobody dials it again, which would take a time-out to fail.
+    pub(super) fn forget(&self, gone: NodeId) {
+        self.gone.insert(gone);
+        if let Some(node) = &self.node {
+            node.disconnect(gone);
+        }
     }
 
     /// Leaves the cluster, because its head does not answer: to it this worker is then lost, and what it did runs elsewhere.
@@ -106,6 +117,9 @@ impl Host {
         let (Some(node), Some((id, address))) = (&self.node, place.node) else {
             return Err(failed("this process has no network".to_owned()));
         };
+        if self.gone.contains(&id) {
+            return Err(failed("it is gone".to_owned()));
+        }
         if node.id() != id && !node.peers().iter().any(|peer| peer.node == id) {
             let found = node.connect(address, CONTROL).await.map_err(|e| failed(e.to_string()))?;
             if found != id {

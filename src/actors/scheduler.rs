@@ -87,8 +87,8 @@ impl SchedulerActor {
     fn lose(&mut self, worker: WorkerId, why: String) {
         if let Some(crew) = self.workers.remove(&worker) {
             tracing::warn!(%worker, why, "worker lost");
-            if let (Some((node, _)), Some(network)) = (crew.place.node, &self.host.node) {
-                network.disconnect(node);
+            if let Some((node, _)) = crew.place.node {
+                self.host.forget(node);
                 for worker in self.workers.keys().copied().collect::<Vec<_>>() {
                     self.send(worker, Outgoing::Gone(Gone(node)));
                 }

@@ -212,9 +212,7 @@ impl Handler<Gone> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, Gone(node): Gone, _: &mut Self::Context) {
-        if let Some(network) = &self.host.node {
-            network.disconnect(node);
-        }
+        self.host.forget(node);
     }
 }
 
