@@ -1,11 +1,14 @@
-//! The three actors: thin shells over `sched`, `engine` and `udf`.
+//! The actors: thin shells over `sched`, `engine` and `udf`.
 //!
 //! A [`SchedulerActor`] places work, a [`SwordfishActor`] per worker runs tasks, and each [`UdfActor`] is one replica of a
-//! UDF on a thread of its own. They share nothing but the messages in `messages.rs`.
+//! UDF on a thread of its own. A [`GatewayActor`] at the head takes the queries of drivers elsewhere. They share nothing but
+//! the messages in `messages.rs`.
 
+mod gateway;
 mod host;
 mod messages;
 mod pools;
+mod relay;
 mod scheduler;
 mod swordfish;
 mod udf;
@@ -14,10 +17,13 @@ use std::time::Duration;
 
 use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 
-pub(crate) use host::Host;
+pub use gateway::GatewayActor;
+pub(crate) use host::{Host, wait};
 pub(crate) use messages::{
-    Place, Register, Release, RunEvent, Status, Submit, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
+    DriverDown, Enrol, Hear, Place, Register, Release, RunEvent, Status, Submit, SubmitFrom, UseProvider, WholeStatus,
+    Worker, WorkerDown, WorkerSilent,
 };
+pub(crate) use relay::Relay;
 pub use scheduler::SchedulerActor;
 pub use swordfish::SwordfishActor;
 pub use udf::UdfActor;
@@ -26,6 +32,8 @@ pub use udf::UdfActor;
 pub(crate) const SCHEDULER: ActorId = ActorId(1);
 /// Where the swordfish is found at each worker.
 pub(crate) const SWORDFISH: ActorId = ActorId(2);
+/// Where the gateway is found at the head of a cluster that others join.
+pub(crate) const GATEWAY: ActorId = ActorId(3);
 /// Replicas are numbered from here.
 const FIRST_REPLICA: u64 = 16;
 
@@ -35,7 +43,7 @@ pub(crate) const CONTROL: Duration = Duration::from_secs(10);
 pub(crate) const MAILBOX: usize = 1024;
 
 /// Asks until the message has certainly been taken, for as long as `CONTROL`: a busy actor is asked again.
-async fn insist<A, M>(actor: &ActorRef<A>, message: M) -> Result<M::Result, AskError>
+pub(crate) async fn insist<A, M>(actor: &ActorRef<A>, message: M) -> Result<M::Result, AskError>
 where
     A: actix::Actor<Context = actix::Context<A>> + actix::Handler<M>,
     M: RemoteMessage + Clone,

@@ -11,7 +11,7 @@ use crate::error::ConfigError;
 pub enum Runner {
     /// `native`: embedded in this process.
     Native,
-    /// `flotilla`: worker processes.
+    /// `flotilla`: the cluster at `REGATTA_ADDRESS`, else worker processes of this machine.
     Flotilla,
 }
 
@@ -19,7 +19,7 @@ pub enum Runner {
 ///
 /// | variable | default | meaning |
 /// |---|---|---|
-/// | `DAFT_RUNNER` | `native` | `native`: in this process; `flotilla`: local worker processes |
+/// | `DAFT_RUNNER` | `native` | `native`: in this process; `flotilla`: on the cluster at `REGATTA_ADDRESS`, else on local worker processes |
 /// | `DAFT_ACTOR_UDF_READY_TIMEOUT` | 120 | seconds for UDF replicas to become ready |
 /// | `DAFT_MIN_CPU_PER_TASK` | 0.5 | CPU that one task is charged |
 /// | `DAFT_SCHEDULER_LINEAR` | `false` | one task in flight, for debugging |
@@ -28,6 +28,9 @@ pub enum Runner {
 /// | `DAFT_AUTOSCALING_DOWNSCALE_ENABLED` | `true` | idle workers retire |
 /// | `DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS` | 60 | how long a worker is idle before it may |
 /// | `DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS` | 1 | workers that are kept while queries run |
+/// | `REGATTA_WORKER_TIMEOUT` | 120 | seconds that queries wait while there is no worker at all |
+/// | `REGATTA_ADDRESS`, `REGATTA_TOKEN` | | the cluster that `flotilla` connects to: its head's host:port, and a driver's token |
+/// | `REGATTA_JOIN`, `REGATTA_TOKEN` | | makes this process a worker of that head's cluster, with a worker's token |
 /// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -49,8 +52,27 @@ pub struct Config {
     pub autoscaling_downscale_idle: Duration,
     /// Workers that are kept while queries run.
     pub autoscaling_min_survivor_workers: usize,
+    /// How long queries wait while there is no worker at all.
+    pub worker_timeout: Duration,
+    /// The cluster that [`Session::from_env`](crate::Session::from_env) connects to, if the runner is `flotilla`.
+    pub cluster: Option<ClusterAt>,
     /// Where clusters keep their scratch folders.
     pub scratch: PathBuf,
+}
+
+/// A cluster elsewhere, and what lets a process in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClusterAt {
+    /// The head's `host:port`.
+    pub address: String,
+    /// A token of the head, for a driver or for workers. A secret.
+    pub token: String,
+}
+
+impl std::fmt::Debug for ClusterAt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterAt").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Default for Config {
@@ -65,6 +87,8 @@ impl Default for Config {
             autoscaling_downscale_enabled: true,
             autoscaling_downscale_idle: Duration::from_secs(60),
             autoscaling_min_survivor_workers: 1,
+            worker_timeout: Duration::from_secs(120),
+            cluster: None,
             scratch: std::env::temp_dir(),
         }
     }
@@ -76,7 +100,20 @@ impl Config {
     /// # Errors
     /// A variable whose value is not valid: named, with what is accepted.
     pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_variables(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+        Self::from_variables(variable)
+    }
+
+    /// Whether `REGATTA_JOIN` makes this process a worker of a cluster elsewhere.
+    pub(crate) fn joins() -> bool {
+        variable(JOIN).is_some()
+    }
+
+    /// The cluster that this process is to join as a worker.
+    ///
+    /// # Errors
+    /// There is no token.
+    pub(crate) fn join_at() -> Result<Option<ClusterAt>, ConfigError> {
+        cluster_at(&variable, JOIN, "worker_token")
     }
 
     fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
@@ -85,12 +122,17 @@ impl Config {
             config.runner = match value.to_ascii_lowercase().as_str() {
                 "native" => Runner::Native,
                 "flotilla" => Runner::Flotilla,
+                "ray" => return Err(invalid("DAFT_RUNNER", value, NO_RAY)),
                 _ => return Err(invalid("DAFT_RUNNER", value, "use native or flotilla")),
             };
         }
         if let Some(timeout) = seconds(&get, "DAFT_ACTOR_UDF_READY_TIMEOUT")? {
             config.actor_udf_ready_timeout = timeout;
         }
+        if let Some(timeout) = seconds(&get, "REGATTA_WORKER_TIMEOUT")? {
+            config.worker_timeout = timeout;
+        }
+        config.cluster = cluster_at(&get, "REGATTA_ADDRESS", "driver_token")?;
         if let Some(interval) = seconds(&get, "AUTOSCALER_UPDATE_INTERVAL_S")? {
             config.autoscaler_update_interval = interval;
         }
@@ -139,6 +181,29 @@ impl Config {
             return Err(invalid("DAFT_ACTOR_UDF_READY_TIMEOUT", "0".to_owned(), "use seconds, a number > 0"));
         }
         Ok(())
+    }
+}
+
+const JOIN: &str = "REGATTA_JOIN";
+const NO_RAY: &str = "workers on Ray are not there yet: use flotilla, with REGATTA_ADDRESS and REGATTA_TOKEN for a cluster \
+                      of several machines, or native";
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+fn cluster_at(
+    get: &impl Fn(&str) -> Option<String>,
+    address: &str,
+    token_of: &str,
+) -> Result<Option<ClusterAt>, ConfigError> {
+    let Some(at) = get(address) else { return Ok(None) };
+    match get("REGATTA_TOKEN") {
+        Some(token) => Ok(Some(ClusterAt { address: at, token })),
+        None => {
+            let accepted = format!("set REGATTA_TOKEN too, to a text that Cluster::{token_of} of its head has made");
+            Err(invalid(address, at, &accepted))
+        }
     }
 }
 
@@ -196,12 +261,24 @@ mod tests {
             Duration::from_millis(500)
         );
         assert_eq!(with("REGATTA_SCRATCH", "/x").unwrap().scratch, PathBuf::from("/x"));
+        assert_eq!(with("REGATTA_WORKER_TIMEOUT", "1").unwrap().worker_timeout, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn an_address_comes_with_a_token_which_is_not_shown() {
+        let both = |name: &str| ["REGATTA_ADDRESS", "REGATTA_TOKEN"].contains(&name).then(|| format!("<{name}>"));
+        let at = Config::from_variables(both).unwrap().cluster.unwrap();
+        assert_eq!((at.address.as_str(), at.token.as_str()), ("<REGATTA_ADDRESS>", "<REGATTA_TOKEN>"));
+        assert!(!format!("{at:?}").contains("TOKEN"), "a token is a secret: {at:?}");
     }
 
     #[test]
     fn a_bad_value_is_refused_with_variable_value_and_what_is_accepted() {
         for (name, value) in [
             ("DAFT_RUNNER", "ray-ish"),
+            ("DAFT_RUNNER", "ray"),
+            ("REGATTA_ADDRESS", "host:1"),
+            ("REGATTA_WORKER_TIMEOUT", "later"),
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "soon"),
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "-1"),
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "0"),
@@ -216,7 +293,7 @@ mod tests {
             ("DAFT_MIN_CPU_PER_TASK", "0"),
         ] {
             let text = with(name, value).unwrap_err().to_string();
-            assert!(text.contains(name) && text.contains("use "), "{text}");
+            assert!(text.contains(name) && text.contains("use ") || text.contains("set "), "{text}");
         }
     }
 }

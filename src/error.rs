@@ -303,6 +303,33 @@ pub enum ClusterError {
          #[regatta::main] (a test binary: regatta::testing::worker!()), so that it never gets here"
     )]
     InWorker,
+    /// A cluster could not be joined or connected to.
+    #[error("could not join the cluster at {address}: {why}")]
+    Join {
+        /// The address of its head, as it was given.
+        address: String,
+        /// What failed, and what to do about it.
+        why: String,
+    },
+    /// No worker was there for too long.
+    #[error(
+        "there was no worker for {} s. On a machine for workers, run this same executable with \
+         REGATTA_JOIN=<the head's host:port> and REGATTA_TOKEN=<a text of Cluster::worker_token>; to wait longer, raise \
+         REGATTA_WORKER_TIMEOUT (seconds) at the head", waited.as_secs_f64()
+    )]
+    NoWorkers {
+        /// How long the query waited.
+        waited: Duration,
+    },
+    /// The head of the cluster that the session is connected to is gone.
+    #[error(
+        "the cluster is gone: {why}. Its head has ended or cannot be reached, and its queries with it; when it runs \
+         again, connect with a new token"
+    )]
+    Gone {
+        /// What broke.
+        why: String,
+    },
     /// A stage asks for more than any worker has.
     #[error(
         "{request} fits on no worker: the largest has {largest} CPU. Lower what it asks for, or use larger workers"

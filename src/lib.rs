@@ -53,10 +53,10 @@ mod store;
 pub mod testing;
 pub mod udf;
 
-pub use actors::{SchedulerActor, SwordfishActor, UdfActor};
+pub use actors::{GatewayActor, SchedulerActor, SwordfishActor, UdfActor};
 #[doc(hidden)]
 pub use cluster::become_worker_if_started_as_one;
-pub use config::{Config, Runner};
+pub use config::{ClusterAt, Config, Runner};
 pub use error::Error;
 pub use frame::{Batches, LazyFrameExt, Run};
 pub use polars_ooc::Allocator;
@@ -64,7 +64,7 @@ pub use regatta_macros::{main, udf};
 pub use sched::{
     PoolId, PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, TaskId, WorkerId, WorkerStatus,
 };
-pub use session::Session;
+pub use session::{Cluster, Session};
 
 /// The Polars that plans must be made with.
 pub use polars;
@@ -77,5 +77,5 @@ struct Readme;
 /// What most programs need.
 pub mod prelude {
     pub use crate::udf::{Batch, OnError, Start, Udf, UdfError, UdfResult};
-    pub use crate::{LazyFrameExt, Run, Session};
+    pub use crate::{Cluster, LazyFrameExt, Run, Session};
 }

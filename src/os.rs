@@ -1,6 +1,8 @@
 //! Calls to the operating system. Linux is tested.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 
 /// CPUs that this process may use.
@@ -16,4 +18,16 @@ pub(crate) fn user_id() -> u32 {
 /// A number that no other process has drawn. Not for secrets.
 pub(crate) fn random() -> u64 {
     RandomState::new().hash_one((std::process::id(), std::thread::current().id()))
+}
+
+/// The address of this machine from which it sends to another: the one at which that, and what is near it, finds us.
+/// Nothing is sent.
+///
+/// # Errors
+/// There is no way there.
+pub(crate) fn address_towards(to: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(to)?;
+    Ok(socket.local_addr()?.ip())
 }

@@ -22,14 +22,14 @@ use crate::sched::StageId;
 use crate::udf::PoolOptions;
 
 /// A query, cut into stages; the last one yields the result.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct QueryPlan {
     pub(crate) stages: Vec<Stage>,
     pub(crate) schema: SchemaRef,
 }
 
 /// What every task of a stage runs: a fragment, then UDF steps, each with the row-wise work up to the next.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Stage {
     pub(crate) id: StageId,
     pub(crate) program: StageProgram,

@@ -1,28 +1,31 @@
-//! Where queries run: in this process, or on workers that this session started.
+//! Where queries run: in this process, on workers that this session started, or on a cluster of several machines.
+
+mod cluster;
+mod connect;
+mod door;
+mod parts;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use polars::prelude::LazyFrame;
-use regatta_remote::{Arbiter, Authority, LocalRef, Node, NodeId, PeerEvent, Role, Runtime, catch};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{mpsc, watch};
+use regatta_remote::{Arbiter, Authority, Node, Role, catch};
 
-use crate::actors::{
-    CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, Status, Submit, SwordfishActor, UseProvider,
-    WholeStatus, Worker, WorkerDown, WorkerSilent,
-};
+use crate::actors::{Host, MAILBOX, Place, SCHEDULER, SchedulerActor, SwordfishActor, UseProvider, Worker};
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::Run;
 use crate::os;
 use crate::plan::{QueryPlan, Target, plan};
-use crate::sched::{MAX_ATTEMPTS, QueryId, Resources, ScaleSettings, SessionStatus, Settings, WorkerId};
-use crate::store::Store;
+use crate::sched::{QueryId, QueryStatus, Resources, ScaleSettings, SessionStatus, WorkerId};
+
+pub use cluster::Cluster;
+use door::Door;
+use parts::{Ground, Head};
 
 /// A place to run queries. Cheap to clone; the last clone ends it, with its workers.
 ///
@@ -43,19 +46,32 @@ pub struct Session {
 struct Inner {
     // Dropped in this order: workers end while the scheduler still lives, threads go last.
     workers: Option<Arc<LocalWorkers>>,
-    scheduler: LocalRef<SchedulerActor>,
+    door: Door,
     _arbiters: Vec<Arbiter>,
     host: Arc<Host>,
-    target: Target,
+    tasks: Tasks,
     _scratch: Scratch,
 }
 
-/// How long starting the workers may take.
-const START: Duration = Duration::from_secs(30);
+/// Tasks that a stage is split into, if it can be.
+#[derive(Debug, Clone, Copy)]
+enum Tasks {
+    /// One: everything is in this process.
+    One,
+    /// So many.
+    Fixed(usize),
+    /// As many as the workers that are there have use for.
+    Ask,
+}
+
 /// How long our threads may take to end.
 const STOP: Duration = Duration::from_secs(2);
-/// How often a start looks whether a worker has ended.
-const LOOK: Duration = Duration::from_millis(2);
+/// How long a goodbye to the cluster may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Tasks for each CPU of the workers, so that one which is done has more to do.
+const TASKS_PER_CPU: usize = 2;
+/// Tasks where few workers are there yet.
+const FEWEST_TASKS: usize = 16;
 /// Planning recurses with the depth of the query.
 const PLAN_STACK: usize = 64 << 20;
 
@@ -74,15 +90,16 @@ impl Session {
     /// As there.
     pub fn native_with(config: Config) -> Result<Self, Error> {
         config.validate()?;
-        let parts = Parts::new(&config, None, |_| Ok(None))?;
-        let arbiter = parts.arbiter()?;
-        let (host, scheduler) = (Arc::clone(&parts.host), parts.scheduler.clone());
+        let head = Head::new(Ground::new(&config, |_| Ok(None))?, &config, None)?;
+        let arbiter = head.ground.arbiter()?;
+        let (host, scheduler) = (Arc::clone(&head.ground.host), head.scheduler.clone());
         let place = Place { worker: WorkerId(0), node: None };
         let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler.into()));
         let worker =
             Worker { worker: place.worker, capacity: Resources::cpus(os::cpus() as f64), actor: swordfish.into() };
-        parts.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
-        Ok(parts.session(vec![arbiter], None, Target { tasks: 1, travels: false }))
+        head.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
+        let arbiters = vec![arbiter, head.arbiter];
+        Ok(Self::of(head.ground, Door::Here(head.scheduler), arbiters, None, Tasks::One))
     }
 
     /// Runs queries on `workers` processes of this machine: this same executable, started again, which must therefore
@@ -140,62 +157,61 @@ impl Session {
             idle: config.autoscaling_downscale_idle,
             survivors: config.autoscaling_min_survivor_workers,
         };
-        let parts = Parts::new(&config, Some(scale), |runtime| {
+        let ground = Ground::new(&config, |runtime| {
             let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
             let node = Node::bind(identity, loopback, hello(), runtime)
                 .map_err(|e| ClusterError::network("bind to the loopback", e))?;
-            Ok(Some(node))
+            Ok(Some((node, None)))
         })?;
-        let node = parts.host.node.clone().ok_or(ClusterError::Closed)?;
-        parts.watch_workers(&node);
+        let here = Head::new(ground, &config, Some(scale))?;
+        let node = here.ground.host.node.clone().ok_or(ClusterError::Closed)?;
+        here.watch_peers(&node, None);
         // Certificates live a day; the head renews them.
         let renewal = node.serve_joins(Arc::clone(&authority));
         renewal.map_err(|e| ClusterError::network("serve the cluster's certificates", e))?;
-        SchedulerActor::publish(&node, SCHEDULER, &parts.scheduler);
+        SchedulerActor::publish(&node, SCHEDULER, &here.scheduler);
         let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
         let workers = LocalWorkers::new(LocalSpec {
             authority,
             head: (node.id(), address),
             threads,
-            scratch: parts.scratch.folder().to_owned(),
-            on_end: parts.on_end(),
+            scratch: here.ground.scratch.folder().to_owned(),
+            on_end: here.on_end(),
         });
         workers.start(least)?;
-        parts.wait_for(least, &workers)?;
+        here.wait_for(least, &workers)?;
         let provider = UseProvider(Arc::<LocalWorkers>::clone(&workers));
-        parts.scheduler.try_tell(provider).map_err(|e| ClusterError::network("start the scheduler", e))?;
-        let target = Target { tasks: most * threads * 2, travels: true };
-        Ok(parts.session(Vec::new(), Some(workers), target))
+        here.scheduler.try_tell(provider).map_err(|e| ClusterError::network("start the scheduler", e))?;
+        let tasks = Tasks::Fixed(most * threads * TASKS_PER_CPU);
+        Ok(Self::of(here.ground, Door::Here(here.scheduler), vec![here.arbiter], Some(workers), tasks))
     }
 
-    /// The session that `DAFT_RUNNER` asks for: `native`, or `flotilla` for as many local workers as there are CPUs.
+    /// The session that `DAFT_RUNNER` asks for: `native`, or `flotilla` for the cluster at `REGATTA_ADDRESS`, which
+    /// `REGATTA_TOKEN` lets in to; without an address, for as many local workers as there are CPUs.
     ///
     /// # Errors
-    /// As [`native`](Self::native) and [`local`](Self::local).
+    /// As [`native`](Self::native), [`connect`](Self::connect) and [`local`](Self::local).
     pub fn from_env() -> Result<Self, Error> {
         let config = Config::from_env()?;
         match config.runner {
             Runner::Native => Self::native_with(config),
-            Runner::Flotilla => Self::local_with(os::cpus(), config),
+            Runner::Flotilla => match config.cluster.clone() {
+                Some(at) => Self::connect_with(&at.address, &at.token, config),
+                None => Self::local_with(os::cpus(), config),
+            },
         }
     }
 
-    /// Plans a query and starts it. Blocks for the planning only.
+    /// Plans a query and starts it. Blocks for the planning, and where the scheduler is elsewhere until that has the plan.
     ///
     /// # Errors
-    /// The query cannot be planned, or the session is gone.
+    /// The query cannot be planned, or the session or its cluster is gone.
     pub fn submit(&self, query: LazyFrame) -> Result<Run, Error> {
         let plan = self.plan(query)?;
         let (explain, schema) = (plan.to_string(), Arc::clone(&plan.schema));
-        let tasks = plan.last().map_or(0, |stage| stage.splits.len());
-        // Room for every event, also of every attempt, so that the scheduler never waits for a session.
-        let (events, heard) = mpsc::channel(tasks * MAX_ATTEMPTS as usize + 2);
         let id = QueryId(os::random());
-        let scheduler = self.inner.scheduler.clone();
-        scheduler
-            .try_tell(Submit { query: id, plan, events })
-            .map_err(|e| ClusterError::network("submit the query", e))?;
-        Ok(Run::new(self.clone(), id, schema, explain, heard))
+        let events = self.inner.door.submit(&self.inner.host, id, plan)?;
+        Ok(Run::new(self.clone(), id, schema, explain, events))
     }
 
     /// How a query would be run, in words.
@@ -206,17 +222,15 @@ impl Session {
         Ok(self.plan(query.clone())?.to_string())
     }
 
-    /// Where the session stands: workers, what waits, and every query.
+    /// Where the session's scheduler stands: workers, what waits, and every query; of all drivers, if it is a cluster's.
     ///
     /// # Errors
-    /// The session's threads are gone.
+    /// The session's threads or its cluster are gone.
     pub fn status(&self) -> Result<SessionStatus, Error> {
-        let scheduler = self.inner.scheduler.clone();
-        let status = self.inner.host.wait(async move { scheduler.ask(WholeStatus, CONTROL).await })?;
-        Ok(status.map_err(|e| ClusterError::network("ask for the status", e))?)
+        Ok(self.inner.door.status(&self.inner.host)?)
     }
 
-    /// Process ids of the local workers; none for a native session.
+    /// Process ids of the workers that this session has started.
     pub fn processes(&self) -> Vec<u32> {
         self.inner.workers.as_ref().map(|workers| workers.processes()).unwrap_or_default()
     }
@@ -226,14 +240,32 @@ impl Session {
         self.inner.host.store.held()
     }
 
-    fn plan(&self, query: LazyFrame) -> Result<QueryPlan, PlanError> {
-        let target = self.inner.target;
+    fn of(
+        ground: Ground,
+        door: Door,
+        arbiters: Vec<Arbiter>,
+        workers: Option<Arc<LocalWorkers>>,
+        tasks: Tasks,
+    ) -> Self {
+        let Ground { host, scratch } = ground;
+        Self { inner: Arc::new(Inner { workers, door, _arbiters: arbiters, host, tasks, _scratch: scratch }) }
+    }
+
+    fn plan(&self, query: LazyFrame) -> Result<QueryPlan, Error> {
+        let target = match self.inner.tasks {
+            Tasks::One => Target { tasks: 1, travels: false },
+            Tasks::Fixed(tasks) => Target { tasks, travels: true },
+            Tasks::Ask => {
+                let cpus: f64 = self.status()?.workers.iter().map(|worker| worker.cpus.0).sum();
+                Target { tasks: (cpus as usize * TASKS_PER_CPU).max(FEWEST_TASKS), travels: true }
+            }
+        };
         // A thread of our own: Polars panics on a current-thread runtime, which the caller's may be.
         let planner = thread::Builder::new().name("regatta-plan".to_owned()).stack_size(PLAN_STACK);
         let planned = planner.spawn(move || catch(|| plan(query, target)));
         let planned = planned.map_err(|e| PlanError::Panicked(format!("no thread: {e}")))?.join();
         let planned = planned.unwrap_or_else(|_| Err("the planner's thread".to_owned()));
-        planned.map_err(PlanError::Panicked)?
+        Ok(planned.map_err(PlanError::Panicked)??)
     }
 
     pub(crate) fn host(&self) -> &Arc<Host> {
@@ -242,129 +274,23 @@ impl Session {
 
     /// Ends a query, whatever its state. Never waits.
     pub(crate) fn release(&self, query: QueryId) {
-        let scheduler = self.inner.scheduler.clone();
-        // Waits for room in the mailbox on a thread of ours if it must. A scheduler that is gone holds no query.
-        self.inner.host.runtime.handle().spawn(async move { scheduler.tell(Release(query), CONTROL).await });
+        self.inner.door.release(&self.inner.host, query);
     }
 
-    pub(crate) async fn query_status(&self, query: QueryId) -> Result<Option<crate::QueryStatus>, Error> {
-        let status = self.inner.scheduler.ask(Status(query), CONTROL).await;
-        Ok(status.map_err(|e| ClusterError::network("ask for the status", e))?)
+    pub(crate) async fn query_status(&self, query: QueryId) -> Result<Option<QueryStatus>, Error> {
+        Ok(self.inner.door.query_status(query).await?)
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         // Workers first: their loss then is nobody's failure.
-        if let Some(workers) = &self.workers {
-            workers.close();
+        match (&self.workers, self.host.node.clone()) {
+            (Some(workers), _) => workers.close(),
+            // Peers then know at once that this is no accident.
+            (None, Some(node)) => drop(self.host.wait(async move { node.close(GOODBYE).await })),
+            (None, None) => (),
         }
         self.host.runtime.clone().shutdown(STOP);
-    }
-}
-
-/// What every session is made of.
-struct Parts {
-    scheduler: LocalRef<SchedulerActor>,
-    arbiter: Arbiter,
-    host: Arc<Host>,
-    scratch: Scratch,
-    /// Workers that have joined.
-    joined: watch::Receiver<usize>,
-}
-
-impl Parts {
-    fn new(
-        config: &Config,
-        scale: Option<ScaleSettings>,
-        network: impl FnOnce(&Runtime) -> Result<Option<Node>, ClusterError>,
-    ) -> Result<Self, ClusterError> {
-        let folder = config.scratch.display();
-        let scratch = Scratch::create(&config.scratch)
-            .map_err(|e| ClusterError::os(format!("make a scratch folder in {folder}"), e))?;
-        let store = scratch.store("driver").map_err(|e| ClusterError::os("make the driver's store", e))?;
-        let runtime = Runtime::new("regatta", 2).map_err(|e| ClusterError::os("start the session's threads", e))?;
-        let node = network(&runtime)?;
-        let host = Host::new(runtime, Store::new(&store), node);
-        let arbiter = host.runtime.arbiter().map_err(|e| ClusterError::os("start the scheduler's thread", e))?;
-        let settings = Settings {
-            task_cpus: Resources::cpus(config.min_cpu_per_task),
-            ready_timeout: config.actor_udf_ready_timeout,
-            linear: config.scheduler_linear,
-            scale,
-        };
-        let hosted = Arc::clone(&host);
-        let (joining, joined) = watch::channel(0);
-        let scheduler = arbiter.spawn(MAILBOX, move |_| SchedulerActor::new(settings, hosted, joining));
-        Ok(Self { scheduler, arbiter, host, scratch, joined })
-    }
-
-    fn arbiter(&self) -> Result<Arbiter, ClusterError> {
-        self.host.runtime.arbiter().map_err(|e| ClusterError::os("start a thread for actors", e))
-    }
-
-    /// What the provider does with its word that a process has ended: it is proof, and comes before any time-out.
-    fn on_end(&self) -> Arc<dyn Fn(NodeId, String) + Send + Sync> {
-        let (scheduler, runtime) = (self.scheduler.clone(), self.host.runtime.handle().clone());
-        Arc::new(move |node, why| {
-            let scheduler = scheduler.clone();
-            // A scheduler that is gone has no use for it.
-            runtime.spawn(async move { scheduler.tell(WorkerDown { node, why }, CONTROL).await });
-        })
-    }
-
-    /// Tells the scheduler of workers that are lost.
-    fn watch_workers(&self, node: &Node) {
-        let (mut events, scheduler) = (node.events(), self.scheduler.clone());
-        self.host.runtime.handle().spawn(async move {
-            loop {
-                // A scheduler that is gone has no use for what it is told.
-                match events.recv().await {
-                    Ok(PeerEvent::Down { peer, cause }) => {
-                        let _ = scheduler.tell(WorkerDown { node: peer.node, why: cause }, CONTROL).await;
-                    }
-                    Ok(PeerEvent::Suspect(peer)) => {
-                        let _ = scheduler.tell(WorkerSilent { node: peer.node, silent: true }, CONTROL).await;
-                    }
-                    Ok(PeerEvent::Recovered(peer)) => {
-                        let _ = scheduler.tell(WorkerSilent { node: peer.node, silent: false }, CONTROL).await;
-                    }
-                    Ok(_) => (),
-                    Err(RecvError::Lagged(missed)) => tracing::error!(missed, "events of peers were missed"),
-                    Err(RecvError::Closed) => return,
-                }
-            }
-        });
-    }
-
-    /// Waits until all workers have joined, or one has ended.
-    fn wait_for(&self, wanted: usize, processes: &LocalWorkers) -> Result<(), ClusterError> {
-        let deadline = Instant::now() + START;
-        loop {
-            let joined = *self.joined.borrow();
-            if joined >= wanted {
-                return Ok(());
-            }
-            if let Some(error) = processes.ended() {
-                return Err(error);
-            }
-            if Instant::now() >= deadline {
-                return Err(ClusterError::NotJoined { joined, wanted, timeout: START });
-            }
-            thread::sleep(LOOK);
-        }
-    }
-
-    fn session(self, mut arbiters: Vec<Arbiter>, workers: Option<Arc<LocalWorkers>>, target: Target) -> Session {
-        arbiters.push(self.arbiter);
-        let inner = Inner {
-            workers,
-            scheduler: self.scheduler,
-            _arbiters: arbiters,
-            host: self.host,
-            target,
-            _scratch: self.scratch,
-        };
-        Session { inner: Arc::new(inner) }
     }
 }

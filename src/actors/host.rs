@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashSet;
-use regatta_remote::{ActorId, ActorRef, Address, Node, NodeId, Role, Runtime, encode};
+use regatta_remote::{ActorId, ActorRef, Address, Fetch, Node, NodeId, Role, Runtime, encode};
 
 use super::messages::Place;
 use super::{CONTROL, FIRST_REPLICA, SWORDFISH, SwordfishActor, UdfActor};
@@ -21,17 +21,25 @@ pub(crate) struct Host {
     pub(crate) store: Arc<Store>,
     /// `None`: everything is in this process.
     pub(crate) node: Option<Node>,
+    /// The head of the cluster, unless it is this process: it passes on what cannot be reached from here.
+    pub(crate) head: Option<NodeId>,
     replicas: AtomicU64,
     /// Nodes that are gone for good: a node is one life of one process.
     gone: DashSet<NodeId>,
+    /// Nodes that cannot be dialled from here, though they may live.
+    unreachable: DashSet<NodeId>,
 }
 
 /// How long the first byte of a partition or batch may take.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
+const NO_NETWORK: &str = "this process has no network";
+/// How long a node may take to be connected to before the head is asked to pass on what it holds.
+const REACH: Duration = Duration::from_secs(2);
 
 impl Host {
-    pub(crate) fn new(runtime: Runtime, store: Arc<Store>, node: Option<Node>) -> Arc<Self> {
-        Arc::new(Self { runtime, store, node, replicas: AtomicU64::new(FIRST_REPLICA), gone: DashSet::new() })
+    pub(crate) fn new(runtime: Runtime, store: Arc<Store>, node: Option<Node>, head: Option<NodeId>) -> Arc<Self> {
+        let (gone, unreachable) = (DashSet::new(), DashSet::new());
+        Arc::new(Self { runtime, store, node, head, replicas: AtomicU64::new(FIRST_REPLICA), gone, unreachable })
     }
 
     /// Waits for a future on our threads, from any thread: also one of another runtime, which this blocks.
@@ -42,9 +50,7 @@ impl Host {
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, ClusterError> {
-        let (sender, result) = std::sync::mpsc::sync_channel(1);
-        self.runtime.handle().spawn(async move { sender.send(future.await) });
-        result.recv().map_err(|_| ClusterError::Closed)
+        wait(&self.runtime, future)
     }
 
     /// A node is gone: what waits for it ends now, and nobody dials it again, which would take a time-out to fail.
@@ -75,7 +81,8 @@ impl Host {
         }
     }
 
-    /// A partition, as one IPC file: shared if it is here, else brought by a transfer.
+    /// A partition, as one IPC file: shared if it is here, else brought by a transfer; by way of the head from a node that
+    /// cannot be dialled.
     ///
     /// # Errors
     /// The partition is gone, or its worker is.
@@ -88,21 +95,47 @@ impl Host {
             let sealed = self.store.get(id).ok_or_else(|| failed(format!("{}: no such partition", id.task)))?;
             return sealed.bytes().map_err(|e| failed(e.to_string()));
         }
-        self.fetch(place, Ticket::Partition(id)).await
+        let (Some((node, address)), Some(head)) = (place.node, self.head) else {
+            return self.fetch(place, Ticket::Partition(id)).await;
+        };
+        if !self.unreachable.contains(&node) {
+            match self.connected(place, REACH).await {
+                Ok(_) => return self.fetch(place, Ticket::Partition(id)).await,
+                Err(failure) if self.gone.contains(&node) => return Err(failure),
+                Err(failure) => {
+                    tracing::info!(%address, %failure, "cannot be reached from here: the head passes on what it holds");
+                    self.unreachable.insert(node);
+                }
+            }
+        }
+        self.fetch_from(place, head, Ticket::Through { worker: place.worker, node, address, partition: id }).await
     }
 
     /// What a ticket stands for, from another process.
     pub(super) async fn fetch(&self, place: &Place, ticket: Ticket) -> Result<Bytes, TaskFailure> {
+        let (_, id) = self.connected(place, CONTROL).await?;
+        self.fetch_from(place, id, ticket).await
+    }
+
+    async fn fetch_from(&self, place: &Place, id: NodeId, ticket: Ticket) -> Result<Bytes, TaskFailure> {
         let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
-        let (node, id) = self.connected(place).await?;
+        let node = self.node.as_ref().ok_or_else(|| failed(NO_NETWORK.to_owned()))?;
         let ticket = encode(&ticket).map_err(|e| failed(e.to_string()))?;
         let fetch = node.fetch(id, ticket, FIRST_BYTE).await.map_err(|e| failed(e.to_string()))?;
         fetch.collect().await.map_err(|e| failed(e.to_string()))
     }
 
+    /// Begins to bring a partition that another node wants: see [`Ticket::Through`].
+    pub(super) async fn pass_on(&self, place: &Place, id: PartitionId) -> Result<Fetch, TaskFailure> {
+        let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
+        let (node, from) = self.connected(place, REACH).await?;
+        let ticket = encode(&Ticket::Partition(id)).map_err(|e| failed(e.to_string()))?;
+        node.fetch(from, ticket, FIRST_BYTE).await.map_err(|e| failed(e.to_string()))
+    }
+
     /// A replica that may be in another process; connects to it first.
     pub(super) async fn replica(&self, place: &Place, actor: ActorId) -> Result<ActorRef<UdfActor>, TaskFailure> {
-        let (node, id) = self.connected(place).await?;
+        let (node, id) = self.connected(place, CONTROL).await?;
         Ok(node.actor(Address { node: id, actor }))
     }
 
@@ -112,20 +145,33 @@ impl Host {
     }
 
     // Whoever needs a connection dials it; one that is there, whoever dialled, is used.
-    async fn connected(&self, place: &Place) -> Result<(&Node, NodeId), TaskFailure> {
+    async fn connected(&self, place: &Place, deadline: Duration) -> Result<(&Node, NodeId), TaskFailure> {
         let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
         let (Some(node), Some((id, address))) = (&self.node, place.node) else {
-            return Err(failed("this process has no network".to_owned()));
+            return Err(failed(NO_NETWORK.to_owned()));
         };
         if self.gone.contains(&id) {
             return Err(failed("it is gone".to_owned()));
         }
         if node.id() != id && !node.peers().iter().any(|peer| peer.node == id) {
-            let found = node.connect(address, CONTROL).await.map_err(|e| failed(e.to_string()))?;
+            let found = node.connect(address, deadline).await.map_err(|e| failed(e.to_string()))?;
             if found != id {
                 return Err(failed(format!("another process answers at {address}: the worker was restarted")));
             }
         }
         Ok((node, id))
     }
+}
+
+/// [`Host::wait`], where there is no host yet.
+///
+/// # Errors
+/// Our threads are gone.
+pub(crate) fn wait<T: Send + 'static>(
+    runtime: &Runtime,
+    future: impl Future<Output = T> + Send + 'static,
+) -> Result<T, ClusterError> {
+    let (sender, result) = std::sync::mpsc::sync_channel(1);
+    runtime.handle().spawn(async move { sender.send(future.await) });
+    result.recv().map_err(|_| ClusterError::Closed)
 }

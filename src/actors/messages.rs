@@ -14,7 +14,8 @@ use crate::cluster::ClusterProvider;
 use crate::error::{ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{
-    Attempt, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, TaskId, WorkerId,
+    Attempt, MAX_ATTEMPTS, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, TaskId,
+    WorkerId,
 };
 use crate::store::Ticket;
 use crate::udf::{Call, UdfError};
@@ -24,6 +25,9 @@ messages! {
     0x0101 Register => Result<(), ClusterError>,
     0x0102 TaskEnded => (),
     0x0103 ReplicaSays => (),
+    0x0104 Release => (),
+    0x0105 Status => Option<QueryStatus>,
+    0x0106 WholeStatus => SessionStatus,
     // To a swordfish.
     0x0201 Prepare => (),
     0x0202 RunTask => (),
@@ -34,6 +38,10 @@ messages! {
     0x0207 Gone => (),
     // To a replica.
     0x0301 Evaluate => Result<BatchAt, CallFailure>,
+    // To the gateway.
+    0x0401 Enrol => WorkerId,
+    0x0402 SubmitFrom => Result<(), ClusterError>,
+    0x0403 Hear => Result<Vec<RunEvent>, ClusterError>,
 }
 
 /// A worker, as other processes find it. Without a node it is in this process.
@@ -177,8 +185,38 @@ pub(crate) struct Submit {
     pub(crate) events: mpsc::Sender<RunEvent>,
 }
 
+impl Submit {
+    /// A query, and where its events come.
+    pub(crate) fn new(query: QueryId, plan: QueryPlan) -> (Self, mpsc::Receiver<RunEvent>) {
+        let tasks = plan.last().map_or(0, |stage| stage.splits.len());
+        // Room for every event, also of every attempt, so that the scheduler never waits for a session.
+        let (events, heard) = mpsc::channel(tasks * MAX_ATTEMPTS as usize + 2);
+        (Self { query, plan, events }, heard)
+    }
+}
+
+/// A query, from a driver elsewhere. It is released when the driver's node is lost.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SubmitFrom {
+    pub(crate) driver: NodeId,
+    pub(crate) query: QueryId,
+    pub(crate) plan: QueryPlan,
+}
+
+/// What has become of a query since the last time; waits a while for something to tell.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Hear(pub(crate) QueryId);
+
+/// A worker that nobody of this cluster started asks for its number.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Enrol;
+
+/// A driver is lost.
+#[derive(Debug)]
+pub(crate) struct DriverDown(pub(crate) NodeId);
+
 /// What a session hears of its query. `Done` or `Failed` is the last.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum RunEvent {
     Partition { index: usize, place: Place, output: Output },
     Done,
@@ -186,15 +224,15 @@ pub(crate) enum RunEvent {
 }
 
 /// The session wants no more of a query.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Release(pub(crate) QueryId);
 
 /// Where a query stands.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Status(pub(crate) QueryId);
 
 /// Where everything stands.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct WholeStatus;
 
 /// A worker of this process joins.
@@ -225,14 +263,8 @@ pub(crate) struct WorkerDown {
 impl actix::Message for Submit {
     type Result = ();
 }
-impl actix::Message for Release {
+impl actix::Message for DriverDown {
     type Result = ();
-}
-impl actix::Message for Status {
-    type Result = Option<QueryStatus>;
-}
-impl actix::Message for WholeStatus {
-    type Result = SessionStatus;
 }
 impl actix::Message for Worker {
     type Result = ();

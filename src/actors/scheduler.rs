@@ -68,10 +68,11 @@ impl SchedulerActor {
         Self { core, host, workers, queries, replicas, provider: None, joining }
     }
 
-    /// Makes a scheduler reachable for the workers of its cluster, and for nobody else.
+    /// Makes a scheduler reachable: for the workers of its cluster, and for drivers that ask where things stand.
     pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>) {
-        let workers = &[Role::Worker];
-        node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers).on::<ReplicaSays>(workers);
+        let (workers, drivers) = (&[Role::Worker], &[Role::Driver]);
+        let published = node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers);
+        published.on::<ReplicaSays>(workers).on::<Status>(drivers).on::<WholeStatus>(drivers);
     }
 
     fn join(&mut self, place: Place, capacity: Resources, actor: ActorRef<SwordfishActor>, ctx: &Context<Self>) {

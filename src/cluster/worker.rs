@@ -1,5 +1,6 @@
 //! What a worker process does instead of the program's own `main`.
 
+use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,12 +8,18 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
-use regatta_remote::{Address, Identity, Node, NodeId, PeerEvent, Runtime, decode, encode};
+use polars_core::runtime::THREAD_POOL;
+use regatta_remote::{Address, Identity, Node, NodeId, PeerEvent, Role, Runtime, decode, encode};
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::{self, error::RecvError};
 use tracing_subscriber::EnvFilter;
 
-use super::Scratch;
-use crate::actors::{CONTROL, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor, SwordfishActor};
+use super::{Scratch, connect};
+use crate::actors::{
+    CONTROL, Enrol, GATEWAY, GatewayActor, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor,
+    SwordfishActor,
+};
+use crate::config::{ClusterAt, Config};
 use crate::sched::{Resources, WorkerId};
 use crate::store::Store;
 use crate::udf;
@@ -54,21 +61,16 @@ impl TestWorker {
 /// [`#[regatta::main]`](macro@crate::main) calls it before anything of yours.
 pub fn become_worker_if_started_as_one() {
     if is_worker() {
-        let code = match work() {
-            Ok(()) => 0,
-            Err(error) => {
-                let _ = writeln!(io::stderr(), "regatta worker: {error}");
-                2
-            }
-        };
-        std::process::exit(code);
+        let Err(error) = work();
+        let _ = writeln!(io::stderr(), "regatta worker: {error}");
+        std::process::exit(2);
     }
 }
 
 /// Whether this process was started as a worker. One that does not become one must not start workers: each of them
 /// would do the same.
 pub(crate) fn is_worker() -> bool {
-    std::env::var_os(MARKER).is_some()
+    std::env::var_os(MARKER).is_some() || Config::joins()
 }
 
 /// What two processes of a cluster must have in common: nodes refuse each other if it differs.
@@ -91,61 +93,112 @@ fn read_hand_over(from: &mut impl Read) -> io::Result<HandOver> {
     decode(&bytes).map_err(io::Error::other)
 }
 
-/// A worker has no `main` of the author's that could set up logging: warnings, or what `RUST_LOG` asks for, go to standard
-/// error, which the driver passes on under the worker's name.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+/// A worker has no `main` of the author's that could set up logging: what `RUST_LOG` asks for, or `unasked`, goes to standard
+/// error. A driver passes it on under the name of its worker.
+fn log_to_stderr(unasked: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(unasked));
     // Fails only if the program has a subscriber already, from a constructor that ran before main: then that one stays.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
 }
 
-fn work() -> Result<(), Box<dyn std::error::Error>> {
-    let hand_over = read_hand_over(&mut io::stdin().lock()).map_err(|e| {
-        format!("{MARKER} is set, but standard input holds no hand-over ({e}); it is not for people to set")
-    })?;
-    log_to_stderr();
-    #[cfg(feature = "gpu")]
-    match crate::gpu::device_count() {
-        Ok(devices) => tracing::info!(devices, "CUDA devices"),
-        Err(why) => tracing::info!(%why, "no GPU here"),
-    }
+type Failure = Box<dyn std::error::Error>;
+
+/// What a worker starts from: its place in the cluster, and what it has to give.
+struct Recruit {
+    /// `None`: the head gives the number.
+    worker: Option<WorkerId>,
+    capacity: Resources,
+    scratch: Scratch,
+    runtime: Runtime,
+    store: Arc<Store>,
+    node: Node,
+    events: broadcast::Receiver<PeerEvent>,
+    head: NodeId,
+}
+
+/// A worker of a session of this machine.
+fn handed_over() -> Result<Recruit, Failure> {
+    let HandOver { worker, identity, head: (head, address), capacity, scratch } =
+        read_hand_over(&mut io::stdin().lock()).map_err(|e| {
+            format!("{MARKER} is set, but standard input holds no hand-over ({e}); it is not for people to set")
+        })?;
+    log_to_stderr("warn");
     // The driver holds the other end. When it goes, however it goes, so do we.
     thread::Builder::new().name("regatta-life".to_owned()).spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         std::process::exit(0);
     })?;
-    let scratch = Scratch::join(&hand_over.scratch)?;
-    let store = Store::new(&scratch.store(&format!("worker-{}", hand_over.worker.0))?);
+    let scratch = Scratch::join(&scratch)?;
+    let store = Store::new(&scratch.store(&format!("worker-{}", worker.0))?);
     let runtime = Runtime::new("regatta", 2)?;
-    let (head, address) = hand_over.head;
-    let node = Node::bind(hand_over.identity, SocketAddr::new(address.ip(), 0), hello(), &runtime)?;
+    let node = Node::bind(identity, SocketAddr::new(address.ip(), 0), hello(), &runtime)?;
     node.serve_data(Arc::<Store>::clone(&store));
-    let mut events = node.events();
-    let handle = runtime.handle().clone();
-    let found = handle.block_on(node.connect(address, CONTROL))?;
+    let events = node.events();
+    let found = runtime.handle().block_on(node.connect(address, CONTROL))?;
     if found != head {
         return Err(format!("the process at {address} is node {found}, not the head {head}").into());
     }
+    Ok(Recruit { worker: Some(worker), capacity, scratch, runtime, store, node, events, head })
+}
+
+/// A worker that joins a cluster elsewhere: people read what it says.
+fn joined(at: &ClusterAt) -> Result<Recruit, Failure> {
+    log_to_stderr("warn,regatta=info");
+    let scratch = Scratch::create(&Config::from_env()?.scratch)?;
+    let store = Store::new(&scratch.store("worker")?);
+    let runtime = Runtime::new("regatta", 2)?;
+    let mut events = None;
+    let (node, head) = connect(at, Role::Worker, &runtime, |node| {
+        node.serve_data(Arc::<Store>::clone(&store));
+        events = Some(node.events());
+    })?;
+    let events = events.unwrap_or_else(|| node.events());
+    let capacity = Resources::cpus(THREAD_POOL.current_num_threads() as f64);
+    Ok(Recruit { worker: None, capacity, scratch, runtime, store, node, events, head })
+}
+
+fn work() -> Result<Infallible, Failure> {
+    let at = Config::join_at()?;
+    let Recruit { worker, capacity, scratch, runtime, store, node, mut events, head } =
+        at.as_ref().map_or_else(handed_over, joined)?;
+    #[cfg(feature = "gpu")]
+    match crate::gpu::device_count() {
+        Ok(devices) => tracing::info!(devices, "CUDA devices"),
+        Err(why) => tracing::info!(%why, "no GPU here"),
+    }
+    let handle = runtime.handle().clone();
+    let worker = match worker {
+        Some(worker) => worker,
+        None => {
+            let gateway = node.actor::<GatewayActor>(Address { node: head, actor: GATEWAY });
+            handle.block_on(gateway.ask(Enrol, CONTROL))?
+        }
+    };
     let scheduler = node.actor::<SchedulerActor>(Address { node: head, actor: SCHEDULER });
     let here = node.address()?;
-    let place = Place { worker: hand_over.worker, node: Some((node.id(), here)) };
-    let host = Host::new(runtime.clone(), store, Some(node.clone()));
+    let place = Place { worker, node: Some((node.id(), here)) };
+    let host = Host::new(runtime.clone(), store, Some(node.clone()), Some(head));
     let (arbiter, to_scheduler) = (runtime.arbiter()?, scheduler.clone());
     let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, to_scheduler));
     SwordfishActor::publish(&node, SWORDFISH, &swordfish);
     // Last: from here on the scheduler sends work.
-    let register = Register { worker: hand_over.worker, capacity: hand_over.capacity, node: node.id(), address: here };
+    let register = Register { worker, capacity, node: node.id(), address: here };
     handle.block_on(scheduler.ask(register, CONTROL))??;
+    if let Some(at) = at {
+        tracing::info!(%worker, cpus = capacity.as_cpus(), cluster = at.address, scratch = %scratch.folder().display(), "joined");
+    }
     handle.block_on(async move {
         loop {
             match events.recv().await {
                 Ok(PeerEvent::Down { peer, cause }) if peer.node == head => {
-                    return tracing::info!(%cause, "the head is gone");
+                    return tracing::info!(%cause, "the head is gone: this worker ends with it");
                 }
-                Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => (),
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                Ok(_) | Err(RecvError::Lagged(_)) => (),
+                Err(RecvError::Closed) => return,
             }
         }
     });
-    Ok(())
+    // Whatever runs here is of no use any more, and not waited for.
+    drop(scratch);
+    std::process::exit(0)
 }

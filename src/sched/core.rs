@@ -16,6 +16,8 @@ use crate::udf::UdfError;
 pub(crate) struct Settings {
     pub(crate) task_cpus: Resources,
     pub(crate) ready_timeout: Duration,
+    /// How long queries wait while there is no worker at all.
+    pub(crate) worker_timeout: Duration,
     /// One task in flight, of all queries: for debugging.
     pub(crate) linear: bool,
     /// `None`: workers neither come nor go.
@@ -114,6 +116,8 @@ pub(crate) struct Core {
     /// Whose turn it is: queries take turns at free room, task by task.
     turns: VecDeque<QueryId>,
     autoscaler: Option<Autoscaler>,
+    /// Since when there is no worker.
+    deserted: Option<Instant>,
 }
 
 impl Core {
@@ -126,6 +130,7 @@ impl Core {
             running: 0,
             turns: VecDeque::new(),
             autoscaler,
+            deserted: None,
         }
     }
 
@@ -134,7 +139,7 @@ impl Core {
         let mut actions = Vec::new();
         let tick = matches!(event, Event::Tick);
         match event {
-            Event::Joined { worker, capacity } => self.ledger.add(worker, capacity),
+            Event::Joined { worker, capacity } => self.join(worker, capacity, &mut actions),
             Event::Lost { worker, why } => self.lose(worker, &why, now, &mut actions),
             Event::Silent { worker, silent } => self.ledger.hold(worker, silent),
             Event::Submit(spec) => self.submit(spec, now, &mut actions),
@@ -149,6 +154,7 @@ impl Core {
             Event::ReplicaFailed { replica, error } => self.replica_failed(replica, error, &mut actions),
             Event::Tick => {
                 self.check_readiness(now, &mut actions);
+                self.check_workers(now, &mut actions);
                 self.wake(now);
             }
         }
@@ -182,7 +188,7 @@ impl Core {
 
     /// What a query waits for, and since when.
     pub(crate) fn status(&self, query: QueryId, now: Instant) -> Option<QueryStatus> {
-        Some(QueryStatus::of(self.queries.get(&query)?, now))
+        Some(QueryStatus::of(self.queries.get(&query)?, self.ledger.is_empty(), now))
     }
 
     /// Where everything stands.
@@ -213,6 +219,9 @@ impl Core {
     /// What of this query could not be placed even if every worker were idle, and all that can be added were there.
     pub(super) fn infeasible(&self, spec: &QuerySpec) -> Option<Error> {
         let added = self.autoscaler.as_ref().map(|scaler| scaler.settings().each);
+        if self.ledger.is_empty() && added.is_none() {
+            return None; // nobody knows yet how large the first worker will be
+        }
         let largest = self.ledger.largest().max(added).unwrap_or_default().as_cpus();
         let refused = |request| Some(ClusterError::Infeasible { request, largest }.into());
         for (index, stage) in spec.stages.iter().enumerate() {
@@ -489,6 +498,7 @@ fn stop_pools(query: &mut Query, stage: usize, ledger: &mut Ledger, actions: &mu
     }
 }
 
+mod absence;
 mod recover;
 
 pub(crate) use recover::MAX_ATTEMPTS;

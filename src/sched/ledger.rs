@@ -138,6 +138,11 @@ impl Ledger {
         empty.place_all(amounts).is_some()
     }
 
+    /// Whether there is no worker.
+    pub(super) fn is_empty(&self) -> bool {
+        self.workers.is_empty()
+    }
+
     pub(super) fn largest(&self) -> Option<Resources> {
         self.workers.values().map(|account| account.capacity).max()
     }

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::query::{Phase, Query, ReplicaState, TaskState};
 use super::{QueryId, WorkerId};
 
 /// Where a query stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct QueryStatus {
     /// Its stages; the last one yields the result.
@@ -15,7 +17,7 @@ pub struct QueryStatus {
 }
 
 /// Where a stage stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StageStatus {
     /// What it waits for; `None` while it runs and when it is done.
@@ -31,7 +33,7 @@ pub struct StageStatus {
 }
 
 /// Where a pool stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PoolStatus {
     /// The UDF's registered name.
@@ -43,7 +45,7 @@ pub struct PoolStatus {
 }
 
 /// Where a session stands: its workers and its queries.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SessionStatus {
     /// Workers that have joined, by number.
@@ -55,7 +57,7 @@ pub struct SessionStatus {
 }
 
 /// Where a worker stands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct WorkerStatus {
     /// Its number.
@@ -75,12 +77,13 @@ impl fmt::Display for SessionStatus {
 }
 
 impl QueryStatus {
-    pub(super) fn of(query: &Query, now: Instant) -> Self {
-        Self { stages: (0..query.stages.len()).map(|stage| stage_status(query, stage, now)).collect() }
+    pub(super) fn of(query: &Query, no_workers: bool, now: Instant) -> Self {
+        let stages = (0..query.stages.len()).map(|stage| stage_status(query, stage, no_workers, now));
+        Self { stages: stages.collect() }
     }
 }
 
-fn stage_status(query: &Query, index: usize, now: Instant) -> StageStatus {
+fn stage_status(query: &Query, index: usize, no_workers: bool, now: Instant) -> StageStatus {
     let stage = &query.stages[index];
     let count = |which: fn(&TaskState) -> bool| stage.tasks.iter().filter(|task| which(&task.state)).count();
     let pools = stage.pools.iter().zip(&query.spec.stages[index].pools).map(|(pool, spec)| {
@@ -93,6 +96,7 @@ fn stage_status(query: &Query, index: usize, now: Instant) -> StageStatus {
     });
     let waits_for = match stage.phase {
         Phase::Waiting if !query.inputs_done(index) => Some("its inputs"),
+        Phase::Waiting | Phase::Running if no_workers => Some("a worker to join"),
         Phase::Waiting => Some("room on a worker"),
         Phase::Running if !stage.is_served() => Some("a replica to become ready"),
         Phase::Running | Phase::Done => None,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Error, ErrorKind};
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use regatta_remote::{DataReader, DataSource, NodeId, decode};
 use serde::{Deserialize, Serialize};
 
 use super::{Data, Sealed, Store};
-use crate::sched::PartitionId;
+use crate::sched::{PartitionId, WorkerId};
 
 /// What a reader asks a store for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub(crate) enum Ticket {
     Partition(PartitionId),
     /// A batch on its way to or from a UDF replica; once.
     Batch(u64),
+    /// A sealed partition of another node: for the head, which passes it on to nodes that cannot reach that one.
+    Through { worker: WorkerId, node: NodeId, address: SocketAddr, partition: PartitionId },
 }
 
 impl DataSource for Store {
@@ -34,6 +37,7 @@ impl DataSource for Store {
                 let left = batch.ok_or("no such batch: its query may have ended")?;
                 Ok(Box::new(Memory { total: left.len() as u64, left }))
             }
+            Ticket::Through { .. } => Err("only the head passes on what others hold".to_owned()),
         }
     }
 

@@ -3,6 +3,7 @@
 mod endings;
 mod errors;
 mod functions;
+mod joining;
 mod placement;
 mod retries;
 mod runtimes;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Action, Core};
-use crate::error::{ClusterError, Error, PoolError, PoolFailure, TaskError, TaskFailure};
+use crate::error::{Error, PoolError, PoolFailure, TaskError, TaskFailure};
 use crate::sched::query::{Phase, Query, ReplicaState, TaskState};
 use crate::sched::{Attempt, Resources, WorkerId};
 
@@ -31,17 +31,10 @@ impl Core {
             self.running -= running - query.running();
             failed.extend(lost.err().map(|error| (*id, error)));
         }
-        // Where workers are replaced, queries wait for the next; else what is left must be able to hold them.
-        let live = self.queries.iter().filter(|(_, query)| !query.done);
-        if self.ledger.largest().is_none() && self.autoscaler.is_none() {
-            let error = || Error::from(ClusterError::network("no worker is left", why));
-            failed.extend(live.map(|(id, _)| (*id, error())));
-        } else {
-            failed.extend(live.filter_map(|(id, query)| Some((*id, self.infeasible(&query.spec)?))));
-        }
         for (query, error) in failed {
             self.end(query, Some(error), actions);
         }
+        self.end_infeasible(actions);
     }
 
     /// Puts tasks whose back-off is over into the queue again.

@@ -6,6 +6,7 @@ use crate::error::TaskFailure;
 use crate::sched::{PartitionId, PoolId, StageSpec};
 
 const READY: Duration = Duration::from_secs(120);
+const WORKERS: Duration = Duration::from_secs(60);
 
 /// A scheduler whose workers are played by the test.
 struct Play {
@@ -19,6 +20,7 @@ impl Play {
             core: Core::new(Settings {
                 task_cpus: Resources::cpus(0.5),
                 ready_timeout: READY,
+                worker_timeout: WORKERS,
                 linear: false,
                 scale: None,
             }),
@@ -300,11 +302,34 @@ fn a_udf_that_kills_its_workers_does_not_kill_them_all() {
 }
 
 #[test]
-fn without_a_worker_and_without_a_provider_queries_fail() {
+fn without_a_worker_queries_wait_for_one_and_then_fail() {
     let mut play = Play::with_workers(&[1.0]);
     play.submit(1, vec![stage(1)]);
-    let actions = play.event(Event::Lost { worker: WorkerId(0), why: "killed".to_owned() });
-    assert!(failure(&actions).unwrap().to_string().contains("no worker is left"));
+    assert!(failure(&play.event(Event::Lost { worker: WorkerId(0), why: "killed".to_owned() })).is_none());
+    play.event(Event::Tick);
+    play.now += WORKERS - Duration::from_secs(1);
+    assert!(play.event(Event::Tick).is_empty());
+    play.submit(2, vec![stage(1)]);
+    let waits = play.core.status(QueryId(2), play.now).unwrap();
+    assert_eq!(waits.stages[0].waits_for.as_deref(), Some("a worker to join"));
+    play.now += Duration::from_secs(1);
+    let actions = play.event(Event::Tick);
+    assert!(failure(&actions).unwrap().to_string().contains("REGATTA_JOIN"), "{actions:?}");
+    assert!(play.core.status(QueryId(1), play.now).is_none(), "the first has waited long enough");
+    assert!(play.core.status(QueryId(2), play.now).is_some(), "the second has not");
+    let joined = play.event(Event::Joined { worker: WorkerId(1), capacity: Resources::cpus(1.0) });
+    let (task, attempt) = runs(&joined)[0];
+    assert!(is_done(&play.done(task, attempt)));
+    play.event(Event::Release(QueryId(2)));
+    play.assert_idle();
+}
+
+#[test]
+fn what_waited_for_the_first_worker_and_is_too_large_for_it_fails_then() {
+    let mut play = Play::with_workers(&[]);
+    assert!(failure(&play.submit(1, vec![udf_stage(1, 4.0, (1, 1))])).is_none());
+    let joined = play.event(Event::Joined { worker: WorkerId(0), capacity: Resources::cpus(1.0) });
+    assert!(failure(&joined).unwrap().to_string().contains("largest has 1"), "{joined:?}");
     play.assert_idle();
 }
 
@@ -406,8 +431,13 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
         idle: Duration::from_secs(2),
         survivors: 1,
     };
-    let settings =
-        Settings { task_cpus: Resources::cpus(0.5), ready_timeout: READY, linear: false, scale: Some(scale) };
+    let settings = Settings {
+        task_cpus: Resources::cpus(0.5),
+        ready_timeout: READY,
+        worker_timeout: WORKERS,
+        linear: false,
+        scale: Some(scale),
+    };
     let mut play = Play { core: Core::new(settings), now: Instant::now() };
     let join = |n| Event::Joined { worker: WorkerId(n), capacity: Resources::cpus(1.0) };
     play.event(join(0));

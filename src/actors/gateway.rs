@@ -1,0 +1,131 @@
+//! The head's door: queries of drivers elsewhere, and numbers for workers that join by token.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Context, Handler, ResponseFuture};
+use regatta_remote::{ActorId, LocalRef, Node, NodeId, Role};
+use tokio::sync::{Mutex, mpsc};
+
+use super::messages::{DriverDown, Enrol, Hear, Release, RunEvent, Submit, SubmitFrom};
+use super::{CONTROL, Host, SchedulerActor};
+use crate::error::ClusterError;
+use crate::sched::{QueryId, WorkerId};
+
+/// Stands in for sessions of other processes at the scheduler.
+pub struct GatewayActor {
+    scheduler: LocalRef<SchedulerActor>,
+    host: Arc<Host>,
+    queries: HashMap<QueryId, Guest>,
+    /// The number of the next worker.
+    next: u32,
+}
+
+/// A query of another process.
+struct Guest {
+    driver: NodeId,
+    /// Locked by the one ask that listens.
+    events: Arc<Mutex<mpsc::Receiver<RunEvent>>>,
+}
+
+/// How long an ask waits for something to tell; well below its deadline.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Events that go in one answer.
+const EVENTS: usize = 256;
+
+impl GatewayActor {
+    /// Asks that wait here at most: each query of a driver elsewhere has one.
+    pub(crate) const MAILBOX: usize = 8192;
+
+    pub(crate) fn new(host: Arc<Host>, scheduler: LocalRef<SchedulerActor>) -> Self {
+        Self { scheduler, host, queries: HashMap::new(), next: 0 }
+    }
+
+    /// Makes a gateway reachable.
+    pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>) {
+        let drivers = &[Role::Driver];
+        let published = node.publish(id, actor).on::<Enrol>(&[Role::Worker]);
+        published.on::<SubmitFrom>(drivers).on::<Hear>(drivers).on::<Release>(drivers);
+    }
+
+    fn release(&mut self, query: QueryId) {
+        self.queries.remove(&query);
+        let scheduler = self.scheduler.clone();
+        // A scheduler that is gone holds no query.
+        self.host.runtime.handle().spawn(async move { scheduler.tell(Release(query), CONTROL).await });
+    }
+}
+
+impl Actor for GatewayActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<Enrol> for GatewayActor {
+    type Result = actix::MessageResult<Enrol>;
+
+    fn handle(&mut self, _: Enrol, _: &mut Self::Context) -> Self::Result {
+        let worker = WorkerId(self.next);
+        self.next += 1;
+        actix::MessageResult(worker)
+    }
+}
+
+impl Handler<SubmitFrom> for GatewayActor {
+    type Result = Result<(), ClusterError>;
+
+    fn handle(&mut self, SubmitFrom { driver, query, plan }: SubmitFrom, _: &mut Self::Context) -> Self::Result {
+        let node = self.host.node.as_ref().ok_or(ClusterError::Closed)?;
+        // Its loss, which would release the query, may have been told before.
+        if !node.peers().iter().any(|peer| peer.node == driver) {
+            return Err(ClusterError::Closed);
+        }
+        let (submit, events) = Submit::new(query, plan);
+        self.scheduler.try_tell(submit).map_err(|e| ClusterError::network("submit the query", e))?;
+        self.queries.insert(query, Guest { driver, events: Arc::new(Mutex::new(events)) });
+        Ok(())
+    }
+}
+
+impl Handler<Hear> for GatewayActor {
+    type Result = ResponseFuture<Result<Vec<RunEvent>, ClusterError>>;
+
+    fn handle(&mut self, Hear(query): Hear, _: &mut Self::Context) -> Self::Result {
+        let events = self.queries.get(&query).map(|guest| Arc::clone(&guest.events));
+        Box::pin(async move {
+            let events = events.ok_or(ClusterError::Closed)?;
+            let mut heard = Vec::new();
+            let listen = async { events.lock().await.recv_many(&mut heard, EVENTS).await };
+            match tokio::time::timeout(PATIENCE, listen).await {
+                Ok(0) => Err(ClusterError::Closed), // released, or the scheduler is gone
+                Ok(_) | Err(_) => Ok(heard),
+            }
+        })
+    }
+}
+
+impl Handler<Release> for GatewayActor {
+    type Result = ();
+
+    fn handle(&mut self, Release(query): Release, _: &mut Self::Context) {
+        self.release(query);
+    }
+}
+
+impl Handler<DriverDown> for GatewayActor {
+    type Result = ();
+
+    fn handle(&mut self, DriverDown(driver): DriverDown, _: &mut Self::Context) {
+        let of_driver = self.queries.iter().filter(|(_, guest)| guest.driver == driver);
+        for query in of_driver.map(|(query, _)| *query).collect::<Vec<_>>() {
+            tracing::info!(%query, %driver, "the driver is gone: its query ends");
+            self.release(query);
+        }
+    }
+}
+
+impl std::fmt::Debug for GatewayActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GatewayActor").field("queries", &self.queries.len()).finish_non_exhaustive()
+    }
+}

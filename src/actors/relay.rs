@@ -1,0 +1,127 @@
+//! The head as a source of transfers: its own store, and what it brings from other nodes for those that cannot reach them.
+
+use std::io;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use regatta_remote::{DataReader, DataSource, Fetch, NodeId, decode};
+use tokio::runtime::Handle;
+
+use super::{Host, Place};
+use crate::store::Ticket;
+
+/// Serves the head's transfers. Partitions pass through as they come: no more of one is held here than a credit window.
+pub(crate) struct Relay {
+    // The host owns the node, which owns this.
+    host: Weak<Host>,
+}
+
+impl Relay {
+    /// Makes a head serve transfers.
+    pub(crate) fn serve(host: &Arc<Host>) {
+        if let Some(node) = &host.node {
+            node.serve_data(Arc::new(Self { host: Arc::downgrade(host) }));
+        }
+    }
+}
+
+impl DataSource for Relay {
+    fn open(&self, ticket: &[u8], peer: NodeId) -> Result<Box<dyn DataReader>, String> {
+        let host = self.host.upgrade().ok_or("the head is closing")?;
+        match decode(ticket).map_err(|e| e.to_string())? {
+            Ticket::Through { worker, node, address, partition } => {
+                let place = Place { worker, node: Some((node, address)) };
+                let runtime = host.runtime.handle().clone();
+                // This thread may block: it is one for sources.
+                let fetch = runtime.block_on(host.pass_on(&place, partition)).map_err(|e| e.to_string())?;
+                Ok(Box::new(Passing { fetch, left: Bytes::new(), runtime }))
+            }
+            Ticket::Partition(_) | Ticket::Batch(_) => host.store.open(ticket, peer),
+        }
+    }
+
+    fn delivered(&self, ticket: &[u8], peer: NodeId) {
+        if let Some(host) = self.host.upgrade() {
+            host.store.delivered(ticket, peer);
+        }
+    }
+}
+
+struct Passing {
+    fetch: Fetch,
+    left: Bytes,
+    runtime: Handle,
+}
+
+impl DataReader for Passing {
+    fn total(&self) -> u64 {
+        self.fetch.total()
+    }
+
+    fn read(&mut self, max: usize) -> io::Result<Bytes> {
+        if self.left.is_empty() {
+            let next = self.runtime.block_on(self.fetch.next()).map_err(io::Error::other)?;
+            self.left = next.unwrap_or_default();
+        }
+        Ok(self.left.split_to(max.min(self.left.len())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use polars::prelude::*;
+    use regatta_remote::{Authority, Node, Role, Runtime};
+
+    use super::*;
+    use crate::sched::{Attempt, Output, PartitionId, QueryId, StageId, TaskId, WorkerId};
+    use crate::store::{Store, decode_frame};
+
+    fn node(authority: &Authority, role: Role, runtime: &Runtime) -> (Node, SocketAddr) {
+        let identity = authority.issue(role).unwrap();
+        let node = Node::bind(identity, "127.0.0.1:0".parse().unwrap(), Bytes::new(), runtime).unwrap();
+        let address = node.address().unwrap();
+        (node, address)
+    }
+
+    fn partition(store: &Arc<Store>, frame: &DataFrame) -> Output {
+        let task = TaskId { query: QueryId(1), stage: StageId(0), index: 0 };
+        let id = PartitionId { task, attempt: Attempt(1), partition: 0 };
+        let mut writer = store.writer(id, frame.schema()).unwrap();
+        writer.write(frame).unwrap();
+        writer.seal().unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_dialled_comes_by_way_of_the_head_and_what_is_not_there_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = Runtime::new("relay", 2).unwrap();
+        let authority = Authority::new().unwrap();
+        let (head, at_head) = node(&authority, Role::Head, &runtime);
+        let (worker, _) = node(&authority, Role::Worker, &runtime);
+        let (driver, _) = node(&authority, Role::Driver, &runtime);
+        let dial = |node: &Node| runtime.handle().block_on(node.connect(at_head, super::super::CONTROL)).unwrap();
+        assert_eq!((dial(&worker), dial(&driver)), (head.id(), head.id()));
+
+        let store = Store::new(folder.path());
+        worker.serve_data(Arc::<Store>::clone(&store));
+        // More than the head holds of it at a time.
+        let frame = df!["x" => (0..2_000_000i64).collect::<Vec<_>>()].unwrap();
+        let output = partition(&store, &frame);
+        let empty = || Store::new(folder.path());
+        let at_head = Host::new(runtime.clone(), empty(), Some(head.clone()), None);
+        Relay::serve(&at_head);
+        let host = Host::new(runtime.clone(), empty(), Some(driver), Some(head.id()));
+
+        // Nobody is at this address: a network that the driver has no way into.
+        let place = Place { worker: WorkerId(0), node: Some((worker.id(), "127.0.0.1:9".parse().unwrap())) };
+        let fetched = runtime.handle().block_on(host.partition(&place, output.id)).unwrap();
+        assert!(decode_frame(fetched).unwrap().equals(&frame));
+        store.drop_query(QueryId(1));
+        let missing = runtime.handle().block_on(host.partition(&place, output.id)).unwrap_err().to_string();
+        assert!(missing.contains("worker 0") && missing.contains("no such partition"), "{missing}");
+        drop(at_head);
+        runtime.shutdown(std::time::Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,44 @@
+//! A cluster without workers: queries wait for the first to join, but not for ever.
+
+use std::time::Instant;
+
+use super::{Action, Core};
+use crate::error::ClusterError;
+use crate::sched::{Resources, WorkerId};
+
+impl Core {
+    pub(super) fn join(&mut self, worker: WorkerId, capacity: Resources, actions: &mut Vec<Action>) {
+        let first = self.ledger.is_empty();
+        self.ledger.add(worker, capacity);
+        // What waited for the first worker may be too large for it.
+        if first {
+            self.end_infeasible(actions);
+        }
+    }
+
+    /// Fails queries that none of the workers can hold.
+    pub(super) fn end_infeasible(&mut self, actions: &mut Vec<Action>) {
+        let live = self.queries.iter().filter(|(_, query)| !query.done);
+        let refused: Vec<_> = live.filter_map(|(id, query)| Some((*id, self.infeasible(&query.spec)?))).collect();
+        for (query, error) in refused {
+            self.end(query, Some(error), actions);
+        }
+    }
+
+    /// Fails queries that have waited for any worker for too long.
+    pub(super) fn check_workers(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if !self.ledger.is_empty() {
+            self.deserted = None;
+            return;
+        }
+        let (deserted, timeout) = (*self.deserted.get_or_insert(now), self.settings.worker_timeout);
+        let live = self.queries.iter().filter(|(_, query)| !query.done);
+        let overdue = live.filter(|(_, query)| {
+            let moved = query.stages.iter().map(|stage| stage.since).max().unwrap_or(now);
+            now.duration_since(moved.max(deserted)) >= timeout
+        });
+        for query in overdue.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.end(query, Some(ClusterError::NoWorkers { waited: timeout }.into()), actions);
+        }
+    }
+}

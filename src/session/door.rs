@@ -1,0 +1,117 @@
+//! How a session talks to its scheduler, in this process or at the head of a cluster elsewhere.
+
+use std::time::Duration;
+
+use regatta_remote::{ActorRef, AskError, LocalRef, NodeId};
+use tokio::sync::mpsc;
+
+use crate::actors::{
+    CONTROL, GatewayActor, Hear, Host, Release, RunEvent, SchedulerActor, Status, Submit, SubmitFrom, WholeStatus,
+    insist,
+};
+use crate::error::ClusterError;
+use crate::plan::QueryPlan;
+use crate::sched::{QueryId, QueryStatus, SessionStatus};
+
+/// The way to the scheduler.
+#[derive(Debug)]
+pub(super) enum Door {
+    /// It is in this process.
+    Here(LocalRef<SchedulerActor>),
+    /// It is at the head, which this driver only dials: events are asked for.
+    There { driver: NodeId, scheduler: ActorRef<SchedulerActor>, gateway: ActorRef<GatewayActor> },
+}
+
+/// How long handing over a plan may take: it may be large, and the network slow.
+const HAND_OVER: Duration = Duration::from_secs(60);
+/// Events that wait for whoever collects the result.
+const EVENTS: usize = 256;
+
+impl Door {
+    /// Submits a query; its events come out of the receiver, `Done` or `Failed` last.
+    pub(super) fn submit(
+        &self,
+        host: &Host,
+        query: QueryId,
+        plan: QueryPlan,
+    ) -> Result<mpsc::Receiver<RunEvent>, ClusterError> {
+        let (driver, gateway) = match self {
+            Self::Here(scheduler) => {
+                let (submit, events) = Submit::new(query, plan);
+                scheduler.try_tell(submit).map_err(|e| ClusterError::network("submit the query", e))?;
+                return Ok(events);
+            }
+            Self::There { driver, gateway, .. } => (*driver, gateway.clone()),
+        };
+        let submit = SubmitFrom { driver, query, plan };
+        let asked = gateway.clone();
+        let taken = host.wait(async move { asked.ask(submit, HAND_OVER).await })?;
+        if let Err(error) = taken.map_err(|e| failed("submit the query", e)).flatten() {
+            self.release(host, query); // it may have been taken
+            return Err(error);
+        }
+        let (events, heard) = mpsc::channel(EVENTS);
+        host.runtime.handle().spawn(listen(gateway, query, events));
+        Ok(heard)
+    }
+
+    /// Ends a query, whatever its state. Never waits.
+    pub(super) fn release(&self, host: &Host, query: QueryId) {
+        let runtime = host.runtime.handle();
+        // Waits for room in the mailbox on a thread of ours if it must. A scheduler that is gone holds no query.
+        match self {
+            Self::Here(scheduler) => {
+                let scheduler = scheduler.clone();
+                runtime.spawn(async move { drop(scheduler.tell(Release(query), CONTROL).await) });
+            }
+            Self::There { gateway, .. } => {
+                let gateway = gateway.clone();
+                runtime.spawn(async move { drop(insist(&gateway, Release(query)).await) });
+            }
+        }
+    }
+
+    pub(super) async fn query_status(&self, query: QueryId) -> Result<Option<QueryStatus>, ClusterError> {
+        self.scheduler().ask(Status(query), CONTROL).await.map_err(|e| failed("ask for the status", e))
+    }
+
+    pub(super) fn status(&self, host: &Host) -> Result<SessionStatus, ClusterError> {
+        let scheduler = self.scheduler();
+        let status = host.wait(async move { scheduler.ask(WholeStatus, CONTROL).await })?;
+        status.map_err(|e| failed("ask for the status", e))
+    }
+
+    fn scheduler(&self) -> ActorRef<SchedulerActor> {
+        match self {
+            Self::Here(scheduler) => scheduler.clone().into(),
+            Self::There { scheduler, .. } => scheduler.clone(),
+        }
+    }
+}
+
+/// Asks for a query's events until the last, or until nobody wants them.
+async fn listen(gateway: ActorRef<GatewayActor>, query: QueryId, events: mpsc::Sender<RunEvent>) {
+    loop {
+        let heard = tokio::select! {
+            () = events.closed() => return,
+            heard = insist(&gateway, Hear(query)) => heard,
+        };
+        let heard = heard.map_err(|e| failed("hear of the query", e)).flatten();
+        for event in heard.unwrap_or_else(|error| vec![RunEvent::Failed(error.into())]) {
+            let last = matches!(event, RunEvent::Done | RunEvent::Failed(_));
+            if events.send(event).await.is_err() || last {
+                return;
+            }
+        }
+    }
+}
+
+fn failed(what: &str, error: AskError) -> ClusterError {
+    match error {
+        // A scheduler of this process is connected to, and answers at once.
+        AskError::NotConnected | AskError::ConnectionLost { .. } | AskError::Deadline => {
+            ClusterError::Gone { why: error.to_string() }
+        }
+        error => ClusterError::network(what, error),
+    }
+}

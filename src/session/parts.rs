@@ -1,0 +1,132 @@
+//! What sessions are made of.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use regatta_remote::{Arbiter, LocalRef, Node, NodeId, PeerEvent, Role, Runtime};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
+
+use crate::actors::{CONTROL, DriverDown, GatewayActor, Host, MAILBOX, SchedulerActor, WorkerDown, WorkerSilent};
+use crate::cluster::{LocalWorkers, Scratch};
+use crate::config::Config;
+use crate::error::ClusterError;
+use crate::sched::{Resources, ScaleSettings, Settings};
+use crate::store::Store;
+
+/// How long starting the workers may take.
+const START: Duration = Duration::from_secs(30);
+/// How often a start looks whether a worker has ended.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What every session has.
+pub(super) struct Ground {
+    pub(super) host: Arc<Host>,
+    pub(super) scratch: Scratch,
+}
+
+/// A place in a network: the node, and the head if that is another.
+pub(super) type Network = Option<(Node, Option<NodeId>)>;
+
+impl Ground {
+    pub(super) fn new(
+        config: &Config,
+        network: impl FnOnce(&Runtime) -> Result<Network, ClusterError>,
+    ) -> Result<Self, ClusterError> {
+        let folder = config.scratch.display();
+        let scratch = Scratch::create(&config.scratch)
+            .map_err(|e| ClusterError::os(format!("make a scratch folder in {folder}"), e))?;
+        let store = scratch.store("driver").map_err(|e| ClusterError::os("make the driver's store", e))?;
+        let runtime = Runtime::new("regatta", 2).map_err(|e| ClusterError::os("start the session's threads", e))?;
+        let (node, head) = network(&runtime)?.unzip();
+        Ok(Self { host: Host::new(runtime, Store::new(&store), node, head.flatten()), scratch })
+    }
+
+    pub(super) fn arbiter(&self) -> Result<Arbiter, ClusterError> {
+        self.host.runtime.arbiter().map_err(|e| ClusterError::os("start a thread for actors", e))
+    }
+}
+
+/// What a session has whose scheduler is here.
+pub(super) struct Head {
+    pub(super) ground: Ground,
+    pub(super) scheduler: LocalRef<SchedulerActor>,
+    pub(super) arbiter: Arbiter,
+    /// Workers that have joined.
+    joined: watch::Receiver<usize>,
+}
+
+impl Head {
+    pub(super) fn new(ground: Ground, config: &Config, scale: Option<ScaleSettings>) -> Result<Self, ClusterError> {
+        let settings = Settings {
+            task_cpus: Resources::cpus(config.min_cpu_per_task),
+            ready_timeout: config.actor_udf_ready_timeout,
+            worker_timeout: config.worker_timeout,
+            linear: config.scheduler_linear,
+            scale,
+        };
+        let arbiter = ground.arbiter()?;
+        let hosted = Arc::clone(&ground.host);
+        let (joining, joined) = watch::channel(0);
+        let scheduler = arbiter.spawn(MAILBOX, move |_| SchedulerActor::new(settings, hosted, joining));
+        Ok(Self { ground, scheduler, arbiter, joined })
+    }
+
+    /// What the provider does with its word that a process has ended: it is proof, and comes before any time-out.
+    pub(super) fn on_end(&self) -> Arc<dyn Fn(NodeId, String) + Send + Sync> {
+        let (scheduler, runtime) = (self.scheduler.clone(), self.ground.host.runtime.handle().clone());
+        Arc::new(move |node, why| {
+            let scheduler = scheduler.clone();
+            // A scheduler that is gone has no use for it.
+            runtime.spawn(async move { scheduler.tell(WorkerDown { node, why }, CONTROL).await });
+        })
+    }
+
+    /// Tells the scheduler of workers that are lost, and the gateway of drivers.
+    pub(super) fn watch_peers(&self, node: &Node, gateway: Option<LocalRef<GatewayActor>>) {
+        let (mut events, scheduler) = (node.events(), self.scheduler.clone());
+        self.ground.host.runtime.handle().spawn(async move {
+            loop {
+                // An actor that is gone has no use for what it is told.
+                match events.recv().await {
+                    Ok(PeerEvent::Down { peer, .. }) if peer.role == Role::Driver => {
+                        if let Some(gateway) = &gateway {
+                            let _ = gateway.tell(DriverDown(peer.node), CONTROL).await;
+                        }
+                    }
+                    Ok(PeerEvent::Down { peer, cause }) => {
+                        let _ = scheduler.tell(WorkerDown { node: peer.node, why: cause }, CONTROL).await;
+                    }
+                    Ok(PeerEvent::Suspect(peer)) => {
+                        let _ = scheduler.tell(WorkerSilent { node: peer.node, silent: true }, CONTROL).await;
+                    }
+                    Ok(PeerEvent::Recovered(peer)) => {
+                        let _ = scheduler.tell(WorkerSilent { node: peer.node, silent: false }, CONTROL).await;
+                    }
+                    Ok(_) => (),
+                    Err(RecvError::Lagged(missed)) => tracing::error!(missed, "events of peers were missed"),
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
+    }
+
+    /// Waits until all workers have joined, or one has ended.
+    pub(super) fn wait_for(&self, wanted: usize, processes: &LocalWorkers) -> Result<(), ClusterError> {
+        let deadline = Instant::now() + START;
+        loop {
+            let joined = *self.joined.borrow();
+            if joined >= wanted {
+                return Ok(());
+            }
+            if let Some(error) = processes.ended() {
+                return Err(error);
+            }
+            if Instant::now() >= deadline {
+                return Err(ClusterError::NotJoined { joined, wanted, timeout: START });
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
