@@ -43,12 +43,15 @@ pub enum Down {
         /// What the panic said, and where.
         text: String,
     },
-    /// Its node was lost.
+    /// The connection to its node was lost, or there was none. Whether the actor lives is not known.
     #[error("node lost: {cause}")]
     NodeLost {
         /// Why.
         cause: String,
     },
+    /// Its node has no such actor, or none that takes messages from this node.
+    #[error("no such actor")]
+    NoSuchActor,
 }
 
 impl<A: Actor<Context = Context<A>>> LocalRef<A> {
@@ -121,9 +124,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     /// # Cancel safety
     /// Safe.
     pub async fn down(&self) -> Down {
-        let mut down = self.0.down.clone();
-        // An error means that the watch was dropped unset, which its guard rules out.
-        down.wait_for(Option::is_some).await.ok().and_then(|down| down.clone()).unwrap_or(Down::Stopped)
+        self.watch().await
     }
 
     /// Places in the mailbox.
@@ -134,6 +135,13 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     /// Places that are free now.
     pub fn room(&self) -> usize {
         self.0.permits.available_permits()
+    }
+
+    /// Waits until the actor is gone, without keeping it alive.
+    pub(crate) fn watch(&self) -> impl Future<Output = Down> + Send + use<A> {
+        let mut down = self.0.down.clone();
+        // An error means that the watch was dropped unset, which its guard rules out.
+        async move { down.wait_for(Option::is_some).await.ok().and_then(|down| down.clone()).unwrap_or(Down::Stopped) }
     }
 
     /// A place in the mailbox.
