@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dashmap::DashMap;
 use dashmap::mapref::entry::{Entry, OccupiedEntry};
 use quinn::Connection;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::close::Code;
@@ -55,7 +55,6 @@ struct Peer {
     controls: Vec<Arc<Link>>,
     data: Vec<Connection>,
     up: bool,
-    lost: watch::Sender<Option<String>>,
 }
 
 impl Peers {
@@ -114,11 +113,6 @@ impl Peers {
         data.iter().for_each(|data| data.close(Code::PeerLost.var(), b"disconnected"));
     }
 
-    /// Tells when a peer is lost; `None` if it is not there.
-    pub(crate) fn lost(&self, node: NodeId) -> Option<watch::Receiver<Option<String>>> {
-        Some(self.map.get(&node)?.lost.subscribe())
-    }
-
     /// Whether a node was declared dead by this one.
     pub(crate) fn is_dead(&self, node: NodeId) -> bool {
         self.members().is_dead(node)
@@ -150,7 +144,6 @@ impl Peers {
             controls: Vec::new(),
             data: Vec::new(),
             up: false,
-            lost: watch::Sender::new(None),
         });
         peer.controls.push(Arc::clone(link));
         self.note_up(&mut peer);
@@ -214,7 +207,6 @@ impl Peers {
             data.close(code.var(), cause.as_bytes());
         }
         self.members().handle(Event::Gone(peer.id.node), self.started.elapsed());
-        peer.lost.send_replace(Some(cause.to_owned()));
         if peer.up {
             tracing::debug!(peer = %peer.id, cause, "down");
             let _ = self.events.send(PeerEvent::Down { peer: peer.id, cause: cause.to_owned() });
