@@ -1,12 +1,14 @@
 //! What can go wrong: typed across the wire, with what failed, where, why, and what to do.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use polars::prelude::PolarsError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
+use crate::os;
 use crate::sched::{PoolId, TaskId};
 use crate::udf::UdfError;
 
@@ -68,8 +70,19 @@ pub struct ConfigError {
 #[non_exhaustive]
 pub enum PlanError {
     /// Polars refuses the query.
-    #[error("Polars cannot plan the query: {0}")]
+    #[error("Polars cannot plan the query: {0}{}", .0.remedy(FILES_HERE))]
     Polars(PolarsFailure),
+    /// The plan is larger than a message may be.
+    #[error(
+        "the plan is {} MiB, and at most {} MiB travel to the workers. Data in expressions (literals, lists of is_in) is part \
+         of the plan: put it into a frame or a file, and join with that", size >> 20, max >> 20
+    )]
+    TooLarge {
+        /// Its size in bytes.
+        size: usize,
+        /// The maximum.
+        max: usize,
+    },
     /// A UDF call makes no sense.
     #[error("UDF {udf}: {why}")]
     Udf {
@@ -108,7 +121,8 @@ impl PlanError {
 #[derive(Debug, Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]
 #[error("{text}")]
 pub struct PolarsFailure {
-    /// The innermost variant of `PolarsError`, in lower case: `io`, `schema mismatch`, ...
+    /// The innermost variant of `PolarsError`, in lower case: `io`, `schema mismatch`, ...; of `io`, also `file not found` and
+    /// `no permission`.
     pub kind: String,
     /// The text with its context.
     pub text: String,
@@ -118,11 +132,30 @@ impl PolarsFailure {
     pub(crate) fn new(kind: &str, text: impl Into<String>) -> Self {
         Self { kind: kind.to_owned(), text: text.into() }
     }
+
+    /// What to do about it, as an end of the sentence; `files` is about files that are not there.
+    fn remedy(&self, files: &'static str) -> &'static str {
+        match self.kind.as_str() {
+            NOT_FOUND => files,
+            NO_PERMISSION => ". Let the user of that process read it",
+            _ => "",
+        }
+    }
 }
+
+const NOT_FOUND: &str = "file not found";
+const NO_PERMISSION: &str = "no permission";
+const FILES_HERE: &str = ". Queries are planned in this process: it must see files under the path that the workers see them \
+                          under";
+const FILES_THERE: &str = ". The driver saw it and this worker does not: every machine must see files under the same path, for \
+                           as long as a query runs";
 
 impl From<PolarsError> for PolarsFailure {
     fn from(error: PolarsError) -> Self {
-        Self::new(kind(&error), error.to_string())
+        match kind(&error) {
+            kind @ (NOT_FOUND | NO_PERMISSION) => Self::new(kind, format!("{error} (on host {})", os::host_name())),
+            kind => Self::new(kind, error.to_string()),
+        }
     }
 }
 
@@ -130,6 +163,8 @@ fn kind(error: &PolarsError) -> &'static str {
     match error {
         PolarsError::Context { error, .. } | PolarsError::ExprContext { error, .. } => kind(error),
         PolarsError::ColumnNotFound(_) => "column not found",
+        PolarsError::IO { error, .. } if error.kind() == ErrorKind::NotFound => NOT_FOUND,
+        PolarsError::IO { error, .. } if error.kind() == ErrorKind::PermissionDenied => NO_PERMISSION,
         PolarsError::IO { .. } => "io",
         PolarsError::SchemaMismatch(_) => "schema mismatch",
         PolarsError::ShapeMismatch(_) => "shape mismatch",
@@ -160,7 +195,7 @@ pub struct TaskError {
 #[non_exhaustive]
 pub enum TaskFailure {
     /// The engine.
-    #[error("{0}")]
+    #[error("{0}{}", .0.remedy(FILES_THERE))]
     Engine(#[from] PolarsFailure),
     /// A UDF.
     #[error("UDF {udf} (replica {rank} on {worker}): {error}")]
@@ -360,5 +395,26 @@ impl ClusterError {
 
     pub(crate) fn network(what: impl Into<String>, why: impl fmt::Display) -> Self {
         Self::Network { what: what.into(), why: why.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn io(kind: ErrorKind) -> PolarsFailure {
+        PolarsError::from(std::io::Error::new(kind, "x.parquet")).into()
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_says_on_which_host_and_what_to_do() {
+        let forbidden = PlanError::Polars(io(ErrorKind::PermissionDenied)).to_string();
+        assert!(forbidden.contains(&format!("x.parquet (on host {}). Let the user", os::host_name())), "{forbidden}");
+        let here = PlanError::Polars(io(ErrorKind::NotFound)).to_string();
+        assert!(here.contains("planned in this process"), "{here}");
+        let there = TaskFailure::Engine(io(ErrorKind::NotFound)).to_string();
+        assert!(there.contains("The driver saw it and this worker does not"), "{there}");
+        let other = TaskFailure::Engine(io(ErrorKind::BrokenPipe)).to_string();
+        assert_eq!(other, "x.parquet");
     }
 }

@@ -165,11 +165,22 @@ pub trait LazyFrameExt {
     /// # Errors
     /// As [`Session::submit`] and [`Run::collect`].
     fn collect_on(self, session: &Session) -> Result<DataFrame, Error>;
+
+    /// Prints the first rows, as Polars prints a frame. Runs no more of the query than they need.
+    ///
+    /// # Errors
+    /// As [`collect_on`](Self::collect_on).
+    fn show_on(self, session: &Session, rows: u32) -> Result<(), Error>;
 }
 
 impl LazyFrameExt for LazyFrame {
     fn collect_on(self, session: &Session) -> Result<DataFrame, Error> {
         session.submit(self)?.collect()
+    }
+
+    fn show_on(self, session: &Session, rows: u32) -> Result<(), Error> {
+        println!("{}", self.limit(rows).collect_on(session)?);
+        Ok(())
     }
 }
 

@@ -74,6 +74,11 @@ pub use polars;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// So must that of docs/cluster.md.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/cluster.md")]
+struct ClusterPage;
+
 /// What most programs need.
 pub mod prelude {
     pub use crate::udf::{Batch, OnError, Start, Udf, UdfError, UdfResult};

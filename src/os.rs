@@ -15,6 +15,12 @@ pub(crate) fn user_id() -> u32 {
     std::fs::metadata("/proc/self").map_or(0, |process| process.uid())
 }
 
+/// This machine, as others call it; a stand-in where the system does not say.
+pub(crate) fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "unknown".to_owned() } else { name.trim().to_owned() }
+}
+
 /// A number that no other process has drawn. Not for secrets.
 pub(crate) fn random() -> u64 {
     RandomState::new().hash_one((std::process::id(), std::thread::current().id()))

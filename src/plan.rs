@@ -13,6 +13,7 @@ mod wire;
 
 use polars::prelude::*;
 use polars_plan::plans::IRPlan;
+use regatta_remote::MAX_MESSAGE;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use wire::{Fragment, placeholder_of};
@@ -89,12 +90,28 @@ pub(crate) struct Target {
 /// Blocks, and Polars may use `block_in_place`: call it on a plain thread.
 ///
 /// # Errors
-/// What Polars' optimiser refuses, UDF options that make no sense, and closures that cannot travel.
+/// What Polars' optimiser refuses, UDF options that make no sense, closures that cannot travel, and plans too large to.
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
     let optimised = optimise(query)?;
     let schema = optimised.lp_arena.get(optimised.lp_top).schema(&optimised.lp_arena).into_owned();
     let stages = cut::cut(optimised, target)?;
+    let size = stages.iter().map(|stage| stage.program.size()).sum();
+    if size > MAX_PLAN {
+        return Err(PlanError::TooLarge { size, max: MAX_PLAN });
+    }
     Ok(QueryPlan { stages, schema })
+}
+
+/// Bytes of a plan that travels, with room for what goes with it in a message.
+const MAX_PLAN: usize = MAX_MESSAGE - (1 << 20);
+
+impl StageProgram {
+    /// Bytes that it takes to send it.
+    fn size(&self) -> usize {
+        let steps = self.steps.iter();
+        let steps = steps.map(|step| step.arguments.len() + step.then.as_ref().map_or(0, Fragment::size));
+        self.fragment.size() + steps.sum::<usize>()
+    }
 }
 
 fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {

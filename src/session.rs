@@ -4,6 +4,7 @@ mod cluster;
 mod connect;
 mod door;
 mod parts;
+mod sql;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -26,6 +27,7 @@ use crate::sched::{QueryId, QueryStatus, Resources, ScaleSettings, SessionStatus
 pub use cluster::Cluster;
 use door::Door;
 use parts::{Ground, Head};
+use sql::Tables;
 
 /// A place to run queries. Cheap to clone; the last clone ends it, with its workers.
 ///
@@ -50,6 +52,7 @@ struct Inner {
     _arbiters: Vec<Arbiter>,
     host: Arc<Host>,
     tasks: Tasks,
+    tables: Tables,
     _scratch: Scratch,
 }
 
@@ -248,7 +251,8 @@ impl Session {
         tasks: Tasks,
     ) -> Self {
         let Ground { host, scratch } = ground;
-        Self { inner: Arc::new(Inner { workers, door, _arbiters: arbiters, host, tasks, _scratch: scratch }) }
+        let tables = Tables::default();
+        Self { inner: Arc::new(Inner { workers, door, _arbiters: arbiters, host, tasks, tables, _scratch: scratch }) }
     }
 
     fn plan(&self, query: LazyFrame) -> Result<QueryPlan, Error> {
@@ -260,12 +264,7 @@ impl Session {
                 Target { tasks: (cpus as usize * TASKS_PER_CPU).max(FEWEST_TASKS), travels: true }
             }
         };
-        // A thread of our own: Polars panics on a current-thread runtime, which the caller's may be.
-        let planner = thread::Builder::new().name("regatta-plan".to_owned()).stack_size(PLAN_STACK);
-        let planned = planner.spawn(move || catch(|| plan(query, target)));
-        let planned = planned.map_err(|e| PlanError::Panicked(format!("no thread: {e}")))?.join();
-        let planned = planned.unwrap_or_else(|_| Err("the planner's thread".to_owned()));
-        Ok(planned.map_err(PlanError::Panicked)??)
+        Ok(on_planner_thread(move || plan(query, target))?)
     }
 
     pub(crate) fn host(&self) -> &Arc<Host> {
@@ -293,4 +292,15 @@ impl Drop for Inner {
         }
         self.host.runtime.clone().shutdown(STOP);
     }
+}
+
+/// Runs planning on a thread of our own: Polars panics on a current-thread runtime, which the caller's may be, and recurses
+/// with the depth of the query.
+fn on_planner_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PlanError> + Send + 'static,
+) -> Result<T, PlanError> {
+    let planner = thread::Builder::new().name("regatta-plan".to_owned()).stack_size(PLAN_STACK);
+    let planned = planner.spawn(move || catch(work));
+    let planned = planned.map_err(|e| PlanError::Panicked(format!("no thread: {e}")))?.join();
+    planned.unwrap_or_else(|_| Err("the planner's thread".to_owned())).map_err(PlanError::Panicked)?
 }

@@ -11,8 +11,8 @@ use syn::{Error, Expr, Item, ItemFn, ItemImpl, LitStr, Type, parse_macro_input};
 
 /// Lets the program's executable be a worker: put it on `main`.
 ///
-/// A process that a session has started as a worker never gets to the body. Above `#[tokio::main]` it works on an
-/// `async fn main` too.
+/// A process that a session has started as a worker, or that is to join a cluster as one, never gets to the body. Above
+/// `#[tokio::main]` it works on an `async fn main` too, and a worker never starts that runtime.
 #[proc_macro_attribute]
 pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let function = parse_macro_input!(item as ItemFn);

@@ -52,6 +52,14 @@ impl Fragment {
         Ok(Self::Encoded(bytes))
     }
 
+    /// Bytes that it takes to send it.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Encoded(bytes) => bytes.len(),
+            Self::Resident(_) => 0,
+        }
+    }
+
     /// The plan, ready to be cloned for a task. Decode once, not per task.
     pub(crate) fn open(&self) -> Result<Arc<IRPlan>, PolarsFailure> {
         match self {

@@ -106,3 +106,96 @@ fn an_error_of_the_engine_says_which_task_on_which_worker() {
     assert!(matches!(&error, Error::Task(task) if matches!(task.cause, TaskFailure::Engine(_))));
     says(&error, &["stage 0, task 0", "worker 0", "i8"]);
 }
+
+fn scan(path: &str) -> LazyFrame {
+    LazyFrame::scan_parquet(path.into(), Default::default()).unwrap()
+}
+
+fn write(path: &std::path::Path, frame: PolarsResult<DataFrame>) {
+    ParquetWriter::new(std::fs::File::create(path).unwrap()).finish(&mut frame.unwrap()).unwrap();
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named_with_this_host_and_the_remedy() {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    on_both(|session| {
+        let error = scan("/nowhere/mast.parquet").collect_on(session).expect_err("there is no such file");
+        assert!(matches!(error, Error::Plan(PlanError::Polars(_))));
+        says(&error, &["/nowhere/mast.parquet", host.trim(), "planned in this process", "the workers see them"]);
+    });
+}
+
+#[test]
+fn a_file_that_a_worker_does_not_see_is_named_with_that_worker_its_host_and_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keel.parquet");
+    write(&path, df!["x" => (0..1000i64).collect::<Vec<_>>()]);
+    let session = Session::local(1).unwrap();
+    let slow = numbers().with_column(crate::udfs::Process.pool().batch(10).on([col("x")]).alias("process"));
+    let keel = scan(path.to_str().unwrap());
+    let mut run = session.submit(slow.join(keel, [col("x")], [col("x")], JoinArgs::new(JoinType::Inner))).unwrap();
+    // As if the worker were on another machine: the plan has seen the file, the task that reads it does not.
+    std::fs::remove_file(&path).unwrap();
+    let error = run.collect().expect_err("the file is gone");
+    says(&error, &["keel.parquet", "worker 0", "on host", "every machine must see files under the same path"]);
+}
+
+#[test]
+fn files_of_different_schemas_name_the_column_and_both_types() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("a.parquet"), df!["x" => [1i64, 2]]);
+    write(&folder.path().join("b.parquet"), df!["x" => ["one", "two"]]);
+    on_both(|session| {
+        let error =
+            scan(&format!("{}/*.parquet", folder.path().display())).collect_on(session).expect_err("they differ");
+        says(&error, &["x", "i64", "str", "b.parquet"]);
+    });
+}
+
+#[test]
+fn a_file_that_is_corrupt_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hull.parquet");
+    on_both(|session| {
+        std::fs::write(&path, b"PAR1 this is no Parquet file").unwrap();
+        let error = scan(path.to_str().unwrap()).collect_on(session).expect_err("no footer");
+        says(&error, &["hull.parquet", "parquet"]);
+        write(&path, df!["x" => (0..100_000i64).map(|x| x * x % 65_537).collect::<Vec<_>>()]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[100..1000].fill(0xff);
+        std::fs::write(&path, bytes).unwrap();
+        let error = scan(path.to_str().unwrap()).collect_on(session).expect_err("a page is broken");
+        says(&error, &["hull.parquet", "stage 0, task 0", "worker 0"]);
+    });
+}
+
+#[test]
+fn a_plan_too_large_to_travel_is_refused_with_its_size_and_the_remedy_and_runs_native() {
+    let query = numbers().select([lit("x".repeat(65 << 20)).str().len_bytes().alias("long"), col("x").max()]);
+    let error = query.clone().collect_on(&Session::local(1).unwrap()).expect_err("65 MiB are too many");
+    assert!(matches!(error, Error::Plan(PlanError::TooLarge { .. })));
+    says(&error, &["65 MiB", "at most 63 MiB", "put it into a frame or a file"]);
+    assert_eq!(query.collect_on(&Session::native().unwrap()).unwrap().height(), 1);
+}
+
+#[test]
+fn a_setting_that_makes_no_sense_is_named_with_its_value_and_what_is_accepted() {
+    let config = Config { min_cpu_per_task: -1.0, ..Config::default() };
+    for error in [
+        Session::native_with(config.clone()).expect_err("-1 CPU"),
+        Session::local_with(1, config.clone()).expect_err("-1 CPU"),
+        Cluster::serve_with("127.0.0.1:0", config).expect_err("-1 CPU"),
+    ] {
+        assert!(matches!(error, Error::Config(_)));
+        says(&error, &["DAFT_MIN_CPU_PER_TASK", "\"-1\"", "use a number of CPUs, > 0"]);
+    }
+    says(&Cluster::serve("nonsense").expect_err("no port"), &["serve a cluster at nonsense"]);
+}
+
+#[test]
+fn a_scratch_folder_that_cannot_be_made_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let config = Config { scratch: file.path().to_owned(), ..Config::default() };
+    let error = Session::native_with(config).expect_err("a file is no folder");
+    says(&error, &["make a scratch folder in", file.path().to_str().unwrap(), "directory"]);
+}

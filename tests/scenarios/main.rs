@@ -10,5 +10,6 @@ mod runtimes;
 mod scaling;
 mod structs;
 mod udfs;
+mod verbs;
 
 regatta::testing::worker!();

@@ -1,0 +1,51 @@
+//! Polars' SQL over the tables of a session.
+
+use std::fmt;
+
+use polars::prelude::LazyFrame;
+use polars::sql::SQLContext;
+
+use super::{Session, on_planner_thread};
+use crate::error::{Error, PlanError};
+
+/// The tables of a session.
+#[derive(Default)]
+pub(super) struct Tables(SQLContext);
+
+impl Session {
+    /// Makes a LazyFrame a table of [`sql`](Self::sql), in place of any other of that name.
+    pub fn register(&self, name: &str, table: LazyFrame) {
+        self.inner.tables.0.register(name, table);
+    }
+
+    /// A query in Polars' SQL, over registered tables and over files by `read_parquet('...')`, `read_csv`, `read_ipc` and
+    /// `read_json` (one value per line). Like any LazyFrame it runs when it is collected or submitted.
+    ///
+    /// `CREATE TABLE ... AS`, `DROP TABLE` and their like change this session's tables, never a file. Write `JOIN ... ON`, not
+    /// commas with `IN (SELECT ...)`: Polars turns those into a cross join.
+    ///
+    /// ```
+    /// use regatta::{polars::prelude::*, prelude::*};
+    ///
+    /// let session = Session::native()?;
+    /// session.register("boats", df!["name" => ["Ayu", "Bora"], "knots" => [7.5, 9.0]].unwrap().lazy());
+    /// let fast = session.sql("SELECT name FROM boats WHERE knots > 8")?.collect_on(&session)?;
+    /// assert_eq!(fast.column("name").unwrap().str().unwrap().get(0), Some("Bora"));
+    /// # Ok::<(), regatta::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What Polars' SQL does not know, a table or column that is not there.
+    pub fn sql(&self, query: &str) -> Result<LazyFrame, Error> {
+        // Polars keeps what a statement that failed has named. The clone shares the tables and takes that with it.
+        let (mut context, query) = (self.inner.tables.0.clone(), query.to_owned());
+        let planned = on_planner_thread(move || context.execute(&query).map_err(PlanError::polars));
+        Ok(planned?)
+    }
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tables").field(&self.0.get_tables()).finish()
+    }
+}
