@@ -70,7 +70,7 @@ pub struct ConfigError {
 #[non_exhaustive]
 pub enum PlanError {
     /// Polars refuses the query.
-    #[error("Polars cannot plan the query: {0}{}", .0.remedy(FILES_HERE))]
+    #[error("Polars cannot plan the query: {0}{remedy}", remedy = .0.remedy(FILES_HERE))]
     Polars(PolarsFailure),
     /// The plan is larger than a message may be.
     #[error(
@@ -195,7 +195,7 @@ pub struct TaskError {
 #[non_exhaustive]
 pub enum TaskFailure {
     /// The engine.
-    #[error("{0}{}", .0.remedy(FILES_THERE))]
+    #[error("{0}{remedy}", remedy = .0.remedy(FILES_THERE))]
     Engine(#[from] PolarsFailure),
     /// A UDF.
     #[error("UDF {udf} (replica {rank} on {worker}): {error}")]

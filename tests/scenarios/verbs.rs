@@ -38,12 +38,12 @@ fn in_file(folder: &Path) -> String {
 fn sql_over_registered_frames_and_files_answers_as_polars_does() {
     let folder = tempfile::tempdir().unwrap();
     let file = in_file(folder.path());
-    let mut polars = SQLContext::new();
+    let polars = SQLContext::new();
     tables().into_iter().for_each(|(name, table)| polars.register(name, table));
     on_both(|session| {
         tables().into_iter().for_each(|(name, table)| session.register(name, table));
         for text in QUERIES.into_iter().chain([file.as_str()]) {
-            let plain = polars.execute(text).unwrap().collect().unwrap();
+            let plain = polars.clone().execute(text).unwrap().collect().unwrap();
             let ours = session.sql(text).unwrap_or_else(|e| panic!("{text}: {e}")).collect_on(session).unwrap();
             assert!(ours.equals_missing(&plain), "{text}\nours: {ours}\nplain: {plain}");
         }
