@@ -1,10 +1,12 @@
 //! One handle for an actor, wherever it is.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::codec::{decode, encode};
 use crate::error::{AskError, TellError};
@@ -12,6 +14,7 @@ use crate::identity::NodeId;
 use crate::local::{Down, LocalRef};
 use crate::message::RemoteMessage;
 use crate::node::Node;
+use crate::travel::Travelling;
 
 /// An actor's number in its node, given by whoever publishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,12 +29,21 @@ pub struct Address {
     pub actor: ActorId,
 }
 
-/// A handle to an actor of this or another process.
+/// A handle to an actor of this or another process. It can be part of a message, if the actor is published: whoever
+/// receives it reaches the actor, wherever the three of them are, by a connection that is made when it is first needed.
 pub struct ActorRef<A: Actor<Context = Context<A>>>(Target<A>);
 
 impl<A: Actor<Context = Context<A>>> ActorRef<A> {
-    pub(crate) fn remote(node: Node, address: Address) -> Self {
-        Self(Target::Remote { node, address })
+    pub(crate) fn remote(node: Node, address: Address, at: Option<SocketAddr>) -> Self {
+        Self(Target::Remote { node, address, at })
+    }
+
+    pub(crate) fn detached(travelling: Travelling) -> Self {
+        Self(Target::Detached(travelling))
+    }
+
+    pub(crate) fn target(&self) -> &Target<A> {
+        &self.0
     }
 
     /// Sends a message and waits for its reply.
@@ -52,16 +64,20 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     {
         match &self.0 {
             Target::Local(actor) => actor.ask(message, deadline).await,
-            Target::Remote { node, address } => {
+            Target::Remote { node, address, at } => {
                 if address.node == node.id() {
                     return Err(AskError::NoSuchActor);
                 }
-                let link = node.link(address.node).ok_or(AskError::NotConnected)?;
+                let started = Instant::now();
+                let link = node.reach(address.node, *at, deadline).await.ok_or(AskError::NotConnected)?;
                 let payload = encode(&message).map_err(AskError::Codec)?;
                 drop(message);
-                let reply = link.ask(M::ID, address.actor, payload, deadline).await?;
-                decode(&reply).map_err(|error| AskError::BadReply { text: error.to_string() })
+                let left = deadline.saturating_sub(started.elapsed());
+                let reply = link.ask(M::ID, address.actor, payload, left).await?;
+                let reply = node.decoding(|| decode(&reply));
+                reply.map_err(|error| AskError::BadReply { text: error.to_string() })
             }
+            Target::Detached(_) => Err(AskError::Detached),
         }
     }
 
@@ -83,15 +99,17 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     {
         match &self.0 {
             Target::Local(actor) => actor.tell(message, deadline).await,
-            Target::Remote { node, address } => {
+            Target::Remote { node, address, at } => {
                 if address.node == node.id() {
                     return Err(TellError::NoSuchActor);
                 }
-                let link = node.link(address.node).ok_or(TellError::NotConnected)?;
+                let started = Instant::now();
+                let link = node.reach(address.node, *at, deadline).await.ok_or(TellError::NotConnected)?;
                 let payload = encode(&message).map_err(TellError::Codec)?;
                 drop(message);
-                link.tell(M::ID, address.actor, payload, deadline).await
+                link.tell(M::ID, address.actor, payload, deadline.saturating_sub(started.elapsed())).await
             }
+            Target::Detached(_) => Err(TellError::Detached),
         }
     }
 
@@ -103,11 +121,15 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     pub async fn down(&self) -> Down {
         match &self.0 {
             Target::Local(actor) => actor.down().await,
-            Target::Remote { node, address } if address.node == node.id() => Down::NoSuchActor,
-            Target::Remote { node, address } => match node.link(address.node) {
-                Some(link) => link.watch(address.actor).await,
-                None => Down::NodeLost { cause: "not connected".to_owned() },
-            },
+            Target::Remote { node, address, .. } if address.node == node.id() => Down::NoSuchActor,
+            Target::Remote { node, address, at } => {
+                node.reach(address.node, *at, REACH).await; // nobody may have needed it before
+                match node.link(address.node) {
+                    Some(link) => link.watch(address.actor).await,
+                    None => Down::NodeLost { cause: "not connected".to_owned() },
+                }
+            }
+            Target::Detached(_) => Down::NodeLost { cause: TellError::Detached.to_string() },
         }
     }
 }
@@ -122,7 +144,8 @@ impl<A: Actor<Context = Context<A>>> Clone for ActorRef<A> {
     fn clone(&self) -> Self {
         Self(match &self.0 {
             Target::Local(actor) => Target::Local(actor.clone()),
-            Target::Remote { node, address } => Target::Remote { node: node.clone(), address: *address },
+            Target::Remote { node, address, at } => Target::Remote { node: node.clone(), address: *address, at: *at },
+            Target::Detached(travelling) => Target::Detached(travelling.clone()),
         })
     }
 }
@@ -132,6 +155,7 @@ impl<A: Actor<Context = Context<A>>> fmt::Debug for ActorRef<A> {
         match &self.0 {
             Target::Local(actor) => actor.fmt(f),
             Target::Remote { address, .. } => write!(f, "ActorRef({address})"),
+            Target::Detached(travelling) => write!(f, "ActorRef({travelling:?})"),
         }
     }
 }
@@ -148,7 +172,19 @@ impl fmt::Display for Address {
     }
 }
 
-enum Target<A: Actor<Context = Context<A>>> {
+/// Where the actor is.
+pub(crate) enum Target<A: Actor<Context = Context<A>>> {
     Local(LocalRef<A>),
-    Remote { node: Node, address: Address },
+    Remote {
+        /// Our node, not the actor's.
+        node: Node,
+        address: Address,
+        /// Where to dial, if there is no connection.
+        at: Option<SocketAddr>,
+    },
+    /// Read outside of any node.
+    Detached(Travelling),
 }
+
+/// How long a watch waits for its connection.
+const REACH: Duration = Duration::from_secs(5);

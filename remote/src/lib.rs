@@ -44,6 +44,7 @@ mod serve;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod supervise;
+mod travel;
 
 pub use actor::{ActorId, ActorRef, Address};
 pub use codec::{CodecError, MAX_MESSAGE, decode, encode};

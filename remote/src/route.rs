@@ -4,7 +4,7 @@ use std::any::Any;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
@@ -19,7 +19,9 @@ use crate::identity::Role;
 use crate::link::Answer;
 use crate::local::{Down, LocalRef};
 use crate::message::RemoteMessage;
+use crate::node::{Node, WeakNode};
 use crate::runtime::busy;
+use crate::travel;
 
 /// An actor being published: name the messages that it takes from other nodes.
 pub struct Publication<A: Actor<Context = Context<A>>> {
@@ -35,7 +37,8 @@ impl<A: Actor<Context = Context<A>>> Publication<A> {
         A: Handler<M>,
         M: RemoteMessage,
     {
-        let route = Typed::<A, M> { actor: self.actor.clone(), roles: roles.to_vec(), message: PhantomData };
+        let node = self.routes.node.get().cloned().unwrap_or_default();
+        let route = Typed::<A, M> { actor: self.actor.clone(), roles: roles.to_vec(), node, message: PhantomData };
         self.routes.table.insert((self.id, M::ID), Arc::new(route));
         if let Some(mut published) = self.routes.actors.get_mut(&self.id) {
             published.roles.extend(roles);
@@ -49,6 +52,7 @@ impl<A: Actor<Context = Context<A>>> Publication<A> {
 pub(crate) struct Routes {
     table: DashMap<(ActorId, u32), Arc<dyn Route>>,
     actors: DashMap<ActorId, Published>,
+    node: OnceLock<WeakNode>,
 }
 
 struct Published {
@@ -60,6 +64,11 @@ struct Published {
 }
 
 impl Routes {
+    /// Whose table this is.
+    pub(crate) fn belong_to(&self, node: WeakNode) {
+        let _ = self.node.set(node); // once, when the node is made
+    }
+
     pub(crate) fn publish<A: Actor<Context = Context<A>>>(
         self: &Arc<Self>,
         id: ActorId,
@@ -117,6 +126,7 @@ pub(crate) trait Route: Send + Sync {
 struct Typed<A: Actor<Context = Context<A>>, M> {
     actor: LocalRef<A>,
     roles: Vec<Role>,
+    node: WeakNode,
     message: PhantomData<fn(M)>,
 }
 
@@ -127,7 +137,7 @@ where
 {
     /// A place in the mailbox and the message to put there.
     async fn take(&self, payload: Bytes, patience: Duration) -> Result<(M, tokio::sync::OwnedSemaphorePermit), Fault> {
-        let message = read::<M>(&payload)?;
+        let message = read::<M>(&payload, self.node.upgrade())?;
         let permit = tokio::time::timeout(patience, self.actor.permit()).await;
         let permit = permit.map_err(|_| Fault::Busy)?.map_err(gone)?;
         Ok((message, permit))
@@ -171,8 +181,11 @@ where
 const LARGE: usize = 256 << 10;
 
 /// Decodes a peer's message; a `Deserialize` that panics must not take the lane with it.
-fn read<M: RemoteMessage>(payload: &Bytes) -> Result<M, Fault> {
-    let read = || fence::catch(|| decode::<M>(payload));
+fn read<M: RemoteMessage>(payload: &Bytes, node: Option<Node>) -> Result<M, Fault> {
+    let read = || {
+        let _receiving = node.map(travel::enter);
+        fence::catch(|| decode::<M>(payload))
+    };
     let message = if payload.len() > LARGE { busy(read) } else { read() };
     match message {
         Ok(Ok(message)) => Ok(message),
