@@ -10,8 +10,9 @@ use crate::codec::{decode, encode};
 use crate::error::{AskError, TellError};
 use crate::identity::NodeId;
 use crate::local::{Down, LocalRef};
-use crate::message::RemoteMessage;
+use crate::message::{RemoteMessage, StreamMessage};
 use crate::node::Node;
+use crate::stream::Replies;
 
 /// An actor's number in its node, given by whoever publishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -61,6 +62,39 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                 drop(message);
                 let reply = link.ask(M::ID, address.actor, payload, deadline).await?;
                 decode(&reply).map_err(|error| AskError::BadReply { text: error.to_string() })
+            }
+        }
+    }
+
+    /// Sends a message that is answered by a stream. `patience` is how long to wait for room, and then for each item.
+    ///
+    /// # Errors
+    /// No room in time, or the actor or its node is known to be gone: the message has not run. What goes wrong later
+    /// is an error of [`Replies::next`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future sends nothing. Dropping the [`Replies`] stops the producer, which can see it.
+    ///
+    /// # Delivery
+    /// The message at most once, in the sender's order; its items in their order, without a gap, up to the end or an
+    /// error. A producer is ahead of its consumer by a bounded number of items, and to another node of bytes. It waits for a
+    /// consumer on another node that takes nothing no longer than `patience`.
+    pub async fn stream<M>(&self, message: M, patience: Duration) -> Result<Replies<M::Item>, AskError>
+    where
+        A: Handler<M>,
+        M: StreamMessage,
+    {
+        match &self.0 {
+            Target::Local(actor) => actor.stream(message, patience).await,
+            Target::Remote { node, address } => {
+                if address.node == node.id() {
+                    return Err(AskError::NoSuchActor);
+                }
+                let link = node.link(address.node).ok_or(AskError::NotConnected)?;
+                let payload = encode(&message).map_err(AskError::Codec)?;
+                drop(message);
+                let incoming = link.stream(M::ID, address.actor, payload, patience).await?;
+                Ok(Replies::remote(incoming, patience, node.net().clone()))
             }
         }
     }

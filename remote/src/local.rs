@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::error::{AskError, TellError};
 use crate::runtime::Net;
+use crate::stream::{Items, Producing, Replies};
 
 pub use asker::Asker;
 use mailbox::{Envelope, Mailbox};
@@ -80,6 +81,28 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         let reply = self.0.net.within(deadline, asked).await.ok_or(AskError::Busy)??;
         let left = deadline.saturating_sub(started.elapsed());
         self.0.net.within(left, reply.wait()).await.unwrap_or(Err(AskError::Deadline))
+    }
+
+    /// Sends a message that is answered by a stream. `patience` is how long to wait for room, and then for each item.
+    /// The message's place in the mailbox is freed when its producer is done.
+    ///
+    /// # Errors
+    /// No room in time, or the actor is gone. The message has not run.
+    ///
+    /// # Cancel safety
+    /// Dropping the future sends nothing. Dropping the [`Replies`] stops the producer, which can see it.
+    ///
+    /// # Delivery
+    /// At most once, in the sender's order.
+    pub async fn stream<M, T>(&self, message: M, patience: Duration) -> Result<Replies<T>, AskError>
+    where
+        A: Handler<M>,
+        M: Message<Result = Items<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let permit = self.0.net.within(patience, self.permit()).await.ok_or(AskError::Busy)??;
+        let producing = Producing::new(self.enqueue_ask(message, permit)?);
+        Ok(Replies::local(producing, patience, self.0.net.clone()))
     }
 
     /// Sends a message, waiting only for room.

@@ -224,6 +224,10 @@ impl Node {
         self.shared().peers.link(node)
     }
 
+    pub(crate) fn net(&self) -> &Net {
+        &self.shared().net
+    }
+
     fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
