@@ -6,13 +6,15 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler};
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{decode, encode};
+use crate::codec::{CodecError, decode, encode};
 use crate::error::{AskError, TellError};
 use crate::identity::NodeId;
+use crate::link::Letter;
 use crate::local::{Down, LocalRef};
-use crate::message::{RemoteMessage, StreamMessage};
+use crate::message::{RemoteMessage, StreamMessage, WireMessage};
 use crate::node::Node;
 use crate::stream::Replies;
+use crate::trace::TraceContext;
 
 /// An actor's number in its node, given by whoever publishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,9 +60,8 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                     return Err(AskError::NoSuchActor);
                 }
                 let link = node.link(address.node).ok_or(AskError::NotConnected)?;
-                let payload = encode(&message).map_err(AskError::Codec)?;
-                drop(message);
-                let reply = link.ask(M::ID, address.actor, payload, deadline).await?;
+                let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
+                let reply = link.ask(letter, deadline).await?;
                 decode(&reply).map_err(|error| AskError::BadReply { text: error.to_string() })
             }
         }
@@ -91,9 +92,8 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                     return Err(AskError::NoSuchActor);
                 }
                 let link = node.link(address.node).ok_or(AskError::NotConnected)?;
-                let payload = encode(&message).map_err(AskError::Codec)?;
-                drop(message);
-                let incoming = link.stream(M::ID, address.actor, payload, patience).await?;
+                let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
+                let incoming = link.stream(letter, patience).await?;
                 Ok(Replies::remote(incoming, patience, node.net().clone()))
             }
         }
@@ -122,9 +122,8 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                     return Err(TellError::NoSuchActor);
                 }
                 let link = node.link(address.node).ok_or(TellError::NotConnected)?;
-                let payload = encode(&message).map_err(TellError::Codec)?;
-                drop(message);
-                link.tell(M::ID, address.actor, payload, deadline).await
+                let letter = letter(message, node, address.actor).map_err(TellError::Codec)?;
+                link.tell(letter, deadline).await
             }
         }
     }
@@ -185,4 +184,9 @@ impl fmt::Display for Address {
 enum Target<A: Actor<Context = Context<A>>> {
     Local(LocalRef<A>),
     Remote { node: Node, address: Address },
+}
+
+fn letter<M: WireMessage>(message: M, from: &Node, actor: ActorId) -> Result<Letter, CodecError> {
+    let trace = TraceContext::of_message(&from.net().ambient);
+    Ok(Letter { message: M::ID, actor, payload: encode(&message)?, trace })
 }

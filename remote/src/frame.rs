@@ -1,13 +1,19 @@
 //! The frame on a lane: a fixed little-endian header, then a payload. Pure.
 
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::trace::{self, TraceContext};
+
 /// Length of the header in bytes.
 pub(crate) const HEADER: usize = 32;
 /// Version of the header and of the meaning of its fields.
 pub(crate) const VERSION: u16 = 2;
 /// Flag: the item goes on in the next frame of its call.
 pub(crate) const MORE: u8 = 1;
+/// Flag: the payload begins with a trace context.
+const TRACED: u8 = 2;
 /// All flags.
-const FLAGS: u8 = MORE;
+const FLAGS: u8 = MORE | TRACED;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +58,8 @@ pub(crate) struct Header {
     pub(crate) call: u64,
     pub(crate) recipient: u64,
     pub(crate) deadline_ms: u32,
+    /// Goes before the payload, beyond `len`.
+    pub(crate) trace: Option<TraceContext>,
 }
 
 /// Bytes that are not a frame of ours.
@@ -65,12 +73,14 @@ pub(crate) enum FrameError {
     Flags(u8),
     #[error("frame version {0}, not {VERSION}")]
     Version(u16),
+    #[error("a payload is shorter than its flags say")]
+    Cut,
 }
 
 impl Header {
     /// A header with nothing but a kind.
     pub(crate) fn bare(kind: Kind) -> Self {
-        Self { len: 0, kind, flags: 0, message: 0, call: 0, recipient: 0, deadline_ms: 0 }
+        Self { len: 0, kind, flags: 0, message: 0, call: 0, recipient: 0, deadline_ms: 0, trace: None }
     }
 
     /// A header about one call.
@@ -78,12 +88,31 @@ impl Header {
         Self { call, ..Self::bare(kind) }
     }
 
+    /// Writes what goes before the payload.
+    pub(crate) fn write(&self, to: &mut BytesMut) {
+        to.extend_from_slice(&self.encode());
+        if let Some(trace) = self.trace {
+            to.extend_from_slice(&trace.to_bytes());
+        }
+    }
+
+    /// Takes the trace context off a payload that came with this header.
+    pub(crate) fn take_trace(&mut self, payload: &mut Bytes) -> Result<(), FrameError> {
+        if self.flags & TRACED != 0 {
+            let trace = payload.first_chunk().ok_or(FrameError::Cut)?;
+            self.trace = TraceContext::from_bytes(trace); // one that means nothing is none
+            payload.advance(trace::BYTES);
+        }
+        Ok(())
+    }
+
     /// The bytes of this header.
     pub(crate) fn encode(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
-        bytes[0..4].copy_from_slice(&self.len.to_le_bytes());
+        let (traced, more) = if self.trace.is_some() { (TRACED, trace::BYTES as u32) } else { (0, 0) };
+        bytes[0..4].copy_from_slice(&self.len.saturating_add(more).to_le_bytes());
         bytes[4] = self.kind as u8;
-        bytes[5] = self.flags;
+        bytes[5] = self.flags | traced;
         bytes[6..8].copy_from_slice(&VERSION.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.message.to_le_bytes());
         bytes[12..20].copy_from_slice(&self.call.to_le_bytes());
@@ -115,6 +144,7 @@ impl Header {
             call: u64::from_le_bytes([c0, c1, c2, c3, c4, c5, c6, c7]),
             recipient: u64::from_le_bytes([r0, r1, r2, r3, r4, r5, r6, r7]),
             deadline_ms: u32::from_le_bytes([d0, d1, d2, d3]),
+            trace: None,
         })
     }
 }
@@ -167,6 +197,7 @@ mod tests {
             call: 42,
             recipient: (1 << 63) | 7,
             deadline_ms: 1000,
+            trace: None,
         }
     }
 
@@ -174,6 +205,30 @@ mod tests {
     fn the_header_keeps_its_bytes() {
         assert_eq!(header().encode(), GOLDEN);
         assert_eq!(Header::parse(&GOLDEN, u32::MAX), Ok(header()));
+    }
+
+    #[test]
+    fn a_trace_keeps_its_bytes_between_header_and_payload() {
+        let trace = TraceContext::new(0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, 0xb7ad_6b71_6920_3331);
+        let sent = Header { len: 3, trace, ..Header::of_call(Kind::Tell, 1) };
+        let mut bytes = BytesMut::new();
+        sent.write(&mut bytes);
+        bytes.extend_from_slice(b"abc");
+        assert_eq!(bytes[..6], [27, 0, 0, 0, 3, 2]);
+        const TRACE: [u8; 24] = [
+            0x0a, 0xf7, 0x65, 0x19, 0x16, 0xcd, 0x43, 0xdd, 0x84, 0x48, 0xeb, 0x21, 0x1c, 0x80, 0x31,
+            0x9c, // trace
+            0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31, // span
+        ];
+        assert_eq!(bytes[HEADER..HEADER + 24], TRACE);
+        let mut came = Header::parse(bytes.first_chunk().unwrap(), u32::MAX).unwrap();
+        let mut payload = bytes.freeze().slice(HEADER..);
+        came.take_trace(&mut payload).unwrap();
+        assert_eq!((came.trace, &payload[..]), (trace, &b"abc"[..]));
+        // A payload without room for it is refused, and a context of zeros is none.
+        assert_eq!(came.take_trace(&mut payload), Err(FrameError::Cut));
+        came.take_trace(&mut Bytes::from_static(&[0; 24])).unwrap();
+        assert_eq!(came.trace, None);
     }
 
     #[test]

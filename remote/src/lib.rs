@@ -14,6 +14,7 @@
 //! - **Cancel**: dropping an `ask` skips a message that has not started; one that has started can
 //!   see it through [`Asker`].
 //! - **Streams** of replies ([`ActorRef::stream`]) come in order, under credits, and stop when nobody takes them.
+//! - **Traces**: a caller's [`TraceContext`] travels with its messages.
 //! - **Bulk** moves on a connection of its own, under byte credits ([`Node::fetch`]).
 
 #![warn(missing_docs)]
@@ -45,6 +46,7 @@ mod serve;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stream;
+mod trace;
 
 pub use actor::{ActorId, ActorRef, Address};
 pub use codec::{CodecError, MAX_MESSAGE, decode, encode};
@@ -60,6 +62,7 @@ pub use peers::PeerEvent;
 pub use route::Publication;
 pub use runtime::{Arbiter, Runtime};
 pub use stream::{ConsumerGone, ItemSender, Items, Replies};
+pub use trace::TraceContext;
 
 #[doc(hidden)]
 pub use actix;

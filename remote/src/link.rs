@@ -26,6 +26,7 @@ use crate::identity::PeerId;
 use crate::lane::{Out, QUEUE, write_lane};
 use crate::node::InHand;
 use crate::runtime::Net;
+use crate::trace::TraceContext;
 pub(crate) use streams::Incoming;
 use streams::Streams;
 use watches::Watches;
@@ -58,6 +59,26 @@ pub(crate) struct Link {
     early: Mutex<VecDeque<u64>>,
     ended: OnceLock<String>,
     going_away: AtomicBool,
+}
+
+/// A message for an actor of the peer.
+pub(crate) struct Letter {
+    pub(crate) message: u32,
+    pub(crate) actor: ActorId,
+    pub(crate) payload: Bytes,
+    pub(crate) trace: Option<TraceContext>,
+}
+
+impl Letter {
+    fn ask(self, call: u64, deadline: Duration) -> Out {
+        let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX).max(1);
+        self.frame(Header { deadline_ms, ..Header::of_call(Kind::Ask, call) })
+    }
+
+    fn frame(self, header: Header) -> Out {
+        let Self { message, actor, payload, trace } = self;
+        Out::Frame(Header { len: length(&payload), message, recipient: actor.0, trace, ..header }, payload)
+    }
 }
 
 /// The queues of a link's two writers, until they are started.
@@ -116,13 +137,7 @@ impl Link {
     }
 
     /// Sends an ask and waits for its answer; dropping the future cancels it there.
-    pub(crate) async fn ask(
-        self: &Arc<Self>,
-        message: u32,
-        actor: ActorId,
-        payload: Bytes,
-        deadline: Duration,
-    ) -> Result<Bytes, AskError> {
+    pub(crate) async fn ask(self: &Arc<Self>, letter: Letter, deadline: Duration) -> Result<Bytes, AskError> {
         let started = Instant::now();
         let place = self.net.within(deadline, self.messages.reserve()).await;
         let place = place.ok_or(AskError::Busy)?.map_err(|_| AskError::NotConnected)?;
@@ -136,7 +151,7 @@ impl Link {
             return Err(AskError::NotConnected);
         }
         let left = deadline.saturating_sub(started.elapsed());
-        place.send(ask_frame(message, call, actor, payload, left));
+        place.send(letter.ask(call, left));
         let answer = self.net.within(left, answer).await.ok_or(AskError::Deadline)?;
         guard.open = false;
         match answer {
@@ -162,20 +177,13 @@ impl Link {
     }
 
     /// Queues a message.
-    pub(crate) async fn tell(
-        &self,
-        message: u32,
-        actor: ActorId,
-        payload: Bytes,
-        deadline: Duration,
-    ) -> Result<(), TellError> {
+    pub(crate) async fn tell(&self, letter: Letter, deadline: Duration) -> Result<(), TellError> {
         let place = self.net.within(deadline, self.messages.reserve()).await;
         let place = place.ok_or(TellError::Busy)?.map_err(|_| TellError::NotConnected)?;
         if self.ended.get().is_some() {
             return Err(TellError::NotConnected);
         }
-        let header = Header { len: length(&payload), message, recipient: actor.0, ..Header::bare(Kind::Tell) };
-        place.send(Out::Frame(header, payload));
+        place.send(letter.frame(Header::bare(Kind::Tell)));
         Ok(())
     }
 
@@ -333,17 +341,6 @@ impl Drop for CallGuard<'_> {
             self.link.try_send(Kind::Cancel, self.call, Bytes::new());
         }
     }
-}
-
-fn ask_frame(message: u32, call: u64, actor: ActorId, payload: Bytes, deadline: Duration) -> Out {
-    let header = Header {
-        len: length(&payload),
-        message,
-        recipient: actor.0,
-        deadline_ms: u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX).max(1),
-        ..Header::of_call(Kind::Ask, call)
-    };
-    Out::Frame(header, payload)
 }
 
 fn sorted<T>(map: &DashMap<u64, T>) -> Vec<u64> {

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::error::{AskError, TellError};
 use crate::runtime::Net;
 use crate::stream::{Items, Producing, Replies};
+use crate::trace::Handling;
 
 pub use asker::Asker;
 use mailbox::{Envelope, Mailbox};
@@ -178,9 +179,10 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         M: Message + Send + 'static,
         M::Result: Send,
     {
+        let trace = Handling::new(&self.0.net.ambient);
         self.enqueue(Box::new(move |actor, ctx| {
             let _permit = permit; // freed when the handler has run
-            A::handle(actor, message, ctx).handle(ctx, None);
+            trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, None));
         }))
     }
 
@@ -193,12 +195,13 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         let (sender, receiver) = oneshot::channel();
         let asker = Asker::new();
         let seen = asker.clone();
+        let trace = Handling::new(&self.0.net.ambient);
         self.enqueue(Box::new(move |actor, ctx| {
             if !seen.start() {
                 return; // the asker left while the message waited
             }
             let _current = seen.enter();
-            A::handle(actor, message, ctx).handle(ctx, Some(sender));
+            trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, Some(sender)));
         }))?;
         Ok(Reply::new(receiver, permit, asker, self.0.down.clone(), self.0.net.clone()))
     }

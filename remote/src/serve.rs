@@ -17,6 +17,7 @@ use crate::local::Down;
 use crate::node::Shared;
 use crate::renew;
 use crate::route::{Answered, EncodedItems};
+use crate::trace::{self, TraceContext};
 
 /// How long a lane waits for room at a busy actor before it says so.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// Starts reading all lanes of a link, and removes the link when its connection ends.
 pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<Link>, [mut system, mut messages, beats]: [FrameReader; LANES]) {
     system.set_max(MAX_MESSAGE as u32);
-    messages.set_max(MAX_MESSAGE as u32);
+    messages.set_max((MAX_MESSAGE + trace::BYTES) as u32);
     let handle = &shared.net.handle;
     handle.spawn(read_system(Arc::clone(shared), Arc::clone(link), system));
     handle.spawn(read_messages(Arc::clone(shared), Arc::clone(link), messages));
@@ -123,12 +124,26 @@ async fn read_beats(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader)
 async fn read_messages(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader) {
     loop {
         match lane.next().await {
-            Ok(Some((header, payload))) => match header.kind {
-                Kind::Ask => ask(&shared, &link, header, payload).await,
-                Kind::Tell => tell(&shared, &link, header, payload).await,
-                Kind::Open => {}
-                other => return wrong_kind(&link, other),
-            },
+            Ok(Some((mut header, mut payload))) => {
+                if let Err(error) = header.take_trace(&mut payload) {
+                    return bad_lane(&link, &error.into());
+                }
+                let served = async {
+                    match header.kind {
+                        Kind::Ask => ask(&shared, &link, header, payload).await,
+                        Kind::Tell => tell(&shared, &link, header, payload).await,
+                        Kind::Open => {}
+                        other => {
+                            wrong_kind(&link, other);
+                            return false;
+                        }
+                    }
+                    true
+                };
+                if !TraceContext::scope_of(header.trace, link.peer.node, served).await {
+                    return;
+                }
+            }
             Ok(None) => return,
             Err(error) => return bad_lane(&link, &error),
         }

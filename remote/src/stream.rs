@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use replies::Producing;
 pub use replies::Replies;
 
+use crate::trace::TraceContext;
+
 /// Items that a producer may be ahead of its consumer in one process; to another process, this and what is under way.
 const AHEAD: usize = 16;
 
@@ -62,7 +64,7 @@ impl<T: 'static> Items<T> {
     /// Outside an actor's thread.
     pub fn of(stream: impl Stream<Item = T> + 'static) -> Self {
         let (sender, items) = Self::channel();
-        actix_rt::spawn(async move {
+        actix_rt::spawn(TraceContext::carry(async move {
             let mut stream = pin!(stream);
             // Room first: nothing is made that nobody has room for.
             while let Ok(room) = sender.queue.reserve().await {
@@ -76,7 +78,7 @@ impl<T: 'static> Items<T> {
                 }
             }
             sender.end();
-        });
+        }));
         items
     }
 

@@ -13,8 +13,7 @@ use dashmap::DashMap;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
-use super::{Link, ask_frame, length, sorted};
-use crate::actor::ActorId;
+use super::{Letter, Link, length, sorted};
 use crate::codec::MAX_MESSAGE;
 use crate::error::{AskError, Fault};
 use crate::frame::{Header, Kind, MORE};
@@ -73,13 +72,7 @@ impl Streams {
 
 impl Link {
     /// Sends an ask that is answered by a stream; dropping what is returned cancels it there.
-    pub(crate) async fn stream(
-        self: &Arc<Self>,
-        message: u32,
-        actor: ActorId,
-        payload: Bytes,
-        patience: Duration,
-    ) -> Result<Incoming, AskError> {
+    pub(crate) async fn stream(self: &Arc<Self>, letter: Letter, patience: Duration) -> Result<Incoming, AskError> {
         let started = Instant::now();
         let place = self.net.within(patience, self.messages.reserve()).await;
         let place = place.ok_or(AskError::Busy)?.map_err(|_| AskError::NotConnected)?;
@@ -95,7 +88,7 @@ impl Link {
             return Err(AskError::NotConnected);
         }
         let left = patience.saturating_sub(started.elapsed());
-        place.send(ask_frame(message, call, actor, payload, left));
+        place.send(letter.ask(call, left));
         Ok(incoming)
     }
 
