@@ -69,16 +69,10 @@ impl TraceContext {
     }
 
     /// As [`scope`](Self::scope), for what a peer has sent.
-    pub(crate) fn scope_of<F: Future>(
-        context: Option<Self>,
-        peer: NodeId,
-        future: F,
-    ) -> impl Future<Output = F::Output> {
-        async move {
-            match context {
-                Some(context) => CURRENT.scope(Current { context, peer: Some(peer) }, future).await,
-                None => future.await,
-            }
+    pub(crate) async fn scope_of<F: Future>(context: Option<Self>, peer: NodeId, future: F) -> F::Output {
+        match context {
+            Some(context) => CURRENT.scope(Current { context, peer: Some(peer) }, future).await,
+            None => future.await,
         }
     }
 
