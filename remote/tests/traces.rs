@@ -28,7 +28,7 @@ regatta_remote::messages! {
 }
 
 struct Relay {
-    next: Option<ActorRef<Relay>>,
+    next: Option<ActorRef<Self>>,
     told: Arc<Mutex<Option<(u128, u64)>>>,
 }
 
