@@ -46,6 +46,7 @@ mod serve;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stream;
+mod supervise;
 mod trace;
 
 pub use actor::{ActorId, ActorRef, Address};
@@ -62,6 +63,7 @@ pub use peers::PeerEvent;
 pub use route::Publication;
 pub use runtime::{Arbiter, Runtime};
 pub use stream::{ConsumerGone, ItemSender, Items, Replies};
+pub use supervise::Restarts;
 pub use trace::TraceContext;
 
 #[doc(hidden)]
