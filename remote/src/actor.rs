@@ -5,15 +5,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
-use crate::codec::{decode, encode};
+use crate::codec::{CodecError, decode, encode};
 use crate::error::{AskError, TellError};
 use crate::identity::NodeId;
+use crate::link::Letter;
 use crate::local::{Down, LocalRef};
-use crate::message::RemoteMessage;
+use crate::message::{RemoteMessage, StreamMessage, WireMessage};
 use crate::node::Node;
+use crate::stream::Replies;
+use crate::trace::TraceContext;
 use crate::travel::Travelling;
 
 /// An actor's number in its node, given by whoever publishes it.
@@ -70,12 +73,42 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                 }
                 let started = Instant::now();
                 let link = node.reach(address.node, *at, deadline).await.ok_or(AskError::NotConnected)?;
-                let payload = encode(&message).map_err(AskError::Codec)?;
-                drop(message);
-                let left = deadline.saturating_sub(started.elapsed());
-                let reply = link.ask(M::ID, address.actor, payload, left).await?;
-                let reply = node.decoding(|| decode(&reply));
-                reply.map_err(|error| AskError::BadReply { text: error.to_string() })
+                let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
+                let reply = link.ask(letter, deadline.saturating_sub(started.elapsed())).await?;
+                read(node, &reply)
+            }
+            Target::Detached(_) => Err(AskError::Detached),
+        }
+    }
+
+    /// Sends a message that is answered by a stream. `patience` is how long to wait for room, and then for each item.
+    ///
+    /// # Errors
+    /// No room in time, or the actor or its node is known to be gone: the message has not run. What goes wrong later
+    /// is an error of [`Replies::next`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future sends nothing. Dropping the [`Replies`] stops the producer, which can see it.
+    ///
+    /// # Delivery
+    /// The message at most once, in the sender's order; its items in their order, without a gap, up to the end or an
+    /// error. A producer is ahead of its consumer by a bounded number of items, and to another node of bytes. It waits for a
+    /// consumer on another node that takes nothing no longer than `patience`.
+    pub async fn stream<M>(&self, message: M, patience: Duration) -> Result<Replies<M::Item>, AskError>
+    where
+        A: Handler<M>,
+        M: StreamMessage,
+    {
+        match &self.0 {
+            Target::Local(actor) => actor.stream(message, patience).await,
+            Target::Remote { node, address, at } => {
+                if address.node == node.id() {
+                    return Err(AskError::NoSuchActor);
+                }
+                let link = node.reach(address.node, *at, patience).await.ok_or(AskError::NotConnected)?;
+                let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
+                let incoming = link.stream(letter, patience).await?;
+                Ok(Replies::remote(incoming, patience, node.clone()))
             }
             Target::Detached(_) => Err(AskError::Detached),
         }
@@ -105,9 +138,8 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                 }
                 let started = Instant::now();
                 let link = node.reach(address.node, *at, deadline).await.ok_or(TellError::NotConnected)?;
-                let payload = encode(&message).map_err(TellError::Codec)?;
-                drop(message);
-                link.tell(M::ID, address.actor, payload, deadline.saturating_sub(started.elapsed())).await
+                let letter = letter(message, node, address.actor).map_err(TellError::Codec)?;
+                link.tell(letter, deadline.saturating_sub(started.elapsed())).await
             }
             Target::Detached(_) => Err(TellError::Detached),
         }
@@ -188,3 +220,13 @@ pub(crate) enum Target<A: Actor<Context = Context<A>>> {
 
 /// How long a watch waits for its connection.
 const REACH: Duration = Duration::from_secs(5);
+
+fn letter<M: WireMessage>(message: M, from: &Node, actor: ActorId) -> Result<Letter, CodecError> {
+    let trace = TraceContext::of_message(&from.net().ambient);
+    Ok(Letter { message: M::ID, actor, payload: encode(&message)?, trace })
+}
+
+/// Reads what the other side answered.
+pub(crate) fn read<T: DeserializeOwned>(node: &Node, bytes: &[u8]) -> Result<T, AskError> {
+    node.decoding(|| decode(bytes)).map_err(|error| AskError::BadReply { text: error.to_string() })
+}

@@ -22,7 +22,9 @@ use crate::actor::ActorId;
 use crate::error::{AskError, TellError};
 use crate::node::{Node, WeakNode};
 use crate::runtime::Net;
+use crate::stream::{Items, Producing, Replies};
 use crate::supervise::{History, Restarts};
+use crate::trace::Handling;
 
 pub use asker::Asker;
 use mailbox::{Envelope, Factory, Life, Seat, Supervisor};
@@ -83,6 +85,28 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         let reply = self.0.net.within(deadline, asked).await.ok_or(AskError::Busy)??;
         let left = deadline.saturating_sub(started.elapsed());
         self.0.net.within(left, reply.wait()).await.unwrap_or(Err(AskError::Deadline))
+    }
+
+    /// Sends a message that is answered by a stream. `patience` is how long to wait for room, and then for each item.
+    /// The message's place in the mailbox is freed when its producer is done.
+    ///
+    /// # Errors
+    /// No room in time, or the actor is gone. The message has not run.
+    ///
+    /// # Cancel safety
+    /// Dropping the future sends nothing. Dropping the [`Replies`] stops the producer, which can see it.
+    ///
+    /// # Delivery
+    /// At most once, in the sender's order.
+    pub async fn stream<M, T>(&self, message: M, patience: Duration) -> Result<Replies<T>, AskError>
+    where
+        A: Handler<M>,
+        M: Message<Result = Items<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let permit = self.0.net.within(patience, self.permit()).await.ok_or(AskError::Busy)??;
+        let producing = Producing::new(self.enqueue_ask(message, permit)?);
+        Ok(Replies::local(producing, patience, self.0.net.clone()))
     }
 
     /// Sends a message, waiting only for room.
@@ -177,9 +201,10 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         M: Message + Send + 'static,
         M::Result: Send,
     {
+        let trace = Handling::new(&self.0.net.ambient);
         self.enqueue(Box::new(move |actor, ctx, _| {
             let _permit = permit; // freed when the handler has run
-            A::handle(actor, message, ctx).handle(ctx, None);
+            trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, None));
         }))
     }
 
@@ -192,12 +217,13 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         let (sender, receiver) = oneshot::channel();
         let asker = Asker::new();
         let seen = asker.clone();
+        let trace = Handling::new(&self.0.net.ambient);
         self.enqueue(Box::new(move |actor, ctx, panics| {
             if !seen.start(panics) {
                 return; // the asker left while the message waited
             }
             let _current = seen.enter();
-            A::handle(actor, message, ctx).handle(ctx, Some(sender));
+            trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, Some(sender)));
         }))?;
         Ok(Reply::new(receiver, permit, asker, self.0.life.clone(), self.0.net.clone()))
     }

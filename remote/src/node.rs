@@ -267,6 +267,10 @@ impl Node {
         self.shared().peers.link(node)
     }
 
+    pub(crate) fn net(&self) -> &Net {
+        &self.shared().net
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }

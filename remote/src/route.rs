@@ -1,7 +1,7 @@
 //! Which published actor takes which message from whom.
 
 use std::any::Any;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -10,17 +10,18 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler};
 use bytes::Bytes;
 use dashmap::DashMap;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::actor::ActorId;
 use crate::codec::{decode, encode};
 use crate::error::Fault;
 use crate::fence;
 use crate::identity::Role;
-use crate::link::Answer;
-use crate::local::{Down, LocalRef};
-use crate::message::RemoteMessage;
+use crate::local::{Down, LocalRef, Reply};
+use crate::message::WireMessage;
 use crate::node::{Node, WeakNode};
 use crate::runtime::busy;
+use crate::stream::{Items, Producing};
 use crate::travel;
 
 /// An actor being published: name the messages that it takes from other nodes.
@@ -35,7 +36,7 @@ impl<A: Actor<Context = Context<A>>> Publication<A> {
     pub fn on<M>(self, roles: &[Role]) -> Self
     where
         A: Handler<M>,
-        M: RemoteMessage,
+        M: WireMessage,
     {
         let node = self.routes.node.get().cloned().unwrap_or_default();
         let route = Typed::<A, M> { actor: self.actor.clone(), roles: roles.to_vec(), node, message: PhantomData };
@@ -123,6 +124,42 @@ pub(crate) trait Route: Send + Sync {
     fn tell(&self, payload: Bytes, patience: Duration) -> Boxed<'_, Result<(), Fault>>;
 }
 
+/// What goes back to the peer.
+pub(crate) type Answer = Result<Answered, Fault>;
+
+pub(crate) enum Answered {
+    Value(Bytes),
+    Items(Box<dyn EncodedItems>),
+}
+
+/// A stream of this process, item by item as bytes.
+pub(crate) trait EncodedItems: Send {
+    fn next(&mut self) -> Boxed<'_, Result<Option<Bytes>, Fault>>;
+}
+
+impl<T: Serialize + Send + 'static> EncodedItems for Producing<T> {
+    fn next(&mut self) -> Boxed<'_, Result<Option<Bytes>, Fault>> {
+        Box::pin(async move { Self::next(self).await?.map(|item| written(&item)).transpose() })
+    }
+}
+
+/// How a handler's result goes back to the peer.
+pub(crate) trait Respond: Sized + Send + 'static {
+    fn answer(reply: Reply<Self>) -> Boxed<'static, Answer>;
+}
+
+impl<T: Serialize + DeserializeOwned + Send + 'static> Respond for T {
+    fn answer(reply: Reply<Self>) -> Boxed<'static, Answer> {
+        Box::pin(async move { written(&reply.wait().await?).map(Answered::Value) })
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + Send + 'static> Respond for Items<T> {
+    fn answer(reply: Reply<Self>) -> Boxed<'static, Answer> {
+        Box::pin(ready(Ok(Answered::Items(Box::new(Producing::new(reply))))))
+    }
+}
+
 struct Typed<A: Actor<Context = Context<A>>, M> {
     actor: LocalRef<A>,
     roles: Vec<Role>,
@@ -133,7 +170,7 @@ struct Typed<A: Actor<Context = Context<A>>, M> {
 impl<A, M> Typed<A, M>
 where
     A: Actor<Context = Context<A>> + Handler<M>,
-    M: RemoteMessage,
+    M: WireMessage,
 {
     /// A place in the mailbox and the message to put there.
     async fn take(&self, payload: Bytes, patience: Duration) -> Result<(M, tokio::sync::OwnedSemaphorePermit), Fault> {
@@ -147,7 +184,7 @@ where
 impl<A, M> Route for Typed<A, M>
 where
     A: Actor<Context = Context<A>> + Handler<M>,
-    M: RemoteMessage,
+    M: WireMessage,
 {
     fn allows(&self, role: Role) -> bool {
         self.roles.contains(&role)
@@ -157,15 +194,7 @@ where
         Box::pin(async move {
             let (message, permit) = self.take(payload, patience).await?;
             let reply = self.actor.enqueue_ask(message, permit).map_err(gone)?;
-            let answer: Boxed<'static, Answer> = Box::pin(async move {
-                let value = reply.wait().await.map_err(Fault::from)?;
-                match fence::catch(|| encode(&value)) {
-                    Ok(Ok(bytes)) => Ok(bytes),
-                    Ok(Err(error)) => Err(Fault::BadReply { text: error.to_string() }),
-                    Err(text) => Err(Fault::BadReply { text }),
-                }
-            });
-            Ok(answer)
+            Ok(M::Result::answer(reply))
         })
     }
 
@@ -181,7 +210,7 @@ where
 const LARGE: usize = 256 << 10;
 
 /// Decodes a peer's message; a `Deserialize` that panics must not take the lane with it.
-fn read<M: RemoteMessage>(payload: &Bytes, node: Option<Node>) -> Result<M, Fault> {
+fn read<M: WireMessage>(payload: &Bytes, node: Option<Node>) -> Result<M, Fault> {
     let read = || {
         let _receiving = node.map(travel::enter);
         fence::catch(|| decode::<M>(payload))
@@ -191,6 +220,15 @@ fn read<M: RemoteMessage>(payload: &Bytes, node: Option<Node>) -> Result<M, Faul
         Ok(Ok(message)) => Ok(message),
         Ok(Err(error)) => Err(Fault::BadMessage { text: format!("{}: {error}", M::NAME) }),
         Err(text) => Err(Fault::BadMessage { text: format!("{}: {text}", M::NAME) }),
+    }
+}
+
+/// Encodes a reply; a `Serialize` that panics costs no more than that reply.
+fn written<T: Serialize>(value: &T) -> Result<Bytes, Fault> {
+    match fence::catch(|| encode(value)) {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(Fault::BadReply { text: error.to_string() }),
+        Err(text) => Err(Fault::BadReply { text }),
     }
 }
 
