@@ -35,6 +35,7 @@ mod link;
 mod local;
 mod membership;
 mod message;
+mod names;
 mod node;
 mod peers;
 mod renew;
@@ -55,6 +56,7 @@ pub use identity::{Authority, ClusterId, Identity, IdentityError, NodeId, PeerId
 pub use join::{JoinError, JoinToken, JoinTokenError};
 pub use local::{Asker, Down, LocalRef};
 pub use message::RemoteMessage;
+pub use names::{NameError, Names};
 pub use node::{InHand, Node};
 pub use peers::PeerEvent;
 pub use route::Publication;

@@ -124,10 +124,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     /// # Cancel safety
     /// Safe.
     pub async fn down(&self) -> Down {
-        let mut life = self.0.life.clone();
-        // An error means that the watch was dropped unset, which its guard rules out.
-        let down = life.wait_for(|life| life.down.is_some()).await.ok().and_then(|life| life.down.clone());
-        down.unwrap_or(Down::Stopped)
+        self.watch().await
     }
 
     /// Places in the mailbox.
@@ -138,6 +135,16 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     /// Places that are free now.
     pub fn room(&self) -> usize {
         self.0.permits.available_permits()
+    }
+
+    /// [`down`](Self::down), without a handle that keeps the actor alive.
+    pub(crate) fn watch(&self) -> impl Future<Output = Down> + Send + use<A> {
+        let mut life = self.0.life.clone();
+        async move {
+            // An error means that the watch was dropped unset, which its guard rules out.
+            let down = life.wait_for(|life| life.down.is_some()).await.ok().and_then(|life| life.down.clone());
+            down.unwrap_or(Down::Stopped)
+        }
     }
 
     pub(crate) fn is(&self, other: &Self) -> bool {
