@@ -59,6 +59,8 @@ pub use message::RemoteMessage;
 pub use names::{NameError, Names};
 pub use node::{InHand, Node};
 pub use peers::PeerEvent;
+/// Declares a message: `#[derive(RemoteMessage)]` with `#[message(id = 0x0105, reply = Duration)]`.
+pub use regatta_macros::RemoteMessage;
 pub use route::Publication;
 pub use runtime::{Arbiter, Runtime};
 pub use supervise::Restarts;

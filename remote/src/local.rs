@@ -147,6 +147,11 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         }
     }
 
+    /// The runtime that its waits are timed by.
+    pub(crate) fn runtime(&self) -> tokio::runtime::Handle {
+        self.0.net.handle.clone()
+    }
+
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }

@@ -2,7 +2,16 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// A message that can be sent to an actor in another process. Implemented by [`messages!`](crate::messages).
+/// A message that can be sent to an actor in another process. Implemented by the derive of the same name, or for
+/// several at once by [`messages!`](crate::messages).
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize, regatta_remote::RemoteMessage)]
+/// #[message(id = 0x0105, reply = u32)]
+/// struct Add(u32);
+/// ```
 pub trait RemoteMessage:
     actix::Message<Result: Serialize + DeserializeOwned + Send + 'static> + Serialize + DeserializeOwned + Send + 'static
 {
