@@ -145,6 +145,38 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
         }
     }
 
+    /// [`ask`](Self::ask) for a plain thread, such as that of a UDF; blocks it until the answer or the deadline.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Delivery
+    /// As there.
+    pub fn ask_blocking<M>(&self, message: M, deadline: Duration) -> Result<M::Result, AskError>
+    where
+        A: Handler<M>,
+        M: RemoteMessage,
+    {
+        let runtime = match &self.0 {
+            Target::Local(actor) => actor.runtime(),
+            Target::Remote { node, .. } => node.shared().net.handle.clone(),
+            Target::Detached(_) => return Err(AskError::Detached),
+        };
+        let (answered, answer) = std::sync::mpsc::sync_channel(1);
+        let actor = self.clone();
+        runtime.spawn(async move { answered.send(actor.ask(message, deadline).await) });
+        answer.recv().unwrap_or_else(|_| Err(AskError::ConnectionLost { cause: "the runtime ended".to_owned() }))
+    }
+
+    /// Where the actor is; `None` for one of this process that is not published.
+    pub fn address(&self) -> Option<Address> {
+        match &self.0 {
+            Target::Local(actor) => actor.home().map(|(node, actor)| Address { node: node.id(), actor }),
+            Target::Remote { address, .. } => Some(*address),
+            Target::Detached(travelling) => Some(travelling.address),
+        }
+    }
+
     /// Waits until the actor is gone, and says why. For an actor of another node, the loss of the connection is
     /// [`Down::NodeLost`], also if it is made again at once.
     ///

@@ -37,6 +37,7 @@ mod link;
 mod local;
 mod membership;
 mod message;
+mod names;
 mod node;
 mod peers;
 mod renew;
@@ -59,8 +60,11 @@ pub use identity::{Authority, ClusterId, Identity, IdentityError, NodeId, PeerId
 pub use join::{JoinError, JoinToken, JoinTokenError};
 pub use local::{Asker, Down, LocalRef};
 pub use message::{RemoteMessage, Response, StreamMessage, WireMessage};
+pub use names::{NameError, Names};
 pub use node::{InHand, Node};
 pub use peers::PeerEvent;
+/// Declares a message: `#[derive(RemoteMessage)]` with `#[message(id = 0x0105, reply = Duration)]`.
+pub use regatta_macros::RemoteMessage;
 pub use route::Publication;
 pub use runtime::{Arbiter, Runtime};
 pub use stream::{ConsumerGone, ItemSender, Items, Replies};

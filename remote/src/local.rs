@@ -164,7 +164,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         self.0.permits.available_permits()
     }
 
-    /// Waits until the actor is gone, without keeping it alive.
+    /// [`down`](Self::down), without a handle that keeps the actor alive.
     pub(crate) fn watch(&self) -> impl Future<Output = Down> + Send + use<A> {
         let mut life = self.0.life.clone();
         async move {
@@ -172,6 +172,11 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
             let down = life.wait_for(|life| life.down.is_some()).await.ok().and_then(|life| life.down.clone());
             down.unwrap_or(Down::Stopped)
         }
+    }
+
+    /// The runtime that its waits are timed by.
+    pub(crate) fn runtime(&self) -> tokio::runtime::Handle {
+        self.0.net.handle.clone()
     }
 
     pub(crate) fn is(&self, other: &Self) -> bool {

@@ -225,8 +225,8 @@ impl Node {
         let _ = shared.net.within(left(), shared.endpoint.quinn.wait_idle()).await;
     }
 
-    /// A handle to an actor whose node may be dialled at an address.
-    pub(crate) fn actor_at<A>(&self, address: Address, at: Option<SocketAddr>) -> ActorRef<A>
+    /// [`actor`](Self::actor), for one whose node is dialled at this address when it is needed and not connected.
+    pub fn actor_at<A>(&self, address: Address, at: Option<SocketAddr>) -> ActorRef<A>
     where
         A: Actor<Context = Context<A>>,
     {

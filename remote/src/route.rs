@@ -1,6 +1,6 @@
 //! Which published actor takes which message from whom.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::future::{Future, ready};
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -33,6 +33,9 @@ pub struct Publication<A: Actor<Context = Context<A>>> {
 
 impl<A: Actor<Context = Context<A>>> Publication<A> {
     /// Takes `M` from nodes of these roles.
+    ///
+    /// # Panics
+    /// Another message of this actor has the same number: one of the two would be read as the other.
     pub fn on<M>(self, roles: &[Role]) -> Self
     where
         A: Handler<M>,
@@ -40,7 +43,11 @@ impl<A: Actor<Context = Context<A>>> Publication<A> {
     {
         let node = self.routes.node.get().cloned().unwrap_or_default();
         let route = Typed::<A, M> { actor: self.actor.clone(), roles: roles.to_vec(), node, message: PhantomData };
-        self.routes.table.insert((self.id, M::ID), Arc::new(route));
+        let before = self.routes.table.insert((self.id, M::ID), Arc::new(route));
+        if let Some(other) = before.filter(|other| other.message() != TypeId::of::<M>()) {
+            let (other, actor) = (other.name(), std::any::type_name::<A>());
+            panic!("{other} and {} of {actor} have the same number {:#06x}: give one of them another", M::NAME, M::ID);
+        }
         if let Some(mut published) = self.routes.actors.get_mut(&self.id) {
             published.roles.extend(roles);
         }
@@ -114,6 +121,10 @@ pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One message type of one actor.
 pub(crate) trait Route: Send + Sync {
+    fn message(&self) -> TypeId;
+
+    fn name(&self) -> &'static str;
+
     fn allows(&self, role: Role) -> bool;
 
     /// Hands an ask to the actor in order, waiting for room no longer than `patience`; the inner future is the
@@ -186,6 +197,14 @@ where
     A: Actor<Context = Context<A>> + Handler<M>,
     M: WireMessage,
 {
+    fn message(&self) -> TypeId {
+        TypeId::of::<M>()
+    }
+
+    fn name(&self) -> &'static str {
+        M::NAME
+    }
+
     fn allows(&self, role: Role) -> bool {
         self.roles.contains(&role)
     }

@@ -19,7 +19,7 @@ use crate::node::{Node, Shared};
 /// A reference on its way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Travelling {
-    address: Address,
+    pub(crate) address: Address,
     /// Where to dial its node; `None` where the sender does not know.
     at: Option<SocketAddr>,
     /// The actor's type. One cluster is one build, so that names agree.
