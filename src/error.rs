@@ -133,11 +133,24 @@ impl PolarsFailure {
         Self { kind: kind.to_owned(), text: text.into() }
     }
 
+    /// With the files that were read, if the text names none of them.
+    pub(crate) fn reading(mut self, files: &[String]) -> Self {
+        const NAMED: usize = 3;
+        if !files.is_empty() && !files.iter().any(|file| self.text.contains(file)) {
+            let more = files.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let named: Vec<_> = files.iter().take(NAMED).map(String::as_str).collect();
+            self.text = format!("{} (reading {}{more})", self.text, named.join(", "));
+        }
+        self
+    }
+
     /// What to do about it, as an end of the sentence; `files` is about files that are not there.
     fn remedy(&self, files: &'static str) -> &'static str {
         match self.kind.as_str() {
             NOT_FOUND => files,
             NO_PERMISSION => ". Let the user of that process read it",
+            MISMATCH => ". Files of one scan must agree: cast the column where it is written, or scan the files apart",
             _ => "",
         }
     }
@@ -145,6 +158,7 @@ impl PolarsFailure {
 
 const NOT_FOUND: &str = "file not found";
 const NO_PERMISSION: &str = "no permission";
+const MISMATCH: &str = "schema mismatch";
 const FILES_HERE: &str = ". Queries are planned in this process: it must see files under the path that the workers see them \
                           under";
 const FILES_THERE: &str = ". The driver saw it and this worker does not: every machine must see files under the same path, for \
@@ -166,7 +180,7 @@ fn kind(error: &PolarsError) -> &'static str {
         PolarsError::IO { error, .. } if error.kind() == ErrorKind::NotFound => NOT_FOUND,
         PolarsError::IO { error, .. } if error.kind() == ErrorKind::PermissionDenied => NO_PERMISSION,
         PolarsError::IO { .. } => "io",
-        PolarsError::SchemaMismatch(_) => "schema mismatch",
+        PolarsError::SchemaMismatch(_) => MISMATCH,
         PolarsError::ShapeMismatch(_) => "shape mismatch",
         PolarsError::InvalidOperation(_) => "invalid operation",
         PolarsError::NoData(_) => "no data",

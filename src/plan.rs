@@ -12,13 +12,14 @@ mod scan;
 mod wire;
 
 use polars::prelude::*;
+use polars_plan::dsl::{DslPlan, ScanSources};
 use polars_plan::plans::IRPlan;
 use regatta_remote::MAX_MESSAGE;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use wire::{Fragment, placeholder_of};
 
-use crate::error::PlanError;
+use crate::error::{PlanError, PolarsFailure};
 use crate::sched::StageId;
 use crate::udf::PoolOptions;
 
@@ -119,7 +120,18 @@ fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {
     // rewrites would cross the cuts (reference: polars.md §4.5).
     let flags = (query.get_current_optimizations() | OptFlags::STREAMING)
         - (OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE | OptFlags::GPU | OptFlags::EAGER);
-    query.with_optimizations(flags).to_alp_optimized().map_err(|e| PlanError::Polars(e.into()))
+    let files = files(&query.logical_plan);
+    let optimised = query.with_optimizations(flags).to_alp_optimized();
+    optimised.map_err(|e| PlanError::Polars(PolarsFailure::from(e).reading(&files)))
+}
+
+/// What a query reads, as its author named it.
+fn files(query: &DslPlan) -> Vec<String> {
+    let scans = query.into_iter().filter_map(|node| match node {
+        DslPlan::Scan { sources: ScanSources::Paths(paths), .. } => Some(paths.iter().map(ToString::to_string)),
+        _ => None,
+    });
+    scans.flatten().collect()
 }
 
 impl QueryPlan {

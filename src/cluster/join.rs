@@ -15,16 +15,16 @@ use crate::os;
 /// How long joining, and then connecting, may take. Almost all that can be wrong shows in the first.
 const STEP: Duration = Duration::from_secs(4);
 
-/// Joins a cluster in a role and connects to its head; `prepare` gets the node before it is connected.
+/// Joins a cluster in a role and connects to its head. `prepare` gets the node before it is connected.
 ///
 /// # Errors
 /// What failed, and what to do about it.
-pub(crate) fn connect(
+pub(crate) fn connect<T>(
     at: &ClusterAt,
     role: Role,
     runtime: &Runtime,
-    prepare: impl FnOnce(&Node),
-) -> Result<(Node, NodeId), ClusterError> {
+    prepare: impl FnOnce(&Node) -> T,
+) -> Result<(Node, NodeId, T), ClusterError> {
     let failed = |why: String| ClusterError::Join { address: at.address.clone(), why };
     let token: JoinToken = at.token.parse().map_err(|e: JoinTokenError| failed(e.to_string()))?;
     if token.role() != role {
@@ -37,10 +37,10 @@ pub(crate) fn connect(
     let joined = wait(runtime, async move { Identity::join(&token, address, &hello(), &joining, STEP).await })?;
     let identity = joined.map_err(|e| failed(e.to_string()))?;
     let node = Node::bind(identity, SocketAddr::new(here, 0), hello(), runtime).map_err(|e| failed(e.to_string()))?;
-    prepare(&node);
+    let prepared = prepare(&node);
     let dialling = node.clone();
     let head = wait(runtime, async move { dialling.connect(address, STEP).await })?;
-    Ok((node, head.map_err(|e| failed(e.to_string()))?))
+    Ok((node, head.map_err(|e| failed(e.to_string()))?, prepared))
 }
 
 /// The address that `host:port` stands for; of several, IPv4 first.

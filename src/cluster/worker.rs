@@ -147,12 +147,10 @@ fn joined(at: &ClusterAt) -> Result<Recruit, Failure> {
     let scratch = Scratch::create(&Config::from_env()?.scratch)?;
     let store = Store::new(&scratch.store("worker")?);
     let runtime = Runtime::new("regatta", 2)?;
-    let mut events = None;
-    let (node, head) = connect(at, Role::Worker, &runtime, |node| {
+    let (node, head, events) = connect(at, Role::Worker, &runtime, |node| {
         node.serve_data(Arc::<Store>::clone(&store));
-        events = Some(node.events());
+        node.events()
     })?;
-    let events = events.unwrap_or_else(|| node.events());
     let capacity = Resources::cpus(THREAD_POOL.current_num_threads() as f64);
     Ok(Recruit { worker: None, capacity, scratch, runtime, store, node, events, head })
 }

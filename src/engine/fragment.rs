@@ -59,8 +59,13 @@ pub(super) fn run(
     on_batch: impl Fn(DataFrame) -> bool + Send + Sync + 'static,
 ) -> Result<(), TaskFailure> {
     let Bound { mut top, mut ir, mut exprs } = bound;
+    let files = files(top, &ir);
+    let named = |failure| match failure {
+        TaskFailure::Engine(failure) => TaskFailure::Engine(failure.reading(&files)),
+        other => other,
+    };
     if !streams(top, &ir) {
-        let frame = fenced(|| execute_in_memory(top, &mut ir, &mut exprs))?;
+        let frame = fenced(|| execute_in_memory(top, &mut ir, &mut exprs)).map_err(named)?;
         on_batch(frame);
         return Ok(());
     }
@@ -70,7 +75,7 @@ pub(super) fn run(
         let callback = CallbackSinkType { function, maintain_order: true, chunk_size: None };
         top = ir.add(IR::Sink { input: top, payload: SinkTypeIR::Callback(callback) });
     }
-    fenced(|| polars_stream::run_query(top, &mut ir, &mut exprs).map(drop))
+    fenced(|| polars_stream::run_query(top, &mut ir, &mut exprs).map(drop)).map_err(named)
 }
 
 /// Runs a row-wise fragment on one batch, on the in-memory engine.
@@ -96,6 +101,15 @@ fn execute_in_memory(top: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) ->
 
 fn fenced<T>(run: impl FnOnce() -> PolarsResult<T>) -> Result<T, TaskFailure> {
     catch(run).map_err(TaskFailure::Panicked)?.map_err(|e| PolarsFailure::from(e).into())
+}
+
+/// What the fragment reads of files.
+fn files(top: Node, ir: &Arena<IR>) -> Vec<String> {
+    let scans = ir.iter(top).filter_map(|(_, ir)| match ir {
+        IR::Scan { sources: ScanSources::Paths(paths), .. } => Some(paths.iter().map(ToString::to_string)),
+        _ => None,
+    });
+    scans.flatten().collect()
 }
 
 /// Whether the streaming engine can lower every node; it panics on the others.

@@ -1,6 +1,7 @@
 //! Polars' SQL over the tables of a session.
 
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use polars::prelude::LazyFrame;
 use polars::sql::SQLContext;
@@ -10,12 +11,21 @@ use crate::error::{Error, PlanError};
 
 /// The tables of a session.
 #[derive(Default)]
-pub(super) struct Tables(SQLContext);
+pub(super) struct Tables(Mutex<SQLContext>);
+
+/// Costs nothing and changes nothing.
+const SUCCESS: &str = "SHOW TABLES";
+
+impl Tables {
+    fn context(&self) -> MutexGuard<'_, SQLContext> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Session {
     /// Makes a LazyFrame a table of [`sql`](Self::sql), in place of any other of that name.
     pub fn register(&self, name: &str, table: LazyFrame) {
-        self.inner.tables.0.register(name, table);
+        self.inner.tables.context().register(name, table);
     }
 
     /// A query in Polars' SQL, over registered tables and over files by `read_parquet('...')`, `read_csv`, `read_ipc` and
@@ -37,15 +47,18 @@ impl Session {
     /// # Errors
     /// What Polars' SQL does not know, a table or column that is not there.
     pub fn sql(&self, query: &str) -> Result<LazyFrame, Error> {
-        // Polars keeps what a statement that failed has named. The clone shares the tables and takes that with it.
-        let (mut context, query) = (self.inner.tables.0.clone(), query.to_owned());
-        let planned = on_planner_thread(move || context.execute(&query).map_err(PlanError::polars));
+        let (session, query) = (self.clone(), query.to_owned());
+        let planned = on_planner_thread(move || {
+            let mut context = session.inner.tables.context();
+            // Polars keeps what a statement has named that failed, until one succeeds.
+            context.execute(SUCCESS).and_then(|_| context.execute(&query)).map_err(PlanError::polars)
+        });
         Ok(planned?)
     }
 }
 
 impl fmt::Debug for Tables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Tables").field(&self.0.get_tables()).finish()
+        f.debug_tuple("Tables").field(&self.context().get_tables()).finish()
     }
 }

@@ -148,7 +148,7 @@ fn files_of_different_schemas_name_the_column_and_both_types() {
     on_both(|session| {
         let error =
             scan(&format!("{}/*.parquet", folder.path().display())).collect_on(session).expect_err("they differ");
-        says(&error, &["x", "i64", "str", "b.parquet"]);
+        says(&error, &["column x", "String", "Int64", "a.parquet", "b.parquet", "cast the column"]);
     });
 }
 

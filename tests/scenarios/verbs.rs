@@ -15,7 +15,7 @@ const QUERIES: [&str; 7] = [
     "SELECT c.name, b.length FROM crew c JOIN boats b ON c.boat = b.boat ORDER BY c.name LIMIT 2",
     "WITH rich AS (SELECT * FROM crew WHERE pay >= 30) SELECT name, pay FROM rich ORDER BY pay DESC",
     "SELECT name FROM crew WHERE boat IN (SELECT boat FROM boats WHERE length > 10) ORDER BY name",
-    "SELECT name, RANK() OVER (PARTITION BY boat ORDER BY pay) AS place FROM crew ORDER BY name",
+    "SELECT name, SUM(pay) OVER (PARTITION BY boat) AS purse FROM crew ORDER BY name",
     "SELECT boat FROM boats UNION ALL SELECT name AS boat FROM crew ORDER BY boat",
 ];
 
