@@ -7,14 +7,18 @@
 mod cut;
 mod explain;
 mod lift;
+mod marker;
 mod rowwise;
 mod scan;
+mod share;
 mod wire;
 
 use polars::prelude::*;
 use polars_plan::plans::IRPlan;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use marker::Marker;
+pub(crate) use share::{Rows, share};
 pub(crate) use wire::{Fragment, placeholder_of};
 
 use crate::error::PlanError;
@@ -28,12 +32,12 @@ pub(crate) struct QueryPlan {
     pub(crate) schema: SchemaRef,
 }
 
-/// What every task of a stage runs: a fragment, then UDF steps, each with the row-wise work up to the next.
+/// A part of the plan whose output is partitions, one for each of its splits.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) id: StageId,
-    pub(crate) program: StageProgram,
-    /// Stages whose whole output each task of this one reads.
+    pub(crate) work: Work,
+    /// Stages whose output its tasks read.
     pub(crate) inputs: Vec<StageId>,
     /// One task each.
     pub(crate) splits: Vec<Split>,
@@ -43,7 +47,29 @@ pub(crate) struct Stage {
     pub(crate) describe: String,
 }
 
-/// The part of a stage that travels to workers.
+/// What a stage takes to be done.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Each task runs this.
+    Program(StageProgram),
+    /// Nothing: its rows are a frame of the driver, too large to travel inside a plan.
+    Frame(DataFrame),
+}
+
+impl Stage {
+    pub(crate) fn program(&self) -> Option<&StageProgram> {
+        match &self.work {
+            Work::Program(program) => Some(program),
+            Work::Frame(_) => None,
+        }
+    }
+
+    pub(crate) fn steps(&self) -> &[UdfStep] {
+        self.program().map_or(&[], |program| &program.steps)
+    }
+}
+
+/// A fragment, then UDF steps, each with the row-wise work up to the next: what travels to workers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct StageProgram {
     pub(crate) fragment: Fragment,
@@ -64,7 +90,7 @@ pub(crate) struct UdfStep {
     pub(crate) then: Option<Fragment>,
 }
 
-/// A task's share of its stage's scan.
+/// A task's part of what its stage reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Split {
     /// All of it.
@@ -73,6 +99,10 @@ pub(crate) enum Split {
     Files(Vec<usize>),
     /// Some rows of one file, aligned to row groups.
     Rows { file: usize, offset: usize, len: usize },
+    /// Some rows of the frame that is in the plan.
+    Slice { offset: usize, len: usize },
+    /// The `part`-th of `of` equal shares of the rows that the stage below left.
+    Share { part: usize, of: usize },
 }
 
 /// Where a plan will run.

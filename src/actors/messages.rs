@@ -1,5 +1,6 @@
 //! Every message between the actors.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -89,9 +90,16 @@ pub(crate) struct RunTask {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
     pub(crate) split: Split,
-    pub(crate) inputs: Vec<(StageId, Vec<(Place, Output)>)>,
+    pub(crate) inputs: Vec<(StageId, Vec<Piece>)>,
     /// Replicas that are ready so far; [`Serve`] names the others.
     pub(crate) replicas: Vec<ReplicaAt>,
+}
+
+/// A partition, or some of its rows, and where it is.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Piece {
+    pub(crate) place: Place,
+    pub(crate) ticket: Ticket,
 }
 
 /// A replica that takes batches.
@@ -173,6 +181,8 @@ impl fmt::Debug for BatchAt {
 pub(crate) struct Submit {
     pub(crate) query: QueryId,
     pub(crate) plan: QueryPlan,
+    /// For each stage that is a frame, its partitions in the driver's store.
+    pub(crate) given: BTreeMap<StageId, Vec<Output>>,
     /// Holds every event of the query: one for each task of its last stage, and the end.
     pub(crate) events: mpsc::Sender<RunEvent>,
 }

@@ -10,8 +10,8 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
 use tokio::sync::watch;
 
 use super::messages::{
-    End, Evaluate, Gone, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve, StartReplica, StopReplica, TaskEnded,
-    Word,
+    End, Evaluate, Gone, Piece, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve, StartReplica, StopReplica,
+    TaskEnded, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
@@ -266,11 +266,11 @@ fn attempt_task(
 /// Brings all input partitions here, in order.
 async fn gather(
     host: &Host,
-    inputs: Vec<(StageId, Vec<(Place, crate::sched::Output)>)>,
+    inputs: Vec<(StageId, Vec<Piece>)>,
 ) -> Result<HashMap<StageId, Vec<bytes::Bytes>>, TaskFailure> {
     let mut gathered = HashMap::new();
-    for (stage, partitions) in inputs {
-        let fetches = partitions.iter().map(|(place, output)| host.partition(place, output.id));
+    for (stage, pieces) in inputs {
+        let fetches = pieces.iter().map(|piece| host.read(&piece.place, piece.ticket));
         gathered.insert(stage, futures_util::future::try_join_all(fetches).await?);
     }
     Ok(gathered)

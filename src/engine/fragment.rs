@@ -44,8 +44,7 @@ pub(super) fn bind(plan: &IRPlan, split: &Split, inputs: &HashMap<StageId, Vec<B
                     *sources = ScanSources::Buffers(buffers.collect());
                 }
             }
-            None if matches!(ir, IR::Scan { .. }) => take_split(ir, split),
-            None => (),
+            None => take_split(ir, split),
         }
     }
     bound
@@ -103,15 +102,18 @@ fn streams(top: Node, ir: &Arena<IR>) -> bool {
     !ir.iter(top).any(|(_, ir)| matches!(ir, IR::ExtContext { .. }))
 }
 
-fn take_split(scan: &mut IR, split: &Split) {
-    match split {
-        Split::Whole => (),
-        Split::Files(files) => filter_scan_ir(scan, files.iter().copied(), false),
-        Split::Rows { file, offset, len } => {
+fn take_split(source: &mut IR, split: &Split) {
+    match (source, split) {
+        (scan @ IR::Scan { .. }, Split::Files(files)) => filter_scan_ir(scan, files.iter().copied(), false),
+        (scan @ IR::Scan { .. }, Split::Rows { file, offset, len }) => {
             filter_scan_ir(scan, std::iter::once(*file), false);
             if let IR::Scan { unified_scan_args, .. } = scan {
                 unified_scan_args.pre_slice = Some(Slice::Positive { offset: *offset, len: *len });
             }
         }
+        (IR::DataFrameScan { df, .. }, Split::Slice { offset, len }) => {
+            *df = Arc::new(df.slice(*offset as i64, *len));
+        }
+        _ => (),
     }
 }

@@ -10,6 +10,7 @@ use polars_plan::plans::IR;
 use super::Split;
 
 /// How a scan is split, and why so.
+#[derive(Clone)]
 pub(super) struct Splits {
     pub(super) splits: Vec<Split>,
     pub(super) why: String,
@@ -19,6 +20,22 @@ impl Splits {
     pub(super) fn whole(why: impl Into<String>) -> Self {
         Self { splits: vec![Split::Whole], why: why.into() }
     }
+
+    pub(super) fn shares(of: usize) -> Self {
+        let splits = (0..of).map(|part| Split::Share { part, of }).collect();
+        Self { splits, why: "equal shares of the rows below".to_owned() }
+    }
+}
+
+/// Splits a frame into `pieces` of equal row counts; into one for each row, if there are fewer rows.
+pub(super) fn split_frame(frame: &DataFrame, pieces: usize) -> Splits {
+    let (rows, pieces) = (frame.height(), pieces.min(frame.height()).max(1));
+    let border = |piece: usize| (rows as u128 * piece as u128 / pieces as u128) as usize;
+    let splits = (0..pieces).map(|piece| {
+        let offset = border(piece);
+        Split::Slice { offset, len: border(piece + 1) - offset }
+    });
+    Splits { splits: splits.collect(), why: format!("a frame of the driver with {rows} rows") }
 }
 
 /// Splits a scan into about `tasks` pieces of equal row counts.
@@ -108,6 +125,7 @@ mod tests {
             Split::Whole => (0..files.len()).map(|f| whole(&f)).collect(),
             Split::Files(files) => files.iter().map(whole).collect(),
             Split::Rows { file, offset, len } => vec![(*file, *offset, *len)],
+            other => panic!("no split of files: {other}"),
         });
         pieces.collect()
     }

@@ -21,6 +21,8 @@ pub(crate) struct StageSpec {
     pub(crate) inputs: Vec<StageId>,
     pub(crate) tasks: usize,
     pub(crate) pools: Vec<PoolSpec>,
+    /// Its partitions, if the driver holds them already: then it needs no run.
+    pub(crate) given: Vec<Output>,
 }
 
 #[derive(Debug, Clone)]
@@ -194,13 +196,15 @@ impl Query {
 
 impl Stage {
     fn new(spec: &StageSpec, now: Instant) -> Self {
-        let task = || Task { attempt: Attempt(1), state: TaskState::Pending };
+        let task = |state| Task { attempt: Attempt(1), state };
+        let given = spec.given.iter().map(|output| task(TaskState::Done(WorkerId::DRIVER, *output)));
+        let to_run = spec.tasks - spec.given.len();
         Self {
-            phase: Phase::Waiting,
-            tasks: std::iter::repeat_with(task).take(spec.tasks).collect(),
-            pending: (0..spec.tasks).collect(),
+            phase: if to_run == 0 { Phase::Done } else { Phase::Waiting },
+            tasks: given.chain(std::iter::repeat_with(|| task(TaskState::Pending)).take(to_run)).collect(),
+            pending: (spec.given.len()..spec.tasks).collect(),
             delayed: Vec::new(),
-            left: spec.tasks,
+            left: to_run,
             pools: spec.pools.iter().map(|_| Pool::default()).collect(),
             prepared: BTreeSet::new(),
             near: None,

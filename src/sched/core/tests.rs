@@ -52,7 +52,7 @@ impl Play {
 }
 
 fn stage(tasks: usize) -> StageSpec {
-    StageSpec { inputs: Vec::new(), tasks, pools: Vec::new() }
+    StageSpec { inputs: Vec::new(), tasks, pools: Vec::new(), given: Vec::new() }
 }
 
 fn udf_stage(tasks: usize, cpus: f64, replicas: (usize, usize)) -> StageSpec {
