@@ -6,6 +6,7 @@
 
 mod cut;
 mod explain;
+mod files;
 mod lift;
 mod marker;
 mod rowwise;
@@ -74,6 +75,8 @@ impl Stage {
 pub(crate) struct StageProgram {
     pub(crate) fragment: Fragment,
     pub(crate) steps: Vec<UdfStep>,
+    /// Rows that a task leaves at most.
+    pub(crate) limit: Option<u64>,
 }
 
 /// One UDF call per row of a stage, and what follows it.
@@ -95,10 +98,10 @@ pub(crate) struct UdfStep {
 pub(crate) enum Split {
     /// All of it.
     Whole,
-    /// Whole files, by their index in the scan.
-    Files(Vec<usize>),
-    /// Some rows of one file, aligned to row groups.
-    Rows { file: usize, offset: usize, len: usize },
+    /// Whole files, by their index in the scan. For a row index: how many rows the files before them have.
+    Files { files: Vec<usize>, rows_before: usize },
+    /// Some rows of one file; likewise.
+    Rows { file: usize, offset: usize, len: usize, rows_before: usize },
     /// Some rows of the frame that is in the plan.
     Slice { offset: usize, len: usize },
     /// The `part`-th of `of` equal shares of the rows that the stage below left.

@@ -33,6 +33,7 @@ messages! {
     0x0205 Serve => (),
     0x0206 End => (),
     0x0207 Gone => (),
+    0x0208 Enough => (),
     // To a replica.
     0x0301 Evaluate => Result<BatchAt, CallFailure>,
 }
@@ -125,6 +126,13 @@ pub(crate) struct StopReplica(pub(crate) ReplicaId);
 /// A replica has become ready while tasks of its stage run here.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Serve(pub(crate) ReplicaAt);
+
+/// Stop the tasks of a stage: there are enough rows without them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Enough {
+    pub(crate) query: QueryId,
+    pub(crate) stage: StageId,
+}
 
 /// Stop all work of a query and drop what it left.
 #[derive(Debug, Clone, Serialize, Deserialize)]

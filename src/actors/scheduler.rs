@@ -9,7 +9,7 @@ use regatta_remote::{ActorId, ActorRef, AskError, LocalRef, Node, NodeId, Role};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    End, Gone, Piece, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve,
+    End, Enough, Gone, Piece, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve,
     StartReplica, Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown,
     WorkerSilent,
 };
@@ -53,6 +53,7 @@ enum Outgoing {
     Start(StartReplica),
     Stop(StopReplica),
     Serve(Serve),
+    Enough(Enough),
     End(End),
     Gone(Gone),
 }
@@ -146,6 +147,7 @@ impl SchedulerActor {
                     }
                 }
             }
+            Action::Enough { worker, query, stage } => self.send(worker, Outgoing::Enough(Enough { query, stage })),
             Action::End { worker, query } => self.send(worker, Outgoing::End(End(query))),
             Action::Demand { workers } => self.provide(move |provider| provider.demand(workers)),
             Action::Retire { worker } => {
@@ -311,6 +313,7 @@ impl Handler<Submit> for SchedulerActor {
             inputs: stage.inputs.clone(),
             tasks: stage.splits.len(),
             pools: stage.steps().iter().map(pool_spec).collect(),
+            limit: stage.program().and_then(|program| program.limit),
             given: given.remove(&stage.id).unwrap_or_default(),
         });
         let spec = QuerySpec { id: query, stages: stages.collect() };
@@ -400,6 +403,7 @@ async fn deliver(
             Outgoing::Start(message) => insist(&actor, message).await,
             Outgoing::Stop(message) => insist(&actor, message).await,
             Outgoing::Serve(message) => insist(&actor, message).await,
+            Outgoing::Enough(message) => insist(&actor, message).await,
             Outgoing::End(message) => insist(&actor, message).await,
             Outgoing::Gone(message) => insist(&actor, message).await,
         };

@@ -52,6 +52,8 @@ struct Cutter {
 struct OpenStage {
     head: Head,
     steps: Vec<OpenStep>,
+    /// Rows that what reads it takes of it, from its start.
+    limit: Option<u64>,
 }
 
 enum Head {
@@ -83,6 +85,7 @@ impl Cutter {
         }
         self.lift_from_scan(node);
         while self.lift_calls(node)? {}
+        self.limit(node);
         if !is_row_wise(self.ir.get(node), &self.exprs) {
             let inputs: Vec<_> = self.ir.get(node).inputs().collect();
             let inputs: Vec<_> = inputs.into_iter().map(|input| self.draw_in(input)).collect();
@@ -142,8 +145,26 @@ impl Cutter {
         self.decided.insert(marker.0, Splits::shares(n));
     }
 
+    /// Ends a stage below a slice that looks at the first rows only: each of its tasks leaves no more than those, tasks that
+    /// are not needed do not run, and the slice is taken once more of what they left.
+    fn limit(&mut self, node: Node) {
+        let IR::Slice { input, offset, len } = *self.ir.get(node) else { return };
+        let Ok(offset) = u64::try_from(offset) else { return };
+        let top = self.draw_in(input);
+        let stage = match self.growing_at(top) {
+            Some(stage) => stage,
+            None if self.splits(top).splits.len() > 1 => self.open(Head::Node(top)),
+            None => return,
+        };
+        self.open[stage.0 as usize].limit = Some(offset.saturating_add(u64::from(len)));
+        let placeholder = self.ir.add(placeholder(stage, self.schema(top)));
+        self.decided.insert(placeholder.0, Splits::whole("it gathers its input"));
+        let ir = self.ir.get(node).clone().with_inputs([placeholder]);
+        self.ir.replace(node, ir);
+    }
+
     fn open(&mut self, head: Head) -> StageId {
-        self.open.push(OpenStage { head, steps: Vec::new() });
+        self.open.push(OpenStage { head, steps: Vec::new(), limit: None });
         StageId(self.open.len() as u32 - 1)
     }
 
@@ -291,7 +312,14 @@ impl Cutter {
         let Splits { splits, why } = self.splits(head);
         let inputs = self.inputs(head);
         let describe = IRPlan::new(head, self.ir.clone(), self.exprs.clone()).describe();
-        Ok(Stage { id, work: Work::Program(StageProgram { fragment, steps }), inputs, splits, why, describe })
+        Ok(Stage {
+            id,
+            work: Work::Program(StageProgram { fragment, steps, limit: stage.limit }),
+            inputs,
+            splits,
+            why,
+            describe,
+        })
     }
 
     fn close_step(&self, step: OpenStep) -> Result<UdfStep, PlanError> {

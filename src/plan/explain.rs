@@ -39,6 +39,9 @@ fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         )?;
         writeln!(f, "{}", if step.then.is_some() { ", then row-wise work" } else { "" })?;
     }
+    if let Some(rows) = stage.program().and_then(|program| program.limit) {
+        writeln!(f, "  ends with the first {rows} rows")?;
+    }
     Ok(())
 }
 
@@ -46,8 +49,8 @@ impl fmt::Display for Split {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Whole => f.write_str("whole"),
-            Self::Files(files) => write!(f, "files {files:?}"),
-            Self::Rows { file, offset, len } => write!(f, "file {file} rows {offset}..{}", offset + len),
+            Self::Files { files, .. } => write!(f, "files {files:?}"),
+            Self::Rows { file, offset, len, .. } => write!(f, "file {file} rows {offset}..{}", offset + len),
             Self::Slice { offset, len } => write!(f, "rows {offset}..{}", offset + len),
             Self::Share { part, of } => write!(f, "share {part} of {of}"),
         }

@@ -63,7 +63,7 @@ fn a_row_wise_query_is_one_stage_split_at_row_groups() {
     let table = Table::new();
     let plan = planned(table.scan().filter(col("a").gt(lit(3))).with_column((col("a") + col("b")).alias("c")));
     assert_eq!(shape(&plan), [(4, vec![])]);
-    let rows = |offset| Split::Rows { file: 0, offset, len: 20 };
+    let rows = |offset| Split::Rows { file: 0, offset, len: 20, rows_before: 0 };
     assert_eq!(plan.stages[0].splits, [rows(0), rows(20), rows(40), rows(60)]);
 }
 
@@ -128,6 +128,21 @@ fn a_stage_ends_where_its_rows_are_dealt_anew() {
     assert_eq!(shape(&plan), [(4, vec![]), (9, vec![])], "{plan}");
     let plan = planned(into_partitions(table.scan().group_by([col("b")]).agg([len()]), 2));
     assert_eq!(shape(&plan), [(1, vec![]), (2, vec![])], "{plan}");
+}
+
+#[test]
+fn the_first_rows_of_a_stage_end_it() {
+    let table = Table::new();
+    let limits = |plan: &QueryPlan| plan.stages.iter().map(|s| s.program().unwrap().limit).collect::<Vec<_>>();
+    let plan = planned(table.scan().filter(col("b").eq(lit(1))).slice(3, 4));
+    assert_eq!((shape(&plan), limits(&plan)), (vec![(4, vec![]), (1, vec![])], vec![Some(7), None]), "{plan}");
+    let plan = planned(table.scan().with_column(same([col("a")]).alias("x")).filter(col("x").gt(lit(1))).limit(5));
+    assert_eq!((shape(&plan), limits(&plan)), (vec![(4, vec![true]), (1, vec![])], vec![Some(5), None]), "{plan}");
+    let plan = planned(table.scan().filter(col("b").eq(lit(1))).tail(4));
+    assert_eq!(limits(&plan), [None], "the last rows need all: {plan}");
+    let plan = planned(table.scan().limit(25));
+    assert_eq!(shape(&plan), [(2, vec![])], "rows are counted, so only what holds them is read: {plan}");
+    assert_eq!(plan.stages[0].splits[1], Split::Rows { file: 0, offset: 20, len: 5, rows_before: 0 });
 }
 
 #[test]

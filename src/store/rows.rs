@@ -27,7 +27,7 @@ pub(super) fn rows(file: &Bytes, range: RowRange) -> PolarsResult<Bytes> {
         };
         let wanted = before + rows > range.offset && before < range.offset + range.len;
         if wanted {
-            skip.get_or_insert(range.offset.saturating_sub(before));
+            skip.get_or_insert_with(|| range.offset.saturating_sub(before));
         }
         before += rows;
         wanted
