@@ -13,8 +13,10 @@ use tokio::sync::mpsc;
 
 use crate::actors::{Host, Place, RunEvent};
 use crate::error::{ClusterError, Error, PolarsFailure, TaskError, TaskFailure};
+use crate::plan::Marker;
 use crate::sched::{Output, QueryId, QueryStatus};
 use crate::session::Session;
+use crate::store::Ticket;
 
 /// A query that was submitted. Dropping it ends the query and frees what it holds, on all workers.
 #[derive(Debug)]
@@ -30,14 +32,13 @@ pub struct Run {
 const FETCHES: usize = 4;
 
 impl Run {
-    pub(crate) fn new(
-        session: Session,
-        query: QueryId,
-        schema: SchemaRef,
-        explain: String,
-        events: mpsc::Receiver<RunEvent>,
-    ) -> Self {
-        Self { session, query, schema, explain, events: Some(events) }
+    pub(crate) fn new(session: Session, query: QueryId, schema: SchemaRef, explain: String) -> Self {
+        Self { session, query, schema, explain, events: None }
+    }
+
+    /// Where the events come once the query is submitted.
+    pub(crate) fn hear(&mut self, events: mpsc::Receiver<RunEvent>) {
+        self.events = Some(events);
     }
 
     /// The whole result. Blocks until it is there; may be called from any thread, an async one too.
@@ -158,8 +159,8 @@ impl Iterator for Batches {
     }
 }
 
-/// Sugar: run a query on a session.
-pub trait LazyFrameExt {
+/// What a query can ask of a session beside what Polars knows. Plain Polars runs these queries too; the answer is the same.
+pub trait LazyFrameExt: Sized {
     /// Submits the query and waits for its whole result.
     ///
     /// # Errors
@@ -171,6 +172,11 @@ pub trait LazyFrameExt {
     /// # Errors
     /// As [`collect_on`](Self::collect_on).
     fn show_on(self, session: &Session, rows: u32) -> Result<(), Error>;
+
+    /// Deals the rows into `partitions` of equal row counts, in order, by splitting and merging; what follows runs as so
+    /// many tasks. Moves only rows that change partitions' hands. Without effect in a [native](Session::native) session,
+    /// which has one partition.
+    fn into_partitions(self, partitions: usize) -> LazyFrame;
 }
 
 impl LazyFrameExt for LazyFrame {
@@ -181,6 +187,10 @@ impl LazyFrameExt for LazyFrame {
     fn show_on(self, session: &Session, rows: u32) -> Result<(), Error> {
         println!("{}", self.limit(rows).collect_on(session)?);
         Ok(())
+    }
+
+    fn into_partitions(self, partitions: usize) -> LazyFrame {
+        Marker::IntoPartitions(partitions.max(1)).on(self)
     }
 }
 
@@ -206,7 +216,7 @@ fn partitions(events: mpsc::Receiver<RunEvent>, host: Arc<Host>) -> impl Stream<
         let host = Arc::clone(&host);
         async move {
             let (place, output) = next?;
-            let bytes = host.partition(&place, output.id).await;
+            let bytes = host.read(&place, Ticket::Partition(output.id)).await;
             bytes.map_err(|cause| fetch_failed(&place, &output, cause))
         }
     });

@@ -6,6 +6,7 @@ mod door;
 mod parts;
 mod sql;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -15,14 +16,17 @@ use std::time::Duration;
 use polars::prelude::LazyFrame;
 use regatta_remote::{Arbiter, Authority, Node, Role, catch};
 
-use crate::actors::{Host, MAILBOX, Place, SCHEDULER, SchedulerActor, SwordfishActor, UseProvider, Worker};
+use crate::actors::{Host, MAILBOX, Place, Relay, SCHEDULER, SchedulerActor, SwordfishActor, UseProvider, Worker};
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::Run;
 use crate::os;
-use crate::plan::{QueryPlan, Target, plan};
-use crate::sched::{QueryId, QueryStatus, Resources, ScaleSettings, SessionStatus, WorkerId};
+use crate::plan::{QueryPlan, Split, Target, Work, plan};
+use crate::sched::{
+    Attempt, Output, PartitionId, QueryId, QueryStatus, Resources, ScaleSettings, SessionStatus, StageId, TaskId,
+    WorkerId,
+};
 
 pub use cluster::Cluster;
 use door::Door;
@@ -169,6 +173,8 @@ impl Session {
         let here = Head::new(ground, &config, Some(scale))?;
         let node = here.ground.host.node.clone().ok_or(ClusterError::Closed)?;
         here.watch_peers(&node, None);
+        // Frames of queries are fetched from here.
+        Relay::serve(&here.ground.host);
         // Certificates live a day; the head renews them.
         let renewal = node.serve_joins(Arc::clone(&authority));
         renewal.map_err(|e| ClusterError::network("serve the cluster's certificates", e))?;
@@ -210,11 +216,14 @@ impl Session {
     /// # Errors
     /// The query cannot be planned, or the session or its cluster is gone.
     pub fn submit(&self, query: LazyFrame) -> Result<Run, Error> {
-        let plan = self.plan(query)?;
+        let mut plan = self.plan(query)?;
         let (explain, schema) = (plan.to_string(), Arc::clone(&plan.schema));
         let id = QueryId(os::random());
-        let events = self.inner.door.submit(&self.inner.host, id, plan)?;
-        Ok(Run::new(self.clone(), id, schema, explain, events))
+        // Made first: whatever happens from here on, its drop frees what the query holds.
+        let mut run = Run::new(self.clone(), id, schema, explain);
+        let given = self.keep_frames(id, &mut plan)?;
+        run.hear(self.inner.door.submit(self.host(), id, plan, given)?);
+        Ok(run)
     }
 
     /// How a query would be run, in words.
@@ -267,13 +276,32 @@ impl Session {
         Ok(on_planner_thread(move || plan(query, target))?)
     }
 
+    /// Puts the frames of a plan into this process's store, where tasks find them.
+    fn keep_frames(&self, query: QueryId, plan: &mut QueryPlan) -> Result<BTreeMap<StageId, Vec<Output>>, Error> {
+        let mut given = BTreeMap::new();
+        for stage in &mut plan.stages {
+            let Work::Frame(frame) = &mut stage.work else { continue };
+            let frame = std::mem::take(frame);
+            let pieces = stage.splits.iter().enumerate().map(|(index, split)| {
+                let task = TaskId { query, stage: stage.id, index: index as u32 };
+                let id = PartitionId { task, attempt: Attempt(1), partition: 0 };
+                let Split::Slice { offset, len } = split else { return self.host().store.keep(id, &frame) };
+                self.host().store.keep(id, &frame.slice(*offset as i64, *len))
+            });
+            let kept = pieces.collect::<Result<Vec<_>, _>>();
+            given.insert(stage.id, kept.map_err(|e| ClusterError::network("keep a frame of the query", e))?);
+        }
+        Ok(given)
+    }
+
     pub(crate) fn host(&self) -> &Arc<Host> {
         &self.inner.host
     }
 
     /// Ends a query, whatever its state. Never waits.
     pub(crate) fn release(&self, query: QueryId) {
-        self.inner.door.release(&self.inner.host, query);
+        self.host().store.drop_query(query);
+        self.inner.door.release(self.host(), query);
     }
 
     pub(crate) async fn query_status(&self, query: QueryId) -> Result<Option<QueryStatus>, Error> {

@@ -74,13 +74,15 @@ impl Handler<Enrol> for GatewayActor {
 impl Handler<SubmitFrom> for GatewayActor {
     type Result = Result<(), ClusterError>;
 
-    fn handle(&mut self, SubmitFrom { driver, query, plan }: SubmitFrom, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, message: SubmitFrom, _: &mut Self::Context) -> Self::Result {
         let node = self.host.node.as_ref().ok_or(ClusterError::Closed)?;
+        let (driver, _) = message.driver.node.ok_or(ClusterError::Closed)?;
         // Its loss, which would release the query, may have been told before.
         if !node.peers().iter().any(|peer| peer.node == driver) {
             return Err(ClusterError::Closed);
         }
-        let (submit, events) = Submit::new(query, plan);
+        let query = message.query;
+        let (submit, events) = Submit::new(message);
         self.scheduler.try_tell(submit).map_err(|e| ClusterError::network("submit the query", e))?;
         self.queries.insert(query, Guest { driver, events: Arc::new(Mutex::new(events)) });
         Ok(())

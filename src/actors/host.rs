@@ -11,7 +11,7 @@ use regatta_remote::{ActorId, ActorRef, Address, Fetch, Node, NodeId, Role, Runt
 use super::messages::Place;
 use super::{CONTROL, FIRST_REPLICA, SWORDFISH, SwordfishActor, UdfActor};
 use crate::error::{ClusterError, TaskFailure};
-use crate::sched::PartitionId;
+use crate::sched::WorkerId;
 use crate::store::{Store, Ticket};
 
 /// The parts of a process that its actors share.
@@ -81,26 +81,34 @@ impl Host {
         }
     }
 
-    /// A partition, as one IPC file: shared if it is here, else brought by a transfer; by way of the head from a node that
-    /// cannot be dialled.
+    /// Where this process is, under this number.
+    pub(crate) fn place(&self, worker: WorkerId) -> Option<Place> {
+        let node = match &self.node {
+            Some(node) => Some((node.id(), node.address().ok()?)),
+            None => None,
+        };
+        Some(Place { worker, node })
+    }
+
+    /// What a task reads, as one IPC file: shared if it is here, else brought by a transfer; by way of the head from a node
+    /// that cannot be dialled.
     ///
     /// # Errors
     /// The partition is gone, or its worker is.
     ///
     /// # Cancel safety
     /// Safe: dropping the future resets the transfer.
-    pub(crate) async fn partition(&self, place: &Place, id: PartitionId) -> Result<Bytes, TaskFailure> {
+    pub(crate) async fn read(&self, place: &Place, ticket: Ticket) -> Result<Bytes, TaskFailure> {
         if self.is_here(place) {
-            let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
-            let sealed = self.store.get(id).ok_or_else(|| failed(format!("{}: no such partition", id.task)))?;
-            return sealed.bytes().map_err(|e| failed(e.to_string()));
+            let read = self.store.read(ticket);
+            return read.map_err(|why| TaskFailure::Transfer { from: place.worker.to_string(), why });
         }
         let (Some((node, address)), Some(head)) = (place.node, self.head) else {
-            return self.fetch(place, Ticket::Partition(id)).await;
+            return self.fetch(place, ticket).await;
         };
         if !self.unreachable.contains(&node) {
             match self.connected(place, REACH).await {
-                Ok(_) => return self.fetch(place, Ticket::Partition(id)).await,
+                Ok(_) => return self.fetch(place, ticket).await,
                 Err(failure) if self.gone.contains(&node) => return Err(failure),
                 Err(failure) => {
                     tracing::info!(%address, %failure, "cannot be reached from here: the head passes on what it holds");
@@ -108,7 +116,13 @@ impl Host {
                 }
             }
         }
-        self.fetch_from(place, head, Ticket::Through { worker: place.worker, node, address, partition: id }).await
+        let (partition, rows) = match ticket {
+            Ticket::Partition(id) => (id, None),
+            Ticket::Rows(id, rows) => (id, Some(rows)),
+            Ticket::Batch(_) | Ticket::Through { .. } => return self.fetch(place, ticket).await,
+        };
+        let through = Ticket::Through { worker: place.worker, node, address, partition, rows };
+        self.fetch_from(place, head, through).await
     }
 
     /// What a ticket stands for, from another process.
@@ -125,11 +139,11 @@ impl Host {
         fetch.collect().await.map_err(|e| failed(e.to_string()))
     }
 
-    /// Begins to bring a partition that another node wants: see [`Ticket::Through`].
-    pub(super) async fn pass_on(&self, place: &Place, id: PartitionId) -> Result<Fetch, TaskFailure> {
+    /// Begins to bring what another node wants: see [`Ticket::Through`].
+    pub(super) async fn pass_on(&self, place: &Place, ticket: Ticket) -> Result<Fetch, TaskFailure> {
         let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
         let (node, from) = self.connected(place, REACH).await?;
-        let ticket = encode(&Ticket::Partition(id)).map_err(|e| failed(e.to_string()))?;
+        let ticket = encode(&ticket).map_err(|e| failed(e.to_string()))?;
         node.fetch(from, ticket, FIRST_BYTE).await.map_err(|e| failed(e.to_string()))
     }
 

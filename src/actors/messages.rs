@@ -1,5 +1,6 @@
 //! Every message between the actors.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ messages! {
     0x0205 Serve => (),
     0x0206 End => (),
     0x0207 Gone => (),
+    0x0208 Enough => (),
     // To a replica.
     0x0301 Evaluate => Result<BatchAt, CallFailure>,
     // To the gateway.
@@ -97,9 +99,16 @@ pub(crate) struct RunTask {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
     pub(crate) split: Split,
-    pub(crate) inputs: Vec<(StageId, Vec<(Place, Output)>)>,
+    pub(crate) inputs: Vec<(StageId, Vec<Piece>)>,
     /// Replicas that are ready so far; [`Serve`] names the others.
     pub(crate) replicas: Vec<ReplicaAt>,
+}
+
+/// A partition, or some of its rows, and where it is.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Piece {
+    pub(crate) place: Place,
+    pub(crate) ticket: Ticket,
 }
 
 /// A replica that takes batches.
@@ -125,6 +134,13 @@ pub(crate) struct StopReplica(pub(crate) ReplicaId);
 /// A replica has become ready while tasks of its stage run here.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Serve(pub(crate) ReplicaAt);
+
+/// Stop the tasks of a stage: there are enough rows without them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Enough {
+    pub(crate) query: QueryId,
+    pub(crate) stage: StageId,
+}
 
 /// Stop all work of a query and drop what it left.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -181,26 +197,33 @@ impl fmt::Debug for BatchAt {
 pub(crate) struct Submit {
     pub(crate) query: QueryId,
     pub(crate) plan: QueryPlan,
+    /// For each stage that is a frame, its partitions in the driver's store.
+    pub(crate) given: BTreeMap<StageId, Vec<Output>>,
+    /// Where that store is.
+    pub(crate) driver: Place,
     /// Holds every event of the query: one for each task of its last stage, and the end.
     pub(crate) events: mpsc::Sender<RunEvent>,
 }
 
 impl Submit {
     /// A query, and where its events come.
-    pub(crate) fn new(query: QueryId, plan: QueryPlan) -> (Self, mpsc::Receiver<RunEvent>) {
+    pub(crate) fn new(from: SubmitFrom) -> (Self, mpsc::Receiver<RunEvent>) {
+        let SubmitFrom { driver, query, plan, given } = from;
         let tasks = plan.last().map_or(0, |stage| stage.splits.len());
         // Room for every event, also of every attempt, so that the scheduler never waits for a session.
         let (events, heard) = mpsc::channel(tasks * MAX_ATTEMPTS as usize + 2);
-        (Self { query, plan, events }, heard)
+        (Self { query, plan, given, driver, events }, heard)
     }
 }
 
 /// A query, from a driver elsewhere. It is released when the driver's node is lost.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SubmitFrom {
-    pub(crate) driver: NodeId,
+    pub(crate) driver: Place,
     pub(crate) query: QueryId,
     pub(crate) plan: QueryPlan,
+    /// For each stage that is a frame, its partitions in the driver's store.
+    pub(crate) given: BTreeMap<StageId, Vec<Output>>,
 }
 
 /// What has become of a query since the last time; waits a while for something to tell.

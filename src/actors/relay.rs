@@ -29,14 +29,15 @@ impl DataSource for Relay {
     fn open(&self, ticket: &[u8], peer: NodeId) -> Result<Box<dyn DataReader>, String> {
         let host = self.host.upgrade().ok_or("the head is closing")?;
         match decode(ticket).map_err(|e| e.to_string())? {
-            Ticket::Through { worker, node, address, partition } => {
+            Ticket::Through { worker, node, address, partition, rows } => {
                 let place = Place { worker, node: Some((node, address)) };
                 let runtime = host.runtime.handle().clone();
                 // This thread may block: it is one for sources.
-                let fetch = runtime.block_on(host.pass_on(&place, partition)).map_err(|e| e.to_string())?;
+                let ticket = rows.map_or(Ticket::Partition(partition), |rows| Ticket::Rows(partition, rows));
+                let fetch = runtime.block_on(host.pass_on(&place, ticket)).map_err(|e| e.to_string())?;
                 Ok(Box::new(Passing { fetch, left: Bytes::new(), runtime }))
             }
-            Ticket::Partition(_) | Ticket::Batch(_) => host.store.open(ticket, peer),
+            _ => host.store.open(ticket, peer),
         }
     }
 
@@ -88,9 +89,7 @@ mod tests {
     fn partition(store: &Arc<Store>, frame: &DataFrame) -> Output {
         let task = TaskId { query: QueryId(1), stage: StageId(0), index: 0 };
         let id = PartitionId { task, attempt: Attempt(1), partition: 0 };
-        let mut writer = store.writer(id, frame.schema()).unwrap();
-        writer.write(frame).unwrap();
-        writer.seal().unwrap()
+        store.keep(id, frame).unwrap()
     }
 
     #[test]
@@ -116,10 +115,11 @@ mod tests {
 
         // Nobody is at this address: a network that the driver has no way into.
         let place = Place { worker: WorkerId(0), node: Some((worker.id(), "127.0.0.1:9".parse().unwrap())) };
-        let fetched = runtime.handle().block_on(host.partition(&place, output.id)).unwrap();
+        let fetched = runtime.handle().block_on(host.read(&place, Ticket::Partition(output.id))).unwrap();
         assert!(decode_frame(fetched).unwrap().equals(&frame));
         store.drop_query(QueryId(1));
-        let missing = runtime.handle().block_on(host.partition(&place, output.id)).unwrap_err().to_string();
+        let missing =
+            runtime.handle().block_on(host.read(&place, Ticket::Partition(output.id))).unwrap_err().to_string();
         assert!(missing.contains("worker 0") && missing.contains("no such partition"), "{missing}");
         drop(at_head);
         runtime.shutdown(std::time::Duration::from_secs(2));

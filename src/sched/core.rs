@@ -1,11 +1,11 @@
 //! The scheduler as a state machine: events in, actions out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::autoscale::{Autoscaler, Load, ScaleSettings};
 use super::ledger::Ledger;
-use super::query::{Outcome, Phase, PoolSpec, Query, QuerySpec, Replica, ReplicaState, Report, TaskState};
+use super::query::{Outcome, Phase, PoolSpec, Query, QuerySpec, Replica, ReplicaState, Report, Task, TaskState};
 use super::status::{QueryStatus, SessionStatus, WorkerStatus};
 use super::{Attempt, Output, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
 use crate::error::{ClusterError, Error, PoolError, PoolFailure, TaskError};
@@ -89,6 +89,12 @@ pub(crate) enum Action {
         on: WorkerId,
         tell: Vec<WorkerId>,
     },
+    /// Stop the tasks of a stage there: it has enough rows without them.
+    Enough {
+        worker: WorkerId,
+        query: QueryId,
+        stage: StageId,
+    },
     /// Stop all work of the query there and drop what it left.
     End {
         worker: WorkerId,
@@ -167,13 +173,8 @@ impl Core {
 
     /// The partitions that a finished stage left, in task order.
     pub(crate) fn outputs(&self, query: QueryId, stage: StageId) -> Vec<(WorkerId, Output)> {
-        let stage = self.queries.get(&query).and_then(|q| q.stages.get(stage.0 as usize));
-        let tasks = stage.into_iter().flat_map(|stage| &stage.tasks);
-        tasks
-            .filter_map(
-                |task| if let TaskState::Done(worker, output) = task.state { Some((worker, output)) } else { None },
-            )
-            .collect()
+        let query = self.queries.get(&query).filter(|query| (stage.0 as usize) < query.stages.len());
+        query.map_or_else(Vec::new, |query| query.outputs(stage.0 as usize))
     }
 
     /// The replicas of a stage's steps that can take batches: `(step, rank, worker)`.
@@ -291,7 +292,8 @@ impl Core {
     fn start_task(&mut self, id: QueryId, stage: usize, actions: &mut Vec<Action>) -> bool {
         let Some(query) = self.queries.get_mut(&id) else { return false };
         let state = &query.stages[stage];
-        let (Phase::Running, true, Some(&index)) = (state.phase, state.is_served(), state.pending.front()) else {
+        let next = state.next(query.spec.stages[stage].limit.is_some());
+        let (Phase::Running, true, Some(index)) = (state.phase, state.is_served(), next) else {
             return false;
         };
         // Inputs may have been lost since the stage was admitted.
@@ -307,7 +309,7 @@ impl Core {
         self.running += 1;
         let task = query.task_id(stage, index);
         let state = &mut query.stages[stage];
-        state.pending.pop_front();
+        state.pending.retain(|pending| *pending != index);
         state.tasks[index].state = TaskState::Running(worker);
         if state.prepared.insert(worker) {
             actions.push(Action::Prepare { worker, query: id, stage: task.stage });
@@ -370,6 +372,12 @@ impl Core {
             }
             Err(cause) => {
                 task.state = TaskState::Pending; // its charge has been given back
+                if stage.phase == Phase::Done {
+                    // Its stage has enough without it. It would run again only if what the others left were lost.
+                    task.attempt = Attempt(attempt.0 + 1);
+                    stage.pending.push_back(id.index as usize);
+                    return;
+                }
                 let (stage, index) = (id.stage.0 as usize, id.index as usize);
                 if !(cause.is_retryable() && query.retry(stage, index, Some(now))) {
                     let error = TaskError { task: id, attempt: attempt.0, worker: worker.to_string(), cause };
@@ -389,10 +397,16 @@ impl Core {
             actions.push(Action::Report(id.query, Report::Partition { index, worker, output }));
         }
         query.stages[stage].left -= 1;
-        if query.stages[stage].left > 0 {
+        if query.stages[stage].phase == Phase::Done || (query.stages[stage].left > 0 && !query.has_enough(stage)) {
             return;
         }
         query.stages[stage].phase = Phase::Done;
+        let still_run: BTreeSet<WorkerId> = query.stages[stage].tasks.iter().filter_map(Task::runs_on).collect();
+        for worker in still_run {
+            // Should the stage be needed again, its program goes there again.
+            query.stages[stage].prepared.remove(&worker);
+            actions.push(Action::Enough { worker, query: id.query, stage: id.stage });
+        }
         query.stages[stage].ran = now.duration_since(query.stages[stage].since);
         query.stages[stage].since = now;
         stop_pools(query, stage, &mut self.ledger, actions);

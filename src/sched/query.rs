@@ -21,6 +21,10 @@ pub(crate) struct StageSpec {
     pub(crate) inputs: Vec<StageId>,
     pub(crate) tasks: usize,
     pub(crate) pools: Vec<PoolSpec>,
+    /// How many rows of its first tasks are enough. Tasks after those need not run.
+    pub(crate) limit: Option<u64>,
+    /// Its partitions, if the driver holds them already: then it needs no run.
+    pub(crate) given: Vec<Output>,
 }
 
 #[derive(Debug, Clone)]
@@ -98,6 +102,12 @@ pub(super) enum Phase {
 pub(super) struct Task {
     pub(super) attempt: Attempt,
     pub(super) state: TaskState,
+}
+
+impl Task {
+    pub(super) fn runs_on(&self) -> Option<WorkerId> {
+        if let TaskState::Running(worker) = self.state { Some(worker) } else { None }
+    }
 }
 
 #[derive(Debug)]
@@ -186,6 +196,26 @@ impl Query {
         actions.push(Action::StartReplica { worker, replica: self.replica_id(stage, step, rank) });
     }
 
+    /// Whether the first tasks of a stage have left as many rows as it is to have. Then no other task is needed.
+    pub(super) fn has_enough(&self, stage: usize) -> bool {
+        let Some(limit) = self.spec.stages[stage].limit else { return false };
+        self.outputs(stage).iter().map(|(_, output)| output.rows).sum::<u64>() >= limit
+    }
+
+    /// The partitions that a finished stage left, in task order. Of one that had enough before its end, those of the first
+    /// tasks that suffice.
+    pub(super) fn outputs(&self, stage: usize) -> Vec<(WorkerId, Output)> {
+        let mut left = self.spec.stages[stage].limit.unwrap_or(u64::MAX);
+        let done = self.stages[stage].tasks.iter().map_while(|task| match task.state {
+            TaskState::Done(worker, output) if left > 0 => {
+                left = left.saturating_sub(output.rows);
+                Some((worker, output))
+            }
+            _ => None,
+        });
+        done.collect()
+    }
+
     pub(super) fn inputs_done(&self, stage: usize) -> bool {
         let done = |id: &StageId| self.stages.get(id.0 as usize).is_some_and(|s| s.phase == Phase::Done);
         self.spec.stages[stage].inputs.iter().all(done)
@@ -193,14 +223,21 @@ impl Query {
 }
 
 impl Stage {
+    /// The next task to start: in order, but for those that are tried again. If not all of them may be needed, strictly.
+    pub(super) fn next(&self, in_order: bool) -> Option<usize> {
+        if in_order { self.pending.iter().min().copied() } else { self.pending.front().copied() }
+    }
+
     fn new(spec: &StageSpec, now: Instant) -> Self {
-        let task = || Task { attempt: Attempt(1), state: TaskState::Pending };
+        let task = |state| Task { attempt: Attempt(1), state };
+        let given = spec.given.iter().map(|output| task(TaskState::Done(WorkerId::DRIVER, *output)));
+        let to_run = spec.tasks - spec.given.len();
         Self {
-            phase: Phase::Waiting,
-            tasks: std::iter::repeat_with(task).take(spec.tasks).collect(),
-            pending: (0..spec.tasks).collect(),
+            phase: if to_run == 0 { Phase::Done } else { Phase::Waiting },
+            tasks: given.chain(std::iter::repeat_with(|| task(TaskState::Pending)).take(to_run)).collect(),
+            pending: (spec.given.len()..spec.tasks).collect(),
             delayed: Vec::new(),
-            left: spec.tasks,
+            left: to_run,
             pools: spec.pools.iter().map(|_| Pool::default()).collect(),
             prepared: BTreeSet::new(),
             near: None,

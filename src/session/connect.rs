@@ -1,5 +1,7 @@
 //! A driver of a cluster elsewhere.
 
+use std::sync::Arc;
+
 use regatta_remote::{Address, Role};
 
 use super::door::Door;
@@ -9,6 +11,7 @@ use crate::actors::{GATEWAY, SCHEDULER};
 use crate::cluster::{connect, is_worker};
 use crate::config::{ClusterAt, Config};
 use crate::error::{ClusterError, Error};
+use crate::store::Store;
 
 impl Session {
     /// Runs queries on the cluster whose head [serves](crate::Cluster::serve) at this `host:port`, with a text of its
@@ -40,8 +43,9 @@ impl Session {
         let (Some(node), Some(head)) = (ground.host.node.clone(), ground.host.head) else {
             return Err(ClusterError::Closed.into());
         };
+        // Frames of queries are fetched from here, by way of the head where this process cannot be dialled.
+        node.serve_data(Arc::<Store>::clone(&ground.host.store));
         let door = Door::There {
-            driver: node.id(),
             scheduler: node.actor(Address { node: head, actor: SCHEDULER }),
             gateway: node.actor(Address { node: head, actor: GATEWAY }),
         };

@@ -1,8 +1,9 @@
 //! How a session talks to its scheduler, in this process or at the head of a cluster elsewhere.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use regatta_remote::{ActorRef, AskError, LocalRef, NodeId};
+use regatta_remote::{ActorRef, AskError, LocalRef};
 use tokio::sync::mpsc;
 
 use crate::actors::{
@@ -11,7 +12,7 @@ use crate::actors::{
 };
 use crate::error::ClusterError;
 use crate::plan::QueryPlan;
-use crate::sched::{QueryId, QueryStatus, SessionStatus};
+use crate::sched::{Output, QueryId, QueryStatus, SessionStatus, StageId, WorkerId};
 
 /// The way to the scheduler.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub(super) enum Door {
     /// It is in this process.
     Here(LocalRef<SchedulerActor>),
     /// It is at the head, which this driver only dials: events are asked for.
-    There { driver: NodeId, scheduler: ActorRef<SchedulerActor>, gateway: ActorRef<GatewayActor> },
+    There { scheduler: ActorRef<SchedulerActor>, gateway: ActorRef<GatewayActor> },
 }
 
 /// How long handing over a plan may take: it may be large, and the network slow.
@@ -34,22 +35,21 @@ impl Door {
         host: &Host,
         query: QueryId,
         plan: QueryPlan,
+        given: BTreeMap<StageId, Vec<Output>>,
     ) -> Result<mpsc::Receiver<RunEvent>, ClusterError> {
-        let (driver, gateway) = match self {
+        let driver = host.place(WorkerId::DRIVER).ok_or(ClusterError::Closed)?;
+        let submit = SubmitFrom { driver, query, plan, given };
+        let gateway = match self {
             Self::Here(scheduler) => {
-                let (submit, events) = Submit::new(query, plan);
+                let (submit, events) = Submit::new(submit);
                 scheduler.try_tell(submit).map_err(|e| ClusterError::network("submit the query", e))?;
                 return Ok(events);
             }
-            Self::There { driver, gateway, .. } => (*driver, gateway.clone()),
+            Self::There { gateway, .. } => gateway.clone(),
         };
-        let submit = SubmitFrom { driver, query, plan };
         let asked = gateway.clone();
         let taken = host.wait(async move { asked.ask(submit, HAND_OVER).await })?;
-        if let Err(error) = taken.map_err(|e| failed("submit the query", e)).flatten() {
-            self.release(host, query); // it may have been taken
-            return Err(error);
-        }
+        taken.map_err(|e| failed("submit the query", e)).flatten()?;
         let (events, heard) = mpsc::channel(EVENTS);
         host.runtime.handle().spawn(listen(gateway, query, events));
         Ok(heard)

@@ -94,6 +94,10 @@ fn with_process(query: LazyFrame) -> LazyFrame {
     query.with_column(Process.pool().replicas(2).batch(20).on([col("x")]).alias("process"))
 }
 
+fn large() -> LazyFrame {
+    df!["x" => (0..200_000i64).collect::<Vec<_>>()].unwrap().lazy()
+}
+
 #[test]
 fn a_connected_driver_gets_plain_polars_answers_from_workers_that_joined() {
     let folder = tempfile::tempdir().unwrap();
@@ -109,6 +113,8 @@ fn a_connected_driver_gets_plain_polars_answers_from_workers_that_joined() {
         (scan().group_by([col("x") % lit(7)]).agg([col("x").sum().alias("sum")]), false),
         (doubled.join(small(), [col("x")], [col("x")], JoinArgs::new(JoinType::Inner)), false),
         (scan().filter(col("x").lt(lit(0))), true),
+        // Too large to travel inside the plan: the workers fetch it from the driver.
+        (large().filter((col("x") % lit(3)).eq(lit(0))).select([(col("x") + lit(1)).alias("y")]), true),
         (numbers().sort(["x"], SortMultipleOptions::default().with_order_descending(true)).slice(10, 20), true),
     ] {
         assert_same_as_polars(&session, &query, ordered, &[]);
