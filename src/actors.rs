@@ -20,8 +20,8 @@ use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 pub use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
 pub(crate) use messages::{
-    DriverDown, Enrol, Hear, Place, Register, Release, RunEvent, Status, Submit, SubmitFrom, UseProvider, WholeStatus,
-    Worker, WorkerDown, WorkerSilent,
+    DriverDown, Enrol, Hear, Piece, Place, Register, Release, RunEvent, Status, Submit, SubmitFrom, UseProvider,
+    WholeStatus, Worker, WorkerDown, WorkerSilent,
 };
 pub(crate) use relay::Relay;
 pub use scheduler::SchedulerActor;

@@ -13,7 +13,7 @@ use polars::prelude::{Column, DataFrame};
 use crate::error::TaskFailure;
 
 pub(crate) use program::Program;
-pub(crate) use task::{TaskRun, run_task};
+pub(crate) use task::{Inputs, TaskRun, run_task};
 
 /// The UDF replicas that a task hands its batches to.
 pub(crate) trait Pools: Send + Sync {

@@ -15,7 +15,7 @@ use crate::actors::{Host, Place, RunEvent};
 use crate::error::{ClusterError, Error, PolarsFailure, TaskError, TaskFailure};
 use crate::plan::Marker;
 use crate::sched::{Output, QueryId, QueryStatus};
-use crate::session::Session;
+use crate::session::{Persisted, Session};
 use crate::store::Ticket;
 
 /// A query that was submitted. Dropping it ends the query and frees what it holds, on all workers.
@@ -75,6 +75,24 @@ impl Run {
             None => drop(sender.send(Err(ClusterError::Closed.into()))),
         }
         Batches { partitions: batches }
+    }
+
+    /// Waits until the whole result is there, and leaves it where it is.
+    pub(crate) fn held(&mut self) -> Result<Vec<(Place, Output)>, Error> {
+        let mut events = self.events.take().ok_or(ClusterError::Closed)?;
+        let held = self.session.host().wait(async move {
+            let mut held = BTreeMap::new();
+            loop {
+                match events.recv().await {
+                    // One that was made again after its worker was lost replaces the first.
+                    Some(RunEvent::Partition { index, place, output }) => drop(held.insert(index, (place, output))),
+                    Some(RunEvent::Done) => return Ok(held),
+                    Some(RunEvent::Failed(error)) => return Err(error),
+                    None => return Err(ClusterError::Closed.into()),
+                }
+            }
+        });
+        Ok(held??.into_values().collect())
     }
 
     /// Where the query stands; `None` when it has ended.
@@ -167,6 +185,13 @@ pub trait LazyFrameExt: Sized {
     /// As [`Session::submit`] and [`Run::collect`].
     fn collect_on(self, session: &Session) -> Result<DataFrame, Error>;
 
+    /// Runs the query and leaves its result on the workers, as a source for further queries of this session: see
+    /// [`Persisted`]. Blocks until it is there.
+    ///
+    /// # Errors
+    /// As [`collect_on`](Self::collect_on).
+    fn persist_on(self, session: &Session) -> Result<Persisted, Error>;
+
     /// Prints the first rows, as Polars prints a frame. Runs no more of the query than they need.
     ///
     /// # Errors
@@ -182,6 +207,10 @@ pub trait LazyFrameExt: Sized {
 impl LazyFrameExt for LazyFrame {
     fn collect_on(self, session: &Session) -> Result<DataFrame, Error> {
         session.submit(self)?.collect()
+    }
+
+    fn persist_on(self, session: &Session) -> Result<Persisted, Error> {
+        Persisted::new(session.submit(self)?)
     }
 
     fn show_on(self, session: &Session, rows: u32) -> Result<(), Error> {

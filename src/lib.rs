@@ -64,7 +64,7 @@ pub use regatta_macros::{main, udf};
 pub use sched::{
     PoolId, PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, TaskId, WorkerId, WorkerStatus,
 };
-pub use session::{Cluster, Session};
+pub use session::{Cluster, Persisted, Session};
 
 /// The Polars that plans must be made with.
 pub use polars;

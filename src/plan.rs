@@ -7,6 +7,7 @@
 mod cut;
 mod explain;
 mod files;
+mod held;
 mod lift;
 mod marker;
 mod rowwise;
@@ -20,6 +21,7 @@ use polars_plan::plans::IRPlan;
 use regatta_remote::MAX_MESSAGE;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use held::{held_by, scan_held};
 pub(crate) use marker::Marker;
 pub(crate) use share::{Rows, share};
 pub(crate) use wire::{Fragment, placeholder_of};

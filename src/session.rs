@@ -4,6 +4,7 @@ mod cluster;
 mod connect;
 mod door;
 mod parts;
+mod persist;
 mod sql;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use crate::sched::{
 pub use cluster::Cluster;
 use door::Door;
 use parts::{Ground, Head};
+pub use persist::Persisted;
 use sql::Tables;
 
 /// A place to run queries. Cheap to clone; the last clone ends it, with its workers.

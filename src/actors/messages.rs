@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
-use regatta_remote::{ActorId, ActorRef, NodeId, messages};
+use regatta_remote::{ActorId, ActorRef, CodecError, NodeId, decode, encode, messages};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::SwordfishActor;
 use crate::cluster::ClusterProvider;
-use crate::error::{ClusterError, Error};
+use crate::error::{ClusterError, Error, PolarsFailure};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{
     Attempt, MAX_ATTEMPTS, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, TaskId,
@@ -109,6 +109,24 @@ pub(crate) struct RunTask {
 pub(crate) struct Piece {
     pub(crate) place: Place,
     pub(crate) ticket: Ticket,
+}
+
+impl Piece {
+    /// What stands for it in a plan.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    pub(crate) fn name(&self) -> Result<String, CodecError> {
+        Ok(encode(self)?.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// # Errors
+    /// It is no such name.
+    pub(crate) fn from_name(name: &str) -> Result<Self, PolarsFailure> {
+        let bytes = name.as_bytes().chunks(2).map(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        let piece = bytes.collect::<Option<Vec<_>>>().and_then(|bytes| decode(&bytes).ok());
+        piece.ok_or_else(|| PolarsFailure::new("protocol", "a persisted partition has no usable name"))
+    }
 }
 
 /// A replica that takes batches.

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use actix::{Actor, Context, Handler};
+use futures_util::future::try_join_all;
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
 use tokio::sync::watch;
 
@@ -15,7 +16,7 @@ use super::messages::{
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
-use crate::engine::{Program, TaskRun, run_task};
+use crate::engine::{Inputs, Program, TaskRun, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::sched::{Outcome, PartitionId, QueryId, ReplicaId, StageId};
 use crate::udf::UdfError;
@@ -259,17 +260,19 @@ fn attempt_task(host: &Arc<Host>, message: RunTask, stage: Option<StageOfTask>) 
     let unprepared = || PolarsFailure::new("protocol", "the stage's program did not come before its task");
     let StageOfTask { program, pools, cancelled } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();
+    let program = program?;
+    let held = program.held(&message.split);
     let inputs = runtime.block_on(async {
         let mut cancelled = cancelled.clone();
         tokio::select! {
             biased;
             _ = cancelled.wait_for(|cancelled| *cancelled) => Err(TaskFailure::Cancelled),
-            inputs = gather(host, message.inputs) => inputs,
+            inputs = gather(host, message.inputs, held) => inputs,
         }
     })?;
     let output = PartitionId { task: message.task, attempt: message.attempt, partition: 0 };
     let outcome = run_task(TaskRun {
-        program: program?,
+        program,
         split: message.split,
         inputs,
         output,
@@ -287,15 +290,23 @@ fn attempt_task(host: &Arc<Host>, message: RunTask, stage: Option<StageOfTask>) 
 }
 
 /// Brings all input partitions here, in order.
-async fn gather(
-    host: &Host,
-    inputs: Vec<(StageId, Vec<Piece>)>,
-) -> Result<HashMap<StageId, Vec<bytes::Bytes>>, TaskFailure> {
-    let mut gathered = HashMap::new();
+async fn gather(host: &Host, inputs: Vec<(StageId, Vec<Piece>)>, held: Vec<String>) -> Result<Inputs, TaskFailure> {
+    let mut gathered = Inputs::default();
     for (stage, pieces) in inputs {
         let fetches = pieces.iter().map(|piece| host.read(&piece.place, piece.ticket));
-        gathered.insert(stage, futures_util::future::try_join_all(fetches).await?);
+        gathered.stages.insert(stage, try_join_all(fetches).await?);
     }
+    let fetches = held.into_iter().map(|name| async move {
+        let Piece { place, ticket } = Piece::from_name(&name)?;
+        let lost = |failure| match failure {
+            TaskFailure::Transfer { from, why } => {
+                TaskFailure::Transfer { from, why: format!("{why}. It was persisted there: persist the query again") }
+            }
+            other => other,
+        };
+        Ok::<_, TaskFailure>((name, host.read(&place, ticket).await.map_err(lost)?))
+    });
+    gathered.held.extend(try_join_all(fetches).await?);
     Ok(gathered)
 }
 

@@ -1,6 +1,5 @@
 //! One fragment on one of Polars' engines.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,9 +15,9 @@ use polars_utils::arena::{Arena, Node};
 use polars_utils::slice_enum::Slice;
 use regatta_remote::catch;
 
+use super::Inputs;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{Split, placeholder_of};
-use crate::sched::StageId;
+use crate::plan::{Split, held_by, placeholder_of};
 
 /// A fragment with this task's input in place of its placeholders.
 pub(super) struct Bound {
@@ -32,22 +31,43 @@ pub(super) fn schema(plan: &IRPlan) -> SchemaRef {
 }
 
 /// Puts a task's split and its input partitions (IPC files) into a copy of the fragment.
-pub(super) fn bind(plan: &IRPlan, split: &Split, inputs: &HashMap<StageId, Vec<Bytes>>) -> Bound {
+pub(super) fn bind(plan: &IRPlan, split: &Split, inputs: &Inputs) -> Bound {
     let mut bound = Bound { top: plan.lp_top, ir: plan.lp_arena.clone(), exprs: plan.expr_arena.clone() };
     for node in (0..bound.ir.len()).map(Node) {
         let ir = bound.ir.get_mut(node);
         match placeholder_of(ir) {
             Some(stage) => {
-                let partitions = inputs.get(&stage).map_or(&[][..], Vec::as_slice);
-                let buffers = partitions.iter().map(|bytes| Buffer::from_owner(bytes.clone()));
-                if let IR::Scan { sources, .. } = ir {
-                    *sources = ScanSources::Buffers(buffers.collect());
+                read_from(ir, inputs.stages.get(&stage).into_iter().flatten());
+            }
+            None => {
+                take_split(ir, split);
+                let held = held_by(ir);
+                if !held.is_empty() {
+                    let partitions: Vec<_> = held.iter().filter_map(|name| inputs.held.get(*name)).cloned().collect();
+                    read_from(ir, &partitions);
                 }
             }
-            None => take_split(ir, split),
         }
     }
     bound
+}
+
+/// The names of the persisted partitions that a task reads.
+pub(super) fn held(plan: &IRPlan, split: &Split) -> Vec<String> {
+    let scans = (0..plan.lp_arena.len()).map(|node| plan.lp_arena.get(Node(node))).filter(|ir| !held_by(ir).is_empty());
+    let names = scans.flat_map(|scan| {
+        let mut scan = scan.clone();
+        take_split(&mut scan, split);
+        held_by(&scan).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    });
+    names.collect()
+}
+
+fn read_from<'a>(scan: &mut IR, partitions: impl IntoIterator<Item = &'a Bytes>) {
+    let buffers = partitions.into_iter().map(|bytes| Buffer::from_owner(bytes.clone()));
+    if let IR::Scan { sources, .. } = scan {
+        *sources = ScanSources::Buffers(buffers.collect());
+    }
 }
 
 /// Runs it; `on_batch` gets every batch in order and may stop the run with `true`.

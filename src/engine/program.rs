@@ -7,7 +7,7 @@ use polars_plan::plans::IRPlan;
 
 use super::fragment;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{StageProgram, UdfStep};
+use crate::plan::{Split, StageProgram, UdfStep};
 use crate::udf::batch_of;
 
 /// What every task of a stage runs.
@@ -46,6 +46,13 @@ impl Program {
             steps.push(Step { spec, then });
         }
         Ok(Self { fragment, steps, limit: program.limit, schema })
+    }
+}
+
+impl Program {
+    /// The names of the persisted partitions that a task reads.
+    pub(crate) fn held(&self, split: &Split) -> Vec<String> {
+        fragment::held(&self.fragment, split)
     }
 }
 

@@ -28,13 +28,22 @@ const CALL_ROWS: usize = 1 << 16;
 pub(crate) struct TaskRun {
     pub(crate) program: Arc<Program>,
     pub(crate) split: Split,
-    pub(crate) inputs: HashMap<StageId, Vec<Bytes>>,
+    pub(crate) inputs: Inputs,
     pub(crate) output: PartitionId,
     pub(crate) store: Arc<Store>,
     pub(crate) pools: Arc<dyn Pools>,
     /// Becomes true, or its sender is dropped, when the query ends.
     pub(crate) cancelled: watch::Receiver<bool>,
     pub(crate) runtime: Handle,
+}
+
+/// What a task reads beside its own scan, as IPC files.
+#[derive(Default)]
+pub(crate) struct Inputs {
+    /// The partitions of stages below.
+    pub(crate) stages: HashMap<StageId, Vec<Bytes>>,
+    /// Persisted partitions, by name.
+    pub(crate) held: HashMap<String, Bytes>,
 }
 
 /// Runs a task to its one end. Blocks: call it on a plain thread.

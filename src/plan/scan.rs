@@ -8,8 +8,8 @@ use polars_plan::plans::IR;
 use polars_utils::pl_path::PlRefPath;
 use polars_utils::slice_enum::Slice;
 
-use super::Split;
 use super::files::Layout;
+use super::{Split, held_by};
 
 /// How a scan is split, and why so.
 #[derive(Clone)]
@@ -56,6 +56,14 @@ pub(super) fn split(scan: &IR, tasks: usize) -> Splits {
     }
     if args.deletion_files.is_some() {
         return Splits::whole("the scan has deletion files, which count rows across files");
+    }
+    let held = held_by(scan).len();
+    if held > 0 {
+        if args.pre_slice.is_some() || args.row_index.is_some() {
+            return Splits::whole("it counts rows across persisted partitions");
+        }
+        let splits = (0..held).map(|file| Split::Files { files: vec![file], rows_before: 0 });
+        return Splits { splits: splits.collect(), why: format!("{held} persisted partitions") };
     }
     let ScanSources::Paths(paths) = sources else {
         return Splits::whole("the scan reads memory of the driver");

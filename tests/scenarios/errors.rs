@@ -148,7 +148,7 @@ fn files_of_different_schemas_name_the_column_and_both_types() {
     on_both(|session| {
         let error =
             scan(&format!("{}/*.parquet", folder.path().display())).collect_on(session).expect_err("they differ");
-        says(&error, &["column x", "String", "Int64", "a.parquet", "b.parquet", "cast the column"]);
+        says(&error, &["column x", "String", "Int64", "b.parquet", "cast the column"]);
     });
 }
 
@@ -162,7 +162,7 @@ fn a_file_that_is_corrupt_is_named() {
         says(&error, &["hull.parquet", "parquet"]);
         write(&path, df!["x" => (0..100_000i64).map(|x| x * x % 65_537).collect::<Vec<_>>()]);
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes[100..1000].fill(0xff);
+        bytes[4..40].fill(0xff); // the head of the first page
         std::fs::write(&path, bytes).unwrap();
         let error = scan(path.to_str().unwrap()).collect_on(session).expect_err("a page is broken");
         says(&error, &["hull.parquet", "stage 0, task 0", "worker 0"]);

@@ -5,6 +5,7 @@ use std::path::Path;
 use regatta::polars::prelude::*;
 use regatta::polars::sql::SQLContext;
 use regatta::prelude::*;
+use regatta::testing::eventually;
 
 use crate::errors::{on_both, says};
 use crate::udfs::row_groups;
@@ -56,15 +57,54 @@ fn tables_are_made_replaced_and_dropped_and_a_statement_that_fails_leaves_nothin
     let [(_, crew), _] = tables();
     session.register("crew", crew.clone());
     let rows = |text: &str| session.sql(text).unwrap().collect_on(&session).unwrap().height();
-    session.sql("CREATE TABLE rich AS SELECT * FROM crew WHERE pay > 20").unwrap();
+    let _ = session.sql("CREATE TABLE rich AS SELECT * FROM crew WHERE pay > 20").unwrap();
     assert_eq!(rows("SELECT * FROM rich"), 3);
     session.register("rich", crew.limit(1));
     assert_eq!(rows("SELECT * FROM rich"), 1);
     let failed = session.sql("WITH secret AS (SELECT * FROM crew) SELECT nothing FROM nowhere");
     says(&failed.map(drop).expect_err("no such table"), &["nowhere"]);
     assert!(session.sql("SELECT * FROM secret").is_err(), "the name of a statement that failed lives on");
-    session.sql("DROP TABLE rich").unwrap();
+    let _ = session.sql("DROP TABLE rich").unwrap();
     says(&session.sql("SELECT * FROM rich").map(drop).expect_err("dropped"), &["rich"]);
+}
+
+#[test]
+fn a_persisted_result_is_a_source_that_answers_as_polars_does_until_it_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    on_both(|session| {
+        let made = row_groups(folder.path(), 3000).with_column((col("x") % lit(7)).alias("day"));
+        let persisted = made.clone().persist_on(session).unwrap();
+        let small = || df!["day" => [1i64, 5], "name" => ["Mon", "Fri"]].unwrap().lazy();
+        // What it was made of is not read again.
+        std::fs::remove_file(folder.path().join("x.parquet")).unwrap();
+        let plain = df!["x" => (0..3000i64).collect::<Vec<_>>()].unwrap().lazy();
+        let plain = plain.with_column((col("x") % lit(7)).alias("day"));
+        let further: [fn(LazyFrame) -> LazyFrame; 7] = [
+            |held| held,
+            |held| held.filter(col("day").eq(lit(3))).select([col("x")]),
+            |held| held.select([len()]),
+            |held| held.slice(1234, 100),
+            |held| held.with_row_index("row", None).filter(col("x").gt(lit(2990))),
+            |held| held.group_by([col("day")]).agg([col("x").sum()]).sort(["day"], Default::default()),
+            |held| {
+                held.clone().join(held, [col("x")], [col("x")], JoinArgs::new(JoinType::Inner)).select([col("x").sum()])
+            },
+        ];
+        for query in further {
+            let ours = query(persisted.lazy()).collect_on(session).unwrap();
+            assert!(ours.equals_missing(&query(plain.clone()).collect().unwrap()), "{ours}");
+        }
+        let joined = persisted.lazy().join(small(), [col("day")], [col("day")], JoinArgs::new(JoinType::Semi));
+        assert_eq!(joined.collect_on(session).unwrap().height(), 858);
+        let again = persisted.lazy().filter(col("x").lt(lit(10))).persist_on(session).unwrap();
+        let late = persisted.lazy();
+        drop(persisted);
+        assert_eq!(again.lazy().collect_on(session).unwrap().height(), 10, "it needs the first no more");
+        let error = late.collect_on(session).expect_err("it was dropped");
+        says(&error, &["no such partition", "persist the query again"]);
+        drop(again);
+        eventually("nothing is left of it", || session.partitions_held() == 0);
+    });
 }
 
 #[test]
