@@ -33,7 +33,7 @@ const REFUSED_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The first frame of lane 0, from both sides.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Hello {
+pub(crate) struct Hello {
     protocol: u16,
     cluster: ClusterId,
     node: NodeId,

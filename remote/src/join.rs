@@ -153,7 +153,7 @@ pub(crate) struct Claim {
     token: TokenId,
     proof: [u8; 32],
     build: Vec<u8>,
-    request: Vec<u8>,
+    pub(crate) request: Vec<u8>,
 }
 
 /// Why a head gives no certificate; crosses the wire.

@@ -27,6 +27,9 @@ mod endpoint;
 mod error;
 mod fence;
 mod frame;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod identity;
 mod join;
