@@ -18,6 +18,7 @@ use crate::identity::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, ClusterId, NodeId, Pee
 use crate::lane::{FrameReader, write_slices};
 use crate::link::Link;
 use crate::node::Shared;
+use crate::peers::Losing;
 use crate::{data, endpoint, join, serve};
 
 /// Version of everything on the wire above the frame header.
@@ -41,12 +42,19 @@ pub(crate) struct Hello {
     build: Vec<u8>,
 }
 
-/// Dials a node. To run on the network's runtime, because quinn spawns there.
-pub(crate) async fn dial(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, ConnectError> {
+/// Dials a node: any, or the one that is expected. To run on the network's runtime, because quinn spawns there.
+pub(crate) async fn dial(
+    shared: Arc<Shared>,
+    to: SocketAddr,
+    expected: Option<NodeId>,
+) -> Result<(NodeId, Losing), ConnectError> {
     let endpoint = &shared.endpoint;
     let control = Closing(Some(connect(endpoint, endpoint.control(), to).await?));
     let connection = control.connection()?;
     let peer = peer_of(connection).ok_or_else(no_name)?;
+    if expected.is_some_and(|node| node != peer.node) {
+        return Err(ConnectError::BadHello(format!("{peer} is at its address now")));
+    }
     let (mut system_send, system_read) = connection.open_bi().await.map_err(failed)?;
     let (mut message_send, message_read) = connection.open_bi().await.map_err(failed)?;
     let (mut beat_send, beat_read) = connection.open_bi().await.map_err(failed)?;
@@ -73,9 +81,9 @@ pub(crate) async fn dial(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, 
     let [message_read, beat_read] = [message_read, beat_read].map(|read| FrameReader::new(read, MAX_HELLO));
     serve::run(&shared, &link, [system_read, message_read, beat_read]);
     let data = data.keep()?;
-    if shared.peers.add_data(peer.node, &data) {
+    if let Some(losing) = shared.peers.add_data(peer.node, &data) {
         data::serve(&shared, peer.node, data);
-        Ok(peer.node)
+        Ok((peer.node, losing))
     } else {
         data.close(Code::PeerLost.var(), b"control connection lost");
         Err(ConnectError::Failed("the control connection was lost again".to_owned()))
@@ -140,7 +148,7 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
 fn accept_data(shared: &Arc<Shared>, connection: Connection) -> Result<(), ConnectError> {
     let peer = peer_of(&connection).ok_or_else(no_name)?;
     endpoint::widen(&connection);
-    if !shared.peers.add_data(peer.node, &connection) {
+    if shared.peers.add_data(peer.node, &connection).is_none() {
         connection.close(Code::NoControl.var(), b"no control connection");
         return Err(ConnectError::BadHello("a data connection without a control one".to_owned()));
     }

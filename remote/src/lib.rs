@@ -40,6 +40,7 @@ mod membership;
 mod message;
 mod node;
 mod peers;
+mod redial;
 mod renew;
 mod route;
 mod runtime;

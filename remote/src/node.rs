@@ -22,6 +22,7 @@ use crate::join::JOINS;
 use crate::link::Link;
 use crate::local::LocalRef;
 use crate::peers::{PeerEvent, Peers};
+use crate::redial::{self, Redial};
 use crate::renew;
 use crate::route::{Publication, Routes};
 use crate::runtime::{Net, Runtime};
@@ -55,6 +56,7 @@ impl Node {
             endpoint,
             net: runtime.net().clone(),
             peers: Peers::new(),
+            redial: Redial::default(),
             routes: Arc::default(),
             source: OnceLock::new(),
             transfers: Arc::default(),
@@ -78,6 +80,10 @@ impl Node {
 
     /// Connects to the node at an address; reuses a live connection to it.
     ///
+    /// When the connection is lost, and neither side has closed it, this node dials again for 10 seconds, after pauses
+    /// of up to 50 ms that double up to 5 s: the peer is [`Down`](PeerEvent::Down), then [`Up`](PeerEvent::Up) again
+    /// under the same number. What waited for it has failed; nothing is sent again.
+    ///
     /// # Errors
     /// It cannot be reached in time, is of another cluster, or is another build.
     ///
@@ -88,7 +94,7 @@ impl Node {
         if let Some(node) = shared.peers.at(to) {
             return Ok(node);
         }
-        let dial = shared.net.spawn(handshake::dial(Arc::clone(shared), to));
+        let dial = shared.net.spawn(redial::connect(Arc::clone(shared), to));
         match shared.net.within(deadline, dial).await {
             Some(Some(result)) => result,
             Some(None) => Err(ConnectError::Closed), // the runtime ended the task
@@ -119,8 +125,10 @@ impl Node {
     }
 
     /// Ends all connections to a node. Asks and transfers that wait for it fail at once, not when its silence has lasted:
-    /// for who knows better than the network that it is gone. It may be connected to again.
+    /// for who knows better than the network that it is gone. Neither side dials it again by itself; it may be
+    /// connected to again.
     pub fn disconnect(&self, node: NodeId) {
+        self.shared().redial.forget(node);
         self.shared().peers.disconnect(node);
     }
 
@@ -231,8 +239,8 @@ impl Node {
         let Some(mut lost) = self.shared().peers.lost(node) else {
             return "not connected".to_owned();
         };
-        let cause = lost.wait_for(Option::is_some).await;
-        cause.ok().and_then(|cause| cause.clone()).unwrap_or_else(|| "closed".to_owned())
+        let lost = lost.wait_for(Option::is_some).await;
+        lost.ok().and_then(|lost| lost.clone()).map_or_else(|| "closed".to_owned(), |lost| lost.cause)
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -270,6 +278,7 @@ pub(crate) struct Shared {
     pub(crate) endpoint: Endpoint,
     pub(crate) net: Net,
     pub(crate) peers: Peers,
+    pub(crate) redial: Redial,
     pub(crate) routes: Arc<Routes>,
     pub(crate) source: OnceLock<Arc<dyn DataSource>>,
     /// Every transfer holds a clone, so that they can be counted.
@@ -286,6 +295,7 @@ impl Shared {
     }
 
     fn shut(&self) {
+        self.redial.stop();
         self.endpoint.quinn.close(Code::Bye.var(), b"bye");
         // Routes keep actors alive, and actors may hold handles to this node.
         self.routes.clear();

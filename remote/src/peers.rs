@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::{Entry, OccupiedEntry};
-use quinn::Connection;
+use quinn::{Connection, ConnectionError};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -17,7 +17,7 @@ use crate::membership::{Action, Event, Membership, TICK};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerEvent {
-    /// Control and data connection are there.
+    /// Control and data connection are there. Comes again when a peer that was lost is connected to again.
     Up(PeerId),
     /// It was silent for 3 seconds. It may recover, and is down after 10.
     Suspect(PeerId),
@@ -55,7 +55,19 @@ struct Peer {
     controls: Vec<Arc<Link>>,
     data: Vec<Connection>,
     up: bool,
-    lost: watch::Sender<Option<String>>,
+    lost: watch::Sender<Option<Lost>>,
+}
+
+/// Tells how a peer was lost, when it is.
+pub(crate) type Losing = watch::Receiver<Option<Lost>>;
+
+/// How a peer was lost.
+#[derive(Clone, Debug)]
+pub(crate) struct Lost {
+    /// Why.
+    pub(crate) cause: String,
+    /// Nobody wanted it: to dial again may help.
+    pub(crate) again: bool,
 }
 
 impl Peers {
@@ -110,12 +122,12 @@ impl Peers {
         // Cloned first: closing wakes tasks that want this entry.
         let open = self.map.get(&node).map(|peer| (peer.controls.clone(), peer.data.clone()));
         let (controls, data) = open.unwrap_or_default();
-        controls.iter().for_each(|link| link.connection.close(Code::PeerLost.var(), b"disconnected"));
-        data.iter().for_each(|data| data.close(Code::PeerLost.var(), b"disconnected"));
+        controls.iter().for_each(|link| link.connection.close(Code::Bye.var(), b"disconnected"));
+        data.iter().for_each(|data| data.close(Code::Bye.var(), b"disconnected"));
     }
 
     /// Tells when a peer is lost; `None` if it is not there.
-    pub(crate) fn lost(&self, node: NodeId) -> Option<watch::Receiver<Option<String>>> {
+    pub(crate) fn lost(&self, node: NodeId) -> Option<Losing> {
         Some(self.map.get(&node)?.lost.subscribe())
     }
 
@@ -156,24 +168,22 @@ impl Peers {
         self.note_up(&mut peer);
     }
 
-    /// False if there is no control connection to that peer.
-    pub(crate) fn add_data(&self, node: NodeId, data: &Connection) -> bool {
-        let Some(mut peer) = self.map.get_mut(&node) else {
-            return false;
-        };
+    /// Tells when the peer is lost; `None` if there is no control connection to it.
+    pub(crate) fn add_data(&self, node: NodeId, data: &Connection) -> Option<Losing> {
+        let mut peer = self.map.get_mut(&node)?;
         peer.data.push(data.clone());
         self.note_up(&mut peer);
-        true
+        Some(peer.lost.subscribe())
     }
 
     pub(crate) fn remove_control(&self, link: &Arc<Link>, cause: &str) {
-        self.remove(link.peer.node, cause, |peer| {
+        self.remove(link.peer.node, cause, was_lost(&link.connection), |peer| {
             peer.controls.retain(|other| !Arc::ptr_eq(other, link));
         });
     }
 
     pub(crate) fn remove_data(&self, node: NodeId, data: &Connection, cause: &str) {
-        self.remove(node, cause, |peer| {
+        self.remove(node, cause, was_lost(data), |peer| {
             peer.data.retain(|other| other.stable_id() != data.stable_id());
         });
     }
@@ -190,7 +200,7 @@ impl Peers {
     }
 
     /// Changes a peer and tells if it went down; then its other connections are closed too.
-    fn remove(&self, node: NodeId, cause: &str, change: impl FnOnce(&mut Peer)) {
+    fn remove(&self, node: NodeId, cause: &str, again: bool, change: impl FnOnce(&mut Peer)) {
         let Entry::Occupied(mut entry) = self.map.entry(node) else {
             return;
         };
@@ -200,7 +210,8 @@ impl Peers {
         if !gone {
             return;
         }
-        self.end(entry, Code::PeerLost, cause);
+        // The other side learns from this whether to dial again.
+        self.end(entry, if again { Code::PeerLost } else { Code::Bye }, cause);
     }
 
     /// Takes a peer that is gone off the map.
@@ -214,7 +225,7 @@ impl Peers {
             data.close(code.var(), cause.as_bytes());
         }
         self.members().handle(Event::Gone(peer.id.node), self.started.elapsed());
-        peer.lost.send_replace(Some(cause.to_owned()));
+        peer.lost.send_replace(Some(Lost { cause: cause.to_owned(), again: code == Code::PeerLost }));
         if peer.up {
             tracing::debug!(peer = %peer.id, cause, "down");
             let _ = self.events.send(PeerEvent::Down { peer: peer.id, cause: cause.to_owned() });
@@ -258,5 +269,15 @@ impl Peers {
 
     fn members(&self) -> MutexGuard<'_, Membership> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a connection ended without either side wanting it; with `PeerLost`, the other side has lost another
+/// connection of ours.
+fn was_lost(connection: &Connection) -> bool {
+    match connection.close_reason() {
+        Some(ConnectionError::TimedOut | ConnectionError::Reset) => true,
+        Some(ConnectionError::ApplicationClosed(close)) => close.error_code == Code::PeerLost.var(),
+        _ => false,
     }
 }
