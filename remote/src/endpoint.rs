@@ -14,10 +14,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::ambient::Ambient;
 use crate::error::BindError;
+use crate::handshake::NO_PROTOCOL;
 use crate::identity::{
     ALPN_CONTROL, ALPN_DATA, Fingerprint, Identity, SERVER_NAME, client_config, join_config, server_config,
 };
 use crate::join::JoinError;
+use crate::link::LANES;
 use crate::membership::{BRAKE_HOLD, DEAD};
 use crate::runtime::{Net, Runtime};
 
@@ -79,6 +81,8 @@ impl Dials {
 fn accepts(identity: &Identity, joins: bool, loopback: bool, ambient: &Ambient) -> Result<ServerConfig, BindError> {
     let mut server = ServerConfig::with_crypto(Arc::new(server_config(identity, joins, ambient)?));
     server.transport_config(Arc::new(ACCEPTED.transport(loopback)?));
+    // First packets wait only until the node has looked at them, which is soon.
+    server.max_incoming(INCOMING).incoming_buffer_size(64 << 10).incoming_buffer_size_total(4 << 20);
     Ok(server)
 }
 
@@ -117,9 +121,6 @@ impl Joining {
     }
 }
 
-/// TLS's alert `no_application_protocol` as QUIC carries it.
-const NO_PROTOCOL: u64 = 0x100 + 120;
-
 fn open(server: Option<ServerConfig>, address: SocketAddr, net: &Net) -> io::Result<quinn::Endpoint> {
     let mut config = EndpointConfig::default();
     // Also off loopback: a peer bound to loopback sends large packets, and only the receiver pays for room.
@@ -139,6 +140,7 @@ fn open(server: Option<ServerConfig>, address: SocketAddr, net: &Net) -> io::Res
 pub(crate) fn widen(connection: &quinn::Connection) {
     connection.set_receive_window(VarInt::from_u32(DATA.receive));
     connection.set_send_window(DATA.send);
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(DATA.streams));
 }
 
 // GSO sends ten packets at once, and ten of these must stay below 65 507 bytes.
@@ -147,12 +149,18 @@ const SOCKET_BUFFER: usize = 4 << 20;
 
 // Membership decides who is dead; QUIC gives up only after it, in case a process lives and does not beat.
 const IDLE: u64 = (DEAD.as_secs() + BRAKE_HOLD.as_secs()) + 10;
-const CONTROL: Settings = Settings { stream: 1 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 1, idle: IDLE };
-const DATA: Settings = Settings { stream: 8 << 20, receive: 64 << 20, send: 8 << 20, keep_alive: 5, idle: IDLE };
-const ACCEPTED: Settings = Settings { stream: 8 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 5, idle: IDLE };
-const BIDI_STREAMS: u32 = 128;
+const CONTROL: Settings =
+    Settings { streams: 0, stream: 1 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 1, idle: IDLE };
+const DATA: Settings =
+    Settings { streams: 128, stream: 8 << 20, receive: 64 << 20, send: 8 << 20, keep_alive: 5, idle: IDLE };
+const ACCEPTED: Settings =
+    Settings { streams: LANES as u32, stream: 8 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 5, idle: IDLE };
+/// Connections whose first packet the node has not looked at yet.
+const INCOMING: usize = 256;
 
 struct Settings {
+    /// Streams that the other side may have open: lanes are opened by who dials, transfers by either side.
+    streams: u32,
     stream: u32,
     receive: u32,
     send: u64,
@@ -169,7 +177,7 @@ impl Settings {
             .stream_receive_window(VarInt::from_u32(self.stream))
             .receive_window(VarInt::from_u32(self.receive))
             .send_window(self.send)
-            .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS))
+            .max_concurrent_bidi_streams(VarInt::from_u32(self.streams))
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
             .keep_alive_interval(Some(Duration::from_secs(self.keep_alive)))

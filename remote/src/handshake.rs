@@ -93,8 +93,10 @@ pub(crate) async fn dial(
 /// Takes a connection of either kind.
 pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
     let from = incoming.remote_address();
+    let mut proven = incoming.remote_address_validated();
     let accepted = async {
         let connection = incoming.accept().map_err(failed)?.await.map_err(trust)?;
+        proven = true;
         match protocol(&connection).as_deref() {
             Some(ALPN_JOIN) => join::accept(&shared, connection).await,
             // Where joins are served, TLS lets nodes through that have no certificate yet.
@@ -108,10 +110,11 @@ pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
         }
     };
     match timeout(ACCEPT_DEADLINE, accepted).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => return,
         Ok(Err(error)) => tracing::warn!(%from, %error, "refused a connection"),
         Err(_) => tracing::warn!(%from, "a connection's handshake took too long"),
     }
+    shared.door().refused(from.ip(), proven, shared.net.ambient.unix());
 }
 
 async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<(), ConnectError> {
@@ -272,14 +275,16 @@ fn trust(error: ConnectionError) -> ConnectError {
     };
     match alert {
         EXPIRED => ConnectError::CertificateExpired { reason: error.to_string() },
+        NO_PROTOCOL => ConnectError::BadHello("the two sides have no protocol in common".to_owned()),
         // TLS alerts, RFC 9001 section 4.8.
         0x100..0x200 => ConnectError::NotTrusted { reason: error.to_string() },
         _ => failed(error),
     }
 }
 
-/// TLS's alert `certificate_expired` as QUIC carries it.
+/// TLS's alerts `certificate_expired` and `no_application_protocol` as QUIC carries them.
 const EXPIRED: u64 = 0x100 + 45;
+pub(crate) const NO_PROTOCOL: u64 = 0x100 + 120;
 
 fn failed(error: ConnectionError) -> ConnectError {
     ConnectError::Failed(error.to_string())

@@ -28,7 +28,7 @@ use crate::lane::FrameReader;
 use crate::runtime::Runtime;
 
 pub(crate) use desk::Desk;
-pub(crate) use serve::{JOINS, accept};
+pub(crate) use serve::{JOINS, JOINS_OF_HOST, accept};
 use token::TokenId;
 pub use token::{JoinToken, JoinTokenError};
 

@@ -8,17 +8,18 @@ use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Context};
 use bytes::Bytes;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::actor::{ActorId, ActorRef, Address};
 use crate::close::Code;
 use crate::data::{DataSource, Fetch, fetch};
+use crate::door::{Crowd, Door, Verdict};
 use crate::endpoint::{self, Endpoint};
 use crate::error::{BindError, ConnectError, FetchError};
 use crate::handshake::{self, MAX_BUILD};
 use crate::identity::{Authority, Fingerprint, Identity, IdentityError, NodeId, PeerId};
-use crate::join::JOINS;
+use crate::join::{JOINS, JOINS_OF_HOST};
 use crate::link::Link;
 use crate::local::LocalRef;
 use crate::peers::{PeerEvent, Peers};
@@ -26,9 +27,6 @@ use crate::redial::{self, Redial};
 use crate::renew;
 use crate::route::{Publication, Routes};
 use crate::runtime::{Net, Runtime};
-
-/// Handshakes that are accepted at a time.
-const ACCEPTING: usize = 128;
 
 /// A process's endpoint in the cluster. Clones share it; it closes with the last one.
 #[derive(Clone)]
@@ -51,7 +49,8 @@ impl Node {
             authority_print: identity.authority().ok_or_else(unreadable)?,
             identity: Mutex::new(identity),
             authority: OnceLock::new(),
-            joins: Semaphore::new(JOINS),
+            joins: Crowd::new(JOINS, JOINS_OF_HOST),
+            door: Mutex::new(Door::new()),
             hello,
             endpoint,
             net: runtime.net().clone(),
@@ -273,7 +272,8 @@ pub(crate) struct Shared {
     /// On a head: what signs certificates.
     pub(crate) authority: OnceLock<Arc<Authority>>,
     /// Places for joins.
-    pub(crate) joins: Semaphore,
+    pub(crate) joins: Crowd,
+    door: Mutex<Door>,
     pub(crate) hello: Bytes,
     pub(crate) endpoint: Endpoint,
     pub(crate) net: Net,
@@ -288,6 +288,10 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn id(&self) -> NodeId {
         self.me.node
+    }
+
+    pub(crate) fn door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn identity(&self) -> MutexGuard<'_, Identity> {
@@ -318,17 +322,27 @@ async fn accept_all(shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         async move { shared.peers.keep_beating().await }
     });
-    let places = Arc::new(Semaphore::new(ACCEPTING));
     while let Some(incoming) = shared.endpoint.quinn.accept().await {
-        match Arc::clone(&places).try_acquire_owned() {
-            Ok(place) => {
+        let (from, proven) = (incoming.remote_address(), incoming.remote_address_validated());
+        let verdict = shared.door().knock(from.ip(), proven, shared.net.ambient.unix());
+        match verdict {
+            Verdict::Enter(place) => {
                 let accepted = handshake::accept(Arc::clone(&shared), incoming);
                 tokio::spawn(async move {
+                    let _place = place;
                     accepted.await;
-                    drop(place);
                 });
             }
-            Err(_) => incoming.refuse(),
+            Verdict::Prove => {
+                // Fails only for who has proven it.
+                let _ = incoming.retry();
+            }
+            Verdict::Ignore { why, say } => {
+                incoming.ignore();
+                if let Some(count) = say {
+                    tracing::warn!(%from, why, count, "connections are not answered");
+                }
+            }
         }
     }
 }

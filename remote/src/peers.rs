@@ -37,6 +37,9 @@ pub enum PeerEvent {
     },
 }
 
+/// Control connections of a peer, and data connections. Two are usual when both sides have dialled; a peer has more
+/// while this side has not noticed that one was lost. Beyond this the oldest are closed.
+const CONNECTIONS: usize = 4;
 /// Events that a slow receiver may be behind.
 const EVENTS: usize = 1024;
 
@@ -166,6 +169,9 @@ impl Peers {
         });
         peer.controls.push(Arc::clone(link));
         self.note_up(&mut peer);
+        let old = (peer.controls.len() > CONNECTIONS).then(|| peer.controls.remove(0).connection.clone());
+        drop(peer); // closing wakes tasks that want this entry
+        old.iter().for_each(supersede);
     }
 
     /// Tells when the peer is lost; `None` if there is no control connection to it.
@@ -173,7 +179,11 @@ impl Peers {
         let mut peer = self.map.get_mut(&node)?;
         peer.data.push(data.clone());
         self.note_up(&mut peer);
-        Some(peer.lost.subscribe())
+        let old = (peer.data.len() > CONNECTIONS).then(|| peer.data.remove(0));
+        let losing = peer.lost.subscribe();
+        drop(peer); // closing wakes tasks that want this entry
+        old.iter().for_each(supersede);
+        Some(losing)
     }
 
     pub(crate) fn remove_control(&self, link: &Arc<Link>, cause: &str) {
@@ -270,6 +280,11 @@ impl Peers {
     fn members(&self) -> MutexGuard<'_, Membership> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn supersede(old: &Connection) {
+    tracing::warn!(from = %old.remote_address(), "a peer has too many connections; its oldest is closed");
+    old.close(Code::Superseded.var(), b"too many connections of one node");
 }
 
 /// Whether a connection ended without either side wanting it; with `PeerLost`, the other side has lost another

@@ -62,8 +62,14 @@ impl Transfer {
         };
         let code = match stop {
             Stop::Gone => Code::Cancelled,
-            Stop::Stalled => Code::Stalled,
-            Stop::BadRequest => Code::BadRequest,
+            Stop::Stalled => {
+                tracing::warn!(peer = %self.peer, "a transfer stalled");
+                Code::Stalled
+            }
+            Stop::BadRequest => {
+                tracing::warn!(peer = %self.peer, "not a request for a transfer");
+                Code::BadRequest
+            }
             Stop::Source(text) => {
                 tracing::warn!(peer = %self.peer, text, "a data source failed");
                 Code::SourceFailed

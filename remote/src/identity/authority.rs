@@ -59,7 +59,7 @@ impl Authority {
         let fingerprint =
             fingerprint(&certificate).ok_or_else(|| IdentityError::Certificate("our own cannot be read".to_owned()))?;
         let issuer = Issuer::new(params, key);
-        let desk = Mutex::default();
+        let desk = Mutex::new(Desk::new());
         Ok(Self { cluster, certificate, fingerprint, issuer, lifetime: LIFETIME, ambient, desk })
     }
 
