@@ -95,14 +95,19 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
         }
     }
 
-    /// Waits until the actor is gone; for an actor of another node, until that node is lost.
+    /// Waits until the actor is gone, and says why. For an actor of another node, the loss of the connection is
+    /// [`Down::NodeLost`], also if it is made again at once.
     ///
     /// # Cancel safety
     /// Safe.
     pub async fn down(&self) -> Down {
         match &self.0 {
             Target::Local(actor) => actor.down().await,
-            Target::Remote { node, address } => Down::NodeLost { cause: node.lost(address.node).await },
+            Target::Remote { node, address } if address.node == node.id() => Down::NoSuchActor,
+            Target::Remote { node, address } => match node.link(address.node) {
+                Some(link) => link.watch(address.actor).await,
+                None => Down::NodeLost { cause: "not connected".to_owned() },
+            },
         }
     }
 }

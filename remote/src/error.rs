@@ -302,6 +302,7 @@ impl From<Down> for TellError {
         match down {
             Down::Panicked { text } => Self::Panicked { text },
             Down::Stopped | Down::NodeLost { .. } => Self::Stopped,
+            Down::NoSuchActor => Self::NoSuchActor,
         }
     }
 }

@@ -24,6 +24,12 @@ pub(crate) enum Kind {
     Renew = 10,
     /// Still here: its number stands for the call, the last beat seen for the recipient.
     Beat = 11,
+    /// Asks for the end of an actor.
+    Watch = 12,
+    /// Nobody waits for that end any more.
+    Unwatch = 13,
+    /// The end of an actor that was watched.
+    Down = 14,
 }
 
 /// The header of a frame.
@@ -110,6 +116,9 @@ impl Kind {
             9 => Self::Join,
             10 => Self::Renew,
             11 => Self::Beat,
+            12 => Self::Watch,
+            13 => Self::Unwatch,
+            14 => Self::Down,
             other => return Err(FrameError::Kind(other)),
         })
     }
@@ -161,8 +170,8 @@ mod tests {
             }
         }
         assert!(Kind::parse(0).is_err());
-        assert!(Kind::parse(11).is_ok());
-        assert!(Kind::parse(12).is_err());
+        assert!(Kind::parse(14).is_ok());
+        assert!(Kind::parse(15).is_err());
     }
 
     #[test]

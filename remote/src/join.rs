@@ -2,7 +2,7 @@
 //!
 //! One connection of its own protocol, one stream: the joiner sends a [`Claim`], whose proof is an HMAC under the
 //! token's secret over key material of this very TLS session and the request for a certificate; the head answers with
-//! a certificate or a [`Refusal`]. A token that was answered with a certificate is used up, also if the answer is lost.
+//! a certificate or a [`Refusal`]. A token lets in as many nodes as it was made for; one whose answer is lost counts.
 
 mod desk;
 mod serve;
@@ -48,8 +48,8 @@ pub enum JoinError {
     /// The token has expired.
     #[error("the token has expired; make a new one")]
     Expired,
-    /// The token was used before.
-    #[error("the token was used before, and each lets one node join; make a new one")]
+    /// The token has let in as many nodes as it is for.
+    #[error("the token was used before, by as many nodes as it lets join; make a new one")]
     Used,
     /// The head runs another build of the application.
     #[error(

@@ -49,6 +49,7 @@ mod runtime;
 mod serve;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod supervise;
 
 pub use actor::{ActorId, ActorRef, Address};
 pub use codec::{CodecError, MAX_MESSAGE, decode, encode};
@@ -63,6 +64,7 @@ pub use node::{InHand, Node};
 pub use peers::PeerEvent;
 pub use route::Publication;
 pub use runtime::{Arbiter, Runtime};
+pub use supervise::Restarts;
 
 #[doc(hidden)]
 pub use actix;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use quinn::{Connection, SendStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::actor::ActorId;
@@ -22,12 +22,18 @@ use crate::error::{AskError, Fault, TellError};
 use crate::frame::{Header, Kind};
 use crate::identity::PeerId;
 use crate::lane::{Out, QUEUE, write_lane};
+use crate::local::Down;
+use crate::node::InHand;
 use crate::runtime::Net;
 
 /// Streams of a control connection.
 pub(crate) const LANES: usize = 3;
 /// Asks of one peer that are served at a time.
 const SERVING: usize = 4096;
+/// Actors of one peer that are watched at a time; more wait for a place.
+const WATCHES: usize = 4096;
+/// Watches of one peer that are borne at a time: with room for those that have ended and are not yet told.
+const WATCHED: usize = 2 * WATCHES;
 /// Cancels kept that came before their ask, because lanes are not ordered among each other.
 const EARLY: usize = 1024;
 
@@ -47,6 +53,9 @@ pub(crate) struct Link {
     next_call: AtomicU64,
     calls: DashMap<u64, oneshot::Sender<Answer>>,
     serving: DashMap<u64, oneshot::Sender<()>>,
+    watch_places: Arc<Semaphore>,
+    watches: DashMap<u64, oneshot::Sender<Down>>,
+    watched: DashMap<u64, oneshot::Sender<()>>,
     early: Mutex<VecDeque<u64>>,
     ended: OnceLock<String>,
     going_away: AtomicBool,
@@ -81,6 +90,9 @@ impl Link {
             next_call: AtomicU64::new(1),
             calls: DashMap::new(),
             serving: DashMap::new(),
+            watch_places: Arc::new(Semaphore::new(WATCHES)),
+            watches: DashMap::new(),
+            watched: DashMap::new(),
             early: Mutex::default(),
             ended: OnceLock::new(),
             going_away: AtomicBool::new(false),
@@ -179,6 +191,42 @@ impl Link {
         Ok(())
     }
 
+    /// Waits for the end of an actor; dropping the future ends the watch there.
+    pub(crate) async fn watch(self: &Arc<Self>, actor: ActorId) -> Down {
+        let lost = || Down::NodeLost { cause: self.cause() };
+        let Ok(place) = Arc::clone(&self.watch_places).acquire_owned().await else {
+            return lost();
+        };
+        let Ok(room) = self.system.reserve().await else {
+            return lost();
+        };
+        let call = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (sender, down) = oneshot::channel();
+        self.watches.insert(call, sender);
+        let mut guard = WatchGuard { link: self, call, open: Some(place) };
+        // As in `ask`: the end of the link must not miss this entry.
+        if self.ended.get().is_some() {
+            return lost();
+        }
+        let header = Header { recipient: actor.0, ..Header::of_call(Kind::Watch, call) };
+        room.send(Out::Frame(header, Bytes::new()));
+        let down = down.await;
+        guard.open = None;
+        down.unwrap_or_else(|_| lost())
+    }
+
+    /// Queues a frame of the system's that nothing repairs if it is lost, at once or by a task; `held` is kept until
+    /// then.
+    fn send_surely(self: &Arc<Self>, header: Header, held: impl Send + 'static) {
+        if let Err(mpsc::error::TrySendError::Full(frame)) = self.system.try_send(Out::Frame(header, Bytes::new())) {
+            let link = Arc::clone(self);
+            self.net.handle.spawn(async move {
+                let _ = link.system.send(frame).await; // fails only if the link has ended
+                drop(held);
+            });
+        }
+    }
+
     /// Queues a frame of the system's, if there is room. For frames whose loss a deadline repairs, and for
     /// readers, which must never wait for a writer.
     pub(crate) fn try_send(&self, kind: Kind, call: u64, payload: Bytes) {
@@ -242,9 +290,36 @@ impl Link {
         }
     }
 
-    /// Asks of ours that wait for an answer, and asks of the peer that are being served.
-    pub(crate) fn in_hand(&self) -> (usize, usize) {
-        (self.calls.len(), self.serving.len())
+    /// An actor that was watched has ended.
+    pub(crate) fn down(&self, call: u64, down: Down) {
+        if let Some((_, watcher)) = self.watches.remove(&call) {
+            let _ = watcher.send(down);
+        }
+    }
+
+    /// Notes that the peer watches an actor. `None` if it watches too many.
+    pub(crate) fn watched(self: &Arc<Self>, call: u64) -> Option<Watched> {
+        if self.watched.len() >= WATCHED {
+            return None;
+        }
+        let (end, unwatched) = oneshot::channel();
+        self.watched.insert(call, end);
+        if self.ended.get().is_some() {
+            self.watched.remove(&call); // as in `ask`
+        }
+        Some(Watched { link: Arc::clone(self), call, unwatched })
+    }
+
+    /// The peer ends a watch.
+    pub(crate) fn unwatch(&self, call: u64) {
+        self.watched.remove(&call);
+    }
+
+    /// Adds what is in hand with this peer.
+    pub(crate) fn count(&self, all: &mut InHand) {
+        all.asks += self.calls.len();
+        all.served += self.serving.len();
+        all.watches += self.watches.len() + self.watched.len();
     }
 
     /// The peer takes no new messages.
@@ -261,6 +336,13 @@ impl Link {
         }
         for call in sorted(&self.serving) {
             self.serving.remove(&call);
+        }
+        self.watch_places.close();
+        for watch in sorted(&self.watches) {
+            self.watches.remove(&watch);
+        }
+        for watch in sorted(&self.watched) {
+            self.watched.remove(&watch);
         }
     }
 
@@ -320,6 +402,42 @@ impl Drop for CallGuard<'_> {
         self.link.calls.remove(&self.call);
         if self.open {
             self.link.try_send(Kind::Cancel, self.call, Bytes::new());
+        }
+    }
+}
+
+/// A watch of the peer; forgotten when dropped.
+pub(crate) struct Watched {
+    link: Arc<Link>,
+    pub(crate) call: u64,
+    unwatched: oneshot::Receiver<()>,
+}
+
+impl Watched {
+    /// Waits until the peer ends the watch or is lost.
+    pub(crate) async fn unwatched(&mut self) {
+        let _ = (&mut self.unwatched).await;
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.link.watched.remove(&self.call);
+    }
+}
+
+/// Forgets a watch when its watcher goes, and ends it there if it is open.
+struct WatchGuard<'a> {
+    link: &'a Arc<Link>,
+    call: u64,
+    open: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for WatchGuard<'_> {
+    fn drop(&mut self) {
+        self.link.watches.remove(&self.call);
+        if let Some(place) = self.open.take() {
+            self.link.send_surely(Header::of_call(Kind::Unwatch, self.call), place);
         }
     }
 }

@@ -200,13 +200,11 @@ impl Node {
     /// What this node is busy with.
     pub fn in_hand(&self) -> InHand {
         let shared = self.shared();
-        let (asks, served) = shared
-            .peers
-            .links()
-            .iter()
-            .map(|link| link.in_hand())
-            .fold((0, 0), |sum, link| (sum.0 + link.0, sum.1 + link.1));
-        InHand { asks, served, transfers: Arc::strong_count(&shared.transfers) - 1 }
+        let mut all = InHand { transfers: Arc::strong_count(&shared.transfers) - 1, ..InHand::default() };
+        for link in shared.peers.links() {
+            link.count(&mut all);
+        }
+        all
     }
 
     /// Closes gracefully within `deadline`: no new messages, running calls finish and are answered.
@@ -233,15 +231,6 @@ impl Node {
         self.shared().peers.link(node)
     }
 
-    /// Waits until a node is lost; at once if it is not connected.
-    pub(crate) async fn lost(&self, node: NodeId) -> String {
-        let Some(mut lost) = self.shared().peers.lost(node) else {
-            return "not connected".to_owned();
-        };
-        let lost = lost.wait_for(Option::is_some).await;
-        lost.ok().and_then(|lost| lost.clone()).map_or_else(|| "closed".to_owned(), |lost| lost.cause)
-    }
-
     fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
@@ -256,6 +245,8 @@ pub struct InHand {
     pub served: usize,
     /// Transfers in either direction.
     pub transfers: usize,
+    /// Actors of other nodes that are watched here, and actors of this node that are watched there.
+    pub watches: usize,
 }
 
 impl fmt::Debug for Node {

@@ -58,19 +58,19 @@ struct Peer {
     controls: Vec<Arc<Link>>,
     data: Vec<Connection>,
     up: bool,
-    lost: watch::Sender<Option<Lost>>,
+    lost: watch::Sender<Option<Loss>>,
 }
 
-/// Tells how a peer was lost, when it is.
-pub(crate) type Losing = watch::Receiver<Option<Lost>>;
+/// Tells how a peer went, when it does.
+pub(crate) type Losing = watch::Receiver<Option<Loss>>;
 
-/// How a peer was lost.
-#[derive(Clone, Debug)]
-pub(crate) struct Lost {
-    /// Why.
-    pub(crate) cause: String,
+/// How a peer went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
     /// Nobody wanted it: to dial again may help.
-    pub(crate) again: bool,
+    Lost,
+    /// One side has closed.
+    Closed,
 }
 
 impl Peers {
@@ -187,13 +187,13 @@ impl Peers {
     }
 
     pub(crate) fn remove_control(&self, link: &Arc<Link>, cause: &str) {
-        self.remove(link.peer.node, cause, was_lost(&link.connection), |peer| {
+        self.remove(link.peer.node, cause, loss_of(&link.connection), |peer| {
             peer.controls.retain(|other| !Arc::ptr_eq(other, link));
         });
     }
 
     pub(crate) fn remove_data(&self, node: NodeId, data: &Connection, cause: &str) {
-        self.remove(node, cause, was_lost(data), |peer| {
+        self.remove(node, cause, loss_of(data), |peer| {
             peer.data.retain(|other| other.stable_id() != data.stable_id());
         });
     }
@@ -210,7 +210,7 @@ impl Peers {
     }
 
     /// Changes a peer and tells if it went down; then its other connections are closed too.
-    fn remove(&self, node: NodeId, cause: &str, again: bool, change: impl FnOnce(&mut Peer)) {
+    fn remove(&self, node: NodeId, cause: &str, loss: Loss, change: impl FnOnce(&mut Peer)) {
         let Entry::Occupied(mut entry) = self.map.entry(node) else {
             return;
         };
@@ -221,11 +221,12 @@ impl Peers {
             return;
         }
         // The other side learns from this whether to dial again.
-        self.end(entry, if again { Code::PeerLost } else { Code::Bye }, cause);
+        let code = if loss == Loss::Lost { Code::PeerLost } else { Code::Bye };
+        self.end(entry, loss, code, cause);
     }
 
     /// Takes a peer that is gone off the map.
-    fn end(&self, entry: OccupiedEntry<'_, NodeId, Peer>, code: Code, cause: &str) {
+    fn end(&self, entry: OccupiedEntry<'_, NodeId, Peer>, loss: Loss, code: Code, cause: &str) {
         let peer = entry.get();
         for link in &peer.controls {
             link.end(cause.to_owned());
@@ -235,7 +236,7 @@ impl Peers {
             data.close(code.var(), cause.as_bytes());
         }
         self.members().handle(Event::Gone(peer.id.node), self.started.elapsed());
-        peer.lost.send_replace(Some(Lost { cause: cause.to_owned(), again: code == Code::PeerLost }));
+        peer.lost.send_replace(Some(loss));
         if peer.up {
             tracing::debug!(peer = %peer.id, cause, "down");
             let _ = self.events.send(PeerEvent::Down { peer: peer.id, cause: cause.to_owned() });
@@ -259,7 +260,7 @@ impl Peers {
                 Action::Dead { node, silent } => {
                     if let Entry::Occupied(entry) = self.map.entry(node) {
                         tracing::warn!(peer = %entry.get().id, ?silent, "declared dead");
-                        self.end(entry, Code::DeclaredDead, &format!("no heartbeat for {silent:.1?}"));
+                        self.end(entry, Loss::Closed, Code::DeclaredDead, &format!("no heartbeat for {silent:.1?}"));
                     }
                 }
                 Action::Brake { silent, of } => {
@@ -287,12 +288,12 @@ fn supersede(old: &Connection) {
     old.close(Code::Superseded.var(), b"too many connections of one node");
 }
 
-/// Whether a connection ended without either side wanting it; with `PeerLost`, the other side has lost another
+/// Whether a connection ended without either side wanting it. With `PeerLost`, the other side has lost another
 /// connection of ours.
-fn was_lost(connection: &Connection) -> bool {
+fn loss_of(connection: &Connection) -> Loss {
     match connection.close_reason() {
-        Some(ConnectionError::TimedOut | ConnectionError::Reset) => true,
-        Some(ConnectionError::ApplicationClosed(close)) => close.error_code == Code::PeerLost.var(),
-        _ => false,
+        Some(ConnectionError::TimedOut | ConnectionError::Reset) => Loss::Lost,
+        Some(ConnectionError::ApplicationClosed(close)) if close.error_code == Code::PeerLost.var() => Loss::Lost,
+        _ => Loss::Closed,
     }
 }

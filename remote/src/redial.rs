@@ -16,7 +16,7 @@ use crate::handshake::dial;
 use crate::identity::NodeId;
 use crate::membership::{DEAD, SUSPECT};
 use crate::node::Shared;
-use crate::peers::Losing;
+use crate::peers::{Losing, Loss};
 
 /// How long a lost peer is dialled: as long as a silent one is waited for. Then its work may have been given away.
 const WINDOW: Duration = DEAD;
@@ -96,11 +96,11 @@ impl Keeper {
     async fn run(mut self) {
         loop {
             let up = Instant::now();
-            let lost = self.losing.wait_for(Option::is_some).await.ok().and_then(|lost| lost.clone());
+            let loss = self.losing.wait_for(Option::is_some).await.ok().and_then(|loss| *loss);
             if up.elapsed() > LAST {
                 self.pause = FIRST; // else it is up and down in turns: no more often than it was
             }
-            if lost.is_some_and(|lost| lost.again) && self.restore().await {
+            if loss == Some(Loss::Lost) && self.restore().await {
                 continue;
             }
             let _turn = self.turn.lock().await;

@@ -17,7 +17,7 @@ use crate::error::Fault;
 use crate::fence;
 use crate::identity::Role;
 use crate::link::Answer;
-use crate::local::LocalRef;
+use crate::local::{Down, LocalRef};
 use crate::message::RemoteMessage;
 use crate::runtime::busy;
 
@@ -37,6 +37,9 @@ impl<A: Actor<Context = Context<A>>> Publication<A> {
     {
         let route = Typed::<A, M> { actor: self.actor.clone(), roles: roles.to_vec(), message: PhantomData };
         self.routes.table.insert((self.id, M::ID), Arc::new(route));
+        if let Some(mut published) = self.routes.actors.get_mut(&self.id) {
+            published.roles.extend(roles);
+        }
         self
     }
 }
@@ -45,7 +48,15 @@ impl<A: Actor<Context = Context<A>>> Publication<A> {
 #[derive(Default)]
 pub(crate) struct Routes {
     table: DashMap<(ActorId, u32), Arc<dyn Route>>,
-    actors: DashMap<ActorId, Arc<dyn Any + Send + Sync>>,
+    actors: DashMap<ActorId, Published>,
+}
+
+struct Published {
+    /// A [`LocalRef`].
+    actor: Arc<dyn Any + Send + Sync>,
+    watch: Box<dyn Fn() -> Boxed<'static, Down> + Send + Sync>,
+    /// Who may send it any message.
+    roles: Vec<Role>,
 }
 
 impl Routes {
@@ -55,7 +66,9 @@ impl Routes {
         actor: &LocalRef<A>,
     ) -> Publication<A> {
         self.unpublish(id);
-        self.actors.insert(id, Arc::new(actor.clone()));
+        let watched = actor.clone();
+        let watch = Box::new(move || -> Boxed<'static, Down> { Box::pin(watched.watch()) });
+        self.actors.insert(id, Published { actor: Arc::new(actor.clone()), watch, roles: Vec::new() });
         Publication { routes: Arc::clone(self), id, actor: actor.clone() }
     }
 
@@ -71,7 +84,13 @@ impl Routes {
 
     /// The published actor, if it is of this type.
     pub(crate) fn local<A: Actor<Context = Context<A>>>(&self, id: ActorId) -> Option<LocalRef<A>> {
-        self.actors.get(&id)?.downcast_ref::<LocalRef<A>>().cloned()
+        self.actors.get(&id)?.actor.downcast_ref::<LocalRef<A>>().cloned()
+    }
+
+    /// The end of a published actor, for a node of this role. Holds the actor no longer than this call.
+    pub(crate) fn watch(&self, id: ActorId, role: Role) -> Option<Boxed<'static, Down>> {
+        let published = self.actors.get(&id)?;
+        published.roles.contains(&role).then(|| (published.watch)())
     }
 
     /// Where a message of a node of this role goes.

@@ -13,6 +13,7 @@ use crate::error::Fault;
 use crate::frame::{FrameError, Header, Kind};
 use crate::lane::{FrameReader, LaneError};
 use crate::link::{LANES, Link};
+use crate::local::Down;
 use crate::node::Shared;
 use crate::renew;
 
@@ -47,6 +48,18 @@ async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader
                     link.resolve(header.call, Err(fault));
                 }
                 Kind::Cancel => link.cancel(header.call),
+                Kind::Watch => {
+                    if !watch(&shared, &link, header) {
+                        tracing::warn!(peer = %link.peer, "a peer watches too many actors");
+                        link.connection.close(Code::TooMany.var(), b"too many watches");
+                        return;
+                    }
+                }
+                Kind::Unwatch => link.unwatch(header.call),
+                Kind::Down => {
+                    let text = "its end cannot be read".to_owned();
+                    link.down(header.call, decode(&payload).unwrap_or(Down::NodeLost { cause: text }));
+                }
                 Kind::GoAway => link.peer_goes_away(),
                 Kind::Renew => {
                     let verdict = renew::judge(&shared, link.peer, &payload);
@@ -58,6 +71,27 @@ async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader
             Err(error) => return bad_lane(&link, &error),
         }
     }
+}
+
+/// Tells the peer of an actor's end, from a task of its own. False if the peer watches too many.
+fn watch(shared: &Shared, link: &Arc<Link>, header: Header) -> bool {
+    let Some(mut watched) = link.watched(header.call) else {
+        return false;
+    };
+    let down = shared.routes.watch(ActorId(header.recipient), link.peer.role);
+    let link = Arc::clone(link);
+    tokio::spawn(async move {
+        let down = match down {
+            None => Down::NoSuchActor,
+            Some(down) => tokio::select! {
+                biased;
+                () = watched.unwatched() => return,
+                down = down => down,
+            },
+        };
+        link.answer(watched.call, Kind::Down, encode(&down).unwrap_or_default()).await;
+    });
+    true
 }
 
 async fn read_beats(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader) {

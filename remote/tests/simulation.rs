@@ -311,7 +311,7 @@ impl Worker {
 
     async fn step(&mut self, step: u32, deadline: Duration) {
         let actor = self.node.actor::<Tester>(Address { node: self.head.id(), actor: ECHO });
-        match self.random(6) {
+        match self.random(7) {
             0 => {
                 let text = "x".repeat(self.random(20_000) as usize) + &step.to_string();
                 let asked = self.timed(deadline, actor.ask(Echo(text.clone()), deadline)).await;
@@ -335,6 +335,11 @@ impl Worker {
                 // Nobody opens the gate: it ends by its deadline, or because we drop it.
                 let waited = timeout(Duration::from_millis(self.random(1000)), actor.ask(Wait, deadline)).await;
                 assert!(!matches!(waited, Ok(Ok(()))));
+            }
+            5 => {
+                // The actor outlives the storm: only a lost connection ends a watch.
+                let down = timeout(Duration::from_millis(self.random(3000)), actor.down()).await;
+                assert!(matches!(down, Err(_) | Ok(Down::NodeLost { .. })), "{down:?}");
             }
             _ => self.fetch(deadline).await,
         }

@@ -91,9 +91,17 @@ impl Authority {
     /// # Errors
     /// No randomness, or too many tokens are waiting to be used.
     pub fn token(&self, role: Role, ttl: Duration) -> Result<JoinToken, IdentityError> {
+        self.token_for(1, role, ttl)
+    }
+
+    /// [`token`](Self::token), for so many nodes: whoever starts a fleet hands the same text to all of it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn token_for(&self, nodes: u32, role: Role, ttl: Duration) -> Result<JoinToken, IdentityError> {
         let now = self.ambient.unix();
         let token = JoinToken::new(self.fingerprint, role, now + ttl, self.ambient.random()?);
-        if self.desk().add(&token, now) { Ok(token) } else { Err(IdentityError::TooManyTokens) }
+        if self.desk().add(&token, nodes, now) { Ok(token) } else { Err(IdentityError::TooManyTokens) }
     }
 
     /// Signs a new node's request.

@@ -29,7 +29,8 @@ struct Entry {
     secret: Secret,
     role: Role,
     expires: Duration,
-    used: bool,
+    /// Nodes that it still lets in.
+    left: u32,
 }
 
 impl Desk {
@@ -38,13 +39,13 @@ impl Desk {
         Self { tokens: BTreeMap::new(), refused, renewed }
     }
 
-    /// Notes a token. False if there are too many.
-    pub(crate) fn add(&mut self, token: &JoinToken, now: Duration) -> bool {
+    /// Notes a token for so many nodes. False if there are too many tokens.
+    pub(crate) fn add(&mut self, token: &JoinToken, nodes: u32, now: Duration) -> bool {
         if self.tokens.len() >= TOKENS {
             // Used and expired ones are kept while there is room, to be told apart from unknown ones.
-            self.tokens.retain(|_, entry| !entry.used && entry.expires > now);
+            self.tokens.retain(|_, entry| entry.left > 0 && entry.expires > now);
         }
-        let entry = Entry { secret: *token.secret(), role: token.role(), expires: token.expiry(), used: false };
+        let entry = Entry { secret: *token.secret(), role: token.role(), expires: token.expiry(), left: nodes };
         self.tokens.len() < TOKENS && self.tokens.insert(token.id(), entry).is_none()
     }
 
@@ -72,7 +73,7 @@ impl Desk {
         let entry = self.tokens.get(&claim.token).ok_or(Refusal::WrongToken)?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &entry.secret);
         hmac::verify(&key, &claim.proven(exported), &claim.proof).map_err(|_| Refusal::WrongToken)?;
-        if entry.used {
+        if entry.left == 0 {
             return Err(Refusal::Used);
         }
         if now >= entry.expires {
@@ -81,9 +82,12 @@ impl Desk {
         Ok(entry.role)
     }
 
-    /// Uses a token up. False if it was.
+    /// Lets one node in by a token. False if it is used up.
     pub(crate) fn take(&mut self, token: TokenId) -> bool {
-        self.tokens.get_mut(&token).is_some_and(|entry| !std::mem::replace(&mut entry.used, true))
+        let Some(entry) = self.tokens.get_mut(&token) else { return false };
+        let left = entry.left.checked_sub(1);
+        entry.left = left.unwrap_or_default();
+        left.is_some()
     }
 }
 
@@ -97,7 +101,7 @@ mod tests {
     fn scene() -> (Desk, JoinToken) {
         let mut desk = Desk::new();
         let token = JoinToken::new([1; 32], Role::Driver, NOW + Duration::from_secs(60), [2; 32]);
-        assert!(desk.add(&token, NOW));
+        assert!(desk.add(&token, 1, NOW));
         (desk, token)
     }
 
@@ -114,6 +118,20 @@ mod tests {
         assert!(desk.take(claim.token));
         assert!(!desk.take(claim.token));
         assert_eq!(desk.check(&claim, EXPORTED, NOW), Err(Refusal::Used));
+    }
+
+    #[test]
+    fn a_token_for_several_nodes_lets_in_that_many() {
+        let mut desk = Desk::new();
+        let token = JoinToken::new([1; 32], Role::Worker, NOW + Duration::from_secs(60), [2; 32]);
+        assert!(desk.add(&token, 3, NOW));
+        let claim = claim(&token, EXPORTED);
+        for _ in 0..3 {
+            assert_eq!(desk.check(&claim, EXPORTED, NOW), Ok(Role::Worker));
+            assert!(desk.take(claim.token));
+        }
+        assert_eq!(desk.check(&claim, EXPORTED, NOW), Err(Refusal::Used));
+        assert!(!desk.take(claim.token));
     }
 
     #[test]
@@ -168,10 +186,10 @@ mod tests {
             secret[..8].copy_from_slice(&n.to_le_bytes());
             JoinToken::new([1; 32], Role::Worker, NOW + Duration::from_secs(ttl), secret)
         };
-        let added = (0..TOKENS + 10).filter(|n| desk.add(&token(*n, 1), NOW)).count();
+        let added = (0..TOKENS + 10).filter(|n| desk.add(&token(*n, 1), 1, NOW)).count();
         assert_eq!(added, TOKENS - 1);
         // Expired ones make room.
-        assert!(desk.add(&token(TOKENS + 11, 9), NOW + Duration::from_secs(2)));
+        assert!(desk.add(&token(TOKENS + 11, 9), 1, NOW + Duration::from_secs(2)));
         assert_eq!(desk.tokens.len(), 2); // this one and the scene's
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
-use super::{Asker, Down};
+use super::{Asker, Down, Life};
 use crate::error::AskError;
 use crate::runtime::Net;
 
@@ -15,7 +15,7 @@ const GRACE: Duration = Duration::from_millis(250);
 pub(crate) struct Reply<R: Send + 'static> {
     waiting: Option<(oneshot::Receiver<R>, OwnedSemaphorePermit)>,
     asker: Asker,
-    down: watch::Receiver<Option<Down>>,
+    life: watch::Receiver<Life>,
     net: Net,
 }
 
@@ -24,10 +24,10 @@ impl<R: Send + 'static> Reply<R> {
         receiver: oneshot::Receiver<R>,
         permit: OwnedSemaphorePermit,
         asker: Asker,
-        down: watch::Receiver<Option<Down>>,
+        life: watch::Receiver<Life>,
         net: Net,
     ) -> Self {
-        Self { waiting: Some((receiver, permit)), asker, down, net }
+        Self { waiting: Some((receiver, permit)), asker, life, net }
     }
 
     pub(crate) async fn wait(mut self) -> Result<R, AskError> {
@@ -42,13 +42,16 @@ impl<R: Send + 'static> Reply<R> {
         }
     }
 
-    /// The reply was dropped: because the actor is gone, or because the handler's future died alone.
+    /// The reply was dropped: because the actor panicked or is gone, or because the handler's future died alone.
     async fn why_dropped(&mut self) -> AskError {
-        let gone = self.net.within(GRACE, self.down.wait_for(Option::is_some)).await;
-        let down = gone.and_then(Result::ok).and_then(|down| down.clone());
-        match down {
-            Some(Down::Panicked { text }) => AskError::Panicked { text },
-            Some(_) if !self.asker.has_started() => AskError::Stopped,
+        let before = self.asker.panics_before();
+        let over = |life: &Life| life.down.is_some() || before.is_some_and(|before| life.panics.0 > before);
+        let life = self.net.within(GRACE, self.life.wait_for(over)).await.and_then(Result::ok).map(|life| life.clone());
+        match life {
+            Some(Life { down: Some(Down::Panicked { text }), .. } | Life { down: None, panics: (_, text) }) => {
+                AskError::Panicked { text }
+            }
+            Some(_) if before.is_none() => AskError::Stopped,
             _ => AskError::NoReply,
         }
     }

@@ -13,7 +13,7 @@ use crate::frame::{HEADER, Header, Kind};
 use crate::handshake::hello_frame;
 use crate::identity::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, SERVER_NAME};
 use crate::link::LANES;
-use crate::{Authority, Identity, JoinError, JoinToken, Node, Role, Runtime};
+use crate::{ActorId, Authority, Identity, JoinError, JoinToken, Node, Role, Runtime};
 
 const BUILD: &[u8] = b"build";
 
@@ -92,6 +92,34 @@ fn an_oversized_frame_closes_the_connection_before_its_payload() {
 }
 
 #[test]
+fn a_peer_that_watches_too_many_actors_is_disconnected() {
+    struct Idle;
+    impl actix::Actor for Idle {
+        type Context = actix::Context<Self>;
+    }
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Nothing;
+    crate::messages!(0x01 Nothing => ());
+    impl actix::Handler<Nothing> for Idle {
+        type Result = ();
+        fn handle(&mut self, _: Nothing, _: &mut actix::Context<Self>) {}
+    }
+    let scene = scene();
+    let arbiter = scene.runtime.arbiter().unwrap();
+    let actor = arbiter.spawn(1, |_| Idle);
+    scene.node.publish(ActorId(1), &actor).on::<Nothing>(&[Role::Worker]);
+    let code = scene.closed_with(false, |connection, hello| async move {
+        let mut lanes = greet(&connection, &hello).await;
+        for call in 0..8193 {
+            let header = Header { recipient: 1, ..Header::of_call(Kind::Watch, call) };
+            lanes[0].0.write_all(&header.encode()).await.unwrap();
+        }
+        lanes
+    });
+    assert_eq!(code, number(Code::TooMany));
+}
+
+#[test]
 fn an_oversized_hello_closes_the_connection() {
     let code = scene().closed_with(false, |connection, _| async move {
         let mut lane = connection.open_bi().await.unwrap();
@@ -104,7 +132,7 @@ fn an_oversized_hello_closes_the_connection() {
 
 #[test]
 fn a_frame_on_the_wrong_lane_closes_the_connection() {
-    for (lane, kind) in [(0, Kind::Ask), (0, Kind::Beat), (1, Kind::Reply), (2, Kind::Tell)] {
+    for (lane, kind) in [(0, Kind::Ask), (0, Kind::Beat), (1, Kind::Reply), (1, Kind::Watch), (2, Kind::Tell)] {
         let scene = scene();
         let code = scene.closed_with(false, |connection, hello| async move {
             let mut lanes = greet(&connection, &hello).await;
