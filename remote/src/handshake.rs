@@ -95,7 +95,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
     let from = incoming.remote_address();
     let mut proven = incoming.remote_address_validated();
     let accepted = async {
-        let connection = incoming.accept().map_err(failed)?.await.map_err(trust)?;
+        let connection = incoming.accept().map_err(trust)?.await.map_err(trust)?;
         proven = true;
         match protocol(&connection).as_deref() {
             Some(ALPN_JOIN) => join::accept(&shared, connection).await,
