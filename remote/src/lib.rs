@@ -25,10 +25,14 @@ mod ambient;
 mod close;
 mod codec;
 mod data;
+mod door;
 mod endpoint;
 mod error;
 mod fence;
 mod frame;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod identity;
 mod join;
@@ -40,6 +44,8 @@ mod message;
 mod names;
 mod node;
 mod peers;
+mod rates;
+mod redial;
 mod renew;
 mod route;
 mod runtime;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 use quinn::{Connection, SendStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -223,14 +224,17 @@ impl Link {
 
     /// Gives an answer of the peer to its asker, if that still waits.
     pub(crate) fn resolve(&self, call: u64, answer: Answer) {
-        if let Some((_, asker)) = self.calls.remove(&call) {
-            let _ = asker.send(answer);
-        } else if let Err(fault) = answer {
-            self.streams.fail(call, fault);
+        let waited = match (self.calls.remove(&call), answer) {
+            (Some((_, asker)), answer) => asker.send(answer).is_ok(),
+            (None, Err(fault)) => self.streams.fail(call, fault),
+            (None, Ok(_)) => false,
+        };
+        if !waited {
+            tracing::debug!(peer = %self.peer, call, "an answer that nobody waits for");
         }
     }
 
-    /// Notes that a call of the peer is served. `None` if it was cancelled before it came.
+    /// Notes that a call of the peer is served. `None` if it was cancelled before it came, or has come before.
     pub(crate) fn serve(self: &Arc<Self>, call: u64) -> Option<Serving> {
         let (cancel, cancelled) = oneshot::channel();
         {
@@ -239,7 +243,13 @@ impl Link {
                 early.remove(at);
                 return None;
             }
-            self.serving.insert(call, cancel);
+            match self.serving.entry(call) {
+                Entry::Vacant(entry) => drop(entry.insert(cancel)),
+                Entry::Occupied(_) => {
+                    tracing::warn!(peer = %self.peer, call, "a call that is served already came again");
+                    return None;
+                }
+            }
         }
         let serving = Serving { link: Arc::clone(self), call, cancelled };
         // As in `ask`: the end of the link must not miss this entry.

@@ -163,6 +163,7 @@ async fn tell(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload: B
 
 async fn ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload: Bytes) {
     if let Err(fault) = try_ask(shared, link, header, payload).await {
+        tracing::debug!(peer = %link.peer, message = header.message, ?fault, "refused an ask");
         // A reader never waits for a writer; if there is no room, the asker's deadline tells it.
         link.try_send(Kind::Error, header.call, fault_bytes(&fault));
     }
