@@ -130,7 +130,7 @@ where
             let reply = self.actor.enqueue_ask(message, permit).map_err(gone)?;
             let answer: Boxed<'static, Answer> = Box::pin(async move {
                 let value = reply.wait().await.map_err(Fault::from)?;
-                match fence::catch(|| encode(&value)) {
+                match fence::catch(move || encode(&value)) {
                     Ok(Ok(bytes)) => Ok(bytes),
                     Ok(Err(error)) => Err(Fault::BadReply { text: error.to_string() }),
                     Err(text) => Err(Fault::BadReply { text }),
