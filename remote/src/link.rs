@@ -8,6 +8,7 @@ mod streams;
 mod watches;
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use quinn::{Connection, SendStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -26,6 +29,7 @@ use crate::frame::{Header, Kind};
 use crate::identity::PeerId;
 use crate::lane::{Out, QUEUE, write_lane};
 use crate::node::InHand;
+use crate::route::Boxed;
 use crate::runtime::Net;
 use crate::trace::TraceContext;
 pub(crate) use streams::Incoming;
@@ -48,6 +52,8 @@ pub(crate) struct Link {
     pub(crate) connection: Connection,
     /// Places for asks of the peer.
     pub(crate) places: Arc<Semaphore>,
+    /// Where answers are made; each holds a place, so there is always room.
+    pub(crate) answering: mpsc::Sender<Boxed<'static, ()>>,
     net: Net,
     system: mpsc::Sender<Out>,
     messages: mpsc::Sender<Out>,
@@ -100,10 +106,13 @@ impl Link {
         let (message_queue, message_waiting) = mpsc::channel(QUEUE);
         let (beat_queue, beat_waiting) = mpsc::channel(1);
         let _ = beats.set_priority(1); // fails only if the stream is closed
+        let (answering, answers) = mpsc::channel(SERVING);
+        net.handle.spawn(make_answers(answers));
         let link = Arc::new(Self {
             peer,
             connection,
             places: Arc::new(Semaphore::new(SERVING)),
+            answering,
             net,
             system: system_queue,
             messages: message_queue,
@@ -349,6 +358,22 @@ impl Drop for CallGuard<'_> {
         self.link.calls.remove(&self.call);
         if self.open {
             self.link.try_send(Kind::Cancel, self.call, Bytes::new());
+        }
+    }
+}
+
+/// Drives all answers of a link in one task: woken once for many, where a task each would be woken one by one.
+async fn make_answers(mut new: mpsc::Receiver<Boxed<'static, ()>>) {
+    let mut making = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased; // or a seed of the simulation would not repeat
+            answer = new.recv() => match answer {
+                // What panics in one, such as the drop of a reply, harms no other.
+                Some(answer) => making.push(AssertUnwindSafe(answer).catch_unwind()),
+                None => return,
+            },
+            Some(_) = making.next() => {}
         }
     }
 }

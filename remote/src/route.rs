@@ -150,7 +150,7 @@ pub(crate) trait EncodedItems: Send {
 
 impl<T: Serialize + Send + 'static> EncodedItems for Producing<T> {
     fn next(&mut self) -> Boxed<'_, Result<Option<Bytes>, Fault>> {
-        Box::pin(async move { Self::next(self).await?.map(|item| written(&item)).transpose() })
+        Box::pin(async move { Self::next(self).await?.map(written).transpose() })
     }
 }
 
@@ -161,7 +161,7 @@ pub(crate) trait Respond: Sized + Send + 'static {
 
 impl<T: Serialize + DeserializeOwned + Send + 'static> Respond for T {
     fn answer(reply: Reply<Self>) -> Boxed<'static, Answer> {
-        Box::pin(async move { written(&reply.wait().await?).map(Answered::Value) })
+        Box::pin(async move { written(reply.wait().await?).map(Answered::Value) })
     }
 }
 
@@ -242,9 +242,9 @@ fn read<M: WireMessage>(payload: &Bytes, node: Option<Node>) -> Result<M, Fault>
     }
 }
 
-/// Encodes a reply; a `Serialize` that panics costs no more than that reply.
-fn written<T: Serialize>(value: &T) -> Result<Bytes, Fault> {
-    match fence::catch(|| encode(value)) {
+/// Encodes a reply; one that panics there, or when it is dropped, costs no more than itself.
+fn written<T: Serialize>(value: T) -> Result<Bytes, Fault> {
+    match fence::catch(move || encode(&value)) {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => Err(Fault::BadReply { text: error.to_string() }),
         Err(text) => Err(Fault::BadReply { text }),

@@ -169,7 +169,7 @@ async fn ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload: By
     }
 }
 
-/// Hands an ask to its actor; its answer is awaited and sent by a task of its own.
+/// Hands an ask to its actor; its answer is awaited and sent beside all others of the link.
 async fn try_ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload: Bytes) -> Result<(), Fault> {
     let id = ActorId(header.recipient);
     let route = shared.routes.find(id, header.message, link.peer.role)?;
@@ -182,8 +182,9 @@ async fn try_ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload
     };
     let deadline = Duration::from_millis(u64::from(header.deadline_ms));
     let answer = route.ask(payload, PATIENCE.min(deadline)).await?;
+    let answering = link.answering.clone();
     let link = Arc::clone(link);
-    tokio::spawn(async move {
+    let answer = Box::pin(async move {
         let _place = place;
         let answer = tokio::select! {
             biased;
@@ -202,7 +203,7 @@ async fn try_ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload
         let (kind, payload) = answered.unwrap_or_else(|fault| (Kind::Error, fault_bytes(&fault)));
         link.answer(header.call, kind, payload).await;
     });
-    Ok(())
+    answering.try_send(answer).map_err(|_| Fault::Busy)
 }
 
 /// Sends the items of a stream. The consumer's patience is for items here, and for its credit there.
