@@ -92,7 +92,6 @@ impl Fetch {
         if self.done {
             return Ok(None);
         }
-        let net = self.net.clone();
         // Coming back means that the caller is done with what it got before.
         if self.taken >= RETURN && self.credit < self.total - self.got {
             self.pending.put_u8(CREDIT);
@@ -100,8 +99,8 @@ impl Fetch {
             self.credit += self.taken;
             self.taken = 0;
         }
-        self.flush(&net).await?;
-        let chunk = net.within(STALL, self.read.read_chunk(SLICE, true)).await;
+        self.flush().await?;
+        let chunk = self.net.within(STALL, self.read.read_chunk(SLICE, true)).await;
         match chunk.ok_or(FetchError::Stalled)?.map_err(read_error)? {
             Some(chunk) => {
                 let size = chunk.bytes.len() as u64;
@@ -119,7 +118,7 @@ impl Fetch {
             None if self.got < self.total => Err(FetchError::Truncated { got: self.got, total: self.total }),
             None => {
                 self.pending.put_u8(TAKEN);
-                self.flush(&net).await?;
+                self.flush().await?;
                 let _ = self.send.finish(); // fails only if the producer is gone already
                 self.done = true;
                 Ok(None)
@@ -142,9 +141,9 @@ impl Fetch {
         Ok(all.freeze())
     }
 
-    async fn flush(&mut self, net: &Net) -> Result<(), FetchError> {
+    async fn flush(&mut self) -> Result<(), FetchError> {
         while self.pending.has_remaining() {
-            let written = net.within(STALL, self.send.write(&self.pending)).await;
+            let written = self.net.within(STALL, self.send.write(&self.pending)).await;
             self.pending.advance(written.ok_or(FetchError::Stalled)?.map_err(write_error)?);
         }
         Ok(())
@@ -182,19 +181,9 @@ pub(crate) async fn fetch(
     pending.put_u32_le(ticket.len() as u32); // checked above
     pending.put_u64_le(WINDOW);
     pending.extend_from_slice(&ticket);
-    let mut fetch = Fetch {
-        send,
-        read,
-        net: net.clone(),
-        total: 0,
-        got: 0,
-        taken: 0,
-        credit: WINDOW,
-        pending,
-        done: false,
-        _counted: counted,
-    };
-    fetch.flush(&net).await?;
+    let mut fetch =
+        Fetch { send, read, net, total: 0, got: 0, taken: 0, credit: WINDOW, pending, done: false, _counted: counted };
+    fetch.flush().await?;
     let mut answer = [0; 1];
     fetch.read.read_exact(&mut answer).await.map_err(cut)?;
     match answer {
