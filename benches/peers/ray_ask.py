@@ -62,14 +62,15 @@ def at(times, share):
 
 def main():
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    actor = Echo.remote()
+    actor, source = Echo.remote(), Source.remote()
+    ray.get([actor.echo.remote(MESSAGE), source.make.remote()])  # both are up
     times = one_at_a_time(actor)
     print("p50", at(times, 0.5))
     print("p99", at(times, 0.99))
     print("p99.9", at(times, 0.999))
     print("pipelined", pipelined(actor))
 
-    source, moved, ending = Source.remote(), [0], threading.Event()
+    moved, ending = [0], threading.Event()
 
     def transfers():
         while not ending.is_set():

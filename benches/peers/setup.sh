@@ -9,5 +9,5 @@ mkdir -p "$peers"
 [ -x "$peers/ray/bin/python" ] || python3 -m venv "$peers/ray"
 "$peers/ray/bin/pip" install --quiet ray==2.60.0 numpy==2.4.6
 
-CARGO_TARGET_DIR="$peers/target" cargo install --quiet --path "$here/ractor" --root "$peers/ractor" --force
+CARGO_TARGET_DIR="$peers/target" cargo install --quiet --locked --path "$here/ractor" --root "$peers/ractor" --force
 echo "peers are in $peers"

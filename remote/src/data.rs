@@ -83,14 +83,13 @@ impl Fetch {
         if self.done {
             return Ok(None);
         }
-        let net = self.net.clone();
         // Coming back means that the caller is done with what it got before.
         if let Some(more) = self.account.taken() {
             self.pending.put_u8(CREDIT);
             self.pending.put_u32_le(more);
         }
-        self.flush(&net).await?;
-        let chunk = net.within(STALL, self.read.read_chunk(SLICE, true)).await;
+        self.flush().await?;
+        let chunk = self.net.within(STALL, self.read.read_chunk(SLICE, true)).await;
         match chunk.ok_or(FetchError::Stalled)?.map_err(read_error)? {
             Some(chunk) => {
                 self.account.arrived(chunk.bytes.len() as u64)?;
@@ -101,7 +100,7 @@ impl Fetch {
             }
             None => {
                 self.pending.put_u8(TAKEN);
-                self.flush(&net).await?;
+                self.flush().await?;
                 let _ = self.send.finish(); // fails only if the producer is gone already
                 self.done = true;
                 Ok(None)
@@ -124,9 +123,9 @@ impl Fetch {
         Ok(all.freeze())
     }
 
-    async fn flush(&mut self, net: &Net) -> Result<(), FetchError> {
+    async fn flush(&mut self) -> Result<(), FetchError> {
         while self.pending.has_remaining() {
-            let written = net.within(STALL, self.send.write(&self.pending)).await;
+            let written = self.net.within(STALL, self.send.write(&self.pending)).await;
             self.pending.advance(written.ok_or(FetchError::Stalled)?.map_err(write_error)?);
         }
         Ok(())
@@ -163,9 +162,8 @@ pub(crate) async fn fetch(
     let mut pending = BytesMut::with_capacity(Request::LEN + ticket.len());
     pending.extend_from_slice(&Request { ticket: ticket.len(), credit: WINDOW }.encode());
     pending.extend_from_slice(&ticket);
-    let mut fetch =
-        Fetch { send, read, net: net.clone(), account: Account::new(0), pending, done: false, _counted: counted };
-    fetch.flush(&net).await?;
+    let mut fetch = Fetch { send, read, net, account: Account::new(0), pending, done: false, _counted: counted };
+    fetch.flush().await?;
     let mut answer = [0; 1];
     fetch.read.read_exact(&mut answer).await.map_err(cut)?;
     match answer {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actix::{Context, Handler, MessageResult};
 use common::*;
 use regatta_remote::*;
 use serde::{Deserialize, Serialize};
@@ -194,10 +193,10 @@ impl Drop for Bomb {
     }
 }
 
-impl Handler<Arm> for Tester {
-    type Result = MessageResult<Arm>;
-    fn handle(&mut self, _: Arm, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(Bomb { armed: true })
+impl actix::Handler<Arm> for Tester {
+    type Result = actix::MessageResult<Arm>;
+    fn handle(&mut self, _: Arm, _: &mut actix::Context<Self>) -> Self::Result {
+        actix::MessageResult(Bomb { armed: true })
     }
 }
 
