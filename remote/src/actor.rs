@@ -6,13 +6,14 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler};
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{CodecError, decode, encode};
+use crate::codec::CodecError;
 use crate::error::{AskError, TellError};
 use crate::identity::NodeId;
 use crate::link::Letter;
 use crate::local::{Down, LocalRef};
 use crate::message::{RemoteMessage, StreamMessage, WireMessage};
 use crate::node::Node;
+use crate::parcel::Parcel;
 use crate::stream::Replies;
 use crate::trace::TraceContext;
 
@@ -62,7 +63,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                 let link = node.link(address.node).ok_or(AskError::NotConnected)?;
                 let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
                 let reply = link.ask(letter, deadline).await?;
-                decode(&reply).map_err(|error| AskError::BadReply { text: error.to_string() })
+                reply.unpack().map_err(|text| AskError::BadReply { text })
             }
         }
     }
@@ -188,5 +189,5 @@ enum Target<A: Actor<Context = Context<A>>> {
 
 fn letter<M: WireMessage>(message: M, from: &Node, actor: ActorId) -> Result<Letter, CodecError> {
     let trace = TraceContext::of_message(&from.net().ambient);
-    Ok(Letter { message: M::ID, actor, payload: encode(&message)?, trace })
+    Ok(Letter { message: M::ID, actor, parcel: Parcel::pack(&message)?, trace })
 }

@@ -1,6 +1,7 @@
 //! Transfers of bulk bytes: one stream each on the data connection, opened by the consumer, under byte credits.
 //!
-//! Consumer to producer: `{u32 ticket length, u64 first credit, ticket}`, then `1, u32` for more credit, and `2`
+//! Consumer to producer: `{u32 ticket length, u64 first credit, ticket}`, where the length's highest bit marks a ticket
+//! for what is beside a message, then `1, u32` for more credit, and `2`
 //! when everything has been taken. Producer to consumer: `0, u64 total` and the bytes, or `1` and why not.
 //! Little-endian.
 
@@ -22,6 +23,8 @@ pub(crate) use serve::serve;
 
 /// Longest ticket, in bytes.
 const MAX_TICKET: usize = 64 << 10;
+/// In a ticket's length: it is the number of what is beside a message.
+const OF_MESSAGE: u32 = 1 << 31;
 /// Longest reason of a refusal, in bytes.
 const MAX_REFUSAL: usize = 4 << 10;
 /// Bytes that a consumer lets a producer be ahead.
@@ -167,19 +170,32 @@ impl std::fmt::Debug for Fetch {
     }
 }
 
+/// What a transfer is asked for with.
+#[derive(Clone, Debug)]
+pub(crate) enum Ticket {
+    /// Of the producer's [`DataSource`].
+    Of(Bytes),
+    /// What is beside a message.
+    Beside(u64),
+}
+
 /// Asks for a transfer and waits for the answer.
 pub(crate) async fn fetch(
     connection: Connection,
-    ticket: Bytes,
+    ticket: Ticket,
     net: Net,
     counted: Arc<()>,
 ) -> Result<Fetch, FetchError> {
+    let (mark, ticket) = match ticket {
+        Ticket::Of(ticket) => (0, ticket),
+        Ticket::Beside(number) => (OF_MESSAGE, Bytes::copy_from_slice(&number.to_le_bytes())),
+    };
     if ticket.len() > MAX_TICKET {
         return Err(FetchError::TicketTooLong { size: ticket.len(), max: MAX_TICKET });
     }
     let (send, read) = connection.open_bi().await.map_err(lost)?;
     let mut pending = BytesMut::with_capacity(12 + ticket.len());
-    pending.put_u32_le(ticket.len() as u32); // checked above
+    pending.put_u32_le(mark | ticket.len() as u32); // checked above
     pending.put_u64_le(WINDOW);
     pending.extend_from_slice(&ticket);
     let mut fetch = Fetch {

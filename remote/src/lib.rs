@@ -22,6 +22,8 @@
 
 mod actor;
 mod ambient;
+#[cfg(feature = "arrow")]
+mod batch;
 mod close;
 mod codec;
 mod data;
@@ -38,6 +40,7 @@ mod local;
 mod membership;
 mod message;
 mod node;
+mod parcel;
 mod peers;
 mod renew;
 mod route;
@@ -50,6 +53,8 @@ mod supervise;
 mod trace;
 
 pub use actor::{ActorId, ActorRef, Address};
+#[cfg(feature = "arrow")]
+pub use batch::Batch;
 pub use codec::{CodecError, MAX_MESSAGE, decode, encode};
 pub use data::{DataReader, DataSource, Fetch};
 pub use error::{AskError, BindError, ConnectError, FetchError, SpawnError, TellError};
@@ -59,6 +64,7 @@ pub use join::{JoinError, JoinToken, JoinTokenError};
 pub use local::{Asker, Down, LocalRef};
 pub use message::{RemoteMessage, Response, StreamMessage, WireMessage};
 pub use node::{InHand, Node};
+pub use parcel::MAX_BATCHES;
 pub use peers::PeerEvent;
 pub use route::Publication;
 pub use runtime::{Arbiter, Runtime};

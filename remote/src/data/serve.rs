@@ -1,12 +1,14 @@
 //! The producer's side of transfers.
 
+use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::timeout;
 
-use super::{CREDIT, DataReader, MAX_REFUSAL, MAX_TICKET, OK, REFUSED, TAKEN};
+use super::{CREDIT, DataReader, MAX_REFUSAL, MAX_TICKET, OF_MESSAGE, OK, REFUSED, TAKEN, Ticket};
 use crate::close::Code;
 use crate::identity::NodeId;
 use crate::lane::{SLICE, STALL, StreamStop, write_slices};
@@ -74,6 +76,18 @@ impl Transfer {
 
     async fn serve(&mut self, shared: &Shared) -> Result<(), Stop> {
         let ticket = self.request().await?;
+        let ticket = match ticket {
+            Ticket::Of(ticket) => ticket,
+            Ticket::Beside(number) => {
+                let Some(held) = shared.peers.held(self.peer, number) else {
+                    return self.refuse("it is not held any more").await;
+                };
+                self.produce(Box::new(held)).await?;
+                self.delivered().await?;
+                shared.peers.let_go(self.peer, number);
+                return Ok(());
+            }
+        };
         let Some(source) = shared.source.get() else {
             return self.refuse("this node serves no data").await;
         };
@@ -86,25 +100,37 @@ impl Transfer {
             Ok(Err(text)) | Err(text) => return self.refuse(&text).await,
         };
         self.produce(reader).await?;
-        self.send.finish().map_err(|_| Stop::Gone)?;
-        while !self.message().await? {}
+        self.delivered().await?;
         let (source, peer) = (Arc::clone(source), self.peer);
         blocking(move || source.delivered(&ticket, peer)).await.map_err(Stop::Source)
     }
 
+    /// Waits until the consumer has taken everything.
+    async fn delivered(&mut self) -> Result<(), Stop> {
+        self.send.finish().map_err(|_| Stop::Gone)?;
+        while !self.message().await? {}
+        Ok(())
+    }
+
     /// Reads the request: the ticket and the first credit.
-    async fn request(&mut self) -> Result<Bytes, Stop> {
+    async fn request(&mut self) -> Result<Ticket, Stop> {
         let mut head = [0; 12];
         self.read_exact(&mut head).await?;
         let [l0, l1, l2, l3, credit @ ..] = head;
-        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        let len = u32::from_le_bytes([l0, l1, l2, l3]);
+        let of_message = len & OF_MESSAGE != 0;
+        let len = (len & !OF_MESSAGE) as usize;
         if len > MAX_TICKET {
             return Err(Stop::BadRequest);
         }
         self.credit = u64::from_le_bytes(credit);
         let mut ticket = vec![0; len];
         self.read_exact(&mut ticket).await?;
-        Ok(ticket.into())
+        if !of_message {
+            return Ok(Ticket::Of(ticket.into()));
+        }
+        let number = ticket.try_into().map_err(|_| Stop::BadRequest)?;
+        Ok(Ticket::Beside(u64::from_le_bytes(number)))
     }
 
     async fn refuse(&mut self, text: &str) -> Result<(), Stop> {
@@ -192,5 +218,22 @@ fn stop(stop: StreamStop) -> Stop {
     match stop {
         StreamStop::Stalled => Stop::Stalled,
         StreamStop::Write(_) => Stop::Gone,
+    }
+}
+
+/// Reads what is held beside a message.
+impl DataReader for VecDeque<Bytes> {
+    fn total(&self) -> u64 {
+        self.iter().map(|slice| slice.len() as u64).sum()
+    }
+
+    fn read(&mut self, max: usize) -> io::Result<Bytes> {
+        while self.front().is_some_and(Bytes::is_empty) {
+            self.pop_front();
+        }
+        let Some(first) = self.front_mut() else {
+            return Ok(Bytes::new());
+        };
+        Ok(first.split_to(first.len().min(max)))
     }
 }

@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Items;
-use crate::codec::decode;
 use crate::error::AskError;
 use crate::link::Incoming;
 use crate::local::Reply;
+use crate::parcel::Opened;
 use crate::runtime::Net;
 
 /// The items of a streamed reply, in the order in which they were sent. Dropping it stops the producer.
@@ -23,7 +23,7 @@ pub struct Replies<T: Send + 'static> {
 
 enum Source<T: Send + 'static> {
     Local(Producing<T>),
-    Remote { incoming: Incoming, decode: fn(&[u8]) -> Result<T, AskError> },
+    Remote { incoming: Incoming, unpack: fn(Opened) -> Result<T, AskError> },
     Ended,
 }
 
@@ -36,8 +36,8 @@ impl<T: Send + 'static> Replies<T> {
     where
         T: DeserializeOwned,
     {
-        let decode = |bytes: &[u8]| decode(bytes).map_err(|error| AskError::BadReply { text: error.to_string() });
-        Self { source: Source::Remote { incoming, decode }, patience, net }
+        let unpack = |item: Opened| item.unpack().map_err(|text| AskError::BadReply { text });
+        Self { source: Source::Remote { incoming, unpack }, patience, net }
     }
 
     /// The next item; `None` at the end, and after an error.
@@ -51,9 +51,9 @@ impl<T: Send + 'static> Replies<T> {
     pub async fn next(&mut self) -> Result<Option<T>, AskError> {
         let next = match &mut self.source {
             Source::Local(producing) => self.net.within(self.patience, producing.next()).await,
-            Source::Remote { incoming, decode } => {
+            Source::Remote { incoming, unpack } => {
                 let item = self.net.within(self.patience, incoming.next()).await;
-                item.map(|item| item.and_then(|item| item.map(|bytes| decode(&bytes)).transpose()))
+                item.map(|item| item.and_then(|item| item.map(unpack).transpose()))
             }
             Source::Ended => return Ok(None),
         };
