@@ -1,6 +1,7 @@
 //! Transfers of bulk bytes: one stream each on the data connection, opened by the consumer, under byte credits.
 //!
-//! Consumer to producer: `{u32 ticket length, u64 first credit, ticket}`, then `1, u32` for more credit, and `2`
+//! Consumer to producer: `{u32 ticket length, u64 first credit, ticket}`, where the length's highest bit marks a ticket
+//! for what is beside a message, then `1, u32` for more credit, and `2`
 //! when everything has been taken. Producer to consumer: `0, u64 total` and the bytes, or `1` and why not.
 //! Little-endian.
 
@@ -148,19 +149,32 @@ impl std::fmt::Debug for Fetch {
     }
 }
 
+/// What a transfer is asked for with.
+#[derive(Clone, Debug)]
+pub(crate) enum Ticket {
+    /// Of the producer's [`DataSource`].
+    Of(Bytes),
+    /// What is beside a message.
+    Beside(u64),
+}
+
 /// Asks for a transfer and waits for the answer.
 pub(crate) async fn fetch(
     connection: Connection,
-    ticket: Bytes,
+    ticket: Ticket,
     net: Net,
     counted: Arc<()>,
 ) -> Result<Fetch, FetchError> {
+    let (beside, ticket) = match ticket {
+        Ticket::Of(ticket) => (false, ticket),
+        Ticket::Beside(number) => (true, Bytes::copy_from_slice(&number.to_le_bytes())),
+    };
     if ticket.len() > MAX_TICKET {
         return Err(FetchError::TicketTooLong { size: ticket.len(), max: MAX_TICKET });
     }
     let (send, read) = connection.open_bi().await.map_err(lost)?;
     let mut pending = BytesMut::with_capacity(Request::LEN + ticket.len());
-    pending.extend_from_slice(&Request { ticket: ticket.len(), credit: WINDOW }.encode());
+    pending.extend_from_slice(&Request { ticket: ticket.len(), beside, credit: WINDOW }.encode());
     pending.extend_from_slice(&ticket);
     let mut fetch = Fetch { send, read, net, account: Account::new(0), pending, done: false, _counted: counted };
     fetch.flush().await?;
