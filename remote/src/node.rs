@@ -8,27 +8,26 @@ use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Context};
 use bytes::Bytes;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::actor::{ActorId, ActorRef, Address};
 use crate::close::Code;
-use crate::data::{DataSource, Fetch, fetch};
+use crate::data::{DataSource, Fetch, Ticket, fetch};
+use crate::door::{Crowd, Door, Verdict};
 use crate::endpoint::{self, Endpoint};
 use crate::error::{BindError, ConnectError, FetchError};
 use crate::handshake::{self, MAX_BUILD};
 use crate::identity::{Authority, Fingerprint, Identity, IdentityError, NodeId, PeerId};
-use crate::join::JOINS;
+use crate::join::{JOINS, JOINS_OF_HOST};
 use crate::link::Link;
 use crate::local::LocalRef;
 use crate::peers::{PeerEvent, Peers};
+use crate::redial::{self, Redial};
 use crate::renew;
 use crate::route::{Publication, Routes};
 use crate::runtime::{Net, Runtime};
 use crate::travel::{self, Dials};
-
-/// Handshakes that are accepted at a time.
-const ACCEPTING: usize = 128;
 
 /// A process's endpoint in the cluster. Clones share it; it closes with the last one.
 #[derive(Clone)]
@@ -51,11 +50,13 @@ impl Node {
             authority_print: identity.authority().ok_or_else(unreadable)?,
             identity: Mutex::new(identity),
             authority: OnceLock::new(),
-            joins: Semaphore::new(JOINS),
+            joins: Crowd::new(JOINS, JOINS_OF_HOST),
+            door: Mutex::new(Door::new()),
             hello,
             endpoint,
             net: runtime.net().clone(),
             peers: Peers::new(),
+            redial: Redial::default(),
             routes: Arc::default(),
             source: OnceLock::new(),
             transfers: Arc::default(),
@@ -82,6 +83,10 @@ impl Node {
 
     /// Connects to the node at an address; reuses a live connection to it.
     ///
+    /// When the connection is lost, and neither side has closed it, this node dials again for 10 seconds, after pauses
+    /// of up to 50 ms that double up to 5 s: the peer is [`Down`](PeerEvent::Down), then [`Up`](PeerEvent::Up) again
+    /// under the same number. What waited for it has failed; nothing is sent again.
+    ///
     /// # Errors
     /// It cannot be reached in time, is of another cluster, or is another build.
     ///
@@ -92,7 +97,7 @@ impl Node {
         if let Some(node) = shared.peers.at(to) {
             return Ok(node);
         }
-        let dial = shared.net.spawn(handshake::dial(Arc::clone(shared), to));
+        let dial = shared.net.spawn(redial::connect(Arc::clone(shared), to));
         match shared.net.within(deadline, dial).await {
             Some(Some(result)) => result,
             Some(None) => Err(ConnectError::Closed), // the runtime ended the task
@@ -123,8 +128,10 @@ impl Node {
     }
 
     /// Ends all connections to a node. Asks and transfers that wait for it fail at once, not when its silence has lasted:
-    /// for who knows better than the network that it is gone. It may be connected to again.
+    /// for who knows better than the network that it is gone. Neither side dials it again by itself; it may be
+    /// connected to again.
     pub fn disconnect(&self, node: NodeId) {
+        self.shared().redial.forget(node);
         self.shared().peers.disconnect(node);
     }
 
@@ -191,8 +198,10 @@ impl Node {
     pub async fn fetch(&self, node: NodeId, ticket: Bytes, deadline: Duration) -> Result<Fetch, FetchError> {
         let shared = self.shared();
         let data = shared.peers.data(node).ok_or(FetchError::NotConnected(node))?;
-        let begun =
-            shared.net.within(deadline, fetch(data, ticket, shared.net.clone(), Arc::clone(&shared.transfers))).await;
+        let begun = shared
+            .net
+            .within(deadline, fetch(data, Ticket::Of(ticket), shared.net.clone(), Arc::clone(&shared.transfers)))
+            .await;
         begun.unwrap_or(Err(FetchError::Deadline))
     }
 
@@ -287,6 +296,8 @@ pub struct InHand {
     pub transfers: usize,
     /// Actors of other nodes that are watched here, and actors of this node that are watched there.
     pub watches: usize,
+    /// Messages, replies and items whose batches wait to be fetched from here.
+    pub batches: usize,
 }
 
 impl fmt::Debug for Node {
@@ -303,11 +314,13 @@ pub(crate) struct Shared {
     /// On a head: what signs certificates.
     pub(crate) authority: OnceLock<Arc<Authority>>,
     /// Places for joins.
-    pub(crate) joins: Semaphore,
+    pub(crate) joins: Crowd,
+    door: Mutex<Door>,
     pub(crate) hello: Bytes,
     pub(crate) endpoint: Endpoint,
     pub(crate) net: Net,
     pub(crate) peers: Peers,
+    pub(crate) redial: Redial,
     pub(crate) routes: Arc<Routes>,
     pub(crate) source: OnceLock<Arc<dyn DataSource>>,
     /// Every transfer holds a clone, so that they can be counted.
@@ -320,11 +333,16 @@ impl Shared {
         self.me.node
     }
 
+    pub(crate) fn door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn identity(&self) -> MutexGuard<'_, Identity> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shut(&self) {
+        self.redial.stop();
         self.endpoint.quinn.close(Code::Bye.var(), b"bye");
         // Routes keep actors alive, and actors may hold handles to this node.
         self.routes.clear();
@@ -357,17 +375,27 @@ async fn accept_all(shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         async move { shared.peers.keep_beating().await }
     });
-    let places = Arc::new(Semaphore::new(ACCEPTING));
     while let Some(incoming) = shared.endpoint.quinn.accept().await {
-        match Arc::clone(&places).try_acquire_owned() {
-            Ok(place) => {
+        let (from, proven) = (incoming.remote_address(), incoming.remote_address_validated());
+        let verdict = shared.door().knock(from.ip(), proven, shared.net.ambient.unix());
+        match verdict {
+            Verdict::Enter(place) => {
                 let accepted = handshake::accept(Arc::clone(&shared), incoming);
                 tokio::spawn(async move {
+                    let _place = place;
                     accepted.await;
-                    drop(place);
                 });
             }
-            Err(_) => incoming.refuse(),
+            Verdict::Prove => {
+                // Fails only for who has proven it.
+                let _ = incoming.retry();
+            }
+            Verdict::Ignore { why, say } => {
+                incoming.ignore();
+                if let Some(count) = say {
+                    tracing::warn!(%from, why, count, "connections are not answered");
+                }
+            }
         }
     }
 }

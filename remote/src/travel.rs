@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::actor::{ActorRef, Address, Target};
-use crate::handshake;
 use crate::node::{Node, Shared};
+use crate::redial;
 
 /// A reference on its way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -103,7 +103,7 @@ pub(crate) fn dial(shared: &Arc<Shared>, at: SocketAddr) -> watch::Receiver<()> 
         let (done, dialling) = watch::channel(());
         let shared = Arc::clone(shared);
         shared.net.handle.clone().spawn(async move {
-            match timeout(DIAL, handshake::dial(Arc::clone(&shared), at)).await {
+            match timeout(DIAL, redial::connect(Arc::clone(&shared), at)).await {
                 Ok(Ok(node)) => tracing::debug!(%node, %at, "connected on demand"),
                 Ok(Err(error)) => tracing::warn!(%at, %error, "could not connect on demand"),
                 Err(_) => tracing::warn!(%at, "could not connect on demand within {DIAL:?}"),

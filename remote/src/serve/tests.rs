@@ -13,6 +13,7 @@ use crate::frame::{HEADER, Header, Kind};
 use crate::handshake::hello_frame;
 use crate::identity::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, SERVER_NAME};
 use crate::link::{LANES, Letter};
+use crate::parcel::Parcel;
 use crate::{ActorId, Authority, Identity, Items, JoinError, JoinToken, Node, NodeId, Role, Runtime};
 
 const BUILD: &[u8] = b"build";
@@ -158,7 +159,7 @@ fn a_stream_beyond_its_window_closes_the_connection() {
     let code = rogue_produces.closed_with(false, |connection, hello| async move {
         let mut lanes = greet(&connection, &hello).await;
         let link = node.link(rogue).unwrap();
-        let letter = Letter { message: 1, actor: ActorId(1), payload: Bytes::new(), trace: None };
+        let letter = Letter { message: 1, actor: ActorId(1), parcel: Parcel::default(), trace: None };
         let streaming = link.stream(letter, Duration::from_secs(5)).await.unwrap();
         for _ in 0..65 {
             lanes[0].0.write_all(&Header::of_call(Kind::Item, 1).encode()).await.unwrap();
