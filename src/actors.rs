@@ -1,7 +1,7 @@
 //! The actors: thin shells over `sched`, `engine` and `udf`.
 //!
 //! A [`SchedulerActor`] places work, a [`SwordfishActor`] per worker runs tasks, and each [`UdfActor`] is one replica of a
-//! UDF on a thread of its own. A [`GatewayActor`] at the head takes the queries of drivers elsewhere. They share nothing but
+//! UDF on a thread of its own. A `GatewayActor` at the head takes the queries of drivers elsewhere. They share nothing but
 //! the messages in `messages.rs`.
 
 mod gateway;
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 
-pub use gateway::GatewayActor;
+pub(crate) use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
 pub(crate) use messages::{
     DriverDown, Enrol, Hear, Piece, Place, Register, Release, RunEvent, Status, Submit, SubmitFrom, UseProvider,

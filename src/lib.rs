@@ -53,7 +53,7 @@ mod store;
 pub mod testing;
 pub mod udf;
 
-pub use actors::{GatewayActor, SchedulerActor, SwordfishActor, UdfActor};
+pub use actors::{SchedulerActor, SwordfishActor, UdfActor};
 #[doc(hidden)]
 pub use cluster::become_worker_if_started_as_one;
 pub use config::{ClusterAt, Config, Runner};

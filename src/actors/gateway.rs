@@ -14,7 +14,7 @@ use crate::error::ClusterError;
 use crate::sched::{QueryId, WorkerId};
 
 /// Stands in for sessions of other processes at the scheduler.
-pub struct GatewayActor {
+pub(crate) struct GatewayActor {
     scheduler: LocalRef<SchedulerActor>,
     host: Arc<Host>,
     queries: HashMap<QueryId, Guest>,
