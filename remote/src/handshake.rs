@@ -22,7 +22,7 @@ use crate::peers::Losing;
 use crate::{data, endpoint, join, serve};
 
 /// Version of everything on the wire above the frame header.
-pub(crate) const PROTOCOL: u16 = 2;
+pub(crate) const PROTOCOL: u16 = 3;
 /// Longest hello.
 pub(crate) const MAX_HELLO: u32 = 64 << 10;
 /// Longest build description; leaves room for the hello's other fields.

@@ -143,7 +143,7 @@ impl Batch {
     fn push(&mut self, header: Header, mut payload: Bytes) {
         self.frames += 1;
         self.bytes += HEADER + payload.len();
-        self.small.extend_from_slice(&header.encode());
+        header.write(&mut self.small);
         if payload.len() <= COPY {
             self.small.extend_from_slice(&payload);
             return;

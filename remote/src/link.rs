@@ -4,6 +4,9 @@
 //! messages, never the replies that it may be waiting for itself. Heartbeats wait for nothing at all: behind a large
 //! reply on a slow network they would come too late.
 
+mod streams;
+mod watches;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,7 +16,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use quinn::{Connection, SendStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::actor::ActorId;
@@ -22,18 +25,17 @@ use crate::error::{AskError, Fault, TellError};
 use crate::frame::{Header, Kind};
 use crate::identity::PeerId;
 use crate::lane::{Out, QUEUE, write_lane};
-use crate::local::Down;
 use crate::node::InHand;
 use crate::runtime::Net;
+use crate::trace::TraceContext;
+pub(crate) use streams::Incoming;
+use streams::Streams;
+use watches::Watches;
 
 /// Streams of a control connection.
 pub(crate) const LANES: usize = 3;
 /// Asks of one peer that are served at a time.
 const SERVING: usize = 4096;
-/// Actors of one peer that are watched at a time; more wait for a place.
-const WATCHES: usize = 4096;
-/// Watches of one peer that are borne at a time: with room for those that have ended and are not yet told.
-const WATCHED: usize = 2 * WATCHES;
 /// Cancels kept that came before their ask, because lanes are not ordered among each other.
 const EARLY: usize = 1024;
 
@@ -53,12 +55,31 @@ pub(crate) struct Link {
     next_call: AtomicU64,
     calls: DashMap<u64, oneshot::Sender<Answer>>,
     serving: DashMap<u64, oneshot::Sender<()>>,
-    watch_places: Arc<Semaphore>,
-    watches: DashMap<u64, oneshot::Sender<Down>>,
-    watched: DashMap<u64, oneshot::Sender<()>>,
+    watches: Watches,
+    streams: Streams,
     early: Mutex<VecDeque<u64>>,
     ended: OnceLock<String>,
     going_away: AtomicBool,
+}
+
+/// A message for an actor of the peer.
+pub(crate) struct Letter {
+    pub(crate) message: u32,
+    pub(crate) actor: ActorId,
+    pub(crate) payload: Bytes,
+    pub(crate) trace: Option<TraceContext>,
+}
+
+impl Letter {
+    fn ask(self, call: u64, deadline: Duration) -> Out {
+        let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX).max(1);
+        self.frame(Header { deadline_ms, ..Header::of_call(Kind::Ask, call) })
+    }
+
+    fn frame(self, header: Header) -> Out {
+        let Self { message, actor, payload, trace } = self;
+        Out::Frame(Header { len: length(&payload), message, recipient: actor.0, trace, ..header }, payload)
+    }
 }
 
 /// The queues of a link's two writers, until they are started.
@@ -90,9 +111,8 @@ impl Link {
             next_call: AtomicU64::new(1),
             calls: DashMap::new(),
             serving: DashMap::new(),
-            watch_places: Arc::new(Semaphore::new(WATCHES)),
-            watches: DashMap::new(),
-            watched: DashMap::new(),
+            watches: Watches::default(),
+            streams: Streams::default(),
             early: Mutex::default(),
             ended: OnceLock::new(),
             going_away: AtomicBool::new(false),
@@ -118,13 +138,7 @@ impl Link {
     }
 
     /// Sends an ask and waits for its answer; dropping the future cancels it there.
-    pub(crate) async fn ask(
-        self: &Arc<Self>,
-        message: u32,
-        actor: ActorId,
-        payload: Bytes,
-        deadline: Duration,
-    ) -> Result<Bytes, AskError> {
+    pub(crate) async fn ask(self: &Arc<Self>, letter: Letter, deadline: Duration) -> Result<Bytes, AskError> {
         let started = Instant::now();
         let place = self.net.within(deadline, self.messages.reserve()).await;
         let place = place.ok_or(AskError::Busy)?.map_err(|_| AskError::NotConnected)?;
@@ -138,17 +152,7 @@ impl Link {
             return Err(AskError::NotConnected);
         }
         let left = deadline.saturating_sub(started.elapsed());
-        place.send(Out::Frame(
-            Header {
-                len: length(&payload),
-                kind: Kind::Ask,
-                message,
-                call,
-                recipient: actor.0,
-                deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1),
-            },
-            payload,
-        ));
+        place.send(letter.ask(call, left));
         let answer = self.net.within(left, answer).await.ok_or(AskError::Deadline)?;
         guard.open = false;
         match answer {
@@ -174,45 +178,14 @@ impl Link {
     }
 
     /// Queues a message.
-    pub(crate) async fn tell(
-        &self,
-        message: u32,
-        actor: ActorId,
-        payload: Bytes,
-        deadline: Duration,
-    ) -> Result<(), TellError> {
+    pub(crate) async fn tell(&self, letter: Letter, deadline: Duration) -> Result<(), TellError> {
         let place = self.net.within(deadline, self.messages.reserve()).await;
         let place = place.ok_or(TellError::Busy)?.map_err(|_| TellError::NotConnected)?;
         if self.ended.get().is_some() {
             return Err(TellError::NotConnected);
         }
-        let header = Header { len: length(&payload), message, recipient: actor.0, ..Header::bare(Kind::Tell) };
-        place.send(Out::Frame(header, payload));
+        place.send(letter.frame(Header::bare(Kind::Tell)));
         Ok(())
-    }
-
-    /// Waits for the end of an actor; dropping the future ends the watch there.
-    pub(crate) async fn watch(self: &Arc<Self>, actor: ActorId) -> Down {
-        let lost = || Down::NodeLost { cause: self.cause() };
-        let Ok(place) = Arc::clone(&self.watch_places).acquire_owned().await else {
-            return lost();
-        };
-        let Ok(room) = self.system.reserve().await else {
-            return lost();
-        };
-        let call = self.next_call.fetch_add(1, Ordering::Relaxed);
-        let (sender, down) = oneshot::channel();
-        self.watches.insert(call, sender);
-        let mut guard = WatchGuard { link: self, call, open: Some(place) };
-        // As in `ask`: the end of the link must not miss this entry.
-        if self.ended.get().is_some() {
-            return lost();
-        }
-        let header = Header { recipient: actor.0, ..Header::of_call(Kind::Watch, call) };
-        room.send(Out::Frame(header, Bytes::new()));
-        let down = down.await;
-        guard.open = None;
-        down.unwrap_or_else(|_| lost())
     }
 
     /// Queues a frame of the system's that nothing repairs if it is lost, at once or by a task; `held` is kept until
@@ -251,9 +224,13 @@ impl Link {
 
     /// Gives an answer of the peer to its asker, if that still waits.
     pub(crate) fn resolve(&self, call: u64, answer: Answer) {
-        match self.calls.remove(&call) {
-            Some((_, asker)) => drop(asker.send(answer)), // fails only if it has just given up
-            None => tracing::debug!(peer = %self.peer, call, "an answer that nobody waits for"),
+        let waited = match (self.calls.remove(&call), answer) {
+            (Some((_, asker)), answer) => asker.send(answer).is_ok(),
+            (None, Err(fault)) => self.streams.fail(call, fault),
+            (None, Ok(_)) => false,
+        };
+        if !waited {
+            tracing::debug!(peer = %self.peer, call, "an answer that nobody waits for");
         }
     }
 
@@ -290,36 +267,11 @@ impl Link {
         }
     }
 
-    /// An actor that was watched has ended.
-    pub(crate) fn down(&self, call: u64, down: Down) {
-        if let Some((_, watcher)) = self.watches.remove(&call) {
-            let _ = watcher.send(down);
-        }
-    }
-
-    /// Notes that the peer watches an actor. `None` if it watches too many.
-    pub(crate) fn watched(self: &Arc<Self>, call: u64) -> Option<Watched> {
-        if self.watched.len() >= WATCHED {
-            return None;
-        }
-        let (end, unwatched) = oneshot::channel();
-        self.watched.insert(call, end);
-        if self.ended.get().is_some() {
-            self.watched.remove(&call); // as in `ask`
-        }
-        Some(Watched { link: Arc::clone(self), call, unwatched })
-    }
-
-    /// The peer ends a watch.
-    pub(crate) fn unwatch(&self, call: u64) {
-        self.watched.remove(&call);
-    }
-
     /// Adds what is in hand with this peer.
     pub(crate) fn count(&self, all: &mut InHand) {
-        all.asks += self.calls.len();
+        all.asks += self.calls.len() + self.streams.len();
         all.served += self.serving.len();
-        all.watches += self.watches.len() + self.watched.len();
+        all.watches += self.watches.len();
     }
 
     /// The peer takes no new messages.
@@ -337,13 +289,8 @@ impl Link {
         for call in sorted(&self.serving) {
             self.serving.remove(&call);
         }
-        self.watch_places.close();
-        for watch in sorted(&self.watches) {
-            self.watches.remove(&watch);
-        }
-        for watch in sorted(&self.watched) {
-            self.watched.remove(&watch);
-        }
+        self.watches.end();
+        self.streams.end();
     }
 
     /// Closes gracefully: no new messages, running calls finish, both lanes are delivered.
@@ -402,42 +349,6 @@ impl Drop for CallGuard<'_> {
         self.link.calls.remove(&self.call);
         if self.open {
             self.link.try_send(Kind::Cancel, self.call, Bytes::new());
-        }
-    }
-}
-
-/// A watch of the peer; forgotten when dropped.
-pub(crate) struct Watched {
-    link: Arc<Link>,
-    pub(crate) call: u64,
-    unwatched: oneshot::Receiver<()>,
-}
-
-impl Watched {
-    /// Waits until the peer ends the watch or is lost.
-    pub(crate) async fn unwatched(&mut self) {
-        let _ = (&mut self.unwatched).await;
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.link.watched.remove(&self.call);
-    }
-}
-
-/// Forgets a watch when its watcher goes, and ends it there if it is open.
-struct WatchGuard<'a> {
-    link: &'a Arc<Link>,
-    call: u64,
-    open: Option<OwnedSemaphorePermit>,
-}
-
-impl Drop for WatchGuard<'_> {
-    fn drop(&mut self) {
-        self.link.watches.remove(&self.call);
-        if let Some(place) = self.open.take() {
-            self.link.send_surely(Header::of_call(Kind::Unwatch, self.call), place);
         }
     }
 }

@@ -9,7 +9,7 @@ mod mailbox;
 mod reply;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::dev::MessageResponse;
@@ -18,9 +18,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::actor::ActorId;
 use crate::error::{AskError, TellError};
+use crate::node::{Node, WeakNode};
 use crate::runtime::Net;
+use crate::stream::{Items, Producing, Replies};
 use crate::supervise::{History, Restarts};
+use crate::trace::Handling;
 
 pub use asker::Asker;
 use mailbox::{Envelope, Factory, Life, Seat, Supervisor};
@@ -83,6 +87,28 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         self.0.net.within(left, reply.wait()).await.unwrap_or(Err(AskError::Deadline))
     }
 
+    /// Sends a message that is answered by a stream. `patience` is how long to wait for room, and then for each item.
+    /// The message's place in the mailbox is freed when its producer is done.
+    ///
+    /// # Errors
+    /// No room in time, or the actor is gone. The message has not run.
+    ///
+    /// # Cancel safety
+    /// Dropping the future sends nothing. Dropping the [`Replies`] stops the producer, which can see it.
+    ///
+    /// # Delivery
+    /// At most once, in the sender's order.
+    pub async fn stream<M, T>(&self, message: M, patience: Duration) -> Result<Replies<T>, AskError>
+    where
+        A: Handler<M>,
+        M: Message<Result = Items<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let permit = self.0.net.within(patience, self.permit()).await.ok_or(AskError::Busy)??;
+        let producing = Producing::new(self.enqueue_ask(message, permit)?);
+        Ok(Replies::local(producing, patience, self.0.net.clone()))
+    }
+
     /// Sends a message, waiting only for room.
     ///
     /// # Errors
@@ -138,7 +164,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         self.0.permits.available_permits()
     }
 
-    /// Waits until the actor is gone, without keeping it alive.
+    /// [`down`](Self::down), without a handle that keeps the actor alive.
     pub(crate) fn watch(&self) -> impl Future<Output = Down> + Send + use<A> {
         let mut life = self.0.life.clone();
         async move {
@@ -146,6 +172,27 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
             let down = life.wait_for(|life| life.down.is_some()).await.ok().and_then(|life| life.down.clone());
             down.unwrap_or(Down::Stopped)
         }
+    }
+
+    /// The runtime that its waits are timed by.
+    pub(crate) fn runtime(&self) -> tokio::runtime::Handle {
+        self.0.net.handle.clone()
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Notes where it is published now.
+    pub(crate) fn move_to(&self, node: WeakNode, id: ActorId) {
+        *self.0.home.lock().unwrap_or_else(PoisonError::into_inner) = Some((node, id));
+    }
+
+    /// Where it is published.
+    pub(crate) fn home(&self) -> Option<(Node, ActorId)> {
+        let (node, id) = self.0.home.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let node = node.upgrade()?;
+        node.holds(id, self).then_some((node, id))
     }
 
     /// A place in the mailbox.
@@ -159,9 +206,10 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         M: Message + Send + 'static,
         M::Result: Send,
     {
+        let trace = Handling::new(&self.0.net.ambient);
         self.enqueue(Box::new(move |actor, ctx, _| {
             let _permit = permit; // freed when the handler has run
-            A::handle(actor, message, ctx).handle(ctx, None);
+            trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, None));
         }))
     }
 
@@ -174,12 +222,13 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         let (sender, receiver) = oneshot::channel();
         let asker = Asker::new();
         let seen = asker.clone();
+        let trace = Handling::new(&self.0.net.ambient);
         self.enqueue(Box::new(move |actor, ctx, panics| {
             if !seen.start(panics) {
                 return; // the asker left while the message waited
             }
             let _current = seen.enter();
-            A::handle(actor, message, ctx).handle(ctx, Some(sender));
+            trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, Some(sender)));
         }))?;
         Ok(Reply::new(receiver, permit, asker, self.0.life.clone(), self.0.net.clone()))
     }
@@ -217,6 +266,8 @@ struct Shared<A: Actor<Context = Context<A>>> {
     permits: Arc<Semaphore>,
     life: watch::Receiver<Life>,
     net: Net,
+    /// Where it was published last.
+    home: Mutex<Option<(WeakNode, ActorId)>>,
 }
 
 /// Where and how an actor is started.
@@ -264,5 +315,5 @@ fn seat<A: Actor<Context = Context<A>>>(place: Place<'_>, supervisor: Option<Sup
     let (queue, waiting) = mpsc::channel(places);
     let (says, life) = watch::channel(Life::default());
     let seat = Seat::new(waiting, says, Arc::clone(&permits), place.end, supervisor);
-    (LocalRef(Arc::new(Shared { queue, permits, life, net: place.net.clone() })), seat)
+    (LocalRef(Arc::new(Shared { queue, permits, life, net: place.net.clone(), home: Mutex::default() })), seat)
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Context};
@@ -27,6 +27,7 @@ use crate::redial::{self, Redial};
 use crate::renew;
 use crate::route::{Publication, Routes};
 use crate::runtime::{Net, Runtime};
+use crate::travel::{self, Dials};
 
 /// A process's endpoint in the cluster. Clones share it; it closes with the last one.
 #[derive(Clone)]
@@ -59,9 +60,12 @@ impl Node {
             routes: Arc::default(),
             source: OnceLock::new(),
             transfers: Arc::default(),
+            dials: Dials::default(),
         });
         runtime.handle().spawn(accept_all(Arc::clone(&shared)));
-        Ok(Self(Arc::new(Owner(shared))))
+        let node = Self(Arc::new(Owner(shared)));
+        node.shared().routes.belong_to(node.weak());
+        Ok(node)
     }
 
     /// This node.
@@ -138,6 +142,7 @@ impl Node {
     where
         A: Actor<Context = Context<A>>,
     {
+        actor.move_to(self.weak(), id);
         self.shared().routes.publish(id, actor)
     }
 
@@ -151,12 +156,13 @@ impl Node {
     where
         A: Actor<Context = Context<A>>,
     {
-        if address.node == self.id()
-            && let Some(actor) = self.shared().routes.local::<A>(address.actor)
-        {
-            return actor.into();
-        }
-        ActorRef::remote(self.clone(), address)
+        self.actor_at(address, None)
+    }
+
+    /// Runs `decode` so that handles of actors that it reads are handles of this node, as they are in messages.
+    pub fn decoding<T>(&self, decode: impl FnOnce() -> T) -> T {
+        let _receiving = travel::enter(self.clone());
+        decode()
     }
 
     /// Serves transfers from `source`. The first source stays.
@@ -226,12 +232,53 @@ impl Node {
         let _ = shared.net.within(left(), shared.endpoint.quinn.wait_idle()).await;
     }
 
+    /// [`actor`](Self::actor), for one whose node is dialled at this address when it is needed and not connected.
+    pub fn actor_at<A>(&self, address: Address, at: Option<SocketAddr>) -> ActorRef<A>
+    where
+        A: Actor<Context = Context<A>>,
+    {
+        if address.node == self.id()
+            && let Some(actor) = self.shared().routes.local::<A>(address.actor)
+        {
+            return actor.into();
+        }
+        ActorRef::remote(self.clone(), address, at)
+    }
+
+    /// Whether this actor is published here under this number.
+    pub(crate) fn holds<A: Actor<Context = Context<A>>>(&self, id: ActorId, actor: &LocalRef<A>) -> bool {
+        self.shared().routes.local::<A>(id).is_some_and(|published| published.is(actor))
+    }
+
+    /// Where others can dial this node, as far as it knows itself.
+    pub(crate) fn dialled_at(&self) -> Option<SocketAddr> {
+        self.address().ok().filter(|address| !address.ip().is_unspecified())
+    }
+
+    pub(crate) fn weak(&self) -> WeakNode {
+        WeakNode(Arc::downgrade(&self.0))
+    }
+
+    /// The control connection to a node, made by dialling `at` if there is none.
+    pub(crate) async fn reach(&self, node: NodeId, at: Option<SocketAddr>, deadline: Duration) -> Option<Arc<Link>> {
+        if let Some(link) = self.link(node) {
+            return Some(link);
+        }
+        let mut dialling = travel::dial(self.shared(), at?);
+        let _ = self.shared().net.within(deadline, dialling.changed()).await; // ends with an error
+        self.link(node)
+    }
+
     /// The control connection to a node.
     pub(crate) fn link(&self, node: NodeId) -> Option<Arc<Link>> {
         self.shared().peers.link(node)
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn net(&self) -> &Net {
+        &self.shared().net
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
 }
@@ -274,6 +321,7 @@ pub(crate) struct Shared {
     pub(crate) source: OnceLock<Arc<dyn DataSource>>,
     /// Every transfer holds a clone, so that they can be counted.
     pub(crate) transfers: Arc<()>,
+    pub(crate) dials: Dials,
 }
 
 impl Shared {
@@ -294,6 +342,16 @@ impl Shared {
         self.endpoint.quinn.close(Code::Bye.var(), b"bye");
         // Routes keep actors alive, and actors may hold handles to this node.
         self.routes.clear();
+    }
+}
+
+/// A node, while somebody else keeps it open.
+#[derive(Clone, Default)]
+pub(crate) struct WeakNode(Weak<Owner>);
+
+impl WeakNode {
+    pub(crate) fn upgrade(&self) -> Option<Node> {
+        self.0.upgrade().map(Node)
     }
 }
 
