@@ -15,7 +15,7 @@ use crate::actors::{
     CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, Status, Submit, SwordfishActor, UseProvider,
     WholeStatus, Worker, WorkerDown, WorkerSilent,
 };
-use crate::cluster::{LocalSpec, LocalWorkers, Scratch, hello, is_worker};
+use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::Run;
@@ -79,8 +79,7 @@ impl Session {
         let (host, scheduler) = (Arc::clone(&parts.host), parts.scheduler.clone());
         let place = Place { worker: WorkerId(0), node: None };
         let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler.into()));
-        let worker =
-            Worker { worker: place.worker, capacity: Resources::cpus(os::cpus() as f64), actor: swordfish.into() };
+        let worker = Worker { worker: place.worker, capacity: capacity(os::cpus(), 1), actor: swordfish.into() };
         parts.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
         Ok(parts.session(vec![arbiter], None, Target { tasks: 1, travels: false }))
     }
@@ -133,12 +132,13 @@ impl Session {
             authority.issue(Role::Head).map_err(|e| ClusterError::network("make the head's certificate", e))?;
         let scale = ScaleSettings {
             workers: (least, most),
-            each: Resources::cpus(threads as f64),
+            each: capacity(threads, most),
             threshold: config.autoscaling_threshold,
             interval: config.autoscaler_update_interval,
             downscale: config.autoscaling_downscale_enabled,
             idle: config.autoscaling_downscale_idle,
             survivors: config.autoscaling_min_survivor_workers,
+            exclude: config.autoscaling_pending_release_exclude,
         };
         let parts = Parts::new(&config, Some(scale), |runtime| {
             let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -157,6 +157,7 @@ impl Session {
             authority,
             head: (node.id(), address),
             threads,
+            most,
             scratch: parts.scratch.folder().to_owned(),
             on_end: parts.on_end(),
         });
@@ -288,9 +289,10 @@ impl Parts {
         let host = Host::new(runtime, Store::new(&store), node);
         let arbiter = host.runtime.arbiter().map_err(|e| ClusterError::os("start the scheduler's thread", e))?;
         let settings = Settings {
-            task_cpus: Resources::cpus(config.min_cpu_per_task),
+            task: Resources::cpus(config.min_cpu_per_task),
             ready_timeout: config.actor_udf_ready_timeout,
             linear: config.scheduler_linear,
+            max_task_backlog: config.max_task_backlog,
             scale,
         };
         let hosted = Arc::clone(&host);

@@ -1,6 +1,7 @@
 //! The actor of the head: carries events into `sched::Core` and its actions out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,9 @@ use regatta_remote::{ActorId, ActorRef, AskError, LocalRef, Node, NodeId, Role};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    End, Gone, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica,
-    Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
+    CreditWaits, Dismiss, End, Gone, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask,
+    Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown,
+    WorkerSilent,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
@@ -53,6 +55,7 @@ enum Outgoing {
     Serve(Serve),
     End(End),
     Gone(Gone),
+    Dismiss(Dismiss),
 }
 
 /// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
@@ -71,7 +74,8 @@ impl SchedulerActor {
     /// Makes a scheduler reachable for the workers of its cluster, and for nobody else.
     pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>) {
         let workers = &[Role::Worker];
-        node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers).on::<ReplicaSays>(workers);
+        let tasks = node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers);
+        tasks.on::<ReplicaSays>(workers).on::<CreditWaits>(workers);
     }
 
     fn join(&mut self, place: Place, capacity: Resources, actor: ActorRef<SwordfishActor>, ctx: &Context<Self>) {
@@ -80,7 +84,7 @@ impl SchedulerActor {
         let (outbox, to_send) = mpsc::channel(OUTBOX);
         self.workers.insert(worker, Crew { place, outbox });
         self.host.runtime.handle().spawn(deliver(actor, to_send, worker, ctx.address().downgrade()));
-        self.take(Event::Joined { worker, capacity });
+        self.take(Event::Joined { worker, capacity, machine: machine(&place) });
         self.joining.send_modify(|joined| *joined += 1);
     }
 
@@ -117,20 +121,20 @@ impl SchedulerActor {
                     self.send(worker, Outgoing::Prepare(Prepare { query, stage, program }));
                 }
             }
-            Action::Run { worker, task, attempt } => {
+            Action::Run { worker, task, attempt, after } => {
                 let Some(stage) = self.stage(task.query, task.stage.0) else { return };
                 let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
                 let inputs = stage.inputs.clone();
                 let inputs = inputs.into_iter().map(|input| (input, self.outputs(task.query, input))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 let replicas = ready.into_iter().filter_map(|(replica, on)| self.replica_at(replica, on)).collect();
-                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas }));
+                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
             }
-            Action::StartReplica { worker, replica } => {
+            Action::StartReplica { worker, replica, devices } => {
                 let stage = self.stage(replica.pool.query, replica.pool.stage.0);
                 if let Some(step) = stage.and_then(|stage| stage.program.steps.get(replica.pool.step as usize)) {
                     let (udf, arguments) = (step.udf.clone(), step.arguments.clone());
-                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments }));
+                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments, devices }));
                 }
             }
             Action::StopReplica { worker, replica } => {
@@ -142,6 +146,11 @@ impl SchedulerActor {
                     for worker in tell {
                         self.send(worker, Outgoing::Serve(Serve(at)));
                     }
+                }
+            }
+            Action::Dismiss { replica, tell } => {
+                for worker in tell {
+                    self.send(worker, Outgoing::Dismiss(Dismiss(replica)));
                 }
             }
             Action::End { worker, query } => self.send(worker, Outgoing::End(End(query))),
@@ -228,6 +237,11 @@ impl Handler<Register> for SchedulerActor {
             // The answer to an earlier ask was lost.
             Some(crew) if crew.place == place => return Ok(()),
             Some(_) => return Err(ClusterError::network(format!("join as {worker}"), "that number is taken")),
+            None if machine(&place).is_some_and(|machine| self.core.excludes(machine, Instant::now())) => {
+                let why = "this machine was released a short while ago; DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS \
+                           says for how long it is left alone";
+                return Err(ClusterError::network(format!("join as {worker}"), why));
+            }
             None => (),
         }
         let actor = self.host.swordfish(node).ok_or(ClusterError::Closed)?;
@@ -288,12 +302,21 @@ impl Handler<ReplicaSays> for SchedulerActor {
         let event = match word {
             Word::Progress(doing) => Event::ReplicaProgress { replica, doing },
             Word::Failed(error) => Event::ReplicaFailed { replica, error },
+            Word::Idle(idle) => Event::ReplicaIdle { replica, idle },
             Word::Ready(actor) => {
                 self.replicas.insert(replica, actor);
                 Event::ReplicaReady(replica)
             }
         };
         self.take(event);
+    }
+}
+
+impl Handler<CreditWaits> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, CreditWaits { worker, pool, batches }: CreditWaits, _: &mut Self::Context) {
+        self.take(Event::CreditWait { worker, pool, batches });
     }
 }
 
@@ -305,6 +328,7 @@ impl Handler<Submit> for SchedulerActor {
             inputs: stage.inputs.clone(),
             tasks: stage.splits.len(),
             pools: stage.program.steps.iter().map(pool_spec).collect(),
+            affinity: BTreeMap::new(),
         });
         let spec = QuerySpec { id: query, stages: stages.collect() };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
@@ -359,8 +383,15 @@ impl Handler<Undelivered> for SchedulerActor {
 }
 
 fn pool_spec(step: &crate::plan::UdfStep) -> PoolSpec {
-    let (least, most) = step.options.replicas;
-    PoolSpec { udf: step.udf.clone(), cpus: Resources::cpus(step.options.cpus), least, most }
+    let options = &step.options;
+    let (least, most) = options.replicas;
+    let each = Resources::cpus(options.cpus).with_memory(options.memory).with_gpus(options.gpus, options.gpu_memory);
+    PoolSpec { udf: step.udf.clone(), each, least, most }
+}
+
+/// The machine that a worker runs on; `None` for processes of this one, which never come back.
+fn machine(place: &Place) -> Option<IpAddr> {
+    place.node.map(|(_, address)| address.ip()).filter(|ip| !ip.is_loopback())
 }
 
 /// Sends a worker's messages one after the other, each until it has certainly been taken. Ends with the outbox.
@@ -379,6 +410,7 @@ async fn deliver(
             Outgoing::Serve(message) => insist(&actor, message).await,
             Outgoing::End(message) => insist(&actor, message).await,
             Outgoing::Gone(message) => insist(&actor, message).await,
+            Outgoing::Dismiss(message) => insist(&actor, message).await,
         };
         if let Err(error) = sent {
             if let Some(scheduler) = scheduler.upgrade() {

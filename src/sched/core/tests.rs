@@ -3,9 +3,19 @@ use std::time::{Duration, Instant};
 use super::recover::MAX_ATTEMPTS;
 use super::*;
 use crate::error::TaskFailure;
-use crate::sched::{PartitionId, PoolId, StageSpec};
+use crate::sched::query::PoolSpec;
+use crate::sched::{Affinity, PartitionId, StageSpec};
 
 const READY: Duration = Duration::from_secs(120);
+
+/// Halves of a CPU for each task, which wait at the scheduler.
+fn settings() -> Settings {
+    Settings { task: Resources::cpus(0.5), ready_timeout: READY, linear: false, max_task_backlog: Some(0), scale: None }
+}
+
+fn joined(worker: u32, capacity: Resources) -> Event {
+    Event::Joined { worker: WorkerId(worker), capacity, machine: None }
+}
 
 /// A scheduler whose workers are played by the test.
 struct Play {
@@ -15,17 +25,9 @@ struct Play {
 
 impl Play {
     fn with_workers(cpus: &[f64]) -> Self {
-        let mut play = Self {
-            core: Core::new(Settings {
-                task_cpus: Resources::cpus(0.5),
-                ready_timeout: READY,
-                linear: false,
-                scale: None,
-            }),
-            now: Instant::now(),
-        };
+        let mut play = Self { core: Core::new(settings()), now: Instant::now() };
         for (worker, cpus) in cpus.iter().enumerate() {
-            play.event(Event::Joined { worker: WorkerId(worker as u32), capacity: Resources::cpus(*cpus) });
+            play.event(joined(worker as u32, Resources::cpus(*cpus)));
         }
         play
     }
@@ -43,20 +45,46 @@ impl Play {
         self.event(Event::TaskEnded { task, attempt, outcome: Ok(output) })
     }
 
+    /// Lets workers do all that is asked of them, in order, until nothing more is: what the queries came to.
+    fn finish(&mut self, actions: Vec<Action>) -> BTreeMap<QueryId, bool> {
+        let mut ends = BTreeMap::new();
+        let mut todo: VecDeque<Action> = actions.into();
+        let mut quiet = 0;
+        while quiet < 100 {
+            let Some(action) = todo.pop_front() else {
+                quiet += 1;
+                self.now += Duration::from_millis(100);
+                todo.extend(self.event(Event::Tick));
+                continue;
+            };
+            quiet = 0;
+            match action {
+                Action::StartReplica { replica, .. } => todo.extend(self.event(Event::ReplicaReady(replica))),
+                Action::Run { task, attempt, .. } => todo.extend(self.done(task, attempt)),
+                Action::Report(query, Report::Done) => drop(ends.insert(query, true)),
+                Action::Report(query, Report::Failed(_)) => drop(ends.insert(query, false)),
+                _ => (),
+            }
+        }
+        ends
+    }
+
     /// Nothing is left of any query.
     fn assert_idle(&self) {
         assert_eq!(self.core.running, 0);
-        assert!(self.core.ledger.is_idle(), "charges are left: {:?}", self.core.ledger);
+        assert_eq!(self.core.queues.desks().count(), 0);
+        assert!(self.core.idle.is_empty());
+        assert!(self.core.ledger.is_unused(), "charges are left: {:?}", self.core.ledger);
         assert!(self.core.queries.is_empty());
     }
 }
 
 fn stage(tasks: usize) -> StageSpec {
-    StageSpec { inputs: Vec::new(), tasks, pools: Vec::new() }
+    StageSpec { inputs: Vec::new(), tasks, pools: Vec::new(), affinity: BTreeMap::new() }
 }
 
 fn udf_stage(tasks: usize, cpus: f64, replicas: (usize, usize)) -> StageSpec {
-    let pool = PoolSpec { udf: "oar".to_owned(), cpus: Resources::cpus(cpus), least: replicas.0, most: replicas.1 };
+    let pool = PoolSpec { udf: "oar".to_owned(), each: Resources::cpus(cpus), least: replicas.0, most: replicas.1 };
     StageSpec { pools: vec![pool], ..stage(tasks) }
 }
 
@@ -69,7 +97,7 @@ fn runs(actions: &[Action]) -> Vec<(TaskId, Attempt)> {
 
 fn starts(actions: &[Action]) -> Vec<(ReplicaId, WorkerId)> {
     let starts = actions.iter().filter_map(|a| match a {
-        Action::StartReplica { replica, worker } => Some((*replica, *worker)),
+        Action::StartReplica { replica, worker, .. } => Some((*replica, *worker)),
         _ => None,
     });
     starts.collect()
@@ -245,18 +273,52 @@ fn a_lost_worker_costs_its_running_tasks_and_the_partitions_that_only_it_held() 
     play.assert_idle();
 }
 
-#[test]
-fn partitions_that_nobody_reads_any_more_are_not_made_again() {
-    let mut play = Play::with_workers(&[0.5, 0.5, 0.5]);
-    let read = |n| StageSpec { inputs: vec![StageId(n)], ..stage(1) };
-    let mut next = runs(&play.submit(1, vec![stage(1), read(0), read(1)]));
+/// Three stages of one task each, on workers 0, 1 and 2; the last one runs.
+fn chain() -> (Play, (TaskId, Attempt)) {
+    let mut play = Play::with_workers(&[0.5, 0.5, 1.0]);
+    let on =
+        |worker, inputs| StageSpec { inputs, affinity: [(0, Affinity::Soft(WorkerId(worker)))].into(), ..stage(1) };
+    let stages = vec![on(0, vec![]), on(1, vec![StageId(0)]), on(2, vec![StageId(1)])];
+    let mut next = runs(&play.submit(1, stages));
     for _ in 0..2 {
         next = runs(&play.done(next[0].0, next[0].1));
     }
-    assert_eq!(next[0].0.stage, StageId(2), "the last stage runs, where its input is");
-    let actions = play.event(Event::Lost { worker: WorkerId(0), why: "killed".to_owned() });
-    assert!(runs(&actions).iter().all(|(task, _)| task.stage != StageId(0)), "stage 0 was read: {actions:?}");
-    assert!(failure(&actions).is_none());
+    (play, next[0])
+}
+
+fn lost(worker: u32) -> Event {
+    Event::Lost { worker: WorkerId(worker), why: "killed".to_owned() }
+}
+
+fn stages(actions: &[Action]) -> Vec<u32> {
+    runs(actions).iter().map(|(task, _)| task.stage.0).collect()
+}
+
+#[test]
+fn partitions_that_nobody_reads_any_more_are_not_made_again() {
+    let (mut play, last) = chain();
+    let actions = play.event(lost(0));
+    assert!(runs(&actions).is_empty() && failure(&actions).is_none(), "stage 0 was read: {actions:?}");
+    assert!(is_done(&play.done(last.0, last.1)));
+    play.event(Event::Release(QueryId(1)));
+    play.assert_idle();
+}
+
+#[test]
+fn what_runs_again_has_its_inputs_again_also_those_that_had_been_read() {
+    let (mut play, _) = chain();
+    play.event(lost(0));
+    // Stage 1 must run again, and what it read is long gone.
+    let mut actions = play.event(lost(1));
+    for stage in 0..2 {
+        assert_eq!(stages(&actions), [stage], "nothing runs before its inputs are there");
+        let (task, attempt) = runs(&actions)[0];
+        assert_eq!(attempt, Attempt(2));
+        actions = play.done(task, attempt);
+        assert_eq!(play.core.outputs(QueryId(1), StageId(stage)).len(), 1);
+    }
+    play.event(Event::Release(QueryId(1)));
+    play.assert_idle();
 }
 
 #[test]
@@ -405,11 +467,11 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
         downscale: true,
         idle: Duration::from_secs(2),
         survivors: 1,
+        exclude: Duration::from_secs(120),
     };
-    let settings =
-        Settings { task_cpus: Resources::cpus(0.5), ready_timeout: READY, linear: false, scale: Some(scale) };
+    let settings = Settings { scale: Some(scale), ..settings() };
     let mut play = Play { core: Core::new(settings), now: Instant::now() };
-    let join = |n| Event::Joined { worker: WorkerId(n), capacity: Resources::cpus(1.0) };
+    let join = |n| joined(n, Resources::cpus(1.0));
     play.event(join(0));
     let mut running = runs(&play.submit(1, vec![stage(8)]));
     assert_eq!(running.len(), 2);
@@ -437,8 +499,10 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
 
 #[test]
 fn a_linear_scheduler_has_one_task_in_flight() {
-    let mut play = Play::with_workers(&[4.0, 4.0]);
-    play.core.settings.linear = true;
+    let mut play = Play { core: Core::new(Settings { linear: true, ..settings() }), now: Instant::now() };
+    for worker in 0..2 {
+        play.event(joined(worker, Resources::cpus(4.0)));
+    }
     let mut running = runs(&play.submit(1, vec![stage(5)]));
     assert!(runs(&play.submit(2, vec![stage(5)])).is_empty(), "of all queries");
     for _ in 0..9 {
@@ -473,3 +537,7 @@ fn a_gathering_task_runs_where_most_of_its_input_is_if_there_is_room() {
     let gathers: Vec<_> = gathers.collect();
     assert_eq!(gathers.iter().filter(|worker| **worker == WorkerId(1)).count(), 2, "as many as have room: {gathers:?}");
 }
+
+mod pools;
+mod queues;
+mod scenarios;
