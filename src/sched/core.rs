@@ -146,6 +146,8 @@ pub(crate) struct Core {
     timers: BTreeSet<(Instant, Timer)>,
     /// Replicas that have nothing to do, the longest idle first.
     idle: BTreeSet<(Instant, ReplicaId)>,
+    /// Stages that wait for room to be admitted.
+    unadmitted: BTreeSet<(QueryId, usize)>,
     promise: Promise,
     autoscaler: Option<Autoscaler>,
     machines: BTreeMap<WorkerId, IpAddr>,
@@ -175,6 +177,7 @@ impl Core {
             turns: VecDeque::new(),
             timers: BTreeSet::new(),
             idle: BTreeSet::new(),
+            unadmitted: BTreeSet::new(),
             promise: Promise::default(),
             autoscaler: settings.scale.clone().map(Autoscaler::new),
             machines: BTreeMap::new(),
@@ -423,6 +426,7 @@ impl Core {
         left.into_iter().for_each(|(task, was)| self.vacate(task, was, now));
         (0..stages).for_each(|stage| self.stop_pools(id, stage, actions));
         self.queries.remove(&id);
+        self.unadmitted.retain(|(query, _)| *query != id);
         self.turns.retain(|turn| *turn != id);
         self.ended = true;
         actions.extend(self.ledger.workers().map(|worker| Action::End { worker, query: id }));

@@ -65,16 +65,27 @@ impl Core {
             return;
         }
         let (whole, task) = (Whole::of(query, stage), self.settings.task);
-        let placed = whole.place(task, &mut self.ledger);
+        let placed = match whole.is_plain() {
+            // Its tasks take what room they find.
+            true => Some((Vec::new(), Vec::new())),
+            false => whole.place(task, &mut self.ledger),
+        };
         let placed = placed.or_else(|| self.evict_for(|ledger| whole.place(task, ledger), actions));
+        let placed = placed.map(|(replicas, tasks)| {
+            // Tasks are charged when they start; until then their places were only tried.
+            tasks.iter().for_each(|grant| self.ledger.undo(grant));
+            replicas
+        });
         let room = self.ledger.room();
         let Some(query) = self.queries.get_mut(&id) else { return };
         let near = query.nearest(stage);
         let state = &mut query.stages[stage];
         let Some(placed) = placed else {
             state.refused = Some(room);
+            self.unadmitted.insert((id, stage));
             return;
         };
+        self.unadmitted.remove(&(id, stage));
         state.refused = None;
         state.phase = Phase::Running;
         state.near = near;
@@ -94,7 +105,7 @@ impl Core {
         let (admits, amount) = (self.policy.admits(self.running), self.settings.task);
         let Some(query) = self.queries.get_mut(&id) else { return false };
         let state = &query.stages[stage];
-        if state.phase != Phase::Running || !state.is_served() || !admits {
+        if state.phase != Phase::Running || state.waiting() == 0 || !state.is_served() || !admits {
             return false;
         }
         let mut place = |wish| self.policy.place(amount, wish, &mut self.ledger);
@@ -122,10 +133,11 @@ impl Core {
         true
     }
 
-    /// Lets a task of short ones wait at a worker, so that the worker has it when it needs it.
+    /// Lets a task wait at a worker behind a short one, so that the worker has it when it needs it; unless a stage waits to be
+    /// admitted: then room is to come free here.
     fn queue_task(&mut self, id: QueryId, stage: usize, actions: &mut Vec<Action>) -> bool {
         let Some(query) = self.queries.get_mut(&id) else { return false };
-        let Some(&index) = query.stages[stage].pending.front().filter(|_| query.stages[stage].is_quick()) else {
+        let Some(&index) = query.stages[stage].pending.front().filter(|_| self.unadmitted.is_empty()) else {
             return false;
         };
         let task = query.task_id(stage, index);
@@ -145,6 +157,9 @@ impl Core {
 
     fn evict_for_task(&mut self, actions: &mut Vec<Action>) -> bool {
         let task = self.settings.task;
+        if self.ledger.has_room(task) {
+            return false; // there is, but not where the task must be
+        }
         let freed = self.evict_for(|ledger| ledger.place(task, Resources::NONE), actions);
         // The room is there; whose turn it is takes it.
         freed.iter().for_each(|grant| self.ledger.release(grant));
@@ -209,16 +224,13 @@ impl Whole {
         Self { replicas, pins: query.stages[stage].pinned.keys().copied().collect() }
     }
 
-    /// Charges a replica of each pool, if room for a task is left beside them: on each worker on which one must run.
-    pub(super) fn place(&self, task: Resources, ledger: &mut Ledger) -> Option<Vec<Grant>> {
-        let (placed, tasks) = self.place_with_tasks(task, ledger)?;
-        // Tasks are charged when they start; until then their places were only tried.
-        tasks.iter().for_each(|grant| ledger.undo(grant));
-        Some(placed)
+    /// No replica and no certain worker.
+    fn is_plain(&self) -> bool {
+        self.replicas.is_empty() && self.pins.is_empty()
     }
 
-    /// Charges a replica of each pool, and the tasks.
-    pub(super) fn place_with_tasks(&self, task: Resources, ledger: &mut Ledger) -> Option<(Vec<Grant>, Vec<Grant>)> {
+    /// Charges a replica of each pool, and a task: one on each worker on which some must run.
+    pub(super) fn place(&self, task: Resources, ledger: &mut Ledger) -> Option<(Vec<Grant>, Vec<Grant>)> {
         let mut tasks: Vec<_> = self.pins.iter().map_while(|worker| ledger.place_on(*worker, task)).collect();
         let mut amounts = self.replicas.clone();
         if self.pins.is_empty() {

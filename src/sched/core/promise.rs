@@ -28,9 +28,7 @@ impl Core {
             return;
         }
         self.promise.looked_at = Some(now);
-        let live = self.turns.iter().filter_map(|id| self.queries.get(id));
-        let stages = live.flat_map(|query| query.open.iter().map(move |stage| (query, *stage)));
-        let waiting = stages.filter(|(query, stage)| query.stages[*stage].phase == Phase::Waiting);
+        let waiting = self.unadmitted.iter().filter_map(|(id, stage)| Some((self.queries.get(id)?, *stage)));
         let longest = waiting.min_by_key(|(query, stage)| (query.stages[*stage].since, query.spec.id, *stage));
         let Some((query, stage)) = longest else { return };
         if now.duration_since(query.stages[stage].since) < PATIENCE {
@@ -41,8 +39,7 @@ impl Core {
             let task = Grant::without_gpus(worker, self.settings.task);
             (0..desk.running).for_each(|_| without_tasks.undo(&task));
         }
-        let Some((replicas, tasks)) = Whole::of(query, stage).place_with_tasks(self.settings.task, &mut without_tasks)
-        else {
+        let Some((replicas, tasks)) = Whole::of(query, stage).place(self.settings.task, &mut without_tasks) else {
             return;
         };
         self.promise.to = Some((query.spec.id, stage));

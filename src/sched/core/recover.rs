@@ -37,6 +37,8 @@ impl Core {
         if let Some(scaler) = &mut self.autoscaler {
             scaler.lost();
         }
+        // Those that still wait say so again.
+        self.unadmitted.clear();
         let mut failed = Vec::new();
         for id in self.turns.clone() {
             let Some(query) = self.queries.get_mut(&id) else { continue };

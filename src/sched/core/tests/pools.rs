@@ -52,7 +52,8 @@ fn idle_extras_make_room_for_what_cannot_be_placed_the_longest_idle_first() {
             2 => assert!(stopped(&actions).is_empty(), "half a CPU holds no replica with its task"),
             1 => {
                 assert_eq!(stopped(&actions), [2, 1]);
-                let dismissed = actions.iter().filter(|a| matches!(a, Action::Dismiss { tell, .. } if !tell.is_empty()));
+                let dismissed =
+                    actions.iter().filter(|a| matches!(a, Action::Dismiss { tell, .. } if !tell.is_empty()));
                 assert_eq!(dismissed.count(), 2, "tasks send them no more batches");
                 assert_eq!(starts(&actions).len(), 1);
             }

@@ -42,7 +42,11 @@ fn a_worker_has_its_next_short_task_before_it_needs_it() {
     let actions = play.done(task(2), Attempt(1));
     assert_eq!((started(&actions), queued(&actions)), (vec![], vec![(4, 3)]), "3 runs already, and 4 waits behind it");
     let status = play.core.session_status(play.now);
-    assert_eq!((status.workers[0].tasks, status.workers[0].cpus), ((2, 1), (1.0, 1.0)), "one that waits is charged nothing");
+    assert_eq!(
+        (status.workers[0].tasks, status.workers[0].cpus),
+        ((2, 1), (1.0, 1.0)),
+        "one that waits is charged nothing"
+    );
     assert_eq!(status.backlog, 2.5, "and is still backlog");
     // The word on 4, which began when 3 had ended, may overtake that on 3.
     play.done(task(4), Attempt(1));
@@ -88,19 +92,16 @@ fn long_tasks_do_not_wait_at_workers_for_another_may_be_free_sooner() {
 fn a_query_that_ends_takes_its_waiting_tasks_with_it_and_spares_others() {
     let mut play = play(&[0.5], None);
     play.submit(1, vec![stage(9)]);
-    let actions = play.submit(2, vec![stage(9)]);
-    assert!(runs(&actions).is_empty());
+    assert!(runs(&play.submit(2, vec![stage(9)])).is_empty());
     let actions = play.done(task(0), Attempt(1));
-    // Query 2 has its turn; a task of query 1 waits behind it.
-    let (other, attempt) = runs(&actions)[0];
-    assert_eq!(other.query, QueryId(2));
-    assert_eq!(queued(&actions), [(1, 0)]);
+    let next: Vec<_> = runs(&actions).iter().map(|(task, _)| (task.query.0, task.index)).collect();
+    assert_eq!((next, queued(&actions)), (vec![(1, 1), (2, 0)], vec![(0, 1)]), "queries take turns there too");
     let actions = play.event(Event::Release(QueryId(2)));
-    let status = play.core.session_status(play.now);
-    assert_eq!(status.workers[0].tasks.0, 1, "the one that waited runs now");
-    assert!(play.done(other, attempt).is_empty(), "nobody hears of query 2");
+    assert_eq!(queued(&actions), [(2, 1)], "its place is free");
+    let other = TaskId { query: QueryId(2), ..task(0) };
+    assert!(play.done(other, Attempt(1)).is_empty(), "nobody hears of query 2");
     let actions = [actions, play.done(task(1), Attempt(1))].concat();
-    assert_eq!(play.finish(actions).get(&QueryId(1)), Some(&true));
+    assert_eq!(play.finish(actions), [(QueryId(1), true), (QueryId(2), false)].into());
     play.event(Event::Release(QueryId(1)));
     play.assert_idle();
 }

@@ -79,7 +79,11 @@ fn requests_of_all_sizes_fit_whatever_their_order() {
         assert_eq!(starts.len(), 3, "{sizes:?}");
     }
     let mut play = Play::with_workers(&[4.0, 3.5]);
-    assert_eq!(starts(&play.submit(1, vec![chained(1, &[3.5, 2.0, 1.5])])).len(), 3, "packed, where spread does not fit");
+    assert_eq!(
+        starts(&play.submit(1, vec![chained(1, &[3.5, 2.0, 1.5])])).len(),
+        3,
+        "packed, where spread does not fit"
+    );
 }
 
 #[test]
@@ -169,7 +173,8 @@ fn gpus_are_never_given_to_more_replicas_than_they_hold_whoever_asks() {
 fn a_task_that_must_run_on_a_busy_worker_waits_and_lets_others_go() {
     let mut play = Play::with_workers(&[0.5, 0.5]);
     let pinned = StageSpec { affinity: [(0, Affinity::Hard(WorkerId(0)))].into(), ..stage(2) };
-    let busy = runs(&play.submit(1, vec![StageSpec { affinity: [(0, Affinity::Soft(WorkerId(0)))].into(), ..stage(1) }]));
+    let busy =
+        runs(&play.submit(1, vec![StageSpec { affinity: [(0, Affinity::Soft(WorkerId(0)))].into(), ..stage(1) }]));
     let actions = play.submit(2, vec![pinned]);
     assert!(runs(&actions).is_empty(), "admitted once its own worker has room");
     let actions = play.done(busy[0].0, busy[0].1);
@@ -180,7 +185,8 @@ fn a_task_that_must_run_on_a_busy_worker_waits_and_lets_others_go() {
 #[test]
 fn a_task_that_must_run_on_a_worker_that_died_runs_elsewhere() {
     let mut play = Play::with_workers(&[0.5, 0.5]);
-    let pinned = || StageSpec { affinity: (0..3).map(|task| (task, Affinity::Hard(WorkerId(0)))).collect(), ..stage(3) };
+    let pinned =
+        || StageSpec { affinity: (0..3).map(|task| (task, Affinity::Hard(WorkerId(0)))).collect(), ..stage(3) };
     let first = play.submit(1, vec![pinned()]);
     assert_eq!(workers(&first), [0], "and no other");
     let actions = play.event(lost(0));
@@ -241,18 +247,21 @@ fn three_thousand_tasks_of_thirty_queries_of_which_half_are_cancelled_leave_noth
 fn a_reader_whose_input_is_lost_gives_up_the_room_that_making_it_again_needs() {
     // A worker that holds one stage of replica and task, no more; another that comes and goes.
     let mut play = Play::with_workers(&[1.0, 1.0]);
-    let on = |worker, spec: StageSpec| StageSpec { affinity: [(0, Affinity::Soft(WorkerId(worker)))].into(), ..spec };
+    let on = |worker, spec| StageSpec { affinity: [(0, Affinity::Soft(WorkerId(worker)))].into(), ..spec };
     let reader = StageSpec { inputs: vec![StageId(0)], ..udf_stage(1, 0.5, (1, 1)) };
     let actions = play.submit(1, vec![on(1, udf_stage(1, 0.5, (1, 1))), on(0, reader)]);
     let (first, _) = starts(&actions)[0];
     let task = runs(&play.event(Event::ReplicaReady(first)))[0];
     let actions = play.done(task.0, task.1);
     let (second, on) = starts(&actions)[0];
-    let other = WorkerId(1 - on.0);
-    play.event(Event::ReplicaReady(second));
-    // Whichever worker is lost, what is left must be able to do all of it.
-    let actions = play.event(Event::Lost { worker: other, why: "killed".to_owned() });
-    assert_eq!(play.finish(actions).get(&QueryId(1)), None.or(Some(&true)));
+    assert_eq!(on, WorkerId(0));
+    let reads = runs(&play.event(Event::ReplicaReady(second)))[0];
+    let before = play.event(lost(1));
+    assert!(starts(&before).is_empty(), "one worker is left, and the reader's replica is on it");
+    let cause = TaskFailure::Transfer { from: "worker 1".to_owned(), why: "reset".to_owned() };
+    let actions = play.event(Event::TaskEnded { task: reads.0, attempt: reads.1, outcome: Err(cause) });
+    assert_eq!(starts(&actions)[0].0.pool.stage, StageId(0), "the input is made again");
+    assert_eq!(play.finish(actions), [(QueryId(1), true)].into());
 }
 
 #[test]
@@ -261,8 +270,9 @@ fn workers_go_when_what_they_hold_has_been_read_and_not_before() {
     for worker in 0..3 {
         play.event(joined(worker, Resources::cpus(0.5)));
     }
-    let on = |worker, inputs| StageSpec { inputs, affinity: [(0, Affinity::Soft(WorkerId(worker)))].into(), ..stage(1) };
-    let next = runs(&play.submit(1, vec![on(1, vec![]), on(2, vec![StageId(0)]), on(0, vec![StageId(1)])]));
+    let on =
+        |worker, inputs| StageSpec { inputs, affinity: [(0, Affinity::Soft(WorkerId(worker)))].into(), ..stage(1) };
+    let next = runs(&play.submit(1, vec![on(1, vec![]), on(2, vec![StageId(0)]), on(2, vec![StageId(1)])]));
     let second = runs(&play.done(next[0].0, next[0].1));
     let wait = |play: &mut Play| {
         play.event(Event::Tick);
