@@ -81,6 +81,7 @@ impl SwordfishActor {
             .on::<Prepare>(head)
             .on::<RunTask>(head)
             .on::<Serve>(head)
+            .on::<Enough>(head)
             .on::<End>(head)
             .on::<Gone>(head);
         tasks.on::<StartReplica>(head).on::<StopReplica>(head);
