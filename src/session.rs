@@ -1,5 +1,6 @@
 //! Where queries run: in this process, or on workers that this session started.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -20,8 +21,11 @@ use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::Run;
 use crate::os;
-use crate::plan::{QueryPlan, Target, plan};
-use crate::sched::{MAX_ATTEMPTS, QueryId, Resources, ScaleSettings, SessionStatus, Settings, WorkerId};
+use crate::plan::{QueryPlan, Split, Target, Work, plan};
+use crate::sched::{
+    Attempt, MAX_ATTEMPTS, Output, PartitionId, QueryId, Resources, ScaleSettings, SessionStatus, Settings, StageId,
+    TaskId, WorkerId,
+};
 use crate::store::Store;
 
 /// A place to run queries. Cheap to clone; the last clone ends it, with its workers.
@@ -148,6 +152,8 @@ impl Session {
         })?;
         let node = parts.host.node.clone().ok_or(ClusterError::Closed)?;
         parts.watch_workers(&node);
+        // Frames of queries are fetched from here.
+        node.serve_data(Arc::<Store>::clone(&parts.host.store));
         // Certificates live a day; the head renews them.
         let renewal = node.serve_joins(Arc::clone(&authority));
         renewal.map_err(|e| ClusterError::network("serve the cluster's certificates", e))?;
@@ -186,17 +192,20 @@ impl Session {
     /// # Errors
     /// The query cannot be planned, or the session is gone.
     pub fn submit(&self, query: LazyFrame) -> Result<Run, Error> {
-        let plan = self.plan(query)?;
+        let mut plan = self.plan(query)?;
         let (explain, schema) = (plan.to_string(), Arc::clone(&plan.schema));
         let tasks = plan.last().map_or(0, |stage| stage.splits.len());
         // Room for every event, also of every attempt, so that the scheduler never waits for a session.
         let (events, heard) = mpsc::channel(tasks * MAX_ATTEMPTS as usize + 2);
         let id = QueryId(os::random());
+        // Made first: whatever happens from here on, its drop frees what the query holds.
+        let run = Run::new(self.clone(), id, schema, explain, heard);
+        let given = self.keep_frames(id, &mut plan)?;
         let scheduler = self.inner.scheduler.clone();
         scheduler
-            .try_tell(Submit { query: id, plan, events })
+            .try_tell(Submit { query: id, plan, given, events })
             .map_err(|e| ClusterError::network("submit the query", e))?;
-        Ok(Run::new(self.clone(), id, schema, explain, heard))
+        Ok(run)
     }
 
     /// How a query would be run, in words.
@@ -237,12 +246,31 @@ impl Session {
         planned.map_err(PlanError::Panicked)?
     }
 
+    /// Puts the frames of a plan into this process's store, where tasks find them.
+    fn keep_frames(&self, query: QueryId, plan: &mut QueryPlan) -> Result<BTreeMap<StageId, Vec<Output>>, Error> {
+        let mut given = BTreeMap::new();
+        for stage in &mut plan.stages {
+            let Work::Frame(frame) = &mut stage.work else { continue };
+            let frame = std::mem::take(frame);
+            let pieces = stage.splits.iter().enumerate().map(|(index, split)| {
+                let task = TaskId { query, stage: stage.id, index: index as u32 };
+                let id = PartitionId { task, attempt: Attempt(1), partition: 0 };
+                let Split::Slice { offset, len } = split else { return self.host().store.keep(id, &frame) };
+                self.host().store.keep(id, &frame.slice(*offset as i64, *len))
+            });
+            let kept = pieces.collect::<Result<Vec<_>, _>>();
+            given.insert(stage.id, kept.map_err(|e| ClusterError::network("keep a frame of the query", e))?);
+        }
+        Ok(given)
+    }
+
     pub(crate) fn host(&self) -> &Arc<Host> {
         &self.inner.host
     }
 
     /// Ends a query, whatever its state. Never waits.
     pub(crate) fn release(&self, query: QueryId) {
+        self.host().store.drop_query(query);
         let scheduler = self.inner.scheduler.clone();
         // Waits for room in the mailbox on a thread of ours if it must. A scheduler that is gone holds no query.
         self.inner.host.runtime.handle().spawn(async move { scheduler.tell(Release(query), CONTROL).await });

@@ -21,7 +21,10 @@ use std::time::{Duration, Instant};
 
 use house::sched;
 use report::{Better, Case, Report, quantile};
-use sched::{Action, Attempt, Core, Event, Output, PartitionId, QueryId, QuerySpec, Resources, Settings, StageSpec, TaskId, WorkerId};
+use sched::{
+    Action, Attempt, Core, Event, Output, PartitionId, QueryId, QuerySpec, Resources, Settings, StageSpec, TaskId,
+    WorkerId,
+};
 use shims::{error, udf};
 
 /// Workers, tasks, and how the row is called.
@@ -130,7 +133,8 @@ fn cluster(workers: u32) -> (Core, Instant) {
 }
 
 fn query_of(id: QueryId, tasks: usize) -> QuerySpec {
-    let stage = StageSpec { inputs: Vec::new(), tasks, pools: Vec::new(), affinity: [].into() };
+    let stage =
+        StageSpec { inputs: Vec::new(), tasks, pools: Vec::new(), affinity: [].into(), limit: None, given: Vec::new() };
     QuerySpec { id, stages: vec![stage] }
 }
 

@@ -32,6 +32,7 @@ pub(crate) mod error {
     #[derive(Debug, Clone)]
     pub(crate) enum TaskFailure {
         WorkerLost(String),
+        Cancelled,
     }
 
     impl TaskFailure {

@@ -1,5 +1,6 @@
 //! Every message between the actors.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,7 +35,8 @@ messages! {
     0x0205 Serve => (),
     0x0206 End => (),
     0x0207 Gone => (),
-    0x0208 Dismiss => (),
+    0x0208 Enough => (),
+    0x0209 Dismiss => (),
     // To a replica.
     0x0301 Evaluate => Result<BatchAt, CallFailure>,
 }
@@ -102,11 +104,18 @@ pub(crate) struct RunTask {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
     pub(crate) split: Split,
-    pub(crate) inputs: Vec<(StageId, Vec<(Place, Output)>)>,
+    pub(crate) inputs: Vec<(StageId, Vec<Piece>)>,
     /// Replicas that are ready so far; [`Serve`] names the others.
     pub(crate) replicas: Vec<ReplicaAt>,
     /// Only once this attempt has ended, if it runs here.
     pub(crate) after: Option<(TaskId, Attempt)>,
+}
+
+/// A partition, or some of its rows, and where it is.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Piece {
+    pub(crate) place: Place,
+    pub(crate) ticket: Ticket,
 }
 
 /// A replica that takes batches.
@@ -138,6 +147,13 @@ pub(crate) struct Serve(pub(crate) ReplicaAt);
 /// A replica will be stopped, because others are enough: no more batches for it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Dismiss(pub(crate) ReplicaId);
+
+/// Stop the tasks of a stage: there are enough rows without them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Enough {
+    pub(crate) query: QueryId,
+    pub(crate) stage: StageId,
+}
 
 /// Stop all work of a query and drop what it left.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -194,6 +210,8 @@ impl fmt::Debug for BatchAt {
 pub(crate) struct Submit {
     pub(crate) query: QueryId,
     pub(crate) plan: QueryPlan,
+    /// For each stage that is a frame, its partitions in the driver's store.
+    pub(crate) given: BTreeMap<StageId, Vec<Output>>,
     /// Holds every event of the query: one for each task of its last stage, and the end.
     pub(crate) events: mpsc::Sender<RunEvent>,
 }

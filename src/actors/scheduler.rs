@@ -10,18 +10,19 @@ use regatta_remote::{ActorId, ActorRef, AskError, LocalRef, Node, NodeId, Role};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    CreditWaits, Dismiss, End, Gone, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask,
-    Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown,
-    WorkerSilent,
+    CreditWaits, Dismiss, End, Enough, Gone, Piece, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays,
+    RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word,
+    Worker, WorkerDown, WorkerSilent,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
 use crate::error::ClusterError;
-use crate::plan::QueryPlan;
+use crate::plan::{QueryPlan, Rows, Split, share};
 use crate::sched::{
-    Action, Core, Event, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources, Settings, StageSpec,
-    WorkerId,
+    Action, Core, Event, Output, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources, Settings,
+    StageSpec, WorkerId,
 };
+use crate::store::{RowRange, Ticket};
 
 /// Places the work of all queries.
 pub struct SchedulerActor {
@@ -53,6 +54,7 @@ enum Outgoing {
     Start(StartReplica),
     Stop(StopReplica),
     Serve(Serve),
+    Enough(Enough),
     End(End),
     Gone(Gone),
     Dismiss(Dismiss),
@@ -117,22 +119,22 @@ impl SchedulerActor {
     fn act(&mut self, action: Action) {
         match action {
             Action::Prepare { worker, query, stage } => {
-                if let Some(program) = self.stage(query, stage.0).map(|stage| stage.program.clone()) {
+                if let Some(program) = self.stage(query, stage.0).and_then(|stage| stage.program().cloned()) {
                     self.send(worker, Outgoing::Prepare(Prepare { query, stage, program }));
                 }
             }
             Action::Run { worker, task, attempt, after } => {
                 let Some(stage) = self.stage(task.query, task.stage.0) else { return };
                 let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
-                let inputs = stage.inputs.clone();
-                let inputs = inputs.into_iter().map(|input| (input, self.outputs(task.query, input))).collect();
+                let inputs = stage.inputs.iter();
+                let inputs = inputs.map(|id| (*id, pieces(&split, &self.outputs(task.query, *id)))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 let replicas = ready.into_iter().filter_map(|(replica, on)| self.replica_at(replica, on)).collect();
                 self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
             }
             Action::StartReplica { worker, replica, devices } => {
                 let stage = self.stage(replica.pool.query, replica.pool.stage.0);
-                if let Some(step) = stage.and_then(|stage| stage.program.steps.get(replica.pool.step as usize)) {
+                if let Some(step) = stage.and_then(|stage| stage.steps().get(replica.pool.step as usize)) {
                     let (udf, arguments) = (step.udf.clone(), step.arguments.clone());
                     self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments, devices }));
                 }
@@ -153,6 +155,7 @@ impl SchedulerActor {
                     self.send(worker, Outgoing::Dismiss(Dismiss(replica)));
                 }
             }
+            Action::Enough { worker, query, stage } => self.send(worker, Outgoing::Enough(Enough { query, stage })),
             Action::End { worker, query } => self.send(worker, Outgoing::End(End(query))),
             Action::Demand { workers } => self.provide(move |provider| provider.demand(workers)),
             Action::Retire { worker } => {
@@ -206,9 +209,13 @@ impl SchedulerActor {
         self.queries.get(&query)?.plan.stages.get(stage as usize)
     }
 
-    fn outputs(&self, query: QueryId, stage: crate::sched::StageId) -> Vec<(Place, crate::sched::Output)> {
+    fn outputs(&self, query: QueryId, stage: crate::sched::StageId) -> Vec<(Place, Output)> {
         let outputs = self.core.outputs(query, stage).into_iter();
-        outputs.filter_map(|(worker, output)| Some((self.workers.get(&worker)?.place, output))).collect()
+        outputs.filter_map(|(worker, output)| Some((self.place(worker)?, output))).collect()
+    }
+
+    fn place(&self, worker: WorkerId) -> Option<Place> {
+        if worker == WorkerId::DRIVER { self.host.place(worker) } else { Some(self.workers.get(&worker)?.place) }
     }
 
     fn replica_at(&self, replica: ReplicaId, on: WorkerId) -> Option<ReplicaAt> {
@@ -323,12 +330,14 @@ impl Handler<CreditWaits> for SchedulerActor {
 impl Handler<Submit> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, Submit { query, plan, events }: Submit, _: &mut Self::Context) {
+    fn handle(&mut self, Submit { query, plan, mut given, events }: Submit, _: &mut Self::Context) {
         let stages = plan.stages.iter().map(|stage| StageSpec {
             inputs: stage.inputs.clone(),
             tasks: stage.splits.len(),
-            pools: stage.program.steps.iter().map(pool_spec).collect(),
+            pools: stage.steps().iter().map(pool_spec).collect(),
             affinity: BTreeMap::new(),
+            limit: stage.program().and_then(|program| program.limit),
+            given: given.remove(&stage.id).unwrap_or_default(),
         });
         let spec = QuerySpec { id: query, stages: stages.collect() };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
@@ -382,6 +391,22 @@ impl Handler<Undelivered> for SchedulerActor {
     }
 }
 
+/// What a task reads of a stage's output.
+fn pieces(split: &Split, outputs: &[(Place, Output)]) -> Vec<Piece> {
+    let Split::Share { part, of } = split else {
+        return outputs.iter().map(|(place, o)| Piece { place: *place, ticket: Ticket::Partition(o.id) }).collect();
+    };
+    let rows: Vec<u64> = outputs.iter().map(|(_, output)| output.rows).collect();
+    let pieces = share(*part, *of, &rows).into_iter().filter_map(|Rows { partition, rows }| {
+        let (place, output) = outputs.get(partition)?;
+        let range = RowRange { offset: rows.start, len: rows.end - rows.start };
+        let whole = range.len == output.rows;
+        let ticket = if whole { Ticket::Partition(output.id) } else { Ticket::Rows(output.id, range) };
+        Some(Piece { place: *place, ticket })
+    });
+    pieces.collect()
+}
+
 fn pool_spec(step: &crate::plan::UdfStep) -> PoolSpec {
     let options = &step.options;
     let (least, most) = options.replicas;
@@ -408,6 +433,7 @@ async fn deliver(
             Outgoing::Start(message) => insist(&actor, message).await,
             Outgoing::Stop(message) => insist(&actor, message).await,
             Outgoing::Serve(message) => insist(&actor, message).await,
+            Outgoing::Enough(message) => insist(&actor, message).await,
             Outgoing::End(message) => insist(&actor, message).await,
             Outgoing::Gone(message) => insist(&actor, message).await,
             Outgoing::Dismiss(message) => insist(&actor, message).await,

@@ -10,8 +10,8 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    CreditWaits, Dismiss, End, Evaluate, Gone, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve, StartReplica,
-    StopReplica, TaskEnded, Word,
+    CreditWaits, Dismiss, End, Enough, Evaluate, Gone, Piece, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve,
+    StartReplica, StopReplica, TaskEnded, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
@@ -34,16 +34,34 @@ pub struct SwordfishActor {
 
 /// What this worker keeps of a query.
 struct Work {
-    cancel: watch::Sender<bool>,
     stages: HashMap<StageId, StageHere>,
 }
 
-#[derive(Clone)]
 struct StageHere {
     program: Result<Arc<Program>, TaskFailure>,
     pools: Arc<StagePools>,
     /// Batches that wait for room, by step, as the scheduler was told.
     said: HashMap<usize, usize>,
+    /// Ends its tasks.
+    cancel: watch::Sender<bool>,
+}
+
+/// The same, for one of its tasks.
+struct StageOfTask {
+    program: Result<Arc<Program>, TaskFailure>,
+    pools: Arc<StagePools>,
+    cancelled: watch::Receiver<bool>,
+}
+
+impl StageHere {
+    fn for_task(&self) -> StageOfTask {
+        let (program, pools) = (self.program.clone(), Arc::clone(&self.pools));
+        StageOfTask { program, pools, cancelled: self.cancel.subscribe() }
+    }
+
+    fn stop(self) {
+        self.cancel.send_replace(true);
+    }
 }
 
 struct Running {
@@ -76,13 +94,14 @@ impl SwordfishActor {
             .on::<RunTask>(head)
             .on::<Serve>(head)
             .on::<Dismiss>(head)
+            .on::<Enough>(head)
             .on::<End>(head)
             .on::<Gone>(head);
         tasks.on::<StartReplica>(head).on::<StopReplica>(head);
     }
 
     fn work(&mut self, query: QueryId) -> &mut Work {
-        self.queries.entry(query).or_insert_with(|| Work { cancel: watch::Sender::new(false), stages: HashMap::new() })
+        self.queries.entry(query).or_insert_with(|| Work { stages: HashMap::new() })
     }
 
     /// Tells the scheduler which batches wait for room at a replica, where that has changed.
@@ -116,8 +135,7 @@ impl SwordfishActor {
         self.tasks.insert((task, attempt), None);
         let (host, scheduler) = (Arc::clone(&self.host), self.scheduler.clone());
         let work = self.work(task.query);
-        let cancelled = work.cancel.subscribe();
-        let stage = work.stages.get(&task.stage).cloned();
+        let stage = work.stages.get(&task.stage).map(StageHere::for_task);
         let runtime = host.runtime.handle().clone();
         let report = {
             let (runtime, host) = (runtime.clone(), Arc::clone(&host));
@@ -135,8 +153,8 @@ impl SwordfishActor {
         let run = move || {
             let _span = tracing::info_span!("task", %task, attempt = attempt.0).entered();
             let started = Instant::now();
-            let outcome = catch(|| attempt_task(&host, message, stage, cancelled))
-                .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
+            let outcome =
+                catch(|| attempt_task(&host, message, stage)).unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
             match &outcome {
                 Ok(output) => {
                     tracing::debug!(rows = output.rows, bytes = output.bytes, took = ?started.elapsed(), "done")
@@ -169,7 +187,8 @@ impl Handler<Prepare> for SwordfishActor {
         let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
         let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, udfs));
-        self.work(query).stages.insert(stage, StageHere { program, pools, said: HashMap::new() });
+        let here = StageHere { program, pools, said: HashMap::new(), cancel: watch::Sender::new(false) };
+        self.work(query).stages.insert(stage, here);
     }
 }
 
@@ -264,7 +283,7 @@ impl Handler<End> for SwordfishActor {
 
     fn handle(&mut self, End(query): End, _: &mut Self::Context) {
         if let Some(work) = self.queries.remove(&query) {
-            work.cancel.send_replace(true);
+            work.stages.into_values().for_each(StageHere::stop);
         }
         for next in self.tasks.values_mut() {
             next.take_if(|next| next.task.query == query);
@@ -276,6 +295,16 @@ impl Handler<End> for SwordfishActor {
             }
         }
         self.host.store.drop_query(query);
+    }
+}
+
+impl Handler<Enough> for SwordfishActor {
+    type Result = ();
+
+    fn handle(&mut self, Enough { query, stage }: Enough, _: &mut Self::Context) {
+        if let Some(stage) = self.queries.get_mut(&query).and_then(|work| work.stages.remove(&stage)) {
+            stage.stop();
+        }
     }
 }
 
@@ -299,14 +328,9 @@ impl SwordfishActor {
     }
 }
 
-fn attempt_task(
-    host: &Arc<Host>,
-    message: RunTask,
-    stage: Option<StageHere>,
-    cancelled: watch::Receiver<bool>,
-) -> Outcome {
+fn attempt_task(host: &Arc<Host>, message: RunTask, stage: Option<StageOfTask>) -> Outcome {
     let unprepared = || PolarsFailure::new("protocol", "the stage's program did not come before its task");
-    let StageHere { program, pools, .. } = stage.ok_or_else(unprepared)?;
+    let StageOfTask { program, pools, cancelled } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();
     let inputs = runtime.block_on(async {
         let mut cancelled = cancelled.clone();
@@ -328,8 +352,9 @@ fn attempt_task(
         runtime,
     });
     if *cancelled.borrow() {
-        // The query may have ended between its last batch and the seal: then its partitions have been dropped already.
+        // It may have ended between its last batch and the seal: then the query's partitions have been dropped already.
         host.store.drop_partition(output);
+        return Err(TaskFailure::Cancelled);
     }
     outcome
 }
@@ -345,11 +370,11 @@ async fn report_waits(mut waits: mpsc::Receiver<CreditWaits>, scheduler: ActorRe
 /// Brings all input partitions here, in order.
 async fn gather(
     host: &Host,
-    inputs: Vec<(StageId, Vec<(Place, crate::sched::Output)>)>,
+    inputs: Vec<(StageId, Vec<Piece>)>,
 ) -> Result<HashMap<StageId, Vec<bytes::Bytes>>, TaskFailure> {
     let mut gathered = HashMap::new();
-    for (stage, partitions) in inputs {
-        let fetches = partitions.iter().map(|(place, output)| host.partition(place, output.id));
+    for (stage, pieces) in inputs {
+        let fetches = pieces.iter().map(|piece| host.read(&piece.place, piece.ticket));
         gathered.insert(stage, futures_util::future::try_join_all(fetches).await?);
     }
     Ok(gathered)

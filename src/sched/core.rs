@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use super::autoscale::{Autoscaler, ScaleSettings};
 use super::ledger::{Grant, Ledger};
 use super::policy::{DefaultScheduler, LinearScheduler, Policy};
-use super::query::{Outcome, Phase, Query, QuerySpec, Report, TaskState};
+use super::query::{Outcome, Phase, Query, QuerySpec, Report, Task, TaskState};
 use super::queues::Queues;
 use super::status::{QueryStatus, SessionStatus};
 use super::{Attempt, Output, PoolId, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
-use crate::error::{Error, TaskError};
+use crate::error::{Error, TaskError, TaskFailure};
 use crate::udf::UdfError;
 
 /// What the scheduler is told once.
@@ -114,6 +114,12 @@ pub(crate) enum Action {
     Dismiss {
         replica: ReplicaId,
         tell: Vec<WorkerId>,
+    },
+    /// Stop the tasks of a stage there: it has enough rows without them.
+    Enough {
+        worker: WorkerId,
+        query: QueryId,
+        stage: StageId,
     },
     /// Stop all work of the query there and drop what it left.
     End {
@@ -225,13 +231,8 @@ impl Core {
 
     /// The partitions that a finished stage left, in task order.
     pub(crate) fn outputs(&self, query: QueryId, stage: StageId) -> Vec<(WorkerId, Output)> {
-        let stage = self.queries.get(&query).and_then(|q| q.stages.get(stage.0 as usize));
-        let tasks = stage.into_iter().flat_map(|stage| &stage.tasks);
-        tasks
-            .filter_map(
-                |task| if let TaskState::Done(worker, output) = task.state { Some((worker, output)) } else { None },
-            )
-            .collect()
+        let query = self.queries.get(&query).filter(|query| (stage.0 as usize) < query.stages.len());
+        query.map_or_else(Vec::new, |query| query.outputs(stage.0 as usize))
     }
 
     /// The replicas of a stage's steps that can take batches: `(step, rank, worker)`.
@@ -295,12 +296,15 @@ impl Core {
         // A second word on the same attempt is not heard: every attempt has one end.
         let (TaskState::Running { on, .. } | TaskState::Queued { on, .. }) = task.state else { return };
         let was = std::mem::replace(&mut task.state, TaskState::Pending);
+        let is_over = state.phase == Phase::Done;
         if let (TaskState::Running { since, .. }, Ok(_)) = (was, &outcome) {
             state.ended = (state.ended.0 + 1, state.ended.1 + now.duration_since(since));
         }
         self.vacate(id, was, now);
         match outcome {
             Ok(output) => self.task_done(id, on, output, now, actions),
+            // Its stage has enough without it.
+            Err(cause) if is_over || matches!(cause, TaskFailure::Cancelled) => self.put_back(id),
             Err(cause) => {
                 let again = cause.is_retryable() && self.retry(id, now);
                 if !again {
@@ -326,12 +330,21 @@ impl Core {
         if is_result {
             actions.push(Action::Report(id.query, Report::Partition { index, worker, output }));
         }
-        if state.left > 0 {
+        if state.phase == Phase::Done || (state.left > 0 && !query.has_enough(stage)) {
             return;
         }
+        let state = &mut query.stages[stage];
         state.phase = Phase::Done;
         state.ran = now.duration_since(state.since);
         state.since = now;
+        if state.running + state.queued > 0 {
+            let still_there: BTreeSet<WorkerId> = state.tasks.iter().filter_map(Task::is_on).collect();
+            for worker in still_there {
+                // Should the stage be needed again, its program goes there again.
+                state.prepared.remove(&worker);
+                actions.push(Action::Enough { worker, query: id.query, stage: id.stage });
+            }
+        }
         query.reopen(stage, now);
         for reader in query.stages[stage].readers.clone() {
             query.reopen(reader, now);

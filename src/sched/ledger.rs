@@ -214,7 +214,7 @@ impl Ledger {
             empty.add(*worker, account.capacity);
         }
         for (n, capacity) in added.into_iter().flat_map(|capacity| (0..more).map(move |n| (n, capacity))) {
-            empty.add(WorkerId(u32::MAX - n as u32), capacity);
+            empty.add(WorkerId(WorkerId::DRIVER.0 - 1 - n as u32), capacity);
         }
         empty
     }

@@ -24,6 +24,10 @@ pub(crate) struct StageSpec {
     pub(crate) pools: Vec<PoolSpec>,
     /// Tasks that want to run on some worker, by index. Others run where most of their input is, if there is room.
     pub(crate) affinity: BTreeMap<usize, Affinity>,
+    /// How many rows of its first tasks are enough. Tasks after those need not run.
+    pub(crate) limit: Option<u64>,
+    /// Its partitions, if the driver holds them already: then it needs no run.
+    pub(crate) given: Vec<Output>,
 }
 
 #[derive(Debug, Clone)]
@@ -119,6 +123,16 @@ pub(super) enum Phase {
 pub(super) struct Task {
     pub(super) attempt: Attempt,
     pub(super) state: TaskState,
+}
+
+impl Task {
+    /// Where it runs, or waits behind one that does.
+    pub(super) fn is_on(&self) -> Option<WorkerId> {
+        match self.state {
+            TaskState::Running { on, .. } | TaskState::Queued { on, .. } => Some(on),
+            TaskState::Pending | TaskState::Done(..) | TaskState::Dropped => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -228,6 +242,26 @@ impl Query {
         self.spec.stages[stage].inputs.iter().all(done)
     }
 
+    /// Whether the first tasks of a stage have left as many rows as it is to have. Then no other task is needed.
+    pub(super) fn has_enough(&self, stage: usize) -> bool {
+        let Some(limit) = self.spec.stages[stage].limit else { return false };
+        self.outputs(stage).iter().map(|(_, output)| output.rows).sum::<u64>() >= limit
+    }
+
+    /// The partitions that a finished stage left, in task order. Of one that had enough before its end, those of the first
+    /// tasks that suffice.
+    pub(super) fn outputs(&self, stage: usize) -> Vec<(WorkerId, Output)> {
+        let mut left = self.spec.stages[stage].limit.unwrap_or(u64::MAX);
+        let done = self.stages[stage].tasks.iter().map_while(|task| match task.state {
+            TaskState::Done(worker, output) if left > 0 => {
+                left = left.saturating_sub(output.rows);
+                Some((worker, output))
+            }
+            _ => None,
+        });
+        done.collect()
+    }
+
     /// Whether somebody still reads what this stage leaves: the submitter, or a stage that is not done.
     pub(super) fn is_needed(&self, stage: usize) -> bool {
         let reads = |reader: &usize| self.stages[*reader].phase != Phase::Done;
@@ -255,7 +289,9 @@ impl Query {
 
 impl Stage {
     fn new(spec: &StageSpec, is_there: impl Fn(WorkerId) -> bool, now: Instant) -> Self {
-        let task = || Task { attempt: Attempt(1), state: TaskState::Pending };
+        let task = |state| Task { attempt: Attempt(1), state };
+        let given = spec.given.iter().map(|output| task(TaskState::Done(WorkerId::DRIVER, *output)));
+        let to_run = spec.tasks.saturating_sub(spec.given.len());
         let pool = |pool: &PoolSpec| Pool {
             replicas: Vec::new(),
             alive: 0,
@@ -265,14 +301,14 @@ impl Stage {
         };
         let mut stage = Self {
             // A stage without a task has nothing to wait for.
-            phase: if spec.tasks == 0 { Phase::Done } else { Phase::Waiting },
-            tasks: std::iter::repeat_with(task).take(spec.tasks).collect(),
+            phase: if to_run == 0 { Phase::Done } else { Phase::Waiting },
+            tasks: given.chain(std::iter::repeat_with(|| task(TaskState::Pending)).take(to_run)).collect(),
             pending: VecDeque::new(),
             pinned: BTreeMap::new(),
             delayed: BTreeMap::new(),
             running: 0,
             queued: 0,
-            left: spec.tasks,
+            left: to_run,
             ended: (0, Duration::ZERO),
             output: (0, 0),
             pools: spec.pools.iter().map(pool).collect(),
@@ -286,15 +322,19 @@ impl Stage {
             moved: now,
             ran: Duration::ZERO,
         };
-        (0..spec.tasks).for_each(|index| stage.enqueue(index, spec, &is_there));
+        (spec.given.len()..spec.tasks).for_each(|index| stage.enqueue(index, spec, &is_there));
         stage
     }
 
-    /// Puts a task where it waits for its turn.
+    /// Puts a task where it waits for its turn: the last, but where not all may be needed, in order.
     pub(super) fn enqueue(&mut self, index: usize, spec: &StageSpec, is_there: impl Fn(WorkerId) -> bool) {
         match spec.affinity.get(&index) {
             Some(Affinity::Hard(worker)) if is_there(*worker) => {
                 self.pinned.entry(*worker).or_default().push_back(index)
+            }
+            _ if spec.limit.is_some() => {
+                let place = self.pending.partition_point(|before| *before < index);
+                self.pending.insert(place, index);
             }
             _ => self.pending.push_back(index),
         }

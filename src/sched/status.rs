@@ -176,7 +176,8 @@ fn waits(query: &Query, index: usize, task: Resources, now: Instant) -> Vec<Wait
     match (stage.phase, query.open.contains(&index)) {
         (Phase::Done, _) => (),
         (_, false) => {
-            let missing = spec.inputs.iter().filter(|id| query.stages.get(id.0 as usize).is_some_and(|s| s.left > 0));
+            let missing =
+                spec.inputs.iter().filter(|id| query.stages.get(id.0 as usize).is_some_and(|s| s.phase != Phase::Done));
             wait(stage.waiting(), "task", WaitsFor::Inputs(missing.copied().collect()), stage.since);
         }
         (Phase::Waiting, true) => {

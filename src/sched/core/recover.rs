@@ -77,6 +77,15 @@ impl Core {
         true
     }
 
+    /// An attempt was stopped because its stage had enough without it. It runs again only if what the others left is lost.
+    pub(super) fn put_back(&mut self, id: TaskId) {
+        let Some(query) = self.queries.get_mut(&id.query) else { return };
+        let Some(stage) = query.stages.get_mut(id.stage.0 as usize) else { return };
+        let index = id.index as usize;
+        stage.tasks[index].attempt.0 += 1;
+        stage.enqueue(index, &query.spec.stages[id.stage.0 as usize], |worker| self.ledger.has(worker));
+    }
+
     /// Puts a task whose back-off is over into the queue again.
     pub(super) fn wake(&mut self, id: TaskId, attempt: Attempt) {
         let Some(query) = self.queries.get_mut(&id.query) else { return };
@@ -128,7 +137,9 @@ impl Query {
             };
             lost.stages.extend(pool_is_gone.then_some(stage));
             let state = &mut self.stages[stage];
-            if pool_is_gone || (state.left > 0 && state.phase == Phase::Done) {
+            let is_short = state.left > 0 && state.phase == Phase::Done;
+            if pool_is_gone || (is_short && !self.has_enough(stage)) {
+                let state = &mut self.stages[stage];
                 state.phase = Phase::Waiting;
                 state.since = now;
             }

@@ -80,7 +80,14 @@ impl Play {
 }
 
 fn stage(tasks: usize) -> StageSpec {
-    StageSpec { inputs: Vec::new(), tasks, pools: Vec::new(), affinity: BTreeMap::new() }
+    StageSpec {
+        inputs: Vec::new(),
+        tasks,
+        pools: Vec::new(),
+        affinity: BTreeMap::new(),
+        limit: None,
+        given: Vec::new(),
+    }
 }
 
 fn udf_stage(tasks: usize, cpus: f64, replicas: (usize, usize)) -> StageSpec {
@@ -571,6 +578,7 @@ fn a_gathering_task_runs_where_most_of_its_input_is_if_there_is_room() {
     assert_eq!(gathers.iter().filter(|worker| **worker == WorkerId(1)).count(), 2, "as many as have room: {gathers:?}");
 }
 
+mod limits;
 mod pools;
 mod queues;
 mod scenarios;
