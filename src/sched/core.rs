@@ -9,7 +9,7 @@ use super::ledger::{Grant, Ledger};
 use super::policy::{DefaultScheduler, LinearScheduler, Policy};
 use super::query::{Outcome, Phase, Query, QuerySpec, Report, Task, TaskState};
 use super::queues::Queues;
-use super::status::{QueryStatus, SessionStatus};
+use super::status::{QueryStatus, SessionStatus, WorkerStatus};
 use super::{Attempt, Output, PoolId, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
 use crate::error::{Error, TaskError, TaskFailure};
 use crate::udf::UdfError;
@@ -459,8 +459,6 @@ mod scale;
 
 use promise::Promise;
 pub(crate) use recover::MAX_ATTEMPTS;
-
-use super::status::WorkerStatus;
 
 #[cfg(test)]
 mod tests;

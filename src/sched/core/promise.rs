@@ -44,10 +44,9 @@ impl Core {
         };
         self.promise.to = Some((query.spec.id, stage));
         self.promise.workers = replicas.iter().chain(&tasks).map(|grant| grant.worker).collect();
-        self.reserve(true);
     }
 
-    /// Admits the stage if its room is there by now.
+    /// Admits the stage if its room is there by now, else keeps others away from it.
     pub(super) fn keep_promise(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let Some((query, stage)) = self.promise.to else { return };
         self.reserve(false);
