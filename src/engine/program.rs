@@ -14,6 +14,8 @@ use crate::udf::batch_of;
 pub(crate) struct Program {
     pub(super) fragment: Arc<IRPlan>,
     pub(super) steps: Vec<Step>,
+    /// Rows that a task leaves at most.
+    pub(super) limit: Option<u64>,
     pub(super) schema: SchemaRef,
 }
 
@@ -43,7 +45,7 @@ impl Program {
             };
             steps.push(Step { spec, then });
         }
-        Ok(Self { fragment, steps, schema })
+        Ok(Self { fragment, steps, limit: program.limit, schema })
     }
 }
 

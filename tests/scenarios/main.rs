@@ -2,6 +2,7 @@
 
 mod endings;
 mod errors;
+mod frames;
 mod functions;
 mod placement;
 mod retries;
