@@ -12,6 +12,7 @@ mod marker;
 mod rowwise;
 mod scan;
 mod share;
+mod sink;
 mod wire;
 
 use polars::prelude::*;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use marker::Marker;
 pub(crate) use share::{Rows, share};
+pub(crate) use sink::FileSink;
 pub(crate) use wire::{Fragment, placeholder_of};
 
 use crate::error::PlanError;
@@ -31,7 +33,12 @@ use crate::udf::PoolOptions;
 pub(crate) struct QueryPlan {
     pub(crate) stages: Vec<Stage>,
     pub(crate) schema: SchemaRef,
+    /// Where it writes its result, if it does.
+    pub(crate) sink: Option<FileSink>,
 }
+
+/// In the folder of files that wait to be published: somebody is there to publish them.
+pub(crate) const WANTED: &str = "wanted";
 
 /// A part of the plan whose output is partitions, one for each of its splits.
 #[derive(Debug)]
@@ -125,9 +132,11 @@ pub(crate) struct Target {
 /// What Polars' optimiser refuses, UDF options that make no sense, and closures that cannot travel.
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
     let optimised = optimise(query)?;
-    let schema = optimised.lp_arena.get(optimised.lp_top).schema(&optimised.lp_arena).into_owned();
+    let root = optimised.lp_arena.get(optimised.lp_top);
+    let sink = FileSink::of(root);
+    let schema = if sink.is_some() { FileSink::schema() } else { root.schema(&optimised.lp_arena).into_owned() };
     let stages = cut::cut(optimised, target)?;
-    Ok(QueryPlan { stages, schema })
+    Ok(QueryPlan { stages, schema, sink })
 }
 
 fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {
@@ -135,7 +144,9 @@ fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {
     // rewrites would cross the cuts (reference: polars.md §4.5).
     let flags = (query.get_current_optimizations() | OptFlags::STREAMING)
         - (OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE | OptFlags::GPU | OptFlags::EAGER);
-    query.with_optimizations(flags).to_alp_optimized().map_err(|e| PlanError::Polars(e.into()))
+    let mut plan = query.with_optimizations(flags).to_alp_optimized().map_err(PlanError::polars)?;
+    sink::make_absolute(&mut plan).map_err(PlanError::polars)?;
+    Ok(plan)
 }
 
 impl QueryPlan {

@@ -19,7 +19,7 @@ use crate::actors::{
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
-use crate::frame::Run;
+use crate::frame::{Publication, Run};
 use crate::os;
 use crate::plan::{QueryPlan, Split, Target, Work, plan};
 use crate::sched::{
@@ -199,7 +199,10 @@ impl Session {
         let (events, heard) = mpsc::channel(tasks * MAX_ATTEMPTS as usize + 2);
         let id = QueryId(os::random());
         // Made first: whatever happens from here on, its drop frees what the query holds.
-        let run = Run::new(self.clone(), id, schema, explain, heard);
+        let mut run = Run::new(self.clone(), id, schema, explain, heard);
+        if let Some(sink) = plan.sink.take() {
+            run.will_publish(Publication::prepare(sink, id)?);
+        }
         let given = self.keep_frames(id, &mut plan)?;
         let scheduler = self.inner.scheduler.clone();
         scheduler

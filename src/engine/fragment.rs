@@ -22,8 +22,8 @@ use crate::sched::StageId;
 
 /// A fragment with this task's input in place of its placeholders.
 pub(super) struct Bound {
-    top: Node,
-    ir: Arena<IR>,
+    pub(super) top: Node,
+    pub(super) ir: Arena<IR>,
     exprs: Arena<AExpr>,
 }
 

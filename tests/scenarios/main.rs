@@ -8,6 +8,7 @@ mod placement;
 mod retries;
 mod runtimes;
 mod scaling;
+mod sinks;
 mod structs;
 mod udfs;
 
