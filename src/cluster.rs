@@ -1,10 +1,12 @@
 //! Where workers come from: processes of this machine that run this same executable, or machines that join by token.
 
+mod capacity;
 mod join;
 mod local;
 mod scratch;
 mod worker;
 
+pub(crate) use capacity::capacity;
 pub(crate) use join::{connect, resolve};
 pub(crate) use local::{LocalSpec, LocalWorkers};
 pub(crate) use scratch::Scratch;

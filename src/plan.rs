@@ -13,6 +13,7 @@ mod marker;
 mod rowwise;
 mod scan;
 mod share;
+mod sink;
 mod wire;
 
 use polars::prelude::*;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use held::{held_by, scan_held};
 pub(crate) use marker::Marker;
 pub(crate) use share::{Rows, share};
+pub(crate) use sink::FileSink;
 pub(crate) use wire::{Fragment, placeholder_of};
 
 use crate::error::{PlanError, PolarsFailure};
@@ -35,7 +37,12 @@ use crate::udf::PoolOptions;
 pub(crate) struct QueryPlan {
     pub(crate) stages: Vec<Stage>,
     pub(crate) schema: SchemaRef,
+    /// Where it writes its result, if it does.
+    pub(crate) sink: Option<FileSink>,
 }
+
+/// In the folder of files that wait to be published: somebody is there to publish them.
+pub(crate) const WANTED: &str = "wanted";
 
 /// A part of the plan whose output is partitions, one for each of its splits.
 #[derive(Debug, Serialize, Deserialize)]
@@ -129,13 +136,15 @@ pub(crate) struct Target {
 /// What Polars' optimiser refuses, UDF options that make no sense, closures that cannot travel, and plans too large to.
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
     let optimised = optimise(query)?;
-    let schema = optimised.lp_arena.get(optimised.lp_top).schema(&optimised.lp_arena).into_owned();
+    let root = optimised.lp_arena.get(optimised.lp_top);
+    let sink = FileSink::of(root);
+    let schema = if sink.is_some() { FileSink::schema() } else { root.schema(&optimised.lp_arena).into_owned() };
     let stages = cut::cut(optimised, target)?;
     let size = stages.iter().filter_map(Stage::program).map(StageProgram::size).sum();
     if size > MAX_PLAN {
         return Err(PlanError::TooLarge { size, max: MAX_PLAN });
     }
-    Ok(QueryPlan { stages, schema })
+    Ok(QueryPlan { stages, schema, sink })
 }
 
 /// Bytes of a plan that travels, with room for what goes with it in a message.
@@ -157,7 +166,9 @@ fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {
         - (OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE | OptFlags::GPU | OptFlags::EAGER);
     let files = files(&query.logical_plan);
     let optimised = query.with_optimizations(flags).to_alp_optimized();
-    optimised.map_err(|e| PlanError::Polars(PolarsFailure::from(e).reading(&files)))
+    let mut plan = optimised.map_err(|e| PlanError::Polars(PolarsFailure::from(e).reading(&files)))?;
+    sink::make_absolute(&mut plan).map_err(PlanError::polars)?;
+    Ok(plan)
 }
 
 /// What a query reads, as its author named it.

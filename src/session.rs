@@ -18,10 +18,10 @@ use polars::prelude::LazyFrame;
 use regatta_remote::{Arbiter, Authority, Node, Role, catch};
 
 use crate::actors::{Host, MAILBOX, Place, Relay, SCHEDULER, SchedulerActor, SwordfishActor, UseProvider, Worker};
-use crate::cluster::{LocalSpec, LocalWorkers, Scratch, hello, is_worker};
+use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
-use crate::frame::Run;
+use crate::frame::{Publication, Run};
 use crate::os;
 use crate::plan::{QueryPlan, Split, Target, Work, plan};
 use crate::sched::{
@@ -104,8 +104,7 @@ impl Session {
         let (host, scheduler) = (Arc::clone(&head.ground.host), head.scheduler.clone());
         let place = Place { worker: WorkerId(0), node: None };
         let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler.into()));
-        let worker =
-            Worker { worker: place.worker, capacity: Resources::cpus(os::cpus() as f64), actor: swordfish.into() };
+        let worker = Worker { worker: place.worker, capacity: capacity(os::cpus(), 1), actor: swordfish.into() };
         head.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
         let arbiters = vec![arbiter, head.arbiter];
         Ok(Self::of(head.ground, Door::Here(head.scheduler), arbiters, None, Tasks::One))
@@ -159,12 +158,13 @@ impl Session {
             authority.issue(Role::Head).map_err(|e| ClusterError::network("make the head's certificate", e))?;
         let scale = ScaleSettings {
             workers: (least, most),
-            each: Resources::cpus(threads as f64),
+            each: capacity(threads, most),
             threshold: config.autoscaling_threshold,
             interval: config.autoscaler_update_interval,
             downscale: config.autoscaling_downscale_enabled,
             idle: config.autoscaling_downscale_idle,
             survivors: config.autoscaling_min_survivor_workers,
+            exclude: config.autoscaling_pending_release_exclude,
         };
         let ground = Ground::new(&config, |runtime| {
             let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -186,6 +186,7 @@ impl Session {
             authority,
             head: (node.id(), address),
             threads,
+            most,
             scratch: here.ground.scratch.folder().to_owned(),
             on_end: here.on_end(),
         });
@@ -223,6 +224,9 @@ impl Session {
         let id = QueryId(os::random());
         // Made first: whatever happens from here on, its drop frees what the query holds.
         let mut run = Run::new(self.clone(), id, schema, explain);
+        if let Some(sink) = plan.sink.take() {
+            run.will_publish(Publication::prepare(sink, id)?);
+        }
         let given = self.keep_frames(id, &mut plan)?;
         run.hear(self.inner.door.submit(self.host(), id, plan, given)?);
         Ok(run)

@@ -15,8 +15,8 @@ use crate::cluster::ClusterProvider;
 use crate::error::{ClusterError, Error, PolarsFailure};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{
-    Attempt, MAX_ATTEMPTS, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, TaskId,
-    WorkerId,
+    Attempt, MAX_ATTEMPTS, Outcome, Output, PoolId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId,
+    TaskId, WorkerId,
 };
 use crate::store::Ticket;
 use crate::udf::{Call, UdfError};
@@ -26,9 +26,10 @@ messages! {
     0x0101 Register => Result<(), ClusterError>,
     0x0102 TaskEnded => (),
     0x0103 ReplicaSays => (),
-    0x0104 Release => (),
-    0x0105 Status => Option<QueryStatus>,
-    0x0106 WholeStatus => SessionStatus,
+    0x0104 CreditWaits => (),
+    0x0105 Release => (),
+    0x0106 Status => Option<QueryStatus>,
+    0x0107 WholeStatus => SessionStatus,
     // To a swordfish.
     0x0201 Prepare => (),
     0x0202 RunTask => (),
@@ -38,6 +39,7 @@ messages! {
     0x0206 End => (),
     0x0207 Gone => (),
     0x0208 Enough => (),
+    0x0209 Dismiss => (),
     // To a replica.
     0x0301 Evaluate => Result<BatchAt, CallFailure>,
     // To the gateway.
@@ -82,7 +84,17 @@ pub(crate) enum Word {
     Progress(String),
     /// It takes batches, at this actor of its node.
     Ready(ActorId),
+    /// It has had nothing to do for a while, or has something to do again.
+    Idle(bool),
     Failed(UdfError),
+}
+
+/// Batches of tasks on this worker wait for room at a replica; 0: no longer.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct CreditWaits {
+    pub(crate) worker: WorkerId,
+    pub(crate) pool: PoolId,
+    pub(crate) batches: usize,
 }
 
 /// A stage's program, before its first task on this worker.
@@ -102,6 +114,8 @@ pub(crate) struct RunTask {
     pub(crate) inputs: Vec<(StageId, Vec<Piece>)>,
     /// Replicas that are ready so far; [`Serve`] names the others.
     pub(crate) replicas: Vec<ReplicaAt>,
+    /// Only once this attempt has ended, if it runs here.
+    pub(crate) after: Option<(TaskId, Attempt)>,
 }
 
 /// A partition, or some of its rows, and where it is.
@@ -143,6 +157,8 @@ pub(crate) struct StartReplica {
     pub(crate) replica: ReplicaId,
     pub(crate) udf: String,
     pub(crate) arguments: Vec<u8>,
+    /// GPUs that it may use, by their number on the worker.
+    pub(crate) devices: Vec<u32>,
 }
 
 /// Stop a replica. It may be gone already.
@@ -152,6 +168,10 @@ pub(crate) struct StopReplica(pub(crate) ReplicaId);
 /// A replica has become ready while tasks of its stage run here.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Serve(pub(crate) ReplicaAt);
+
+/// A replica will be stopped, because others are enough: no more batches for it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Dismiss(pub(crate) ReplicaId);
 
 /// Stop the tasks of a stage: there are enough rows without them.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! The actor of the head: carries events into `sched::Core` and its actions out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,9 @@ use regatta_remote::{ActorId, ActorRef, AskError, LocalRef, Node, NodeId, Role};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    End, Enough, Gone, Piece, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve,
-    StartReplica, Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown,
-    WorkerSilent,
+    CreditWaits, Dismiss, End, Enough, Gone, Piece, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays,
+    RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word,
+    Worker, WorkerDown, WorkerSilent,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
@@ -57,6 +58,7 @@ enum Outgoing {
     Enough(Enough),
     End(End),
     Gone(Gone),
+    Dismiss(Dismiss),
 }
 
 /// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
@@ -76,7 +78,8 @@ impl SchedulerActor {
     pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>) {
         let (workers, drivers) = (&[Role::Worker], &[Role::Driver]);
         let published = node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers);
-        published.on::<ReplicaSays>(workers).on::<Status>(drivers).on::<WholeStatus>(drivers);
+        let published = published.on::<ReplicaSays>(workers).on::<CreditWaits>(workers);
+        published.on::<Status>(drivers).on::<WholeStatus>(drivers);
     }
 
     fn join(&mut self, place: Place, capacity: Resources, actor: ActorRef<SwordfishActor>, ctx: &Context<Self>) {
@@ -85,7 +88,7 @@ impl SchedulerActor {
         let (outbox, to_send) = mpsc::channel(OUTBOX);
         self.workers.insert(worker, Crew { place, outbox });
         self.host.runtime.handle().spawn(deliver(actor, to_send, worker, ctx.address().downgrade()));
-        self.take(Event::Joined { worker, capacity });
+        self.take(Event::Joined { worker, capacity, machine: machine(&place) });
         self.joining.send_modify(|joined| *joined += 1);
     }
 
@@ -122,20 +125,20 @@ impl SchedulerActor {
                     self.send(worker, Outgoing::Prepare(Prepare { query, stage, program }));
                 }
             }
-            Action::Run { worker, task, attempt } => {
+            Action::Run { worker, task, attempt, after } => {
                 let Some(stage) = self.stage(task.query, task.stage.0) else { return };
                 let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
                 let inputs = stage.inputs.iter();
                 let inputs = inputs.map(|id| (*id, pieces(&split, &self.outputs(task.query, *id)))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 let replicas = ready.into_iter().filter_map(|(replica, on)| self.replica_at(replica, on)).collect();
-                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas }));
+                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
             }
-            Action::StartReplica { worker, replica } => {
+            Action::StartReplica { worker, replica, devices } => {
                 let stage = self.stage(replica.pool.query, replica.pool.stage.0);
                 if let Some(step) = stage.and_then(|stage| stage.steps().get(replica.pool.step as usize)) {
                     let (udf, arguments) = (step.udf.clone(), step.arguments.clone());
-                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments }));
+                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments, devices }));
                 }
             }
             Action::StopReplica { worker, replica } => {
@@ -147,6 +150,11 @@ impl SchedulerActor {
                     for worker in tell {
                         self.send(worker, Outgoing::Serve(Serve(at)));
                     }
+                }
+            }
+            Action::Dismiss { replica, tell } => {
+                for worker in tell {
+                    self.send(worker, Outgoing::Dismiss(Dismiss(replica)));
                 }
             }
             Action::Enough { worker, query, stage } => self.send(worker, Outgoing::Enough(Enough { query, stage })),
@@ -241,6 +249,11 @@ impl Handler<Register> for SchedulerActor {
             // The answer to an earlier ask was lost.
             Some(crew) if crew.place == place => return Ok(()),
             Some(_) => return Err(ClusterError::network(format!("join as {worker}"), "that number is taken")),
+            None if machine(&place).is_some_and(|machine| self.core.excludes(machine, Instant::now())) => {
+                let why = "this machine was released a short while ago; DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS \
+                           says for how long it is left alone";
+                return Err(ClusterError::network(format!("join as {worker}"), why));
+            }
             None => (),
         }
         let actor = self.host.swordfish(node).ok_or(ClusterError::Closed)?;
@@ -301,12 +314,21 @@ impl Handler<ReplicaSays> for SchedulerActor {
         let event = match word {
             Word::Progress(doing) => Event::ReplicaProgress { replica, doing },
             Word::Failed(error) => Event::ReplicaFailed { replica, error },
+            Word::Idle(idle) => Event::ReplicaIdle { replica, idle },
             Word::Ready(actor) => {
                 self.replicas.insert(replica, actor);
                 Event::ReplicaReady(replica)
             }
         };
         self.take(event);
+    }
+}
+
+impl Handler<CreditWaits> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, CreditWaits { worker, pool, batches }: CreditWaits, _: &mut Self::Context) {
+        self.take(Event::CreditWait { worker, pool, batches });
     }
 }
 
@@ -318,6 +340,7 @@ impl Handler<Submit> for SchedulerActor {
             inputs: stage.inputs.clone(),
             tasks: stage.splits.len(),
             pools: stage.steps().iter().map(pool_spec).collect(),
+            affinity: BTreeMap::new(),
             limit: stage.program().and_then(|program| program.limit),
             given: given.remove(&stage.id).unwrap_or_default(),
         });
@@ -390,8 +413,15 @@ fn pieces(split: &Split, outputs: &[(Place, Output)]) -> Vec<Piece> {
 }
 
 fn pool_spec(step: &crate::plan::UdfStep) -> PoolSpec {
-    let (least, most) = step.options.replicas;
-    PoolSpec { udf: step.udf.clone(), cpus: Resources::cpus(step.options.cpus), least, most }
+    let options = &step.options;
+    let (least, most) = options.replicas;
+    let each = Resources::cpus(options.cpus).with_memory(options.memory).with_gpus(options.gpus, options.gpu_memory);
+    PoolSpec { udf: step.udf.clone(), each, least, most }
+}
+
+/// The machine that a worker runs on; `None` for processes of this one, which never come back.
+fn machine(place: &Place) -> Option<IpAddr> {
+    place.node.map(|(_, address)| address.ip()).filter(|ip| !ip.is_loopback())
 }
 
 /// Sends a worker's messages one after the other, each until it has certainly been taken. Ends with the outbox.
@@ -411,6 +441,7 @@ async fn deliver(
             Outgoing::Enough(message) => insist(&actor, message).await,
             Outgoing::End(message) => insist(&actor, message).await,
             Outgoing::Gone(message) => insist(&actor, message).await,
+            Outgoing::Dismiss(message) => insist(&actor, message).await,
         };
         if let Err(error) = sent {
             if let Some(scheduler) = scheduler.upgrade() {

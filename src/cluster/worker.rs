@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing_subscriber::EnvFilter;
 
-use super::{Scratch, connect};
+use super::{Scratch, capacity, connect};
 use crate::actors::{
     CONTROL, Enrol, GATEWAY, GatewayActor, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor,
     SwordfishActor,
@@ -151,7 +151,7 @@ fn joined(at: &ClusterAt) -> Result<Recruit, Failure> {
         node.serve_data(Arc::<Store>::clone(&store));
         node.events()
     })?;
-    let capacity = Resources::cpus(THREAD_POOL.current_num_threads() as f64);
+    let capacity = capacity(THREAD_POOL.current_num_threads(), 1);
     Ok(Recruit { worker: None, capacity, scratch, runtime, store, node, events, head })
 }
 

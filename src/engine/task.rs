@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::program::{Program, Step};
+use super::sink::write_files;
 use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Split;
@@ -51,6 +52,9 @@ pub(crate) struct Inputs {
 /// # Errors
 /// Whatever failed first. The partition is in the store only on success.
 pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
+    if let Some(sink) = &task.program.sink {
+        return write_files(&task, sink);
+    }
     let mut writer = task.store.writer(task.output, &task.program.schema)?;
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
     let bound = fragment::bind(&task.program.fragment, &task.split, &task.inputs);

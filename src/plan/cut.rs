@@ -17,6 +17,7 @@ use super::lift::{self, Liftable};
 use super::marker::Marker;
 use super::rowwise::is_row_wise;
 use super::scan::{Splits, split, split_frame};
+use super::sink::input_of_split_sink;
 use super::wire::{Fragment, placeholder, placeholder_of};
 use super::{Stage, StageProgram, Target, UdfStep, Work};
 use crate::error::PlanError;
@@ -86,6 +87,7 @@ impl Cutter {
         self.lift_from_scan(node);
         while self.lift_calls(node)? {}
         self.limit(node);
+        self.share_out_to_sink(node);
         if !is_row_wise(self.ir.get(node), &self.exprs) {
             let inputs: Vec<_> = self.ir.get(node).inputs().collect();
             let inputs: Vec<_> = inputs.into_iter().map(|input| self.draw_in(input)).collect();
@@ -163,6 +165,18 @@ impl Cutter {
         self.ir.replace(node, ir);
     }
 
+    /// A sink that can write in parts does not gather what UDF steps leave: as many tasks as there are write a share each.
+    fn share_out_to_sink(&mut self, node: Node) {
+        let Some(input) = input_of_split_sink(self.ir.get(node), &self.exprs) else { return };
+        let top = self.draw_in(input);
+        let Some(stage) = self.growing_at(top) else { return };
+        let Head::Node(head) = self.open[stage.0 as usize].head else { return };
+        let placeholder = self.ir.add(placeholder(stage, self.schema(top)));
+        self.decided.insert(placeholder.0, Splits::shares(self.splits(head).splits.len()));
+        let ir = self.ir.get(node).clone().with_inputs([placeholder]);
+        self.ir.replace(node, ir);
+    }
+
     fn open(&mut self, head: Head) -> StageId {
         self.open.push(OpenStage { head, steps: Vec::new(), limit: None });
         StageId(self.open.len() as u32 - 1)
@@ -184,7 +198,8 @@ impl Cutter {
     /// Lifts one layer of calls (those without calls in their inputs) out of a node. False if there is none to lift.
     fn lift_calls(&mut self, node: Node) -> Result<bool, PlanError> {
         let ir = self.ir.get(node).clone();
-        let Some(input) = single_input(&ir) else { return Ok(false) };
+        // What a sink computes by itself, its keys, stays there: a column below would end in its files.
+        let Some(input) = single_input(&ir).filter(|_| !matches!(ir, IR::Sink { .. })) else { return Ok(false) };
         let calls = lift::liftable(ir.exprs().map(ExprIR::node), &self.exprs);
         if calls.is_empty() {
             return Ok(false);
@@ -336,7 +351,7 @@ impl Cutter {
     }
 
     fn splits(&self, head: Node) -> Splits {
-        let base = self.row_wise_base(head);
+        let base = self.row_wise_base(input_of_split_sink(self.ir.get(head), &self.exprs).unwrap_or(head));
         match (self.decided.get(&base.0), self.ir.get(base)) {
             (Some(decided), _) => decided.clone(),
             (None, IR::DataFrameScan { .. }) => Splits::whole("a small frame of the driver"),

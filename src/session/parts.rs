@@ -60,10 +60,11 @@ pub(super) struct Head {
 impl Head {
     pub(super) fn new(ground: Ground, config: &Config, scale: Option<ScaleSettings>) -> Result<Self, ClusterError> {
         let settings = Settings {
-            task_cpus: Resources::cpus(config.min_cpu_per_task),
+            task: Resources::cpus(config.min_cpu_per_task),
             ready_timeout: config.actor_udf_ready_timeout,
             worker_timeout: config.worker_timeout,
             linear: config.scheduler_linear,
+            max_task_backlog: config.max_task_backlog,
             scale,
         };
         let arbiter = ground.arbiter()?;

@@ -1,5 +1,9 @@
 //! How a query is dealt to tasks, as it can be seen from outside.
 
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use regatta::polars::prelude::*;
@@ -68,4 +72,75 @@ fn a_large_frame_travels_beside_the_plan_and_is_dropped_with_its_query() {
     assert!(session.partitions_held() > 0, "kept while the query lives");
     drop(run);
     assert_eq!(session.partitions_held(), 0);
+}
+
+/// Passes its input on, and leaves a file for each row that it has seen in the folder.
+#[derive(Serialize, Deserialize)]
+struct Seen {
+    folder: PathBuf,
+}
+
+#[regatta::udf]
+impl Udf for Seen {
+    type State = ();
+
+    fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+        Ok(inputs[0].dtype().clone())
+    }
+
+    fn start(&self, _: &mut Start) -> UdfResult<()> {
+        Ok(())
+    }
+
+    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
+        let column = batch.column(0)?;
+        for id in column.i64()?.iter().flatten() {
+            // Seen once more, it is two bytes long.
+            let mut file = OpenOptions::new().create(true).append(true).open(self.folder.join(id.to_string()))?;
+            file.write_all(b"x")?;
+        }
+        Ok(column.clone())
+    }
+}
+
+/// Rows that were seen, and how often all together.
+fn seen(folder: &Path) -> (BTreeSet<i64>, u64) {
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(Result::unwrap).collect();
+    let rows = files.iter().map(|file| file.file_name().to_str().unwrap().parse().unwrap()).collect();
+    (rows, files.iter().map(|file| file.metadata().unwrap().len()).sum())
+}
+
+#[test]
+fn a_limit_runs_no_task_that_is_not_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(2).unwrap();
+    let workers = session.processes();
+    let udf = Seen { folder: folder.path().to_owned() }.pool().replicas(2).batch(10);
+    let query = numbers(4000).into_partitions(400).filter(udf.on([col("id")]).gt_eq(lit(13))).slice(2, 5);
+    let first = query.clone().collect_on(&session).unwrap();
+    assert_eq!(first.column("id").unwrap().i64().unwrap().iter().flatten().collect::<Vec<_>>(), [15, 16, 17, 18, 19]);
+    let (rows, _) = seen(folder.path());
+    assert!(rows.contains(&19) && rows.len() < 2000, "{} of 4000 rows were looked at", rows.len());
+    for _ in 0..10 {
+        assert!(query.clone().collect_on(&session).unwrap().equals(&first));
+    }
+    assert_eq!(session.processes(), workers, "no worker was lost over it");
+    assert_eq!(session.partitions_held(), 0);
+}
+
+#[test]
+fn the_same_call_twice_runs_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(2).unwrap();
+    let call = Seen { folder: folder.path().to_owned() }.pool().batch(17).on([col("id")]);
+    let query = numbers(300).with_columns([
+        (call.clone() * call.clone()).alias("square"),
+        when(call.clone().gt(lit(100))).then(call.clone()).otherwise(lit(0)).alias("condition"),
+        as_struct(vec![call.clone().alias("in"), col("text")]).alias("struct"),
+    ]);
+    let frame = query.clone().collect_on(&session).unwrap();
+    assert_eq!(frame.column("square").unwrap().i64().unwrap().get(299), Some(299 * 299));
+    assert_eq!(seen(folder.path()), ((0..300).collect(), 300), "each row once");
+    query.collect_on(&Session::native().unwrap()).unwrap();
+    assert_eq!(seen(folder.path()).1, 600, "natively too");
 }

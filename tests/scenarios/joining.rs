@@ -133,7 +133,7 @@ fn a_query_waits_for_the_first_worker_and_says_so_and_late_workers_get_work() {
     let session = connect(&cluster);
     let mut run = session.submit(row_groups(folder.path(), 1000)).unwrap();
     let status = run.status().unwrap().unwrap();
-    assert_eq!(status.stages[0].waits_for.as_deref(), Some("a worker to join"), "{status}");
+    assert_eq!(status.stages[0].waits[0].on.to_string(), "a worker to join", "{status}");
     let first = join(&cluster, 1);
     assert_eq!(run.collect().unwrap().height(), 1000);
     let _late = join(&cluster, 1);

@@ -9,6 +9,7 @@ mod placement;
 mod retries;
 mod runtimes;
 mod scaling;
+mod sinks;
 mod structs;
 mod udfs;
 mod verbs;
