@@ -25,7 +25,7 @@ use crate::frame::{Publication, Run};
 use crate::os;
 use crate::plan::{QueryPlan, Split, Target, Work, plan};
 use crate::sched::{
-    Attempt, Output, PartitionId, QueryId, QueryStatus, Resources, ScaleSettings, SessionStatus, StageId, TaskId,
+    Attempt, Output, PartitionId, QueryId, QueryStatus, ScaleSettings, SessionStatus, StageId, TaskId,
     WorkerId,
 };
 
