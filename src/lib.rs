@@ -37,6 +37,7 @@
 // `#[regatta::udf]` names this crate by its own name, also inside it.
 extern crate self as regatta;
 
+pub mod actor;
 mod actors;
 mod cluster;
 mod config;
@@ -60,7 +61,7 @@ pub use config::{Config, Runner};
 pub use error::Error;
 pub use frame::{Batches, LazyFrameExt, Run};
 pub use polars_ooc::Allocator;
-pub use regatta_macros::{main, udf};
+pub use regatta_macros::{Message, actor, main, udf};
 pub use sched::{
     PoolId, PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, TaskId, WorkerId, WorkerStatus,
 };
@@ -76,6 +77,7 @@ struct Readme;
 
 /// What most programs need.
 pub mod prelude {
+    pub use crate::actor::RemoteActor;
     pub use crate::udf::{Batch, OnError, Start, Udf, UdfError, UdfResult};
     pub use crate::{LazyFrameExt, Run, Session};
 }

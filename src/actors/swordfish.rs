@@ -10,8 +10,8 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
 use tokio::sync::watch;
 
 use super::messages::{
-    End, Evaluate, Gone, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve, StartReplica, StopReplica, TaskEnded,
-    Word,
+    DropActor, End, Evaluate, Gone, HostActor, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve, StartReplica,
+    StopReplica, TaskEnded, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
@@ -22,11 +22,13 @@ use crate::udf::UdfError;
 
 /// Runs the tasks and replicas of one worker.
 pub struct SwordfishActor {
-    host: Arc<Host>,
-    here: Place,
-    scheduler: ActorRef<SchedulerActor>,
+    pub(super) host: Arc<Host>,
+    pub(super) here: Place,
+    pub(super) scheduler: ActorRef<SchedulerActor>,
     queries: HashMap<QueryId, Work>,
     replicas: HashMap<ReplicaId, Running>,
+    /// Users' actors and their threads.
+    pub(super) hosted: HashMap<ActorId, Arbiter>,
 }
 
 /// What this worker keeps of a query.
@@ -52,7 +54,7 @@ const REPLICA_MAILBOX: usize = 256;
 
 impl SwordfishActor {
     pub(crate) fn new(host: Arc<Host>, here: Place, scheduler: ActorRef<SchedulerActor>) -> Self {
-        Self { host, here, scheduler, queries: HashMap::new(), replicas: HashMap::new() }
+        Self { host, here, scheduler, queries: HashMap::new(), replicas: HashMap::new(), hosted: HashMap::new() }
     }
 
     /// Makes a swordfish reachable for the head of its cluster, and for nobody else.
@@ -65,7 +67,7 @@ impl SwordfishActor {
             .on::<Serve>(head)
             .on::<End>(head)
             .on::<Gone>(head);
-        tasks.on::<StartReplica>(head).on::<StopReplica>(head);
+        tasks.on::<StartReplica>(head).on::<StopReplica>(head).on::<HostActor>(head).on::<DropActor>(head);
     }
 
     fn work(&mut self, query: QueryId) -> &mut Work {

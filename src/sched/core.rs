@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::actors::Actors;
 use super::autoscale::{Autoscaler, Load, ScaleSettings};
 use super::ledger::Ledger;
 use super::query::{Outcome, Phase, PoolSpec, Query, QuerySpec, Replica, ReplicaState, Report, TaskState};
@@ -114,6 +115,8 @@ pub(crate) struct Core {
     /// Whose turn it is: queries take turns at free room, task by task.
     turns: VecDeque<QueryId>,
     autoscaler: Option<Autoscaler>,
+    /// Users' actors: they cost nothing, and keep their worker.
+    pub(crate) actors: Actors,
 }
 
 impl Core {
@@ -126,6 +129,7 @@ impl Core {
             running: 0,
             turns: VecDeque::new(),
             autoscaler,
+            actors: Actors::default(),
         }
     }
 
@@ -135,7 +139,10 @@ impl Core {
         let tick = matches!(event, Event::Tick);
         match event {
             Event::Joined { worker, capacity } => self.ledger.add(worker, capacity),
-            Event::Lost { worker, why } => self.lose(worker, &why, now, &mut actions),
+            Event::Lost { worker, why } => {
+                self.actors.lost(worker);
+                self.lose(worker, &why, now, &mut actions);
+            }
             Event::Silent { worker, silent } => self.ledger.hold(worker, silent),
             Event::Submit(spec) => self.submit(spec, now, &mut actions),
             Event::Release(query) => self.end(query, None, &mut actions),
@@ -330,7 +337,11 @@ impl Core {
     }
 
     fn scale(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let idle = |worker| self.ledger.is_free(worker) && !self.queries.values().any(|q| q.holders.contains(&worker));
+        let idle = |worker| {
+            self.ledger.is_free(worker)
+                && self.actors.on(worker) == 0
+                && !self.queries.values().any(|q| q.holders.contains(&worker))
+        };
         let load = Load {
             backlog: self.backlog(),
             capacity: self.ledger.capacity(),
