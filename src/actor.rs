@@ -52,7 +52,7 @@ pub use regatta_remote::{
     ActorRef, Address, AskError, Asker, Down, NameError, Publication, RemoteMessage, Restarts, TellError, actix,
 };
 pub use registry::ActorEntry;
-pub(crate) use registry::{Berth, open, registered};
+pub(crate) use registry::{Launch, open, registered};
 
 #[doc(hidden)]
 pub use regatta_remote::assert_distinct;
@@ -152,7 +152,7 @@ impl<A: RemoteActor> Spawn<A> {
 }
 
 /// The actors of a cluster, as UDFs see them: what the process that they run in knows.
-pub(crate) trait Harbour: Send + Sync {
+pub(crate) trait ActorDirectory: Send + Sync {
     /// The names of the cluster's actors, and the runtime to ask on.
     fn names(&self) -> Result<(Names, tokio::runtime::Handle), ClusterError>;
 
@@ -160,4 +160,4 @@ pub(crate) trait Harbour: Send + Sync {
     fn receiver(&self) -> Option<Node>;
 }
 
-pub(crate) type Harboured = Option<Arc<dyn Harbour>>;
+pub(crate) type Directory = Option<Arc<dyn ActorDirectory>>;

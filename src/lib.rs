@@ -70,10 +70,13 @@ pub use session::Session;
 /// The Polars that plans must be made with.
 pub use polars;
 
-/// README.md's code must compile.
+/// README.md's code must compile, and that of the guides.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+#[cfg(doctest)]
+#[doc = include_str!("../docs/actors.md")]
+struct ActorsGuide;
 
 /// What most programs need.
 pub mod prelude {

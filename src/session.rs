@@ -231,7 +231,7 @@ impl Session {
     pub fn spawn<A: RemoteActor>(&self, actor: impl Into<Spawn<A>>) -> Result<ActorRef<A>, Error> {
         let spec = actor.into().spec()?;
         let hosted = self.ask_scheduler(SpawnActor(spec))??;
-        let (node, _) = self.inner.host.harbour()?;
+        let (node, _) = self.inner.host.actor_node()?;
         Ok(node.actor_at(hosted.address, hosted.at))
     }
 
@@ -240,7 +240,7 @@ impl Session {
     /// # Errors
     /// [`NameError`](crate::actor::NameError): nobody has the name, or an actor of another type has it.
     pub fn actor<A: RemoteActor>(&self, name: &str) -> Result<ActorRef<A>, Error> {
-        let (names, name) = (self.inner.host.harbour()?.1, name.to_owned());
+        let (names, name) = (self.inner.host.actor_node()?.1, name.to_owned());
         let found = self.inner.host.wait(async move { names.find(&name, CONTROL).await })?;
         Ok(found.map_err(ActorError::from)?)
     }

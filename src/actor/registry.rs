@@ -16,7 +16,7 @@ pub struct ActorEntry {
     start: Start,
 }
 
-type Start = fn(&Arbiter, Berth) -> Result<Started, ActorError>;
+type Start = fn(&Arbiter, Launch) -> Result<Started, ActorError>;
 
 /// What becomes of an actor: has its name, or cannot get it; then, when it ends, why.
 pub(crate) type Started = Boxed<Result<Boxed<Down>, ActorError>>;
@@ -32,7 +32,7 @@ impl ActorEntry {
 inventory::collect!(ActorEntry);
 
 /// As what an actor is started.
-pub(crate) struct Berth {
+pub(crate) struct Launch {
     pub(crate) node: Node,
     pub(crate) names: Names,
     pub(crate) id: ActorId,
@@ -40,10 +40,10 @@ pub(crate) struct Berth {
 }
 
 /// Starts an actor on this thread, if its type is registered.
-pub(crate) fn open(arbiter: &Arbiter, berth: Berth) -> Result<Started, ActorError> {
-    let kind = &berth.spec.kind;
+pub(crate) fn open(arbiter: &Arbiter, launch: Launch) -> Result<Started, ActorError> {
+    let kind = &launch.spec.kind;
     let start = TABLE.get(kind.as_str()).ok_or_else(|| ActorError::NotRegistered { kind: kind.clone() })?;
-    start.clone()?(arbiter, berth)
+    start.clone()?(arbiter, launch)
 }
 
 /// The names of all registered actor types, sorted. Two programs can share a cluster only if these agree.
@@ -51,8 +51,8 @@ pub(crate) fn registered() -> Vec<&'static str> {
     TABLE.keys().copied().collect()
 }
 
-fn start<A: RemoteActor>(arbiter: &Arbiter, berth: Berth) -> Result<Started, ActorError> {
-    let Berth { node, names, id, spec } = berth;
+fn start<A: RemoteActor>(arbiter: &Arbiter, launch: Launch) -> Result<Started, ActorError> {
+    let Launch { node, names, id, spec } = launch;
     let build = {
         let (node, arguments) = (node.clone(), spec.arguments);
         move || -> Result<A, CodecError> { node.decoding(|| decode(&arguments)) }

@@ -11,7 +11,7 @@ use regatta_remote::{ActorId, ActorRef, Address, Arbiter, Authority, Names, Node
 
 use super::messages::Place;
 use super::{CONTROL, FIRST_REPLICA, SWORDFISH, SwordfishActor, UdfActor};
-use crate::actor::Harbour;
+use crate::actor::ActorDirectory;
 use crate::cluster::hello;
 use crate::error::{ClusterError, TaskFailure};
 use crate::sched::PartitionId;
@@ -58,7 +58,7 @@ impl Host {
     ///
     /// # Errors
     /// All is in this process, and it gets no node of its own.
-    pub(crate) fn harbour(&self) -> Result<(Node, Names), ClusterError> {
+    pub(crate) fn actor_node(&self) -> Result<(Node, Names), ClusterError> {
         let node = match &self.node {
             Some(node) => node.clone(),
             None => self.own.get_or_init(|| own_node(&self.runtime)).as_ref().map_err(Clone::clone)?.0.clone(),
@@ -151,9 +151,9 @@ impl Host {
     }
 }
 
-impl Harbour for Host {
+impl ActorDirectory for Host {
     fn names(&self) -> Result<(Names, tokio::runtime::Handle), ClusterError> {
-        Ok((self.harbour()?.1, self.runtime.handle().clone()))
+        Ok((self.actor_node()?.1, self.runtime.handle().clone()))
     }
 
     fn receiver(&self) -> Option<Node> {

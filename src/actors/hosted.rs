@@ -7,7 +7,7 @@ use regatta_remote::{ActorId, Address};
 
 use super::messages::{ActorEnded, DropActor, HostActor, Hosted, SpawnActor, StopActor};
 use super::{CONTROL, FIRST_HOSTED, SchedulerActor, SwordfishActor, insist};
-use crate::actor::{Berth, open};
+use crate::actor::{Launch, open};
 use crate::error::ActorError;
 use crate::sched::WorkerId;
 
@@ -80,10 +80,10 @@ impl Handler<HostActor> for SwordfishActor {
     fn handle(&mut self, HostActor { id, spec }: HostActor, _: &mut Context<Self>) -> Self::Result {
         let started = || {
             let failed = |error: &dyn std::fmt::Display| ActorError::NoAnswer(error.to_string());
-            let (node, names) = self.host.harbour().map_err(|error| failed(&error))?;
+            let (node, names) = self.host.actor_node().map_err(|error| failed(&error))?;
             let hosted = Hosted { address: Address { node: node.id(), actor: id }, at: node.address().ok() };
             let arbiter = self.host.runtime.arbiter().map_err(|error| failed(&error))?;
-            let started = open(&arbiter, Berth { node, names, id, spec })?;
+            let started = open(&arbiter, Launch { node, names, id, spec })?;
             Ok((arbiter, started, hosted))
         };
         let (arbiter, started, hosted) = match started() {
@@ -138,7 +138,7 @@ impl SwordfishActor {
         let host = Arc::clone(&self.host);
         // Joins the actor's thread, which may be in the author's code: not here.
         self.host.runtime.handle().spawn_blocking(move || {
-            if let Ok((node, _)) = host.harbour() {
+            if let Ok((node, _)) = host.actor_node() {
                 node.unpublish(id);
             }
             drop(arbiter);

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::messages::{BatchAt, CallFailure, Evaluate, Place, ReplicaSays, StartReplica, Word};
 use super::{Host, SchedulerActor, insist};
-use crate::actor::Harbour;
+use crate::actor::ActorDirectory;
 use crate::sched::ReplicaId;
 use crate::store::{Offer, decode_frame, encode_frame};
 use crate::udf::{Batch, Call, ReplicaThread, UdfError, UdfResult};
@@ -63,8 +63,8 @@ impl Actor for UdfActor {
             let _ = words.try_send(result.map_or_else(Word::Failed, |()| Word::Ready(number)));
         };
         let StartReplica { replica, udf, arguments } = &self.spec;
-        let harbour: Arc<dyn Harbour> = Arc::<Host>::clone(&self.host);
-        match ReplicaThread::start(udf, arguments, replica.rank as usize, Some(harbour), progress, started) {
+        let directory: Arc<dyn ActorDirectory> = Arc::<Host>::clone(&self.host);
+        match ReplicaThread::start(udf, arguments, replica.rank as usize, Some(directory), progress, started) {
             Ok(thread) => self.thread = Some(thread),
             Err(error) => {
                 let error = UdfError::new(format!("no thread for the replica: {error}"));

@@ -8,7 +8,7 @@ use polars::prelude::*;
 use regatta_remote::ActorRef;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::actor::{Harboured, LOOK_UP, RemoteActor};
+use crate::actor::{Directory, LOOK_UP, RemoteActor};
 
 use super::{Call, OnError, Pool, Registered, arrow::column_to_arrow};
 
@@ -78,13 +78,13 @@ pub trait Udf: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// What [`Udf::start`] is told, and where it reports progress.
 pub struct Start {
     rank: usize,
-    harbour: Harboured,
+    directory: Directory,
     report: Box<dyn FnMut(&str)>,
 }
 
 impl Start {
-    pub(crate) fn new(rank: usize, harbour: Harboured, report: impl FnMut(&str) + 'static) -> Self {
-        Self { rank, harbour, report: Box::new(report) }
+    pub(crate) fn new(rank: usize, directory: Directory, report: impl FnMut(&str) + 'static) -> Self {
+        Self { rank, directory, report: Box::new(report) }
     }
 
     /// This replica's number in its pool, from 0.
@@ -99,7 +99,7 @@ impl Start {
     /// Nobody has the name, or an actor of another type; or Polars evaluates the call itself, outside of any session.
     pub fn actor<A: RemoteActor>(&self, name: &str) -> UdfResult<ActorRef<A>> {
         let outside = "actors are found in replicas of a session, and this call is evaluated by Polars itself";
-        let (names, runtime) = self.harbour.as_ref().ok_or_else(|| UdfError::new(outside))?.names()?;
+        let (names, runtime) = self.directory.as_ref().ok_or_else(|| UdfError::new(outside))?.names()?;
         let (found, result) = std::sync::mpsc::sync_channel(1);
         let name = name.to_owned();
         runtime.spawn(async move { found.send(names.find(&name, LOOK_UP).await) });
@@ -108,7 +108,7 @@ impl Start {
 
     /// Runs `decode` so that handles of actors among a UDF's arguments can be used.
     pub(super) fn decoding<T>(&self, decode: impl FnOnce() -> T) -> T {
-        match self.harbour.as_ref().and_then(|harbour| harbour.receiver()) {
+        match self.directory.as_ref().and_then(|directory| directory.receiver()) {
             Some(node) => node.decoding(decode),
             None => decode(),
         }

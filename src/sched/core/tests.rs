@@ -436,6 +436,35 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
 }
 
 #[test]
+fn a_worker_with_an_actor_does_not_retire_before_that_has_ended() {
+    let scale = ScaleSettings {
+        workers: (0, 2),
+        each: Resources::cpus(1.0),
+        threshold: 1.25,
+        interval: Duration::from_secs(5),
+        downscale: true,
+        idle: Duration::from_secs(2),
+        survivors: 0,
+    };
+    let settings =
+        Settings { task_cpus: Resources::cpus(0.5), ready_timeout: READY, linear: false, scale: Some(scale) };
+    let mut play = Play { core: Core::new(settings), now: Instant::now() };
+    for n in 0..2 {
+        play.event(Event::Joined { worker: WorkerId(n), capacity: Resources::cpus(1.0) });
+    }
+    play.core.actors.started(WorkerId(0));
+    let retired = |play: &mut Play| -> Vec<WorkerId> {
+        play.event(Event::Tick);
+        play.now += Duration::from_secs(3);
+        let actions = play.event(Event::Tick).into_iter();
+        actions.filter_map(|a| if let Action::Retire { worker } = a { Some(worker) } else { None }).collect()
+    };
+    assert_eq!(retired(&mut play), [WorkerId(1)]);
+    play.core.actors.ended(WorkerId(0));
+    assert_eq!(retired(&mut play), [WorkerId(0)]);
+}
+
+#[test]
 fn a_linear_scheduler_has_one_task_in_flight() {
     let mut play = Play::with_workers(&[4.0, 4.0]);
     play.core.settings.linear = true;
