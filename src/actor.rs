@@ -151,7 +151,7 @@ impl<A: RemoteActor> Spawn<A> {
     }
 }
 
-/// The actors of a cluster, as UDFs see them: what the process that they run in knows.
+/// How UDFs find the actors of their cluster: by what the process that they run in knows.
 pub(crate) trait ActorDirectory: Send + Sync {
     /// The names of the cluster's actors, and the runtime to ask on.
     fn names(&self) -> Result<(Names, tokio::runtime::Handle), ClusterError>;
@@ -160,4 +160,5 @@ pub(crate) trait ActorDirectory: Send + Sync {
     fn receiver(&self) -> Option<Node>;
 }
 
+/// `None`: outside of any session.
 pub(crate) type Directory = Option<Arc<dyn ActorDirectory>>;

@@ -63,8 +63,8 @@ impl Host {
             Some(node) => node.clone(),
             None => self.own.get_or_init(|| own_node(&self.runtime)).as_ref().map_err(Clone::clone)?.0.clone(),
         };
-        let head = node.peers().into_iter().find(|peer| peer.role == Role::Head).map_or(node.id(), |peer| peer.node);
-        let names = node.names(head);
+        let head = node.peers().into_iter().find(|peer| peer.role == Role::Head).map(|head| head.node);
+        let names = node.names(head.unwrap_or_else(|| node.id()));
         Ok((node, names))
     }
 
