@@ -538,6 +538,35 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
 }
 
 #[test]
+fn a_worker_with_an_actor_does_not_retire_before_that_has_ended() {
+    let scale = ScaleSettings {
+        workers: (0, 2),
+        each: Resources::cpus(1.0),
+        threshold: 1.25,
+        interval: Duration::from_secs(5),
+        downscale: true,
+        idle: Duration::from_secs(2),
+        survivors: 0,
+        exclude: Duration::ZERO,
+    };
+    let settings = Settings { scale: Some(scale), ..settings() };
+    let mut play = Play { core: Core::new(settings), now: Instant::now() };
+    for n in 0..2 {
+        play.event(joined(n, Resources::cpus(1.0)));
+    }
+    play.core.actor_started(WorkerId(0));
+    let retired = |play: &mut Play| -> Vec<WorkerId> {
+        play.event(Event::Tick);
+        play.now += Duration::from_secs(3);
+        let actions = play.event(Event::Tick).into_iter();
+        actions.filter_map(|a| if let Action::Retire { worker } = a { Some(worker) } else { None }).collect()
+    };
+    assert_eq!(retired(&mut play), [WorkerId(1)]);
+    play.core.actor_ended(WorkerId(0));
+    assert_eq!(retired(&mut play), [WorkerId(0)]);
+}
+
+#[test]
 fn a_linear_scheduler_has_one_task_in_flight() {
     let mut play = Play { core: Core::new(Settings { linear: true, ..settings() }), now: Instant::now() };
     for worker in 0..2 {
