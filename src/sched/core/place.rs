@@ -114,7 +114,7 @@ impl Core {
         let found = found.or_else(|| {
             let index = state.pending.front()?;
             let wish = query.spec.stages[stage].affinity.get(index).copied();
-            Some((place(wish.or(state.near.map(Affinity::Soft)))?, false))
+            Some((place(wish.or_else(|| state.near.map(Affinity::Soft)))?, false))
         });
         let Some((worker, pinned)) = found else {
             return self.queue_task(id, stage, actions) || self.evict_for_task(actions);
