@@ -85,6 +85,21 @@ fn a_stage_that_has_lost_one_of_its_pools_gives_up_the_others_and_starts_whole()
 }
 
 #[test]
+fn replicas_keep_pace_with_the_tasks_that_need_them_as_workers_come() {
+    for (replicas, expect) in [((1, 3), [1, 2, 3, 3]), ((4, 4), [1, 2, 3, 4])] {
+        let mut play = Play::with_workers(&[1.0]);
+        let mut actions = play.submit(1, vec![udf_stage(100, 0.5, replicas)]);
+        for (worker, replicas) in expect.into_iter().enumerate() {
+            let ready: Vec<_> = starts(&actions).into_iter().map(|(replica, _)| replica).collect();
+            ready.into_iter().for_each(|replica| drop(play.event(Event::ReplicaReady(replica))));
+            let status = play.core.status(QueryId(1), play.now).unwrap();
+            assert_eq!(status.stages[0].pools[0].ready, replicas, "with {} workers, though 100 tasks wait", worker + 1);
+            actions = play.event(joined(worker as u32 + 1, Resources::cpus(1.0)));
+        }
+    }
+}
+
+#[test]
 fn a_pool_with_an_idle_replica_does_not_grow() {
     let mut play = Play::with_workers(&[1.0]);
     let (first, _) = starts(&play.submit(1, vec![udf_stage(2, 0.5, (1, 4))]))[0];
