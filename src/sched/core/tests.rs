@@ -154,7 +154,9 @@ fn every_task_has_one_end_and_late_attempts_are_not_heard() {
     let (task, attempt) = runs(&play.submit(1, vec![stage(1)]))[0];
     let lost = TaskFailure::Transfer { from: "worker 1".to_owned(), why: "reset".to_owned() };
     assert!(runs(&play.event(Event::TaskEnded { task, attempt, outcome: Err(lost) })).is_empty(), "not at once");
-    play.now += Duration::from_millis(250);
+    play.now += Duration::from_millis(249);
+    assert!(runs(&play.event(Event::Tick)).is_empty(), "nor too soon");
+    play.now += Duration::from_millis(1);
     assert_eq!(runs(&play.event(Event::Tick)), [(task, Attempt(2))], "a failed transfer is tried again");
     assert!(!is_done(&play.done(task, Attempt(1))), "the first attempt is superseded");
     assert!(is_done(&play.done(task, Attempt(2))));
