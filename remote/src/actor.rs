@@ -1,10 +1,12 @@
 //! One handle for an actor, wherever it is.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
 
 use crate::codec::CodecError;
 use crate::error::{AskError, TellError};
@@ -13,9 +15,10 @@ use crate::link::Letter;
 use crate::local::{Down, LocalRef};
 use crate::message::{RemoteMessage, StreamMessage, WireMessage};
 use crate::node::Node;
-use crate::parcel::Parcel;
+use crate::parcel::{Opened, Parcel};
 use crate::stream::Replies;
 use crate::trace::TraceContext;
+use crate::travel::Travelling;
 
 /// An actor's number in its node, given by whoever publishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -30,12 +33,21 @@ pub struct Address {
     pub actor: ActorId,
 }
 
-/// A handle to an actor of this or another process.
+/// A handle to an actor of this or another process. It can be part of a message, if the actor is published: whoever
+/// receives it reaches the actor, wherever the three of them are, by a connection that is made when it is first needed.
 pub struct ActorRef<A: Actor<Context = Context<A>>>(Target<A>);
 
 impl<A: Actor<Context = Context<A>>> ActorRef<A> {
-    pub(crate) fn remote(node: Node, address: Address) -> Self {
-        Self(Target::Remote { node, address })
+    pub(crate) fn remote(node: Node, address: Address, at: Option<SocketAddr>) -> Self {
+        Self(Target::Remote { node, address, at })
+    }
+
+    pub(crate) fn detached(travelling: Travelling) -> Self {
+        Self(Target::Detached(travelling))
+    }
+
+    pub(crate) fn target(&self) -> &Target<A> {
+        &self.0
     }
 
     /// Sends a message and waits for its reply.
@@ -56,15 +68,17 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     {
         match &self.0 {
             Target::Local(actor) => actor.ask(message, deadline).await,
-            Target::Remote { node, address } => {
+            Target::Remote { node, address, at } => {
                 if address.node == node.id() {
                     return Err(AskError::NoSuchActor);
                 }
-                let link = node.link(address.node).ok_or(AskError::NotConnected)?;
+                let started = Instant::now();
+                let link = node.reach(address.node, *at, deadline).await.ok_or(AskError::NotConnected)?;
                 let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
-                let reply = link.ask(letter, deadline).await?;
-                reply.unpack().map_err(|text| AskError::BadReply { text })
+                let reply = link.ask(letter, deadline.saturating_sub(started.elapsed())).await?;
+                read(node, reply)
             }
+            Target::Detached(_) => Err(AskError::Detached),
         }
     }
 
@@ -88,15 +102,16 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     {
         match &self.0 {
             Target::Local(actor) => actor.stream(message, patience).await,
-            Target::Remote { node, address } => {
+            Target::Remote { node, address, at } => {
                 if address.node == node.id() {
                     return Err(AskError::NoSuchActor);
                 }
-                let link = node.link(address.node).ok_or(AskError::NotConnected)?;
+                let link = node.reach(address.node, *at, patience).await.ok_or(AskError::NotConnected)?;
                 let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
                 let incoming = link.stream(letter, patience).await?;
-                Ok(Replies::remote(incoming, patience, node.net().clone()))
+                Ok(Replies::remote(incoming, patience, node.clone()))
             }
+            Target::Detached(_) => Err(AskError::Detached),
         }
     }
 
@@ -118,14 +133,48 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     {
         match &self.0 {
             Target::Local(actor) => actor.tell(message, deadline).await,
-            Target::Remote { node, address } => {
+            Target::Remote { node, address, at } => {
                 if address.node == node.id() {
                     return Err(TellError::NoSuchActor);
                 }
-                let link = node.link(address.node).ok_or(TellError::NotConnected)?;
+                let started = Instant::now();
+                let link = node.reach(address.node, *at, deadline).await.ok_or(TellError::NotConnected)?;
                 let letter = letter(message, node, address.actor).map_err(TellError::Codec)?;
-                link.tell(letter, deadline).await
+                link.tell(letter, deadline.saturating_sub(started.elapsed())).await
             }
+            Target::Detached(_) => Err(TellError::Detached),
+        }
+    }
+
+    /// [`ask`](Self::ask) for a plain thread, such as that of a UDF; blocks it until the answer or the deadline.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Delivery
+    /// As there.
+    pub fn ask_blocking<M>(&self, message: M, deadline: Duration) -> Result<M::Result, AskError>
+    where
+        A: Handler<M>,
+        M: RemoteMessage,
+    {
+        let runtime = match &self.0 {
+            Target::Local(actor) => actor.runtime(),
+            Target::Remote { node, .. } => node.shared().net.handle.clone(),
+            Target::Detached(_) => return Err(AskError::Detached),
+        };
+        let (answered, answer) = std::sync::mpsc::sync_channel(1);
+        let actor = self.clone();
+        runtime.spawn(async move { answered.send(actor.ask(message, deadline).await) });
+        answer.recv().unwrap_or_else(|_| Err(AskError::ConnectionLost { cause: "the runtime ended".to_owned() }))
+    }
+
+    /// Where the actor is; `None` for one of this process that is not published.
+    pub fn address(&self) -> Option<Address> {
+        match &self.0 {
+            Target::Local(actor) => actor.home().map(|(node, actor)| Address { node: node.id(), actor }),
+            Target::Remote { address, .. } => Some(*address),
+            Target::Detached(travelling) => Some(travelling.address),
         }
     }
 
@@ -137,11 +186,15 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     pub async fn down(&self) -> Down {
         match &self.0 {
             Target::Local(actor) => actor.down().await,
-            Target::Remote { node, address } if address.node == node.id() => Down::NoSuchActor,
-            Target::Remote { node, address } => match node.link(address.node) {
-                Some(link) => link.watch(address.actor).await,
-                None => Down::NodeLost { cause: "not connected".to_owned() },
-            },
+            Target::Remote { node, address, .. } if address.node == node.id() => Down::NoSuchActor,
+            Target::Remote { node, address, at } => {
+                node.reach(address.node, *at, REACH).await; // nobody may have needed it before
+                match node.link(address.node) {
+                    Some(link) => link.watch(address.actor).await,
+                    None => Down::NodeLost { cause: "not connected".to_owned() },
+                }
+            }
+            Target::Detached(_) => Down::NodeLost { cause: TellError::Detached.to_string() },
         }
     }
 }
@@ -156,7 +209,8 @@ impl<A: Actor<Context = Context<A>>> Clone for ActorRef<A> {
     fn clone(&self) -> Self {
         Self(match &self.0 {
             Target::Local(actor) => Target::Local(actor.clone()),
-            Target::Remote { node, address } => Target::Remote { node: node.clone(), address: *address },
+            Target::Remote { node, address, at } => Target::Remote { node: node.clone(), address: *address, at: *at },
+            Target::Detached(travelling) => Target::Detached(travelling.clone()),
         })
     }
 }
@@ -166,6 +220,7 @@ impl<A: Actor<Context = Context<A>>> fmt::Debug for ActorRef<A> {
         match &self.0 {
             Target::Local(actor) => actor.fmt(f),
             Target::Remote { address, .. } => write!(f, "ActorRef({address})"),
+            Target::Detached(travelling) => write!(f, "ActorRef({travelling:?})"),
         }
     }
 }
@@ -182,12 +237,29 @@ impl fmt::Display for Address {
     }
 }
 
-enum Target<A: Actor<Context = Context<A>>> {
+/// Where the actor is.
+pub(crate) enum Target<A: Actor<Context = Context<A>>> {
     Local(LocalRef<A>),
-    Remote { node: Node, address: Address },
+    Remote {
+        /// Our node, not the actor's.
+        node: Node,
+        address: Address,
+        /// Where to dial, if there is no connection.
+        at: Option<SocketAddr>,
+    },
+    /// Read outside of any node.
+    Detached(Travelling),
 }
+
+/// How long a watch waits for its connection.
+const REACH: Duration = Duration::from_secs(5);
 
 fn letter<M: WireMessage>(message: M, from: &Node, actor: ActorId) -> Result<Letter, CodecError> {
     let trace = TraceContext::of_message(&from.net().ambient);
     Ok(Letter { message: M::ID, actor, parcel: Parcel::pack(&message)?, trace })
+}
+
+/// Reads what the other side answered.
+pub(crate) fn read<T: DeserializeOwned>(node: &Node, answer: Opened) -> Result<T, AskError> {
+    node.decoding(|| answer.unpack()).map_err(|text| AskError::BadReply { text })
 }

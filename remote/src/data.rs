@@ -6,6 +6,7 @@
 //! Little-endian.
 
 mod serve;
+pub(crate) mod wire;
 
 use std::io;
 use std::sync::Arc;
@@ -20,17 +21,10 @@ use crate::lane::{SLICE, STALL};
 use crate::runtime::Net;
 
 pub(crate) use serve::serve;
+use wire::{Account, MAX_TICKET, Request, WINDOW};
 
-/// Longest ticket, in bytes.
-const MAX_TICKET: usize = 64 << 10;
-/// In a ticket's length: it is the number of what is beside a message.
-const OF_MESSAGE: u32 = 1 << 31;
 /// Longest reason of a refusal, in bytes.
 const MAX_REFUSAL: usize = 4 << 10;
-/// Bytes that a consumer lets a producer be ahead.
-const WINDOW: u64 = 4 << 20;
-/// Credit is returned in pieces of at least this, so that it costs few packets.
-const RETURN: u64 = WINDOW / 4;
 const CREDIT: u8 = 1;
 const TAKEN: u8 = 2;
 const OK: u8 = 0;
@@ -66,12 +60,7 @@ pub struct Fetch {
     send: SendStream,
     read: RecvStream,
     net: Net,
-    total: u64,
-    got: u64,
-    /// Bytes handed to the caller whose credit was not yet returned.
-    taken: u64,
-    /// Bytes that the producer may still send.
-    credit: u64,
+    account: Account,
     /// What remains to be written of a credit or of the acknowledgement.
     pending: BytesMut,
     done: bool,
@@ -81,7 +70,7 @@ pub struct Fetch {
 impl Fetch {
     /// Bytes in all.
     pub fn total(&self) -> u64 {
-        self.total
+        self.account.total
     }
 
     /// The next bytes; `None` when all have come and the producer has been told so.
@@ -95,34 +84,24 @@ impl Fetch {
         if self.done {
             return Ok(None);
         }
-        let net = self.net.clone();
         // Coming back means that the caller is done with what it got before.
-        if self.taken >= RETURN && self.credit < self.total - self.got {
+        if let Some(more) = self.account.taken() {
             self.pending.put_u8(CREDIT);
-            self.pending.put_u32_le(u32::try_from(self.taken).unwrap_or(u32::MAX));
-            self.credit += self.taken;
-            self.taken = 0;
+            self.pending.put_u32_le(more);
         }
-        self.flush(&net).await?;
-        let chunk = net.within(STALL, self.read.read_chunk(SLICE, true)).await;
+        self.flush().await?;
+        let chunk = self.net.within(STALL, self.read.read_chunk(SLICE, true)).await;
         match chunk.ok_or(FetchError::Stalled)?.map_err(read_error)? {
             Some(chunk) => {
-                let size = chunk.bytes.len() as u64;
-                if size > self.credit {
-                    return Err(FetchError::Protocol("more bytes than credit"));
-                }
-                if size > self.total - self.got {
-                    return Err(FetchError::Protocol("more bytes than promised"));
-                }
-                self.credit -= size;
-                self.got += size;
-                self.taken += size;
+                self.account.arrived(chunk.bytes.len() as u64)?;
                 Ok(Some(chunk.bytes))
             }
-            None if self.got < self.total => Err(FetchError::Truncated { got: self.got, total: self.total }),
+            None if self.account.got < self.account.total => {
+                Err(FetchError::Truncated { got: self.account.got, total: self.account.total })
+            }
             None => {
                 self.pending.put_u8(TAKEN);
-                self.flush(&net).await?;
+                self.flush().await?;
                 let _ = self.send.finish(); // fails only if the producer is gone already
                 self.done = true;
                 Ok(None)
@@ -145,9 +124,9 @@ impl Fetch {
         Ok(all.freeze())
     }
 
-    async fn flush(&mut self, net: &Net) -> Result<(), FetchError> {
+    async fn flush(&mut self) -> Result<(), FetchError> {
         while self.pending.has_remaining() {
-            let written = net.within(STALL, self.send.write(&self.pending)).await;
+            let written = self.net.within(STALL, self.send.write(&self.pending)).await;
             self.pending.advance(written.ok_or(FetchError::Stalled)?.map_err(write_error)?);
         }
         Ok(())
@@ -166,7 +145,7 @@ impl Drop for Fetch {
 
 impl std::fmt::Debug for Fetch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fetch").field("total", &self.total).field("got", &self.got).finish()
+        f.debug_struct("Fetch").field("total", &self.account.total).field("got", &self.account.got).finish()
     }
 }
 
@@ -186,38 +165,26 @@ pub(crate) async fn fetch(
     net: Net,
     counted: Arc<()>,
 ) -> Result<Fetch, FetchError> {
-    let (mark, ticket) = match ticket {
-        Ticket::Of(ticket) => (0, ticket),
-        Ticket::Beside(number) => (OF_MESSAGE, Bytes::copy_from_slice(&number.to_le_bytes())),
+    let (beside, ticket) = match ticket {
+        Ticket::Of(ticket) => (false, ticket),
+        Ticket::Beside(number) => (true, Bytes::copy_from_slice(&number.to_le_bytes())),
     };
     if ticket.len() > MAX_TICKET {
         return Err(FetchError::TicketTooLong { size: ticket.len(), max: MAX_TICKET });
     }
     let (send, read) = connection.open_bi().await.map_err(lost)?;
-    let mut pending = BytesMut::with_capacity(12 + ticket.len());
-    pending.put_u32_le(mark | ticket.len() as u32); // checked above
-    pending.put_u64_le(WINDOW);
+    let mut pending = BytesMut::with_capacity(Request::LEN + ticket.len());
+    pending.extend_from_slice(&Request { ticket: ticket.len(), beside, credit: WINDOW }.encode());
     pending.extend_from_slice(&ticket);
-    let mut fetch = Fetch {
-        send,
-        read,
-        net: net.clone(),
-        total: 0,
-        got: 0,
-        taken: 0,
-        credit: WINDOW,
-        pending,
-        done: false,
-        _counted: counted,
-    };
-    fetch.flush(&net).await?;
+    let mut fetch = Fetch { send, read, net, account: Account::new(0), pending, done: false, _counted: counted };
+    fetch.flush().await?;
     let mut answer = [0; 1];
     fetch.read.read_exact(&mut answer).await.map_err(cut)?;
     match answer {
         [OK] => {
             let mut total = [0; 8];
             fetch.read.read_exact(&mut total).await.map_err(cut)?;
-            fetch.total = u64::from_le_bytes(total);
+            fetch.account = Account::new(u64::from_le_bytes(total));
             Ok(fetch)
         }
         [REFUSED] => {

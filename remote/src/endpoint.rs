@@ -12,6 +12,7 @@ use quinn::{ClientConfig, ConnectionError, EndpointConfig, ServerConfig, TokioRu
 
 use crate::ambient::Ambient;
 use crate::error::BindError;
+use crate::handshake::NO_PROTOCOL;
 use crate::identity::{
     ALPN_CONTROL, ALPN_DATA, Fingerprint, Identity, SERVER_NAME, client_config, join_config, server_config,
 };
@@ -78,6 +79,8 @@ impl Dials {
 fn accepts(identity: &Identity, joins: bool, loopback: bool, ambient: &Ambient) -> Result<ServerConfig, BindError> {
     let mut server = ServerConfig::with_crypto(Arc::new(server_config(identity, joins, ambient)?));
     server.transport_config(Arc::new(transport(&ACCEPTED, loopback)?));
+    // First packets wait only until the node has looked at them, which is soon.
+    server.max_incoming(INCOMING).incoming_buffer_size(64 << 10).incoming_buffer_size_total(4 << 20);
     Ok(server)
 }
 
@@ -116,9 +119,6 @@ impl Joining {
     }
 }
 
-/// TLS's alert `no_application_protocol` as QUIC carries it.
-const NO_PROTOCOL: u64 = 0x100 + 120;
-
 fn open(server: Option<ServerConfig>, address: SocketAddr, net: &Net) -> io::Result<quinn::Endpoint> {
     let mut config = EndpointConfig::default();
     // Also off loopback: a peer bound to loopback sends large packets, and only the receiver pays for room.
@@ -138,10 +138,14 @@ fn open(server: Option<ServerConfig>, address: SocketAddr, net: &Net) -> io::Res
 pub(crate) fn widen(connection: &quinn::Connection) {
     connection.set_receive_window(VarInt::from_u32(DATA.receive));
     connection.set_send_window(DATA.send);
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(DATA.streams));
 }
 
 // Membership decides who is dead; QUIC gives up only after it, in case a process lives and does not beat.
 const IDLE: Duration = Duration::from_secs(DEAD.as_secs() + BRAKE_HOLD.as_secs() + 10);
+
+/// Connections whose first packet the node has not looked at yet.
+const INCOMING: usize = 256;
 
 fn transport(settings: &Settings, loopback: bool) -> Result<TransportConfig, BindError> {
     settings.transport(loopback, IDLE).map_err(|error| BindError::Config(error.to_string()))

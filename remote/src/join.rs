@@ -28,7 +28,7 @@ use crate::lane::FrameReader;
 use crate::runtime::Runtime;
 
 pub(crate) use desk::Desk;
-pub(crate) use serve::{JOINS, accept};
+pub(crate) use serve::{JOINS, JOINS_OF_HOST, accept};
 use token::TokenId;
 pub use token::{JoinToken, JoinTokenError};
 
@@ -153,7 +153,7 @@ pub(crate) struct Claim {
     token: TokenId,
     proof: [u8; 32],
     build: Vec<u8>,
-    request: Vec<u8>,
+    pub(crate) request: Vec<u8>,
 }
 
 /// Why a head gives no certificate; crosses the wire.

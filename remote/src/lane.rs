@@ -1,14 +1,19 @@
 //! A lane: one long-lived stream of frames in each direction.
 
+mod frames;
+
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::close::Code;
 use crate::frame::{FrameError, HEADER, Header};
+
+pub(crate) use frames::Frames;
 
 /// Frames that may wait for a lane's writer.
 pub(crate) const QUEUE: usize = 1024;
@@ -25,8 +30,7 @@ pub(crate) enum Out {
 /// Reads frames. Not to be dropped between two reads of one lane: it holds what came too early.
 pub(crate) struct FrameReader {
     stream: RecvStream,
-    buffer: BytesMut,
-    max: u32,
+    frames: Frames,
 }
 
 /// A lane cannot be read further.
@@ -42,29 +46,23 @@ pub(crate) enum LaneError {
 
 impl FrameReader {
     pub(crate) fn new(stream: RecvStream, max: u32) -> Self {
-        Self { stream, buffer: BytesMut::new(), max }
+        Self { stream, frames: Frames::new(max) }
     }
 
     /// Raises or lowers the largest payload from the next frame on.
     pub(crate) fn set_max(&mut self, max: u32) {
-        self.max = max;
+        self.frames.set_max(max);
     }
 
-    /// The next frame; `None` at the lane's end. Memory grows with the bytes that came, not with the length
-    /// that a header claims.
+    /// The next frame; `None` at the lane's end.
     pub(crate) async fn next(&mut self) -> Result<Option<(Header, Bytes)>, LaneError> {
         loop {
-            if let Some(header) = self.buffer.first_chunk::<HEADER>() {
-                let header = Header::parse(header, self.max)?;
-                let len = header.len as usize;
-                if self.buffer.len() - HEADER >= len {
-                    self.buffer.advance(HEADER);
-                    return Ok(Some((header, self.buffer.split_to(len).freeze())));
-                }
+            if let Some(frame) = self.frames.take()? {
+                return Ok(Some(frame));
             }
             match self.stream.read_chunk(READ, true).await? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
-                None if self.buffer.is_empty() => return Ok(None),
+                Some(chunk) => self.frames.push(&chunk.bytes),
+                None if self.frames.is_empty() => return Ok(None),
                 None => return Err(LaneError::Cut),
             }
         }
@@ -73,7 +71,12 @@ impl FrameReader {
 
 /// Writes what is queued, many frames at once, until the lane is finished or its connection ends.
 pub(crate) async fn write_lane(connection: Connection, mut stream: SendStream, mut queue: mpsc::Receiver<Out>) {
+    let mut busy = false;
     while let Some(mut next) = queue.recv().await {
+        if busy {
+            // Where there was more than one there will be more: those who are about to queue it go first.
+            yield_now().await;
+        }
         let mut batch = Batch::default();
         let finish = loop {
             match next {
@@ -88,6 +91,7 @@ pub(crate) async fn write_lane(connection: Connection, mut stream: SendStream, m
                 Err(_) => break None,
             }
         };
+        busy = batch.frames > 1;
         if let Err(error) = write_slices(&mut stream, batch.into_slices()).await {
             if matches!(error, StreamStop::Stalled) {
                 connection.close(Code::Stalled.var(), b"a lane stalled");
@@ -132,7 +136,6 @@ const COPY: usize = 4 << 10;
 /// quinn pins a whole slice until all of it is acknowledged.
 pub(crate) const SLICE: usize = 256 << 10;
 const BATCH_BYTES: usize = 64 << 10;
-const BATCH_FRAMES: usize = 32;
 
 #[derive(Default)]
 struct Batch {
@@ -158,7 +161,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.frames >= BATCH_FRAMES || self.bytes >= BATCH_BYTES
+        self.bytes >= BATCH_BYTES
     }
 
     fn into_slices(mut self) -> Vec<Bytes> {

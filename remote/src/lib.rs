@@ -28,10 +28,14 @@ mod batch;
 mod close;
 mod codec;
 mod data;
+mod door;
 mod endpoint;
 mod error;
 mod fence;
 mod frame;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod identity;
 mod join;
@@ -40,9 +44,12 @@ mod link;
 mod local;
 mod membership;
 mod message;
+mod names;
 mod node;
 mod parcel;
 mod peers;
+mod rates;
+mod redial;
 mod renew;
 mod route;
 mod runtime;
@@ -52,6 +59,7 @@ pub mod sim;
 mod stream;
 mod supervise;
 mod trace;
+mod travel;
 
 pub use actor::{ActorId, ActorRef, Address};
 #[cfg(feature = "arrow")]
@@ -64,9 +72,12 @@ pub use identity::{Authority, ClusterId, Identity, IdentityError, NodeId, PeerId
 pub use join::{JoinError, JoinToken, JoinTokenError};
 pub use local::{Asker, Down, LocalRef};
 pub use message::{RemoteMessage, Response, StreamMessage, WireMessage};
+pub use names::{NameError, Names};
 pub use node::{InHand, Node};
 pub use parcel::MAX_BATCHES;
 pub use peers::PeerEvent;
+/// Declares a message: `#[derive(RemoteMessage)]` with `#[message(id = 0x0105, reply = Duration)]`.
+pub use regatta_macros::RemoteMessage;
 pub use route::Publication;
 pub use runtime::{Arbiter, Runtime};
 pub use stream::{ConsumerGone, ItemSender, Items, Replies};

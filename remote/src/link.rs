@@ -9,12 +9,16 @@ mod streams;
 mod watches;
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use quinn::{Connection, SendStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -27,6 +31,7 @@ use crate::identity::PeerId;
 use crate::lane::{Out, QUEUE, write_lane};
 use crate::node::InHand;
 use crate::parcel::{Opened, Parcel};
+use crate::route::Boxed;
 use crate::runtime::Net;
 use crate::trace::TraceContext;
 pub(crate) use beside::{Arrived, room, units};
@@ -51,6 +56,8 @@ pub(crate) struct Link {
     pub(crate) connection: Connection,
     /// Places for asks of the peer.
     pub(crate) places: Arc<Semaphore>,
+    /// Where answers are made; each holds a place, so there is always room.
+    pub(crate) answering: mpsc::Sender<Boxed<'static, ()>>,
     net: Net,
     system: mpsc::Sender<Out>,
     messages: mpsc::Sender<Out>,
@@ -116,10 +123,13 @@ impl Link {
         let (message_queue, message_waiting) = mpsc::channel(QUEUE);
         let (beat_queue, beat_waiting) = mpsc::channel(1);
         let _ = beats.set_priority(1); // fails only if the stream is closed
+        let (answering, answers) = mpsc::channel(SERVING);
+        net.handle.spawn(make_answers(answers));
         let link = Arc::new(Self {
             peer,
             connection,
             places: Arc::new(Semaphore::new(SERVING)),
+            answering,
             net,
             system: system_queue,
             messages: message_queue,
@@ -265,14 +275,17 @@ impl Link {
 
     /// Gives an answer of the peer to its asker, if that still waits.
     pub(crate) fn resolve(&self, call: u64, answer: Answer) {
-        if let Some((_, asker)) = self.calls.remove(&call) {
-            let _ = asker.send(answer);
-        } else if let Err(fault) = answer {
-            self.streams.fail(call, fault);
+        let waited = match (self.calls.remove(&call), answer) {
+            (Some((_, asker)), answer) => asker.send(answer).is_ok(),
+            (None, Err(fault)) => self.streams.fail(call, fault),
+            (None, Ok(_)) => false,
+        };
+        if !waited {
+            tracing::debug!(peer = %self.peer, call, "an answer that nobody waits for");
         }
     }
 
-    /// Notes that a call of the peer is served. `None` if it was cancelled before it came.
+    /// Notes that a call of the peer is served. `None` if it was cancelled before it came, or has come before.
     pub(crate) fn serve(self: &Arc<Self>, call: u64) -> Option<Serving> {
         let (cancel, cancelled) = oneshot::channel();
         {
@@ -281,7 +294,13 @@ impl Link {
                 early.remove(at);
                 return None;
             }
-            self.serving.insert(call, cancel);
+            match self.serving.entry(call) {
+                Entry::Vacant(entry) => drop(entry.insert(cancel)),
+                Entry::Occupied(_) => {
+                    tracing::warn!(peer = %self.peer, call, "a call that is served already came again");
+                    return None;
+                }
+            }
         }
         let serving = Serving { link: Arc::clone(self), call, cancelled };
         // As in `ask`: the end of the link must not miss this entry.
@@ -384,6 +403,22 @@ impl Drop for CallGuard<'_> {
         self.link.calls.remove(&self.call);
         if self.open {
             self.link.try_send(Kind::Cancel, self.call, Bytes::new());
+        }
+    }
+}
+
+/// Drives all answers of a link in one task: woken once for many, where a task each would be woken one by one.
+async fn make_answers(mut new: mpsc::Receiver<Boxed<'static, ()>>) {
+    let mut making = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased; // or a seed of the simulation would not repeat
+            answer = new.recv() => match answer {
+                // What panics in one, such as the drop of a reply, harms no other.
+                Some(answer) => making.push(AssertUnwindSafe(answer).catch_unwind()),
+                None => return,
+            },
+            Some(_) = making.next() => {}
         }
     }
 }

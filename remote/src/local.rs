@@ -9,7 +9,7 @@ mod mailbox;
 mod reply;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::dev::MessageResponse;
@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::actor::ActorId;
 use crate::error::{AskError, TellError};
+use crate::node::{Node, WeakNode};
 use crate::runtime::Net;
 use crate::stream::{Items, Producing, Replies};
 use crate::supervise::{History, Restarts};
@@ -162,7 +164,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         self.0.permits.available_permits()
     }
 
-    /// Waits until the actor is gone, without keeping it alive.
+    /// [`down`](Self::down), without a handle that keeps the actor alive.
     pub(crate) fn watch(&self) -> impl Future<Output = Down> + Send + use<A> {
         let mut life = self.0.life.clone();
         async move {
@@ -170,6 +172,27 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
             let down = life.wait_for(|life| life.down.is_some()).await.ok().and_then(|life| life.down.clone());
             down.unwrap_or(Down::Stopped)
         }
+    }
+
+    /// The runtime that its waits are timed by.
+    pub(crate) fn runtime(&self) -> tokio::runtime::Handle {
+        self.0.net.handle.clone()
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Notes where it is published now.
+    pub(crate) fn move_to(&self, node: WeakNode, id: ActorId) {
+        *self.0.home.lock().unwrap_or_else(PoisonError::into_inner) = Some((node, id));
+    }
+
+    /// Where it is published.
+    pub(crate) fn home(&self) -> Option<(Node, ActorId)> {
+        let (node, id) = self.0.home.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let node = node.upgrade()?;
+        node.holds(id, self).then_some((node, id))
     }
 
     /// A place in the mailbox.
@@ -243,6 +266,8 @@ struct Shared<A: Actor<Context = Context<A>>> {
     permits: Arc<Semaphore>,
     life: watch::Receiver<Life>,
     net: Net,
+    /// Where it was published last.
+    home: Mutex<Option<(WeakNode, ActorId)>>,
 }
 
 /// Where and how an actor is started.
@@ -290,5 +315,5 @@ fn seat<A: Actor<Context = Context<A>>>(place: Place<'_>, supervisor: Option<Sup
     let (queue, waiting) = mpsc::channel(places);
     let (says, life) = watch::channel(Life::default());
     let seat = Seat::new(waiting, says, Arc::clone(&permits), place.end, supervisor);
-    (LocalRef(Arc::new(Shared { queue, permits, life, net: place.net.clone() })), seat)
+    (LocalRef(Arc::new(Shared { queue, permits, life, net: place.net.clone(), home: Mutex::default() })), seat)
 }

@@ -5,7 +5,16 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::route::Respond;
 use crate::stream::Items;
 
-/// A message that has a number on the wire. Implemented by [`messages!`](crate::messages).
+/// A message that has a number on the wire. Implemented by the derive [`RemoteMessage`](derive@crate::RemoteMessage), or
+/// for several at once by [`messages!`](crate::messages).
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize, regatta_remote::RemoteMessage)]
+/// #[message(id = 0x0105, reply = u32)]
+/// struct Add(u32);
+/// ```
 pub trait WireMessage: actix::Message<Result: Response> + Serialize + DeserializeOwned + Send + 'static {
     /// Its number on the wire: declared, never derived, so that renaming the type changes nothing.
     const ID: u32;

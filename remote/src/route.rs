@@ -1,10 +1,10 @@
 //! Which published actor takes which message from whom.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::future::{Future, ready};
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
@@ -17,9 +17,11 @@ use crate::fence;
 use crate::identity::Role;
 use crate::local::{Down, LocalRef, Reply};
 use crate::message::WireMessage;
+use crate::node::{Node, WeakNode};
 use crate::parcel::{Opened, Parcel};
 use crate::runtime::busy;
 use crate::stream::{Items, Producing};
+use crate::travel;
 
 /// An actor being published: name the messages that it takes from other nodes.
 pub struct Publication<A: Actor<Context = Context<A>>> {
@@ -30,13 +32,21 @@ pub struct Publication<A: Actor<Context = Context<A>>> {
 
 impl<A: Actor<Context = Context<A>>> Publication<A> {
     /// Takes `M` from nodes of these roles.
+    ///
+    /// # Panics
+    /// Another message of this actor has the same number: one of the two would be read as the other.
     pub fn on<M>(self, roles: &[Role]) -> Self
     where
         A: Handler<M>,
         M: WireMessage,
     {
-        let route = Typed::<A, M> { actor: self.actor.clone(), roles: roles.to_vec(), message: PhantomData };
-        self.routes.table.insert((self.id, M::ID), Arc::new(route));
+        let node = self.routes.node.get().cloned().unwrap_or_default();
+        let route = Typed::<A, M> { actor: self.actor.clone(), roles: roles.to_vec(), node, message: PhantomData };
+        let before = self.routes.table.insert((self.id, M::ID), Arc::new(route));
+        if let Some(other) = before.filter(|other| other.message() != TypeId::of::<M>()) {
+            let (other, actor) = (other.name(), std::any::type_name::<A>());
+            panic!("{other} and {} of {actor} have the same number {:#06x}: give one of them another", M::NAME, M::ID);
+        }
         if let Some(mut published) = self.routes.actors.get_mut(&self.id) {
             published.roles.extend(roles);
         }
@@ -49,6 +59,7 @@ impl<A: Actor<Context = Context<A>>> Publication<A> {
 pub(crate) struct Routes {
     table: DashMap<(ActorId, u32), Arc<dyn Route>>,
     actors: DashMap<ActorId, Published>,
+    node: OnceLock<WeakNode>,
 }
 
 struct Published {
@@ -60,6 +71,11 @@ struct Published {
 }
 
 impl Routes {
+    /// Whose table this is.
+    pub(crate) fn belong_to(&self, node: WeakNode) {
+        let _ = self.node.set(node); // once, when the node is made
+    }
+
     pub(crate) fn publish<A: Actor<Context = Context<A>>>(
         self: &Arc<Self>,
         id: ActorId,
@@ -104,6 +120,10 @@ pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One message type of one actor.
 pub(crate) trait Route: Send + Sync {
+    fn message(&self) -> TypeId;
+
+    fn name(&self) -> &'static str;
+
     fn allows(&self, role: Role) -> bool;
 
     /// Hands an ask to the actor in order, waiting for room no longer than `patience`; the inner future is the
@@ -129,7 +149,7 @@ pub(crate) trait EncodedItems: Send {
 
 impl<T: Serialize + Send + 'static> EncodedItems for Producing<T> {
     fn next(&mut self) -> Boxed<'_, Result<Option<Parcel>, Fault>> {
-        Box::pin(async move { Self::next(self).await?.map(|item| written(&item)).transpose() })
+        Box::pin(async move { Self::next(self).await?.map(written).transpose() })
     }
 }
 
@@ -140,7 +160,7 @@ pub(crate) trait Respond: Sized + Send + 'static {
 
 impl<T: Serialize + DeserializeOwned + Send + 'static> Respond for T {
     fn answer(reply: Reply<Self>) -> Boxed<'static, Answer> {
-        Box::pin(async move { written(&reply.wait().await?).map(Answered::Value) })
+        Box::pin(async move { written(reply.wait().await?).map(Answered::Value) })
     }
 }
 
@@ -153,6 +173,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Respond for Items<T> {
 struct Typed<A: Actor<Context = Context<A>>, M> {
     actor: LocalRef<A>,
     roles: Vec<Role>,
+    node: WeakNode,
     message: PhantomData<fn(M)>,
 }
 
@@ -163,7 +184,7 @@ where
 {
     /// A place in the mailbox and the message to put there.
     async fn take(&self, message: Opened, patience: Duration) -> Result<(M, tokio::sync::OwnedSemaphorePermit), Fault> {
-        let message = read::<M>(message)?;
+        let message = read::<M>(message, self.node.upgrade())?;
         let permit = tokio::time::timeout(patience, self.actor.permit()).await;
         let permit = permit.map_err(|_| Fault::Busy)?.map_err(gone)?;
         Ok((message, permit))
@@ -175,6 +196,14 @@ where
     A: Actor<Context = Context<A>> + Handler<M>,
     M: WireMessage,
 {
+    fn message(&self) -> TypeId {
+        TypeId::of::<M>()
+    }
+
+    fn name(&self) -> &'static str {
+        M::NAME
+    }
+
     fn allows(&self, role: Role) -> bool {
         self.roles.contains(&role)
     }
@@ -199,16 +228,19 @@ where
 const LARGE: usize = 256 << 10;
 
 /// Decodes a peer's message; a `Deserialize` that panics must not take the lane with it.
-fn read<M: WireMessage>(message: Opened) -> Result<M, Fault> {
+fn read<M: WireMessage>(message: Opened, node: Option<Node>) -> Result<M, Fault> {
     let large = message.bytes.len() > LARGE || !message.beside.is_empty();
-    let read = || message.unpack();
+    let read = || {
+        let _receiving = node.map(travel::enter);
+        message.unpack()
+    };
     let message: Result<M, String> = if large { busy(read) } else { read() };
     message.map_err(|text| Fault::BadMessage { text: format!("{}: {text}", M::NAME) })
 }
 
-/// Encodes a reply; a `Serialize` that panics costs no more than that reply.
-fn written<T: Serialize>(value: &T) -> Result<Parcel, Fault> {
-    match fence::catch(|| Parcel::pack(value)) {
+/// Encodes a reply; one that panics there, or when it is dropped, costs no more than itself.
+fn written<T: Serialize>(value: T) -> Result<Parcel, Fault> {
+    match fence::catch(move || Parcel::pack(&value)) {
         Ok(Ok(parcel)) => Ok(parcel),
         Ok(Err(error)) => Err(Fault::BadReply { text: error.to_string() }),
         Err(text) => Err(Fault::BadReply { text }),

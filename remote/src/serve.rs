@@ -179,12 +179,13 @@ async fn tell(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, message: O
 
 async fn ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, message: Opened, serving: Option<Serving>) {
     if let Err(fault) = try_ask(shared, link, header, message, serving).await {
+        tracing::debug!(peer = %link.peer, message = header.message, ?fault, "refused an ask");
         // A reader never waits for a writer; if there is no room, the asker's deadline tells it.
         link.try_send(Kind::Error, header.call, fault_bytes(&fault));
     }
 }
 
-/// Hands an ask to its actor; its answer is awaited and sent by a task of its own.
+/// Hands an ask to its actor; its answer is awaited and sent beside all others of the link.
 async fn try_ask(
     shared: &Arc<Shared>,
     link: &Arc<Link>,
@@ -203,8 +204,9 @@ async fn try_ask(
     };
     let deadline = Duration::from_millis(u64::from(header.deadline_ms));
     let answer = route.ask(message, PATIENCE.min(deadline)).await?;
+    let answering = link.answering.clone();
     let link = Arc::clone(link);
-    tokio::spawn(async move {
+    let answer = Box::pin(async move {
         let _place = place;
         let answer = tokio::select! {
             biased;
@@ -231,7 +233,7 @@ async fn try_ask(
             () = serving.cancelled() => (),
         }
     });
-    Ok(())
+    answering.try_send(answer).map_err(|_| Fault::Busy)
 }
 
 /// Sends the items of a stream. The consumer's patience is for items here, and for its credit there.

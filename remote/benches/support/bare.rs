@@ -105,6 +105,7 @@ async fn serve(handed: &[u8], greet: impl FnOnce(SocketAddr)) {
             let connection = incoming.await.expect("a handshake");
             connection.set_receive_window(DATA.receive.into());
             connection.set_send_window(DATA.send);
+            connection.set_max_concurrent_bi_streams(DATA.streams.into());
             while let Ok((send, read)) = connection.accept_bi().await {
                 tokio::spawn(answer(send, read));
             }

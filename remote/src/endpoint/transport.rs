@@ -13,12 +13,17 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub(crate) const LOOPBACK_MTU: u16 = 6500;
 const SOCKET_BUFFER: usize = 4 << 20;
 
-pub(crate) const CONTROL: Settings = Settings { stream: 1 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 1 };
-pub(crate) const DATA: Settings = Settings { stream: 8 << 20, receive: 64 << 20, send: 8 << 20, keep_alive: 5 };
-pub(crate) const ACCEPTED: Settings = Settings { stream: 8 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 5 };
-const BIDI_STREAMS: u32 = 128;
+pub(crate) const CONTROL: Settings =
+    Settings { streams: 0, stream: 1 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 1 };
+pub(crate) const DATA: Settings =
+    Settings { streams: 128, stream: 8 << 20, receive: 64 << 20, send: 8 << 20, keep_alive: 5 };
+/// Not known to be for data: streams for the lanes of a control connection, and no more.
+pub(crate) const ACCEPTED: Settings =
+    Settings { streams: 3, stream: 8 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 5 };
 
 pub(crate) struct Settings {
+    /// Streams that the other side may have open: lanes are opened by who dials, transfers by either side.
+    pub(crate) streams: u32,
     stream: u32,
     pub(crate) receive: u32,
     pub(crate) send: u64,
@@ -32,7 +37,7 @@ impl Settings {
             .stream_receive_window(VarInt::from_u32(self.stream))
             .receive_window(VarInt::from_u32(self.receive))
             .send_window(self.send)
-            .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS))
+            .max_concurrent_bidi_streams(VarInt::from_u32(self.streams))
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
             .keep_alive_interval(Some(Duration::from_secs(self.keep_alive)))

@@ -1,28 +1,28 @@
 //! What an authority knows of its tokens, and whom it still listens to. Pure.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ring::hmac;
 
 use super::token::{JoinToken, Secret, TokenId};
 use super::{Claim, Refusal};
-use crate::identity::Role;
+use crate::identity::{NodeId, Role};
+use crate::rates::{Rates, host};
 
 /// Tokens kept at a time.
 const TOKENS: usize = 16 << 10;
-/// Refusals that a host may have at once, and how long one of them counts.
+/// Refusals that a host may have at once, renewals that a node may, and how long one of them counts.
 const REFUSALS: u32 = 10;
+const RENEWALS: u32 = 10;
 const REFILL: Duration = Duration::from_secs(1);
-/// Hosts whose refusals are counted.
-const HOSTS: usize = 1024;
 
 /// The tokens of an authority.
-#[derive(Default)]
 pub(crate) struct Desk {
     tokens: BTreeMap<TokenId, Entry>,
-    refused: BTreeMap<IpAddr, Refused>,
+    refused: Rates<IpAddr>,
+    renewed: Rates<NodeId>,
 }
 
 struct Entry {
@@ -33,13 +33,12 @@ struct Entry {
     left: u32,
 }
 
-/// A host's refusals, as of a time.
-struct Refused {
-    count: u32,
-    since: Duration,
-}
-
 impl Desk {
+    pub(crate) fn new() -> Self {
+        let (refused, renewed) = (Rates::new(REFUSALS, REFILL), Rates::new(RENEWALS, REFILL));
+        Self { tokens: BTreeMap::new(), refused, renewed }
+    }
+
     /// Notes a token for so many nodes. False if there are too many tokens.
     pub(crate) fn add(&mut self, token: &JoinToken, nodes: u32, now: Duration) -> bool {
         if self.tokens.len() >= TOKENS {
@@ -52,28 +51,21 @@ impl Desk {
 
     /// Whether a host is listened to; each [`refuse`](Self::refuse) takes from that for a while.
     pub(crate) fn listens(&mut self, from: IpAddr, now: Duration) -> Result<(), Refusal> {
-        let Some(refused) = self.refused.get_mut(&host(from)) else {
-            return Ok(());
-        };
-        refused.forget(now);
-        if refused.count < REFUSALS { Ok(()) } else { Err(Refusal::TooMany) }
+        if self.refused.is_full(host(from), now) { Err(Refusal::TooMany) } else { Ok(()) }
     }
 
     /// Counts a refusal of a host.
     pub(crate) fn refuse(&mut self, from: IpAddr, now: Duration) {
-        let from = host(from);
-        if !self.refused.contains_key(&from) && self.refused.len() >= HOSTS {
-            self.refused.retain(|_, refused| {
-                refused.forget(now);
-                refused.count > 0
-            });
-            if self.refused.len() >= HOSTS {
-                self.refused.pop_first();
-            }
+        self.refused.count(host(from), now);
+    }
+
+    /// Counts a renewal of a node; refused if there were many just now.
+    pub(crate) fn renews(&mut self, node: NodeId, now: Duration) -> Result<(), Refusal> {
+        if self.renewed.is_full(node, now) {
+            return Err(Refusal::TooMany);
         }
-        let refused = self.refused.entry(from).or_insert(Refused { count: 0, since: now });
-        refused.forget(now);
-        refused.count = refused.count.saturating_add(1);
+        self.renewed.count(node, now);
+        Ok(())
     }
 
     /// The role that a claim has a right to. Only who proves the secret learns more than that it is wrong.
@@ -99,25 +91,6 @@ impl Desk {
     }
 }
 
-impl Refused {
-    fn forget(&mut self, now: Duration) {
-        let over = now.saturating_sub(self.since).as_secs() / REFILL.as_secs();
-        self.count = self.count.saturating_sub(u32::try_from(over).unwrap_or(u32::MAX));
-        // Also if the clock was set back.
-        if over > 0 || now < self.since {
-            self.since = now;
-        }
-    }
-}
-
-/// What counts as one host: of an IPv6 network, all of it.
-fn host(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,7 +99,7 @@ mod tests {
     const EXPORTED: &[u8] = b"this session";
 
     fn scene() -> (Desk, JoinToken) {
-        let mut desk = Desk::default();
+        let mut desk = Desk::new();
         let token = JoinToken::new([1; 32], Role::Driver, NOW + Duration::from_secs(60), [2; 32]);
         assert!(desk.add(&token, 1, NOW));
         (desk, token)
@@ -149,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_token_for_several_nodes_lets_in_that_many() {
-        let mut desk = Desk::default();
+        let mut desk = Desk::new();
         let token = JoinToken::new([1; 32], Role::Worker, NOW + Duration::from_secs(60), [2; 32]);
         assert!(desk.add(&token, 3, NOW));
         let claim = claim(&token, EXPORTED);
@@ -197,12 +170,17 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_renews_without_end_is_refused_for_a_while() {
+        let (mut desk, _) = scene();
+        let node = |n: u8| crate::decode::<NodeId>(&[n]).unwrap();
+        assert_eq!((0..50).filter(|_| desk.renews(node(1), NOW).is_ok()).count(), RENEWALS as usize);
+        assert_eq!(desk.renews(node(2), NOW), Ok(()));
+        assert_eq!(desk.renews(node(1), NOW + REFILL), Ok(()));
+    }
+
+    #[test]
     fn what_is_kept_is_bounded() {
         let (mut desk, _) = scene();
-        for n in 0..2 * HOSTS as u32 {
-            desk.refuse(IpAddr::from(n.to_be_bytes()), NOW);
-        }
-        assert_eq!(desk.refused.len(), HOSTS);
         let token = |n: usize, ttl: u64| {
             let mut secret = [4; 32];
             secret[..8].copy_from_slice(&n.to_le_bytes());
@@ -213,13 +191,5 @@ mod tests {
         // Expired ones make room.
         assert!(desk.add(&token(TOKENS + 11, 9), 1, NOW + Duration::from_secs(2)));
         assert_eq!(desk.tokens.len(), 2); // this one and the scene's
-    }
-
-    #[test]
-    fn an_ipv6_network_is_one_host() {
-        let one: IpAddr = "2001:db8::1".parse().unwrap();
-        assert_eq!(host(one), host("2001:db8::2".parse().unwrap()));
-        assert_ne!(host(one), host("2001:db9::1".parse().unwrap()));
-        assert_eq!(host("::ffff:1.2.3.4".parse().unwrap()), IpAddr::from([1, 2, 3, 4]));
     }
 }

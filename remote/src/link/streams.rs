@@ -54,8 +54,8 @@ impl Streams {
     }
 
     /// The producer of a stream has failed.
-    pub(super) fn fail(&self, call: u64, fault: Fault) {
-        self.last(call, Piece::Failed(fault));
+    pub(super) fn fail(&self, call: u64, fault: Fault) -> bool {
+        self.last(call, Piece::Failed(fault))
     }
 
     /// The link has ended: consumers learn it. Producers do by their calls.
@@ -65,10 +65,10 @@ impl Streams {
         }
     }
 
-    fn last(&self, call: u64, piece: Piece) {
-        if let Some((_, consumer)) = self.ours.remove(&call) {
-            let _ = consumer.pieces.send(piece); // fails only if nobody waits any more
-        }
+    /// False if nobody waits.
+    fn last(&self, call: u64, piece: Piece) -> bool {
+        let consumer = self.ours.remove(&call);
+        consumer.is_some_and(|(_, consumer)| consumer.pieces.send(piece).is_ok())
     }
 }
 

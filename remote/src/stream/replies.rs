@@ -8,9 +8,11 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Items;
+use crate::actor::read;
 use crate::error::AskError;
 use crate::link::Incoming;
 use crate::local::Reply;
+use crate::node::Node;
 use crate::parcel::Opened;
 use crate::runtime::Net;
 
@@ -23,7 +25,7 @@ pub struct Replies<T: Send + 'static> {
 
 enum Source<T: Send + 'static> {
     Local(Producing<T>),
-    Remote { incoming: Incoming, unpack: fn(Opened) -> Result<T, AskError> },
+    Remote { incoming: Incoming, node: Node, read: fn(&Node, Opened) -> Result<T, AskError> },
     Ended,
 }
 
@@ -32,12 +34,12 @@ impl<T: Send + 'static> Replies<T> {
         Self { source: Source::Local(producing), patience, net }
     }
 
-    pub(crate) fn remote(incoming: Incoming, patience: Duration, net: Net) -> Self
+    pub(crate) fn remote(incoming: Incoming, patience: Duration, node: Node) -> Self
     where
         T: DeserializeOwned,
     {
-        let unpack = |item: Opened| item.unpack().map_err(|text| AskError::BadReply { text });
-        Self { source: Source::Remote { incoming, unpack }, patience, net }
+        let net = node.net().clone();
+        Self { source: Source::Remote { incoming, node, read: read::<T> }, patience, net }
     }
 
     /// The next item; `None` at the end, and after an error.
@@ -51,9 +53,9 @@ impl<T: Send + 'static> Replies<T> {
     pub async fn next(&mut self) -> Result<Option<T>, AskError> {
         let next = match &mut self.source {
             Source::Local(producing) => self.net.within(self.patience, producing.next()).await,
-            Source::Remote { incoming, unpack } => {
+            Source::Remote { incoming, node, read } => {
                 let item = self.net.within(self.patience, incoming.next()).await;
-                item.map(|item| item.and_then(|item| item.map(unpack).transpose()))
+                item.map(|item| item.and_then(|item| item.map(|item| read(node, item)).transpose()))
             }
             Source::Ended => return Ok(None),
         };

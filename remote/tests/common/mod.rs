@@ -197,6 +197,7 @@ macro_rules! both {
 
 /// A head that serves a [`Tester`], and a worker that is connected to it.
 pub(crate) struct Pair {
+    pub authority: Arc<Authority>,
     pub seen: Seen,
     pub actor: LocalRef<Tester>,
     pub head: Node,
@@ -227,7 +228,7 @@ impl Pair {
             .on::<Stop>(&[Role::Head]);
         let node = worker.connect(head.address().unwrap(), SOON).await.unwrap();
         assert_eq!(node, head.id());
-        Self { seen, actor, head, worker, arbiter, world: world.clone() }
+        Self { authority: Arc::new(authority), seen, actor, head, worker, arbiter, world: world.clone() }
     }
 
     pub(crate) fn remote(&self) -> ActorRef<Tester> {
