@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures everything and puts the tables into docs/benchmarks.md; arguments go to every benchmark. About 5 minutes on a
+# Measures everything and puts the tables into docs/benchmarks.md; arguments go to every benchmark. About 4 minutes on a
 # machine that does nothing else, after the build and benches/peers/setup.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -4,6 +4,7 @@ use crate::error::FetchError;
 
 /// Longest ticket, in bytes.
 pub(crate) const MAX_TICKET: usize = 64 << 10;
+/// Set in a ticket's length if the ticket is the number of what is beside a message.
 const BESIDE: u32 = 1 << 31;
 /// Bytes that a consumer lets a producer be ahead.
 pub(crate) const WINDOW: u64 = 4 << 20;
@@ -15,7 +16,7 @@ const RETURN: u64 = WINDOW / 4;
 pub(crate) struct Request {
     /// Length of the ticket, [`MAX_TICKET`] at most.
     pub(crate) ticket: usize,
-    /// Whether the ticket is the number of what is beside a message: the highest bit of the length.
+    /// Whether the ticket is the number of what is beside a message, not one of the producer's source.
     pub(crate) beside: bool,
     /// The first credit.
     pub(crate) credit: u64,
@@ -127,12 +128,11 @@ mod tests {
 
     #[test]
     fn a_request_keeps_its_bytes() {
-        let request = Request { ticket: 0x0102, beside: false, credit: 7 };
-        let golden = [2, 1, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!((request.encode(), Request::parse(golden)), (golden, Some(request)));
-        let of_message = Request { beside: true, ..request };
-        assert_eq!(of_message.encode()[..4], [2, 1, 0, 0x80]);
-        assert_eq!(Request::parse(of_message.encode()), Some(of_message));
+        for (beside, mark) in [(false, 0), (true, 0x80)] {
+            let request = Request { ticket: 0x0102, beside, credit: 7 };
+            let golden = [2, 1, 0, mark, 7, 0, 0, 0, 0, 0, 0, 0];
+            assert_eq!((request.encode(), Request::parse(golden)), (golden, Some(request)));
+        }
         let long = Request { ticket: MAX_TICKET + 1, beside: false, credit: 0 };
         assert_eq!(Request::parse(long.encode()), None);
     }
