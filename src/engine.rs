@@ -3,6 +3,7 @@
 
 mod fragment;
 mod program;
+mod sink;
 mod task;
 
 use std::future::Future;

@@ -6,15 +6,22 @@
 
 mod cut;
 mod explain;
+mod files;
 mod lift;
+mod marker;
 mod rowwise;
 mod scan;
+mod share;
+mod sink;
 mod wire;
 
 use polars::prelude::*;
 use polars_plan::plans::IRPlan;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use marker::Marker;
+pub(crate) use share::{Rows, share};
+pub(crate) use sink::FileSink;
 pub(crate) use wire::{Fragment, placeholder_of};
 
 use crate::error::PlanError;
@@ -26,14 +33,19 @@ use crate::udf::PoolOptions;
 pub(crate) struct QueryPlan {
     pub(crate) stages: Vec<Stage>,
     pub(crate) schema: SchemaRef,
+    /// Where it writes its result, if it does.
+    pub(crate) sink: Option<FileSink>,
 }
 
-/// What every task of a stage runs: a fragment, then UDF steps, each with the row-wise work up to the next.
+/// In the folder of files that wait to be published: somebody is there to publish them.
+pub(crate) const WANTED: &str = "wanted";
+
+/// A part of the plan whose output is partitions, one for each of its splits.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) id: StageId,
-    pub(crate) program: StageProgram,
-    /// Stages whose whole output each task of this one reads.
+    pub(crate) work: Work,
+    /// Stages whose output its tasks read.
     pub(crate) inputs: Vec<StageId>,
     /// One task each.
     pub(crate) splits: Vec<Split>,
@@ -43,11 +55,35 @@ pub(crate) struct Stage {
     pub(crate) describe: String,
 }
 
-/// The part of a stage that travels to workers.
+/// What a stage takes to be done.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Each task runs this.
+    Program(StageProgram),
+    /// Nothing: its rows are a frame of the driver, too large to travel inside a plan.
+    Frame(DataFrame),
+}
+
+impl Stage {
+    pub(crate) fn program(&self) -> Option<&StageProgram> {
+        match &self.work {
+            Work::Program(program) => Some(program),
+            Work::Frame(_) => None,
+        }
+    }
+
+    pub(crate) fn steps(&self) -> &[UdfStep] {
+        self.program().map_or(&[], |program| &program.steps)
+    }
+}
+
+/// A fragment, then UDF steps, each with the row-wise work up to the next: what travels to workers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct StageProgram {
     pub(crate) fragment: Fragment,
     pub(crate) steps: Vec<UdfStep>,
+    /// Rows that a task leaves at most.
+    pub(crate) limit: Option<u64>,
 }
 
 /// One UDF call per row of a stage, and what follows it.
@@ -64,15 +100,19 @@ pub(crate) struct UdfStep {
     pub(crate) then: Option<Fragment>,
 }
 
-/// A task's share of its stage's scan.
+/// A task's part of what its stage reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Split {
     /// All of it.
     Whole,
-    /// Whole files, by their index in the scan.
-    Files(Vec<usize>),
-    /// Some rows of one file, aligned to row groups.
-    Rows { file: usize, offset: usize, len: usize },
+    /// Whole files, by their index in the scan. For a row index: how many rows the files before them have.
+    Files { files: Vec<usize>, rows_before: usize },
+    /// Some rows of one file; likewise.
+    Rows { file: usize, offset: usize, len: usize, rows_before: usize },
+    /// Some rows of the frame that is in the plan.
+    Slice { offset: usize, len: usize },
+    /// The `part`-th of `of` equal shares of the rows that the stage below left.
+    Share { part: usize, of: usize },
 }
 
 /// Where a plan will run.
@@ -92,9 +132,11 @@ pub(crate) struct Target {
 /// What Polars' optimiser refuses, UDF options that make no sense, and closures that cannot travel.
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
     let optimised = optimise(query)?;
-    let schema = optimised.lp_arena.get(optimised.lp_top).schema(&optimised.lp_arena).into_owned();
+    let root = optimised.lp_arena.get(optimised.lp_top);
+    let sink = FileSink::of(root);
+    let schema = if sink.is_some() { FileSink::schema() } else { root.schema(&optimised.lp_arena).into_owned() };
     let stages = cut::cut(optimised, target)?;
-    Ok(QueryPlan { stages, schema })
+    Ok(QueryPlan { stages, schema, sink })
 }
 
 fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {
@@ -102,7 +144,9 @@ fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {
     // rewrites would cross the cuts (reference: polars.md §4.5).
     let flags = (query.get_current_optimizations() | OptFlags::STREAMING)
         - (OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE | OptFlags::GPU | OptFlags::EAGER);
-    query.with_optimizations(flags).to_alp_optimized().map_err(|e| PlanError::Polars(e.into()))
+    let mut plan = query.with_optimizations(flags).to_alp_optimized().map_err(PlanError::polars)?;
+    sink::make_absolute(&mut plan).map_err(PlanError::polars)?;
+    Ok(plan)
 }
 
 impl QueryPlan {

@@ -22,6 +22,8 @@
 
 mod actor;
 mod ambient;
+#[cfg(feature = "arrow")]
+mod batch;
 mod close;
 mod codec;
 mod data;
@@ -43,6 +45,7 @@ mod membership;
 mod message;
 mod names;
 mod node;
+mod parcel;
 mod peers;
 mod rates;
 mod redial;
@@ -58,6 +61,8 @@ mod trace;
 mod travel;
 
 pub use actor::{ActorId, ActorRef, Address};
+#[cfg(feature = "arrow")]
+pub use batch::Batch;
 pub use codec::{CodecError, MAX_MESSAGE, decode, encode};
 pub use data::{DataReader, DataSource, Fetch};
 pub use error::{AskError, BindError, ConnectError, FetchError, SpawnError, TellError};
@@ -68,6 +73,7 @@ pub use local::{Asker, Down, LocalRef};
 pub use message::{RemoteMessage, Response, StreamMessage, WireMessage};
 pub use names::{NameError, Names};
 pub use node::{InHand, Node};
+pub use parcel::MAX_BATCHES;
 pub use peers::PeerEvent;
 /// Declares a message: `#[derive(RemoteMessage)]` with `#[message(id = 0x0105, reply = Duration)]`.
 pub use regatta_macros::RemoteMessage;

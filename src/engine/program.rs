@@ -6,15 +6,20 @@ use polars::prelude::*;
 use polars_plan::plans::IRPlan;
 
 use super::fragment;
+use super::sink::listing_schema;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{StageProgram, UdfStep};
+use crate::plan::{FileSink, StageProgram, UdfStep};
 use crate::udf::batch_of;
 
 /// What every task of a stage runs.
 pub(crate) struct Program {
     pub(super) fragment: Arc<IRPlan>,
     pub(super) steps: Vec<Step>,
+    /// Rows that a task leaves at most.
+    pub(super) limit: Option<u64>,
     pub(super) schema: SchemaRef,
+    /// Its tasks write files instead of rows.
+    pub(super) sink: Option<FileSink>,
 }
 
 pub(super) struct Step {
@@ -29,7 +34,8 @@ impl Program {
     /// The plan was made by another build, or calls a UDF that this one lacks.
     pub(crate) fn open(program: StageProgram) -> Result<Self, PolarsFailure> {
         let fragment = program.fragment.open()?;
-        let mut schema = fragment::schema(&fragment);
+        let sink = FileSink::of(fragment.lp_arena.get(fragment.lp_top));
+        let mut schema = if sink.is_some() { listing_schema() } else { fragment::schema(&fragment) };
         let mut steps = Vec::with_capacity(program.steps.len());
         for spec in program.steps {
             let then = spec.then.as_ref().map(|then| then.open()).transpose()?;
@@ -43,7 +49,7 @@ impl Program {
             };
             steps.push(Step { spec, then });
         }
-        Ok(Self { fragment, steps, schema })
+        Ok(Self { fragment, steps, limit: program.limit, schema, sink })
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::program::{Program, Step};
+use super::sink::write_files;
 use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Split;
@@ -42,6 +43,9 @@ pub(crate) struct TaskRun {
 /// # Errors
 /// Whatever failed first. The partition is in the store only on success.
 pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
+    if let Some(sink) = &task.program.sink {
+        return write_files(&task, sink);
+    }
     let mut writer = task.store.writer(task.output, &task.program.schema)?;
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
     let bound = fragment::bind(&task.program.fragment, &task.split, &task.inputs);
@@ -53,8 +57,14 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
     let mut cancelled = task.cancelled.clone();
     let steps = async {
         let mut results = through_steps(batches, &task.program.steps, &*task.pools);
-        while let Some(batch) = results.try_next().await? {
-            writer.write(&batch)?;
+        let mut left = task.program.limit.unwrap_or(u64::MAX);
+        // With enough rows, the rest is dropped: that stops the engine.
+        while left > 0
+            && let Some(batch) = results.try_next().await?
+        {
+            let taken = batch.head(Some(usize::try_from(left).unwrap_or(usize::MAX)));
+            left -= taken.height() as u64;
+            writer.write(&taken)?;
         }
         Ok(())
     };

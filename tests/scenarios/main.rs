@@ -2,11 +2,13 @@
 
 mod endings;
 mod errors;
+mod frames;
 mod functions;
 mod placement;
 mod retries;
 mod runtimes;
 mod scaling;
+mod sinks;
 mod structs;
 mod udfs;
 
