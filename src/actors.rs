@@ -6,6 +6,7 @@
 
 mod gateway;
 mod host;
+mod hosted;
 mod messages;
 mod pools;
 mod relay;
@@ -20,8 +21,8 @@ use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 pub(crate) use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
 pub(crate) use messages::{
-    DriverDown, Enrol, Hear, Piece, Place, Register, Release, RunEvent, Status, Submit, SubmitFrom, UseProvider,
-    WholeStatus, Worker, WorkerDown, WorkerSilent,
+    DriverDown, Enrol, Hear, Piece, Place, Register, Release, RunEvent, SpawnActor, Status, StopActor, Submit,
+    SubmitFrom, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
 };
 pub(crate) use relay::Relay;
 pub use scheduler::SchedulerActor;
@@ -36,6 +37,8 @@ pub(crate) const SWORDFISH: ActorId = ActorId(2);
 pub(crate) const GATEWAY: ActorId = ActorId(3);
 /// Replicas are numbered from here.
 const FIRST_REPLICA: u64 = 16;
+/// Users' actors are numbered from here, by the scheduler.
+const FIRST_HOSTED: u64 = 1 << 32;
 
 /// How long a control message may take: its handlers only note it.
 pub(crate) const CONTROL: Duration = Duration::from_secs(10);

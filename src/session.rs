@@ -1,5 +1,6 @@
 //! Where queries run: in this process, on workers that this session started, or on a cluster of several machines.
 
+mod actors;
 mod cluster;
 mod connect;
 mod door;
@@ -25,8 +26,7 @@ use crate::frame::{Publication, Run};
 use crate::os;
 use crate::plan::{QueryPlan, Split, Target, Work, plan};
 use crate::sched::{
-    Attempt, Output, PartitionId, QueryId, QueryStatus, ScaleSettings, SessionStatus, StageId, TaskId,
-    WorkerId,
+    Attempt, Output, PartitionId, QueryId, QueryStatus, ScaleSettings, SessionStatus, StageId, TaskId, WorkerId,
 };
 
 pub use cluster::Cluster;
@@ -180,7 +180,7 @@ impl Session {
         // Certificates live a day; the head renews them.
         let renewal = node.serve_joins(Arc::clone(&authority));
         renewal.map_err(|e| ClusterError::network("serve the cluster's certificates", e))?;
-        SchedulerActor::publish(&node, SCHEDULER, &here.scheduler);
+        SchedulerActor::publish(&node, SCHEDULER, &here.scheduler, &here.arbiter);
         let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
         let workers = LocalWorkers::new(LocalSpec {
             authority,

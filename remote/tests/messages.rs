@@ -290,6 +290,39 @@ async fn no_trace_begins_where_nobody_looks(world: World) {
     assert!(context.scope(pair.actor.ask(Look, SOON)).await.unwrap());
 }
 
+#[test]
+fn a_plain_thread_asks_and_is_blocked_no_longer_than_the_deadline() {
+    let world = World { runtime: Runtime::new("test", 2).unwrap(), sim: None };
+    let pair = world.runtime.handle().block_on(Pair::new(&world, 8));
+    for actor in [pair.actor.clone().into(), pair.remote()] {
+        assert_eq!(actor.ask_blocking(Echo("ahoy".into()), SOON).unwrap(), "ahoy");
+        let error = actor.ask_blocking(Wait, SHORT).unwrap_err();
+        assert!(matches!(error, AskError::Deadline), "{error}");
+    }
+}
+
+/// Has the number of [`Echo`].
+#[derive(serde::Serialize, serde::Deserialize, RemoteMessage)]
+#[message(id = 0x01, reply = u32)]
+struct Impostor;
+
+impl actix::Handler<Impostor> for Tester {
+    type Result = u32;
+    fn handle(&mut self, _: Impostor, _: &mut actix::Context<Self>) -> u32 {
+        0
+    }
+}
+
+#[test]
+fn two_messages_of_one_number_cannot_be_published() {
+    let world = World { runtime: Runtime::new("test", 2).unwrap(), sim: None };
+    let pair = world.runtime.handle().block_on(Pair::new(&world, 8));
+    let roles = [Role::Worker];
+    let text = catch(|| drop(pair.head.publish(ECHO, &pair.actor).on::<Echo>(&roles).on::<Impostor>(&roles)));
+    let text = text.unwrap_err();
+    assert!(["Echo", "Impostor", "0x0001", "Tester"].iter().all(|part| text.contains(part)), "{text}");
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn it_works_inside_another_tokio_runtime() {
     let world = World { runtime: Runtime::new("test", 2).unwrap(), sim: None };

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::messages::{BatchAt, CallFailure, Evaluate, Place, ReplicaSays, StartReplica, Word};
 use super::{Host, SchedulerActor, insist};
+use crate::actor::ActorDirectory;
 use crate::sched::ReplicaId;
 use crate::store::{Offer, decode_frame, encode_frame};
 use crate::udf::{Batch, Call, ReplicaThread, UdfError, UdfResult};
@@ -119,7 +120,8 @@ impl Actor for UdfActor {
         };
         let StartReplica { replica, udf, arguments, devices } = &self.spec;
         tracing::debug!(udf, rank = replica.rank, ?devices, "starts");
-        match ReplicaThread::start(udf, arguments, replica.rank as usize, progress, started) {
+        let directory: Arc<dyn ActorDirectory> = Arc::<Host>::clone(&self.host);
+        match ReplicaThread::start(udf, arguments, replica.rank as usize, Some(directory), progress, started) {
             Ok(thread) => self.thread = Some(thread),
             Err(error) => {
                 let error = UdfError::new(format!("no thread for the replica: {error}"));

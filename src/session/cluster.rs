@@ -70,7 +70,7 @@ impl Cluster {
         Relay::serve(&host);
         let scheduler = head.scheduler.clone();
         let gateway = head.arbiter.spawn(GatewayActor::MAILBOX, move |_| GatewayActor::new(host, scheduler));
-        SchedulerActor::publish(&node, SCHEDULER, &head.scheduler);
+        SchedulerActor::publish(&node, SCHEDULER, &head.scheduler, &head.arbiter);
         GatewayActor::publish(&node, GATEWAY, &gateway);
         head.watch_peers(&node, Some(gateway));
         // Last: from here on others come in.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use regatta_remote::{ActorRef, AskError, LocalRef};
+use regatta_remote::{ActorRef, AskError, LocalRef, RemoteMessage};
 use tokio::sync::mpsc;
 
 use crate::actors::{
@@ -79,6 +79,17 @@ impl Door {
         let scheduler = self.scheduler();
         let status = host.wait(async move { scheduler.ask(WholeStatus, CONTROL).await })?;
         status.map_err(|e| failed("ask for the status", e))
+    }
+
+    /// Asks the scheduler for what may take it a while.
+    pub(super) fn ask<M>(&self, host: &Host, message: M) -> Result<M::Result, ClusterError>
+    where
+        SchedulerActor: actix::Handler<M>,
+        M: RemoteMessage,
+    {
+        let scheduler = self.scheduler();
+        let answer = host.wait(async move { scheduler.ask(message, 3 * CONTROL).await })?;
+        answer.map_err(|e| failed("ask the scheduler", e))
     }
 
     fn scheduler(&self) -> ActorRef<SchedulerActor> {
