@@ -3,6 +3,7 @@
 
 mod fragment;
 mod program;
+mod regroup;
 mod sink;
 mod task;
 

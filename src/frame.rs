@@ -184,6 +184,10 @@ pub trait LazyFrameExt: Sized {
     /// many tasks. Moves only rows that change partitions' hands. Without effect in a [native](Session::native) session,
     /// which has one partition.
     fn into_partitions(self, partitions: usize) -> LazyFrame;
+
+    /// Hands the rows on, to UDFs and to what else follows, in batches of at most `rows` rows, and of at least 0.8 of them but
+    /// for the last of each partition. Order is kept, and so are partitions.
+    fn into_batches(self, rows: usize) -> LazyFrame;
 }
 
 impl LazyFrameExt for LazyFrame {
@@ -193,6 +197,10 @@ impl LazyFrameExt for LazyFrame {
 
     fn into_partitions(self, partitions: usize) -> LazyFrame {
         Marker::IntoPartitions(partitions.max(1)).on(self)
+    }
+
+    fn into_batches(self, rows: usize) -> LazyFrame {
+        Marker::IntoBatches(rows.max(1)).on(self)
     }
 }
 

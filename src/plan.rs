@@ -81,6 +81,8 @@ impl Stage {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct StageProgram {
     pub(crate) fragment: Fragment,
+    /// Rows of the batches that the fragment hands on, if that was asked for.
+    pub(crate) batches: Option<usize>,
     pub(crate) steps: Vec<UdfStep>,
     /// Rows that a task leaves at most.
     pub(crate) limit: Option<u64>,
@@ -98,6 +100,8 @@ pub(crate) struct UdfStep {
     pub(crate) output: (String, DataType),
     /// Row-wise work on the batch with that column; `None` if there is none.
     pub(crate) then: Option<Fragment>,
+    /// Rows of the batches that go on from there, if that was asked for.
+    pub(crate) batches: Option<usize>,
 }
 
 /// A task's part of what its stage reads.

@@ -14,6 +14,7 @@
 //! - **Cancel**: dropping an `ask` skips a message that has not started; one that has started can
 //!   see it through [`Asker`].
 //! - **Streams** of replies ([`ActorRef::stream`]) come in order, under credits, and stop when nobody takes them.
+//! - **Batches** of Arrow (`Batch`, feature `arrow`) are fields of messages; large ones go by the data connection.
 //! - **Traces**: a caller's [`TraceContext`] travels with its messages.
 //! - **Bulk** moves on a connection of its own, under byte credits ([`Node::fetch`]).
 

@@ -14,6 +14,7 @@ use crate::udf::batch_of;
 /// What every task of a stage runs.
 pub(crate) struct Program {
     pub(super) fragment: Arc<IRPlan>,
+    pub(super) batches: Option<usize>,
     pub(super) steps: Vec<Step>,
     /// Rows that a task leaves at most.
     pub(super) limit: Option<u64>,
@@ -49,7 +50,7 @@ impl Program {
             };
             steps.push(Step { spec, then });
         }
-        Ok(Self { fragment, steps, limit: program.limit, schema, sink })
+        Ok(Self { fragment, batches: program.batches, steps, limit: program.limit, schema, sink })
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::program::{Program, Step};
+use super::regroup::regroup;
 use super::sink::write_files;
 use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
@@ -56,7 +57,7 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
 
     let mut cancelled = task.cancelled.clone();
     let steps = async {
-        let mut results = through_steps(batches, &task.program.steps, &*task.pools);
+        let mut results = through_steps(batches, &task.program, &*task.pools);
         let mut left = task.program.limit.unwrap_or(u64::MAX);
         // With enough rows, the rest is dropped: that stops the engine.
         while left > 0
@@ -82,14 +83,14 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
 
 fn through_steps<'a>(
     batches: mpsc::Receiver<DataFrame>,
-    steps: &'a [Step],
+    program: &'a Program,
     pools: &'a dyn Pools,
 ) -> BoxStream<'a, Result<DataFrame, TaskFailure>> {
     let received = stream::unfold(batches, |mut batches| async { Some((Ok(batches.recv().await?), batches)) });
-    steps
-        .iter()
-        .enumerate()
-        .fold(received.boxed(), |batches, (index, step)| through_step(batches, index, step, pools).boxed())
+    let handed_on = regroup(received.boxed(), program.batches);
+    program.steps.iter().enumerate().fold(handed_on, |batches, (index, step)| {
+        regroup(through_step(batches, index, step, pools).boxed(), step.spec.batches)
+    })
 }
 
 /// Several calls at once, results in the order of the rows.

@@ -26,7 +26,8 @@ use crate::udf::UdfCall;
 
 pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError> {
     let (ir, exprs) = (plan.lp_arena, plan.expr_arena);
-    let mut cutter = Cutter { ir, exprs, target, open: Vec::new(), decided: BTreeMap::new(), names: 0 };
+    let mut cutter =
+        Cutter { ir, exprs, target, open: Vec::new(), decided: BTreeMap::new(), batches: BTreeMap::new(), names: 0 };
     let mut root = plan.lp_top;
     cutter.lower(root)?;
     root = cutter.draw_in(root);
@@ -47,6 +48,8 @@ struct Cutter {
     open: Vec<OpenStage>,
     /// How what stands on these nodes is split, where that is known before its stage is closed.
     decided: BTreeMap<usize, Splits>,
+    /// Row-wise nodes whose rows go on in batches of so many.
+    batches: BTreeMap<usize, usize>,
     names: usize,
 }
 
@@ -80,8 +83,8 @@ impl Cutter {
         if let IR::DataFrameScan { .. } = self.ir.get(node) {
             self.take_out_frame(node)?;
         }
-        if let Some(Marker::IntoPartitions(n)) = Marker::of(self.ir.get(node)) {
-            self.deal(node, n);
+        if let Some(marker) = Marker::of(self.ir.get(node)) {
+            self.take_out(node, marker);
             return Ok(());
         }
         self.lift_from_scan(node);
@@ -115,18 +118,24 @@ impl Cutter {
         Ok(())
     }
 
-    /// Takes a marker out, so that what stands on it is dealt `n` shares of the rows. If what is below can be split into so
-    /// many tasks it is; else a stage ends here.
-    fn deal(&mut self, marker: Node, n: usize) {
-        let Some(input) = single_input(self.ir.get(marker)) else { return };
-        if !self.target.travels {
-            static SAID: Once = Once::new();
-            SAID.call_once(|| {
-                tracing::warn!("into_partitions has no effect in a native session: it has one partition")
-            });
-            self.ir.replace(marker, self.ir.get(input).clone());
-            return;
+    /// Takes a marker out of the plan and does what it asks for.
+    fn take_out(&mut self, node: Node, marker: Marker) {
+        let Some(input) = single_input(self.ir.get(node)) else { return };
+        match marker {
+            Marker::IntoPartitions(n) if self.target.travels => return self.deal(node, input, n),
+            Marker::IntoPartitions(_) => {
+                static SAID: Once = Once::new();
+                SAID.call_once(|| tracing::warn!("into_partitions has no effect in a native session"));
+            }
+            Marker::IntoBatches(rows) => drop(self.batches.insert(node.0, rows)),
         }
+        let columns = self.schema(input);
+        self.ir.replace(node, IR::SimpleProjection { input, columns });
+    }
+
+    /// Deals what stands on this node `n` shares of the rows. If what is below can be split into so many tasks it is; else a
+    /// stage ends here.
+    fn deal(&mut self, marker: Node, input: Node, n: usize) {
         let input = self.draw_in(input);
         let base = self.row_wise_base(input);
         if self.growing_at(base).is_none() {
@@ -327,18 +336,13 @@ impl Cutter {
         let Splits { splits, why } = self.splits(head);
         let inputs = self.inputs(head);
         let describe = IRPlan::new(head, self.ir.clone(), self.exprs.clone()).describe();
-        Ok(Stage {
-            id,
-            work: Work::Program(StageProgram { fragment, steps, limit: stage.limit }),
-            inputs,
-            splits,
-            why,
-            describe,
-        })
+        let program = StageProgram { fragment, batches: self.batches_above(head), steps, limit: stage.limit };
+        Ok(Stage { id, work: Work::Program(program), inputs, splits, why, describe })
     }
 
     fn close_step(&self, step: OpenStep) -> Result<UdfStep, PlanError> {
         let call = step.call;
+        let batches = step.then.and_then(|root| self.batches_above(root));
         let then = step.then.map(|root| self.fragment(root)).transpose()?;
         Ok(UdfStep {
             udf: call.name().to_owned(),
@@ -347,7 +351,22 @@ impl Cutter {
             inputs: step.inputs.iter().map(ToString::to_string).collect(),
             output: (step.output.name.to_string(), step.output.dtype),
             then,
+            batches,
         })
+    }
+
+    /// The batches that are asked for in the row-wise nodes from `top` downwards.
+    fn batches_above(&self, top: Node) -> Option<usize> {
+        let mut node = top;
+        loop {
+            if let Some(rows) = self.batches.get(&node.0) {
+                return Some(*rows);
+            }
+            if !is_row_wise(self.ir.get(node), &self.exprs) {
+                return None;
+            }
+            node = single_input(self.ir.get(node))?;
+        }
     }
 
     fn splits(&self, head: Node) -> Splits {
