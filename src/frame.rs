@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::actors::{Host, Place, RunEvent};
 use crate::error::{ClusterError, Error, PolarsFailure, TaskError, TaskFailure};
 use crate::plan::Marker;
-use crate::sched::{Output, PartitionId, QueryId, QueryStatus};
+use crate::sched::{Output, QueryId, QueryStatus};
 use crate::session::Session;
 use crate::store::Ticket;
 
@@ -278,9 +278,9 @@ async fn hear(mut events: mpsc::Receiver<RunEvent>, told: watch::Sender<Reports>
 
 /// A partition of the result; `None` if it has fewer.
 async fn fetch(index: usize, mut reports: watch::Receiver<Reports>, host: Arc<Host>) -> Option<Result<Bytes, Error>> {
-    let mut lost: Option<(PartitionId, Error)> = None;
+    let mut lost: Option<(Output, Error)> = None;
     loop {
-        let is_lost = |output: &Output| lost.as_ref().is_some_and(|(id, _)| *id == output.id);
+        let is_lost = |output: &Output| lost.as_ref().is_some_and(|(lost, _)| lost.id == output.id);
         let is_there = |reports: &Reports| reports.made.get(&index).is_some_and(|(_, output)| !is_lost(output));
         let found = match reports.wait_for(|reports| reports.end.is_some() || is_there(reports)).await {
             Ok(reports) => match (reports.made.get(&index).copied(), &reports.end) {
@@ -299,7 +299,7 @@ async fn fetch(index: usize, mut reports: watch::Receiver<Reports>, host: Arc<Ho
                 if !again {
                     return Some(Err(error));
                 }
-                lost = Some((output.id, error));
+                lost = Some((output, error));
             }
         }
     }
