@@ -8,17 +8,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use polars::prelude::LazyFrame;
-use regatta_remote::{Arbiter, Authority, LocalRef, Node, NodeId, PeerEvent, Role, Runtime, catch};
+use regatta_remote::{
+    ActorRef, Arbiter, Authority, LocalRef, Node, NodeId, PeerEvent, RemoteMessage, Role, Runtime, catch,
+};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 
+use crate::actor::{RemoteActor, Spawn};
 use crate::actors::{
-    CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, Status, Submit, SwordfishActor, UseProvider,
-    WholeStatus, Worker, WorkerDown, WorkerSilent,
+    CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, SpawnActor, Status, StopActor, Submit,
+    SwordfishActor, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
 };
-use crate::cluster::{LocalSpec, LocalWorkers, Scratch, hello, is_worker};
+use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, hello, is_worker};
 use crate::config::{Config, Runner};
-use crate::error::{ClusterError, Error, PlanError};
+use crate::error::{ActorError, ClusterError, Error, PlanError};
 use crate::frame::{Publication, Run};
 use crate::os;
 use crate::plan::{QueryPlan, Split, Target, Work, plan};
@@ -83,8 +86,7 @@ impl Session {
         let (host, scheduler) = (Arc::clone(&parts.host), parts.scheduler.clone());
         let place = Place { worker: WorkerId(0), node: None };
         let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler.into()));
-        let worker =
-            Worker { worker: place.worker, capacity: Resources::cpus(os::cpus() as f64), actor: swordfish.into() };
+        let worker = Worker { worker: place.worker, capacity: capacity(os::cpus(), 1), actor: swordfish.into() };
         parts.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
         Ok(parts.session(vec![arbiter], None, Target { tasks: 1, travels: false }))
     }
@@ -137,12 +139,13 @@ impl Session {
             authority.issue(Role::Head).map_err(|e| ClusterError::network("make the head's certificate", e))?;
         let scale = ScaleSettings {
             workers: (least, most),
-            each: Resources::cpus(threads as f64),
+            each: capacity(threads, most),
             threshold: config.autoscaling_threshold,
             interval: config.autoscaler_update_interval,
             downscale: config.autoscaling_downscale_enabled,
             idle: config.autoscaling_downscale_idle,
             survivors: config.autoscaling_min_survivor_workers,
+            exclude: config.autoscaling_pending_release_exclude,
         };
         let parts = Parts::new(&config, Some(scale), |runtime| {
             let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -157,12 +160,13 @@ impl Session {
         // Certificates live a day; the head renews them.
         let renewal = node.serve_joins(Arc::clone(&authority));
         renewal.map_err(|e| ClusterError::network("serve the cluster's certificates", e))?;
-        SchedulerActor::publish(&node, SCHEDULER, &parts.scheduler);
+        SchedulerActor::publish(&node, SCHEDULER, &parts.scheduler, &parts.arbiter);
         let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
         let workers = LocalWorkers::new(LocalSpec {
             authority,
             head: (node.id(), address),
             threads,
+            most,
             scratch: parts.scratch.folder().to_owned(),
             on_end: parts.on_end(),
         });
@@ -226,6 +230,52 @@ impl Session {
         let scheduler = self.inner.scheduler.clone();
         let status = self.inner.host.wait(async move { scheduler.ask(WholeStatus, CONTROL).await })?;
         Ok(status.map_err(|e| ClusterError::network("ask for the status", e))?)
+    }
+
+    /// Starts an actor of your own on a worker, where it lives until it stops, is [stopped](Self::stop), panics too often, or
+    /// the session ends. Blocks until it takes messages and has its name.
+    ///
+    /// ```text
+    /// let limiter = session.spawn(RateLimiter { per_second: 50 }.named("limiter"))?;
+    /// ```
+    ///
+    /// # Errors
+    /// [`ActorError`]: its name is taken, its fields cannot travel, there is no such worker.
+    pub fn spawn<A: RemoteActor>(&self, actor: impl Into<Spawn<A>>) -> Result<ActorRef<A>, Error> {
+        let spec = actor.into().spec()?;
+        let hosted = self.ask_scheduler(SpawnActor(spec))??;
+        let (node, _) = self.inner.host.actor_node()?;
+        Ok(node.actor_at(hosted.address, hosted.at))
+    }
+
+    /// The actor of that name, whoever started it. In a UDF: [`Start::actor`](crate::udf::Start::actor).
+    ///
+    /// # Errors
+    /// [`NameError`](crate::actor::NameError): nobody has the name, or an actor of another type has it.
+    pub fn actor<A: RemoteActor>(&self, name: &str) -> Result<ActorRef<A>, Error> {
+        let (names, name) = (self.inner.host.actor_node()?.1, name.to_owned());
+        let found = self.inner.host.wait(async move { names.find(&name, CONTROL).await })?;
+        Ok(found.map_err(ActorError::from)?)
+    }
+
+    /// Stops an actor that this session has started. Messages that wait at it are not handled; the one that is being handled
+    /// ends first.
+    ///
+    /// # Errors
+    /// [`ActorError::NotRunning`] if it has ended already.
+    pub fn stop<A: RemoteActor>(&self, actor: &ActorRef<A>) -> Result<(), Error> {
+        let address = actor.address().ok_or(ActorError::NotRunning)?;
+        Ok(self.ask_scheduler(StopActor(address))??)
+    }
+
+    fn ask_scheduler<M>(&self, message: M) -> Result<M::Result, Error>
+    where
+        SchedulerActor: actix::Handler<M>,
+        M: RemoteMessage,
+    {
+        let scheduler = self.inner.scheduler.clone();
+        let answer = self.inner.host.wait(async move { scheduler.ask(message, 3 * CONTROL).await })?;
+        Ok(answer.map_err(|e| ClusterError::network("ask the scheduler", e))?)
     }
 
     /// Process ids of the local workers; none for a native session.
@@ -319,9 +369,10 @@ impl Parts {
         let host = Host::new(runtime, Store::new(&store), node);
         let arbiter = host.runtime.arbiter().map_err(|e| ClusterError::os("start the scheduler's thread", e))?;
         let settings = Settings {
-            task_cpus: Resources::cpus(config.min_cpu_per_task),
+            task: Resources::cpus(config.min_cpu_per_task),
             ready_timeout: config.actor_udf_ready_timeout,
             linear: config.scheduler_linear,
+            max_task_backlog: config.max_task_backlog,
             scale,
         };
         let hosted = Arc::clone(&host);

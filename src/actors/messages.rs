@@ -6,16 +6,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
-use regatta_remote::{ActorId, ActorRef, NodeId, messages};
+use regatta_remote::{ActorId, ActorRef, Address, NodeId, messages};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::SwordfishActor;
+use crate::actor::ActorSpec;
 use crate::cluster::ClusterProvider;
-use crate::error::{ClusterError, Error};
+use crate::error::{ActorError, ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{
-    Attempt, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, TaskId, WorkerId,
+    Attempt, Outcome, Output, PoolId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, TaskId,
+    WorkerId,
 };
 use crate::store::Ticket;
 use crate::udf::{Call, UdfError};
@@ -25,6 +27,10 @@ messages! {
     0x0101 Register => Result<(), ClusterError>,
     0x0102 TaskEnded => (),
     0x0103 ReplicaSays => (),
+    0x0104 CreditWaits => (),
+    0x0105 SpawnActor => Result<Hosted, ActorError>,
+    0x0106 StopActor => Result<(), ActorError>,
+    0x0107 ActorEnded => (),
     // To a swordfish.
     0x0201 Prepare => (),
     0x0202 RunTask => (),
@@ -34,6 +40,9 @@ messages! {
     0x0206 End => (),
     0x0207 Gone => (),
     0x0208 Enough => (),
+    0x0209 Dismiss => (),
+    0x020a HostActor => Result<Hosted, ActorError>,
+    0x020b DropActor => bool,
     // To a replica.
     0x0301 Evaluate => Result<BatchAt, CallFailure>,
 }
@@ -74,7 +83,17 @@ pub(crate) enum Word {
     Progress(String),
     /// It takes batches, at this actor of its node.
     Ready(ActorId),
+    /// It has had nothing to do for a while, or has something to do again.
+    Idle(bool),
     Failed(UdfError),
+}
+
+/// Batches of tasks on this worker wait for room at a replica; 0: no longer.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct CreditWaits {
+    pub(crate) worker: WorkerId,
+    pub(crate) pool: PoolId,
+    pub(crate) batches: usize,
 }
 
 /// A stage's program, before its first task on this worker.
@@ -94,6 +113,8 @@ pub(crate) struct RunTask {
     pub(crate) inputs: Vec<(StageId, Vec<Piece>)>,
     /// Replicas that are ready so far; [`Serve`] names the others.
     pub(crate) replicas: Vec<ReplicaAt>,
+    /// Only once this attempt has ended, if it runs here.
+    pub(crate) after: Option<(TaskId, Attempt)>,
 }
 
 /// A partition, or some of its rows, and where it is.
@@ -117,6 +138,8 @@ pub(crate) struct StartReplica {
     pub(crate) replica: ReplicaId,
     pub(crate) udf: String,
     pub(crate) arguments: Vec<u8>,
+    /// GPUs that it may use, by their number on the worker.
+    pub(crate) devices: Vec<u32>,
 }
 
 /// Stop a replica. It may be gone already.
@@ -126,6 +149,10 @@ pub(crate) struct StopReplica(pub(crate) ReplicaId);
 /// A replica has become ready while tasks of its stage run here.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Serve(pub(crate) ReplicaAt);
+
+/// A replica will be stopped, because others are enough: no more batches for it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Dismiss(pub(crate) ReplicaId);
 
 /// Stop the tasks of a stage: there are enough rows without them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -141,6 +168,36 @@ pub(crate) struct End(pub(crate) QueryId);
 /// A node of the cluster is gone: what waits for it need not wait any longer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Gone(pub(crate) NodeId);
+
+/// Start a user's actor on some worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SpawnActor(pub(crate) ActorSpec);
+
+/// Stop a user's actor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct StopActor(pub(crate) Address);
+
+/// A user's actor has ended on this worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ActorEnded(pub(crate) WorkerId);
+
+/// Start a user's actor here, under this number.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct HostActor {
+    pub(crate) id: ActorId,
+    pub(crate) spec: ActorSpec,
+}
+
+/// A user's actor that runs, and where to dial its node.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Hosted {
+    pub(crate) address: Address,
+    pub(crate) at: Option<SocketAddr>,
+}
+
+/// Stop a user's actor that runs here: whether there was one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DropActor(pub(crate) ActorId);
 
 /// Run a UDF on one batch.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,17 +1,18 @@
 //! The actor of the head: carries events into `sched::Core` and its actions out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
-use regatta_remote::{ActorId, ActorRef, AskError, LocalRef, Node, NodeId, Role};
+use regatta_remote::{ActorId, ActorRef, Arbiter, AskError, LocalRef, Node, NodeId, Role};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    End, Enough, Gone, Piece, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve,
-    StartReplica, Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown,
-    WorkerSilent,
+    ActorEnded, CreditWaits, Dismiss, DropActor, End, Enough, Gone, Piece, Place, Prepare, Register, Release,
+    ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded,
+    UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
@@ -25,11 +26,13 @@ use crate::store::{RowRange, Ticket};
 
 /// Places the work of all queries.
 pub struct SchedulerActor {
-    core: Core,
+    pub(super) core: Core,
     host: Arc<Host>,
     workers: HashMap<WorkerId, Crew>,
     queries: HashMap<QueryId, Submitted>,
     replicas: HashMap<ReplicaId, ActorId>,
+    /// Users' actors started so far.
+    pub(super) hosted: u64,
     /// `None`: workers neither come nor go.
     provider: Option<Arc<dyn ClusterProvider>>,
     /// How many workers have joined, for whoever waits for them.
@@ -38,6 +41,7 @@ pub struct SchedulerActor {
 
 struct Crew {
     place: Place,
+    actor: ActorRef<SwordfishActor>,
     /// Messages to the worker, in order; a task of its own sends them.
     outbox: mpsc::Sender<Outgoing>,
 }
@@ -56,6 +60,8 @@ enum Outgoing {
     Enough(Enough),
     End(End),
     Gone(Gone),
+    Dismiss(Dismiss),
+    DropActor(DropActor),
 }
 
 /// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
@@ -68,22 +74,43 @@ impl SchedulerActor {
     pub(crate) fn new(settings: Settings, host: Arc<Host>, joining: watch::Sender<usize>) -> Self {
         let core = Core::new(settings);
         let (workers, queries, replicas) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { core, host, workers, queries, replicas, provider: None, joining }
+        Self { core, host, workers, queries, replicas, hosted: 0, provider: None, joining }
     }
 
-    /// Makes a scheduler reachable for the workers of its cluster, and for nobody else.
-    pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>) {
+    /// Makes a scheduler reachable for the workers of its cluster, and for nobody else; and the names of the cluster's
+    /// actors, which the head keeps on this thread.
+    pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>, thread: &Arbiter) {
         let workers = &[Role::Worker];
-        node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers).on::<ReplicaSays>(workers);
+        let tasks = node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers);
+        tasks.on::<ReplicaSays>(workers).on::<CreditWaits>(workers).on::<ActorEnded>(workers);
+        node.keep_names(thread);
+    }
+
+    pub(super) fn workers(&self) -> impl Iterator<Item = WorkerId> {
+        self.workers.keys().copied()
+    }
+
+    pub(super) fn swordfish(&self, worker: WorkerId) -> Option<ActorRef<SwordfishActor>> {
+        Some(self.workers.get(&worker)?.actor.clone())
+    }
+
+    /// The worker at a node; where all is in this process, its only one.
+    pub(super) fn worker_of(&self, node: NodeId) -> Option<WorkerId> {
+        self.worker_at(node)
+            .or_else(|| self.workers.values().find(|crew| crew.place.node.is_none()).map(|c| c.place.worker))
+    }
+
+    pub(super) fn drop_actor(&mut self, worker: WorkerId, id: ActorId) {
+        self.send(worker, Outgoing::DropActor(DropActor(id)));
     }
 
     fn join(&mut self, place: Place, capacity: Resources, actor: ActorRef<SwordfishActor>, ctx: &Context<Self>) {
         let worker = place.worker;
         tracing::debug!(%worker, cpus = capacity.as_cpus(), "worker joined");
         let (outbox, to_send) = mpsc::channel(OUTBOX);
-        self.workers.insert(worker, Crew { place, outbox });
+        self.workers.insert(worker, Crew { place, actor: actor.clone(), outbox });
         self.host.runtime.handle().spawn(deliver(actor, to_send, worker, ctx.address().downgrade()));
-        self.take(Event::Joined { worker, capacity });
+        self.take(Event::Joined { worker, capacity, machine: machine(&place) });
         self.joining.send_modify(|joined| *joined += 1);
     }
 
@@ -120,20 +147,20 @@ impl SchedulerActor {
                     self.send(worker, Outgoing::Prepare(Prepare { query, stage, program }));
                 }
             }
-            Action::Run { worker, task, attempt } => {
+            Action::Run { worker, task, attempt, after } => {
                 let Some(stage) = self.stage(task.query, task.stage.0) else { return };
                 let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
                 let inputs = stage.inputs.iter();
                 let inputs = inputs.map(|id| (*id, pieces(&split, &self.outputs(task.query, *id)))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 let replicas = ready.into_iter().filter_map(|(replica, on)| self.replica_at(replica, on)).collect();
-                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas }));
+                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
             }
-            Action::StartReplica { worker, replica } => {
+            Action::StartReplica { worker, replica, devices } => {
                 let stage = self.stage(replica.pool.query, replica.pool.stage.0);
                 if let Some(step) = stage.and_then(|stage| stage.steps().get(replica.pool.step as usize)) {
                     let (udf, arguments) = (step.udf.clone(), step.arguments.clone());
-                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments }));
+                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments, devices }));
                 }
             }
             Action::StopReplica { worker, replica } => {
@@ -145,6 +172,11 @@ impl SchedulerActor {
                     for worker in tell {
                         self.send(worker, Outgoing::Serve(Serve(at)));
                     }
+                }
+            }
+            Action::Dismiss { replica, tell } => {
+                for worker in tell {
+                    self.send(worker, Outgoing::Dismiss(Dismiss(replica)));
                 }
             }
             Action::Enough { worker, query, stage } => self.send(worker, Outgoing::Enough(Enough { query, stage })),
@@ -236,6 +268,11 @@ impl Handler<Register> for SchedulerActor {
             // The answer to an earlier ask was lost.
             Some(crew) if crew.place == place => return Ok(()),
             Some(_) => return Err(ClusterError::network(format!("join as {worker}"), "that number is taken")),
+            None if machine(&place).is_some_and(|machine| self.core.excludes(machine, Instant::now())) => {
+                let why = "this machine was released a short while ago; DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS \
+                           says for how long it is left alone";
+                return Err(ClusterError::network(format!("join as {worker}"), why));
+            }
             None => (),
         }
         let actor = self.host.swordfish(node).ok_or(ClusterError::Closed)?;
@@ -296,12 +333,21 @@ impl Handler<ReplicaSays> for SchedulerActor {
         let event = match word {
             Word::Progress(doing) => Event::ReplicaProgress { replica, doing },
             Word::Failed(error) => Event::ReplicaFailed { replica, error },
+            Word::Idle(idle) => Event::ReplicaIdle { replica, idle },
             Word::Ready(actor) => {
                 self.replicas.insert(replica, actor);
                 Event::ReplicaReady(replica)
             }
         };
         self.take(event);
+    }
+}
+
+impl Handler<CreditWaits> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, CreditWaits { worker, pool, batches }: CreditWaits, _: &mut Self::Context) {
+        self.take(Event::CreditWait { worker, pool, batches });
     }
 }
 
@@ -313,6 +359,7 @@ impl Handler<Submit> for SchedulerActor {
             inputs: stage.inputs.clone(),
             tasks: stage.splits.len(),
             pools: stage.steps().iter().map(pool_spec).collect(),
+            affinity: BTreeMap::new(),
             limit: stage.program().and_then(|program| program.limit),
             given: given.remove(&stage.id).unwrap_or_default(),
         });
@@ -385,8 +432,15 @@ fn pieces(split: &Split, outputs: &[(Place, Output)]) -> Vec<Piece> {
 }
 
 fn pool_spec(step: &crate::plan::UdfStep) -> PoolSpec {
-    let (least, most) = step.options.replicas;
-    PoolSpec { udf: step.udf.clone(), cpus: Resources::cpus(step.options.cpus), least, most }
+    let options = &step.options;
+    let (least, most) = options.replicas;
+    let each = Resources::cpus(options.cpus).with_memory(options.memory).with_gpus(options.gpus, options.gpu_memory);
+    PoolSpec { udf: step.udf.clone(), each, least, most }
+}
+
+/// The machine that a worker runs on; `None` for processes of this one, which never come back.
+fn machine(place: &Place) -> Option<IpAddr> {
+    place.node.map(|(_, address)| address.ip()).filter(|ip| !ip.is_loopback())
 }
 
 /// Sends a worker's messages one after the other, each until it has certainly been taken. Ends with the outbox.
@@ -406,6 +460,8 @@ async fn deliver(
             Outgoing::Enough(message) => insist(&actor, message).await,
             Outgoing::End(message) => insist(&actor, message).await,
             Outgoing::Gone(message) => insist(&actor, message).await,
+            Outgoing::Dismiss(message) => insist(&actor, message).await,
+            Outgoing::DropActor(message) => insist(&actor, message).await.map(drop),
         };
         if let Err(error) = sent {
             if let Some(scheduler) = scheduler.upgrade() {

@@ -3,30 +3,35 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use actix::{Actor, Context, Handler};
+use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    End, Enough, Evaluate, Gone, Piece, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve, StartReplica,
-    StopReplica, TaskEnded, Word,
+    CreditWaits, Dismiss, DropActor, End, Enough, Evaluate, Gone, HostActor, Piece, Place, Prepare, ReplicaAt,
+    ReplicaSays, RunTask, Serve, StartReplica, StopReplica, TaskEnded, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
 use crate::engine::{Program, TaskRun, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::sched::{Outcome, PartitionId, QueryId, ReplicaId, StageId};
+use crate::sched::{Attempt, Outcome, PartitionId, PoolId, QueryId, ReplicaId, StageId, TaskId};
 use crate::udf::UdfError;
 
 /// Runs the tasks and replicas of one worker.
 pub struct SwordfishActor {
-    host: Arc<Host>,
-    here: Place,
-    scheduler: ActorRef<SchedulerActor>,
+    pub(super) host: Arc<Host>,
+    pub(super) here: Place,
+    pub(super) scheduler: ActorRef<SchedulerActor>,
     queries: HashMap<QueryId, Work>,
     replicas: HashMap<ReplicaId, Running>,
+    /// Attempts that run here, and what is to start when they have ended.
+    tasks: HashMap<(TaskId, Attempt), Option<RunTask>>,
+    waits: mpsc::Sender<CreditWaits>,
+    /// Users' actors and their threads.
+    pub(super) hosted: HashMap<ActorId, Arbiter>,
 }
 
 /// What this worker keeps of a query.
@@ -37,6 +42,8 @@ struct Work {
 struct StageHere {
     program: Result<Arc<Program>, TaskFailure>,
     pools: Arc<StagePools>,
+    /// Batches that wait for room, by step, as the scheduler was told.
+    said: HashMap<usize, usize>,
     /// Ends its tasks.
     cancel: watch::Sender<bool>,
 }
@@ -65,12 +72,19 @@ struct Running {
     arbiter: Arbiter,
 }
 
+/// How often is looked for batches that wait.
+const LOOK: Duration = Duration::from_millis(500);
+/// Words on such batches that may wait to be sent; more are said later.
+const WAITS: usize = 64;
 /// Calls that wait at a replica or run there, from all workers. Each of them has a credit of its own pool.
 const REPLICA_MAILBOX: usize = 256;
 
 impl SwordfishActor {
     pub(crate) fn new(host: Arc<Host>, here: Place, scheduler: ActorRef<SchedulerActor>) -> Self {
-        Self { host, here, scheduler, queries: HashMap::new(), replicas: HashMap::new() }
+        let (waits, to_send) = mpsc::channel(WAITS);
+        host.runtime.handle().spawn(report_waits(to_send, scheduler.clone()));
+        let (queries, replicas, tasks) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { host, here, scheduler, queries, replicas, tasks, waits, hosted: HashMap::new() }
     }
 
     /// Makes a swordfish reachable for the head of its cluster, and for nobody else.
@@ -81,14 +95,32 @@ impl SwordfishActor {
             .on::<Prepare>(head)
             .on::<RunTask>(head)
             .on::<Serve>(head)
+            .on::<Dismiss>(head)
             .on::<Enough>(head)
             .on::<End>(head)
             .on::<Gone>(head);
-        tasks.on::<StartReplica>(head).on::<StopReplica>(head);
+        tasks.on::<StartReplica>(head).on::<StopReplica>(head).on::<HostActor>(head).on::<DropActor>(head);
     }
 
     fn work(&mut self, query: QueryId) -> &mut Work {
         self.queries.entry(query).or_insert_with(|| Work { stages: HashMap::new() })
+    }
+
+    /// Tells the scheduler which batches wait for room at a replica, where that has changed.
+    fn report_credit_waits(&mut self) {
+        for (query, work) in &mut self.queries {
+            for (stage, here) in &mut work.stages {
+                for (step, batches) in here.pools.waiting().enumerate() {
+                    let pool = PoolId { query: *query, stage: *stage, step: step as u32 };
+                    let said = here.said.entry(step).or_default();
+                    let waits = CreditWaits { worker: self.here.worker, pool, batches };
+                    // What has no place now is said at the next look.
+                    if *said != batches && self.waits.try_send(waits).is_ok() {
+                        *said = batches;
+                    }
+                }
+            }
+        }
     }
 
     fn serve(&mut self, at: ReplicaAt) {
@@ -100,8 +132,9 @@ impl SwordfishActor {
     }
 
     /// Runs a task on a thread of its own, which ends with the task's one report.
-    fn start_task(&mut self, message: RunTask) {
+    fn start_task(&mut self, message: RunTask, here: Addr<Self>) {
         let RunTask { task, attempt, .. } = message;
+        self.tasks.insert((task, attempt), None);
         let (host, scheduler) = (Arc::clone(&self.host), self.scheduler.clone());
         let work = self.work(task.query);
         let stage = work.stages.get(&task.stage).map(StageHere::for_task);
@@ -109,6 +142,8 @@ impl SwordfishActor {
         let report = {
             let (runtime, host) = (runtime.clone(), Arc::clone(&host));
             move |outcome: Outcome| {
+                // First: what waits for this one need not wait for the scheduler.
+                here.do_send(TaskOver(task, attempt));
                 let ended = TaskEnded { task, attempt, outcome };
                 if let Err(error) = runtime.block_on(insist(&scheduler, ended)) {
                     tracing::error!(%task, %error, "could not report the end of a task");
@@ -139,6 +174,10 @@ impl SwordfishActor {
 
 impl Actor for SwordfishActor {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(LOOK, |actor, _| actor.report_credit_waits());
+    }
 }
 
 impl Handler<Prepare> for SwordfishActor {
@@ -150,18 +189,39 @@ impl Handler<Prepare> for SwordfishActor {
         let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
         let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, udfs));
-        self.work(query).stages.insert(stage, StageHere { program, pools, cancel: watch::Sender::new(false) });
+        let here = StageHere { program, pools, said: HashMap::new(), cancel: watch::Sender::new(false) };
+        self.work(query).stages.insert(stage, here);
     }
 }
 
 impl Handler<RunTask> for SwordfishActor {
     type Result = ();
 
-    fn handle(&mut self, message: RunTask, _: &mut Self::Context) {
+    fn handle(&mut self, message: RunTask, ctx: &mut Self::Context) {
         for at in &message.replicas {
             self.serve(*at);
         }
-        self.start_task(message);
+        match message.after.and_then(|before| self.tasks.get_mut(&before)) {
+            Some(next) => *next = Some(message),
+            None => self.start_task(message, ctx.address()),
+        }
+    }
+}
+
+/// An attempt has ended here, however.
+struct TaskOver(TaskId, Attempt);
+
+impl actix::Message for TaskOver {
+    type Result = ();
+}
+
+impl Handler<TaskOver> for SwordfishActor {
+    type Result = ();
+
+    fn handle(&mut self, TaskOver(task, attempt): TaskOver, ctx: &mut Self::Context) {
+        if let Some(Some(next)) = self.tasks.remove(&(task, attempt)) {
+            self.start_task(next, ctx.address());
+        }
     }
 }
 
@@ -170,6 +230,17 @@ impl Handler<Serve> for SwordfishActor {
 
     fn handle(&mut self, Serve(at): Serve, _: &mut Self::Context) {
         self.serve(at);
+    }
+}
+
+impl Handler<Dismiss> for SwordfishActor {
+    type Result = ();
+
+    fn handle(&mut self, Dismiss(replica): Dismiss, _: &mut Self::Context) {
+        let stage = self.queries.get(&replica.pool.query).and_then(|work| work.stages.get(&replica.pool.stage));
+        if let Some(stage) = stage {
+            stage.pools.dismiss(replica);
+        }
     }
 }
 
@@ -215,6 +286,9 @@ impl Handler<End> for SwordfishActor {
     fn handle(&mut self, End(query): End, _: &mut Self::Context) {
         if let Some(work) = self.queries.remove(&query) {
             work.stages.into_values().for_each(StageHere::stop);
+        }
+        for next in self.tasks.values_mut() {
+            next.take_if(|next| next.task.query == query);
         }
         let of_query: Vec<_> = self.replicas.keys().filter(|id| id.pool.query == query).copied().collect();
         for id in of_query {
@@ -285,6 +359,14 @@ fn attempt_task(host: &Arc<Host>, message: RunTask, stage: Option<StageOfTask>) 
         return Err(TaskFailure::Cancelled);
     }
     outcome
+}
+
+async fn report_waits(mut waits: mpsc::Receiver<CreditWaits>, scheduler: ActorRef<SchedulerActor>) {
+    while let Some(word) = waits.recv().await {
+        if let Err(error) = insist(&scheduler, word).await {
+            tracing::debug!(%error, "could not tell the scheduler what waits");
+        }
+    }
 }
 
 /// Brings all input partitions here, in order.

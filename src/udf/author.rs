@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use polars::prelude::*;
+use regatta_remote::ActorRef;
 use serde::{Serialize, de::DeserializeOwned};
+
+use crate::actor::{Directory, LOOK_UP, RemoteActor};
 
 use super::{Call, OnError, Pool, Registered, arrow::column_to_arrow};
 
@@ -75,17 +78,40 @@ pub trait Udf: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// What [`Udf::start`] is told, and where it reports progress.
 pub struct Start {
     rank: usize,
+    directory: Directory,
     report: Box<dyn FnMut(&str)>,
 }
 
 impl Start {
-    pub(crate) fn new(rank: usize, report: impl FnMut(&str) + 'static) -> Self {
-        Self { rank, report: Box::new(report) }
+    pub(crate) fn new(rank: usize, directory: Directory, report: impl FnMut(&str) + 'static) -> Self {
+        Self { rank, directory, report: Box::new(report) }
     }
 
     /// This replica's number in its pool, from 0.
     pub fn rank(&self) -> usize {
         self.rank
+    }
+
+    /// The actor of that name, as [`Session::actor`](crate::Session::actor) finds it. Keep it in the state;
+    /// [`run`](Udf::run) asks it by [`ask_blocking`](ActorRef::ask_blocking).
+    ///
+    /// # Errors
+    /// Nobody has the name, or an actor of another type; or Polars evaluates the call itself, outside of any session.
+    pub fn actor<A: RemoteActor>(&self, name: &str) -> UdfResult<ActorRef<A>> {
+        let outside = "actors are found in replicas of a session, and this call is evaluated by Polars itself";
+        let (names, runtime) = self.directory.as_ref().ok_or_else(|| UdfError::new(outside))?.names()?;
+        let (found, result) = std::sync::mpsc::sync_channel(1);
+        let name = name.to_owned();
+        runtime.spawn(async move { found.send(names.find(&name, LOOK_UP).await) });
+        Ok(result.recv().map_err(|_| UdfError::new("the session is closed"))??)
+    }
+
+    /// Runs `decode` so that handles of actors among a UDF's arguments can be used.
+    pub(super) fn decoding<T>(&self, decode: impl FnOnce() -> T) -> T {
+        match self.directory.as_ref().and_then(|directory| directory.receiver()) {
+            Some(node) => node.decoding(decode),
+            None => decode(),
+        }
     }
 
     /// Says what is being done. The last such word stands in the error if the replica is not ready in time.

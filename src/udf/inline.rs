@@ -20,7 +20,7 @@ pub(super) struct Inline {
 impl Inline {
     pub(super) fn start(name: &str, arguments: &[u8]) -> UdfResult<Self> {
         let (started, ready) = sync_channel(1);
-        let replica = ReplicaThread::start(name, arguments, 0, |_| (), move |result| drop(started.send(result)))?;
+        let replica = ReplicaThread::start(name, arguments, 0, None, |_| (), move |result| drop(started.send(result)))?;
         // Ends when the thread does, at the latest: the sender lives there.
         ready.recv().unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended in start")))?;
         Ok(Self { replica: Some(replica) })

@@ -79,7 +79,7 @@ impl<U: Udf> Replica for Started<U> {
 
 /// Starts a replica; a panic in the author's code is an error with its text.
 pub(crate) fn start_fenced(name: &str, arguments: &[u8], cx: &mut Start) -> UdfResult<Box<dyn Replica>> {
-    let udf = open(name, arguments)?;
+    let udf = cx.decoding(|| open(name, arguments))?;
     catch(|| udf.start(cx)).unwrap_or_else(|panic| Err(UdfError::new(format!("start panicked: {panic}"))))
 }
 

@@ -6,6 +6,8 @@ use std::thread;
 
 use polars::prelude::Column;
 
+use crate::actor::Directory;
+
 use super::registry::{run_fenced, start_fenced};
 use super::{Batch, Replica, Start, UdfError, UdfResult};
 
@@ -32,18 +34,19 @@ impl ReplicaThread {
         name: &str,
         arguments: &[u8],
         rank: usize,
+        directory: Directory,
         progress: impl FnMut(&str) + Send + 'static,
         started: impl FnOnce(UdfResult<()>) + Send + 'static,
     ) -> io::Result<Self> {
         let (calls, inbox) = channel();
         let (udf, arguments) = (name.to_owned(), arguments.to_vec());
         thread::Builder::new().name(format!("udf {name}")).spawn(move || {
-            let replica = match start_fenced(&udf, &arguments, &mut Start::new(rank, progress)) {
+            let replica = match start_fenced(&udf, &arguments, &mut Start::new(rank, directory.clone(), progress)) {
                 Ok(replica) => Some(replica),
                 Err(error) => return started(Err(error)),
             };
             started(Ok(()));
-            Seat { udf, arguments, rank, replica, restarts: 0, last_panic: String::new() }.serve(&inbox);
+            Seat { udf, arguments, rank, directory, replica, restarts: 0, last_panic: String::new() }.serve(&inbox);
         })?;
         Ok(Self { calls })
     }
@@ -64,6 +67,7 @@ struct Seat {
     udf: String,
     arguments: Vec<u8>,
     rank: usize,
+    directory: Directory,
     /// `None` after a panic: what the panic left is not trusted.
     replica: Option<Box<dyn Replica>>,
     restarts: usize,
@@ -88,7 +92,8 @@ impl Seat {
                 return Err(UdfError::new(text));
             }
             self.restarts += 1;
-            self.replica = Some(start_fenced(&self.udf, &self.arguments, &mut Start::new(self.rank, |_| ()))?);
+            let mut cx = Start::new(self.rank, self.directory.clone(), |_| ());
+            self.replica = Some(start_fenced(&self.udf, &self.arguments, &mut cx)?);
         }
         let result = run_fenced(&mut self.replica, batch);
         if let (None, Err(panic)) = (&self.replica, &result) {

@@ -1,5 +1,6 @@
 //! What must hold beside right answers, each test named for it. On real processes over real QUIC.
 
+mod actors;
 mod endings;
 mod errors;
 mod frames;
