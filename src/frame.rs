@@ -24,6 +24,8 @@ use crate::store::Ticket;
 pub(crate) use publish::Publication;
 
 /// A query that was submitted. Dropping it ends the query and frees what it holds, on all workers.
+///
+/// Of a query that ends in a sink, taking the result publishes the files, all or none, and yields their names and sizes.
 #[derive(Debug)]
 pub struct Run {
     session: Session,
