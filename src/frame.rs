@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::mpsc as blocking;
 
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt, unfold};
+use futures_util::future::ready;
+use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use polars::prelude::*;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::actors::{Host, Place, RunEvent};
 use crate::error::{ClusterError, Error, PolarsFailure, TaskError, TaskFailure};
@@ -23,6 +24,8 @@ use crate::store::Ticket;
 pub(crate) use publish::Publication;
 
 /// A query that was submitted. Dropping it ends the query and frees what it holds, on all workers.
+///
+/// Of a query that ends in a sink, taking the result publishes the files, all or none, and yields their names and sizes.
 #[derive(Debug)]
 pub struct Run {
     session: Session,
@@ -275,41 +278,72 @@ fn results(
     stream::once(published).boxed()
 }
 
-/// The result's partitions in order, as IPC files, while tasks finish.
+/// The result's partitions in order, as IPC files, while tasks finish. One that is lost before it is here is made again, and
+/// waited for.
 fn partitions(events: mpsc::Receiver<RunEvent>, host: Arc<Host>) -> impl Stream<Item = Result<Bytes, Error>> + Send {
-    let fetches = in_order(events).map(move |next| {
-        let host = Arc::clone(&host);
-        async move {
-            let (place, output) = next?;
-            let bytes = host.read(&place, Ticket::Partition(output.id)).await;
-            bytes.map_err(|cause| fetch_failed(&place, &output, cause))
-        }
-    });
-    fetches.buffered(FETCHES)
+    let (told, reports) = watch::channel(Reports::default());
+    host.runtime.handle().spawn(hear(events, told));
+    let fetches = stream::iter(0..).map(move |index| fetch(index, reports.clone(), Arc::clone(&host)));
+    fetches.buffered(FETCHES).scan(false, |failed, fetched| {
+        let over = std::mem::replace(failed, matches!(fetched, Some(Err(_))));
+        ready(fetched.filter(|_| !over))
+    })
 }
 
-fn in_order(events: mpsc::Receiver<RunEvent>) -> impl Stream<Item = Result<(Place, Output), Error>> + Send {
-    let waiting: BTreeMap<usize, (Place, Output)> = BTreeMap::new();
-    unfold((events, waiting, 0, false), |(mut events, mut waiting, next, ended)| async move {
-        if ended {
-            return None;
-        }
-        loop {
-            if let Some(partition) = waiting.remove(&next) {
-                return Some((Ok(partition), (events, waiting, next + 1, false)));
+/// What is known of a result.
+#[derive(Default)]
+struct Reports {
+    made: BTreeMap<usize, (Place, Output)>,
+    end: Option<Result<(), Error>>,
+}
+
+/// Notes what the scheduler says. It lets go of the other end with the query.
+async fn hear(mut events: mpsc::Receiver<RunEvent>, told: watch::Sender<Reports>) {
+    loop {
+        let end = match events.recv().await {
+            // One that was made again after its worker was lost replaces the first.
+            Some(RunEvent::Partition { index, place, output }) => {
+                told.send_modify(|reports| {
+                    reports.made.insert(index, (place, output));
+                });
+                continue;
             }
-            match events.recv().await {
-                // One that was made again after its worker was lost replaces the first, unless that was taken already.
-                Some(RunEvent::Partition { index, place, output }) if index >= next => {
-                    waiting.insert(index, (place, output));
+            Some(RunEvent::Done) => Ok(()),
+            Some(RunEvent::Failed(error)) => Err(error),
+            None => Err(ClusterError::Closed.into()),
+        };
+        told.send_modify(|reports| reports.end = Some(end));
+        return;
+    }
+}
+
+/// A partition of the result; `None` if it has fewer.
+async fn fetch(index: usize, mut reports: watch::Receiver<Reports>, host: Arc<Host>) -> Option<Result<Bytes, Error>> {
+    let mut lost: Option<(Output, Error)> = None;
+    loop {
+        let is_lost = |output: &Output| lost.as_ref().is_some_and(|(lost, _)| lost.id == output.id);
+        let is_there = |reports: &Reports| reports.made.get(&index).is_some_and(|(_, output)| !is_lost(output));
+        let found = match reports.wait_for(|reports| reports.end.is_some() || is_there(reports)).await {
+            Ok(reports) => match (reports.made.get(&index).copied(), &reports.end) {
+                (_, Some(Err(error))) => return Some(Err(error.clone())),
+                (found, _) => found.filter(|(_, output)| !is_lost(output)),
+            },
+            Err(_) => return Some(Err(ClusterError::Closed.into())),
+        };
+        // Nobody makes it again once the query is done.
+        let Some((place, output)) = found else { return lost.map(|(_, error)| Err(error)) };
+        match host.read(&place, Ticket::Partition(output.id)).await {
+            Ok(bytes) => return Some(Ok(bytes)),
+            Err(cause) => {
+                let again = cause.is_retryable();
+                let error = fetch_failed(&place, &output, cause);
+                if !again {
+                    return Some(Err(error));
                 }
-                Some(RunEvent::Partition { .. }) => (),
-                Some(RunEvent::Done) => return None,
-                Some(RunEvent::Failed(error)) => return Some((Err(error), (events, waiting, next, true))),
-                None => return Some((Err(ClusterError::Closed.into()), (events, waiting, next, true))),
+                lost = Some((output, error));
             }
         }
-    })
+    }
 }
 
 fn fetch_failed(place: &Place, output: &Output, cause: TaskFailure) -> Error {

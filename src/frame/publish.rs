@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ impl Publication {
         for (task, listing) in listings.into_iter().enumerate() {
             for (staged, name, bytes) in files(&decode(listing)?).map_err(driver_failed)? {
                 let place = self.place(task, Path::new(&name));
-                if let Err(error) = put(Path::new(&staged), &place) {
+                if let Err(error) = self.put(Path::new(&staged), Path::new(&name), &place) {
                     published.iter().for_each(|(path, _)| drop(fs::remove_file(path)));
                     return Err(ClusterError::os(format!("publish {}", place.display()), error).into());
                 }
@@ -83,6 +83,18 @@ impl Publication {
         }
         let file = name.file_name().unwrap_or_default().to_string_lossy();
         self.sink.target.join(name).with_file_name(format!("{task:05}-{file}"))
+    }
+
+    fn put(&self, staged: &Path, name: &Path, place: &Path) -> io::Result<()> {
+        // The names come from a worker: they may lead from the staging folder into the sink's, and nowhere else.
+        let within = staged.strip_prefix(&self.staging).is_ok_and(is_plain) && is_plain(name);
+        if !within {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is outside", staged.display())));
+        }
+        if let Some(folder) = place.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::rename(staged, place)
     }
 }
 
@@ -107,9 +119,49 @@ fn files(listing: &DataFrame) -> PolarsResult<Vec<(String, String, u64)>> {
     Ok(files.filter_map(|((staged, name), bytes)| Some((staged?.to_owned(), name?.to_owned(), bytes?))).collect())
 }
 
-fn put(staged: &Path, place: &Path) -> io::Result<()> {
-    if let Some(folder) = place.parent() {
-        fs::create_dir_all(folder)?;
+fn is_plain(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publication(target: &Path) -> Publication {
+        let sink = FileSink { target: target.to_owned(), is_folder: true, mkdir: true };
+        Publication::prepare(sink, QueryId(7)).unwrap()
     }
-    fs::rename(staged, place)
+
+    fn listing(staged: &Path, name: &str) -> Bytes {
+        let file = df!["staged" => [staged.to_str().unwrap()], "name" => [name], "bytes" => [1u64]];
+        encode_frame(&file.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_worker_cannot_name_files_outside_of_the_sink() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, other) = (folder.path().join("sink"), folder.path().join("other"));
+        fs::write(&other, "x").unwrap();
+        for (staged, name) in [("../../other", "k=1/f"), ("f", "../f"), ("f", "/f")] {
+            let publication = publication(&target);
+            fs::write(publication.staging.join("f"), "x").unwrap();
+            let listing = listing(&publication.staging.join(staged), name);
+            let error = publication.publish(vec![listing]).unwrap_err().to_string();
+            assert!(error.contains("outside"), "{error}");
+        }
+        assert!(other.exists() && !target.exists(), "nothing was moved, nothing is left");
+    }
+
+    #[test]
+    fn when_one_file_cannot_be_published_none_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("sink");
+        let publication = publication(&target);
+        let staged = publication.staging.join("f");
+        fs::write(&staged, "x").unwrap();
+        let missing = publication.staging.join("missing");
+        let error = publication.publish(vec![listing(&staged, "f"), listing(&missing, "f")]).unwrap_err().to_string();
+        assert!(error.contains("00001-f"), "{error}");
+        assert!(!target.exists(), "neither the first file nor the folder that was made for it");
+    }
 }

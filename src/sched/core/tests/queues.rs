@@ -101,15 +101,14 @@ fn nothing_waits_at_workers_while_a_stage_waits_to_be_admitted() {
 
 #[test]
 fn nothing_is_sent_to_wait_at_a_silent_worker() {
-    let mut play = play(&[0.5, 0.5], Some(1));
+    let mut play = play(&[0.5, 0.5], None);
     play.submit(1, vec![stage(50)]);
-    play.event(Event::Silent { worker: WorkerId(1), silent: true });
-    play.done(task(0), Attempt(1));
+    let on_one = [0, 1].map(|index| runs(&play.done(task(index), Attempt(1)))[0].0)[1];
     let tasks = |play: &Play| play.core.session_status(play.now).workers.iter().map(|w| w.tasks).collect::<Vec<_>>();
-    assert_eq!(tasks(&play), [(1, 1), (1, 0)]);
-    play.event(Event::Silent { worker: WorkerId(1), silent: false });
-    play.done(task(1), Attempt(1));
     assert_eq!(tasks(&play), [(1, 1), (1, 1)]);
+    play.event(Event::Silent { worker: WorkerId(1), silent: true });
+    play.done(on_one, Attempt(1));
+    assert_eq!(tasks(&play), [(1, 1), (1, 0)], "what waited there runs, and nothing waits behind it");
 }
 
 #[test]
