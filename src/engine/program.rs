@@ -6,7 +6,6 @@ use polars::prelude::*;
 use polars_plan::plans::IRPlan;
 
 use super::fragment;
-use super::sink::listing_schema;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{FileSink, Split, StageProgram, UdfStep};
 use crate::udf::batch_of;
@@ -36,7 +35,7 @@ impl Program {
     pub(crate) fn open(program: StageProgram) -> Result<Self, PolarsFailure> {
         let fragment = program.fragment.open()?;
         let sink = FileSink::of(fragment.lp_arena.get(fragment.lp_top));
-        let mut schema = if sink.is_some() { listing_schema() } else { fragment::schema(&fragment) };
+        let mut schema = if sink.is_some() { FileSink::listing() } else { fragment::schema(&fragment) };
         let mut steps = Vec::with_capacity(program.steps.len());
         for spec in program.steps {
             let then = spec.then.as_ref().map(|then| then.open()).transpose()?;

@@ -32,7 +32,7 @@ pub(super) fn write_files(task: &TaskRun, sink: &FileSink) -> Result<Output, Tas
     files.sort_unstable();
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let paths: Vec<_> = files.iter().map(|(path, _)| text(path)).collect();
-    let names: Vec<_> = files.iter().map(|(path, _)| text(path.strip_prefix(&folder.path).unwrap_or(path))).collect();
+    let names: Vec<_> = files.iter().map(|(path, _)| text(&name(path, &folder.path, sink, task.output))).collect();
     let bytes: Vec<_> = files.iter().map(|(_, bytes)| *bytes).collect();
     let listing = df!["staged" => paths, "name" => names, "bytes" => bytes].map_err(PolarsFailure::from)?;
     let output = task.store.keep(task.output, &listing)?;
@@ -40,10 +40,14 @@ pub(super) fn write_files(task: &TaskRun, sink: &FileSink) -> Result<Output, Tas
     Ok(output)
 }
 
-/// What [`write_files`] leaves.
-pub(super) fn listing_schema() -> SchemaRef {
-    let text = |name: &str| Field::new(name.into(), DataType::String);
-    Arc::new(Schema::from_iter([text("staged"), text("name"), Field::new("bytes".into(), DataType::UInt64)]))
+/// The name of a file below the sink's folder. Tasks name their files alike, so the task is in it.
+fn name(file: &Path, folder: &Path, sink: &FileSink, written: PartitionId) -> PathBuf {
+    let name = file.strip_prefix(folder).unwrap_or(file);
+    if !sink.is_folder {
+        return name.to_owned();
+    }
+    let last = name.file_name().unwrap_or_default().to_string_lossy();
+    name.with_file_name(format!("{:05}-{last}", written.task.index))
 }
 
 struct AttemptFolder {

@@ -59,9 +59,9 @@ impl Publication {
     /// Puts the files into their places, all or, if that fails midway, none; and says which they are.
     pub(super) fn publish(mut self, listings: Vec<Bytes>) -> Result<Bytes, Error> {
         let mut published: Vec<(PathBuf, u64)> = Vec::new();
-        for (task, listing) in listings.into_iter().enumerate() {
+        for listing in listings {
             for (staged, name, bytes) in files(&decode(listing)?).map_err(driver_failed)? {
-                let place = self.place(task, Path::new(&name));
+                let place = self.sink.folder().join(&name);
                 if let Err(error) = self.put(Path::new(&staged), Path::new(&name), &place) {
                     published.iter().for_each(|(path, _)| drop(fs::remove_file(path)));
                     return Err(ClusterError::os(format!("publish {}", place.display()), error).into());
@@ -74,15 +74,6 @@ impl Publication {
         let bytes: Vec<_> = published.iter().map(|(_, bytes)| *bytes).collect();
         let written = df!["path" => paths, "bytes" => bytes].and_then(|files| encode_frame(&files));
         Ok(written.map_err(driver_failed)?)
-    }
-
-    /// Where a task's file belongs. Tasks name their files alike, so the task is in the name.
-    fn place(&self, task: usize, name: &Path) -> PathBuf {
-        if !self.sink.is_folder {
-            return self.sink.target.clone();
-        }
-        let file = name.file_name().unwrap_or_default().to_string_lossy();
-        self.sink.target.join(name).with_file_name(format!("{task:05}-{file}"))
     }
 
     fn put(&self, staged: &Path, name: &Path, place: &Path) -> io::Result<()> {
@@ -160,8 +151,8 @@ mod tests {
         let staged = publication.staging.join("f");
         fs::write(&staged, "x").unwrap();
         let missing = publication.staging.join("missing");
-        let error = publication.publish(vec![listing(&staged, "f"), listing(&missing, "f")]).unwrap_err().to_string();
-        assert!(error.contains("00001-f"), "{error}");
+        let error = publication.publish(vec![listing(&staged, "f"), listing(&missing, "g")]).unwrap_err().to_string();
+        assert!(error.contains("sink/g"), "{error}");
         assert!(!target.exists(), "neither the first file nor the folder that was made for it");
     }
 }

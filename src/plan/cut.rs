@@ -17,7 +17,7 @@ use super::lift::{self, Liftable};
 use super::marker::Marker;
 use super::rowwise::is_row_wise;
 use super::scan::{Splits, split, split_frame};
-use super::sink::input_of_split_sink;
+use super::sink::{FileSink, input_of_split_sink};
 use super::wire::{Fragment, placeholder, placeholder_of};
 use super::{Stage, StageProgram, Target, UdfStep, Work};
 use crate::error::PlanError;
@@ -32,7 +32,13 @@ pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError>
     cutter.lower(root)?;
     root = cutter.draw_in(root);
     if cutter.growing_at(root).is_none() {
-        cutter.open(Head::Node(root));
+        let stage = cutter.open(Head::Node(root));
+        if FileSink::of(cutter.ir.get(root)).is_some() {
+            // The lists of files are gathered, not fetched by the driver: one that is lost with its worker is made again.
+            let lists = cutter.ir.add(placeholder(stage, FileSink::listing()));
+            cutter.decided.insert(lists.0, Splits::whole("it gathers the lists of the files"));
+            cutter.open(Head::Node(lists));
+        }
     }
     let stages = std::mem::take(&mut cutter.open);
     stages.into_iter().enumerate().map(|(id, stage)| cutter.close(StageId(id as u32), stage)).collect()

@@ -47,6 +47,13 @@ impl FileSink {
         self.folder().join(format!(".regatta-{:016x}", query.0))
     }
 
+    /// What a task of the sink leaves: where each file is, and its name below the sink's folder.
+    pub(crate) fn listing() -> SchemaRef {
+        let text = |name: &str| Field::new(name.into(), DataType::String);
+        let fields = [text("staged"), text("name"), Field::new("bytes".into(), DataType::UInt64)];
+        Arc::new(Schema::from_iter(fields))
+    }
+
     /// What a query with a sink yields: each file, and how large it is.
     pub(crate) fn schema() -> SchemaRef {
         let fields = [Field::new("path".into(), DataType::String), Field::new("bytes".into(), DataType::UInt64)];
