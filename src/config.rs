@@ -28,6 +28,7 @@ pub enum Runner {
 /// | `DAFT_AUTOSCALING_DOWNSCALE_ENABLED` | `true` | idle workers retire |
 /// | `DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS` | 60 | how long a worker is idle before it may |
 /// | `DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS` | 1 | workers that are kept while queries run |
+/// | `DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS` | 64 | calls that a replica of an async UDF has in flight |
 /// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -49,6 +50,8 @@ pub struct Config {
     pub autoscaling_downscale_idle: Duration,
     /// Workers that are kept while queries run.
     pub autoscaling_min_survivor_workers: usize,
+    /// Calls that a replica of an async UDF has in flight, where its pool does not say.
+    pub max_async_udf_inflight_tasks: usize,
     /// Where clusters keep their scratch folders.
     pub scratch: PathBuf,
 }
@@ -65,6 +68,7 @@ impl Default for Config {
             autoscaling_downscale_enabled: true,
             autoscaling_downscale_idle: Duration::from_secs(60),
             autoscaling_min_survivor_workers: 1,
+            max_async_udf_inflight_tasks: 64,
             scratch: std::env::temp_dir(),
         }
     }
@@ -115,6 +119,11 @@ impl Config {
         if let Some(value) = get("DAFT_MIN_CPU_PER_TASK") {
             config.min_cpu_per_task = number("DAFT_MIN_CPU_PER_TASK", value, "use a number of CPUs, > 0")?;
         }
+        if let Some(value) = get("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS") {
+            let calls = value.trim().parse();
+            config.max_async_udf_inflight_tasks =
+                calls.map_err(|_| invalid("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", value, CALLS))?;
+        }
         if let Some(value) = get("REGATTA_SCRATCH") {
             config.scratch = PathBuf::from(value);
         }
@@ -138,9 +147,14 @@ impl Config {
         if self.actor_udf_ready_timeout.is_zero() {
             return Err(invalid("DAFT_ACTOR_UDF_READY_TIMEOUT", "0".to_owned(), "use seconds, a number > 0"));
         }
+        if self.max_async_udf_inflight_tasks == 0 {
+            return Err(invalid("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "0".to_owned(), CALLS));
+        }
         Ok(())
     }
 }
+
+const CALLS: &str = "use a number of calls, at least 1";
 
 fn boolean(get: &impl Fn(&str) -> Option<String>, variable: &str) -> Result<Option<bool>, ConfigError> {
     let Some(value) = get(variable) else { return Ok(None) };
@@ -195,6 +209,7 @@ mod tests {
             with("AUTOSCALER_UPDATE_INTERVAL_S", "0.5").unwrap().autoscaler_update_interval,
             Duration::from_millis(500)
         );
+        assert_eq!(with("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "7").unwrap().max_async_udf_inflight_tasks, 7);
         assert_eq!(with("REGATTA_SCRATCH", "/x").unwrap().scratch, PathBuf::from("/x"));
     }
 
@@ -214,6 +229,8 @@ mod tests {
             ("AUTOSCALER_UPDATE_INTERVAL_S", "often"),
             ("DAFT_MIN_CPU_PER_TASK", "NaN"),
             ("DAFT_MIN_CPU_PER_TASK", "0"),
+            ("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "0"),
+            ("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "many"),
         ] {
             let text = with(name, value).unwrap_err().to_string();
             assert!(text.contains(name) && text.contains("use "), "{text}");

@@ -76,6 +76,6 @@ struct Readme;
 
 /// What most programs need.
 pub mod prelude {
-    pub use crate::udf::{Batch, OnError, Start, Udf, UdfError, UdfResult};
+    pub use crate::udf::{Aggregate, AsyncUdf, Batch, Context, OnError, Start, Udf, UdfError, UdfResult};
     pub use crate::{LazyFrameExt, Run, Session};
 }

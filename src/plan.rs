@@ -15,6 +15,7 @@ use polars::prelude::*;
 use polars_plan::plans::IRPlan;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use lift::udf_calls;
 pub(crate) use wire::{Fragment, placeholder_of};
 
 use crate::error::PlanError;
@@ -82,6 +83,8 @@ pub(crate) struct Target {
     pub(crate) tasks: usize,
     /// Fragments leave this process, so everything in them must be able to.
     pub(crate) travels: bool,
+    /// Calls in flight of an async UDF, per replica, where its pool does not say.
+    pub(crate) in_flight: usize,
 }
 
 /// Plans a query.

@@ -82,7 +82,11 @@ impl Session {
         let worker =
             Worker { worker: place.worker, capacity: Resources::cpus(os::cpus() as f64), actor: swordfish.into() };
         parts.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
-        Ok(parts.session(vec![arbiter], None, Target { tasks: 1, travels: false }))
+        Ok(parts.session(
+            vec![arbiter],
+            None,
+            Target { tasks: 1, travels: false, in_flight: config.max_async_udf_inflight_tasks },
+        ))
     }
 
     /// Runs queries on `workers` processes of this machine: this same executable, started again, which must therefore
@@ -164,7 +168,8 @@ impl Session {
         parts.wait_for(least, &workers)?;
         let provider = UseProvider(Arc::<LocalWorkers>::clone(&workers));
         parts.scheduler.try_tell(provider).map_err(|e| ClusterError::network("start the scheduler", e))?;
-        let target = Target { tasks: most * threads * 2, travels: true };
+        let target =
+            Target { tasks: most * threads * 2, travels: true, in_flight: config.max_async_udf_inflight_tasks };
         Ok(parts.session(Vec::new(), Some(workers), target))
     }
 

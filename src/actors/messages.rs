@@ -17,7 +17,7 @@ use crate::sched::{
     Attempt, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, TaskId, WorkerId,
 };
 use crate::store::Ticket;
-use crate::udf::{Call, UdfError};
+use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
 
 messages! {
     // To the scheduler.
@@ -33,7 +33,7 @@ messages! {
     0x0206 End => (),
     0x0207 Gone => (),
     // To a replica.
-    0x0301 Evaluate => Result<BatchAt, CallFailure>,
+    0x0301 Evaluate => Result<Evaluated, CallFailure>,
 }
 
 /// A worker, as other processes find it. Without a node it is in this process.
@@ -58,6 +58,8 @@ pub(crate) struct TaskEnded {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
     pub(crate) outcome: Outcome,
+    /// What its UDF calls have reported.
+    pub(crate) metrics: MetricsByUdf,
 }
 
 /// A replica reports.
@@ -73,6 +75,8 @@ pub(crate) enum Word {
     /// It takes batches, at this actor of its node.
     Ready(ActorId),
     Failed(UdfError),
+    /// It has ended in order; what it still had to report.
+    Stopped(Metrics),
 }
 
 /// A stage's program, before its first task on this worker.
@@ -108,6 +112,7 @@ pub(crate) struct StartReplica {
     pub(crate) replica: ReplicaId,
     pub(crate) udf: String,
     pub(crate) arguments: Vec<u8>,
+    pub(crate) options: PoolOptions,
 }
 
 /// Stop a replica. It may be gone already.
@@ -133,6 +138,13 @@ pub(crate) struct Evaluate {
     pub(crate) call: Call,
 }
 
+/// What a UDF has made of a batch.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Evaluated {
+    pub(crate) column: BatchAt,
+    pub(crate) metrics: Metrics,
+}
+
 /// Why a replica has no result.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum CallFailure {
@@ -143,11 +155,22 @@ pub(crate) enum CallFailure {
     Hung,
     /// The batch could not be brought to the replica. It has not run, and is no failure of the UDF.
     NotFetched(String),
+    /// The replica's process has died, of this batch or beside it. The replica is started anew.
+    Died(String),
 }
 
 impl From<UdfError> for CallFailure {
     fn from(error: UdfError) -> Self {
         Self::Failed(error)
+    }
+}
+
+impl From<Fault> for CallFailure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Failed(error) => Self::Failed(error),
+            Fault::Died(why) => Self::Died(why),
+        }
     }
 }
 

@@ -18,8 +18,9 @@ use crate::error::ClusterError;
 use crate::plan::QueryPlan;
 use crate::sched::{
     Action, Core, Event, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources, Settings, StageSpec,
-    WorkerId,
+    TaskId, WorkerId,
 };
+use crate::udf::{Metrics, MetricsByUdf, merge_into};
 
 /// Places the work of all queries.
 pub struct SchedulerActor {
@@ -43,6 +44,26 @@ struct Crew {
 struct Submitted {
     plan: QueryPlan,
     events: mpsc::Sender<RunEvent>,
+    reported: Reported,
+}
+
+/// What a query's UDFs have reported.
+#[derive(Default)]
+struct Reported {
+    /// By task, so that one that runs again counts once.
+    tasks: HashMap<TaskId, MetricsByUdf>,
+    /// By replicas that have ended.
+    replicas: MetricsByUdf,
+}
+
+impl Reported {
+    fn total(&self) -> MetricsByUdf {
+        let mut total = self.replicas.clone();
+        for (udf, metrics) in self.tasks.values().flatten() {
+            merge_into(&mut total, udf, metrics);
+        }
+        total
+    }
 }
 
 enum Outgoing {
@@ -129,8 +150,8 @@ impl SchedulerActor {
             Action::StartReplica { worker, replica } => {
                 let stage = self.stage(replica.pool.query, replica.pool.stage.0);
                 if let Some(step) = stage.and_then(|stage| stage.program.steps.get(replica.pool.step as usize)) {
-                    let (udf, arguments) = (step.udf.clone(), step.arguments.clone());
-                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments }));
+                    let (udf, arguments, options) = (step.udf.clone(), step.arguments.clone(), step.options.clone());
+                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments, options }));
                 }
             }
             Action::StopReplica { worker, replica } => {
@@ -200,6 +221,15 @@ impl SchedulerActor {
     fn outputs(&self, query: QueryId, stage: crate::sched::StageId) -> Vec<(Place, crate::sched::Output)> {
         let outputs = self.core.outputs(query, stage).into_iter();
         outputs.filter_map(|(worker, output)| Some((self.workers.get(&worker)?.place, output))).collect()
+    }
+
+    fn replica_stopped(&mut self, replica: ReplicaId, metrics: &Metrics) {
+        let ReplicaId { pool, .. } = replica;
+        let Some(submitted) = self.queries.get_mut(&pool.query) else { return };
+        let stage = submitted.plan.stages.get(pool.stage.0 as usize);
+        if let Some(step) = stage.and_then(|stage| stage.program.steps.get(pool.step as usize)) {
+            merge_into(&mut submitted.reported.replicas, &step.udf, metrics);
+        }
     }
 
     fn replica_at(&self, replica: ReplicaId, on: WorkerId) -> Option<ReplicaAt> {
@@ -276,7 +306,10 @@ impl Handler<WorkerSilent> for SchedulerActor {
 impl Handler<TaskEnded> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, TaskEnded { task, attempt, outcome }: TaskEnded, _: &mut Self::Context) {
+    fn handle(&mut self, TaskEnded { task, attempt, outcome, metrics }: TaskEnded, _: &mut Self::Context) {
+        if let (Ok(_), Some(submitted)) = (&outcome, self.queries.get_mut(&task.query)) {
+            submitted.reported.tasks.insert(task, metrics);
+        }
         self.take(Event::TaskEnded { task, attempt, outcome });
     }
 }
@@ -288,6 +321,7 @@ impl Handler<ReplicaSays> for SchedulerActor {
         let event = match word {
             Word::Progress(doing) => Event::ReplicaProgress { replica, doing },
             Word::Failed(error) => Event::ReplicaFailed { replica, error },
+            Word::Stopped(metrics) => return self.replica_stopped(replica, &metrics),
             Word::Ready(actor) => {
                 self.replicas.insert(replica, actor);
                 Event::ReplicaReady(replica)
@@ -308,7 +342,7 @@ impl Handler<Submit> for SchedulerActor {
         });
         let spec = QuerySpec { id: query, stages: stages.collect() };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
-        self.queries.insert(query, Submitted { plan, events });
+        self.queries.insert(query, Submitted { plan, events, reported: Reported::default() });
         self.take(Event::Submit(spec));
     }
 }
@@ -327,7 +361,9 @@ impl Handler<Status> for SchedulerActor {
     type Result = Option<QueryStatus>;
 
     fn handle(&mut self, Status(query): Status, _: &mut Self::Context) -> Self::Result {
-        self.core.status(query, Instant::now())
+        let mut status = self.core.status(query, Instant::now())?;
+        status.metrics = self.queries.get(&query).map(|submitted| submitted.reported.total()).unwrap_or_default();
+        Some(status)
     }
 }
 
@@ -360,7 +396,8 @@ impl Handler<Undelivered> for SchedulerActor {
 
 fn pool_spec(step: &crate::plan::UdfStep) -> PoolSpec {
     let (least, most) = step.options.replicas;
-    PoolSpec { udf: step.udf.clone(), cpus: Resources::cpus(step.options.cpus), least, most }
+    let ready_timeout = step.options.ready_timeout;
+    PoolSpec { udf: step.udf.clone(), cpus: Resources::cpus(step.options.cpus), least, most, ready_timeout }
 }
 
 /// Sends a worker's messages one after the other, each until it has certainly been taken. Ends with the outbox.

@@ -3,7 +3,9 @@
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use bytes::Bytes;
@@ -53,16 +55,42 @@ impl TestWorker {
 ///
 /// [`#[regatta::main]`](macro@crate::main) calls it before anything of yours.
 pub fn become_worker_if_started_as_one() {
-    if is_worker() {
-        let code = match work() {
-            Ok(()) => 0,
-            Err(error) => {
-                let _ = writeln!(io::stderr(), "regatta worker: {error}");
-                2
-            }
-        };
-        std::process::exit(code);
+    let Some(role) = std::env::var_os(MARKER) else { return COMES_HERE.store(true, Ordering::Relaxed) };
+    let outcome = if role == REPLICA {
+        log_to_stderr();
+        udf::serve_isolated().map_err(Into::into)
+    } else {
+        work()
+    };
+    let code = match outcome {
+        Ok(()) => 0,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "regatta worker: {error}");
+            2
+        }
+    };
+    std::process::exit(code);
+}
+
+/// The value of [`MARKER`] for a process that is to be an isolated replica.
+const REPLICA: &str = "replica";
+
+/// Whether `main` of this program calls [`become_worker_if_started_as_one`].
+static COMES_HERE: AtomicBool = AtomicBool::new(false);
+
+/// Starts this executable as an isolated replica; `None` if its `main` would not become one. A replica has none of its own.
+pub(crate) fn replica_command() -> Option<Command> {
+    let in_tests = TestWorker::arguments();
+    let is_worker = std::env::var_os(MARKER);
+    let may = is_worker
+        .as_ref()
+        .map_or_else(|| in_tests.is_some() || COMES_HERE.load(Ordering::Relaxed), |role| role != REPLICA);
+    if !may {
+        return None;
     }
+    let mut command = Command::new(std::env::current_exe().ok()?);
+    command.args(in_tests.into_iter().flatten()).env(MARKER, REPLICA);
+    Some(command)
 }
 
 /// Whether this process was started as a worker. One that does not become one must not start workers: each of them
@@ -91,10 +119,11 @@ fn read_hand_over(from: &mut impl Read) -> io::Result<HandOver> {
     decode(&bytes).map_err(io::Error::other)
 }
 
-/// A worker has no `main` of the author's that could set up logging: warnings, or what `RUST_LOG` asks for, go to standard
-/// error, which the driver passes on under the worker's name.
+/// A worker has no `main` of the author's that could set up logging: warnings and what isolated replicas print, or what
+/// `RUST_LOG` asks for, go to standard error, which the driver passes on under the worker's name.
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("warn,{}=info", udf::OUTPUT)));
     // Fails only if the program has a subscriber already, from a constructor that ran before main: then that one stays.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
 }

@@ -24,7 +24,7 @@ impl Udf for Same {
     }
 }
 
-const CLUSTER: Target = Target { tasks: 4, travels: true };
+const CLUSTER: Target = Target { tasks: 4, travels: true, in_flight: 64 };
 
 fn same(inputs: impl AsRef<[Expr]>) -> Expr {
     Same.pool().on(inputs)
@@ -91,7 +91,7 @@ fn fields_of_one_call_need_one_call() {
 #[test]
 fn one_task_is_asked_for_one_task_comes() {
     let table = Table::new();
-    let native = Target { tasks: 1, travels: false };
+    let native = Target { tasks: 1, travels: false, in_flight: 64 };
     assert_eq!(shape(&plan(table.scan(), native).unwrap()), [(1, vec![])]);
 }
 

@@ -421,20 +421,20 @@ impl Core {
 
     /// A pool without a ready replica after the time-out fails its query; where some are ready, the others are given up.
     fn check_readiness(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let timeout = self.settings.ready_timeout;
         let mut late = Vec::new();
         for query in self.queries.values() {
             for (stage, state) in query.stages.iter().enumerate() {
                 for (step, pool) in state.pools.iter().enumerate() {
+                    let timeout = query.spec.stages[stage].pools[step].ready_timeout;
+                    let timeout = timeout.unwrap_or(self.settings.ready_timeout);
                     let starting = pool.replicas.iter().enumerate().filter(|(_, r)| r.state == ReplicaState::Starting);
                     let overdue = starting.filter(|(_, r)| now.duration_since(r.since) >= timeout);
-                    late.extend(
-                        overdue.map(|(rank, _)| (query.replica_id(stage, step, rank), pool.ready().next().is_some())),
-                    );
+                    let ready = pool.ready().next().is_some();
+                    late.extend(overdue.map(|(rank, _)| (query.replica_id(stage, step, rank), ready, timeout)));
                 }
             }
         }
-        for (id, others_are_ready) in late {
+        for (id, others_are_ready, timeout) in late {
             let Some(replica) = self.replica(id) else { continue };
             let (worker, progress) = (replica.worker, replica.progress.clone());
             if others_are_ready {

@@ -29,6 +29,8 @@ pub(crate) struct PoolSpec {
     pub(crate) cpus: Resources,
     pub(crate) least: usize,
     pub(crate) most: usize,
+    /// In place of the session's.
+    pub(crate) ready_timeout: Option<Duration>,
 }
 
 /// A sealed partition that a task left in its worker's store.

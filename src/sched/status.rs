@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 
 use super::query::{Phase, Query, ReplicaState, TaskState};
 use super::{QueryId, WorkerId};
+use crate::udf::MetricsByUdf;
 
 /// Where a query stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct QueryStatus {
     /// Its stages; the last one yields the result.
     pub stages: Vec<StageStatus>,
+    /// What its UDFs have reported so far, by UDF; only in the status of one query, not in that of a session.
+    pub metrics: MetricsByUdf,
 }
 
 /// Where a stage stands.
@@ -76,7 +79,8 @@ impl fmt::Display for SessionStatus {
 
 impl QueryStatus {
     pub(super) fn of(query: &Query, now: Instant) -> Self {
-        Self { stages: (0..query.stages.len()).map(|stage| stage_status(query, stage, now)).collect() }
+        let stages = (0..query.stages.len()).map(|stage| stage_status(query, stage, now)).collect();
+        Self { stages, metrics: MetricsByUdf::new() }
     }
 }
 
@@ -136,6 +140,6 @@ impl fmt::Display for QueryStatus {
                 writeln!(f)?;
             }
         }
-        Ok(())
+        self.metrics.iter().try_for_each(|(udf, metrics)| writeln!(f, "UDF {udf} reports: {metrics}"))
     }
 }

@@ -1,5 +1,7 @@
 //! What must hold beside right answers, each test named for it. On real processes over real QUIC.
 
+mod asyncs;
+mod contexts;
 mod endings;
 mod errors;
 mod functions;
@@ -7,6 +9,7 @@ mod placement;
 mod retries;
 mod runtimes;
 mod scaling;
+mod shapes;
 mod structs;
 mod udfs;
 
