@@ -74,6 +74,11 @@ pub use polars;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// And that of the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/udfs.md")]
+struct Udfs;
+
 /// What most programs need.
 pub mod prelude {
     pub use crate::udf::{Aggregate, AsyncUdf, Batch, Context, OnError, Start, Udf, UdfError, UdfResult};

@@ -190,6 +190,10 @@ fn udf_name(name: Option<&LitStr>, item: &impl ToTokens) -> Result<Tokens, Error
             Err(Error::new_spanned(name, "a UDF's name is not empty and has no `!`"))
         }
         Some(name) => Ok(quote!(#name)),
-        None => Ok(quote!(::core::concat!(::core::module_path!(), "::", ::core::stringify!(#item)))),
+        None => {
+            // As people write a type: `Scale<f32>`, not `Scale < f32 >`.
+            let item = item.to_token_stream().to_string().replace(' ', "");
+            Ok(quote!(::core::concat!(::core::module_path!(), "::", #item)))
+        }
     }
 }

@@ -62,7 +62,7 @@ impl AsyncUdf for Waiting {
             How::Crowded => {
                 in_flight.set(in_flight.get() + 1);
                 batch.metrics().gauge("in flight", in_flight.get() as f64);
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
                 in_flight.set(in_flight.get() - 1);
             }
             How::FirstHangs if first => {
@@ -111,7 +111,7 @@ async fn counted(x: i64) -> i64 {
 }
 
 fn most_in_flight(session: &Session, pool: regatta::udf::Pool<Waiting>) -> f64 {
-    let mut run = session.submit(numbers().select([pool.batch(10).on([col("x")])])).unwrap();
+    let mut run = session.submit(numbers().select([pool.batch(20).on([col("x")])])).unwrap();
     let frame = run.collect().unwrap();
     assert_eq!(frame.column("x").unwrap().i64().unwrap().to_vec(), (0..1000).map(Some).collect::<Vec<_>>());
     match run.status().unwrap().unwrap().metrics["waiting"].get("in flight") {

@@ -85,7 +85,7 @@ impl Aggregate for Squares {
 
     fn partial(&self, batch: &Batch) -> UdfResult<(i64, i64)> {
         let numbers = batch.column(0)?.i64()?;
-        assert_ne!(numbers.first(), Some(-1), "told to");
+        assert_ne!(numbers.iter().next().flatten(), Some(-1), "told to");
         batch.metrics().count("rows", batch.height() as u64);
         Ok((numbers.iter().flatten().map(|n| n * n).sum(), 1))
     }
