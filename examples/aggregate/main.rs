@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Requests to three services: most are quick, some are not.
     let requests = 300_000u64;
     let service: Vec<_> = (0..requests).map(|n| ["harbour", "lighthouse", "shipyard"][(n % 3) as usize]).collect();
-    let slow = |n: u64| (1 + n % 3) as f64 * if n % 50 == 0 { 4.0 } else { 0.1 };
+    let slow = |n: u64| (1 + n % 3) as f64 * if n.is_multiple_of(50) { 4.0 } else { 0.1 };
     let latency = (0..requests).map(|n| 1.0 + (n * 7919 % 1000) as f64 * slow(n));
     let frame = df!["service" => service, "ms" => latency.collect::<Vec<_>>()]?;
     let percentile = |percent| Percentile { percent }.on([col("ms")]);
