@@ -1,9 +1,11 @@
 //! Where workers come from. Today: processes of this machine that run this same executable.
 
+mod capacity;
 mod local;
 mod scratch;
 mod worker;
 
+pub(crate) use capacity::capacity;
 pub(crate) use local::{LocalSpec, LocalWorkers};
 pub(crate) use scratch::Scratch;
 pub use worker::{TestWorker, become_worker_if_started_as_one};

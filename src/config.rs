@@ -28,6 +28,7 @@ pub enum Runner {
 /// | `DAFT_AUTOSCALING_DOWNSCALE_ENABLED` | `true` | idle workers retire |
 /// | `DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS` | 60 | how long a worker is idle before it may |
 /// | `DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS` | 1 | workers that are kept while queries run |
+/// | `DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS` | 120 | how long a machine that was let go is not taken in again |
 /// | `DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS` | 64 | calls that a replica of an async UDF has in flight |
 /// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders |
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +51,11 @@ pub struct Config {
     pub autoscaling_downscale_idle: Duration,
     /// Workers that are kept while queries run.
     pub autoscaling_min_survivor_workers: usize,
+    /// How long a machine whose worker was let go is not taken in again, unless more are asked for.
+    pub autoscaling_pending_release_exclude: Duration,
+    /// Short tasks that may wait at one worker behind those that run there, so that it need not wait for the scheduler;
+    /// unset: one behind each.
+    pub max_task_backlog: Option<usize>,
     /// Calls that a replica of an async UDF has in flight, where its pool does not say.
     pub max_async_udf_inflight_tasks: usize,
     /// Where clusters keep their scratch folders.
@@ -68,6 +74,8 @@ impl Default for Config {
             autoscaling_downscale_enabled: true,
             autoscaling_downscale_idle: Duration::from_secs(60),
             autoscaling_min_survivor_workers: 1,
+            autoscaling_pending_release_exclude: Duration::from_secs(120),
+            max_task_backlog: None,
             max_async_udf_inflight_tasks: 64,
             scratch: std::env::temp_dir(),
         }
@@ -100,6 +108,9 @@ impl Config {
         }
         if let Some(idle) = seconds(&get, "DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS")? {
             config.autoscaling_downscale_idle = idle;
+        }
+        if let Some(time) = seconds(&get, "DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS")? {
+            config.autoscaling_pending_release_exclude = time;
         }
         if let Some(value) = get("DAFT_AUTOSCALING_THRESHOLD") {
             config.autoscaling_threshold = number("DAFT_AUTOSCALING_THRESHOLD", value, "use a ratio, at least 1")?;
@@ -209,6 +220,10 @@ mod tests {
             with("AUTOSCALER_UPDATE_INTERVAL_S", "0.5").unwrap().autoscaler_update_interval,
             Duration::from_millis(500)
         );
+        assert_eq!(
+            with("DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS", "7").unwrap().autoscaling_pending_release_exclude,
+            Duration::from_secs(7)
+        );
         assert_eq!(with("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "7").unwrap().max_async_udf_inflight_tasks, 7);
         assert_eq!(with("REGATTA_SCRATCH", "/x").unwrap().scratch, PathBuf::from("/x"));
     }
@@ -226,6 +241,7 @@ mod tests {
             ("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", "perhaps"),
             ("DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS", "-1"),
             ("DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS", "-1"),
+            ("DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS", "never"),
             ("AUTOSCALER_UPDATE_INTERVAL_S", "often"),
             ("DAFT_MIN_CPU_PER_TASK", "NaN"),
             ("DAFT_MIN_CPU_PER_TASK", "0"),

@@ -304,14 +304,12 @@ pub enum ClusterError {
     )]
     InWorker,
     /// A stage asks for more than any worker has.
-    #[error(
-        "{request} fits on no worker: the largest has {largest} CPU. Lower what it asks for, or use larger workers"
-    )]
+    #[error("{request} fits on no worker: the largest has {largest}. Lower what it asks for, or use larger workers")]
     Infeasible {
         /// What was asked for.
         request: String,
-        /// The CPUs of the largest worker.
-        largest: f64,
+        /// What the largest worker has.
+        largest: String,
     },
     /// The network between driver and workers.
     #[error("{what}: {why}")]

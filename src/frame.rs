@@ -13,8 +13,10 @@ use tokio::sync::mpsc;
 
 use crate::actors::{Host, Place, RunEvent};
 use crate::error::{ClusterError, Error, PolarsFailure, TaskError, TaskFailure};
+use crate::plan::Marker;
 use crate::sched::{Output, QueryId, QueryStatus};
 use crate::session::Session;
+use crate::store::Ticket;
 
 /// A query that was submitted. Dropping it ends the query and frees what it holds, on all workers.
 #[derive(Debug)]
@@ -158,8 +160,8 @@ impl Iterator for Batches {
     }
 }
 
-/// Sugar: run a query on a session.
-pub trait LazyFrameExt {
+/// What a query can ask of a session beside what Polars knows. Plain Polars runs these queries too; the answer is the same.
+pub trait LazyFrameExt: Sized {
     /// Submits the query and waits for its whole result.
     ///
     /// # Errors
@@ -182,6 +184,11 @@ pub trait LazyFrameExt {
     /// ```
     #[must_use]
     fn generate(self, name: &str, lists: Expr) -> Self;
+
+    /// Deals the rows into `partitions` of equal row counts, in order, by splitting and merging; what follows runs as so
+    /// many tasks. Moves only rows that change partitions' hands. Without effect in a [native](Session::native) session,
+    /// which has one partition.
+    fn into_partitions(self, partitions: usize) -> LazyFrame;
 }
 
 impl LazyFrameExt for LazyFrame {
@@ -192,6 +199,10 @@ impl LazyFrameExt for LazyFrame {
     fn generate(self, name: &str, lists: Expr) -> Self {
         let no_row_for_none = ExplodeOptions { empty_as_null: false, keep_nulls: false };
         self.with_column(lists.alias(name)).explode(by_name([name], true, false), no_row_for_none)
+    }
+
+    fn into_partitions(self, partitions: usize) -> LazyFrame {
+        Marker::IntoPartitions(partitions.max(1)).on(self)
     }
 }
 
@@ -217,7 +228,7 @@ fn partitions(events: mpsc::Receiver<RunEvent>, host: Arc<Host>) -> impl Stream<
         let host = Arc::clone(&host);
         async move {
             let (place, output) = next?;
-            let bytes = host.partition(&place, output.id).await;
+            let bytes = host.read(&place, Ticket::Partition(output.id)).await;
             bytes.map_err(|cause| fetch_failed(&place, &output, cause))
         }
     });

@@ -2,4 +2,4 @@
 
 mod probe;
 
-pub use probe::{DriverCode, GpuUnavailable, device_count, driver_present};
+pub use probe::{DriverCode, GpuUnavailable, device_count, device_memory, driver_present};

@@ -62,7 +62,8 @@ pub use frame::{Batches, LazyFrameExt, Run};
 pub use polars_ooc::Allocator;
 pub use regatta_macros::{main, udf};
 pub use sched::{
-    PoolId, PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, TaskId, WorkerId, WorkerStatus,
+    PoolId, PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, TaskId, Wait, WaitsFor, WorkerId,
+    WorkerStatus,
 };
 pub use session::Session;
 

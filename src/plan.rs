@@ -6,9 +6,12 @@
 
 mod cut;
 mod explain;
+mod files;
 mod lift;
+mod marker;
 mod rowwise;
 mod scan;
+mod share;
 mod wire;
 
 use polars::prelude::*;
@@ -16,6 +19,8 @@ use polars_plan::plans::IRPlan;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use lift::udf_calls;
+pub(crate) use marker::Marker;
+pub(crate) use share::{Rows, share};
 pub(crate) use wire::{Fragment, placeholder_of};
 
 use crate::error::PlanError;
@@ -29,12 +34,12 @@ pub(crate) struct QueryPlan {
     pub(crate) schema: SchemaRef,
 }
 
-/// What every task of a stage runs: a fragment, then UDF steps, each with the row-wise work up to the next.
+/// A part of the plan whose output is partitions, one for each of its splits.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) id: StageId,
-    pub(crate) program: StageProgram,
-    /// Stages whose whole output each task of this one reads.
+    pub(crate) work: Work,
+    /// Stages whose output its tasks read.
     pub(crate) inputs: Vec<StageId>,
     /// One task each.
     pub(crate) splits: Vec<Split>,
@@ -44,11 +49,35 @@ pub(crate) struct Stage {
     pub(crate) describe: String,
 }
 
-/// The part of a stage that travels to workers.
+/// What a stage takes to be done.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Each task runs this.
+    Program(StageProgram),
+    /// Nothing: its rows are a frame of the driver, too large to travel inside a plan.
+    Frame(DataFrame),
+}
+
+impl Stage {
+    pub(crate) fn program(&self) -> Option<&StageProgram> {
+        match &self.work {
+            Work::Program(program) => Some(program),
+            Work::Frame(_) => None,
+        }
+    }
+
+    pub(crate) fn steps(&self) -> &[UdfStep] {
+        self.program().map_or(&[], |program| &program.steps)
+    }
+}
+
+/// A fragment, then UDF steps, each with the row-wise work up to the next: what travels to workers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct StageProgram {
     pub(crate) fragment: Fragment,
     pub(crate) steps: Vec<UdfStep>,
+    /// Rows that a task leaves at most.
+    pub(crate) limit: Option<u64>,
 }
 
 /// One UDF call per row of a stage, and what follows it.
@@ -65,15 +94,19 @@ pub(crate) struct UdfStep {
     pub(crate) then: Option<Fragment>,
 }
 
-/// A task's share of its stage's scan.
+/// A task's part of what its stage reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Split {
     /// All of it.
     Whole,
-    /// Whole files, by their index in the scan.
-    Files(Vec<usize>),
-    /// Some rows of one file, aligned to row groups.
-    Rows { file: usize, offset: usize, len: usize },
+    /// Whole files, by their index in the scan. For a row index: how many rows the files before them have.
+    Files { files: Vec<usize>, rows_before: usize },
+    /// Some rows of one file; likewise.
+    Rows { file: usize, offset: usize, len: usize, rows_before: usize },
+    /// Some rows of the frame that is in the plan.
+    Slice { offset: usize, len: usize },
+    /// The `part`-th of `of` equal shares of the rows that the stage below left.
+    Share { part: usize, of: usize },
 }
 
 /// Where a plan will run.

@@ -1,5 +1,6 @@
 //! Where queries run: in this process, or on workers that this session started.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -15,13 +16,16 @@ use crate::actors::{
     CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, Status, Submit, SwordfishActor, UseProvider,
     WholeStatus, Worker, WorkerDown, WorkerSilent,
 };
-use crate::cluster::{LocalSpec, LocalWorkers, Scratch, hello, is_worker};
+use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::Run;
 use crate::os;
-use crate::plan::{QueryPlan, Target, plan};
-use crate::sched::{MAX_ATTEMPTS, QueryId, Resources, ScaleSettings, SessionStatus, Settings, WorkerId};
+use crate::plan::{QueryPlan, Split, Target, Work, plan};
+use crate::sched::{
+    Attempt, MAX_ATTEMPTS, Output, PartitionId, QueryId, Resources, ScaleSettings, SessionStatus, Settings, StageId,
+    TaskId, WorkerId,
+};
 use crate::store::Store;
 
 /// A place to run queries. Cheap to clone; the last clone ends it, with its workers.
@@ -79,8 +83,7 @@ impl Session {
         let (host, scheduler) = (Arc::clone(&parts.host), parts.scheduler.clone());
         let place = Place { worker: WorkerId(0), node: None };
         let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler.into()));
-        let worker =
-            Worker { worker: place.worker, capacity: Resources::cpus(os::cpus() as f64), actor: swordfish.into() };
+        let worker = Worker { worker: place.worker, capacity: capacity(os::cpus(), 1), actor: swordfish.into() };
         parts.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
         Ok(parts.session(
             vec![arbiter],
@@ -137,12 +140,13 @@ impl Session {
             authority.issue(Role::Head).map_err(|e| ClusterError::network("make the head's certificate", e))?;
         let scale = ScaleSettings {
             workers: (least, most),
-            each: Resources::cpus(threads as f64),
+            each: capacity(threads, most),
             threshold: config.autoscaling_threshold,
             interval: config.autoscaler_update_interval,
             downscale: config.autoscaling_downscale_enabled,
             idle: config.autoscaling_downscale_idle,
             survivors: config.autoscaling_min_survivor_workers,
+            exclude: config.autoscaling_pending_release_exclude,
         };
         let parts = Parts::new(&config, Some(scale), |runtime| {
             let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -152,6 +156,8 @@ impl Session {
         })?;
         let node = parts.host.node.clone().ok_or(ClusterError::Closed)?;
         parts.watch_workers(&node);
+        // Frames of queries are fetched from here.
+        node.serve_data(Arc::<Store>::clone(&parts.host.store));
         // Certificates live a day; the head renews them.
         let renewal = node.serve_joins(Arc::clone(&authority));
         renewal.map_err(|e| ClusterError::network("serve the cluster's certificates", e))?;
@@ -161,6 +167,7 @@ impl Session {
             authority,
             head: (node.id(), address),
             threads,
+            most,
             scratch: parts.scratch.folder().to_owned(),
             on_end: parts.on_end(),
         });
@@ -190,17 +197,20 @@ impl Session {
     /// # Errors
     /// The query cannot be planned, or the session is gone.
     pub fn submit(&self, query: LazyFrame) -> Result<Run, Error> {
-        let plan = self.plan(query)?;
+        let mut plan = self.plan(query)?;
         let (explain, schema) = (plan.to_string(), Arc::clone(&plan.schema));
         let tasks = plan.last().map_or(0, |stage| stage.splits.len());
         // Room for every event, also of every attempt, so that the scheduler never waits for a session.
         let (events, heard) = mpsc::channel(tasks * MAX_ATTEMPTS as usize + 2);
         let id = QueryId(os::random());
+        // Made first: whatever happens from here on, its drop frees what the query holds.
+        let run = Run::new(self.clone(), id, schema, explain, heard);
+        let given = self.keep_frames(id, &mut plan)?;
         let scheduler = self.inner.scheduler.clone();
         scheduler
-            .try_tell(Submit { query: id, plan, events })
+            .try_tell(Submit { query: id, plan, given, events })
             .map_err(|e| ClusterError::network("submit the query", e))?;
-        Ok(Run::new(self.clone(), id, schema, explain, heard))
+        Ok(run)
     }
 
     /// How a query would be run, in words.
@@ -241,12 +251,31 @@ impl Session {
         planned.map_err(PlanError::Panicked)?
     }
 
+    /// Puts the frames of a plan into this process's store, where tasks find them.
+    fn keep_frames(&self, query: QueryId, plan: &mut QueryPlan) -> Result<BTreeMap<StageId, Vec<Output>>, Error> {
+        let mut given = BTreeMap::new();
+        for stage in &mut plan.stages {
+            let Work::Frame(frame) = &mut stage.work else { continue };
+            let frame = std::mem::take(frame);
+            let pieces = stage.splits.iter().enumerate().map(|(index, split)| {
+                let task = TaskId { query, stage: stage.id, index: index as u32 };
+                let id = PartitionId { task, attempt: Attempt(1), partition: 0 };
+                let Split::Slice { offset, len } = split else { return self.host().store.keep(id, &frame) };
+                self.host().store.keep(id, &frame.slice(*offset as i64, *len))
+            });
+            let kept = pieces.collect::<Result<Vec<_>, _>>();
+            given.insert(stage.id, kept.map_err(|e| ClusterError::network("keep a frame of the query", e))?);
+        }
+        Ok(given)
+    }
+
     pub(crate) fn host(&self) -> &Arc<Host> {
         &self.inner.host
     }
 
     /// Ends a query, whatever its state. Never waits.
     pub(crate) fn release(&self, query: QueryId) {
+        self.host().store.drop_query(query);
         let scheduler = self.inner.scheduler.clone();
         // Waits for room in the mailbox on a thread of ours if it must. A scheduler that is gone holds no query.
         self.inner.host.runtime.handle().spawn(async move { scheduler.tell(Release(query), CONTROL).await });
@@ -293,9 +322,10 @@ impl Parts {
         let host = Host::new(runtime, Store::new(&store), node);
         let arbiter = host.runtime.arbiter().map_err(|e| ClusterError::os("start the scheduler's thread", e))?;
         let settings = Settings {
-            task_cpus: Resources::cpus(config.min_cpu_per_task),
+            task: Resources::cpus(config.min_cpu_per_task),
             ready_timeout: config.actor_udf_ready_timeout,
             linear: config.scheduler_linear,
+            max_task_backlog: config.max_task_backlog,
             scale,
         };
         let hosted = Arc::clone(&host);

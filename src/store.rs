@@ -4,6 +4,7 @@
 //! worker's scratch folder, read through the page cache.
 
 mod ipc;
+mod rows;
 mod serve;
 mod writer;
 
@@ -16,13 +17,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use dashmap::DashMap;
 
-use polars::prelude::Schema;
+use polars::prelude::{DataFrame, Schema};
 
 use crate::error::TaskFailure;
-use crate::sched::{PartitionId, QueryId};
+use crate::sched::{Output, PartitionId, QueryId};
 
 pub(crate) use ipc::{decode_frame, encode_frame};
-pub(crate) use serve::Ticket;
+pub(crate) use serve::{RowRange, Ticket};
 pub(crate) use writer::PartitionWriter;
 
 /// Partitions up to this size stay in memory.
@@ -86,6 +87,38 @@ impl Store {
     /// A sealed partition.
     pub(crate) fn get(&self, id: PartitionId) -> Option<Arc<Sealed>> {
         self.partitions.get(&id).map(|sealed| Arc::clone(&sealed))
+    }
+
+    /// Writes and seals a partition that is one frame.
+    ///
+    /// # Errors
+    /// As for [`PartitionWriter::write`].
+    pub(crate) fn keep(self: &Arc<Self>, id: PartitionId, frame: &DataFrame) -> Result<Output, TaskFailure> {
+        let mut writer = self.writer(id, frame.schema())?;
+        writer.write(frame)?;
+        writer.seal()
+    }
+
+    /// What a ticket stands for, as one IPC file.
+    ///
+    /// # Errors
+    /// Why it is not there, in words.
+    pub(crate) fn read(&self, ticket: Ticket) -> Result<Bytes, String> {
+        match ticket {
+            Ticket::Partition(id) => self.sealed(id)?.bytes().map_err(|e| e.to_string()),
+            Ticket::Rows(id, range) => {
+                let file = self.sealed(id)?.bytes().map_err(|e| e.to_string())?;
+                rows::rows(&file, range).map_err(|e| format!("{}: {e}", id.task))
+            }
+            Ticket::Batch(number) => {
+                let batch = self.offers.get(&number).map(|batch| batch.clone());
+                batch.ok_or_else(|| "no such batch: its query may have ended".to_owned())
+            }
+        }
+    }
+
+    fn sealed(&self, id: PartitionId) -> Result<Arc<Sealed>, String> {
+        self.get(id).ok_or_else(|| format!("{}, attempt {}: no such partition", id.task, id.attempt.0))
     }
 
     /// Keeps a batch until it is fetched once, or its offer is dropped.

@@ -2,13 +2,14 @@
 
 #![warn(missing_docs)]
 
+mod actor;
 mod function;
 
 use proc_macro::TokenStream;
 use proc_macro2::TokenStream as Tokens;
 use quote::{ToTokens, format_ident, quote};
 use syn::parse::Parse;
-use syn::{Error, Expr, Item, ItemFn, ItemImpl, LitStr, Token, Type, parenthesized, parse_macro_input};
+use syn::{DeriveInput, Error, Expr, Item, ItemFn, ItemImpl, LitStr, Token, Type, parenthesized, parse_macro_input};
 
 /// Lets the program's executable be a worker: put it on `main`.
 ///
@@ -104,6 +105,48 @@ pub fn udf(arguments: TokenStream, item: TokenStream) -> TokenStream {
         )),
     };
     expanded.unwrap_or_else(Error::into_compile_error).into()
+}
+
+/// Declares a message between actors: its number, which is its own among the messages of an actor, and its reply.
+///
+/// ```text
+/// #[derive(Serialize, Deserialize, regatta::Message)]
+/// #[message(id = 0x0105, reply = Duration)]
+/// struct Acquire(u32);
+/// ```
+///
+/// Without `reply` it is answered with `()`.
+#[proc_macro_derive(Message, attributes(message))]
+pub fn message(item: TokenStream) -> TokenStream {
+    derive_message(item, &quote!(::regatta::actor))
+}
+
+/// `regatta::Message` for users of `regatta-remote` alone.
+#[proc_macro_derive(RemoteMessage, attributes(message))]
+pub fn remote_message(item: TokenStream) -> TokenStream {
+    derive_message(item, &quote!(::regatta_remote))
+}
+
+/// Registers an actor, so that a session can start it on any worker: put it on the struct, with the messages that other
+/// processes may send.
+///
+/// ```text
+/// #[regatta::actor(Acquire, Reset)]
+/// #[derive(Serialize, Deserialize)]
+/// struct RateLimiter { per_second: u32 }
+/// ```
+///
+/// The actor's type travels under its path in its crate, or under what `name = "..."` says.
+#[proc_macro_attribute]
+pub fn actor(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    let arguments = parse_macro_input!(arguments as actor::Arguments);
+    let item = parse_macro_input!(item as Item);
+    actor::expand_actor(&arguments, &item).unwrap_or_else(Error::into_compile_error).into()
+}
+
+fn derive_message(item: TokenStream, home: &Tokens) -> TokenStream {
+    let input = parse_macro_input!(item as DeriveInput);
+    actor::expand_message(&input, home).unwrap_or_else(Error::into_compile_error).into()
 }
 
 fn expand_main(arguments: &Tokens, mut function: ItemFn) -> Result<Tokens, Error> {

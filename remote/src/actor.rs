@@ -1,17 +1,23 @@
 //! One handle for an actor, wherever it is.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
 
-use crate::codec::{decode, encode};
+use crate::codec::{CodecError, decode, encode};
 use crate::error::{AskError, TellError};
 use crate::identity::NodeId;
+use crate::link::Letter;
 use crate::local::{Down, LocalRef};
-use crate::message::RemoteMessage;
+use crate::message::{RemoteMessage, StreamMessage, WireMessage};
 use crate::node::Node;
+use crate::stream::Replies;
+use crate::trace::TraceContext;
+use crate::travel::Travelling;
 
 /// An actor's number in its node, given by whoever publishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,12 +32,21 @@ pub struct Address {
     pub actor: ActorId,
 }
 
-/// A handle to an actor of this or another process.
+/// A handle to an actor of this or another process. It can be part of a message, if the actor is published: whoever
+/// receives it reaches the actor, wherever the three of them are, by a connection that is made when it is first needed.
 pub struct ActorRef<A: Actor<Context = Context<A>>>(Target<A>);
 
 impl<A: Actor<Context = Context<A>>> ActorRef<A> {
-    pub(crate) fn remote(node: Node, address: Address) -> Self {
-        Self(Target::Remote { node, address })
+    pub(crate) fn remote(node: Node, address: Address, at: Option<SocketAddr>) -> Self {
+        Self(Target::Remote { node, address, at })
+    }
+
+    pub(crate) fn detached(travelling: Travelling) -> Self {
+        Self(Target::Detached(travelling))
+    }
+
+    pub(crate) fn target(&self) -> &Target<A> {
+        &self.0
     }
 
     /// Sends a message and waits for its reply.
@@ -52,16 +67,50 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     {
         match &self.0 {
             Target::Local(actor) => actor.ask(message, deadline).await,
-            Target::Remote { node, address } => {
+            Target::Remote { node, address, at } => {
                 if address.node == node.id() {
                     return Err(AskError::NoSuchActor);
                 }
-                let link = node.link(address.node).ok_or(AskError::NotConnected)?;
-                let payload = encode(&message).map_err(AskError::Codec)?;
-                drop(message);
-                let reply = link.ask(M::ID, address.actor, payload, deadline).await?;
-                decode(&reply).map_err(|error| AskError::BadReply { text: error.to_string() })
+                let started = Instant::now();
+                let link = node.reach(address.node, *at, deadline).await.ok_or(AskError::NotConnected)?;
+                let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
+                let reply = link.ask(letter, deadline.saturating_sub(started.elapsed())).await?;
+                read(node, &reply)
             }
+            Target::Detached(_) => Err(AskError::Detached),
+        }
+    }
+
+    /// Sends a message that is answered by a stream. `patience` is how long to wait for room, and then for each item.
+    ///
+    /// # Errors
+    /// No room in time, or the actor or its node is known to be gone: the message has not run. What goes wrong later
+    /// is an error of [`Replies::next`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future sends nothing. Dropping the [`Replies`] stops the producer, which can see it.
+    ///
+    /// # Delivery
+    /// The message at most once, in the sender's order; its items in their order, without a gap, up to the end or an
+    /// error. A producer is ahead of its consumer by a bounded number of items, and to another node of bytes. It waits for a
+    /// consumer on another node that takes nothing no longer than `patience`.
+    pub async fn stream<M>(&self, message: M, patience: Duration) -> Result<Replies<M::Item>, AskError>
+    where
+        A: Handler<M>,
+        M: StreamMessage,
+    {
+        match &self.0 {
+            Target::Local(actor) => actor.stream(message, patience).await,
+            Target::Remote { node, address, at } => {
+                if address.node == node.id() {
+                    return Err(AskError::NoSuchActor);
+                }
+                let link = node.reach(address.node, *at, patience).await.ok_or(AskError::NotConnected)?;
+                let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
+                let incoming = link.stream(letter, patience).await?;
+                Ok(Replies::remote(incoming, patience, node.clone()))
+            }
+            Target::Detached(_) => Err(AskError::Detached),
         }
     }
 
@@ -83,26 +132,68 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     {
         match &self.0 {
             Target::Local(actor) => actor.tell(message, deadline).await,
-            Target::Remote { node, address } => {
+            Target::Remote { node, address, at } => {
                 if address.node == node.id() {
                     return Err(TellError::NoSuchActor);
                 }
-                let link = node.link(address.node).ok_or(TellError::NotConnected)?;
-                let payload = encode(&message).map_err(TellError::Codec)?;
-                drop(message);
-                link.tell(M::ID, address.actor, payload, deadline).await
+                let started = Instant::now();
+                let link = node.reach(address.node, *at, deadline).await.ok_or(TellError::NotConnected)?;
+                let letter = letter(message, node, address.actor).map_err(TellError::Codec)?;
+                link.tell(letter, deadline.saturating_sub(started.elapsed())).await
             }
+            Target::Detached(_) => Err(TellError::Detached),
         }
     }
 
-    /// Waits until the actor is gone; for an actor of another node, until that node is lost.
+    /// [`ask`](Self::ask) for a plain thread, such as that of a UDF; blocks it until the answer or the deadline.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Delivery
+    /// As there.
+    pub fn ask_blocking<M>(&self, message: M, deadline: Duration) -> Result<M::Result, AskError>
+    where
+        A: Handler<M>,
+        M: RemoteMessage,
+    {
+        let runtime = match &self.0 {
+            Target::Local(actor) => actor.runtime(),
+            Target::Remote { node, .. } => node.shared().net.handle.clone(),
+            Target::Detached(_) => return Err(AskError::Detached),
+        };
+        let (answered, answer) = std::sync::mpsc::sync_channel(1);
+        let actor = self.clone();
+        runtime.spawn(async move { answered.send(actor.ask(message, deadline).await) });
+        answer.recv().unwrap_or_else(|_| Err(AskError::ConnectionLost { cause: "the runtime ended".to_owned() }))
+    }
+
+    /// Where the actor is; `None` for one of this process that is not published.
+    pub fn address(&self) -> Option<Address> {
+        match &self.0 {
+            Target::Local(actor) => actor.home().map(|(node, actor)| Address { node: node.id(), actor }),
+            Target::Remote { address, .. } => Some(*address),
+            Target::Detached(travelling) => Some(travelling.address),
+        }
+    }
+
+    /// Waits until the actor is gone, and says why. For an actor of another node, the loss of the connection is
+    /// [`Down::NodeLost`], also if it is made again at once.
     ///
     /// # Cancel safety
     /// Safe.
     pub async fn down(&self) -> Down {
         match &self.0 {
             Target::Local(actor) => actor.down().await,
-            Target::Remote { node, address } => Down::NodeLost { cause: node.lost(address.node).await },
+            Target::Remote { node, address, .. } if address.node == node.id() => Down::NoSuchActor,
+            Target::Remote { node, address, at } => {
+                node.reach(address.node, *at, REACH).await; // nobody may have needed it before
+                match node.link(address.node) {
+                    Some(link) => link.watch(address.actor).await,
+                    None => Down::NodeLost { cause: "not connected".to_owned() },
+                }
+            }
+            Target::Detached(_) => Down::NodeLost { cause: TellError::Detached.to_string() },
         }
     }
 }
@@ -117,7 +208,8 @@ impl<A: Actor<Context = Context<A>>> Clone for ActorRef<A> {
     fn clone(&self) -> Self {
         Self(match &self.0 {
             Target::Local(actor) => Target::Local(actor.clone()),
-            Target::Remote { node, address } => Target::Remote { node: node.clone(), address: *address },
+            Target::Remote { node, address, at } => Target::Remote { node: node.clone(), address: *address, at: *at },
+            Target::Detached(travelling) => Target::Detached(travelling.clone()),
         })
     }
 }
@@ -127,6 +219,7 @@ impl<A: Actor<Context = Context<A>>> fmt::Debug for ActorRef<A> {
         match &self.0 {
             Target::Local(actor) => actor.fmt(f),
             Target::Remote { address, .. } => write!(f, "ActorRef({address})"),
+            Target::Detached(travelling) => write!(f, "ActorRef({travelling:?})"),
         }
     }
 }
@@ -143,7 +236,29 @@ impl fmt::Display for Address {
     }
 }
 
-enum Target<A: Actor<Context = Context<A>>> {
+/// Where the actor is.
+pub(crate) enum Target<A: Actor<Context = Context<A>>> {
     Local(LocalRef<A>),
-    Remote { node: Node, address: Address },
+    Remote {
+        /// Our node, not the actor's.
+        node: Node,
+        address: Address,
+        /// Where to dial, if there is no connection.
+        at: Option<SocketAddr>,
+    },
+    /// Read outside of any node.
+    Detached(Travelling),
+}
+
+/// How long a watch waits for its connection.
+const REACH: Duration = Duration::from_secs(5);
+
+fn letter<M: WireMessage>(message: M, from: &Node, actor: ActorId) -> Result<Letter, CodecError> {
+    let trace = TraceContext::of_message(&from.net().ambient);
+    Ok(Letter { message: M::ID, actor, payload: encode(&message)?, trace })
+}
+
+/// Reads what the other side answered.
+pub(crate) fn read<T: DeserializeOwned>(node: &Node, bytes: &[u8]) -> Result<T, AskError> {
+    node.decoding(|| decode(bytes)).map_err(|error| AskError::BadReply { text: error.to_string() })
 }

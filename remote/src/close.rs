@@ -22,11 +22,12 @@ pub(crate) enum Code {
     NoCertificate = 13,
     TooMany = 14,
     DeclaredDead = 15,
+    Superseded = 16,
 }
 
 impl Code {
     #[cfg(test)]
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Bye,
         Self::BuildDiffers,
         Self::ProtocolDiffers,
@@ -43,6 +44,7 @@ impl Code {
         Self::NoCertificate,
         Self::TooMany,
         Self::DeclaredDead,
+        Self::Superseded,
     ];
 
     pub(crate) fn var(self) -> VarInt {
@@ -57,6 +59,6 @@ mod tests {
     #[test]
     fn close_codes_are_unique_and_keep_their_numbers() {
         let numbers: Vec<u32> = Code::ALL.iter().map(|code| *code as u32).collect();
-        assert_eq!(numbers, (0..16).collect::<Vec<u32>>());
+        assert_eq!(numbers, (0..17).collect::<Vec<u32>>());
     }
 }

@@ -5,6 +5,7 @@
 //! Little-endian.
 
 mod serve;
+pub(crate) mod wire;
 
 use std::io;
 use std::sync::Arc;
@@ -19,15 +20,10 @@ use crate::lane::{SLICE, STALL};
 use crate::runtime::Net;
 
 pub(crate) use serve::serve;
+use wire::{Account, MAX_TICKET, Request, WINDOW};
 
-/// Longest ticket, in bytes.
-const MAX_TICKET: usize = 64 << 10;
 /// Longest reason of a refusal, in bytes.
 const MAX_REFUSAL: usize = 4 << 10;
-/// Bytes that a consumer lets a producer be ahead.
-const WINDOW: u64 = 4 << 20;
-/// Credit is returned in pieces of at least this, so that it costs few packets.
-const RETURN: u64 = WINDOW / 4;
 const CREDIT: u8 = 1;
 const TAKEN: u8 = 2;
 const OK: u8 = 0;
@@ -63,12 +59,7 @@ pub struct Fetch {
     send: SendStream,
     read: RecvStream,
     net: Net,
-    total: u64,
-    got: u64,
-    /// Bytes handed to the caller whose credit was not yet returned.
-    taken: u64,
-    /// Bytes that the producer may still send.
-    credit: u64,
+    account: Account,
     /// What remains to be written of a credit or of the acknowledgement.
     pending: BytesMut,
     done: bool,
@@ -78,7 +69,7 @@ pub struct Fetch {
 impl Fetch {
     /// Bytes in all.
     pub fn total(&self) -> u64 {
-        self.total
+        self.account.total
     }
 
     /// The next bytes; `None` when all have come and the producer has been told so.
@@ -94,29 +85,20 @@ impl Fetch {
         }
         let net = self.net.clone();
         // Coming back means that the caller is done with what it got before.
-        if self.taken >= RETURN && self.credit < self.total - self.got {
+        if let Some(more) = self.account.taken() {
             self.pending.put_u8(CREDIT);
-            self.pending.put_u32_le(u32::try_from(self.taken).unwrap_or(u32::MAX));
-            self.credit += self.taken;
-            self.taken = 0;
+            self.pending.put_u32_le(more);
         }
         self.flush(&net).await?;
         let chunk = net.within(STALL, self.read.read_chunk(SLICE, true)).await;
         match chunk.ok_or(FetchError::Stalled)?.map_err(read_error)? {
             Some(chunk) => {
-                let size = chunk.bytes.len() as u64;
-                if size > self.credit {
-                    return Err(FetchError::Protocol("more bytes than credit"));
-                }
-                if size > self.total - self.got {
-                    return Err(FetchError::Protocol("more bytes than promised"));
-                }
-                self.credit -= size;
-                self.got += size;
-                self.taken += size;
+                self.account.arrived(chunk.bytes.len() as u64)?;
                 Ok(Some(chunk.bytes))
             }
-            None if self.got < self.total => Err(FetchError::Truncated { got: self.got, total: self.total }),
+            None if self.account.got < self.account.total => {
+                Err(FetchError::Truncated { got: self.account.got, total: self.account.total })
+            }
             None => {
                 self.pending.put_u8(TAKEN);
                 self.flush(&net).await?;
@@ -163,7 +145,7 @@ impl Drop for Fetch {
 
 impl std::fmt::Debug for Fetch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fetch").field("total", &self.total).field("got", &self.got).finish()
+        f.debug_struct("Fetch").field("total", &self.account.total).field("got", &self.account.got).finish()
     }
 }
 
@@ -178,22 +160,11 @@ pub(crate) async fn fetch(
         return Err(FetchError::TicketTooLong { size: ticket.len(), max: MAX_TICKET });
     }
     let (send, read) = connection.open_bi().await.map_err(lost)?;
-    let mut pending = BytesMut::with_capacity(12 + ticket.len());
-    pending.put_u32_le(ticket.len() as u32); // checked above
-    pending.put_u64_le(WINDOW);
+    let mut pending = BytesMut::with_capacity(Request::LEN + ticket.len());
+    pending.extend_from_slice(&Request { ticket: ticket.len(), credit: WINDOW }.encode());
     pending.extend_from_slice(&ticket);
-    let mut fetch = Fetch {
-        send,
-        read,
-        net: net.clone(),
-        total: 0,
-        got: 0,
-        taken: 0,
-        credit: WINDOW,
-        pending,
-        done: false,
-        _counted: counted,
-    };
+    let mut fetch =
+        Fetch { send, read, net: net.clone(), account: Account::new(0), pending, done: false, _counted: counted };
     fetch.flush(&net).await?;
     let mut answer = [0; 1];
     fetch.read.read_exact(&mut answer).await.map_err(cut)?;
@@ -201,7 +172,7 @@ pub(crate) async fn fetch(
         [OK] => {
             let mut total = [0; 8];
             fetch.read.read_exact(&mut total).await.map_err(cut)?;
-            fetch.total = u64::from_le_bytes(total);
+            fetch.account = Account::new(u64::from_le_bytes(total));
             Ok(fetch)
         }
         [REFUSED] => {

@@ -1,25 +1,25 @@
 //! The QUIC endpoint: socket, transport settings, one configuration per kind of connection.
 
+mod transport;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Once, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use quinn::{
-    ClientConfig, ConnectionError, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt,
-};
-use socket2::{Domain, Protocol, Socket, Type};
+use quinn::{ClientConfig, ConnectionError, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 
 use crate::ambient::Ambient;
 use crate::error::BindError;
+use crate::handshake::NO_PROTOCOL;
 use crate::identity::{
     ALPN_CONTROL, ALPN_DATA, Fingerprint, Identity, SERVER_NAME, client_config, join_config, server_config,
 };
 use crate::join::JoinError;
 use crate::membership::{BRAKE_HOLD, DEAD};
 use crate::runtime::{Net, Runtime};
+use transport::{ACCEPTED, CONTROL, DATA, LOOPBACK_MTU, Settings, socket};
 
 /// What a node dials and accepts with.
 pub(crate) struct Endpoint {
@@ -69,16 +69,18 @@ impl Endpoint {
 impl Dials {
     fn new(identity: &Identity, loopback: bool, ambient: &Ambient) -> Result<Self, BindError> {
         let mut control = ClientConfig::new(Arc::new(client_config(identity, ALPN_CONTROL, ambient)?));
-        control.transport_config(Arc::new(CONTROL.transport(loopback)?));
+        control.transport_config(Arc::new(transport(&CONTROL, loopback)?));
         let mut data = ClientConfig::new(Arc::new(client_config(identity, ALPN_DATA, ambient)?));
-        data.transport_config(Arc::new(DATA.transport(loopback)?));
+        data.transport_config(Arc::new(transport(&DATA, loopback)?));
         Ok(Self { control, data })
     }
 }
 
 fn accepts(identity: &Identity, joins: bool, loopback: bool, ambient: &Ambient) -> Result<ServerConfig, BindError> {
     let mut server = ServerConfig::with_crypto(Arc::new(server_config(identity, joins, ambient)?));
-    server.transport_config(Arc::new(ACCEPTED.transport(loopback)?));
+    server.transport_config(Arc::new(transport(&ACCEPTED, loopback)?));
+    // First packets wait only until the node has looked at them, which is soon.
+    server.max_incoming(INCOMING).incoming_buffer_size(64 << 10).incoming_buffer_size_total(4 << 20);
     Ok(server)
 }
 
@@ -99,7 +101,7 @@ impl Joining {
         let failed = |error: &dyn ToString| JoinError::Bind(error.to_string());
         let crypto = join_config(authority, stranger, alpn, &runtime.net().ambient)?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        let transport = CONTROL.transport(address.ip().is_loopback()).map_err(|error| failed(&error))?;
+        let transport = transport(&CONTROL, address.ip().is_loopback()).map_err(|error| failed(&error))?;
         config.transport_config(Arc::new(transport));
         let quinn = open(None, address, runtime.net()).map_err(|error| failed(&error))?;
         Ok(Self { quinn, config })
@@ -116,9 +118,6 @@ impl Joining {
         })
     }
 }
-
-/// TLS's alert `no_application_protocol` as QUIC carries it.
-const NO_PROTOCOL: u64 = 0x100 + 120;
 
 fn open(server: Option<ServerConfig>, address: SocketAddr, net: &Net) -> io::Result<quinn::Endpoint> {
     let mut config = EndpointConfig::default();
@@ -139,69 +138,15 @@ fn open(server: Option<ServerConfig>, address: SocketAddr, net: &Net) -> io::Res
 pub(crate) fn widen(connection: &quinn::Connection) {
     connection.set_receive_window(VarInt::from_u32(DATA.receive));
     connection.set_send_window(DATA.send);
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(DATA.streams));
 }
-
-// GSO sends ten packets at once, and ten of these must stay below 65 507 bytes.
-const LOOPBACK_MTU: u16 = 6500;
-const SOCKET_BUFFER: usize = 4 << 20;
 
 // Membership decides who is dead; QUIC gives up only after it, in case a process lives and does not beat.
-const IDLE: u64 = (DEAD.as_secs() + BRAKE_HOLD.as_secs()) + 10;
-const CONTROL: Settings = Settings { stream: 1 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 1, idle: IDLE };
-const DATA: Settings = Settings { stream: 8 << 20, receive: 64 << 20, send: 8 << 20, keep_alive: 5, idle: IDLE };
-const ACCEPTED: Settings = Settings { stream: 8 << 20, receive: 4 << 20, send: 4 << 20, keep_alive: 5, idle: IDLE };
-const BIDI_STREAMS: u32 = 128;
+const IDLE: Duration = Duration::from_secs(DEAD.as_secs() + BRAKE_HOLD.as_secs() + 10);
 
-struct Settings {
-    stream: u32,
-    receive: u32,
-    send: u64,
-    keep_alive: u64,
-    idle: u64,
-}
+/// Connections whose first packet the node has not looked at yet.
+const INCOMING: usize = 256;
 
-impl Settings {
-    fn transport(&self, loopback: bool) -> Result<TransportConfig, BindError> {
-        let idle = IdleTimeout::try_from(Duration::from_secs(self.idle))
-            .map_err(|error| BindError::Config(error.to_string()))?;
-        let mut config = TransportConfig::default();
-        config
-            .stream_receive_window(VarInt::from_u32(self.stream))
-            .receive_window(VarInt::from_u32(self.receive))
-            .send_window(self.send)
-            .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS))
-            .max_concurrent_uni_streams(VarInt::from_u32(0))
-            .datagram_receive_buffer_size(None)
-            .keep_alive_interval(Some(Duration::from_secs(self.keep_alive)))
-            .max_idle_timeout(Some(idle));
-        if loopback {
-            let mut discovery = MtuDiscoveryConfig::default();
-            discovery.upper_bound(LOOPBACK_MTU);
-            config
-                .initial_mtu(LOOPBACK_MTU)
-                .mtu_discovery_config(Some(discovery))
-                .initial_rtt(Duration::from_millis(10));
-        }
-        Ok(config)
-    }
-}
-
-fn socket(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    // The system may grant less; what it granted is read back.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
-    let granted = socket.recv_buffer_size()?.min(socket.send_buffer_size()?);
-    if granted < SOCKET_BUFFER {
-        static WARNED: Once = Once::new();
-        WARNED.call_once(|| {
-            tracing::warn!(
-                granted,
-                wanted = SOCKET_BUFFER,
-                "small UDP buffers lose packets under load; raise net.core.rmem_max and net.core.wmem_max"
-            );
-        });
-    }
-    socket.bind(&address.into())?;
-    Ok(socket.into())
+fn transport(settings: &Settings, loopback: bool) -> Result<TransportConfig, BindError> {
+    settings.transport(loopback, IDLE).map_err(|error| BindError::Config(error.to_string()))
 }

@@ -63,6 +63,9 @@ pub enum AskError {
     /// The handler began, and its reply was dropped: its future panicked, or the actor stopped.
     #[error("the handler gave no reply")]
     NoReply,
+    /// The handle was decoded outside of a message and of [`Node::decoding`](crate::Node::decoding). Certainly not run.
+    #[error("this handle was decoded outside of any node, so it reaches nobody: decode it under Node::decoding")]
+    Detached,
 }
 
 /// A `tell` could not be handed over.
@@ -90,6 +93,9 @@ pub enum TellError {
     /// The actor has stopped.
     #[error("the actor has stopped")]
     Stopped,
+    /// The handle was decoded outside of a message and of [`Node::decoding`](crate::Node::decoding).
+    #[error("this handle was decoded outside of any node, so it reaches nobody: decode it under Node::decoding")]
+    Detached,
 }
 
 /// A thread for actors could not be started.
@@ -266,7 +272,8 @@ impl AskError {
             | Self::Codec(_)
             | Self::BadMessage { .. }
             | Self::NotConnected
-            | Self::Stopped => false,
+            | Self::Stopped
+            | Self::Detached => false,
         }
     }
 
@@ -302,6 +309,7 @@ impl From<Down> for TellError {
         match down {
             Down::Panicked { text } => Self::Panicked { text },
             Down::Stopped | Down::NodeLost { .. } => Self::Stopped,
+            Down::NoSuchActor => Self::NoSuchActor,
         }
     }
 }
@@ -315,6 +323,7 @@ impl From<TellError> for AskError {
             TellError::NotConnected => Self::NotConnected,
             TellError::Panicked { text } => Self::Panicked { text },
             TellError::Stopped => Self::Stopped,
+            TellError::Detached => Self::Detached,
         }
     }
 }
@@ -340,7 +349,7 @@ impl From<AskError> for Fault {
     fn from(error: AskError) -> Self {
         match error {
             AskError::Busy | AskError::NotConnected => Self::Busy,
-            AskError::NoSuchActor => Self::NoSuchActor,
+            AskError::NoSuchActor | AskError::Detached => Self::NoSuchActor,
             AskError::NotAllowed { role } => Self::NotAllowed { role },
             AskError::Codec(error) => Self::BadMessage { text: error.to_string() },
             AskError::BadMessage { text } => Self::BadMessage { text },

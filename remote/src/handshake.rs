@@ -18,10 +18,11 @@ use crate::identity::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, ClusterId, NodeId, Pee
 use crate::lane::{FrameReader, write_slices};
 use crate::link::Link;
 use crate::node::Shared;
+use crate::peers::Losing;
 use crate::{data, endpoint, join, serve};
 
 /// Version of everything on the wire above the frame header.
-pub(crate) const PROTOCOL: u16 = 2;
+pub(crate) const PROTOCOL: u16 = 3;
 /// Longest hello.
 pub(crate) const MAX_HELLO: u32 = 64 << 10;
 /// Longest build description; leaves room for the hello's other fields.
@@ -33,7 +34,7 @@ const REFUSED_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The first frame of lane 0, from both sides.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Hello {
+pub(crate) struct Hello {
     protocol: u16,
     cluster: ClusterId,
     node: NodeId,
@@ -41,12 +42,19 @@ struct Hello {
     build: Vec<u8>,
 }
 
-/// Dials a node. To run on the network's runtime, because quinn spawns there.
-pub(crate) async fn dial(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, ConnectError> {
+/// Dials a node: any, or the one that is expected. To run on the network's runtime, because quinn spawns there.
+pub(crate) async fn dial(
+    shared: Arc<Shared>,
+    to: SocketAddr,
+    expected: Option<NodeId>,
+) -> Result<(NodeId, Losing), ConnectError> {
     let endpoint = &shared.endpoint;
     let control = Closing(Some(connect(endpoint, endpoint.control(), to).await?));
     let connection = control.connection()?;
     let peer = peer_of(connection).ok_or_else(no_name)?;
+    if expected.is_some_and(|node| node != peer.node) {
+        return Err(ConnectError::BadHello(format!("{peer} is at its address now")));
+    }
     let (mut system_send, system_read) = connection.open_bi().await.map_err(failed)?;
     let (mut message_send, message_read) = connection.open_bi().await.map_err(failed)?;
     let (mut beat_send, beat_read) = connection.open_bi().await.map_err(failed)?;
@@ -73,9 +81,9 @@ pub(crate) async fn dial(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, 
     let [message_read, beat_read] = [message_read, beat_read].map(|read| FrameReader::new(read, MAX_HELLO));
     serve::run(&shared, &link, [system_read, message_read, beat_read]);
     let data = data.keep()?;
-    if shared.peers.add_data(peer.node, &data) {
+    if let Some(losing) = shared.peers.add_data(peer.node, &data) {
         data::serve(&shared, peer.node, data);
-        Ok(peer.node)
+        Ok((peer.node, losing))
     } else {
         data.close(Code::PeerLost.var(), b"control connection lost");
         Err(ConnectError::Failed("the control connection was lost again".to_owned()))
@@ -85,8 +93,10 @@ pub(crate) async fn dial(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, 
 /// Takes a connection of either kind.
 pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
     let from = incoming.remote_address();
+    let mut proven = incoming.remote_address_validated();
     let accepted = async {
-        let connection = incoming.accept().map_err(failed)?.await.map_err(trust)?;
+        let connection = incoming.accept().map_err(trust)?.await.map_err(trust)?;
+        proven = true;
         match protocol(&connection).as_deref() {
             Some(ALPN_JOIN) => join::accept(&shared, connection).await,
             // Where joins are served, TLS lets nodes through that have no certificate yet.
@@ -100,10 +110,11 @@ pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
         }
     };
     match timeout(ACCEPT_DEADLINE, accepted).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => return,
         Ok(Err(error)) => tracing::warn!(%from, %error, "refused a connection"),
         Err(_) => tracing::warn!(%from, "a connection's handshake took too long"),
     }
+    shared.door().refused(from.ip(), proven, shared.net.ambient.unix());
 }
 
 async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<(), ConnectError> {
@@ -140,7 +151,7 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
 fn accept_data(shared: &Arc<Shared>, connection: Connection) -> Result<(), ConnectError> {
     let peer = peer_of(&connection).ok_or_else(no_name)?;
     endpoint::widen(&connection);
-    if !shared.peers.add_data(peer.node, &connection) {
+    if shared.peers.add_data(peer.node, &connection).is_none() {
         connection.close(Code::NoControl.var(), b"no control connection");
         return Err(ConnectError::BadHello("a data connection without a control one".to_owned()));
     }
@@ -264,14 +275,16 @@ fn trust(error: ConnectionError) -> ConnectError {
     };
     match alert {
         EXPIRED => ConnectError::CertificateExpired { reason: error.to_string() },
+        NO_PROTOCOL => ConnectError::BadHello("the two sides have no protocol in common".to_owned()),
         // TLS alerts, RFC 9001 section 4.8.
         0x100..0x200 => ConnectError::NotTrusted { reason: error.to_string() },
         _ => failed(error),
     }
 }
 
-/// TLS's alert `certificate_expired` as QUIC carries it.
+/// TLS's alerts `certificate_expired` and `no_application_protocol` as QUIC carries them.
 const EXPIRED: u64 = 0x100 + 45;
+pub(crate) const NO_PROTOCOL: u64 = 0x100 + 120;
 
 fn failed(error: ConnectionError) -> ConnectError {
     ConnectError::Failed(error.to_string())

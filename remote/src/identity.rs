@@ -16,6 +16,8 @@ pub(crate) use authority::{Fingerprint, fingerprint};
 pub(crate) use tls::{
     ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, SERVER_NAME, client_config, join_config, peer_of, server_config,
 };
+#[cfg(any(fuzzing, test))]
+pub(crate) use {authority::requested_key, tls::peer_in};
 
 /// A cluster. Random.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -152,11 +154,11 @@ impl Applicant {
 
 impl PeerId {
     /// The name in the certificate: `regatta://<cluster>/<role>/<node>`.
-    fn uri(&self) -> String {
+    pub(crate) fn uri(&self) -> String {
         format!("regatta://{}/{}/{}", self.cluster, self.role, self.node)
     }
 
-    fn from_uri(uri: &str) -> Option<Self> {
+    pub(crate) fn from_uri(uri: &str) -> Option<Self> {
         let mut parts = uri.strip_prefix("regatta://")?.split('/');
         let cluster = ClusterId(u128::from_str_radix(parts.next()?, 16).ok()?);
         let role = Role::from_name(parts.next()?)?;

@@ -2,7 +2,7 @@
 //!
 //! One connection of its own protocol, one stream: the joiner sends a [`Claim`], whose proof is an HMAC under the
 //! token's secret over key material of this very TLS session and the request for a certificate; the head answers with
-//! a certificate or a [`Refusal`]. A token that was answered with a certificate is used up, also if the answer is lost.
+//! a certificate or a [`Refusal`]. A token lets in as many nodes as it was made for; one whose answer is lost counts.
 
 mod desk;
 mod serve;
@@ -28,7 +28,7 @@ use crate::lane::FrameReader;
 use crate::runtime::Runtime;
 
 pub(crate) use desk::Desk;
-pub(crate) use serve::{JOINS, accept};
+pub(crate) use serve::{JOINS, JOINS_OF_HOST, accept};
 use token::TokenId;
 pub use token::{JoinToken, JoinTokenError};
 
@@ -48,8 +48,8 @@ pub enum JoinError {
     /// The token has expired.
     #[error("the token has expired; make a new one")]
     Expired,
-    /// The token was used before.
-    #[error("the token was used before, and each lets one node join; make a new one")]
+    /// The token has let in as many nodes as it is for.
+    #[error("the token was used before, by as many nodes as it lets join; make a new one")]
     Used,
     /// The head runs another build of the application.
     #[error(
@@ -153,7 +153,7 @@ pub(crate) struct Claim {
     token: TokenId,
     proof: [u8; 32],
     build: Vec<u8>,
-    request: Vec<u8>,
+    pub(crate) request: Vec<u8>,
 }
 
 /// Why a head gives no certificate; crosses the wire.

@@ -1,5 +1,7 @@
 //! A lane: one long-lived stream of frames in each direction.
 
+mod frames;
+
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -9,6 +11,8 @@ use tokio::time::timeout;
 
 use crate::close::Code;
 use crate::frame::{FrameError, HEADER, Header};
+
+pub(crate) use frames::Frames;
 
 /// Frames that may wait for a lane's writer.
 pub(crate) const QUEUE: usize = 1024;
@@ -25,8 +29,7 @@ pub(crate) enum Out {
 /// Reads frames. Not to be dropped between two reads of one lane: it holds what came too early.
 pub(crate) struct FrameReader {
     stream: RecvStream,
-    buffer: BytesMut,
-    max: u32,
+    frames: Frames,
 }
 
 /// A lane cannot be read further.
@@ -42,29 +45,23 @@ pub(crate) enum LaneError {
 
 impl FrameReader {
     pub(crate) fn new(stream: RecvStream, max: u32) -> Self {
-        Self { stream, buffer: BytesMut::new(), max }
+        Self { stream, frames: Frames::new(max) }
     }
 
     /// Raises or lowers the largest payload from the next frame on.
     pub(crate) fn set_max(&mut self, max: u32) {
-        self.max = max;
+        self.frames.set_max(max);
     }
 
-    /// The next frame; `None` at the lane's end. Memory grows with the bytes that came, not with the length
-    /// that a header claims.
+    /// The next frame; `None` at the lane's end.
     pub(crate) async fn next(&mut self) -> Result<Option<(Header, Bytes)>, LaneError> {
         loop {
-            if let Some(header) = self.buffer.first_chunk::<HEADER>() {
-                let header = Header::parse(header, self.max)?;
-                let len = header.len as usize;
-                if self.buffer.len() - HEADER >= len {
-                    self.buffer.advance(HEADER);
-                    return Ok(Some((header, self.buffer.split_to(len).freeze())));
-                }
+            if let Some(frame) = self.frames.take()? {
+                return Ok(Some(frame));
             }
             match self.stream.read_chunk(READ, true).await? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
-                None if self.buffer.is_empty() => return Ok(None),
+                Some(chunk) => self.frames.push(&chunk.bytes),
+                None if self.frames.is_empty() => return Ok(None),
                 None => return Err(LaneError::Cut),
             }
         }
@@ -146,7 +143,7 @@ impl Batch {
     fn push(&mut self, header: Header, mut payload: Bytes) {
         self.frames += 1;
         self.bytes += HEADER + payload.len();
-        self.small.extend_from_slice(&header.encode());
+        header.write(&mut self.small);
         if payload.len() <= COPY {
             self.small.extend_from_slice(&payload);
             return;

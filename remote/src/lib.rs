@@ -13,6 +13,8 @@
 //! - **Bounds**: a permit stands for each message at an actor; no permit means waiting, then `Busy`.
 //! - **Cancel**: dropping an `ask` skips a message that has not started; one that has started can
 //!   see it through [`Asker`].
+//! - **Streams** of replies ([`ActorRef::stream`]) come in order, under credits, and stop when nobody takes them.
+//! - **Traces**: a caller's [`TraceContext`] travels with its messages.
 //! - **Bulk** moves on a connection of its own, under byte credits ([`Node::fetch`]).
 
 #![warn(missing_docs)]
@@ -23,10 +25,14 @@ mod ambient;
 mod close;
 mod codec;
 mod data;
+mod door;
 mod endpoint;
 mod error;
 mod fence;
 mod frame;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod identity;
 mod join;
@@ -35,14 +41,21 @@ mod link;
 mod local;
 mod membership;
 mod message;
+mod names;
 mod node;
 mod peers;
+mod rates;
+mod redial;
 mod renew;
 mod route;
 mod runtime;
 mod serve;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod stream;
+mod supervise;
+mod trace;
+mod travel;
 
 pub use actor::{ActorId, ActorRef, Address};
 pub use codec::{CodecError, MAX_MESSAGE, decode, encode};
@@ -52,11 +65,17 @@ pub use fence::{catch, panic_text};
 pub use identity::{Authority, ClusterId, Identity, IdentityError, NodeId, PeerId, Role};
 pub use join::{JoinError, JoinToken, JoinTokenError};
 pub use local::{Asker, Down, LocalRef};
-pub use message::RemoteMessage;
+pub use message::{RemoteMessage, Response, StreamMessage, WireMessage};
+pub use names::{NameError, Names};
 pub use node::{InHand, Node};
 pub use peers::PeerEvent;
+/// Declares a message: `#[derive(RemoteMessage)]` with `#[message(id = 0x0105, reply = Duration)]`.
+pub use regatta_macros::RemoteMessage;
 pub use route::Publication;
 pub use runtime::{Arbiter, Runtime};
+pub use stream::{ConsumerGone, ItemSender, Items, Replies};
+pub use supervise::Restarts;
+pub use trace::TraceContext;
 
 #[doc(hidden)]
 pub use actix;

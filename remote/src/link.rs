@@ -4,6 +4,9 @@
 //! messages, never the replies that it may be waiting for itself. Heartbeats wait for nothing at all: behind a large
 //! reply on a slow network they would come too late.
 
+mod streams;
+mod watches;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 use quinn::{Connection, SendStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -21,7 +25,12 @@ use crate::error::{AskError, Fault, TellError};
 use crate::frame::{Header, Kind};
 use crate::identity::PeerId;
 use crate::lane::{Out, QUEUE, write_lane};
+use crate::node::InHand;
 use crate::runtime::Net;
+use crate::trace::TraceContext;
+pub(crate) use streams::Incoming;
+use streams::Streams;
+use watches::Watches;
 
 /// Streams of a control connection.
 pub(crate) const LANES: usize = 3;
@@ -46,9 +55,31 @@ pub(crate) struct Link {
     next_call: AtomicU64,
     calls: DashMap<u64, oneshot::Sender<Answer>>,
     serving: DashMap<u64, oneshot::Sender<()>>,
+    watches: Watches,
+    streams: Streams,
     early: Mutex<VecDeque<u64>>,
     ended: OnceLock<String>,
     going_away: AtomicBool,
+}
+
+/// A message for an actor of the peer.
+pub(crate) struct Letter {
+    pub(crate) message: u32,
+    pub(crate) actor: ActorId,
+    pub(crate) payload: Bytes,
+    pub(crate) trace: Option<TraceContext>,
+}
+
+impl Letter {
+    fn ask(self, call: u64, deadline: Duration) -> Out {
+        let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX).max(1);
+        self.frame(Header { deadline_ms, ..Header::of_call(Kind::Ask, call) })
+    }
+
+    fn frame(self, header: Header) -> Out {
+        let Self { message, actor, payload, trace } = self;
+        Out::Frame(Header { len: length(&payload), message, recipient: actor.0, trace, ..header }, payload)
+    }
 }
 
 /// The queues of a link's two writers, until they are started.
@@ -80,6 +111,8 @@ impl Link {
             next_call: AtomicU64::new(1),
             calls: DashMap::new(),
             serving: DashMap::new(),
+            watches: Watches::default(),
+            streams: Streams::default(),
             early: Mutex::default(),
             ended: OnceLock::new(),
             going_away: AtomicBool::new(false),
@@ -105,13 +138,7 @@ impl Link {
     }
 
     /// Sends an ask and waits for its answer; dropping the future cancels it there.
-    pub(crate) async fn ask(
-        self: &Arc<Self>,
-        message: u32,
-        actor: ActorId,
-        payload: Bytes,
-        deadline: Duration,
-    ) -> Result<Bytes, AskError> {
+    pub(crate) async fn ask(self: &Arc<Self>, letter: Letter, deadline: Duration) -> Result<Bytes, AskError> {
         let started = Instant::now();
         let place = self.net.within(deadline, self.messages.reserve()).await;
         let place = place.ok_or(AskError::Busy)?.map_err(|_| AskError::NotConnected)?;
@@ -125,17 +152,7 @@ impl Link {
             return Err(AskError::NotConnected);
         }
         let left = deadline.saturating_sub(started.elapsed());
-        place.send(Out::Frame(
-            Header {
-                len: length(&payload),
-                kind: Kind::Ask,
-                message,
-                call,
-                recipient: actor.0,
-                deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1),
-            },
-            payload,
-        ));
+        place.send(letter.ask(call, left));
         let answer = self.net.within(left, answer).await.ok_or(AskError::Deadline)?;
         guard.open = false;
         match answer {
@@ -161,21 +178,26 @@ impl Link {
     }
 
     /// Queues a message.
-    pub(crate) async fn tell(
-        &self,
-        message: u32,
-        actor: ActorId,
-        payload: Bytes,
-        deadline: Duration,
-    ) -> Result<(), TellError> {
+    pub(crate) async fn tell(&self, letter: Letter, deadline: Duration) -> Result<(), TellError> {
         let place = self.net.within(deadline, self.messages.reserve()).await;
         let place = place.ok_or(TellError::Busy)?.map_err(|_| TellError::NotConnected)?;
         if self.ended.get().is_some() {
             return Err(TellError::NotConnected);
         }
-        let header = Header { len: length(&payload), message, recipient: actor.0, ..Header::bare(Kind::Tell) };
-        place.send(Out::Frame(header, payload));
+        place.send(letter.frame(Header::bare(Kind::Tell)));
         Ok(())
+    }
+
+    /// Queues a frame of the system's that nothing repairs if it is lost, at once or by a task; `held` is kept until
+    /// then.
+    fn send_surely(self: &Arc<Self>, header: Header, held: impl Send + 'static) {
+        if let Err(mpsc::error::TrySendError::Full(frame)) = self.system.try_send(Out::Frame(header, Bytes::new())) {
+            let link = Arc::clone(self);
+            self.net.handle.spawn(async move {
+                let _ = link.system.send(frame).await; // fails only if the link has ended
+                drop(held);
+            });
+        }
     }
 
     /// Queues a frame of the system's, if there is room. For frames whose loss a deadline repairs, and for
@@ -202,12 +224,17 @@ impl Link {
 
     /// Gives an answer of the peer to its asker, if that still waits.
     pub(crate) fn resolve(&self, call: u64, answer: Answer) {
-        if let Some((_, asker)) = self.calls.remove(&call) {
-            let _ = asker.send(answer);
+        let waited = match (self.calls.remove(&call), answer) {
+            (Some((_, asker)), answer) => asker.send(answer).is_ok(),
+            (None, Err(fault)) => self.streams.fail(call, fault),
+            (None, Ok(_)) => false,
+        };
+        if !waited {
+            tracing::debug!(peer = %self.peer, call, "an answer that nobody waits for");
         }
     }
 
-    /// Notes that a call of the peer is served. `None` if it was cancelled before it came.
+    /// Notes that a call of the peer is served. `None` if it was cancelled before it came, or has come before.
     pub(crate) fn serve(self: &Arc<Self>, call: u64) -> Option<Serving> {
         let (cancel, cancelled) = oneshot::channel();
         {
@@ -216,7 +243,13 @@ impl Link {
                 early.remove(at);
                 return None;
             }
-            self.serving.insert(call, cancel);
+            match self.serving.entry(call) {
+                Entry::Vacant(entry) => drop(entry.insert(cancel)),
+                Entry::Occupied(_) => {
+                    tracing::warn!(peer = %self.peer, call, "a call that is served already came again");
+                    return None;
+                }
+            }
         }
         let serving = Serving { link: Arc::clone(self), call, cancelled };
         // As in `ask`: the end of the link must not miss this entry.
@@ -234,9 +267,11 @@ impl Link {
         }
     }
 
-    /// Asks of ours that wait for an answer, and asks of the peer that are being served.
-    pub(crate) fn in_hand(&self) -> (usize, usize) {
-        (self.calls.len(), self.serving.len())
+    /// Adds what is in hand with this peer.
+    pub(crate) fn count(&self, all: &mut InHand) {
+        all.asks += self.calls.len() + self.streams.len();
+        all.served += self.serving.len();
+        all.watches += self.watches.len();
     }
 
     /// The peer takes no new messages.
@@ -254,6 +289,8 @@ impl Link {
         for call in sorted(&self.serving) {
             self.serving.remove(&call);
         }
+        self.watches.end();
+        self.streams.end();
     }
 
     /// Closes gracefully: no new messages, running calls finish, both lanes are delivered.

@@ -9,20 +9,25 @@ mod mailbox;
 mod reply;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::dev::MessageResponse;
-use actix::{Actor, AsyncContext, Context, Handler, Message};
+use actix::{Actor, Context, Handler, Message};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::actor::ActorId;
 use crate::error::{AskError, TellError};
+use crate::node::{Node, WeakNode};
 use crate::runtime::Net;
+use crate::stream::{Items, Producing, Replies};
+use crate::supervise::{History, Restarts};
+use crate::trace::Handling;
 
 pub use asker::Asker;
-use mailbox::{Envelope, Mailbox};
+use mailbox::{Envelope, Factory, Life, Seat, Supervisor};
 pub(crate) use reply::Reply;
 
 /// A handle to an actor of this process. While one exists, the actor lives.
@@ -43,12 +48,15 @@ pub enum Down {
         /// What the panic said, and where.
         text: String,
     },
-    /// Its node was lost.
+    /// The connection to its node was lost, or there was none. Whether the actor lives is not known.
     #[error("node lost: {cause}")]
     NodeLost {
         /// Why.
         cause: String,
     },
+    /// Its node has no such actor, or none that takes messages from this node.
+    #[error("no such actor")]
+    NoSuchActor,
 }
 
 impl<A: Actor<Context = Context<A>>> LocalRef<A> {
@@ -77,6 +85,28 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         let reply = self.0.net.within(deadline, asked).await.ok_or(AskError::Busy)??;
         let left = deadline.saturating_sub(started.elapsed());
         self.0.net.within(left, reply.wait()).await.unwrap_or(Err(AskError::Deadline))
+    }
+
+    /// Sends a message that is answered by a stream. `patience` is how long to wait for room, and then for each item.
+    /// The message's place in the mailbox is freed when its producer is done.
+    ///
+    /// # Errors
+    /// No room in time, or the actor is gone. The message has not run.
+    ///
+    /// # Cancel safety
+    /// Dropping the future sends nothing. Dropping the [`Replies`] stops the producer, which can see it.
+    ///
+    /// # Delivery
+    /// At most once, in the sender's order.
+    pub async fn stream<M, T>(&self, message: M, patience: Duration) -> Result<Replies<T>, AskError>
+    where
+        A: Handler<M>,
+        M: Message<Result = Items<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let permit = self.0.net.within(patience, self.permit()).await.ok_or(AskError::Busy)??;
+        let producing = Producing::new(self.enqueue_ask(message, permit)?);
+        Ok(Replies::local(producing, patience, self.0.net.clone()))
     }
 
     /// Sends a message, waiting only for room.
@@ -116,14 +146,12 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         }
     }
 
-    /// Waits until the actor is gone.
+    /// Waits until the actor is gone, and is not built again by its [supervisor](crate::Arbiter::supervise).
     ///
     /// # Cancel safety
     /// Safe.
     pub async fn down(&self) -> Down {
-        let mut down = self.0.down.clone();
-        // An error means that the watch was dropped unset, which its guard rules out.
-        down.wait_for(Option::is_some).await.ok().and_then(|down| down.clone()).unwrap_or(Down::Stopped)
+        self.watch().await
     }
 
     /// Places in the mailbox.
@@ -134,6 +162,37 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     /// Places that are free now.
     pub fn room(&self) -> usize {
         self.0.permits.available_permits()
+    }
+
+    /// [`down`](Self::down), without a handle that keeps the actor alive.
+    pub(crate) fn watch(&self) -> impl Future<Output = Down> + Send + use<A> {
+        let mut life = self.0.life.clone();
+        async move {
+            // An error means that the watch was dropped unset, which its guard rules out.
+            let down = life.wait_for(|life| life.down.is_some()).await.ok().and_then(|life| life.down.clone());
+            down.unwrap_or(Down::Stopped)
+        }
+    }
+
+    /// The runtime that its waits are timed by.
+    pub(crate) fn runtime(&self) -> tokio::runtime::Handle {
+        self.0.net.handle.clone()
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Notes where it is published now.
+    pub(crate) fn move_to(&self, node: WeakNode, id: ActorId) {
+        *self.0.home.lock().unwrap_or_else(PoisonError::into_inner) = Some((node, id));
+    }
+
+    /// Where it is published.
+    pub(crate) fn home(&self) -> Option<(Node, ActorId)> {
+        let (node, id) = self.0.home.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let node = node.upgrade()?;
+        node.holds(id, self).then_some((node, id))
     }
 
     /// A place in the mailbox.
@@ -147,9 +206,10 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         M: Message + Send + 'static,
         M::Result: Send,
     {
-        self.enqueue(Box::new(move |actor, ctx| {
+        let trace = Handling::new(&self.0.net.ambient);
+        self.enqueue(Box::new(move |actor, ctx, _| {
             let _permit = permit; // freed when the handler has run
-            A::handle(actor, message, ctx).handle(ctx, None);
+            trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, None));
         }))
     }
 
@@ -162,14 +222,15 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         let (sender, receiver) = oneshot::channel();
         let asker = Asker::new();
         let seen = asker.clone();
-        self.enqueue(Box::new(move |actor, ctx| {
-            if !seen.start() {
+        let trace = Handling::new(&self.0.net.ambient);
+        self.enqueue(Box::new(move |actor, ctx, panics| {
+            if !seen.start(panics) {
                 return; // the asker left while the message waited
             }
             let _current = seen.enter();
-            A::handle(actor, message, ctx).handle(ctx, Some(sender));
+            trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, Some(sender)));
         }))?;
-        Ok(Reply::new(receiver, permit, asker, self.0.down.clone(), self.0.net.clone()))
+        Ok(Reply::new(receiver, permit, asker, self.0.life.clone(), self.0.net.clone()))
     }
 
     fn enqueue(&self, envelope: Envelope<A>) -> Result<(), TellError> {
@@ -181,7 +242,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     }
 
     fn why_down(&self) -> TellError {
-        self.0.down.borrow().clone().unwrap_or(Down::Stopped).into()
+        self.0.life.borrow().down.clone().unwrap_or(Down::Stopped).into()
     }
 }
 
@@ -195,7 +256,7 @@ impl<A: Actor<Context = Context<A>>> fmt::Debug for LocalRef<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalRef")
             .field("actor", &std::any::type_name::<A>())
-            .field("down", &*self.0.down.borrow())
+            .field("down", &self.0.life.borrow().down)
             .finish()
     }
 }
@@ -203,31 +264,56 @@ impl<A: Actor<Context = Context<A>>> fmt::Debug for LocalRef<A> {
 struct Shared<A: Actor<Context = Context<A>>> {
     queue: mpsc::Sender<Envelope<A>>,
     permits: Arc<Semaphore>,
-    down: watch::Receiver<Option<Down>>,
+    life: watch::Receiver<Life>,
     net: Net,
+    /// Where it was published last.
+    home: Mutex<Option<(WeakNode, ActorId)>>,
 }
 
-/// Starts an actor on an arbiter; it ends when the sender of `end` is dropped.
-pub(crate) fn start<A, F>(
-    arbiter: &actix_rt::ArbiterHandle,
-    end: Option<watch::Receiver<()>>,
-    net: &Net,
-    mailbox: usize,
-    make: F,
-) -> LocalRef<A>
+/// Where and how an actor is started.
+pub(crate) struct Place<'a> {
+    pub(crate) arbiter: &'a actix_rt::ArbiterHandle,
+    /// The actor ends when the sender is dropped.
+    pub(crate) end: Option<watch::Receiver<()>>,
+    pub(crate) net: &'a Net,
+    pub(crate) mailbox: usize,
+}
+
+/// Starts an actor.
+pub(crate) fn start<A, F>(place: Place<'_>, make: F) -> LocalRef<A>
 where
     A: Actor<Context = Context<A>>,
     F: FnOnce(&mut Context<A>) -> A + Send + 'static,
 {
-    let places = mailbox.clamp(1, Semaphore::MAX_PERMITS);
+    let arbiter = place.arbiter;
+    let (actor, seat) = seat(place, None);
+    seat.start(arbiter, make);
+    actor
+}
+
+/// Starts an actor that is built again after a panic.
+pub(crate) fn supervise<A>(place: Place<'_>, limit: Restarts, make: Factory<A>) -> LocalRef<A>
+where
+    A: Actor<Context = Context<A>>,
+{
+    let (arbiter, net) = (place.arbiter.clone(), place.net.clone());
+    let supervisor = Supervisor {
+        make: Arc::clone(&make),
+        arbiter: arbiter.clone(),
+        net,
+        history: History::new(limit),
+        started: Instant::now(),
+    };
+    let (actor, seat) = seat(place, Some(supervisor));
+    seat.start(&arbiter, move |ctx| make(ctx));
+    actor
+}
+
+fn seat<A: Actor<Context = Context<A>>>(place: Place<'_>, supervisor: Option<Supervisor<A>>) -> (LocalRef<A>, Seat<A>) {
+    let places = place.mailbox.clamp(1, Semaphore::MAX_PERMITS);
     let permits = Arc::new(Semaphore::new(places));
     let (queue, waiting) = mpsc::channel(places);
-    let (reason, down) = watch::channel(None);
-    // Made here and moved along, so that it speaks even if the arbiter is gone or `make` panics.
-    let mailbox = Mailbox::new(waiting, reason, Arc::clone(&permits), end);
-    A::start_in_arbiter(arbiter, move |ctx| {
-        ctx.spawn(mailbox);
-        make(ctx)
-    });
-    LocalRef(Arc::new(Shared { queue, permits, down, net: net.clone() }))
+    let (says, life) = watch::channel(Life::default());
+    let seat = Seat::new(waiting, says, Arc::clone(&permits), place.end, supervisor);
+    (LocalRef(Arc::new(Shared { queue, permits, life, net: place.net.clone(), home: Mutex::default() })), seat)
 }

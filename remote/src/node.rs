@@ -3,31 +3,31 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Context};
 use bytes::Bytes;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::actor::{ActorId, ActorRef, Address};
 use crate::close::Code;
 use crate::data::{DataSource, Fetch, fetch};
+use crate::door::{Crowd, Door, Verdict};
 use crate::endpoint::{self, Endpoint};
 use crate::error::{BindError, ConnectError, FetchError};
 use crate::handshake::{self, MAX_BUILD};
 use crate::identity::{Authority, Fingerprint, Identity, IdentityError, NodeId, PeerId};
-use crate::join::JOINS;
+use crate::join::{JOINS, JOINS_OF_HOST};
 use crate::link::Link;
 use crate::local::LocalRef;
 use crate::peers::{PeerEvent, Peers};
+use crate::redial::{self, Redial};
 use crate::renew;
 use crate::route::{Publication, Routes};
 use crate::runtime::{Net, Runtime};
-
-/// Handshakes that are accepted at a time.
-const ACCEPTING: usize = 128;
+use crate::travel::{self, Dials};
 
 /// A process's endpoint in the cluster. Clones share it; it closes with the last one.
 #[derive(Clone)]
@@ -50,17 +50,22 @@ impl Node {
             authority_print: identity.authority().ok_or_else(unreadable)?,
             identity: Mutex::new(identity),
             authority: OnceLock::new(),
-            joins: Semaphore::new(JOINS),
+            joins: Crowd::new(JOINS, JOINS_OF_HOST),
+            door: Mutex::new(Door::new()),
             hello,
             endpoint,
             net: runtime.net().clone(),
             peers: Peers::new(),
+            redial: Redial::default(),
             routes: Arc::default(),
             source: OnceLock::new(),
             transfers: Arc::default(),
+            dials: Dials::default(),
         });
         runtime.handle().spawn(accept_all(Arc::clone(&shared)));
-        Ok(Self(Arc::new(Owner(shared))))
+        let node = Self(Arc::new(Owner(shared)));
+        node.shared().routes.belong_to(node.weak());
+        Ok(node)
     }
 
     /// This node.
@@ -78,6 +83,10 @@ impl Node {
 
     /// Connects to the node at an address; reuses a live connection to it.
     ///
+    /// When the connection is lost, and neither side has closed it, this node dials again for 10 seconds, after pauses
+    /// of up to 50 ms that double up to 5 s: the peer is [`Down`](PeerEvent::Down), then [`Up`](PeerEvent::Up) again
+    /// under the same number. What waited for it has failed; nothing is sent again.
+    ///
     /// # Errors
     /// It cannot be reached in time, is of another cluster, or is another build.
     ///
@@ -88,7 +97,7 @@ impl Node {
         if let Some(node) = shared.peers.at(to) {
             return Ok(node);
         }
-        let dial = shared.net.spawn(handshake::dial(Arc::clone(shared), to));
+        let dial = shared.net.spawn(redial::connect(Arc::clone(shared), to));
         match shared.net.within(deadline, dial).await {
             Some(Some(result)) => result,
             Some(None) => Err(ConnectError::Closed), // the runtime ended the task
@@ -119,8 +128,10 @@ impl Node {
     }
 
     /// Ends all connections to a node. Asks and transfers that wait for it fail at once, not when its silence has lasted:
-    /// for who knows better than the network that it is gone. It may be connected to again.
+    /// for who knows better than the network that it is gone. Neither side dials it again by itself; it may be
+    /// connected to again.
     pub fn disconnect(&self, node: NodeId) {
+        self.shared().redial.forget(node);
         self.shared().peers.disconnect(node);
     }
 
@@ -131,6 +142,7 @@ impl Node {
     where
         A: Actor<Context = Context<A>>,
     {
+        actor.move_to(self.weak(), id);
         self.shared().routes.publish(id, actor)
     }
 
@@ -144,12 +156,13 @@ impl Node {
     where
         A: Actor<Context = Context<A>>,
     {
-        if address.node == self.id()
-            && let Some(actor) = self.shared().routes.local::<A>(address.actor)
-        {
-            return actor.into();
-        }
-        ActorRef::remote(self.clone(), address)
+        self.actor_at(address, None)
+    }
+
+    /// Runs `decode` so that handles of actors that it reads are handles of this node, as they are in messages.
+    pub fn decoding<T>(&self, decode: impl FnOnce() -> T) -> T {
+        let _receiving = travel::enter(self.clone());
+        decode()
     }
 
     /// Serves transfers from `source`. The first source stays.
@@ -193,13 +206,11 @@ impl Node {
     /// What this node is busy with.
     pub fn in_hand(&self) -> InHand {
         let shared = self.shared();
-        let (asks, served) = shared
-            .peers
-            .links()
-            .iter()
-            .map(|link| link.in_hand())
-            .fold((0, 0), |sum, link| (sum.0 + link.0, sum.1 + link.1));
-        InHand { asks, served, transfers: Arc::strong_count(&shared.transfers) - 1 }
+        let mut all = InHand { transfers: Arc::strong_count(&shared.transfers) - 1, ..InHand::default() };
+        for link in shared.peers.links() {
+            link.count(&mut all);
+        }
+        all
     }
 
     /// Closes gracefully within `deadline`: no new messages, running calls finish and are answered.
@@ -221,21 +232,53 @@ impl Node {
         let _ = shared.net.within(left(), shared.endpoint.quinn.wait_idle()).await;
     }
 
+    /// [`actor`](Self::actor), for one whose node is dialled at this address when it is needed and not connected.
+    pub fn actor_at<A>(&self, address: Address, at: Option<SocketAddr>) -> ActorRef<A>
+    where
+        A: Actor<Context = Context<A>>,
+    {
+        if address.node == self.id()
+            && let Some(actor) = self.shared().routes.local::<A>(address.actor)
+        {
+            return actor.into();
+        }
+        ActorRef::remote(self.clone(), address, at)
+    }
+
+    /// Whether this actor is published here under this number.
+    pub(crate) fn holds<A: Actor<Context = Context<A>>>(&self, id: ActorId, actor: &LocalRef<A>) -> bool {
+        self.shared().routes.local::<A>(id).is_some_and(|published| published.is(actor))
+    }
+
+    /// Where others can dial this node, as far as it knows itself.
+    pub(crate) fn dialled_at(&self) -> Option<SocketAddr> {
+        self.address().ok().filter(|address| !address.ip().is_unspecified())
+    }
+
+    pub(crate) fn weak(&self) -> WeakNode {
+        WeakNode(Arc::downgrade(&self.0))
+    }
+
+    /// The control connection to a node, made by dialling `at` if there is none.
+    pub(crate) async fn reach(&self, node: NodeId, at: Option<SocketAddr>, deadline: Duration) -> Option<Arc<Link>> {
+        if let Some(link) = self.link(node) {
+            return Some(link);
+        }
+        let mut dialling = travel::dial(self.shared(), at?);
+        let _ = self.shared().net.within(deadline, dialling.changed()).await; // ends with an error
+        self.link(node)
+    }
+
     /// The control connection to a node.
     pub(crate) fn link(&self, node: NodeId) -> Option<Arc<Link>> {
         self.shared().peers.link(node)
     }
 
-    /// Waits until a node is lost; at once if it is not connected.
-    pub(crate) async fn lost(&self, node: NodeId) -> String {
-        let Some(mut lost) = self.shared().peers.lost(node) else {
-            return "not connected".to_owned();
-        };
-        let cause = lost.wait_for(Option::is_some).await;
-        cause.ok().and_then(|cause| cause.clone()).unwrap_or_else(|| "closed".to_owned())
+    pub(crate) fn net(&self) -> &Net {
+        &self.shared().net
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
 }
@@ -249,6 +292,8 @@ pub struct InHand {
     pub served: usize,
     /// Transfers in either direction.
     pub transfers: usize,
+    /// Actors of other nodes that are watched here, and actors of this node that are watched there.
+    pub watches: usize,
 }
 
 impl fmt::Debug for Node {
@@ -265,15 +310,18 @@ pub(crate) struct Shared {
     /// On a head: what signs certificates.
     pub(crate) authority: OnceLock<Arc<Authority>>,
     /// Places for joins.
-    pub(crate) joins: Semaphore,
+    pub(crate) joins: Crowd,
+    door: Mutex<Door>,
     pub(crate) hello: Bytes,
     pub(crate) endpoint: Endpoint,
     pub(crate) net: Net,
     pub(crate) peers: Peers,
+    pub(crate) redial: Redial,
     pub(crate) routes: Arc<Routes>,
     pub(crate) source: OnceLock<Arc<dyn DataSource>>,
     /// Every transfer holds a clone, so that they can be counted.
     pub(crate) transfers: Arc<()>,
+    pub(crate) dials: Dials,
 }
 
 impl Shared {
@@ -281,14 +329,29 @@ impl Shared {
         self.me.node
     }
 
+    pub(crate) fn door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn identity(&self) -> MutexGuard<'_, Identity> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shut(&self) {
+        self.redial.stop();
         self.endpoint.quinn.close(Code::Bye.var(), b"bye");
         // Routes keep actors alive, and actors may hold handles to this node.
         self.routes.clear();
+    }
+}
+
+/// A node, while somebody else keeps it open.
+#[derive(Clone, Default)]
+pub(crate) struct WeakNode(Weak<Owner>);
+
+impl WeakNode {
+    pub(crate) fn upgrade(&self) -> Option<Node> {
+        self.0.upgrade().map(Node)
     }
 }
 
@@ -308,17 +371,27 @@ async fn accept_all(shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         async move { shared.peers.keep_beating().await }
     });
-    let places = Arc::new(Semaphore::new(ACCEPTING));
     while let Some(incoming) = shared.endpoint.quinn.accept().await {
-        match Arc::clone(&places).try_acquire_owned() {
-            Ok(place) => {
+        let (from, proven) = (incoming.remote_address(), incoming.remote_address_validated());
+        let verdict = shared.door().knock(from.ip(), proven, shared.net.ambient.unix());
+        match verdict {
+            Verdict::Enter(place) => {
                 let accepted = handshake::accept(Arc::clone(&shared), incoming);
                 tokio::spawn(async move {
+                    let _place = place;
                     accepted.await;
-                    drop(place);
                 });
             }
-            Err(_) => incoming.refuse(),
+            Verdict::Prove => {
+                // Fails only for who has proven it.
+                let _ = incoming.retry();
+            }
+            Verdict::Ignore { why, say } => {
+                incoming.ignore();
+                if let Some(count) = say {
+                    tracing::warn!(%from, why, count, "connections are not answered");
+                }
+            }
         }
     }
 }

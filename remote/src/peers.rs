@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::{Entry, OccupiedEntry};
-use quinn::Connection;
+use quinn::{Connection, ConnectionError};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -17,7 +17,7 @@ use crate::membership::{Action, Event, Membership, TICK};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerEvent {
-    /// Control and data connection are there.
+    /// Control and data connection are there. Comes again when a peer that was lost is connected to again.
     Up(PeerId),
     /// It was silent for 3 seconds. It may recover, and is down after 10.
     Suspect(PeerId),
@@ -37,6 +37,9 @@ pub enum PeerEvent {
     },
 }
 
+/// Control connections of a peer, and data connections. Two are usual when both sides have dialled; a peer has more
+/// while this side has not noticed that one was lost. Beyond this the oldest are closed.
+const CONNECTIONS: usize = 4;
 /// Events that a slow receiver may be behind.
 const EVENTS: usize = 1024;
 
@@ -55,7 +58,19 @@ struct Peer {
     controls: Vec<Arc<Link>>,
     data: Vec<Connection>,
     up: bool,
-    lost: watch::Sender<Option<String>>,
+    lost: watch::Sender<Option<Loss>>,
+}
+
+/// Tells how a peer went, when it does.
+pub(crate) type Losing = watch::Receiver<Option<Loss>>;
+
+/// How a peer went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Nobody wanted it: to dial again may help.
+    Lost,
+    /// One side has closed.
+    Closed,
 }
 
 impl Peers {
@@ -110,12 +125,12 @@ impl Peers {
         // Cloned first: closing wakes tasks that want this entry.
         let open = self.map.get(&node).map(|peer| (peer.controls.clone(), peer.data.clone()));
         let (controls, data) = open.unwrap_or_default();
-        controls.iter().for_each(|link| link.connection.close(Code::PeerLost.var(), b"disconnected"));
-        data.iter().for_each(|data| data.close(Code::PeerLost.var(), b"disconnected"));
+        controls.iter().for_each(|link| link.connection.close(Code::Bye.var(), b"disconnected"));
+        data.iter().for_each(|data| data.close(Code::Bye.var(), b"disconnected"));
     }
 
     /// Tells when a peer is lost; `None` if it is not there.
-    pub(crate) fn lost(&self, node: NodeId) -> Option<watch::Receiver<Option<String>>> {
+    pub(crate) fn lost(&self, node: NodeId) -> Option<Losing> {
         Some(self.map.get(&node)?.lost.subscribe())
     }
 
@@ -154,26 +169,31 @@ impl Peers {
         });
         peer.controls.push(Arc::clone(link));
         self.note_up(&mut peer);
+        let old = (peer.controls.len() > CONNECTIONS).then(|| peer.controls.remove(0).connection.clone());
+        drop(peer); // closing wakes tasks that want this entry
+        old.iter().for_each(supersede);
     }
 
-    /// False if there is no control connection to that peer.
-    pub(crate) fn add_data(&self, node: NodeId, data: &Connection) -> bool {
-        let Some(mut peer) = self.map.get_mut(&node) else {
-            return false;
-        };
+    /// Tells when the peer is lost; `None` if there is no control connection to it.
+    pub(crate) fn add_data(&self, node: NodeId, data: &Connection) -> Option<Losing> {
+        let mut peer = self.map.get_mut(&node)?;
         peer.data.push(data.clone());
         self.note_up(&mut peer);
-        true
+        let old = (peer.data.len() > CONNECTIONS).then(|| peer.data.remove(0));
+        let losing = peer.lost.subscribe();
+        drop(peer); // closing wakes tasks that want this entry
+        old.iter().for_each(supersede);
+        Some(losing)
     }
 
     pub(crate) fn remove_control(&self, link: &Arc<Link>, cause: &str) {
-        self.remove(link.peer.node, cause, |peer| {
+        self.remove(link.peer.node, cause, loss_of(&link.connection), |peer| {
             peer.controls.retain(|other| !Arc::ptr_eq(other, link));
         });
     }
 
     pub(crate) fn remove_data(&self, node: NodeId, data: &Connection, cause: &str) {
-        self.remove(node, cause, |peer| {
+        self.remove(node, cause, loss_of(data), |peer| {
             peer.data.retain(|other| other.stable_id() != data.stable_id());
         });
     }
@@ -190,7 +210,7 @@ impl Peers {
     }
 
     /// Changes a peer and tells if it went down; then its other connections are closed too.
-    fn remove(&self, node: NodeId, cause: &str, change: impl FnOnce(&mut Peer)) {
+    fn remove(&self, node: NodeId, cause: &str, loss: Loss, change: impl FnOnce(&mut Peer)) {
         let Entry::Occupied(mut entry) = self.map.entry(node) else {
             return;
         };
@@ -200,11 +220,13 @@ impl Peers {
         if !gone {
             return;
         }
-        self.end(entry, Code::PeerLost, cause);
+        // The other side learns from this whether to dial again.
+        let code = if loss == Loss::Lost { Code::PeerLost } else { Code::Bye };
+        self.end(entry, loss, code, cause);
     }
 
     /// Takes a peer that is gone off the map.
-    fn end(&self, entry: OccupiedEntry<'_, NodeId, Peer>, code: Code, cause: &str) {
+    fn end(&self, entry: OccupiedEntry<'_, NodeId, Peer>, loss: Loss, code: Code, cause: &str) {
         let peer = entry.get();
         for link in &peer.controls {
             link.end(cause.to_owned());
@@ -214,7 +236,7 @@ impl Peers {
             data.close(code.var(), cause.as_bytes());
         }
         self.members().handle(Event::Gone(peer.id.node), self.started.elapsed());
-        peer.lost.send_replace(Some(cause.to_owned()));
+        peer.lost.send_replace(Some(loss));
         if peer.up {
             tracing::debug!(peer = %peer.id, cause, "down");
             let _ = self.events.send(PeerEvent::Down { peer: peer.id, cause: cause.to_owned() });
@@ -238,7 +260,7 @@ impl Peers {
                 Action::Dead { node, silent } => {
                     if let Entry::Occupied(entry) = self.map.entry(node) {
                         tracing::warn!(peer = %entry.get().id, ?silent, "declared dead");
-                        self.end(entry, Code::DeclaredDead, &format!("no heartbeat for {silent:.1?}"));
+                        self.end(entry, Loss::Closed, Code::DeclaredDead, &format!("no heartbeat for {silent:.1?}"));
                     }
                 }
                 Action::Brake { silent, of } => {
@@ -258,5 +280,20 @@ impl Peers {
 
     fn members(&self) -> MutexGuard<'_, Membership> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn supersede(old: &Connection) {
+    tracing::warn!(from = %old.remote_address(), "a peer has too many connections; its oldest is closed");
+    old.close(Code::Superseded.var(), b"too many connections of one node");
+}
+
+/// Whether a connection ended without either side wanting it. With `PeerLost`, the other side has lost another
+/// connection of ours.
+fn loss_of(connection: &Connection) -> Loss {
+    match connection.close_reason() {
+        Some(ConnectionError::TimedOut | ConnectionError::Reset) => Loss::Lost,
+        Some(ConnectionError::ApplicationClosed(close)) if close.error_code == Code::PeerLost.var() => Loss::Lost,
+        _ => Loss::Closed,
     }
 }

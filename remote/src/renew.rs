@@ -54,6 +54,7 @@ pub(crate) async fn keep_fresh(shared: Arc<Shared>) {
 /// The authority's side.
 pub(crate) fn judge(shared: &Shared, peer: PeerId, request: &[u8]) -> Verdict {
     let authority = shared.authority.get().ok_or(Refusal::NotServed)?;
+    authority.desk().renews(peer.node, shared.net.ambient.unix())?;
     authority.sign_request(peer, request).map_err(|error| Refusal::Failed(error.to_string()))
 }
 

@@ -1,25 +1,28 @@
 //! Which published actor takes which message from whom.
 
-use std::any::Any;
-use std::future::Future;
+use std::any::{Any, TypeId};
+use std::future::{Future, ready};
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
 use bytes::Bytes;
 use dashmap::DashMap;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::actor::ActorId;
 use crate::codec::{decode, encode};
 use crate::error::Fault;
 use crate::fence;
 use crate::identity::Role;
-use crate::link::Answer;
-use crate::local::LocalRef;
-use crate::message::RemoteMessage;
+use crate::local::{Down, LocalRef, Reply};
+use crate::message::WireMessage;
+use crate::node::{Node, WeakNode};
 use crate::runtime::busy;
+use crate::stream::{Items, Producing};
+use crate::travel;
 
 /// An actor being published: name the messages that it takes from other nodes.
 pub struct Publication<A: Actor<Context = Context<A>>> {
@@ -30,13 +33,24 @@ pub struct Publication<A: Actor<Context = Context<A>>> {
 
 impl<A: Actor<Context = Context<A>>> Publication<A> {
     /// Takes `M` from nodes of these roles.
+    ///
+    /// # Panics
+    /// Another message of this actor has the same number: one of the two would be read as the other.
     pub fn on<M>(self, roles: &[Role]) -> Self
     where
         A: Handler<M>,
-        M: RemoteMessage,
+        M: WireMessage,
     {
-        let route = Typed::<A, M> { actor: self.actor.clone(), roles: roles.to_vec(), message: PhantomData };
-        self.routes.table.insert((self.id, M::ID), Arc::new(route));
+        let node = self.routes.node.get().cloned().unwrap_or_default();
+        let route = Typed::<A, M> { actor: self.actor.clone(), roles: roles.to_vec(), node, message: PhantomData };
+        let before = self.routes.table.insert((self.id, M::ID), Arc::new(route));
+        if let Some(other) = before.filter(|other| other.message() != TypeId::of::<M>()) {
+            let (other, actor) = (other.name(), std::any::type_name::<A>());
+            panic!("{other} and {} of {actor} have the same number {:#06x}: give one of them another", M::NAME, M::ID);
+        }
+        if let Some(mut published) = self.routes.actors.get_mut(&self.id) {
+            published.roles.extend(roles);
+        }
         self
     }
 }
@@ -45,17 +59,33 @@ impl<A: Actor<Context = Context<A>>> Publication<A> {
 #[derive(Default)]
 pub(crate) struct Routes {
     table: DashMap<(ActorId, u32), Arc<dyn Route>>,
-    actors: DashMap<ActorId, Arc<dyn Any + Send + Sync>>,
+    actors: DashMap<ActorId, Published>,
+    node: OnceLock<WeakNode>,
+}
+
+struct Published {
+    /// A [`LocalRef`].
+    actor: Arc<dyn Any + Send + Sync>,
+    watch: Box<dyn Fn() -> Boxed<'static, Down> + Send + Sync>,
+    /// Who may send it any message.
+    roles: Vec<Role>,
 }
 
 impl Routes {
+    /// Whose table this is.
+    pub(crate) fn belong_to(&self, node: WeakNode) {
+        let _ = self.node.set(node); // once, when the node is made
+    }
+
     pub(crate) fn publish<A: Actor<Context = Context<A>>>(
         self: &Arc<Self>,
         id: ActorId,
         actor: &LocalRef<A>,
     ) -> Publication<A> {
         self.unpublish(id);
-        self.actors.insert(id, Arc::new(actor.clone()));
+        let watched = actor.clone();
+        let watch = Box::new(move || -> Boxed<'static, Down> { Box::pin(watched.watch()) });
+        self.actors.insert(id, Published { actor: Arc::new(actor.clone()), watch, roles: Vec::new() });
         Publication { routes: Arc::clone(self), id, actor: actor.clone() }
     }
 
@@ -71,7 +101,13 @@ impl Routes {
 
     /// The published actor, if it is of this type.
     pub(crate) fn local<A: Actor<Context = Context<A>>>(&self, id: ActorId) -> Option<LocalRef<A>> {
-        self.actors.get(&id)?.downcast_ref::<LocalRef<A>>().cloned()
+        self.actors.get(&id)?.actor.downcast_ref::<LocalRef<A>>().cloned()
+    }
+
+    /// The end of a published actor, for a node of this role. Holds the actor no longer than this call.
+    pub(crate) fn watch(&self, id: ActorId, role: Role) -> Option<Boxed<'static, Down>> {
+        let published = self.actors.get(&id)?;
+        published.roles.contains(&role).then(|| (published.watch)())
     }
 
     /// Where a message of a node of this role goes.
@@ -85,6 +121,10 @@ pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One message type of one actor.
 pub(crate) trait Route: Send + Sync {
+    fn message(&self) -> TypeId;
+
+    fn name(&self) -> &'static str;
+
     fn allows(&self, role: Role) -> bool;
 
     /// Hands an ask to the actor in order, waiting for room no longer than `patience`; the inner future is the
@@ -95,20 +135,57 @@ pub(crate) trait Route: Send + Sync {
     fn tell(&self, payload: Bytes, patience: Duration) -> Boxed<'_, Result<(), Fault>>;
 }
 
+/// What goes back to the peer.
+pub(crate) type Answer = Result<Answered, Fault>;
+
+pub(crate) enum Answered {
+    Value(Bytes),
+    Items(Box<dyn EncodedItems>),
+}
+
+/// A stream of this process, item by item as bytes.
+pub(crate) trait EncodedItems: Send {
+    fn next(&mut self) -> Boxed<'_, Result<Option<Bytes>, Fault>>;
+}
+
+impl<T: Serialize + Send + 'static> EncodedItems for Producing<T> {
+    fn next(&mut self) -> Boxed<'_, Result<Option<Bytes>, Fault>> {
+        Box::pin(async move { Self::next(self).await?.map(|item| written(&item)).transpose() })
+    }
+}
+
+/// How a handler's result goes back to the peer.
+pub(crate) trait Respond: Sized + Send + 'static {
+    fn answer(reply: Reply<Self>) -> Boxed<'static, Answer>;
+}
+
+impl<T: Serialize + DeserializeOwned + Send + 'static> Respond for T {
+    fn answer(reply: Reply<Self>) -> Boxed<'static, Answer> {
+        Box::pin(async move { written(&reply.wait().await?).map(Answered::Value) })
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + Send + 'static> Respond for Items<T> {
+    fn answer(reply: Reply<Self>) -> Boxed<'static, Answer> {
+        Box::pin(ready(Ok(Answered::Items(Box::new(Producing::new(reply))))))
+    }
+}
+
 struct Typed<A: Actor<Context = Context<A>>, M> {
     actor: LocalRef<A>,
     roles: Vec<Role>,
+    node: WeakNode,
     message: PhantomData<fn(M)>,
 }
 
 impl<A, M> Typed<A, M>
 where
     A: Actor<Context = Context<A>> + Handler<M>,
-    M: RemoteMessage,
+    M: WireMessage,
 {
     /// A place in the mailbox and the message to put there.
     async fn take(&self, payload: Bytes, patience: Duration) -> Result<(M, tokio::sync::OwnedSemaphorePermit), Fault> {
-        let message = read::<M>(&payload)?;
+        let message = read::<M>(&payload, self.node.upgrade())?;
         let permit = tokio::time::timeout(patience, self.actor.permit()).await;
         let permit = permit.map_err(|_| Fault::Busy)?.map_err(gone)?;
         Ok((message, permit))
@@ -118,8 +195,16 @@ where
 impl<A, M> Route for Typed<A, M>
 where
     A: Actor<Context = Context<A>> + Handler<M>,
-    M: RemoteMessage,
+    M: WireMessage,
 {
+    fn message(&self) -> TypeId {
+        TypeId::of::<M>()
+    }
+
+    fn name(&self) -> &'static str {
+        M::NAME
+    }
+
     fn allows(&self, role: Role) -> bool {
         self.roles.contains(&role)
     }
@@ -128,15 +213,7 @@ where
         Box::pin(async move {
             let (message, permit) = self.take(payload, patience).await?;
             let reply = self.actor.enqueue_ask(message, permit).map_err(gone)?;
-            let answer: Boxed<'static, Answer> = Box::pin(async move {
-                let value = reply.wait().await.map_err(Fault::from)?;
-                match fence::catch(|| encode(&value)) {
-                    Ok(Ok(bytes)) => Ok(bytes),
-                    Ok(Err(error)) => Err(Fault::BadReply { text: error.to_string() }),
-                    Err(text) => Err(Fault::BadReply { text }),
-                }
-            });
-            Ok(answer)
+            Ok(M::Result::answer(reply))
         })
     }
 
@@ -152,13 +229,25 @@ where
 const LARGE: usize = 256 << 10;
 
 /// Decodes a peer's message; a `Deserialize` that panics must not take the lane with it.
-fn read<M: RemoteMessage>(payload: &Bytes) -> Result<M, Fault> {
-    let read = || fence::catch(|| decode::<M>(payload));
+fn read<M: WireMessage>(payload: &Bytes, node: Option<Node>) -> Result<M, Fault> {
+    let read = || {
+        let _receiving = node.map(travel::enter);
+        fence::catch(|| decode::<M>(payload))
+    };
     let message = if payload.len() > LARGE { busy(read) } else { read() };
     match message {
         Ok(Ok(message)) => Ok(message),
         Ok(Err(error)) => Err(Fault::BadMessage { text: format!("{}: {error}", M::NAME) }),
         Err(text) => Err(Fault::BadMessage { text: format!("{}: {text}", M::NAME) }),
+    }
+}
+
+/// Encodes a reply; a `Serialize` that panics costs no more than that reply.
+fn written<T: Serialize>(value: &T) -> Result<Bytes, Fault> {
+    match fence::catch(|| encode(value)) {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(Fault::BadReply { text: error.to_string() }),
+        Err(text) => Err(Fault::BadReply { text }),
     }
 }
 

@@ -17,7 +17,8 @@ use tokio::task::JoinHandle;
 use crate::ambient::Ambient;
 use crate::error::SpawnError;
 use crate::fence;
-use crate::local::{LocalRef, start};
+use crate::local::{LocalRef, Place, start, supervise};
+use crate::supervise::Restarts;
 
 /// How long starting or joining one thread may take.
 const THREAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -144,8 +145,23 @@ impl Arbiter {
         A: Actor<Context = actix::Context<A>>,
         F: FnOnce(&mut actix::Context<A>) -> A + Send + 'static,
     {
+        start(self.place(mailbox), make)
+    }
+
+    /// Starts an actor on this thread that is built again by `make` when it has panicked, after a short wait, and not
+    /// oftener than `limit` allows. Its handles and publications stay good: the message that panicked is answered so, those
+    /// that wait are handled by the new actor. [`down`](LocalRef::down) ends once, with the last panic or when it stops.
+    pub fn supervise<A, F>(&self, mailbox: usize, limit: Restarts, make: F) -> LocalRef<A>
+    where
+        A: Actor<Context = actix::Context<A>>,
+        F: Fn(&mut actix::Context<A>) -> A + Send + Sync + 'static,
+    {
+        supervise(self.place(mailbox), limit, Arc::new(make))
+    }
+
+    fn place(&self, mailbox: usize) -> Place<'_> {
         let end = self.shared.as_ref().map(watch::Sender::subscribe);
-        start(&self.handle, end, &self.net, mailbox, make)
+        Place { arbiter: &self.handle, end, net: &self.net, mailbox }
     }
 }
 

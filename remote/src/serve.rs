@@ -10,11 +10,14 @@ use crate::actor::ActorId;
 use crate::close::Code;
 use crate::codec::{MAX_MESSAGE, decode, encode};
 use crate::error::Fault;
-use crate::frame::{FrameError, Header, Kind};
+use crate::frame::{FrameError, Header, Kind, MORE};
 use crate::lane::{FrameReader, LaneError};
 use crate::link::{LANES, Link};
+use crate::local::Down;
 use crate::node::Shared;
 use crate::renew;
+use crate::route::{Answered, EncodedItems};
+use crate::trace::{self, TraceContext};
 
 /// How long a lane waits for room at a busy actor before it says so.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -22,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// Starts reading all lanes of a link, and removes the link when its connection ends.
 pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<Link>, [mut system, mut messages, beats]: [FrameReader; LANES]) {
     system.set_max(MAX_MESSAGE as u32);
-    messages.set_max(MAX_MESSAGE as u32);
+    messages.set_max((MAX_MESSAGE + trace::BYTES) as u32);
     let handle = &shared.net.handle;
     handle.spawn(read_system(Arc::clone(shared), Arc::clone(link), system));
     handle.spawn(read_messages(Arc::clone(shared), Arc::clone(link), messages));
@@ -47,6 +50,29 @@ async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader
                     link.resolve(header.call, Err(fault));
                 }
                 Kind::Cancel => link.cancel(header.call),
+                Kind::Item => {
+                    if !link.item(header.call, payload, header.flags & MORE != 0) {
+                        return no_credit(&link);
+                    }
+                }
+                Kind::End => link.end_of_stream(header.call),
+                Kind::Credit => {
+                    if !link.credit(header.call, header.recipient) {
+                        return no_credit(&link);
+                    }
+                }
+                Kind::Watch => {
+                    if !watch(&shared, &link, header) {
+                        tracing::warn!(peer = %link.peer, "a peer watches too many actors");
+                        link.connection.close(Code::TooMany.var(), b"too many watches");
+                        return;
+                    }
+                }
+                Kind::Unwatch => link.unwatch(header.call),
+                Kind::Down => {
+                    let text = "its end cannot be read".to_owned();
+                    link.down(header.call, decode(&payload).unwrap_or(Down::NodeLost { cause: text }));
+                }
                 Kind::GoAway => link.peer_goes_away(),
                 Kind::Renew => {
                     let verdict = renew::judge(&shared, link.peer, &payload);
@@ -58,6 +84,27 @@ async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader
             Err(error) => return bad_lane(&link, &error),
         }
     }
+}
+
+/// Tells the peer of an actor's end, from a task of its own. False if the peer watches too many.
+fn watch(shared: &Shared, link: &Arc<Link>, header: Header) -> bool {
+    let Some(mut watched) = link.watched(header.call) else {
+        return false;
+    };
+    let down = shared.routes.watch(ActorId(header.recipient), link.peer.role);
+    let link = Arc::clone(link);
+    tokio::spawn(async move {
+        let down = match down {
+            None => Down::NoSuchActor,
+            Some(down) => tokio::select! {
+                biased;
+                () = watched.unwatched() => return,
+                down = down => down,
+            },
+        };
+        link.answer(watched.call, Kind::Down, encode(&down).unwrap_or_default()).await;
+    });
+    true
 }
 
 async fn read_beats(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader) {
@@ -77,12 +124,26 @@ async fn read_beats(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader)
 async fn read_messages(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader) {
     loop {
         match lane.next().await {
-            Ok(Some((header, payload))) => match header.kind {
-                Kind::Ask => ask(&shared, &link, header, payload).await,
-                Kind::Tell => tell(&shared, &link, header, payload).await,
-                Kind::Open => {}
-                other => return wrong_kind(&link, other),
-            },
+            Ok(Some((mut header, mut payload))) => {
+                if let Err(error) = header.take_trace(&mut payload) {
+                    return bad_lane(&link, &error.into());
+                }
+                let served = async {
+                    match header.kind {
+                        Kind::Ask => ask(&shared, &link, header, payload).await,
+                        Kind::Tell => tell(&shared, &link, header, payload).await,
+                        Kind::Open => {}
+                        other => {
+                            wrong_kind(&link, other);
+                            return false;
+                        }
+                    }
+                    true
+                };
+                if !TraceContext::scope_of(header.trace, link.peer.node, served).await {
+                    return;
+                }
+            }
             Ok(None) => return,
             Err(error) => return bad_lane(&link, &error),
         }
@@ -102,6 +163,7 @@ async fn tell(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload: B
 
 async fn ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload: Bytes) {
     if let Err(fault) = try_ask(shared, link, header, payload).await {
+        tracing::debug!(peer = %link.peer, message = header.message, ?fault, "refused an ask");
         // A reader never waits for a writer; if there is no room, the asker's deadline tells it.
         link.try_send(Kind::Error, header.call, fault_bytes(&fault));
     }
@@ -128,11 +190,32 @@ async fn try_ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload
             answer = timeout(deadline, answer) => answer,
             () = serving.cancelled() => return,
         };
-        match answer.unwrap_or(Err(Fault::DeadlinePassed)) {
-            Ok(reply) => link.answer(header.call, Kind::Reply, reply).await,
-            Err(fault) => link.answer(header.call, Kind::Error, fault_bytes(&fault)).await,
-        }
+        let answered = match answer.unwrap_or(Err(Fault::DeadlinePassed)) {
+            Ok(Answered::Value(reply)) => Ok((Kind::Reply, reply)),
+            Ok(Answered::Items(items)) => tokio::select! {
+                biased;
+                end = produce(&link, header.call, items, deadline) => end.map(|()| (Kind::End, Bytes::new())),
+                () = serving.cancelled() => return,
+            },
+            Err(fault) => Err(fault),
+        };
+        let (kind, payload) = answered.unwrap_or_else(|fault| (Kind::Error, fault_bytes(&fault)));
+        link.answer(header.call, kind, payload).await;
     });
+    Ok(())
+}
+
+/// Sends the items of a stream. The consumer's patience is for items here, and for its credit there.
+async fn produce(
+    link: &Arc<Link>,
+    call: u64,
+    mut items: Box<dyn EncodedItems>,
+    patience: Duration,
+) -> Result<(), Fault> {
+    let outgoing = link.produce(call);
+    while let Some(item) = items.next().await? {
+        outgoing.send(item, patience).await?;
+    }
     Ok(())
 }
 
@@ -144,6 +227,11 @@ fn fault_bytes(fault: &Fault) -> Bytes {
 fn wrong_kind(link: &Link, kind: Kind) {
     tracing::warn!(peer = %link.peer, ?kind, "a frame on the wrong lane");
     link.connection.close(Code::BadFrame.var(), b"a frame on the wrong lane");
+}
+
+fn no_credit(link: &Link) {
+    tracing::warn!(peer = %link.peer, "a stream beyond its window");
+    link.connection.close(Code::BadFrame.var(), b"a stream beyond its window");
 }
 
 fn bad_lane(link: &Link, error: &LaneError) {

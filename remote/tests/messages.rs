@@ -26,6 +26,7 @@ both!(
     dropping_an_arbiter_ends_its_actors,
     a_role_that_is_not_named_is_refused,
     an_unknown_actor_is_named_so,
+    no_trace_begins_where_nobody_looks,
 );
 
 const SHORT: Duration = Duration::from_millis(80);
@@ -232,6 +233,24 @@ async fn an_unknown_actor_is_named_so(world: World) {
     let actor = pair.worker.actor::<Tester>(nobody);
     let error = actor.ask(Echo("f".into()), SOON).await.unwrap_err();
     assert!(matches!(error, AskError::NoSuchActor), "{error}");
+}
+
+async fn no_trace_begins_where_nobody_looks(world: World) {
+    struct Look;
+    impl actix::Message for Look {
+        type Result = bool;
+    }
+    impl actix::Handler<Look> for Tester {
+        type Result = bool;
+        fn handle(&mut self, _: Look, _: &mut actix::Context<Self>) -> bool {
+            TraceContext::current().is_some()
+        }
+    }
+    let pair = Pair::new(&world, 8).await;
+    assert!(!pair.actor.ask(Look, SOON).await.unwrap());
+    // One that is there goes on, whether or not somebody looks.
+    let context = TraceContext::new(1, 2).unwrap();
+    assert!(context.scope(pair.actor.ask(Look, SOON)).await.unwrap());
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -16,7 +16,7 @@ use regatta_remote::*;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Seeds of an ordinary run; `REGATTA_SEEDS` asks for more, `REGATTA_SEED` for one.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 40;
 const WORKERS: u32 = 2;
 const STEPS: u32 = 30;
 const MAILBOX: usize = 4;
@@ -173,6 +173,39 @@ fn a_large_reply_on_a_slow_network_does_not_silence_its_sender() {
 }
 
 #[test]
+fn a_stream_of_large_items_on_a_slow_network_does_not_hold_up_replies() {
+    World::simulated(15, |world| async move {
+        let pair = Pair::new(&world, 4).await;
+        world.sim.as_ref().unwrap().set(Faults { rate: 256 << 10, ..Faults::default() });
+        let mut streams = Vec::new();
+        for _ in 0..2 {
+            streams.push(pair.remote().stream(Count { items: 2, size: 1 << 20 }, 10 * SOON).await.unwrap());
+        }
+        let [first, second] = streams.try_into().unwrap();
+        let streaming = world.spawn(async move {
+            let take = |mut replies: Replies<Vec<u8>>| async move {
+                while let Some(item) = replies.next().await.unwrap() {
+                    assert_eq!(item.len(), 1 << 20);
+                }
+                Instant::now()
+            };
+            tokio::join!(take(first), take(second))
+        });
+        let started = Instant::now();
+        while !streaming.is_finished() {
+            // A window of each stream, and what the network has in its own hands.
+            let asked = timeout(Duration::from_secs(4), pair.remote().ask(Echo("ahoy".into()), 2 * SOON)).await;
+            assert_eq!(asked.expect("held up").unwrap(), "ahoy");
+        }
+        assert!(started.elapsed() > Duration::from_secs(14), "not slow: {:?}", started.elapsed());
+        let (first, second) = streaming.await.unwrap();
+        let apart = if first > second { first - second } else { second - first };
+        assert!(apart < Duration::from_secs(4), "one stream had more than the other: {apart:?}");
+        pair.settled().await;
+    });
+}
+
+#[test]
 fn who_leaves_is_not_dead() {
     World::simulated(13, |world| async move {
         let authority = world.authority();
@@ -216,7 +249,12 @@ async fn storm(world: World) -> Trace {
         let seen = seen.clone();
         move |_| Tester(seen)
     });
-    head.publish(ECHO, &actor).on::<Echo>(&[Role::Worker]).on::<Note>(&[Role::Worker]).on::<Wait>(&[Role::Worker]);
+    let workers_only = [Role::Worker];
+    head.publish(ECHO, &actor)
+        .on::<Echo>(&workers_only)
+        .on::<Note>(&workers_only)
+        .on::<Wait>(&workers_only)
+        .on::<Count>(&workers_only);
     head.serve_data(Arc::new(Numbers));
     let workers: Vec<Node> = (0..WORKERS).map(|_| world.bind(&authority, Role::Worker)).collect();
     let working: Vec<_> = (0..)
@@ -311,7 +349,7 @@ impl Worker {
 
     async fn step(&mut self, step: u32, deadline: Duration) {
         let actor = self.node.actor::<Tester>(Address { node: self.head.id(), actor: ECHO });
-        match self.random(6) {
+        match self.random(9) {
             0 => {
                 let text = "x".repeat(self.random(20_000) as usize) + &step.to_string();
                 let asked = self.timed(deadline, actor.ask(Echo(text.clone()), deadline)).await;
@@ -336,7 +374,30 @@ impl Worker {
                 let waited = timeout(Duration::from_millis(self.random(1000)), actor.ask(Wait, deadline)).await;
                 assert!(!matches!(waited, Ok(Ok(()))));
             }
+            5 => {
+                // The actor outlives the storm: only a lost connection ends a watch.
+                let down = timeout(Duration::from_millis(self.random(3000)), actor.down()).await;
+                assert!(matches!(down, Err(_) | Ok(Down::NodeLost { .. })), "{down:?}");
+            }
+            6 | 7 => self.stream(actor, deadline).await,
             _ => self.fetch(deadline).await,
+        }
+    }
+
+    /// Items come in order and without a gap, up to the end or one error; some consumers leave before, some are slow.
+    async fn stream(&self, actor: ActorRef<Tester>, patience: Duration) {
+        let (items, size) = (self.random(60) as u32, self.random(15_000) as usize);
+        let take = if self.random(3) == 0 { self.random(40) as u32 } else { u32::MAX };
+        let pause = if self.random(4) == 0 { self.random(300) } else { 0 };
+        let begun = self.timed(patience, actor.stream(Count { items, size }, patience)).await;
+        let Ok(mut replies) = begun else { return };
+        for n in 0..take {
+            match self.timed(patience, replies.next()).await {
+                Ok(Some(item)) => assert!(n < items && item == vec![n as u8; size], "item {n} of {items}"),
+                Ok(None) => return assert_eq!(n, items, "a gap at the end"),
+                Err(_) => return assert!(replies.next().await.unwrap().is_none(), "it ended twice"),
+            }
+            sleep(Duration::from_millis(pause)).await;
         }
     }
 

@@ -11,7 +11,7 @@ use regatta_remote::{ActorId, ActorRef, Address, Node, NodeId, Role, Runtime, en
 use super::messages::Place;
 use super::{CONTROL, FIRST_REPLICA, SWORDFISH, SwordfishActor, UdfActor};
 use crate::error::{ClusterError, TaskFailure};
-use crate::sched::PartitionId;
+use crate::sched::WorkerId;
 use crate::store::{Store, Ticket};
 
 /// The parts of a process that its actors share.
@@ -75,20 +75,28 @@ impl Host {
         }
     }
 
-    /// A partition, as one IPC file: shared if it is here, else brought by a transfer.
+    /// Where this process is, under this number.
+    pub(super) fn place(&self, worker: WorkerId) -> Option<Place> {
+        let node = match &self.node {
+            Some(node) => Some((node.id(), node.address().ok()?)),
+            None => None,
+        };
+        Some(Place { worker, node })
+    }
+
+    /// What a task reads, as one IPC file: shared if it is here, else brought by a transfer.
     ///
     /// # Errors
     /// The partition is gone, or its worker is.
     ///
     /// # Cancel safety
     /// Safe: dropping the future resets the transfer.
-    pub(crate) async fn partition(&self, place: &Place, id: PartitionId) -> Result<Bytes, TaskFailure> {
+    pub(crate) async fn read(&self, place: &Place, ticket: Ticket) -> Result<Bytes, TaskFailure> {
         if self.is_here(place) {
-            let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
-            let sealed = self.store.get(id).ok_or_else(|| failed(format!("{}: no such partition", id.task)))?;
-            return sealed.bytes().map_err(|e| failed(e.to_string()));
+            let read = self.store.read(ticket);
+            return read.map_err(|why| TaskFailure::Transfer { from: place.worker.to_string(), why });
         }
-        self.fetch(place, Ticket::Partition(id)).await
+        self.fetch(place, ticket).await
     }
 
     /// What a ticket stands for, from another process.

@@ -1,5 +1,6 @@
 //! Every message between the actors.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use crate::cluster::ClusterProvider;
 use crate::error::{ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{
-    Attempt, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, TaskId, WorkerId,
+    Attempt, Outcome, Output, PoolId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, TaskId,
+    WorkerId,
 };
 use crate::store::Ticket;
 use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
@@ -24,6 +26,7 @@ messages! {
     0x0101 Register => Result<(), ClusterError>,
     0x0102 TaskEnded => (),
     0x0103 ReplicaSays => (),
+    0x0104 CreditWaits => (),
     // To a swordfish.
     0x0201 Prepare => (),
     0x0202 RunTask => (),
@@ -32,6 +35,8 @@ messages! {
     0x0205 Serve => (),
     0x0206 End => (),
     0x0207 Gone => (),
+    0x0208 Enough => (),
+    0x0209 Dismiss => (),
     // To a replica.
     0x0301 Evaluate => Result<Evaluated, CallFailure>,
 }
@@ -74,9 +79,19 @@ pub(crate) enum Word {
     Progress(String),
     /// It takes batches, at this actor of its node.
     Ready(ActorId),
+    /// It has had nothing to do for a while, or has something to do again.
+    Idle(bool),
     Failed(UdfError),
     /// It has ended in order; what it still had to report.
     Stopped(Metrics),
+}
+
+/// Batches of tasks on this worker wait for room at a replica; 0: no longer.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct CreditWaits {
+    pub(crate) worker: WorkerId,
+    pub(crate) pool: PoolId,
+    pub(crate) batches: usize,
 }
 
 /// A stage's program, before its first task on this worker.
@@ -93,9 +108,18 @@ pub(crate) struct RunTask {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
     pub(crate) split: Split,
-    pub(crate) inputs: Vec<(StageId, Vec<(Place, Output)>)>,
+    pub(crate) inputs: Vec<(StageId, Vec<Piece>)>,
     /// Replicas that are ready so far; [`Serve`] names the others.
     pub(crate) replicas: Vec<ReplicaAt>,
+    /// Only once this attempt has ended, if it runs here.
+    pub(crate) after: Option<(TaskId, Attempt)>,
+}
+
+/// A partition, or some of its rows, and where it is.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Piece {
+    pub(crate) place: Place,
+    pub(crate) ticket: Ticket,
 }
 
 /// A replica that takes batches.
@@ -113,6 +137,8 @@ pub(crate) struct StartReplica {
     pub(crate) udf: String,
     pub(crate) arguments: Vec<u8>,
     pub(crate) options: PoolOptions,
+    /// GPUs that it may use, by their number on the worker.
+    pub(crate) devices: Vec<u32>,
 }
 
 /// Stop a replica. It may be gone already.
@@ -122,6 +148,17 @@ pub(crate) struct StopReplica(pub(crate) ReplicaId);
 /// A replica has become ready while tasks of its stage run here.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Serve(pub(crate) ReplicaAt);
+
+/// A replica will be stopped, because others are enough: no more batches for it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Dismiss(pub(crate) ReplicaId);
+
+/// Stop the tasks of a stage: there are enough rows without them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Enough {
+    pub(crate) query: QueryId,
+    pub(crate) stage: StageId,
+}
 
 /// Stop all work of a query and drop what it left.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -196,6 +233,8 @@ impl fmt::Debug for BatchAt {
 pub(crate) struct Submit {
     pub(crate) query: QueryId,
     pub(crate) plan: QueryPlan,
+    /// For each stage that is a frame, its partitions in the driver's store.
+    pub(crate) given: BTreeMap<StageId, Vec<Output>>,
     /// Holds every event of the query: one for each task of its last stage, and the end.
     pub(crate) events: mpsc::Sender<RunEvent>,
 }

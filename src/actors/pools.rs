@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::{Host, UdfActor};
 use crate::engine::Pools;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::UdfStep;
+use crate::sched::ReplicaId;
 use crate::store::{decode_frame, encode_frame};
 use crate::udf::{Call, Deaths, Fault, PoolOptions, Reply, Retry, Router, UdfError, UdfResult, conform};
 
@@ -45,6 +47,8 @@ struct StepPool {
     seats: Mutex<Seats>,
     /// A credit came back, or a replica came.
     room: Notify,
+    /// Batches that wait for one.
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -65,7 +69,7 @@ impl StagePools {
     pub(super) fn new(host: Arc<Host>, here: Place, udfs: impl IntoIterator<Item = UdfOfStep>) -> Self {
         let steps = udfs.into_iter().map(|udf| {
             let seats = Seats { router: Router::with_credits(udf.options.in_flight), ..Seats::default() };
-            StepPool { udf, seats: Mutex::new(seats), room: Notify::new() }
+            StepPool { udf, seats: Mutex::new(seats), room: Notify::new(), waiting: AtomicUsize::new(0) }
         });
         Self { host, here, steps: steps.collect() }
     }
@@ -83,6 +87,20 @@ impl StagePools {
         }
         drop(seats);
         step.room.notify_waiters();
+    }
+
+    /// A replica will be stopped: it gets no further batch.
+    pub(super) fn dismiss(&self, replica: ReplicaId) {
+        let Some(step) = self.steps.get(replica.pool.step as usize) else { return };
+        let mut seats = step.seats();
+        if let Some(known) = seats.replicas.iter().position(|seat| seat.at.replica == replica) {
+            seats.router.set_gone(known, true);
+        }
+    }
+
+    /// For each step, how many batches wait for room at a replica.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = usize> + '_ {
+        self.steps.iter().map(|step| step.waiting.load(Ordering::Relaxed))
     }
 
     /// Runs a batch until it succeeds, or is tried for the last time. The wait between attempts is here, where no replica is
@@ -252,8 +270,25 @@ impl StepPool {
                     return Err(self.spent(&seats));
                 }
             }
+            let _waits = Waits::new(&self.waiting);
             room.await;
         }
+    }
+}
+
+/// Counts a batch that waits, for as long as it does.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

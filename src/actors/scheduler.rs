@@ -1,6 +1,7 @@
 //! The actor of the head: carries events into `sched::Core` and its actions out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,17 +10,19 @@ use regatta_remote::{ActorId, ActorRef, AskError, LocalRef, Node, NodeId, Role};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    End, Gone, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica,
-    Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
+    CreditWaits, Dismiss, End, Enough, Gone, Piece, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays,
+    RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word,
+    Worker, WorkerDown, WorkerSilent,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
 use crate::error::ClusterError;
-use crate::plan::QueryPlan;
+use crate::plan::{QueryPlan, Rows, Split, share};
 use crate::sched::{
-    Action, Core, Event, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources, Settings, StageSpec,
-    TaskId, WorkerId,
+    Action, Core, Event, Output, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources, Settings,
+    StageSpec, TaskId, WorkerId,
 };
+use crate::store::{RowRange, Ticket};
 use crate::udf::{Metrics, MetricsByUdf, merge_into};
 
 /// Places the work of all queries.
@@ -72,8 +75,10 @@ enum Outgoing {
     Start(StartReplica),
     Stop(StopReplica),
     Serve(Serve),
+    Enough(Enough),
     End(End),
     Gone(Gone),
+    Dismiss(Dismiss),
 }
 
 /// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
@@ -92,7 +97,8 @@ impl SchedulerActor {
     /// Makes a scheduler reachable for the workers of its cluster, and for nobody else.
     pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>) {
         let workers = &[Role::Worker];
-        node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers).on::<ReplicaSays>(workers);
+        let tasks = node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers);
+        tasks.on::<ReplicaSays>(workers).on::<CreditWaits>(workers);
     }
 
     fn join(&mut self, place: Place, capacity: Resources, actor: ActorRef<SwordfishActor>, ctx: &Context<Self>) {
@@ -101,7 +107,7 @@ impl SchedulerActor {
         let (outbox, to_send) = mpsc::channel(OUTBOX);
         self.workers.insert(worker, Crew { place, outbox });
         self.host.runtime.handle().spawn(deliver(actor, to_send, worker, ctx.address().downgrade()));
-        self.take(Event::Joined { worker, capacity });
+        self.take(Event::Joined { worker, capacity, machine: machine(&place) });
         self.joining.send_modify(|joined| *joined += 1);
     }
 
@@ -134,24 +140,24 @@ impl SchedulerActor {
     fn act(&mut self, action: Action) {
         match action {
             Action::Prepare { worker, query, stage } => {
-                if let Some(program) = self.stage(query, stage.0).map(|stage| stage.program.clone()) {
+                if let Some(program) = self.stage(query, stage.0).and_then(|stage| stage.program().cloned()) {
                     self.send(worker, Outgoing::Prepare(Prepare { query, stage, program }));
                 }
             }
-            Action::Run { worker, task, attempt } => {
+            Action::Run { worker, task, attempt, after } => {
                 let Some(stage) = self.stage(task.query, task.stage.0) else { return };
                 let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
-                let inputs = stage.inputs.clone();
-                let inputs = inputs.into_iter().map(|input| (input, self.outputs(task.query, input))).collect();
+                let inputs = stage.inputs.iter();
+                let inputs = inputs.map(|id| (*id, pieces(&split, &self.outputs(task.query, *id)))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 let replicas = ready.into_iter().filter_map(|(replica, on)| self.replica_at(replica, on)).collect();
-                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas }));
+                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
             }
-            Action::StartReplica { worker, replica } => {
+            Action::StartReplica { worker, replica, devices } => {
                 let stage = self.stage(replica.pool.query, replica.pool.stage.0);
-                if let Some(step) = stage.and_then(|stage| stage.program.steps.get(replica.pool.step as usize)) {
+                if let Some(step) = stage.and_then(|stage| stage.steps().get(replica.pool.step as usize)) {
                     let (udf, arguments, options) = (step.udf.clone(), step.arguments.clone(), step.options.clone());
-                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments, options }));
+                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments, options, devices }));
                 }
             }
             Action::StopReplica { worker, replica } => {
@@ -165,6 +171,12 @@ impl SchedulerActor {
                     }
                 }
             }
+            Action::Dismiss { replica, tell } => {
+                for worker in tell {
+                    self.send(worker, Outgoing::Dismiss(Dismiss(replica)));
+                }
+            }
+            Action::Enough { worker, query, stage } => self.send(worker, Outgoing::Enough(Enough { query, stage })),
             Action::End { worker, query } => self.send(worker, Outgoing::End(End(query))),
             Action::Demand { workers } => self.provide(move |provider| provider.demand(workers)),
             Action::Retire { worker } => {
@@ -218,16 +230,20 @@ impl SchedulerActor {
         self.queries.get(&query)?.plan.stages.get(stage as usize)
     }
 
-    fn outputs(&self, query: QueryId, stage: crate::sched::StageId) -> Vec<(Place, crate::sched::Output)> {
+    fn outputs(&self, query: QueryId, stage: crate::sched::StageId) -> Vec<(Place, Output)> {
         let outputs = self.core.outputs(query, stage).into_iter();
-        outputs.filter_map(|(worker, output)| Some((self.workers.get(&worker)?.place, output))).collect()
+        outputs.filter_map(|(worker, output)| Some((self.place(worker)?, output))).collect()
+    }
+
+    fn place(&self, worker: WorkerId) -> Option<Place> {
+        if worker == WorkerId::DRIVER { self.host.place(worker) } else { Some(self.workers.get(&worker)?.place) }
     }
 
     fn replica_stopped(&mut self, replica: ReplicaId, metrics: &Metrics) {
         let ReplicaId { pool, .. } = replica;
         let Some(submitted) = self.queries.get_mut(&pool.query) else { return };
         let stage = submitted.plan.stages.get(pool.stage.0 as usize);
-        if let Some(step) = stage.and_then(|stage| stage.program.steps.get(pool.step as usize)) {
+        if let Some(step) = stage.and_then(|stage| stage.steps().get(pool.step as usize)) {
             merge_into(&mut submitted.reported.replicas, &step.udf, metrics);
         }
     }
@@ -258,6 +274,11 @@ impl Handler<Register> for SchedulerActor {
             // The answer to an earlier ask was lost.
             Some(crew) if crew.place == place => return Ok(()),
             Some(_) => return Err(ClusterError::network(format!("join as {worker}"), "that number is taken")),
+            None if machine(&place).is_some_and(|machine| self.core.excludes(machine, Instant::now())) => {
+                let why = "this machine was released a short while ago; DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS \
+                           says for how long it is left alone";
+                return Err(ClusterError::network(format!("join as {worker}"), why));
+            }
             None => (),
         }
         let actor = self.host.swordfish(node).ok_or(ClusterError::Closed)?;
@@ -322,6 +343,7 @@ impl Handler<ReplicaSays> for SchedulerActor {
             Word::Progress(doing) => Event::ReplicaProgress { replica, doing },
             Word::Failed(error) => Event::ReplicaFailed { replica, error },
             Word::Stopped(metrics) => return self.replica_stopped(replica, &metrics),
+            Word::Idle(idle) => Event::ReplicaIdle { replica, idle },
             Word::Ready(actor) => {
                 self.replicas.insert(replica, actor);
                 Event::ReplicaReady(replica)
@@ -331,14 +353,25 @@ impl Handler<ReplicaSays> for SchedulerActor {
     }
 }
 
+impl Handler<CreditWaits> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, CreditWaits { worker, pool, batches }: CreditWaits, _: &mut Self::Context) {
+        self.take(Event::CreditWait { worker, pool, batches });
+    }
+}
+
 impl Handler<Submit> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, Submit { query, plan, events }: Submit, _: &mut Self::Context) {
+    fn handle(&mut self, Submit { query, plan, mut given, events }: Submit, _: &mut Self::Context) {
         let stages = plan.stages.iter().map(|stage| StageSpec {
             inputs: stage.inputs.clone(),
             tasks: stage.splits.len(),
-            pools: stage.program.steps.iter().map(pool_spec).collect(),
+            pools: stage.steps().iter().map(pool_spec).collect(),
+            affinity: BTreeMap::new(),
+            limit: stage.program().and_then(|program| program.limit),
+            given: given.remove(&stage.id).unwrap_or_default(),
         });
         let spec = QuerySpec { id: query, stages: stages.collect() };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
@@ -394,10 +427,32 @@ impl Handler<Undelivered> for SchedulerActor {
     }
 }
 
+/// What a task reads of a stage's output.
+fn pieces(split: &Split, outputs: &[(Place, Output)]) -> Vec<Piece> {
+    let Split::Share { part, of } = split else {
+        return outputs.iter().map(|(place, o)| Piece { place: *place, ticket: Ticket::Partition(o.id) }).collect();
+    };
+    let rows: Vec<u64> = outputs.iter().map(|(_, output)| output.rows).collect();
+    let pieces = share(*part, *of, &rows).into_iter().filter_map(|Rows { partition, rows }| {
+        let (place, output) = outputs.get(partition)?;
+        let range = RowRange { offset: rows.start, len: rows.end - rows.start };
+        let whole = range.len == output.rows;
+        let ticket = if whole { Ticket::Partition(output.id) } else { Ticket::Rows(output.id, range) };
+        Some(Piece { place: *place, ticket })
+    });
+    pieces.collect()
+}
+
 fn pool_spec(step: &crate::plan::UdfStep) -> PoolSpec {
-    let (least, most) = step.options.replicas;
-    let ready_timeout = step.options.ready_timeout;
-    PoolSpec { udf: step.udf.clone(), cpus: Resources::cpus(step.options.cpus), least, most, ready_timeout }
+    let options = &step.options;
+    let ((least, most), ready_timeout) = (options.replicas, options.ready_timeout);
+    let each = Resources::cpus(options.cpus).with_memory(options.memory).with_gpus(options.gpus, options.gpu_memory);
+    PoolSpec { udf: step.udf.clone(), each, least, most, ready_timeout }
+}
+
+/// The machine that a worker runs on; `None` for processes of this one, which never come back.
+fn machine(place: &Place) -> Option<IpAddr> {
+    place.node.map(|(_, address)| address.ip()).filter(|ip| !ip.is_loopback())
 }
 
 /// Sends a worker's messages one after the other, each until it has certainly been taken. Ends with the outbox.
@@ -414,8 +469,10 @@ async fn deliver(
             Outgoing::Start(message) => insist(&actor, message).await,
             Outgoing::Stop(message) => insist(&actor, message).await,
             Outgoing::Serve(message) => insist(&actor, message).await,
+            Outgoing::Enough(message) => insist(&actor, message).await,
             Outgoing::End(message) => insist(&actor, message).await,
             Outgoing::Gone(message) => insist(&actor, message).await,
+            Outgoing::Dismiss(message) => insist(&actor, message).await,
         };
         if let Err(error) = sent {
             if let Some(scheduler) = scheduler.upgrade() {

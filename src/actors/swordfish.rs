@@ -3,21 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use actix::{Actor, Context, Handler};
+use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    End, Evaluate, Gone, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve, StartReplica, StopReplica, TaskEnded,
-    Word,
+    CreditWaits, Dismiss, End, Enough, Evaluate, Gone, Piece, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve,
+    StartReplica, StopReplica, TaskEnded, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
 use crate::engine::{Program, TaskRun, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::sched::{Outcome, PartitionId, QueryId, ReplicaId, StageId};
+use crate::sched::{Attempt, Outcome, PartitionId, PoolId, QueryId, ReplicaId, StageId, TaskId};
 use crate::udf::{CallingTask, TaskMeter, UdfError};
 
 /// Runs the tasks and replicas of one worker.
@@ -27,18 +27,41 @@ pub struct SwordfishActor {
     scheduler: ActorRef<SchedulerActor>,
     queries: HashMap<QueryId, Work>,
     replicas: HashMap<ReplicaId, Running>,
+    /// Attempts that run here, and what is to start when they have ended.
+    tasks: HashMap<(TaskId, Attempt), Option<RunTask>>,
+    waits: mpsc::Sender<CreditWaits>,
 }
 
 /// What this worker keeps of a query.
 struct Work {
-    cancel: watch::Sender<bool>,
     stages: HashMap<StageId, StageHere>,
 }
 
-#[derive(Clone)]
 struct StageHere {
     program: Result<Arc<Program>, TaskFailure>,
     pools: Arc<StagePools>,
+    /// Batches that wait for room, by step, as the scheduler was told.
+    said: HashMap<usize, usize>,
+    /// Ends its tasks.
+    cancel: watch::Sender<bool>,
+}
+
+/// The same, for one of its tasks.
+struct StageOfTask {
+    program: Result<Arc<Program>, TaskFailure>,
+    pools: Arc<StagePools>,
+    cancelled: watch::Receiver<bool>,
+}
+
+impl StageHere {
+    fn for_task(&self) -> StageOfTask {
+        let (program, pools) = (self.program.clone(), Arc::clone(&self.pools));
+        StageOfTask { program, pools, cancelled: self.cancel.subscribe() }
+    }
+
+    fn stop(self) {
+        self.cancel.send_replace(true);
+    }
 }
 
 struct Running {
@@ -47,6 +70,10 @@ struct Running {
     arbiter: Arbiter,
 }
 
+/// How often is looked for batches that wait.
+const LOOK: Duration = Duration::from_millis(500);
+/// Words on such batches that may wait to be sent; more are said later.
+const WAITS: usize = 64;
 /// Calls that wait at a replica or run there, from all workers. Each of them has a credit of its own pool.
 const REPLICA_MAILBOX: usize = 256;
 /// The same for a replica of an async UDF, which has many calls in flight.
@@ -54,7 +81,10 @@ const ASYNC_MAILBOX: usize = 4096;
 
 impl SwordfishActor {
     pub(crate) fn new(host: Arc<Host>, here: Place, scheduler: ActorRef<SchedulerActor>) -> Self {
-        Self { host, here, scheduler, queries: HashMap::new(), replicas: HashMap::new() }
+        let (waits, to_send) = mpsc::channel(WAITS);
+        host.runtime.handle().spawn(report_waits(to_send, scheduler.clone()));
+        let (queries, replicas, tasks) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { host, here, scheduler, queries, replicas, tasks, waits }
     }
 
     /// Makes a swordfish reachable for the head of its cluster, and for nobody else.
@@ -65,13 +95,32 @@ impl SwordfishActor {
             .on::<Prepare>(head)
             .on::<RunTask>(head)
             .on::<Serve>(head)
+            .on::<Dismiss>(head)
+            .on::<Enough>(head)
             .on::<End>(head)
             .on::<Gone>(head);
         tasks.on::<StartReplica>(head).on::<StopReplica>(head);
     }
 
     fn work(&mut self, query: QueryId) -> &mut Work {
-        self.queries.entry(query).or_insert_with(|| Work { cancel: watch::Sender::new(false), stages: HashMap::new() })
+        self.queries.entry(query).or_insert_with(|| Work { stages: HashMap::new() })
+    }
+
+    /// Tells the scheduler which batches wait for room at a replica, where that has changed.
+    fn report_credit_waits(&mut self) {
+        for (query, work) in &mut self.queries {
+            for (stage, here) in &mut work.stages {
+                for (step, batches) in here.pools.waiting().enumerate() {
+                    let pool = PoolId { query: *query, stage: *stage, step: step as u32 };
+                    let said = here.said.entry(step).or_default();
+                    let waits = CreditWaits { worker: self.here.worker, pool, batches };
+                    // What has no place now is said at the next look.
+                    if *said != batches && self.waits.try_send(waits).is_ok() {
+                        *said = batches;
+                    }
+                }
+            }
+        }
     }
 
     fn serve(&mut self, at: ReplicaAt) {
@@ -83,12 +132,12 @@ impl SwordfishActor {
     }
 
     /// Runs a task on a thread of its own, which ends with the task's one report.
-    fn start_task(&mut self, message: RunTask) {
+    fn start_task(&mut self, message: RunTask, here: Addr<Self>) {
         let RunTask { task, attempt, .. } = message;
+        self.tasks.insert((task, attempt), None);
         let (host, scheduler) = (Arc::clone(&self.host), self.scheduler.clone());
         let work = self.work(task.query);
-        let cancelled = work.cancel.subscribe();
-        let stage = work.stages.get(&task.stage).cloned();
+        let stage = work.stages.get(&task.stage).map(StageHere::for_task);
         let runtime = host.runtime.handle().clone();
         let meter = TaskMeter::default();
         let calling = CallingTask {
@@ -99,6 +148,8 @@ impl SwordfishActor {
         let report = {
             let (runtime, host) = (runtime.clone(), Arc::clone(&host));
             move |outcome: Outcome| {
+                // First: what waits for this one need not wait for the scheduler.
+                here.do_send(TaskOver(task, attempt));
                 let ended = TaskEnded { task, attempt, outcome, metrics: meter.take() };
                 if let Err(error) = runtime.block_on(insist(&scheduler, ended)) {
                     tracing::error!(%task, %error, "could not report the end of a task");
@@ -110,7 +161,7 @@ impl SwordfishActor {
         let run = move || {
             let _span = tracing::info_span!("task", %task, attempt = attempt.0).entered();
             let started = Instant::now();
-            let outcome = catch(|| attempt_task(&host, message, stage, calling, cancelled))
+            let outcome = catch(|| attempt_task(&host, message, stage, calling))
                 .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
             match &outcome {
                 Ok(output) => {
@@ -129,6 +180,10 @@ impl SwordfishActor {
 
 impl Actor for SwordfishActor {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(LOOK, |actor, _| actor.report_credit_waits());
+    }
 }
 
 impl Handler<Prepare> for SwordfishActor {
@@ -140,18 +195,39 @@ impl Handler<Prepare> for SwordfishActor {
         let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
         let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, udfs));
-        self.work(query).stages.insert(stage, StageHere { program, pools });
+        let here = StageHere { program, pools, said: HashMap::new(), cancel: watch::Sender::new(false) };
+        self.work(query).stages.insert(stage, here);
     }
 }
 
 impl Handler<RunTask> for SwordfishActor {
     type Result = ();
 
-    fn handle(&mut self, message: RunTask, _: &mut Self::Context) {
+    fn handle(&mut self, message: RunTask, ctx: &mut Self::Context) {
         for at in &message.replicas {
             self.serve(*at);
         }
-        self.start_task(message);
+        match message.after.and_then(|before| self.tasks.get_mut(&before)) {
+            Some(next) => *next = Some(message),
+            None => self.start_task(message, ctx.address()),
+        }
+    }
+}
+
+/// An attempt has ended here, however.
+struct TaskOver(TaskId, Attempt);
+
+impl actix::Message for TaskOver {
+    type Result = ();
+}
+
+impl Handler<TaskOver> for SwordfishActor {
+    type Result = ();
+
+    fn handle(&mut self, TaskOver(task, attempt): TaskOver, ctx: &mut Self::Context) {
+        if let Some(Some(next)) = self.tasks.remove(&(task, attempt)) {
+            self.start_task(next, ctx.address());
+        }
     }
 }
 
@@ -160,6 +236,17 @@ impl Handler<Serve> for SwordfishActor {
 
     fn handle(&mut self, Serve(at): Serve, _: &mut Self::Context) {
         self.serve(at);
+    }
+}
+
+impl Handler<Dismiss> for SwordfishActor {
+    type Result = ();
+
+    fn handle(&mut self, Dismiss(replica): Dismiss, _: &mut Self::Context) {
+        let stage = self.queries.get(&replica.pool.query).and_then(|work| work.stages.get(&replica.pool.stage));
+        if let Some(stage) = stage {
+            stage.pools.dismiss(replica);
+        }
     }
 }
 
@@ -205,7 +292,10 @@ impl Handler<End> for SwordfishActor {
 
     fn handle(&mut self, End(query): End, _: &mut Self::Context) {
         if let Some(work) = self.queries.remove(&query) {
-            work.cancel.send_replace(true);
+            work.stages.into_values().for_each(StageHere::stop);
+        }
+        for next in self.tasks.values_mut() {
+            next.take_if(|next| next.task.query == query);
         }
         let of_query: Vec<_> = self.replicas.keys().filter(|id| id.pool.query == query).copied().collect();
         for id in of_query {
@@ -214,6 +304,16 @@ impl Handler<End> for SwordfishActor {
             }
         }
         self.host.store.drop_query(query);
+    }
+}
+
+impl Handler<Enough> for SwordfishActor {
+    type Result = ();
+
+    fn handle(&mut self, Enough { query, stage }: Enough, _: &mut Self::Context) {
+        if let Some(stage) = self.queries.get_mut(&query).and_then(|work| work.stages.remove(&stage)) {
+            stage.stop();
+        }
     }
 }
 
@@ -237,15 +337,9 @@ impl SwordfishActor {
     }
 }
 
-fn attempt_task(
-    host: &Arc<Host>,
-    message: RunTask,
-    stage: Option<StageHere>,
-    calling: CallingTask,
-    cancelled: watch::Receiver<bool>,
-) -> Outcome {
+fn attempt_task(host: &Arc<Host>, message: RunTask, stage: Option<StageOfTask>, calling: CallingTask) -> Outcome {
     let unprepared = || PolarsFailure::new("protocol", "the stage's program did not come before its task");
-    let StageHere { program, pools } = stage.ok_or_else(unprepared)?;
+    let StageOfTask { program, pools, cancelled } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();
     let inputs = runtime.block_on(async {
         let mut cancelled = cancelled.clone();
@@ -268,20 +362,29 @@ fn attempt_task(
         runtime,
     });
     if *cancelled.borrow() {
-        // The query may have ended between its last batch and the seal: then its partitions have been dropped already.
+        // It may have ended between its last batch and the seal: then the query's partitions have been dropped already.
         host.store.drop_partition(output);
+        return Err(TaskFailure::Cancelled);
     }
     outcome
+}
+
+async fn report_waits(mut waits: mpsc::Receiver<CreditWaits>, scheduler: ActorRef<SchedulerActor>) {
+    while let Some(word) = waits.recv().await {
+        if let Err(error) = insist(&scheduler, word).await {
+            tracing::debug!(%error, "could not tell the scheduler what waits");
+        }
+    }
 }
 
 /// Brings all input partitions here, in order.
 async fn gather(
     host: &Host,
-    inputs: Vec<(StageId, Vec<(Place, crate::sched::Output)>)>,
+    inputs: Vec<(StageId, Vec<Piece>)>,
 ) -> Result<HashMap<StageId, Vec<bytes::Bytes>>, TaskFailure> {
     let mut gathered = HashMap::new();
-    for (stage, partitions) in inputs {
-        let fetches = partitions.iter().map(|(place, output)| host.partition(place, output.id));
+    for (stage, pieces) in inputs {
+        let fetches = pieces.iter().map(|piece| host.read(&piece.place, piece.ticket));
         gathered.insert(stage, futures_util::future::try_join_all(fetches).await?);
     }
     Ok(gathered)

@@ -1,9 +1,11 @@
 //! One replica of a UDF. The author's code runs on a thread of its own, so that this actor can always answer, also for a
 //! call that hangs.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use actix::{Actor, Context, Handler, ResponseFuture};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
 use polars::prelude::DataFrame;
 use regatta_remote::ActorRef;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,7 +29,20 @@ pub struct UdfActor {
     thread: Option<ReplicaThread>,
     /// True once a call has outlasted its time-out.
     hung: Arc<watch::Sender<bool>>,
+    calls: Arc<Calls>,
+    /// How many calls had begun when it was last looked, and whether the scheduler was told that there are none.
+    looked: (u64, bool),
 }
+
+/// What a replica has to do.
+#[derive(Default)]
+struct Calls {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// How often is looked whether a replica has anything to do: it is idle if it had nothing from one look to the next.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Progress reports that may wait to be sent; more are dropped.
 const WORDS: usize = 16;
@@ -42,16 +57,59 @@ impl UdfActor {
     ) -> Self {
         let (words, to_send) = mpsc::channel(WORDS);
         host.runtime.handle().spawn(report(spec.replica, to_send, scheduler));
-        Self { host, here, spec, words, number, offers: Arc::default(), thread: None, hung: Arc::default() }
+        Self {
+            host,
+            here,
+            spec,
+            words,
+            number,
+            offers: Arc::default(),
+            thread: None,
+            hung: Arc::default(),
+            calls: Arc::default(),
+            looked: (0, false),
+        }
+    }
+}
+
+impl UdfActor {
+    /// Says so if the replica has become idle, or is so no longer.
+    fn look(&mut self) {
+        let (begun, ended) = (self.calls.begun.load(Ordering::Relaxed), self.calls.ended.load(Ordering::Relaxed));
+        let idle = begun == ended && begun == self.looked.0;
+        // What has no place now is said at the next look.
+        let said = idle == self.looked.1 || self.words.try_send(Word::Idle(idle)).is_ok();
+        self.looked = (begun, if said { idle } else { !idle });
+    }
+}
+
+/// A call, or the start, for as long as it takes.
+struct UnderWay(Arc<Calls>);
+
+impl UnderWay {
+    fn begin(calls: &Arc<Calls>) -> Self {
+        calls.begun.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(calls))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Actor for UdfActor {
     type Context = Context<Self>;
 
-    fn started(&mut self, _: &mut Self::Context) {
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // The start counts as a call: who starts is not idle.
+        let mut starting = Some(UnderWay::begin(&self.calls));
         let (words, number) = (self.words.clone(), self.number);
         let tell = move |said: Said<'_>| {
+            if matches!(said, Said::Started(_)) {
+                drop(starting.take());
+            }
             let word = match said {
                 // Places are kept for the words that must be heard.
                 Said::Progress(_) if words.capacity() <= 2 => return,
@@ -63,12 +121,14 @@ impl Actor for UdfActor {
             };
             let _ = words.try_send(word);
         };
-        let StartReplica { replica, udf, arguments, options } = self.spec.clone();
-        let seat = Seat::of(replica, self.here.worker, options.replicas.1, self.host.store.folder());
+        let StartReplica { replica, udf, arguments, options, devices } = self.spec.clone();
+        tracing::debug!(udf, rank = replica.rank, ?devices, "starts");
+        let seat = Seat::of(replica, self.here.worker, options.replicas.1, devices, self.host.store.folder());
         match ReplicaThread::start(ReplicaSpec { udf, arguments, options, seat }, tell) {
             Ok(thread) => self.thread = Some(thread),
             Err(error) => drop(self.words.try_send(Word::Failed(error))),
         }
+        ctx.run_interval(LOOK, |actor, _| actor.look());
     }
 }
 
@@ -80,7 +140,9 @@ impl Handler<Evaluate> for UdfActor {
         let (host, here, hung) = (Arc::clone(&self.host), self.here, Arc::clone(&self.hung));
         let offers = Arc::clone(&self.offers);
         let thread = self.thread.clone();
+        let call_under_way = UnderWay::begin(&self.calls);
         Box::pin(async move {
+            let _call = call_under_way;
             let thread = thread.ok_or_else(|| UdfError::new("the replica has no thread"))?;
             let (frame, is_here) = match inputs {
                 BatchAt::Here(frame) => (frame, true),

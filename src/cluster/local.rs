@@ -1,6 +1,6 @@
 //! Worker processes of this machine: this executable, started again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use regatta_remote::{Authority, NodeId, Role};
 
 use super::ClusterProvider;
+use super::capacity::{capacity, gpus, gpus_of};
 use super::worker::{HandOver, MARKER, TestWorker, write_hand_over};
 use crate::error::ClusterError;
-use crate::sched::{Resources, WorkerId};
+use crate::sched::WorkerId;
 
 /// The worker processes of a session. They end when it is closed or dropped, and when this process ends in any way.
 pub(crate) struct LocalWorkers {
@@ -28,6 +29,8 @@ pub(crate) struct LocalSpec {
     pub(crate) head: (NodeId, SocketAddr),
     /// Threads that Polars has in each; the worker's CPUs.
     pub(crate) threads: usize,
+    /// How many there are at once, at most: they share this machine.
+    pub(crate) most: usize,
     pub(crate) scratch: PathBuf,
     /// Called when a worker's process has ended, however: with its node and its last word.
     pub(crate) on_end: OnEnd,
@@ -45,6 +48,8 @@ struct Fleet {
 #[derive(Debug)]
 struct LocalWorker {
     child: Child,
+    /// Its number among those that live: says which GPUs are its own.
+    slot: usize,
     /// Its life: closed, the worker ends.
     life: Option<ChildStdin>,
     last_words: LastWords,
@@ -53,6 +58,8 @@ struct LocalWorker {
 
 type LastWords = Arc<Mutex<VecDeque<String>>>;
 
+/// The GPUs that a process sees.
+const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 /// Lines of a worker's standard error that are kept for an error message.
 const KEPT_LINES: usize = 20;
 /// How long a worker may take to end by itself.
@@ -74,7 +81,9 @@ impl LocalWorkers {
         while fleet.workers.len() < wanted && !fleet.closed {
             let worker = WorkerId(fleet.next);
             fleet.next += 1;
-            let started = LocalWorker::start(worker, &self.spec)?;
+            let taken: BTreeSet<_> = fleet.workers.values().map(|worker| worker.slot).collect();
+            let slot = (0..).find(|slot| !taken.contains(slot)).unwrap_or(0);
+            let started = LocalWorker::start(worker, slot, &self.spec)?;
             fleet.workers.insert(worker, started);
         }
         Ok(())
@@ -145,10 +154,13 @@ impl std::fmt::Debug for LocalWorkers {
 }
 
 impl LocalWorker {
-    fn start(worker: WorkerId, spec: &LocalSpec) -> Result<Self, ClusterError> {
+    fn start(worker: WorkerId, slot: usize, spec: &LocalSpec) -> Result<Self, ClusterError> {
         let identity = spec.authority.issue(Role::Worker);
         let identity = identity.map_err(|e| ClusterError::network("make a worker's certificate", e))?;
-        let capacity = Resources::cpus(spec.threads as f64);
+        let (gpus, gpu_memory) = gpus();
+        let visible = std::env::var(VISIBLE).ok();
+        let devices = gpus_of(slot, spec.most, gpus, visible.as_deref());
+        let capacity = capacity(spec.threads, spec.most).with_gpus(devices.len() as f64, gpu_memory);
         let hand_over = HandOver { worker, identity, head: spec.head, capacity, scratch: spec.scratch.clone() };
         let executable = std::env::current_exe().map_err(|e| ClusterError::os("find this executable", e))?;
         let mut command = Command::new(&executable);
@@ -160,6 +172,7 @@ impl LocalWorker {
             .env(MARKER, "1")
             .env("DAFT_FLOTILLA_WORKER", "1")
             .env("POLARS_MAX_THREADS", spec.threads.to_string())
+            .envs((gpus > 0).then(|| (VISIBLE, devices.join(","))))
             .stdin(Stdio::piped())
             .stdout(stdout)
             .stderr(Stdio::piped());
@@ -177,7 +190,7 @@ impl LocalWorker {
         let stdout = child.stdout.take().map(|pipe| relay(pipe, &name, None, |_| ()));
         let mut life = child.stdin.take();
         let handed_over = life.as_mut().map(|stdin| write_hand_over(stdin, &hand_over));
-        let mut worker = Self { child, life, last_words, readers: stderr.into_iter().chain(stdout).collect() };
+        let mut worker = Self { child, slot, life, last_words, readers: stderr.into_iter().chain(stdout).collect() };
         match handed_over {
             Some(Ok(())) => Ok(worker),
             Some(Err(error)) => {

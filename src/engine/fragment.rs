@@ -53,8 +53,7 @@ pub(super) fn bind(
                     *sources = ScanSources::Buffers(buffers.collect());
                 }
             }
-            None if matches!(ir, IR::Scan { .. }) => take_split(ir, split),
-            None => (),
+            None => take_split(ir, split),
         }
     }
     bound
@@ -128,15 +127,32 @@ fn streams(top: Node, ir: &Arena<IR>) -> bool {
     !ir.iter(top).any(|(_, ir)| matches!(ir, IR::ExtContext { .. }))
 }
 
-fn take_split(scan: &mut IR, split: &Split) {
-    match split {
-        Split::Whole => (),
-        Split::Files(files) => filter_scan_ir(scan, files.iter().copied(), false),
-        Split::Rows { file, offset, len } => {
-            filter_scan_ir(scan, std::iter::once(*file), false);
-            if let IR::Scan { unified_scan_args, .. } = scan {
-                unified_scan_args.pre_slice = Some(Slice::Positive { offset: *offset, len: *len });
-            }
+// A slice of the whole scan has become the splits: what is left of it here is this file's.
+fn take_files(scan: &mut IR, files: &[usize], rows_before: usize, slice: Option<Slice>) {
+    let IR::Scan { unified_scan_args: args, .. } = scan else { return };
+    args.pre_slice = None;
+    // Counts that hold for the whole scan must not stand in for those of the piece.
+    args.row_count = None;
+    let row_index = args.row_index.take();
+    filter_scan_ir(scan, files.iter().copied(), false);
+    let IR::Scan { unified_scan_args: args, file_info, .. } = scan else { return };
+    file_info.row_estimation.0 = None;
+    args.pre_slice = slice;
+    args.row_index = row_index.map(|mut index| {
+        index.offset += rows_before as IdxSize;
+        index
+    });
+}
+
+fn take_split(source: &mut IR, split: &Split) {
+    match (source, split) {
+        (scan @ IR::Scan { .. }, Split::Files { files, rows_before }) => take_files(scan, files, *rows_before, None),
+        (scan @ IR::Scan { .. }, Split::Rows { file, offset, len, rows_before }) => {
+            take_files(scan, &[*file], *rows_before, Some(Slice::Positive { offset: *offset, len: *len }));
         }
+        (IR::DataFrameScan { df, .. }, Split::Slice { offset, len }) => {
+            *df = Arc::new(df.slice(*offset as i64, *len));
+        }
+        _ => (),
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Program {
     /// UDF calls in the fragment, which Polars will make itself.
     pub(super) calls: Vec<(Node, UdfCall)>,
     pub(super) steps: Vec<Step>,
+    /// Rows that a task leaves at most.
+    pub(super) limit: Option<u64>,
     pub(super) schema: SchemaRef,
 }
 
@@ -49,7 +51,7 @@ impl Program {
             steps.push(Step { spec, then, calls });
         }
         let calls = udf_calls(&fragment);
-        Ok(Self { fragment, calls, steps, schema })
+        Ok(Self { fragment, calls, steps, limit: program.limit, schema })
     }
 }
 

@@ -60,8 +60,14 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
     let mut cancelled = task.cancelled.clone();
     let steps = async {
         let mut results = through_steps(batches, &task.program.steps, &*task.pools, &task.calling);
-        while let Some(batch) = results.try_next().await? {
-            writer.write(&batch)?;
+        let mut left = task.program.limit.unwrap_or(u64::MAX);
+        // With enough rows, the rest is dropped: that stops the engine.
+        while left > 0
+            && let Some(batch) = results.try_next().await?
+        {
+            let taken = batch.head(Some(usize::try_from(left).unwrap_or(usize::MAX)));
+            left -= taken.height() as u64;
+            writer.write(&taken)?;
         }
         Ok(())
     };

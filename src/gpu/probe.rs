@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use cudarc::driver::{CudaContext, sys};
+use cudarc::driver::{CudaContext, DriverError, result, sys};
 
 /// Why no GPU can be used here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +43,21 @@ pub fn device_count() -> Result<u32, GpuUnavailable> {
     Ok(u32::try_from(count).unwrap_or(0))
 }
 
+/// Bytes of memory of each device that this process could use.
+///
+/// # Errors
+/// There is no driver, or it refuses: with its code.
+pub fn device_memory() -> Result<Vec<u64>, GpuUnavailable> {
+    let driver = |error: DriverError| GpuUnavailable::Driver(DriverCode(error.0 as u32));
+    let memory = |ordinal| {
+        let device = result::device::get(ordinal)?;
+        // SAFETY: the driver has just named this device.
+        unsafe { result::device::total_mem(device) }
+    };
+    let count = device_count()?;
+    (0..count as i32).map(|ordinal| Ok(memory(ordinal).map_err(driver)? as u64)).collect()
+}
+
 impl fmt::Display for DriverCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let meaning = match self.0 {
@@ -63,6 +78,7 @@ mod tests {
 
     #[test]
     fn a_machine_without_a_driver_is_told_so_and_nothing_panics() {
+        assert_eq!(device_memory().map(|devices| devices.len() as u32), device_count());
         match device_count() {
             Ok(_) => assert!(driver_present()),
             Err(GpuUnavailable::NoDriver) => assert!(!driver_present()),

@@ -5,7 +5,7 @@
 //! into the stage, behind its last step.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use polars::prelude::*;
 use polars_plan::plans::expr_ir::{ExprIR, OutputName};
@@ -14,37 +14,52 @@ use polars_plan::prelude::{AnonymousColumnsUdf, ProjectionOptions};
 use polars_utils::arena::{Arena, Node};
 
 use super::lift::{self, Liftable};
+use super::marker::Marker;
 use super::rowwise::is_row_wise;
-use super::scan::{Splits, split};
+use super::scan::{Splits, split, split_frame};
 use super::wire::{Fragment, placeholder, placeholder_of};
-use super::{Stage, StageProgram, Target, UdfStep};
+use super::{Stage, StageProgram, Target, UdfStep, Work};
 use crate::error::PlanError;
 use crate::sched::StageId;
 use crate::udf::UdfCall;
 
 pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError> {
-    let mut cutter = Cutter { ir: plan.lp_arena, exprs: plan.expr_arena, target, open: Vec::new(), names: 0 };
+    let (ir, exprs) = (plan.lp_arena, plan.expr_arena);
+    let mut cutter = Cutter { ir, exprs, target, open: Vec::new(), decided: BTreeMap::new(), names: 0 };
     let mut root = plan.lp_top;
     cutter.lower(root)?;
     root = cutter.draw_in(root);
-    if placeholder_of(cutter.ir.get(root)).is_none() {
-        cutter.open.push(OpenStage { head: root, steps: Vec::new() });
+    if cutter.growing_at(root).is_none() {
+        cutter.open(Head::Node(root));
     }
     let stages = std::mem::take(&mut cutter.open);
     stages.into_iter().enumerate().map(|(id, stage)| cutter.close(StageId(id as u32), stage)).collect()
 }
+
+/// Frames up to this size travel inside the plan, once for each worker; a larger one is fetched by the tasks, in parts.
+const INLINE_FRAME: usize = 1 << 20;
 
 struct Cutter {
     ir: Arena<IR>,
     exprs: Arena<AExpr>,
     target: Target,
     open: Vec<OpenStage>,
+    /// How what stands on these nodes is split, where that is known before its stage is closed.
+    decided: BTreeMap<usize, Splits>,
     names: usize,
 }
 
 struct OpenStage {
-    head: Node,
+    head: Head,
     steps: Vec<OpenStep>,
+    /// Rows that what reads it takes of it, from its start.
+    limit: Option<u64>,
+}
+
+enum Head {
+    Node(Node),
+    /// A frame that is too large to travel inside a plan.
+    Frame(Arc<DataFrame>),
 }
 
 struct OpenStep {
@@ -61,8 +76,16 @@ impl Cutter {
         for input in self.ir.get(node).inputs().collect::<Vec<_>>() {
             self.lower(input)?;
         }
+        if let IR::DataFrameScan { .. } = self.ir.get(node) {
+            self.take_out_frame(node)?;
+        }
+        if let Some(Marker::IntoPartitions(n)) = Marker::of(self.ir.get(node)) {
+            self.deal(node, n);
+            return Ok(());
+        }
         self.lift_from_scan(node);
         while self.lift_calls(node)? {}
+        self.limit(node);
         if !is_row_wise(self.ir.get(node), &self.exprs) {
             let inputs: Vec<_> = self.ir.get(node).inputs().collect();
             let inputs: Vec<_> = inputs.into_iter().map(|input| self.draw_in(input)).collect();
@@ -70,6 +93,84 @@ impl Cutter {
             self.ir.replace(node, ir);
         }
         Ok(())
+    }
+
+    /// Puts a placeholder in the place of a frame that is too large to travel inside a plan.
+    fn take_out_frame(&mut self, node: Node) -> Result<(), PlanError> {
+        let IR::DataFrameScan { df, output_schema, .. } = self.ir.get(node) else { return Ok(()) };
+        if !self.target.travels || df.estimated_size() <= INLINE_FRAME {
+            return Ok(());
+        }
+        let frame = match output_schema {
+            Some(wanted) => Arc::new(df.select(wanted.iter_names_cloned()).map_err(PlanError::polars)?),
+            None => Arc::clone(df),
+        };
+        let schema = Arc::clone(frame.schema());
+        let shares = Splits::shares(self.target.tasks.min(frame.height()));
+        let stage = self.open(Head::Frame(frame));
+        self.ir.replace(node, placeholder(stage, schema));
+        self.decided.insert(node.0, shares);
+        Ok(())
+    }
+
+    /// Takes a marker out, so that what stands on it is dealt `n` shares of the rows. If what is below can be split into so
+    /// many tasks it is; else a stage ends here.
+    fn deal(&mut self, marker: Node, n: usize) {
+        let Some(input) = single_input(self.ir.get(marker)) else { return };
+        if !self.target.travels {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                tracing::warn!("into_partitions has no effect in a native session: it has one partition")
+            });
+            self.ir.replace(marker, self.ir.get(input).clone());
+            return;
+        }
+        let input = self.draw_in(input);
+        let base = self.row_wise_base(input);
+        if self.growing_at(base).is_none() {
+            let splits = self.split_base(base, n);
+            if splits.splits.len() == n {
+                self.decided.insert(base.0, splits);
+                let columns = self.schema(input);
+                self.ir.replace(marker, IR::SimpleProjection { input, columns });
+                return;
+            }
+        }
+        let stage = match self.growing_at(input) {
+            Some(stage) => stage,
+            None => self.open(Head::Node(input)),
+        };
+        let schema = self.schema(input);
+        self.ir.replace(marker, placeholder(stage, schema));
+        self.decided.insert(marker.0, Splits::shares(n));
+    }
+
+    /// Ends a stage below a slice that looks at the first rows only: each of its tasks leaves no more than those, tasks that
+    /// are not needed do not run, and the slice is taken once more of what they left.
+    fn limit(&mut self, node: Node) {
+        let IR::Slice { input, offset, len } = *self.ir.get(node) else { return };
+        let Ok(offset) = u64::try_from(offset) else { return };
+        let top = self.draw_in(input);
+        let stage = match self.growing_at(top) {
+            Some(stage) => stage,
+            None if self.splits(top).splits.len() > 1 => self.open(Head::Node(top)),
+            None => return,
+        };
+        self.open[stage.0 as usize].limit = Some(offset.saturating_add(u64::from(len)));
+        let placeholder = self.ir.add(placeholder(stage, self.schema(top)));
+        self.decided.insert(placeholder.0, Splits::whole("it gathers its input"));
+        let ir = self.ir.get(node).clone().with_inputs([placeholder]);
+        self.ir.replace(node, ir);
+    }
+
+    fn open(&mut self, head: Head) -> StageId {
+        self.open.push(OpenStage { head, steps: Vec::new(), limit: None });
+        StageId(self.open.len() as u32 - 1)
+    }
+
+    /// The stage that may still grow at this node: its placeholder, not yet dealt to tasks of another stage.
+    fn growing_at(&self, node: Node) -> Option<StageId> {
+        placeholder_of(self.ir.get(node)).filter(|_| !self.decided.contains_key(&node.0))
     }
 
     fn lift_from_scan(&mut self, node: Node) {
@@ -167,12 +268,9 @@ impl Cutter {
         let input = self.draw_in(input);
         let mut schema = self.schema(input).as_ref().clone();
         schema.insert(step.output.name.clone(), step.output.dtype.clone());
-        let stage = match placeholder_of(self.ir.get(input)) {
+        let stage = match self.growing_at(input) {
             Some(stage) => stage,
-            None => {
-                self.open.push(OpenStage { head: input, steps: Vec::new() });
-                StageId(self.open.len() as u32 - 1)
-            }
+            None => self.open(Head::Node(input)),
         };
         self.open[stage.0 as usize].steps.push(step);
         self.ir.add(placeholder(stage, Arc::new(schema)))
@@ -181,7 +279,7 @@ impl Cutter {
     /// Draws row-wise nodes above a placeholder into its stage, behind the last step.
     fn draw_in(&mut self, top: Node) -> Node {
         let base = self.row_wise_base(top);
-        let Some(stage) = placeholder_of(self.ir.get(base)).filter(|_| base != top) else { return top };
+        let Some(stage) = self.growing_at(base).filter(|_| base != top) else { return top };
         let schema = self.schema(top);
         let Some(step) = self.open[stage.0 as usize].steps.last_mut() else { return top };
         step.then = Some(top);
@@ -200,12 +298,28 @@ impl Cutter {
     }
 
     fn close(&self, id: StageId, stage: OpenStage) -> Result<Stage, PlanError> {
-        let fragment = self.fragment(stage.head)?;
+        let head = match stage.head {
+            Head::Node(head) => head,
+            Head::Frame(frame) => {
+                let Splits { splits, why } = split_frame(&frame, self.target.tasks);
+                let frame = Arc::unwrap_or_clone(frame);
+                let (work, inputs, describe) = (Work::Frame(frame), Vec::new(), String::new());
+                return Ok(Stage { id, work, inputs, splits, why, describe });
+            }
+        };
+        let fragment = self.fragment(head)?;
         let steps = stage.steps.into_iter().map(|step| self.close_step(step)).collect::<Result<Vec<_>, _>>()?;
-        let Splits { splits, why } = self.splits(stage.head);
-        let inputs = self.inputs(stage.head);
-        let describe = IRPlan::new(stage.head, self.ir.clone(), self.exprs.clone()).describe();
-        Ok(Stage { id, program: StageProgram { fragment, steps }, inputs, splits, why, describe })
+        let Splits { splits, why } = self.splits(head);
+        let inputs = self.inputs(head);
+        let describe = IRPlan::new(head, self.ir.clone(), self.exprs.clone()).describe();
+        Ok(Stage {
+            id,
+            work: Work::Program(StageProgram { fragment, steps, limit: stage.limit }),
+            inputs,
+            splits,
+            why,
+            describe,
+        })
     }
 
     fn close_step(&self, step: OpenStep) -> Result<UdfStep, PlanError> {
@@ -223,8 +337,18 @@ impl Cutter {
 
     fn splits(&self, head: Node) -> Splits {
         let base = self.row_wise_base(head);
+        match (self.decided.get(&base.0), self.ir.get(base)) {
+            (Some(decided), _) => decided.clone(),
+            (None, IR::DataFrameScan { .. }) => Splits::whole("a small frame of the driver"),
+            (None, _) => self.split_base(base, self.target.tasks),
+        }
+    }
+
+    /// Splits what row-wise nodes stand on into about `tasks` pieces, if that can be.
+    fn split_base(&self, base: Node, tasks: usize) -> Splits {
         match self.ir.get(base) {
-            scan @ IR::Scan { .. } if placeholder_of(scan).is_none() => split(scan, self.target.tasks),
+            IR::DataFrameScan { df, .. } => split_frame(df, tasks),
+            scan @ IR::Scan { .. } if placeholder_of(scan).is_none() => split(scan, tasks),
             IR::Scan { .. } => Splits::whole("it gathers its input"),
             node => Splits::whole(format!("{} sees all rows at once, so it runs whole on one worker", node.name())),
         }

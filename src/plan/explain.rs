@@ -8,7 +8,7 @@ impl fmt::Display for QueryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let last = self.last().map(|stage| stage.id);
         for stage in &self.stages {
-            let to = if Some(stage.id) == last { "the result" } else { "gathered by the next stage that reads it" };
+            let to = if Some(stage.id) == last { "the result" } else { "the stage that reads it" };
             write_stage(stage, f)?;
             writeln!(f, "  -> {to}")?;
         }
@@ -17,15 +17,17 @@ impl fmt::Display for QueryPlan {
 }
 
 fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let tasks = stage.splits.len();
-    writeln!(f, "stage {}: {tasks} task{} ({})", stage.id.0, if tasks == 1 { "" } else { "s" }, stage.why)?;
+    let parts = stage.splits.len();
+    let what = if stage.program().is_some() { "task" } else { "partition" };
+    writeln!(f, "stage {}: {parts} {what}{} ({})", stage.id.0, if parts == 1 { "" } else { "s" }, stage.why)?;
+    let reads = if matches!(stage.splits[..], [Split::Share { .. }, ..]) { "shares" } else { "all" };
     for input in &stage.inputs {
-        writeln!(f, "  reads all of stage {}", input.0)?;
+        writeln!(f, "  reads {reads} of stage {}", input.0)?;
     }
     for line in stage.describe.lines() {
         writeln!(f, "  | {line}")?;
     }
-    for step in &stage.program.steps {
+    for step in stage.steps() {
         let (least, most) = step.options.replicas;
         let batch =
             step.options.batch.map_or_else(|| "as they come".to_owned(), |rows| format!("of at most {rows} rows"));
@@ -37,6 +39,9 @@ fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         )?;
         writeln!(f, "{}", if step.then.is_some() { ", then row-wise work" } else { "" })?;
     }
+    if let Some(rows) = stage.program().and_then(|program| program.limit) {
+        writeln!(f, "  ends with the first {rows} rows")?;
+    }
     Ok(())
 }
 
@@ -44,8 +49,10 @@ impl fmt::Display for Split {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Whole => f.write_str("whole"),
-            Self::Files(files) => write!(f, "files {files:?}"),
-            Self::Rows { file, offset, len } => write!(f, "file {file} rows {offset}..{}", offset + len),
+            Self::Files { files, .. } => write!(f, "files {files:?}"),
+            Self::Rows { file, offset, len, .. } => write!(f, "file {file} rows {offset}..{}", offset + len),
+            Self::Slice { offset, len } => write!(f, "rows {offset}..{}", offset + len),
+            Self::Share { part, of } => write!(f, "share {part} of {of}"),
         }
     }
 }

@@ -51,10 +51,7 @@ impl Table {
 
 /// For each stage: tasks, UDF steps, and whether row-wise work follows each.
 fn shape(plan: &QueryPlan) -> Vec<(usize, Vec<bool>)> {
-    plan.stages
-        .iter()
-        .map(|s| (s.splits.len(), s.program.steps.iter().map(|step| step.then.is_some()).collect()))
-        .collect()
+    plan.stages.iter().map(|s| (s.splits.len(), s.steps().iter().map(|step| step.then.is_some()).collect())).collect()
 }
 
 fn planned(query: LazyFrame) -> QueryPlan {
@@ -66,7 +63,7 @@ fn a_row_wise_query_is_one_stage_split_at_row_groups() {
     let table = Table::new();
     let plan = planned(table.scan().filter(col("a").gt(lit(3))).with_column((col("a") + col("b")).alias("c")));
     assert_eq!(shape(&plan), [(4, vec![])]);
-    let rows = |offset| Split::Rows { file: 0, offset, len: 20 };
+    let rows = |offset| Split::Rows { file: 0, offset, len: 20, rows_before: 0 };
     assert_eq!(plan.stages[0].splits, [rows(0), rows(20), rows(40), rows(60)]);
 }
 
@@ -86,6 +83,82 @@ fn fields_of_one_call_need_one_call() {
     let call = same([as_struct(vec![col("a"), col("b")])]);
     let plan = planned(table.scan().select([call.struct_().field_by_name("*")]));
     assert_eq!(shape(&plan), [(4, vec![true])]);
+}
+
+/// The verb as users call it.
+fn into_partitions(query: LazyFrame, n: usize) -> LazyFrame {
+    Marker::IntoPartitions(n).on(query)
+}
+
+#[test]
+fn a_frame_is_dealt_to_as_many_tasks_as_partitions_are_asked_for() {
+    let frame = df!["a" => (0..400i64).collect::<Vec<_>>()].unwrap().lazy();
+    let plan = planned(into_partitions(frame.clone(), 100).with_column(same([col("a")]).alias("b")));
+    assert_eq!(shape(&plan), [(100, vec![true])], "{plan}");
+    assert_eq!(plan.stages[0].splits[99], Split::Slice { offset: 396, len: 4 });
+    let plan = planned(into_partitions(frame.filter(col("a").gt(lit(3))), 7).select([same([col("a")])]));
+    assert_eq!(shape(&plan), [(7, vec![true])], "row-wise nodes below stay in those tasks: {plan}");
+}
+
+#[test]
+fn a_frame_without_a_marker_stays_one_task_and_a_large_one_is_fetched_in_parts() {
+    let small = df!["a" => (0..400i64).collect::<Vec<_>>()].unwrap().lazy();
+    assert_eq!(shape(&planned(small.with_column(same([col("a")]).alias("b")))), [(1, vec![true])]);
+    let large = df!["a" => (0..200_000i64).collect::<Vec<_>>(), "b" => vec![1i64; 200_000]].unwrap().lazy();
+    let plan = planned(large.clone().with_column(same([col("a")]).alias("c")));
+    assert_eq!(shape(&plan), [(4, vec![]), (4, vec![true])], "{plan}");
+    assert!(matches!(plan.stages[0].work, Work::Frame(_)), "{plan}");
+    let Fragment::Encoded(bytes) = &plan.stages[1].program().unwrap().fragment else { panic!("it must travel") };
+    assert!(bytes.len() < 4 << 10, "{} bytes: is the frame in it?", bytes.len());
+    let plan = planned(large.select([col("b").sum()]));
+    let Work::Frame(frame) = &plan.stages[0].work else { panic!("{plan}") };
+    assert_eq!(frame.get_column_names(), ["b"], "columns that nobody reads do not travel");
+}
+
+#[test]
+fn a_stage_ends_where_its_rows_are_dealt_anew() {
+    let table = Table::new();
+    let udf = |query: LazyFrame, name: &str| query.with_column(same([col("a")]).alias(name));
+    let plan = planned(udf(into_partitions(udf(table.scan(), "x"), 3), "y").filter(col("y").gt(lit(3))));
+    assert_eq!(shape(&plan), [(4, vec![true]), (3, vec![true])], "{plan}");
+    assert_eq!(plan.stages[1].splits[2], Split::Share { part: 2, of: 3 });
+    let plan = planned(into_partitions(table.scan(), 8));
+    assert_eq!(shape(&plan), [(8, vec![])], "as many as there are row groups: {plan}");
+    let plan = planned(into_partitions(table.scan(), 9));
+    assert_eq!(shape(&plan), [(4, vec![]), (9, vec![])], "{plan}");
+    let plan = planned(into_partitions(table.scan().group_by([col("b")]).agg([len()]), 2));
+    assert_eq!(shape(&plan), [(1, vec![]), (2, vec![])], "{plan}");
+}
+
+#[test]
+fn the_first_rows_of_a_stage_end_it() {
+    let table = Table::new();
+    let limits = |plan: &QueryPlan| plan.stages.iter().map(|s| s.program().unwrap().limit).collect::<Vec<_>>();
+    let plan = planned(table.scan().filter(col("b").eq(lit(1))).slice(3, 4));
+    assert_eq!((shape(&plan), limits(&plan)), (vec![(4, vec![]), (1, vec![])], vec![Some(7), None]), "{plan}");
+    let plan = planned(table.scan().with_column(same([col("a")]).alias("x")).filter(col("x").gt(lit(1))).limit(5));
+    assert_eq!((shape(&plan), limits(&plan)), (vec![(4, vec![true]), (1, vec![])], vec![Some(5), None]), "{plan}");
+    let plan = planned(table.scan().filter(col("b").eq(lit(1))).tail(4));
+    assert_eq!(limits(&plan), [None], "the last rows need all: {plan}");
+    let plan = planned(table.scan().limit(25));
+    assert_eq!(shape(&plan), [(2, vec![])], "rows are counted, so only what holds them is read: {plan}");
+    assert_eq!(plan.stages[0].splits[1], Split::Rows { file: 0, offset: 20, len: 5, rows_before: 0 });
+}
+
+#[test]
+fn a_marker_lets_filters_and_projections_through_and_is_gone_from_the_plan() {
+    let table = Table::new();
+    let query = into_partitions(table.scan(), 8).filter(col("b").eq(lit(1))).select([col("a")]);
+    let plan = planned(query);
+    assert_eq!(shape(&plan), [(8, vec![])], "{plan}");
+    assert!(plan.stages[0].describe.contains("SELECTION"), "the filter is in the scan: {plan}");
+    assert!(!plan.stages[0].describe.contains("into_partitions"), "{plan}");
+    let native = plan_natively(into_partitions(table.scan(), 8));
+    assert_eq!(shape(&native), [(1, vec![])], "{native}");
+}
+
+fn plan_natively(query: LazyFrame) -> QueryPlan {
+    plan(query, Target { tasks: 1, travels: false, in_flight: 64 }).unwrap()
 }
 
 #[test]
@@ -113,15 +186,15 @@ fn udf_calls_become_steps_with_the_row_wise_work_between_them() {
         .select([same([col("x")]) * lit(2)]);
     let plan = planned(query);
     assert_eq!(shape(&plan), [(4, vec![true, true])], "{plan}");
-    assert_eq!(plan.stages[0].program.steps[1].inputs, ["x"]);
+    assert_eq!(plan.stages[0].steps()[1].inputs, ["x"]);
 }
 
 #[test]
 fn nested_calls_are_steps_inner_first() {
     let table = Table::new();
     let plan = planned(table.scan().select([same([same([col("a")])]).alias("x")]));
-    assert_eq!(plan.stages[0].program.steps.len(), 2, "{plan}");
-    let [inner, outer] = &plan.stages[0].program.steps[..] else { unreachable!() };
+    assert_eq!(plan.stages[0].steps().len(), 2, "{plan}");
+    let [inner, outer] = plan.stages[0].steps() else { unreachable!() };
     assert_eq!(inner.inputs, ["a"]);
     assert_eq!(outer.inputs[0], inner.output.0);
 }
@@ -131,7 +204,7 @@ fn equal_calls_are_one_step() {
     let table = Table::new();
     let call = same([col("a")]);
     let plan = planned(table.scan().select([(call.clone() + lit(1)).alias("x"), (call * lit(2)).alias("y")]));
-    assert_eq!(plan.stages[0].program.steps.len(), 1, "{plan}");
+    assert_eq!(plan.stages[0].steps().len(), 1, "{plan}");
 }
 
 #[test]
@@ -185,8 +258,8 @@ fn a_fragment_travels_and_comes_back_the_same() {
     let table = Table::new();
     let plan =
         planned(table.scan().with_column(col("a").cast(DataType::Float64).alias("f")).filter(col("b").eq(lit(0))));
-    let Fragment::Encoded(bytes) = &plan.stages[0].program.fragment else { panic!("it must travel") };
+    let Fragment::Encoded(bytes) = &plan.stages[0].program().unwrap().fragment else { panic!("it must travel") };
     assert!(bytes.len() < 16 << 10, "{} bytes: are footers left in it?", bytes.len());
-    let back = plan.stages[0].program.fragment.open().unwrap();
+    let back = plan.stages[0].program().unwrap().fragment.open().unwrap();
     assert_eq!(back.describe(), plan.stages[0].describe);
 }

@@ -57,6 +57,11 @@ pub(crate) struct PartitionId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId(pub u32);
 
+impl WorkerId {
+    /// The driver, where it stands among workers as the holder of a frame. It runs nothing.
+    pub(crate) const DRIVER: Self = Self(u32::MAX);
+}
+
 impl fmt::Display for QueryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "query {:08x}", self.0 as u32)
@@ -77,6 +82,6 @@ impl fmt::Display for PoolId {
 
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker {}", self.0)
+        if *self == Self::DRIVER { f.write_str("the driver") } else { write!(f, "worker {}", self.0) }
     }
 }

@@ -2,144 +2,230 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use super::resources::DEVICE;
+use super::{Resources, WorkerId};
 
-use super::WorkerId;
-
-/// An amount of what a worker has. In thousandths of a CPU, so that sums are exact.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Resources {
-    millicpus: u64,
-}
-
-impl Resources {
-    pub(super) const NONE: Self = Self { millicpus: 0 };
-
-    pub(crate) fn cpus(cpus: f64) -> Self {
-        Self { millicpus: (cpus * 1000.0).ceil() as u64 }
-    }
-
-    pub(crate) fn as_cpus(self) -> f64 {
-        self.millicpus as f64 / 1000.0
-    }
-
-    fn fits(self, free: Self) -> bool {
-        self.millicpus <= free.millicpus
-    }
-
-    pub(super) fn times(self, n: usize) -> Self {
-        Self { millicpus: self.millicpus * n as u64 }
-    }
-
-    pub(super) fn plus(self, other: Self) -> Self {
-        Self { millicpus: self.millicpus + other.millicpus }
-    }
-
-    /// `None` if there is less than `other`.
-    fn minus(self, other: Self) -> Option<Self> {
-        Some(Self { millicpus: self.millicpus.checked_sub(other.millicpus)? })
-    }
-}
-
-/// Capacity and charges of every worker. Never oversubscribed, never negative. Placing costs the logarithm of the workers.
-#[derive(Debug, Default)]
+/// Capacity and charges of every worker. Never oversubscribed, never negative. Placing costs the logarithm of the workers;
+/// only what wants memory or GPUs may have to look at several.
+#[derive(Debug, Default, Clone)]
 pub(super) struct Ledger {
-    workers: BTreeMap<WorkerId, Account>,
-    /// Workers by what they have left, the most last; the lowest number among equals last.
-    by_free: BTreeSet<(Resources, Reverse<WorkerId>)>,
+    accounts: BTreeMap<WorkerId, Account>,
+    /// Open workers by what they have left, the most last; the lowest number among equals last.
+    by_cpus: ByCpus,
+    /// Those that have GPUs, by what is left of them.
+    by_gpus: ByGpus,
     capacity: Resources,
+    /// Counts what may have made room.
+    room: u64,
+    /// Workers that were charged, relieved or asked to keep something since somebody looked.
+    changed: BTreeSet<WorkerId>,
 }
 
-#[derive(Debug)]
+type ByCpus = BTreeSet<(u64, Reverse<WorkerId>)>;
+type ByGpus = BTreeSet<(u64, u64, Reverse<WorkerId>)>;
+
+#[derive(Debug, Clone)]
 struct Account {
     capacity: Resources,
     free: Resources,
-    /// Nothing new is placed here.
-    held: bool,
+    devices: Vec<Device>,
+    /// Nothing new is placed here: it is silent, or kept free for somebody.
+    silent: Option<Instant>,
+    reserved: bool,
+    /// Stages whose partitions here are still to be read.
+    kept: usize,
+}
+
+/// What is left of one GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Device {
+    free: u64,
+    memory: u64,
+}
+
+/// A charge, to be given back as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Grant {
+    pub(super) worker: WorkerId,
+    amount: Resources,
+    /// GPUs, by their number on the worker.
+    pub(super) devices: Vec<u32>,
+}
+
+impl Grant {
+    /// A charge of CPUs and memory.
+    pub(super) fn without_gpus(worker: WorkerId, amount: Resources) -> Self {
+        Self { worker, amount, devices: Vec::new() }
+    }
 }
 
 impl Ledger {
     pub(super) fn add(&mut self, worker: WorkerId, capacity: Resources) {
         self.remove(worker);
-        self.workers.insert(worker, Account { capacity, free: capacity, held: false });
-        self.by_free.insert((capacity, Reverse(worker)));
-        self.capacity = self.capacity.plus(capacity);
+        let device = Device { free: DEVICE, memory: capacity.gpu_memory };
+        let devices = vec![device; (capacity.milligpus / DEVICE) as usize];
+        let account = Account { capacity, free: capacity, devices, silent: None, reserved: false, kept: 0 };
+        account.enter(worker, &mut self.by_cpus, &mut self.by_gpus);
+        self.accounts.insert(worker, account);
+        self.capacity = self.capacity.plus(capacity.in_all());
+        self.note_room();
+        self.changed.insert(worker);
     }
 
     pub(super) fn remove(&mut self, worker: WorkerId) {
-        if let Some(account) = self.workers.remove(&worker) {
-            self.by_free.remove(&(account.free, Reverse(worker)));
-            self.capacity = self.capacity.minus(account.capacity).unwrap_or_default();
+        if let Some(account) = self.accounts.remove(&worker) {
+            account.leave(worker, &mut self.by_cpus, &mut self.by_gpus);
+            self.capacity = self.capacity.less(account.capacity.in_all());
+            self.changed.insert(worker);
         }
+    }
+
+    pub(super) fn has(&self, worker: WorkerId) -> bool {
+        self.accounts.contains_key(&worker)
     }
 
     /// Charges the worker with the most left, the lowest number among equals, if `amount` and then still `spare` fit there.
-    pub(super) fn place(&mut self, amount: Resources, spare: Resources) -> Option<WorkerId> {
-        let &(free, Reverse(worker)) = self.by_free.last()?;
-        if !amount.plus(spare).fits(free) {
-            return None;
-        }
-        self.set_free(worker, free.minus(amount)?);
-        Some(worker)
+    pub(super) fn place(&mut self, amount: Resources, spare: Resources) -> Option<Grant> {
+        let fits =
+            |worker: &WorkerId| self.accounts.get(worker).is_some_and(|a| a.devices_for(amount, spare).is_some());
+        let worker = if amount.wants_gpu() {
+            self.by_gpus.iter().rev().map(|(.., Reverse(worker))| *worker).find(fits)
+        } else {
+            let least = amount.millicpus + spare.millicpus;
+            let enough = self.by_cpus.iter().rev().take_while(|(free, _)| *free >= least);
+            enough.map(|(_, Reverse(worker))| *worker).find(fits)
+        };
+        self.charge(worker?, amount)
     }
 
     /// Charges this worker, if there is room.
-    pub(super) fn place_on(&mut self, worker: WorkerId, amount: Resources) -> bool {
-        let account = self.workers.get(&worker).filter(|account| !account.held);
-        let left = account.and_then(|account| account.free.minus(amount));
-        left.into_iter().for_each(|left| self.set_free(worker, left));
-        left.is_some()
+    pub(super) fn place_on(&mut self, worker: WorkerId, amount: Resources) -> Option<Grant> {
+        self.accounts.get(&worker).filter(|account| account.is_open())?;
+        self.charge(worker, amount)
     }
 
-    /// Keeps new work away from a worker, or lets it in again.
-    pub(super) fn hold(&mut self, worker: WorkerId, held: bool) {
-        if let Some(account) = self.workers.get_mut(&worker) {
-            account.held = held;
-            let free = account.free;
-            self.set_free(worker, free);
-        }
+    /// Places all of these, or none of them: spread, or packed where they do not fit so.
+    pub(super) fn place_all(&mut self, amounts: &[Resources]) -> Option<Vec<Grant>> {
+        let spread = self.place_each(amounts, |ledger, amount| ledger.place(amount, Resources::NONE));
+        spread.or_else(|| self.place_each(amounts, Self::pack))
     }
 
-    /// Places all of these, or none of them.
-    pub(super) fn place_all(&mut self, amounts: &[Resources]) -> Option<Vec<WorkerId>> {
-        let mut placed = Vec::with_capacity(amounts.len());
-        for amount in amounts {
-            match self.place(*amount, Resources::NONE) {
-                Some(worker) => placed.push(worker),
-                None => {
-                    placed.into_iter().zip(amounts).for_each(|(worker, amount)| self.release(worker, *amount));
-                    return None;
-                }
+    /// The largest first: the small ones fit into what they leave.
+    fn place_each(
+        &mut self,
+        amounts: &[Resources],
+        place: impl Fn(&mut Self, Resources) -> Option<Grant>,
+    ) -> Option<Vec<Grant>> {
+        let mut order: Vec<usize> = (0..amounts.len()).collect();
+        order.sort_by_key(|index| Reverse((amounts[*index].milligpus, amounts[*index])));
+        let mut placed: Vec<Option<Grant>> = vec![None; amounts.len()];
+        for index in order {
+            placed[index] = place(self, amounts[index]);
+            if placed[index].is_none() {
+                placed.iter().flatten().for_each(|grant| self.undo(grant));
+                return None;
             }
         }
-        Some(placed)
+        placed.into_iter().collect()
     }
 
-    /// Gives back what [`place`](Self::place) charged. Nothing happens if the worker is gone.
-    pub(super) fn release(&mut self, worker: WorkerId, amount: Resources) {
-        if let Some(account) = self.workers.get(&worker) {
-            let free = account.free.plus(amount);
-            debug_assert!(free <= account.capacity, "released more than was charged on {worker}");
-            self.set_free(worker, free);
+    /// Charges the worker with the least left that has room.
+    fn pack(&mut self, amount: Resources) -> Option<Grant> {
+        let enough = self.by_cpus.range((amount.millicpus, Reverse(WorkerId(u32::MAX)))..);
+        let fits = |worker: &WorkerId| self.accounts[worker].devices_for(amount, Resources::NONE).is_some();
+        let worker = enough.map(|(_, Reverse(worker))| *worker).find(fits)?;
+        self.charge(worker, amount)
+    }
+
+    /// Gives back what was charged. Nothing happens if the worker is gone.
+    pub(super) fn release(&mut self, grant: &Grant) {
+        self.note_room();
+        self.undo(grant);
+    }
+
+    /// Gives back what was charged for a trial, which makes no room.
+    pub(super) fn undo(&mut self, grant: &Grant) {
+        self.change(grant.worker, |account| {
+            account.free.millicpus += grant.amount.millicpus;
+            account.free.memory += grant.amount.memory;
+            for device in &grant.devices {
+                let device = &mut account.devices[*device as usize];
+                device.free += grant.amount.milligpus.min(DEVICE);
+                device.memory += grant.amount.gpu_memory;
+            }
+            debug_assert!(account.is_whole(), "released more than was charged: {account:?}");
+        });
+    }
+
+    /// Charges again what was given back for a trial, if nothing has taken its place.
+    pub(super) fn take_back(&mut self, grant: &Grant) -> bool {
+        let fits = self.accounts.get(&grant.worker).is_some_and(|account| account.has(grant.amount, &grant.devices));
+        if fits {
+            self.change(grant.worker, |account| account.charge(grant.amount, &grant.devices));
+        }
+        fits
+    }
+
+    /// Keeps new work away from a worker that is silent since then, or lets it in again.
+    pub(super) fn set_silent(&mut self, worker: WorkerId, since: Option<Instant>) {
+        self.note_room();
+        self.change(worker, |account| account.silent = since);
+    }
+
+    /// Keeps new work away from a worker whose room is meant for somebody, or lets it in again.
+    pub(super) fn set_reserved(&mut self, worker: WorkerId, reserved: bool) {
+        self.change(worker, |account| account.reserved = reserved);
+    }
+
+    /// What did not fit may fit now.
+    pub(super) fn note_room(&mut self) {
+        self.room += 1;
+    }
+
+    /// Whether new work may be placed on this worker.
+    pub(super) fn is_open(&self, worker: WorkerId) -> bool {
+        self.accounts.get(&worker).is_some_and(Account::is_open)
+    }
+
+    /// Partitions of one more stage, or of one fewer, must stay on this worker.
+    pub(super) fn keep(&mut self, worker: WorkerId, more: bool) {
+        if let Some(account) = self.accounts.get_mut(&worker) {
+            account.kept = if more { account.kept + 1 } else { account.kept.saturating_sub(1) };
+            self.changed.insert(worker);
         }
     }
 
-    /// Whether these could be placed together if nothing were charged.
-    pub(super) fn could_place_all(&self, amounts: &[Resources], also: Option<Resources>) -> bool {
+    /// Whether this much CPU is left on some open worker.
+    pub(super) fn has_room(&self, amount: Resources) -> bool {
+        self.by_cpus.last().is_some_and(|(free, _)| *free >= amount.millicpus)
+    }
+
+    /// Counts what may have made room: while it stays the same, what did not fit does not fit.
+    pub(super) fn room(&self) -> u64 {
+        self.room
+    }
+
+    /// All workers with nothing charged, and beside them `more` workers of the size `added`.
+    pub(super) fn emptied(&self, added: Option<Resources>, more: usize) -> Self {
         let mut empty = Self::default();
-        for (worker, account) in &self.workers {
+        for (worker, account) in &self.accounts {
             empty.add(*worker, account.capacity);
         }
-        // One worker for each amount, at most, could be added.
-        for added in also.into_iter().flat_map(|capacity| amounts.iter().map(move |_| capacity)).enumerate() {
-            empty.add(WorkerId(u32::MAX - added.0 as u32), added.1);
+        for (n, capacity) in added.into_iter().flat_map(|capacity| (0..more).map(move |n| (n, capacity))) {
+            empty.add(WorkerId(WorkerId::DRIVER.0 - 1 - n as u32), capacity);
         }
-        empty.place_all(amounts).is_some()
+        empty
     }
 
-    pub(super) fn largest(&self) -> Option<Resources> {
-        self.workers.values().map(|account| account.capacity).max()
+    /// The largest worker, by what this request wants.
+    pub(super) fn largest(&self, request: Resources) -> Resources {
+        let size = |capacity: &Resources| match request.wants_gpu() {
+            true => (capacity.milligpus, capacity.gpu_memory, capacity.millicpus),
+            false => (capacity.millicpus, capacity.memory, 0),
+        };
+        self.accounts.values().map(|account| account.capacity).max_by_key(size).unwrap_or_default()
     }
 
     /// All workers together.
@@ -148,61 +234,130 @@ impl Ledger {
     }
 
     pub(super) fn workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
-        self.workers.keys().copied()
+        self.accounts.keys().copied()
     }
 
-    /// Each worker with its capacity and what is left of it.
-    pub(super) fn accounts(&self) -> impl Iterator<Item = (WorkerId, Resources, Resources)> + '_ {
-        self.workers.iter().map(|(worker, account)| (*worker, account.capacity, account.free))
+    pub(super) fn len(&self) -> usize {
+        self.accounts.len()
     }
 
-    /// Whether nothing is charged on this worker.
-    pub(super) fn is_free(&self, worker: WorkerId) -> bool {
-        self.workers.get(&worker).is_none_or(|account| account.free == account.capacity)
+    /// What a worker has, and what of it is charged.
+    pub(super) fn account(&self, worker: WorkerId) -> Option<(Resources, Resources)> {
+        let account = self.accounts.get(&worker)?;
+        let gpus = account.devices.iter().map(|device| device.free).sum();
+        let free = Resources { milligpus: gpus, ..account.free };
+        Some((account.capacity, account.capacity.less(free)))
     }
 
-    /// Whether nothing is charged anywhere.
+    /// Since when a worker is silent.
+    pub(super) fn silent_since(&self, worker: WorkerId) -> Option<Instant> {
+        self.accounts.get(&worker)?.silent
+    }
+
+    /// Whether nothing is charged on this worker, and nothing kept.
+    pub(super) fn is_idle(&self, worker: WorkerId) -> bool {
+        self.accounts.get(&worker).is_some_and(|account| account.kept == 0 && account.is_unused())
+    }
+
+    /// Workers that may have become idle or busy since the last call.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<WorkerId> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Whether nothing is charged anywhere, and nothing kept.
     #[cfg(test)]
-    pub(super) fn is_idle(&self) -> bool {
-        self.workers().all(|worker| self.is_free(worker))
+    pub(super) fn is_unused(&self) -> bool {
+        self.workers().all(|worker| self.is_idle(worker))
     }
 
-    fn set_free(&mut self, worker: WorkerId, free: Resources) {
-        if let Some(account) = self.workers.get_mut(&worker) {
-            self.by_free.remove(&(account.free, Reverse(worker)));
-            account.free = free;
-            if !account.held {
-                self.by_free.insert((free, Reverse(worker)));
-            }
+    fn charge(&mut self, worker: WorkerId, amount: Resources) -> Option<Grant> {
+        let devices = self.accounts.get(&worker)?.devices_for(amount, Resources::NONE)?;
+        self.change(worker, |account| account.charge(amount, &devices));
+        Some(Grant { worker, amount, devices })
+    }
+
+    fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Account)) {
+        if let Some(account) = self.accounts.get_mut(&worker) {
+            account.leave(worker, &mut self.by_cpus, &mut self.by_gpus);
+            change(account);
+            account.enter(worker, &mut self.by_cpus, &mut self.by_gpus);
+            self.changed.insert(worker);
         }
+    }
+}
+
+impl Account {
+    fn is_open(&self) -> bool {
+        self.silent.is_none() && !self.reserved
+    }
+
+    fn is_unused(&self) -> bool {
+        let whole = |device: &Device| device.free == DEVICE && device.memory == self.capacity.gpu_memory;
+        self.free == self.capacity && self.devices.iter().all(whole)
+    }
+
+    /// Nothing is more than there is.
+    fn is_whole(&self) -> bool {
+        let within = |device: &Device| device.free <= DEVICE && device.memory <= self.capacity.gpu_memory;
+        let free = self.free.millicpus <= self.capacity.millicpus && self.free.memory <= self.capacity.memory;
+        free && self.devices.iter().all(within)
+    }
+
+    /// The GPUs to take for `amount`, if all of it fits here, and then `spare`, which is CPU: for a share the one that has
+    /// least left, for whole ones those that nobody uses.
+    fn devices_for(&self, amount: Resources, spare: Resources) -> Option<Vec<u32>> {
+        if amount.millicpus + spare.millicpus > self.free.millicpus || amount.memory > self.free.memory {
+            return None;
+        }
+        if !amount.wants_gpu() {
+            return Some(Vec::new());
+        }
+        let share = amount.milligpus.min(DEVICE);
+        let count = (amount.milligpus / DEVICE).max(1) as usize;
+        let fit = self.devices.iter().enumerate().filter(|(_, d)| d.free >= share && d.memory >= amount.gpu_memory);
+        let mut fit: Vec<_> = fit.map(|(number, device)| (*device, number as u32)).collect();
+        fit.sort_unstable();
+        (fit.len() >= count).then(|| fit.into_iter().take(count).map(|(_, number)| number).collect())
+    }
+
+    /// Whether this much is left, on just these GPUs.
+    fn has(&self, amount: Resources, devices: &[u32]) -> bool {
+        let share = amount.milligpus.min(DEVICE);
+        let left = |device: &u32| {
+            let device = self.devices.get(*device as usize);
+            device.is_some_and(|device| device.free >= share && device.memory >= amount.gpu_memory)
+        };
+        amount.millicpus <= self.free.millicpus && amount.memory <= self.free.memory && devices.iter().all(left)
+    }
+
+    fn charge(&mut self, amount: Resources, devices: &[u32]) {
+        self.free = self.free.less(Resources { milligpus: 0, gpu_memory: 0, ..amount });
+        for device in devices {
+            let device = &mut self.devices[*device as usize];
+            device.free -= amount.milligpus.min(DEVICE);
+            device.memory -= amount.gpu_memory;
+        }
+    }
+
+    fn enter(&self, worker: WorkerId, by_cpus: &mut ByCpus, by_gpus: &mut ByGpus) {
+        if self.is_open() {
+            by_cpus.insert((self.free.millicpus, Reverse(worker)));
+            by_gpus.extend(self.by_gpus(worker));
+        }
+    }
+
+    fn leave(&self, worker: WorkerId, by_cpus: &mut ByCpus, by_gpus: &mut ByGpus) {
+        by_cpus.remove(&(self.free.millicpus, Reverse(worker)));
+        if let Some(key) = self.by_gpus(worker) {
+            by_gpus.remove(&key);
+        }
+    }
+
+    fn by_gpus(&self, worker: WorkerId) -> Option<(u64, u64, Reverse<WorkerId>)> {
+        let free = self.devices.iter().map(|device| device.free).sum();
+        (!self.devices.is_empty()).then_some((free, self.free.millicpus, Reverse(worker)))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn charges_spread_over_workers_and_never_exceed_capacity() {
-        let (half, none) = (Resources::cpus(0.5), Resources::NONE);
-        let mut ledger = Ledger::default();
-        for worker in 0..2 {
-            ledger.add(WorkerId(worker), Resources::cpus(1.0));
-        }
-        let placed: Vec<_> = std::iter::from_fn(|| ledger.place(half, none)).collect();
-        assert_eq!(placed, [0, 1, 0, 1].map(WorkerId), "spread, ties by number, and no fifth half of two CPUs");
-        for worker in placed {
-            ledger.release(worker, half);
-        }
-        assert!(ledger.is_idle());
-        ledger.hold(WorkerId(0), true);
-        assert_eq!((ledger.place(half, none), ledger.place_on(WorkerId(0), half)), (Some(WorkerId(1)), false));
-        ledger.release(WorkerId(1), half);
-        ledger.hold(WorkerId(0), false);
-        assert!(ledger.place_on(WorkerId(0), half), "held no longer");
-        ledger.release(WorkerId(0), half);
-        assert_eq!(ledger.place_all(&[Resources::cpus(1.0); 3]), None, "two CPUs hold no three");
-        assert!(ledger.is_idle(), "and what was placed of them is given back");
-        assert_eq!(ledger.place(half, Resources::cpus(0.6)), None, "half a CPU leaves less than 0.6 of one");
-    }
-}
+mod tests;

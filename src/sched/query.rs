@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Attempt, PartitionId, PoolId, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
+use super::ledger::{Grant, Ledger};
+use super::{Affinity, Attempt, PartitionId, PoolId, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
 use crate::error::{Error, TaskFailure};
 
 /// What the scheduler needs to know of a query. Inputs come before the stages that read them; the last stage yields the result.
@@ -21,12 +22,19 @@ pub(crate) struct StageSpec {
     pub(crate) inputs: Vec<StageId>,
     pub(crate) tasks: usize,
     pub(crate) pools: Vec<PoolSpec>,
+    /// Tasks that want to run on some worker, by index. Others run where most of their input is, if there is room.
+    pub(crate) affinity: BTreeMap<usize, Affinity>,
+    /// How many rows of its first tasks are enough. Tasks after those need not run.
+    pub(crate) limit: Option<u64>,
+    /// Its partitions, if the driver holds them already: then it needs no run.
+    pub(crate) given: Vec<Output>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct PoolSpec {
     pub(crate) udf: String,
-    pub(crate) cpus: Resources,
+    /// What one replica takes.
+    pub(crate) each: Resources,
     pub(crate) least: usize,
     pub(crate) most: usize,
     /// In place of the session's.
@@ -59,10 +67,8 @@ pub(crate) enum Report {
 pub(super) struct Query {
     pub(super) spec: QuerySpec,
     pub(super) stages: Vec<Stage>,
-    /// Workers that hold partitions of it.
-    pub(super) holders: BTreeSet<WorkerId>,
-    /// Where tasks ran whose attempt was superseded: charges to be given back.
-    pub(super) superseded: Vec<WorkerId>,
+    /// Stages that are not done and whose inputs are there.
+    pub(super) open: BTreeSet<usize>,
     /// `Done` has been reported; partitions are kept until the query is released.
     pub(super) done: bool,
 }
@@ -73,17 +79,36 @@ pub(super) struct Stage {
     pub(super) tasks: Vec<Task>,
     /// Tasks to be started, by index.
     pub(super) pending: VecDeque<usize>,
-    /// Tasks that wait before their next attempt, and until when.
-    pub(super) delayed: Vec<(Instant, usize)>,
+    /// Tasks to be started on one worker and no other.
+    pub(super) pinned: BTreeMap<WorkerId, VecDeque<usize>>,
+    /// Tasks that wait before their next attempt, and since when.
+    pub(super) delayed: BTreeMap<usize, Instant>,
+    /// Tasks that run, and that wait at a worker behind one that does.
+    pub(super) running: usize,
+    pub(super) queued: usize,
     /// Tasks that are not done.
     pub(super) left: usize,
+    /// How many attempts have succeeded, and how long they ran.
+    pub(super) ended: (u32, Duration),
+    /// Rows and bytes that its tasks have left.
+    pub(super) output: (u64, u64),
     pub(super) pools: Vec<Pool>,
+    /// Stages that read it.
+    pub(super) readers: Vec<usize>,
     /// Workers that have the stage's program.
     pub(super) prepared: BTreeSet<WorkerId>,
+    /// Workers that hold its partitions.
+    pub(super) holders: BTreeSet<WorkerId>,
+    /// Its holders have been asked to keep them.
+    pub(super) kept: bool,
     /// The worker with most of what its tasks read: they run there if there is room.
     pub(super) near: Option<WorkerId>,
-    /// When it entered its phase.
+    /// The ledger's room when there was too little for it.
+    pub(super) refused: Option<u64>,
+    /// When it entered its phase, or its inputs were there.
     pub(super) since: Instant,
+    /// When a task of it was started last.
+    pub(super) moved: Instant,
     /// How long it ran, once it is done.
     pub(super) ran: Duration,
 }
@@ -102,27 +127,55 @@ pub(super) struct Task {
     pub(super) state: TaskState,
 }
 
-#[derive(Debug)]
+impl Task {
+    /// Where it runs, or waits behind one that does.
+    pub(super) fn is_on(&self) -> Option<WorkerId> {
+        match self.state {
+            TaskState::Running { on, .. } | TaskState::Queued { on, .. } => Some(on),
+            TaskState::Pending | TaskState::Done(..) | TaskState::Dropped => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
 pub(super) enum TaskState {
     Pending,
-    Running(WorkerId),
+    Running {
+        on: WorkerId,
+        since: Instant,
+    },
+    /// At a worker, behind a task that runs there and whose room it will take.
+    Queued {
+        on: WorkerId,
+        behind: TaskId,
+    },
     Done(WorkerId, Output),
+    /// Done, and what it left is gone; nobody reads it.
+    Dropped,
 }
 
 /// Replicas by rank. A rank is never used twice.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pool {
     pub(super) replicas: Vec<Replica>,
+    /// Those that have not been stopped.
+    pub(super) alive: usize,
     /// How many went with their workers.
     pub(super) lost: usize,
+    /// Batches that wait for a replica to have room, by the worker of their tasks, and since when.
+    pub(super) waiting: BTreeMap<WorkerId, (usize, Instant)>,
+    /// How many there may be: fewer than asked for, once an extra was idle and let go.
+    pub(super) most: usize,
 }
 
 #[derive(Debug)]
 pub(super) struct Replica {
-    pub(super) worker: WorkerId,
+    pub(super) grant: Grant,
     pub(super) state: ReplicaState,
     pub(super) since: Instant,
     pub(super) progress: Option<String>,
+    /// Since when it has had nothing to do, as it says itself.
+    pub(super) idle: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,19 +185,34 @@ pub(super) enum ReplicaState {
     Stopped,
 }
 
+/// Tasks that take longer do not wait at workers: another worker might be free sooner, and nothing would be gained.
+const QUICK: Duration = Duration::from_millis(100);
+
 impl Query {
-    pub(super) fn new(spec: QuerySpec, now: Instant) -> Self {
-        let stages = spec.stages.iter().map(|stage| Stage::new(stage, now)).collect();
-        Self { spec, stages, holders: BTreeSet::new(), superseded: Vec::new(), done: false }
+    /// Wishes for workers that are not there are soft ones.
+    pub(super) fn new(spec: QuerySpec, is_there: impl Fn(WorkerId) -> bool, now: Instant) -> Self {
+        let stages = spec.stages.iter().map(|stage| Stage::new(stage, &is_there, now)).collect();
+        let mut query = Self { spec, stages, open: BTreeSet::new(), done: false };
+        for stage in 0..query.stages.len() {
+            for input in query.spec.stages[stage].inputs.clone() {
+                let readers = query.stages.get_mut(input.0 as usize).map(|input| &mut input.readers);
+                readers.into_iter().for_each(|readers| readers.push(stage));
+            }
+            query.reopen(stage, now);
+        }
+        query
     }
 
     pub(super) fn task_id(&self, stage: usize, index: usize) -> TaskId {
         TaskId { query: self.spec.id, stage: StageId(stage as u32), index: index as u32 }
     }
 
+    pub(super) fn pool_id(&self, stage: usize, step: usize) -> PoolId {
+        PoolId { query: self.spec.id, stage: StageId(stage as u32), step: step as u32 }
+    }
+
     pub(super) fn replica_id(&self, stage: usize, step: usize, rank: usize) -> ReplicaId {
-        let pool = PoolId { query: self.spec.id, stage: StageId(stage as u32), step: step as u32 };
-        ReplicaId { pool, rank: rank as u32 }
+        ReplicaId { pool: self.pool_id(stage, step), rank: rank as u32 }
     }
 
     /// The worker that holds most bytes of a stage's inputs, the lowest number among equals.
@@ -161,59 +229,148 @@ impl Query {
 
     /// What nothing but room keeps from starting: tasks, and replicas up to the least that was asked for.
     pub(super) fn backlog(&self, task: Resources) -> Resources {
-        let stages = self.stages.iter().enumerate().filter(|(index, stage)| match stage.phase {
-            Phase::Waiting => self.inputs_done(*index),
-            Phase::Running => true,
-            Phase::Done => false,
-        });
-        let waits = stages.map(|(index, stage)| {
-            let pools = self.spec.stages[index].pools.iter().zip(&stage.pools);
-            let missing = pools.map(|(spec, pool)| spec.cpus.times(spec.least.max(1).saturating_sub(pool.alive())));
-            missing.fold(task.times(stage.pending.len()), Resources::plus)
+        let waits = self.open.iter().map(|index| {
+            let stage = &self.stages[*index];
+            let pools = self.spec.stages[*index].pools.iter().zip(&stage.pools);
+            let missing =
+                pools.map(|(spec, pool)| spec.each.in_all().times(spec.least.max(1).saturating_sub(pool.alive)));
+            missing.fold(task.times(stage.waiting() + stage.queued), Resources::plus)
         });
         waits.fold(Resources::NONE, Resources::plus)
-    }
-
-    pub(super) fn start_replica(
-        &mut self,
-        stage: usize,
-        step: usize,
-        worker: WorkerId,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let replicas = &mut self.stages[stage].pools[step].replicas;
-        let rank = replicas.len();
-        replicas.push(Replica { worker, state: ReplicaState::Starting, since: now, progress: None });
-        actions.push(Action::StartReplica { worker, replica: self.replica_id(stage, step, rank) });
     }
 
     pub(super) fn inputs_done(&self, stage: usize) -> bool {
         let done = |id: &StageId| self.stages.get(id.0 as usize).is_some_and(|s| s.phase == Phase::Done);
         self.spec.stages[stage].inputs.iter().all(done)
     }
+
+    /// Whether the first tasks of a stage have left as many rows as it is to have. Then no other task is needed.
+    pub(super) fn has_enough(&self, stage: usize) -> bool {
+        let Some(limit) = self.spec.stages[stage].limit else { return false };
+        self.outputs(stage).iter().map(|(_, output)| output.rows).sum::<u64>() >= limit
+    }
+
+    /// The partitions that a finished stage left, in task order. Of one that had enough before its end, those of the first
+    /// tasks that suffice.
+    pub(super) fn outputs(&self, stage: usize) -> Vec<(WorkerId, Output)> {
+        let mut left = self.spec.stages[stage].limit.unwrap_or(u64::MAX);
+        let done = self.stages[stage].tasks.iter().map_while(|task| match task.state {
+            TaskState::Done(worker, output) if left > 0 => {
+                left = left.saturating_sub(output.rows);
+                Some((worker, output))
+            }
+            _ => None,
+        });
+        done.collect()
+    }
+
+    /// Whether somebody still reads what this stage leaves: the submitter, or a stage that is not done.
+    pub(super) fn is_needed(&self, stage: usize) -> bool {
+        let reads = |reader: &usize| self.stages[*reader].phase != Phase::Done;
+        stage + 1 == self.stages.len() || self.stages[stage].readers.iter().any(reads)
+    }
+
+    /// Notes whether a stage has work to give out, after its phase or that of an input has changed.
+    pub(super) fn reopen(&mut self, stage: usize, now: Instant) {
+        if self.stages[stage].phase == Phase::Done || !self.inputs_done(stage) {
+            self.open.remove(&stage);
+        } else if self.open.insert(stage) && self.stages[stage].phase == Phase::Waiting {
+            self.stages[stage].since = now;
+        }
+    }
+
+    /// Asks the holders of what somebody still reads to stay, and lets the others go.
+    pub(super) fn settle_kept(&mut self, stage: usize, needed: bool, ledger: &mut Ledger) {
+        let stage = &mut self.stages[stage];
+        if stage.kept != needed {
+            stage.kept = needed;
+            stage.holders.iter().for_each(|worker| ledger.keep(*worker, needed));
+        }
+    }
 }
 
 impl Stage {
-    fn new(spec: &StageSpec, now: Instant) -> Self {
-        let task = || Task { attempt: Attempt(1), state: TaskState::Pending };
-        Self {
-            phase: Phase::Waiting,
-            tasks: std::iter::repeat_with(task).take(spec.tasks).collect(),
-            pending: (0..spec.tasks).collect(),
-            delayed: Vec::new(),
-            left: spec.tasks,
-            pools: spec.pools.iter().map(|_| Pool::default()).collect(),
+    fn new(spec: &StageSpec, is_there: impl Fn(WorkerId) -> bool, now: Instant) -> Self {
+        let task = |state| Task { attempt: Attempt(1), state };
+        let given = spec.given.iter().map(|output| task(TaskState::Done(WorkerId::DRIVER, *output)));
+        let to_run = spec.tasks.saturating_sub(spec.given.len());
+        let pool = |pool: &PoolSpec| Pool {
+            replicas: Vec::new(),
+            alive: 0,
+            lost: 0,
+            waiting: BTreeMap::new(),
+            most: pool.most,
+        };
+        let mut stage = Self {
+            // A stage without a task has nothing to wait for.
+            phase: if to_run == 0 { Phase::Done } else { Phase::Waiting },
+            tasks: given.chain(std::iter::repeat_with(|| task(TaskState::Pending)).take(to_run)).collect(),
+            pending: VecDeque::new(),
+            pinned: BTreeMap::new(),
+            delayed: BTreeMap::new(),
+            running: 0,
+            queued: 0,
+            left: to_run,
+            ended: (0, Duration::ZERO),
+            output: (0, 0),
+            pools: spec.pools.iter().map(pool).collect(),
+            readers: Vec::new(),
             prepared: BTreeSet::new(),
+            holders: BTreeSet::new(),
+            kept: true,
             near: None,
+            refused: None,
             since: now,
+            moved: now,
             ran: Duration::ZERO,
+        };
+        (spec.given.len()..spec.tasks).for_each(|index| stage.enqueue(index, spec, &is_there));
+        stage
+    }
+
+    /// Puts a task where it waits for its turn: the last, but where not all may be needed, in order.
+    pub(super) fn enqueue(&mut self, index: usize, spec: &StageSpec, is_there: impl Fn(WorkerId) -> bool) {
+        match spec.affinity.get(&index) {
+            Some(Affinity::Hard(worker)) if is_there(*worker) => {
+                self.pinned.entry(*worker).or_default().push_back(index)
+            }
+            _ if spec.limit.is_some() => {
+                let place = self.pending.partition_point(|before| *before < index);
+                self.pending.insert(place, index);
+            }
+            _ => self.pending.push_back(index),
         }
+    }
+
+    /// Takes the next task that must run on this worker.
+    pub(super) fn take_pinned(&mut self, worker: WorkerId) -> Option<usize> {
+        let tasks = self.pinned.get_mut(&worker)?;
+        let task = tasks.pop_front();
+        if tasks.is_empty() {
+            self.pinned.remove(&worker);
+        }
+        task
+    }
+
+    /// Lets tasks that had to run on a worker run anywhere: it is gone.
+    pub(super) fn unpin(&mut self, worker: WorkerId) {
+        self.pending.extend(self.pinned.remove(&worker).into_iter().flatten());
+    }
+
+    /// Tasks that could start if there were room.
+    pub(super) fn waiting(&self) -> usize {
+        self.pending.len() + self.pinned.values().map(VecDeque::len).sum::<usize>()
     }
 
     /// Every pool has a replica that can take a batch.
     pub(super) fn is_served(&self) -> bool {
         self.pools.iter().all(|pool| pool.ready().next().is_some())
+    }
+
+    /// Whether its tasks are so short that a worker would wait for the scheduler between two of them.
+    pub(super) fn is_quick(&self) -> bool {
+        let (ended, ran) = self.ended;
+        ended > 0 && ran < QUICK * ended
     }
 }
 
@@ -222,8 +379,17 @@ impl Pool {
         self.replicas.iter().enumerate().filter(|(_, r)| r.state == ReplicaState::Ready).map(|(rank, _)| rank)
     }
 
-    pub(super) fn alive(&self) -> usize {
-        self.replicas.iter().filter(|r| r.state != ReplicaState::Stopped).count()
+    /// Some replica has nothing to do: another would have nothing to do either.
+    pub(super) fn has_idle(&self) -> bool {
+        self.replicas.iter().any(|r| r.state == ReplicaState::Ready && r.idle.is_some())
+    }
+
+    /// Takes a replica out; its charge if it was not out already.
+    pub(super) fn stop(&mut self, rank: usize) -> Option<Grant> {
+        let replica = self.replicas.get_mut(rank).filter(|replica| replica.state != ReplicaState::Stopped)?;
+        replica.state = ReplicaState::Stopped;
+        self.alive -= 1;
+        Some(replica.grant.clone())
     }
 }
 

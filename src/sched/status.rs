@@ -1,10 +1,13 @@
-//! What a query waits for, and since when: as data and as text.
+//! What waits for what, and since when: as data and as text.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::query::{Phase, Query, ReplicaState, TaskState};
-use super::{QueryId, WorkerId};
+use super::ledger::Ledger;
+use super::query::{Phase, Query, ReplicaState};
+use super::queues::Desk;
+use super::resources::Bytes;
+use super::{QueryId, Resources, StageId, WorkerId};
 use crate::udf::MetricsByUdf;
 
 /// Where a query stands.
@@ -21,8 +24,8 @@ pub struct QueryStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StageStatus {
-    /// What it waits for; `None` while it runs and when it is done.
-    pub waits_for: Option<String>,
+    /// What keeps it or some of its tasks from going on.
+    pub waits: Vec<Wait>,
     /// For how long it has waited or run; for a stage that is done, how long it ran.
     pub time: Duration,
     /// Rows and bytes that its tasks have left so far.
@@ -33,6 +36,42 @@ pub struct StageStatus {
     pub pools: Vec<PoolStatus>,
 }
 
+/// Tasks, batches or a replica that do not go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Wait {
+    /// How many.
+    pub count: usize,
+    /// Of what: `task`, `replica` or `batch`.
+    pub of: &'static str,
+    /// What they wait for.
+    pub on: WaitsFor,
+    /// For how long.
+    pub time: Duration,
+}
+
+/// What something waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WaitsFor {
+    /// Stages that are read and not done.
+    Inputs(Vec<StageId>),
+    /// Room on a worker: for what.
+    Capacity(String),
+    /// This worker and no other.
+    Worker(WorkerId),
+    /// The task that runs before it on its worker.
+    TaskBefore,
+    /// The next attempt: the last one failed.
+    BackOff,
+    /// A replica of this UDF to become ready.
+    Replica(String),
+    /// `start` of this UDF on this worker, with the last progress that it reported.
+    Start(String, WorkerId, Option<String>),
+    /// A replica of this UDF to have room for one more batch, for tasks on this worker.
+    Credit(String, WorkerId),
+}
+
 /// Where a pool stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -41,6 +80,8 @@ pub struct PoolStatus {
     pub udf: String,
     /// Replicas that take batches.
     pub ready: usize,
+    /// How many of those have had nothing to do for a while.
+    pub idle: usize,
     /// Replicas that are in `start`, with their last progress.
     pub starting: Vec<Option<String>>,
 }
@@ -51,6 +92,8 @@ pub struct PoolStatus {
 pub struct SessionStatus {
     /// Workers that have joined, by number.
     pub workers: Vec<WorkerStatus>,
+    /// How many workers are wanted, and for how long, if not all of them have joined.
+    pub wanted: Option<(usize, Duration)>,
     /// CPUs that what waits for room would take.
     pub backlog: f64,
     /// Queries that were submitted and not dropped, in the order in which it is their turn.
@@ -65,55 +108,150 @@ pub struct WorkerStatus {
     pub worker: WorkerId,
     /// CPUs that it has, and how many of them are charged to tasks and replicas.
     pub cpus: (f64, f64),
+    /// GPUs that it has, and how many of them are charged.
+    pub gpus: (f64, f64),
+    /// Bytes of memory that it has, and how many of them are charged.
+    pub memory: (u64, u64),
+    /// Tasks that run there, and that wait there for one of them to end.
+    pub tasks: (usize, usize),
+    /// For how long it has had nothing to do and has held nothing that somebody needs. Only where workers come and go.
+    pub idle: Option<Duration>,
+    /// For how long it has not been heard of: nothing new is placed there.
+    pub silent: Option<Duration>,
+}
+
+impl QueryStatus {
+    pub(super) fn of(query: &Query, task: Resources, now: Instant) -> Self {
+        let stages = (0..query.stages.len()).map(|stage| StageStatus::of(query, stage, task, now)).collect();
+        Self { stages, metrics: MetricsByUdf::new() }
+    }
+}
+
+impl StageStatus {
+    fn of(query: &Query, index: usize, task: Resources, now: Instant) -> Self {
+        let stage = &query.stages[index];
+        let pools = stage.pools.iter().zip(&query.spec.stages[index].pools).map(|(pool, spec)| {
+            let starting = pool.replicas.iter().filter(|r| r.state == ReplicaState::Starting);
+            PoolStatus {
+                udf: spec.udf.clone(),
+                ready: pool.ready().count(),
+                idle: pool.ready().filter(|rank| pool.replicas[*rank].idle.is_some()).count(),
+                starting: starting.map(|r| r.progress.clone()).collect(),
+            }
+        });
+        let done = stage.tasks.len() - stage.left;
+        Self {
+            waits: waits(query, index, task, now),
+            time: if stage.phase == Phase::Done { stage.ran } else { now.duration_since(stage.since) },
+            output: stage.output,
+            tasks: (stage.left - stage.running, stage.running, done),
+            pools: pools.collect(),
+        }
+    }
+}
+
+impl WorkerStatus {
+    pub(super) fn of(worker: WorkerId, ledger: &Ledger, desk: Desk, idle: Option<Instant>, now: Instant) -> Self {
+        let (all, charged) = ledger.account(worker).unwrap_or_default();
+        let since = |at: Instant| now.duration_since(at);
+        Self {
+            worker,
+            cpus: (all.as_cpus(), charged.as_cpus()),
+            gpus: (all.as_gpus(), charged.as_gpus()),
+            memory: (all.memory, charged.memory),
+            tasks: (desk.running, desk.queued),
+            idle: idle.map(since),
+            silent: ledger.silent_since(worker).map(since),
+        }
+    }
+}
+
+/// What keeps a stage or some of its tasks from going on.
+fn waits(query: &Query, index: usize, task: Resources, now: Instant) -> Vec<Wait> {
+    let (stage, spec) = (&query.stages[index], &query.spec.stages[index]);
+    let mut waits = Vec::new();
+    let mut wait = |count, of, on, since| {
+        if count > 0 {
+            waits.push(Wait { count, of, on, time: now.duration_since(since) });
+        }
+    };
+    let not_ready = stage.pools.iter().zip(&spec.pools).find(|(pool, _)| pool.ready().next().is_none());
+    let since = stage.since.max(stage.moved);
+    match (stage.phase, query.open.contains(&index)) {
+        (Phase::Done, _) => (),
+        (_, false) => {
+            let missing =
+                spec.inputs.iter().filter(|id| query.stages.get(id.0 as usize).is_some_and(|s| s.phase != Phase::Done));
+            wait(stage.waiting(), "task", WaitsFor::Inputs(missing.copied().collect()), stage.since);
+        }
+        (Phase::Waiting, true) => {
+            let udfs: String =
+                spec.pools.iter().map(|pool| format!(" beside UDF {} ({})", pool.udf, pool.each)).collect();
+            wait(stage.waiting(), "task", WaitsFor::Capacity(format!("{task}{udfs}")), stage.since);
+        }
+        (Phase::Running, true) => match not_ready {
+            Some((_, spec)) => wait(stage.waiting(), "task", WaitsFor::Replica(spec.udf.clone()), stage.since),
+            None => {
+                wait(stage.pending.len(), "task", WaitsFor::Capacity(task.to_string()), since);
+                for (worker, tasks) in &stage.pinned {
+                    wait(tasks.len(), "task", WaitsFor::Worker(*worker), since);
+                }
+            }
+        },
+    }
+    wait(stage.queued, "task", WaitsFor::TaskBefore, since);
+    let first = stage.delayed.values().min().copied().unwrap_or(now);
+    wait(stage.delayed.len(), "task", WaitsFor::BackOff, first);
+    for (pool, spec) in stage.pools.iter().zip(&spec.pools) {
+        for replica in pool.replicas.iter().filter(|r| r.state == ReplicaState::Starting) {
+            let on = WaitsFor::Start(spec.udf.clone(), replica.grant.worker, replica.progress.clone());
+            wait(1, "replica", on, replica.since);
+        }
+        for (worker, (batches, since)) in &pool.waiting {
+            wait(*batches, "batch", WaitsFor::Credit(spec.udf.clone(), *worker), *since);
+        }
+    }
+    waits
 }
 
 impl fmt::Display for SessionStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for WorkerStatus { worker, cpus: (all, charged) } in &self.workers {
-            writeln!(f, "{worker}: {charged} of {all} CPU charged")?;
+        self.workers.iter().try_for_each(|worker| writeln!(f, "{worker}"))?;
+        if let Some((wanted, time)) = self.wanted {
+            writeln!(
+                f,
+                "{wanted} workers wanted, for {:.2} s; {} have joined",
+                time.as_secs_f64(),
+                self.workers.len()
+            )?;
         }
         writeln!(f, "{} CPU of work waits for room", self.backlog)?;
         self.queries.iter().try_for_each(|(query, status)| write!(f, "{query}:\n{status}"))
     }
 }
 
-impl QueryStatus {
-    pub(super) fn of(query: &Query, now: Instant) -> Self {
-        let stages = (0..query.stages.len()).map(|stage| stage_status(query, stage, now)).collect();
-        Self { stages, metrics: MetricsByUdf::new() }
-    }
-}
-
-fn stage_status(query: &Query, index: usize, now: Instant) -> StageStatus {
-    let stage = &query.stages[index];
-    let count = |which: fn(&TaskState) -> bool| stage.tasks.iter().filter(|task| which(&task.state)).count();
-    let pools = stage.pools.iter().zip(&query.spec.stages[index].pools).map(|(pool, spec)| {
-        let starting = pool.replicas.iter().filter(|r| r.state == ReplicaState::Starting);
-        PoolStatus {
-            udf: spec.udf.clone(),
-            ready: pool.ready().count(),
-            starting: starting.map(|r| r.progress.clone()).collect(),
+impl fmt::Display for WorkerStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (worker, (all, charged)) = (self.worker, self.cpus);
+        write!(f, "{worker}: {charged} of {all} CPU charged")?;
+        if self.gpus.0 > 0.0 {
+            write!(f, ", {} of {} GPU", self.gpus.1, self.gpus.0)?;
         }
-    });
-    let waits_for = match stage.phase {
-        Phase::Waiting if !query.inputs_done(index) => Some("its inputs"),
-        Phase::Waiting => Some("room on a worker"),
-        Phase::Running if !stage.is_served() => Some("a replica to become ready"),
-        Phase::Running | Phase::Done => None,
-    };
-    StageStatus {
-        waits_for: waits_for.map(str::to_owned),
-        time: if stage.phase == Phase::Done { stage.ran } else { now.duration_since(stage.since) },
-        output: stage.tasks.iter().fold((0, 0), |(rows, bytes), task| match task.state {
-            TaskState::Done(_, output) => (rows + output.rows, bytes + output.bytes),
-            _ => (rows, bytes),
-        }),
-        tasks: (
-            count(|s| matches!(s, TaskState::Pending)),
-            count(|s| matches!(s, TaskState::Running(_))),
-            count(|s| matches!(s, TaskState::Done(..))),
-        ),
-        pools: pools.collect(),
+        if self.memory.1 > 0 {
+            write!(f, ", {} of {} of memory", Bytes(self.memory.1), Bytes(self.memory.0))?;
+        }
+        let (running, queued) = self.tasks;
+        write!(f, "; {running} tasks run")?;
+        if queued > 0 {
+            write!(f, ", {queued} wait for them")?;
+        }
+        if let Some(idle) = self.idle {
+            write!(f, "; idle for {:.2} s", idle.as_secs_f64())?;
+        }
+        if let Some(silent) = self.silent {
+            write!(f, "; silent for {:.2} s", silent.as_secs_f64())?;
+        }
+        Ok(())
     }
 }
 
@@ -122,9 +260,6 @@ impl fmt::Display for QueryStatus {
         for (index, stage) in self.stages.iter().enumerate() {
             let (pending, running, done) = stage.tasks;
             write!(f, "stage {index}: {done} of {} tasks done, {running} running", pending + running + done)?;
-            if let Some(what) = &stage.waits_for {
-                write!(f, "; waits for {what}")?;
-            }
             let (rows, bytes) = stage.output;
             writeln!(
                 f,
@@ -132,14 +267,47 @@ impl fmt::Display for QueryStatus {
                 bytes as f64 / (1 << 20) as f64,
                 stage.time.as_secs_f64()
             )?;
+            stage.waits.iter().try_for_each(|wait| writeln!(f, "  {wait}"))?;
             for pool in &stage.pools {
                 write!(f, "  UDF {}: {} ready", pool.udf, pool.ready)?;
-                for progress in &pool.starting {
-                    write!(f, "; one starting: {}", progress.as_deref().unwrap_or("no word yet"))?;
+                if pool.idle > 0 {
+                    write!(f, ", {} of them idle", pool.idle)?;
                 }
                 writeln!(f)?;
             }
         }
         self.metrics.iter().try_for_each(|(udf, metrics)| writeln!(f, "UDF {udf} reports: {metrics}"))
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match (self.count, self.of) {
+            (1, of) => of.to_owned(),
+            (_, "batch") => "batches".to_owned(),
+            (_, of) => format!("{of}s"),
+        };
+        let wait = if self.count == 1 { "waits" } else { "wait" };
+        write!(f, "{} {what} {wait} for {}, for {:.2} s", self.count, self.on, self.time.as_secs_f64())
+    }
+}
+
+impl fmt::Display for WaitsFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inputs(stages) => {
+                let stages: Vec<_> = stages.iter().map(|stage| stage.0.to_string()).collect();
+                write!(f, "stage {}", stages.join(", "))
+            }
+            Self::Capacity(of) => write!(f, "room on a worker ({of})"),
+            Self::Worker(worker) => write!(f, "room on {worker} and no other"),
+            Self::TaskBefore => write!(f, "the task before it on its worker"),
+            Self::BackOff => write!(f, "the next attempt"),
+            Self::Replica(udf) => write!(f, "a replica of UDF {udf} to become ready"),
+            Self::Start(udf, worker, progress) => {
+                write!(f, "UDF {udf} to start on {worker}: {}", progress.as_deref().unwrap_or("no word yet"))
+            }
+            Self::Credit(udf, worker) => write!(f, "room at a replica of UDF {udf}, on {worker}"),
+        }
     }
 }

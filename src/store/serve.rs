@@ -17,21 +17,27 @@ use crate::sched::PartitionId;
 pub(crate) enum Ticket {
     /// A sealed partition; as often as wanted while its query lives.
     Partition(PartitionId),
+    /// Some rows of a sealed partition; likewise.
+    Rows(PartitionId, RowRange),
     /// A batch on its way to or from a UDF replica; once.
     Batch(u64),
+}
+
+/// Rows of a partition, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RowRange {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
 }
 
 impl DataSource for Store {
     fn open(&self, ticket: &[u8], _: NodeId) -> Result<Box<dyn DataReader>, String> {
         match decode(ticket).map_err(|e| e.to_string())? {
             Ticket::Partition(id) => {
-                let sealed =
-                    self.get(id).ok_or_else(|| format!("{}, attempt {}: no such partition", id.task, id.attempt.0))?;
-                Ok(Box::new(Reader { sealed, at: 0, crc: crc32fast::Hasher::new() }))
+                Ok(Box::new(Reader { sealed: self.sealed(id)?, at: 0, crc: crc32fast::Hasher::new() }))
             }
-            Ticket::Batch(number) => {
-                let batch = self.offers.get(&number).map(|batch| batch.clone());
-                let left = batch.ok_or("no such batch: its query may have ended")?;
+            ticket => {
+                let left = self.read(ticket)?;
                 Ok(Box::new(Memory { total: left.len() as u64, left }))
             }
         }

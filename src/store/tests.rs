@@ -15,7 +15,7 @@ fn numbers(rows: i64) -> DataFrame {
 }
 
 /// Writes a frame in pieces; returns what was sealed.
-fn written(store: &Arc<Store>, id: PartitionId, frame: &DataFrame) -> crate::sched::Output {
+fn written(store: &Arc<Store>, id: PartitionId, frame: &DataFrame) -> Output {
     let mut writer = store.writer(id, frame.schema()).unwrap();
     for offset in (0..frame.height()).step_by(1000) {
         writer.write(&frame.slice(offset as i64, 1000)).unwrap();
@@ -112,6 +112,38 @@ fn a_file_that_was_changed_is_not_served() {
     std::fs::write(&file, bytes).unwrap();
     let error = served(&store, Ticket::Partition(partition(1))).unwrap_err();
     assert!(error.contains("changed"), "{error}");
+}
+
+#[test]
+fn rows_of_a_partition_are_served_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path());
+    let dtype = DataType::from_categories(Categories::global());
+    let batch = |from: i32| {
+        let ids: Vec<_> = (from..from + 100).collect();
+        let words: Vec<_> =
+            ids.iter().map(|i| (i % 3 != 0).then(|| format!("a word past twelve bytes {}", i % 7))).collect();
+        let frame = df!["id" => &ids, "word" => &words].unwrap().lazy();
+        let kinds = frame.with_columns([
+            col("word").cast(dtype.clone()).alias("kind"),
+            concat_list([col("id")]).unwrap().alias("list"),
+        ]);
+        kinds.collect().unwrap()
+    };
+    for columns in [vec!["id", "word", "list"], vec!["id", "kind"]] {
+        let whole = [batch(0), batch(100), batch(200)].map(|batch| batch.select(columns.clone()).unwrap());
+        let mut writer = store.writer(partition(1), whole[0].schema()).unwrap();
+        whole.iter().for_each(|batch| writer.write(batch).unwrap());
+        writer.seal().unwrap();
+        let [a, b, c] = whole;
+        let whole = a.vstack(&b).unwrap().vstack(&c).unwrap();
+        for (offset, len) in [(0, 300), (0, 1), (99, 2), (150, 100), (100, 100), (299, 1), (50, 0), (290, 50)] {
+            let bytes = served(&store, Ticket::Rows(partition(1), RowRange { offset, len })).unwrap();
+            let rows = decode_frame(bytes.into()).unwrap();
+            assert!(rows.equals_missing(&whole.slice(offset as i64, len as usize)), "{offset}+{len}: {rows}");
+        }
+        store.drop_partition(partition(1));
+    }
 }
 
 #[test]

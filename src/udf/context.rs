@@ -34,14 +34,14 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn of(replica: ReplicaId, worker: WorkerId, replicas: usize, scratch: &Path) -> Self {
+    pub(crate) fn of(replica: ReplicaId, worker: WorkerId, replicas: usize, devices: Vec<u32>, scratch: &Path) -> Self {
         let pool = replica.pool;
         Self {
             replica: Some((pool.query, pool.stage, pool.step)),
             worker: Some(worker),
             rank: replica.rank as usize,
             replicas,
-            devices: Vec::new(),
+            devices,
             scratch: scratch.to_owned(),
         }
     }
@@ -256,7 +256,7 @@ mod tests {
     fn a_seed_is_the_same_for_the_same_replica_and_no_other() {
         let context = |query, rank| {
             let pool = PoolId { query: QueryId(query), stage: StageId(0), step: 0 };
-            let seat = Seat::of(ReplicaId { pool, rank }, WorkerId(rank), 4, Path::new(""));
+            let seat = Seat::of(ReplicaId { pool, rank }, WorkerId(rank), 4, Vec::new(), Path::new(""));
             Context::new(&Arc::new(seat), &Meter::default())
         };
         assert_eq!(context(1, 2).seed(), context(1, 2).seed());

@@ -19,6 +19,10 @@ pub struct PoolOptions {
     pub replicas: (usize, usize),
     /// CPUs that one replica is charged.
     pub cpus: f64,
+    /// GPUs that one replica is given: a share of one, or whole ones.
+    pub gpus: f64,
+    /// Bytes of memory that one replica is charged on each of its GPUs.
+    pub gpu_memory: u64,
     /// Bytes of memory that one replica is charged.
     pub memory: u64,
     /// Rows of one call, at most; `None`: as the rows come.
@@ -52,6 +56,12 @@ impl PoolOptions {
         if !(self.cpus.is_finite() && self.cpus >= 0.0) {
             return Err(format!("cpus({}) is not an amount of CPU: use a number >= 0", self.cpus));
         }
+        if !(self.gpus >= 0.0 && (self.gpus <= 1.0 || (self.gpus.fract() == 0.0 && self.gpus <= f64::from(u16::MAX)))) {
+            return Err(format!(
+                "gpus({}) cannot be given to a replica: use a share of one GPU, from 0 to 1, or a whole number of them",
+                self.gpus
+            ));
+        }
         if self.batch == Some(0) {
             return Err("batch(0) would never hand a row to the UDF: use at least 1, or leave it out".to_owned());
         }
@@ -73,6 +83,8 @@ impl Default for PoolOptions {
         Self {
             replicas: (1, 1),
             cpus: 0.5,
+            gpus: 0.0,
+            gpu_memory: 0,
             memory: 0,
             batch: None,
             max_retries: 0,
@@ -126,6 +138,20 @@ impl<U: Registered> Pool<U> {
     #[must_use]
     pub fn cpus(self, cpus: f64) -> Self {
         self.with(|o| o.cpus = cpus)
+    }
+
+    /// GPUs that each replica is given: a share of one, which others may then share, or whole ones for it alone; none unless
+    /// said. Which they are is decided where the replica is placed.
+    #[must_use]
+    pub fn gpus(self, gpus: f64) -> Self {
+        self.with(|o| o.gpus = gpus)
+    }
+
+    /// Bytes of memory that each replica is charged on each of its GPUs. Without [`gpus`](Self::gpus), it shares one GPU with
+    /// whom there is memory for.
+    #[must_use]
+    pub fn gpu_memory(self, bytes: u64) -> Self {
+        self.with(|o| o.gpu_memory = bytes)
     }
 
     /// Bytes of memory that each replica is charged. Only an [`isolated`](Pool::isolated) one cannot allocate more.
@@ -207,5 +233,22 @@ impl<U: Udf + Registered> Pool<U> {
     #[must_use]
     pub fn isolated(self) -> Self {
         self.with(|o| o.isolated = true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_a_gpu_or_whole_ones_are_given_and_nothing_between() {
+        for (gpus, legal) in [(0.0, true), (0.5, true), (1.0, true), (2.0, true), (1.5, false), (-1.0, false)] {
+            let checked = PoolOptions { gpus, ..PoolOptions::default() }.validate();
+            assert_eq!(checked.is_ok(), legal, "{gpus}: {checked:?}");
+        }
+        for gpus in [f64::NAN, f64::INFINITY, 1e9] {
+            let text = PoolOptions { gpus, ..PoolOptions::default() }.validate().unwrap_err();
+            assert!(text.contains("whole number"), "{text}");
+        }
     }
 }

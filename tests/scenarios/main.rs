@@ -4,6 +4,7 @@ mod asyncs;
 mod contexts;
 mod endings;
 mod errors;
+mod frames;
 mod functions;
 mod placement;
 mod retries;

@@ -1,12 +1,15 @@
 //! Workers come with the work and go when it is done.
 
+use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use regatta::Config;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::eventually;
+use serde::{Deserialize, Serialize};
 
 use crate::udfs::{Process, row_groups};
 
@@ -72,4 +75,60 @@ fn a_worker_that_was_killed_is_replaced() {
         let now = session.processes();
         now.len() == 2 && !now.contains(&before[0])
     });
+}
+
+/// Waits with the rows that hold 0 until a file is there.
+#[derive(Serialize, Deserialize)]
+struct Gate(PathBuf);
+
+#[regatta::udf(name = "gate")]
+impl Udf for Gate {
+    type State = ();
+
+    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn start(&self, _: &mut Start) -> UdfResult<()> {
+        Ok(())
+    }
+
+    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
+        while batch.column(0)?.i64()?.first() == Some(0) && !self.0.exists() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(batch.column(0)?.clone())
+    }
+}
+
+#[test]
+fn a_pool_shrinks_while_its_last_task_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("open");
+    let session = Session::elastic_with(1..=1, eager(Duration::ZERO)).unwrap();
+    let rows = df!["x" => (0..100i64).collect::<Vec<_>>()].unwrap().lazy();
+    let mut run =
+        session.submit(rows.select([Gate(gate.clone()).pool().replicas(1..=2).batch(10).on([col("x")])])).unwrap();
+    let ready = || {
+        let status = session.status().unwrap();
+        let pools = status.queries.iter().flat_map(|(_, query)| &query.stages).flat_map(|stage| &stage.pools);
+        pools.map(|pool| pool.ready).sum::<usize>()
+    };
+    eventually("there are two replicas", || ready() == 2);
+    eventually("the one that has nothing to do is gone", || ready() == 1);
+    std::fs::write(gate, "").unwrap();
+    assert_eq!(run.collect().unwrap().column("x").unwrap().i64().unwrap().iter().flatten().sum::<i64>(), 4950);
+}
+
+#[test]
+fn many_short_tasks_of_two_queries_all_run_and_the_answer_is_right() {
+    let session = Session::local(2).unwrap();
+    let query = |rows: i64| {
+        let rows = df!["x" => (0..rows).collect::<Vec<_>>()].unwrap().lazy().into_partitions(150);
+        rows.select([(col("x") * lit(2)).sum()])
+    };
+    let mut runs: Vec<_> = [1000, 2000].map(|rows| session.submit(query(rows)).unwrap()).into();
+    let sums: Vec<_> =
+        runs.iter_mut().map(|run| run.collect().unwrap().column("x").unwrap().i64().unwrap().get(0)).collect();
+    assert_eq!(sums, [Some(999_000), Some(3_998_000)]);
 }

@@ -6,7 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::timeout;
 
-use super::{CREDIT, DataReader, MAX_REFUSAL, MAX_TICKET, OK, REFUSED, TAKEN};
+use super::wire::{Allowance, Request};
+use super::{CREDIT, DataReader, MAX_REFUSAL, OK, REFUSED, TAKEN};
 use crate::close::Code;
 use crate::identity::NodeId;
 use crate::lane::{SLICE, STALL, StreamStop, write_slices};
@@ -26,7 +27,8 @@ pub(crate) fn serve(shared: &Arc<Shared>, peer: NodeId, connection: Connection) 
             match connection.accept_bi().await {
                 Ok((send, read)) => {
                     let counted = Arc::clone(&shared.transfers);
-                    let transfer = Transfer { send, read, peer, credit: 0, _counted: counted };
+                    let allowance = Allowance::new(0, 0);
+                    let transfer = Transfer { send, read, peer, allowance, _counted: counted };
                     tokio::spawn(transfer.run(Arc::clone(&shared)));
                 }
                 Err(error) => break error.to_string(),
@@ -40,7 +42,7 @@ struct Transfer {
     send: SendStream,
     read: RecvStream,
     peer: NodeId,
-    credit: u64,
+    allowance: Allowance,
     _counted: Arc<()>,
 }
 
@@ -60,8 +62,14 @@ impl Transfer {
         };
         let code = match stop {
             Stop::Gone => Code::Cancelled,
-            Stop::Stalled => Code::Stalled,
-            Stop::BadRequest => Code::BadRequest,
+            Stop::Stalled => {
+                tracing::warn!(peer = %self.peer, "a transfer stalled");
+                Code::Stalled
+            }
+            Stop::BadRequest => {
+                tracing::warn!(peer = %self.peer, "not a request for a transfer");
+                Code::BadRequest
+            }
             Stop::Source(text) => {
                 tracing::warn!(peer = %self.peer, text, "a data source failed");
                 Code::SourceFailed
@@ -73,7 +81,7 @@ impl Transfer {
     }
 
     async fn serve(&mut self, shared: &Shared) -> Result<(), Stop> {
-        let ticket = self.request().await?;
+        let (ticket, credit) = self.request().await?;
         let Some(source) = shared.source.get() else {
             return self.refuse("this node serves no data").await;
         };
@@ -85,6 +93,7 @@ impl Transfer {
             Ok(Ok(reader)) => reader,
             Ok(Err(text)) | Err(text) => return self.refuse(&text).await,
         };
+        self.allowance = Allowance::new(credit, reader.total());
         self.produce(reader).await?;
         self.send.finish().map_err(|_| Stop::Gone)?;
         while !self.message().await? {}
@@ -93,18 +102,13 @@ impl Transfer {
     }
 
     /// Reads the request: the ticket and the first credit.
-    async fn request(&mut self) -> Result<Bytes, Stop> {
-        let mut head = [0; 12];
+    async fn request(&mut self) -> Result<(Bytes, u64), Stop> {
+        let mut head = [0; Request::LEN];
         self.read_exact(&mut head).await?;
-        let [l0, l1, l2, l3, credit @ ..] = head;
-        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        if len > MAX_TICKET {
-            return Err(Stop::BadRequest);
-        }
-        self.credit = u64::from_le_bytes(credit);
-        let mut ticket = vec![0; len];
+        let Request { ticket, credit } = Request::parse(head).ok_or(Stop::BadRequest)?;
+        let mut ticket = vec![0; ticket];
         self.read_exact(&mut ticket).await?;
-        Ok(ticket.into())
+        Ok((ticket.into(), credit))
     }
 
     async fn refuse(&mut self, text: &str) -> Result<(), Stop> {
@@ -121,20 +125,19 @@ impl Transfer {
 
     /// Sends the total and all bytes, never beyond the credit.
     async fn produce(&mut self, mut reader: Box<dyn DataReader>) -> Result<(), Stop> {
-        let mut left = reader.total();
         let mut answer = BytesMut::with_capacity(9);
         answer.put_u8(OK);
-        answer.put_u64_le(left);
+        answer.put_u64_le(self.allowance.left);
         let mut slices = vec![answer.freeze()];
-        while left > 0 {
-            while self.credit == 0 {
+        while self.allowance.left > 0 {
+            while self.allowance.may_send() == 0 {
                 // What was read goes out before we wait.
                 self.write(std::mem::take(&mut slices)).await?;
                 if self.message().await? {
                     return Err(Stop::BadRequest); // taken before it was sent
                 }
             }
-            let max = self.credit.min(left).min(READ);
+            let max = self.allowance.may_send().min(READ);
             // The next bytes are read while the last ones are written.
             let read = blocking(move || {
                 let bytes = reader.read(max as usize);
@@ -146,11 +149,9 @@ impl Transfer {
             reader = returned;
             let mut bytes = bytes.map_err(|error| Stop::Source(error.to_string()))?;
             let size = bytes.len() as u64;
-            if size == 0 || size > max {
-                return Err(Stop::Source(format!("read {size} bytes where {left} are left")));
+            if size > max || !self.allowance.sent(size) {
+                return Err(Stop::Source(format!("read {size} bytes where {} are left", self.allowance.left)));
             }
-            self.credit -= size;
-            left -= size;
             slices = Vec::new();
             while !bytes.is_empty() {
                 slices.push(bytes.split_to(bytes.len().min(SLICE)));
@@ -167,7 +168,7 @@ impl Transfer {
             [CREDIT] => {
                 let mut more = [0; 4];
                 self.read_exact(&mut more).await?;
-                self.credit = self.credit.saturating_add(u64::from(u32::from_le_bytes(more)));
+                self.allowance.credit(u32::from_le_bytes(more));
                 Ok(false)
             }
             [TAKEN] => Ok(true),

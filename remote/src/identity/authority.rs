@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType, SerialNumber,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKey, PublicKeyData, SanType, SerialNumber,
 };
 use ring::digest::{SHA256, digest};
 use time::OffsetDateTime;
@@ -59,7 +59,7 @@ impl Authority {
         let fingerprint =
             fingerprint(&certificate).ok_or_else(|| IdentityError::Certificate("our own cannot be read".to_owned()))?;
         let issuer = Issuer::new(params, key);
-        let desk = Mutex::default();
+        let desk = Mutex::new(Desk::new());
         Ok(Self { cluster, certificate, fingerprint, issuer, lifetime: LIFETIME, ambient, desk })
     }
 
@@ -91,9 +91,17 @@ impl Authority {
     /// # Errors
     /// No randomness, or too many tokens are waiting to be used.
     pub fn token(&self, role: Role, ttl: Duration) -> Result<JoinToken, IdentityError> {
+        self.token_for(1, role, ttl)
+    }
+
+    /// [`token`](Self::token), for so many nodes: whoever starts a fleet hands the same text to all of it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn token_for(&self, nodes: u32, role: Role, ttl: Duration) -> Result<JoinToken, IdentityError> {
         let now = self.ambient.unix();
         let token = JoinToken::new(self.fingerprint, role, now + ttl, self.ambient.random()?);
-        if self.desk().add(&token, now) { Ok(token) } else { Err(IdentityError::TooManyTokens) }
+        if self.desk().add(&token, nodes, now) { Ok(token) } else { Err(IdentityError::TooManyTokens) }
     }
 
     /// Signs a new node's request.
@@ -103,13 +111,7 @@ impl Authority {
 
     /// Signs a node's request under its own name.
     pub(crate) fn sign_request(&self, peer: PeerId, request: &[u8]) -> Result<Leaf, IdentityError> {
-        let request = CertificateSigningRequestParams::from_der(&request.into())
-            .map_err(|error| IdentityError::Request(error.to_string()))?;
-        if request.public_key.algorithm() != &PKCS_ED25519 {
-            return Err(IdentityError::Request("not an Ed25519 key".to_owned()));
-        }
-        // Only the key is taken: the names are ours to give.
-        self.sign(peer, &request.public_key)
+        self.sign(peer, &requested_key(request)?)
     }
 
     pub(crate) fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -155,6 +157,16 @@ impl fmt::Debug for Authority {
 pub(crate) fn fingerprint(certificate: &[u8]) -> Option<Fingerprint> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     digest(&SHA256, certificate.tbs_certificate.subject_pki.raw).as_ref().try_into().ok()
+}
+
+/// The key of a signing request. Nothing else of it is taken: the names are ours to give.
+pub(crate) fn requested_key(request: &[u8]) -> Result<PublicKey, IdentityError> {
+    let request = CertificateSigningRequestParams::from_der(&request.into())
+        .map_err(|error| IdentityError::Request(error.to_string()))?;
+    if request.public_key.algorithm() != &PKCS_ED25519 {
+        return Err(IdentityError::Request("not an Ed25519 key".to_owned()));
+    }
+    Ok(request.public_key)
 }
 
 fn date(unix: Duration) -> Result<OffsetDateTime, IdentityError> {

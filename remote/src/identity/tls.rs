@@ -111,7 +111,7 @@ pub(crate) fn peer_of(connection: &quinn::Connection) -> Option<PeerId> {
     peer_in(chain.first()?)
 }
 
-fn peer_in(leaf: &CertificateDer<'_>) -> Option<PeerId> {
+pub(crate) fn peer_in(leaf: &CertificateDer<'_>) -> Option<PeerId> {
     let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
     let names = leaf.subject_alternative_name().ok()??;
     names.value.general_names.iter().find_map(|name| match name {

@@ -16,14 +16,15 @@ use crate::identity::Authority;
 use crate::lane::FrameReader;
 use crate::node::Shared;
 
-/// Joins served at a time: few of the places for handshakes, which peers need too.
+/// Joins served at a time, and those of one host: few of the places for handshakes, which peers need too.
 pub(crate) const JOINS: usize = 32;
+pub(crate) const JOINS_OF_HOST: usize = 24;
 /// How long a joiner has to ask, and then to read the answer.
 const DEADLINE: Duration = Duration::from_secs(4);
 
 /// Serves one join.
 pub(crate) async fn accept(shared: &Arc<Shared>, connection: Connection) -> Result<(), ConnectError> {
-    let Ok(_place) = shared.joins.try_acquire() else {
+    let Some(_place) = shared.joins.enter(connection.remote_address().ip()) else {
         connection.close(Code::TooMany.var(), b"too many joins at once");
         return Err(ConnectError::BadHello("too many joins at once".to_owned()));
     };

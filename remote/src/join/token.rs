@@ -9,7 +9,7 @@ use ring::hmac;
 
 use crate::identity::{Fingerprint, Role};
 
-/// Lets one node join a cluster: it pins the cluster's authority and proves a secret. Its text
+/// Lets nodes join a cluster, one unless it was made for more: it pins the cluster's authority and proves a secret. Its text
 /// ([`Display`](fmt::Display), [`FromStr`]) is the secret itself: hand it on like a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::sync::Notify;
 
@@ -61,16 +61,19 @@ impl Asker {
         }
     }
 
-    /// Marks the message as started; false if the asker has left.
-    pub(crate) fn start(&self) -> bool {
+    /// Marks the message as started, by an actor that has panicked so often before; false if the asker has left.
+    pub(crate) fn start(&self, panics: u32) -> bool {
         let Some(state) = &self.0 else { return true };
         let here = !self.is_gone();
-        state.started.store(here, Ordering::Release);
+        if here {
+            state.started.store(panics.saturating_add(1), Ordering::Release);
+        }
         here
     }
 
-    pub(crate) fn has_started(&self) -> bool {
-        self.0.as_ref().is_some_and(|state| state.started.load(Ordering::Acquire))
+    /// How often the actor had panicked when the message started; `None` if it has not.
+    pub(crate) fn panics_before(&self) -> Option<u32> {
+        self.0.as_ref()?.started.load(Ordering::Acquire).checked_sub(1)
     }
 
     /// Makes this the current asker until the guard is dropped.
@@ -81,7 +84,8 @@ impl Asker {
 
 #[derive(Debug, Default)]
 struct State {
-    started: AtomicBool,
+    /// 0: not yet; else one more than the panics before it.
+    started: AtomicU32,
     gone: AtomicBool,
     left: Notify,
 }

@@ -1,4 +1,4 @@
-//! The future that feeds an actor its messages and outlives it by nothing.
+//! The future that feeds an actor its messages and outlives it by nothing, unless a supervisor builds the actor again.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,32 +6,92 @@ use std::task;
 
 use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 
 use super::Down;
 use crate::fence;
+use crate::runtime::Net;
+use crate::supervise::History;
 
-/// A message on its way: what to do with the actor.
-pub(super) type Envelope<A> = Box<dyn FnOnce(&mut A, &mut Context<A>) + Send>;
+/// A message on its way: what to do with the actor, and with the number of panics before it.
+pub(super) type Envelope<A> = Box<dyn FnOnce(&mut A, &mut Context<A>, u32) + Send>;
+
+/// Builds the actor once more.
+pub(super) type Factory<A> = Arc<dyn Fn(&mut Context<A>) -> A + Send + Sync>;
 
 /// Lives in the actor's context and is dropped with it.
-pub(super) struct Mailbox<A: Actor<Context = Context<A>>> {
+pub(super) struct Mailbox<A: Actor<Context = Context<A>>>(Option<Seat<A>>);
+
+/// What waits for an actor: its messages, and those who watch it.
+pub(super) struct Seat<A: Actor<Context = Context<A>>> {
     // Declared first, so dropped first: the reason stands before any waiting message is dropped.
-    _watch: Watch,
+    watch: Watch,
     waiting: mpsc::Receiver<Envelope<A>>,
     end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    supervisor: Option<Supervisor<A>>,
 }
 
-impl<A: Actor<Context = Context<A>>> Mailbox<A> {
+/// Builds an actor again after a panic.
+pub(super) struct Supervisor<A: Actor<Context = Context<A>>> {
+    pub(super) make: Factory<A>,
+    pub(super) arbiter: actix_rt::ArbiterHandle,
+    pub(super) net: Net,
+    pub(super) history: History,
+    pub(super) started: Instant,
+}
+
+/// What an actor has gone through.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Life {
+    /// Panics after which it was built again, and what the last one said.
+    pub(super) panics: (u32, String),
+    /// Its end.
+    pub(super) down: Option<Down>,
+}
+
+impl<A: Actor<Context = Context<A>>> Seat<A> {
     pub(super) fn new(
         waiting: mpsc::Receiver<Envelope<A>>,
-        reason: watch::Sender<Option<Down>>,
+        life: watch::Sender<Life>,
         permits: Arc<Semaphore>,
         end: Option<watch::Receiver<()>>,
+        supervisor: Option<Supervisor<A>>,
     ) -> Self {
         let end = end.map(|mut end| -> Pin<Box<dyn Future<Output = ()> + Send>> {
             Box::pin(async move { while end.changed().await.is_ok() {} })
         });
-        Self { _watch: Watch { reason, permits }, waiting, end }
+        Self { watch: Watch { life, permits }, waiting, end, supervisor }
+    }
+
+    /// Starts an actor that takes the messages.
+    pub(super) fn start(
+        self,
+        arbiter: &actix_rt::ArbiterHandle,
+        make: impl FnOnce(&mut Context<A>) -> A + Send + 'static,
+    ) {
+        // Made here and moved along, so that it speaks even if the arbiter is gone or `make` panics.
+        let mailbox = Mailbox(Some(self));
+        A::start_in_arbiter(arbiter, move |ctx| {
+            ctx.spawn(mailbox);
+            make(ctx)
+        });
+    }
+
+    /// The actor has panicked.
+    fn panicked(mut self, text: String) {
+        let again = self.supervisor.as_mut().and_then(|supervisor| {
+            let delay = supervisor.history.panicked(supervisor.started.elapsed())?;
+            Some((delay, supervisor.net.handle.clone(), supervisor.arbiter.clone(), Arc::clone(&supervisor.make)))
+        });
+        let Some((delay, runtime, arbiter, make)) = again else {
+            return self.watch.end(Down::Panicked { text });
+        };
+        tracing::warn!(actor = std::any::type_name::<A>(), text, ?delay, "an actor panicked and is built again");
+        self.watch.life.send_modify(|life| life.panics = (life.panics.0 + 1, text));
+        runtime.spawn(async move {
+            tokio::time::sleep(delay).await;
+            self.start(&arbiter, move |ctx| make(ctx));
+        });
     }
 }
 
@@ -39,19 +99,20 @@ impl<A: Actor<Context = Context<A>>> ActorFuture<A> for Mailbox<A> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, actor: &mut A, ctx: &mut Context<A>, task: &mut task::Context<'_>) -> task::Poll<()> {
-        let this = self.get_mut();
-        if let Some(end) = &mut this.end
+        let Some(seat) = &mut self.get_mut().0 else { return task::Poll::Ready(()) };
+        if let Some(end) = &mut seat.end
             && end.as_mut().poll(task).is_ready()
         {
-            this.end = None;
+            seat.end = None;
             ctx.terminate();
             return task::Poll::Ready(());
         }
+        let panics = seat.watch.life.borrow().panics.0;
         // actix polls every spawned future again after `ctx.wait`, so stopping here loses nothing.
         // tokio's budget ends the loop from time to time, so that neighbours get their turn.
         while !ctx.waiting() {
-            match task::ready!(this.waiting.poll_recv(task)) {
-                Some(envelope) => envelope(actor, ctx),
+            match task::ready!(seat.waiting.poll_recv(task)) {
+                Some(envelope) => envelope(actor, ctx, panics),
                 None => return task::Poll::Ready(()), // the last reference is gone
             }
         }
@@ -59,21 +120,31 @@ impl<A: Actor<Context = Context<A>>> ActorFuture<A> for Mailbox<A> {
     }
 }
 
+impl<A: Actor<Context = Context<A>>> Drop for Mailbox<A> {
+    fn drop(&mut self) {
+        if let Some(seat) = self.0.take()
+            && std::thread::panicking()
+        {
+            seat.panicked(fence::take_text().unwrap_or_else(|| "no text was kept".to_owned()));
+        }
+    }
+}
+
 /// Says why the actor is gone, when it goes.
 struct Watch {
-    reason: watch::Sender<Option<Down>>,
+    life: watch::Sender<Life>,
     permits: Arc<Semaphore>,
+}
+
+impl Watch {
+    fn end(&self, down: Down) {
+        self.life.send_modify(|life| _ = life.down.get_or_insert(down));
+    }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let down = if std::thread::panicking() {
-            let text = fence::take_text().unwrap_or_else(|| "no text was kept".to_owned());
-            Down::Panicked { text }
-        } else {
-            Down::Stopped
-        };
-        self.reason.send_replace(Some(down));
+        self.end(Down::Stopped); // unless its end stands already
         self.permits.close(); // wakes those who wait for room
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
-use super::{Asker, Down};
+use super::{Asker, Down, Life};
 use crate::error::AskError;
 use crate::runtime::Net;
 
@@ -15,7 +15,7 @@ const GRACE: Duration = Duration::from_millis(250);
 pub(crate) struct Reply<R: Send + 'static> {
     waiting: Option<(oneshot::Receiver<R>, OwnedSemaphorePermit)>,
     asker: Asker,
-    down: watch::Receiver<Option<Down>>,
+    life: watch::Receiver<Life>,
     net: Net,
 }
 
@@ -24,31 +24,52 @@ impl<R: Send + 'static> Reply<R> {
         receiver: oneshot::Receiver<R>,
         permit: OwnedSemaphorePermit,
         asker: Asker,
-        down: watch::Receiver<Option<Down>>,
+        life: watch::Receiver<Life>,
         net: Net,
     ) -> Self {
-        Self { waiting: Some((receiver, permit)), asker, down, net }
+        Self { waiting: Some((receiver, permit)), asker, life, net }
     }
 
     pub(crate) async fn wait(mut self) -> Result<R, AskError> {
+        Ok(self.take().await?.0)
+    }
+
+    /// The reply, and the message's place, which the reply would free. Nothing is lost if the future is dropped.
+    pub(crate) async fn take(&mut self) -> Result<(R, OwnedSemaphorePermit), AskError> {
         let Some((receiver, _)) = &mut self.waiting else {
             return Err(AskError::NoReply);
         };
         let answer = receiver.await;
-        self.waiting = None; // frees the place
-        match answer {
-            Ok(reply) => Ok(reply),
-            Err(_) => Err(self.why_dropped().await),
+        let place = self.waiting.take().map(|(_, place)| place);
+        match (answer, place) {
+            (Ok(reply), Some(place)) => Ok((reply, place)),
+            _ => Err(self.why_dropped().await),
         }
     }
 
-    /// The reply was dropped: because the actor is gone, or because the handler's future died alone.
-    async fn why_dropped(&mut self) -> AskError {
-        let gone = self.net.within(GRACE, self.down.wait_for(Option::is_some)).await;
-        let down = gone.and_then(Result::ok).and_then(|down| down.clone());
-        match down {
-            Some(Down::Panicked { text }) => AskError::Panicked { text },
-            Some(_) if !self.asker.has_started() => AskError::Stopped,
+    /// Gives up the reply, for who has more to wait for before the place is free.
+    pub(crate) fn abandon(&mut self) -> Option<(oneshot::Receiver<R>, OwnedSemaphorePermit)> {
+        self.waiting.take()
+    }
+
+    /// Waits for what ends a message's stay at its actor, and frees its place then.
+    pub(crate) fn free_after(&self, done: impl Future + Send + 'static, place: OwnedSemaphorePermit) {
+        self.net.handle.spawn(async move {
+            done.await;
+            drop(place);
+        });
+    }
+
+    /// The reply was dropped: because the actor panicked or is gone, or because the handler's future died alone.
+    pub(crate) async fn why_dropped(&mut self) -> AskError {
+        let before = self.asker.panics_before();
+        let over = |life: &Life| life.down.is_some() || before.is_some_and(|before| life.panics.0 > before);
+        let life = self.net.within(GRACE, self.life.wait_for(over)).await.and_then(Result::ok).map(|life| life.clone());
+        match life {
+            Some(Life { down: Some(Down::Panicked { text }), .. } | Life { down: None, panics: (_, text) }) => {
+                AskError::Panicked { text }
+            }
+            Some(_) if before.is_none() => AskError::Stopped,
             _ => AskError::NoReply,
         }
     }
@@ -58,11 +79,7 @@ impl<R: Send + 'static> Drop for Reply<R> {
     fn drop(&mut self) {
         self.asker.leave();
         if let Some((receiver, permit)) = self.waiting.take() {
-            // The place stays taken until the actor is done with the message.
-            self.net.handle.spawn(async move {
-                let _ = receiver.await;
-                drop(permit);
-            });
+            self.free_after(receiver, permit);
         }
     }
 }

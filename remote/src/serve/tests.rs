@@ -12,8 +12,8 @@ use crate::endpoint::{self, Endpoint, Joining};
 use crate::frame::{HEADER, Header, Kind};
 use crate::handshake::hello_frame;
 use crate::identity::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, SERVER_NAME};
-use crate::link::LANES;
-use crate::{Authority, Identity, JoinError, JoinToken, Node, Role, Runtime};
+use crate::link::{LANES, Letter};
+use crate::{ActorId, Authority, Identity, Items, JoinError, JoinToken, Node, NodeId, Role, Runtime};
 
 const BUILD: &[u8] = b"build";
 
@@ -22,6 +22,7 @@ struct Scene {
     authority: Arc<Authority>,
     node: Node,
     rogue: Endpoint,
+    rogue_id: NodeId,
     hello: Vec<u8>,
 }
 
@@ -34,7 +35,7 @@ fn scene() -> Scene {
     let identity = authority.issue(Role::Worker).unwrap();
     let rogue = endpoint::bind(&identity, any, &runtime).unwrap();
     let hello = hello_frame(&identity, BUILD);
-    Scene { runtime, authority, node, rogue, hello }
+    Scene { runtime, authority, node, rogue, rogue_id: identity.node(), hello }
 }
 
 impl Scene {
@@ -92,6 +93,82 @@ fn an_oversized_frame_closes_the_connection_before_its_payload() {
 }
 
 #[test]
+fn a_peer_that_watches_too_many_actors_is_disconnected() {
+    struct Idle;
+    impl actix::Actor for Idle {
+        type Context = actix::Context<Self>;
+    }
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Nothing;
+    crate::messages!(0x01 Nothing => ());
+    impl actix::Handler<Nothing> for Idle {
+        type Result = ();
+        fn handle(&mut self, _: Nothing, _: &mut actix::Context<Self>) {}
+    }
+    let scene = scene();
+    let arbiter = scene.runtime.arbiter().unwrap();
+    let actor = arbiter.spawn(1, |_| Idle);
+    scene.node.publish(ActorId(1), &actor).on::<Nothing>(&[Role::Worker]);
+    let code = scene.closed_with(false, |connection, hello| async move {
+        let mut lanes = greet(&connection, &hello).await;
+        for call in 0..8193 {
+            let header = Header { recipient: 1, ..Header::of_call(Kind::Watch, call) };
+            lanes[0].0.write_all(&header.encode()).await.unwrap();
+        }
+        lanes
+    });
+    assert_eq!(code, number(Code::TooMany));
+}
+
+#[test]
+fn a_stream_beyond_its_window_closes_the_connection() {
+    struct Endless;
+    impl actix::Actor for Endless {
+        type Context = actix::Context<Self>;
+    }
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Begin;
+    crate::messages!(0x01 Begin => stream u8);
+    impl actix::Handler<Begin> for Endless {
+        type Result = Items<u8>;
+        fn handle(&mut self, _: Begin, _: &mut actix::Context<Self>) -> Items<u8> {
+            Items::of(futures_util::stream::repeat(7))
+        }
+    }
+    // A consumer that gives more credit than a window may hold.
+    let rogue_consumes = scene();
+    let arbiter = rogue_consumes.runtime.arbiter().unwrap();
+    let actor = arbiter.spawn(1, |_| Endless);
+    rogue_consumes.node.publish(ActorId(1), &actor).on::<Begin>(&[Role::Worker]);
+    let code = rogue_consumes.closed_with(false, |connection, hello| async move {
+        let mut lanes = greet(&connection, &hello).await;
+        let ask = Header { message: 1, recipient: 1, deadline_ms: 5000, ..Header::of_call(Kind::Ask, 1) };
+        lanes[1].0.write_all(&ask.encode()).await.unwrap();
+        let credit = Header { recipient: u64::MAX, ..Header::of_call(Kind::Credit, 1) };
+        // Until the stream has begun nobody minds.
+        while lanes[0].0.write_all(&credit.encode()).await.is_ok() && connection.close_reason().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        lanes
+    });
+    assert_eq!(code, number(Code::BadFrame));
+    // A producer that sends more than it has credit for.
+    let rogue_produces = scene();
+    let (node, rogue) = (rogue_produces.node.clone(), rogue_produces.rogue_id);
+    let code = rogue_produces.closed_with(false, |connection, hello| async move {
+        let mut lanes = greet(&connection, &hello).await;
+        let link = node.link(rogue).unwrap();
+        let letter = Letter { message: 1, actor: ActorId(1), payload: Bytes::new(), trace: None };
+        let streaming = link.stream(letter, Duration::from_secs(5)).await.unwrap();
+        for _ in 0..65 {
+            lanes[0].0.write_all(&Header::of_call(Kind::Item, 1).encode()).await.unwrap();
+        }
+        (lanes, streaming)
+    });
+    assert_eq!(code, number(Code::BadFrame));
+}
+
+#[test]
 fn an_oversized_hello_closes_the_connection() {
     let code = scene().closed_with(false, |connection, _| async move {
         let mut lane = connection.open_bi().await.unwrap();
@@ -104,7 +181,9 @@ fn an_oversized_hello_closes_the_connection() {
 
 #[test]
 fn a_frame_on_the_wrong_lane_closes_the_connection() {
-    for (lane, kind) in [(0, Kind::Ask), (0, Kind::Beat), (1, Kind::Reply), (2, Kind::Tell)] {
+    for (lane, kind) in
+        [(0, Kind::Ask), (0, Kind::Beat), (1, Kind::Reply), (1, Kind::Watch), (1, Kind::Item), (2, Kind::Tell)]
+    {
         let scene = scene();
         let code = scene.closed_with(false, |connection, hello| async move {
             let mut lanes = greet(&connection, &hello).await;

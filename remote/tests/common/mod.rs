@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use bytes::Bytes;
+use futures_util::stream;
 use regatta_remote::sim::Sim;
 use regatta_remote::*;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,13 @@ pub(crate) struct Drown;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Stop;
 
+/// Answered by a stream of items, each of its number's bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Count {
+    pub items: u32,
+    pub size: usize,
+}
+
 regatta_remote::messages! {
     0x01 Echo => String,
     0x02 Note => (),
@@ -38,6 +46,7 @@ regatta_remote::messages! {
     0x04 Wait => (),
     0x05 Drown => (),
     0x06 Stop => (),
+    0x07 Count => stream Vec<u8>,
 }
 
 #[derive(Clone, Default)]
@@ -87,6 +96,13 @@ impl Handler<Wait> for Tester {
                 () = asker.gone() => seen.cancelled.store(true, Ordering::SeqCst),
             }
         })
+    }
+}
+
+impl Handler<Count> for Tester {
+    type Result = Items<Vec<u8>>;
+    fn handle(&mut self, Count { items, size }: Count, _: &mut Context<Self>) -> Items<Vec<u8>> {
+        Items::of(stream::iter((0..items).map(move |n| vec![n as u8; size])))
     }
 }
 
@@ -169,6 +185,7 @@ macro_rules! both {
 
 /// A head that serves a [`Tester`], and a worker that is connected to it.
 pub(crate) struct Pair {
+    pub authority: Arc<Authority>,
     pub seen: Seen,
     pub actor: LocalRef<Tester>,
     pub head: Node,
@@ -195,10 +212,11 @@ impl Pair {
             .on::<Panic>(&all)
             .on::<Wait>(&all)
             .on::<Drown>(&all)
+            .on::<Count>(&all)
             .on::<Stop>(&[Role::Head]);
         let node = worker.connect(head.address().unwrap(), SOON).await.unwrap();
         assert_eq!(node, head.id());
-        Self { seen, actor, head, worker, arbiter, world: world.clone() }
+        Self { authority: Arc::new(authority), seen, actor, head, worker, arbiter, world: world.clone() }
     }
 
     pub(crate) fn remote(&self) -> ActorRef<Tester> {

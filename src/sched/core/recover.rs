@@ -3,10 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, Core};
+use super::{Action, Core, Timer};
 use crate::error::{ClusterError, Error, PoolError, PoolFailure, TaskError, TaskFailure};
+use crate::sched::ledger::Ledger;
 use crate::sched::query::{Phase, Query, ReplicaState, TaskState};
-use crate::sched::{Attempt, Resources, WorkerId};
+use crate::sched::{Attempt, QueryId, ReplicaId, TaskId, WorkerId};
 
 /// Attempts of one task before its failure is the query's.
 pub(crate) const MAX_ATTEMPTS: u32 = 5;
@@ -16,99 +17,155 @@ const MAX_LOST_REPLICAS: usize = 4;
 /// be before the attempts are used up.
 const BACK_OFF: Duration = Duration::from_millis(250);
 
+/// What a query has lost with a worker.
+#[derive(Default)]
+struct Lost {
+    /// Attempts that are over, as they were: their room is to be given back.
+    attempts: Vec<(TaskId, TaskState)>,
+    replicas: Vec<ReplicaId>,
+    /// Stages of which a pool has no replica left. They are admitted whole again: what is left of them must not hold the room
+    /// that the others need.
+    stages: Vec<usize>,
+    failed: Option<Error>,
+}
+
 impl Core {
     pub(super) fn lose(&mut self, worker: WorkerId, why: &str, now: Instant, actions: &mut Vec<Action>) {
         self.ledger.remove(worker);
+        self.queues.lose(worker);
+        self.machines.remove(&worker);
         if let Some(scaler) = &mut self.autoscaler {
             scaler.lost();
         }
+        // Those that still wait say so again.
+        self.unadmitted.clear();
         let mut failed = Vec::new();
-        for (id, query) in self.queries.iter_mut().filter(|(_, query)| !query.done) {
-            let running = query.running();
-            let lost = query.lose(worker, why, now);
-            // What was superseded elsewhere, because its pool is gone, gives back its charge.
-            query.superseded.drain(..).for_each(|on| self.ledger.release(on, self.settings.task_cpus));
-            self.running -= running - query.running();
-            failed.extend(lost.err().map(|error| (*id, error)));
+        for id in self.turns.clone() {
+            let Some(query) = self.queries.get_mut(&id) else { continue };
+            let lost = query.lose(worker, why, now, &mut self.ledger);
+            lost.attempts.into_iter().for_each(|(task, was)| self.vacate(task, was, now));
+            lost.replicas.into_iter().for_each(|replica| self.forget_idle(replica));
+            lost.stages.into_iter().for_each(|stage| self.stop_pools(id, stage, actions));
+            match lost.failed {
+                Some(error) => failed.push((id, error)),
+                None => self.step_back_all(id, now, actions),
+            }
         }
         // Where workers are replaced, queries wait for the next; else what is left must be able to hold them.
-        let live = self.queries.iter().filter(|(_, query)| !query.done);
-        if self.ledger.largest().is_none() && self.autoscaler.is_none() {
+        let live = self.turns.iter().filter_map(|id| self.queries.get(id));
+        if self.ledger.len() == 0 && self.autoscaler.is_none() {
             let error = || Error::from(ClusterError::network("no worker is left", why));
-            failed.extend(live.map(|(id, _)| (*id, error())));
+            failed.extend(live.map(|query| (query.spec.id, error())));
         } else {
-            failed.extend(live.filter_map(|(id, query)| Some((*id, self.infeasible(&query.spec)?))));
+            failed.extend(live.filter_map(|query| Some((query.spec.id, self.infeasible(&query.spec)?))));
         }
         for (query, error) in failed {
-            self.end(query, Some(error), actions);
+            self.end(query, Some(error), now, actions);
         }
     }
 
-    /// Puts tasks whose back-off is over into the queue again.
-    pub(super) fn wake(&mut self, now: Instant) {
-        for stage in self.queries.values_mut().flat_map(|query| &mut query.stages) {
-            let (due, later) = stage.delayed.drain(..).partition(|(at, _)| *at <= now);
-            stage.delayed = later;
-            let due: Vec<(Instant, usize)> = due;
-            stage.pending.extend(due.into_iter().map(|(_, index)| index));
+    /// Makes the next attempt of a task wait for its back-off. False if there is none.
+    pub(super) fn retry(&mut self, id: TaskId, now: Instant) -> bool {
+        let Some(stage) = self.stage_mut(id) else { return false };
+        let index = id.index as usize;
+        let Some(task) = stage.tasks.get_mut(index).filter(|task| task.attempt.0 < MAX_ATTEMPTS) else { return false };
+        let back_off = BACK_OFF * 2u32.pow(task.attempt.0 - 1);
+        task.attempt = Attempt(task.attempt.0 + 1);
+        let timer = Timer::Retry(id, task.attempt);
+        stage.delayed.insert(index, now);
+        self.timers.insert((now + back_off, timer));
+        true
+    }
+
+    /// An attempt was stopped because its stage had enough without it. It runs again only if what the others left is lost.
+    pub(super) fn put_back(&mut self, id: TaskId) {
+        let Some(query) = self.queries.get_mut(&id.query) else { return };
+        let Some(stage) = query.stages.get_mut(id.stage.0 as usize) else { return };
+        let index = id.index as usize;
+        stage.tasks[index].attempt.0 += 1;
+        stage.enqueue(index, &query.spec.stages[id.stage.0 as usize], |worker| self.ledger.has(worker));
+    }
+
+    /// Puts a task whose back-off is over into the queue again.
+    pub(super) fn wake(&mut self, id: TaskId, attempt: Attempt) {
+        let Some(query) = self.queries.get_mut(&id.query) else { return };
+        let Some(stage) = query.stages.get_mut(id.stage.0 as usize) else { return };
+        let index = id.index as usize;
+        if stage.tasks[index].attempt == attempt && stage.delayed.remove(&index).is_some() {
+            stage.enqueue(index, &query.spec.stages[id.stage.0 as usize], |worker| self.ledger.has(worker));
+        }
+    }
+
+    fn step_back_all(&mut self, id: QueryId, now: Instant, actions: &mut Vec<Action>) {
+        for stage in 0..self.queries.get(&id).map_or(0, |query| query.stages.len()) {
+            self.step_back(id, stage, now, actions);
+        }
+    }
+
+    /// A stage whose inputs have been lost gives up its replicas once none of its tasks runs: what makes the inputs again may
+    /// need their room.
+    pub(super) fn step_back(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        let blocked = !query.inputs_done(stage);
+        let state = &mut query.stages[stage];
+        if blocked && state.phase == Phase::Running && state.running + state.queued == 0 {
+            state.phase = Phase::Waiting;
+            state.since = now;
+            self.stop_pools(id, stage, actions);
         }
     }
 }
 
 impl Query {
-    /// Makes the next attempt of a task wait for its turn. False if there is none.
-    pub(super) fn retry(&mut self, stage: usize, index: usize, at: Option<Instant>) -> bool {
-        let stage = &mut self.stages[stage];
-        let task = &mut stage.tasks[index];
-        task.state = TaskState::Pending;
-        if task.attempt.0 >= MAX_ATTEMPTS {
-            return false;
-        }
-        match at {
-            Some(now) => stage.delayed.push((now + BACK_OFF * 2u32.pow(task.attempt.0 - 1), index)),
-            None => stage.pending.push_back(index),
-        }
-        task.attempt = Attempt(task.attempt.0 + 1);
-        true
-    }
-
-    fn running(&self) -> usize {
-        let tasks = self.stages.iter().flat_map(|stage| &stage.tasks);
-        tasks.filter(|task| matches!(task.state, TaskState::Running(_))).count()
-    }
-
-    fn lose(&mut self, worker: WorkerId, why: &str, now: Instant) -> Result<(), Error> {
-        self.holders.remove(&worker);
-        for stage in 0..self.stages.len() {
+    fn lose(&mut self, worker: WorkerId, why: &str, now: Instant, ledger: &mut Ledger) -> Lost {
+        let mut lost = Lost::default();
+        // Readers before what they read: who must run again needs its inputs again.
+        for stage in (0..self.stages.len()).rev() {
             self.stages[stage].prepared.remove(&worker);
-            let pool_is_gone = self.lose_replicas(stage, worker, why)?;
-            self.lose_tasks(stage, worker, pool_is_gone, why)?;
-            if pool_is_gone {
-                // Admitted whole again: its tasks must not hold the room that its replicas need.
-                self.stages[stage].phase = Phase::Waiting;
-                self.stages[stage].since = now;
+            self.stages[stage].holders.remove(&worker);
+            self.stages[stage].unpin(worker);
+            let needed = self.is_needed(stage);
+            self.settle_kept(stage, needed, ledger);
+            let replicas = self.lose_replicas(stage, worker, why, &mut lost);
+            let tasks = replicas.and_then(|pool_is_gone| {
+                self.lose_tasks(stage, worker, pool_is_gone, why, ledger, &mut lost)?;
+                Ok(pool_is_gone)
+            });
+            let pool_is_gone = match tasks {
+                Ok(gone) => gone,
+                Err(error) => return Lost { failed: Some(error), ..lost },
+            };
+            lost.stages.extend(pool_is_gone.then_some(stage));
+            let state = &mut self.stages[stage];
+            let is_short = state.left > 0 && state.phase == Phase::Done;
+            if pool_is_gone || (is_short && !self.has_enough(stage)) {
+                let state = &mut self.stages[stage];
+                state.phase = Phase::Waiting;
+                state.since = now;
             }
         }
-        Ok(())
+        (0..self.stages.len()).for_each(|stage| self.reopen(stage, now));
+        lost
     }
 
     /// True if a pool of a running stage has no replica left.
-    fn lose_replicas(&mut self, stage: usize, worker: WorkerId, why: &str) -> Result<bool, Error> {
+    fn lose_replicas(&mut self, stage: usize, worker: WorkerId, why: &str, lost: &mut Lost) -> Result<bool, Error> {
         let mut gone = false;
         for step in 0..self.stages[stage].pools.len() {
             let pool = &mut self.stages[stage].pools[step];
-            let mut last = None;
-            for (rank, replica) in pool.replicas.iter_mut().enumerate() {
-                if replica.worker == worker && replica.state != ReplicaState::Stopped {
-                    replica.state = ReplicaState::Stopped;
-                    pool.lost += 1;
-                    last = Some(rank);
-                }
-            }
-            let Some(rank) = last else { continue };
-            gone |= pool.alive() == 0;
-            if pool.lost > MAX_LOST_REPLICAS {
-                let id = self.replica_id(stage, step, rank);
+            let there = |rank: &usize| {
+                let replica = &pool.replicas[*rank];
+                replica.grant.worker == worker && replica.state != ReplicaState::Stopped
+            };
+            let ranks: Vec<_> = (0..pool.replicas.len()).filter(there).collect();
+            let Some(&last) = ranks.last() else { continue };
+            pool.lost += ranks.len();
+            ranks.iter().for_each(|rank| drop(pool.stop(*rank)));
+            gone |= pool.alive == 0;
+            let too_many = pool.lost > MAX_LOST_REPLICAS;
+            lost.replicas.extend(ranks.iter().map(|rank| self.replica_id(stage, step, *rank)));
+            if too_many {
+                let id = self.replica_id(stage, step, last);
                 let cause = PoolFailure::Lost { rank: id.rank, worker: worker.to_string(), why: why.to_owned() };
                 let udf = self.spec.stages[stage].pools[step].udf.clone();
                 return Err(PoolError { pool: id.pool, udf, cause }.into());
@@ -117,39 +174,45 @@ impl Query {
         Ok(gone)
     }
 
-    fn lose_tasks(&mut self, stage: usize, worker: WorkerId, pool_is_gone: bool, why: &str) -> Result<(), Error> {
+    fn lose_tasks(
+        &mut self,
+        stage: usize,
+        worker: WorkerId,
+        pool_is_gone: bool,
+        why: &str,
+        ledger: &Ledger,
+        lost: &mut Lost,
+    ) -> Result<(), Error> {
         let needed = self.is_needed(stage);
         for index in 0..self.stages[stage].tasks.len() {
-            match self.stages[stage].tasks[index].state {
-                TaskState::Running(on) if on == worker => (),
-                TaskState::Running(on) if pool_is_gone => self.superseded.push(on),
-                TaskState::Done(on, _) if on == worker && needed => {
-                    self.stages[stage].left += 1;
-                    if self.stages[stage].phase == Phase::Done {
-                        self.stages[stage].phase = Phase::Waiting;
-                    }
+            let was = self.stages[stage].tasks[index].state;
+            match was {
+                TaskState::Running { on, .. } | TaskState::Queued { on, .. } if on == worker || pool_is_gone => {
+                    lost.attempts.push((self.task_id(stage, index), was));
                 }
+                TaskState::Done(on, output) if on == worker => {
+                    let (rows, bytes) = self.stages[stage].output;
+                    self.stages[stage].output = (rows - output.rows, bytes - output.bytes);
+                    if !needed {
+                        self.stages[stage].tasks[index].state = TaskState::Dropped;
+                        continue;
+                    }
+                    self.stages[stage].left += 1;
+                }
+                TaskState::Dropped if needed => self.stages[stage].left += 1,
                 _ => continue,
             }
-            let attempt = self.stages[stage].tasks[index].attempt.0;
-            if !self.retry(stage, index, None) {
+            let task = &mut self.stages[stage].tasks[index];
+            let attempt = task.attempt.0;
+            task.state = TaskState::Pending;
+            if attempt >= MAX_ATTEMPTS {
                 let cause = TaskFailure::WorkerLost(why.to_owned());
                 let task = self.task_id(stage, index);
                 return Err(TaskError { task, attempt, worker: worker.to_string(), cause }.into());
             }
+            task.attempt = Attempt(attempt + 1);
+            self.stages[stage].enqueue(index, &self.spec.stages[stage], |worker| ledger.has(worker));
         }
         Ok(())
     }
-
-    /// Whether somebody still reads what this stage leaves: the submitter, or a stage that is not done.
-    fn is_needed(&self, stage: usize) -> bool {
-        let reads = |reader: usize| self.spec.stages[reader].inputs.iter().any(|input| input.0 as usize == stage);
-        stage + 1 == self.stages.len()
-            || (0..self.stages.len()).any(|reader| reads(reader) && self.stages[reader].phase != Phase::Done)
-    }
-}
-
-/// Room that an extra must leave; the only replica of a pool that has work needs leave none.
-pub(super) fn spare(alive: usize, task: Resources) -> Resources {
-    if alive == 0 { Resources::NONE } else { task }
 }

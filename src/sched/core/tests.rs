@@ -3,9 +3,19 @@ use std::time::{Duration, Instant};
 use super::recover::MAX_ATTEMPTS;
 use super::*;
 use crate::error::TaskFailure;
-use crate::sched::{PartitionId, PoolId, StageSpec};
+use crate::sched::query::PoolSpec;
+use crate::sched::{Affinity, PartitionId, StageSpec};
 
 const READY: Duration = Duration::from_secs(120);
+
+/// Halves of a CPU for each task, which wait at the scheduler.
+fn settings() -> Settings {
+    Settings { task: Resources::cpus(0.5), ready_timeout: READY, linear: false, max_task_backlog: Some(0), scale: None }
+}
+
+fn joined(worker: u32, capacity: Resources) -> Event {
+    Event::Joined { worker: WorkerId(worker), capacity, machine: None }
+}
 
 /// A scheduler whose workers are played by the test.
 struct Play {
@@ -15,17 +25,9 @@ struct Play {
 
 impl Play {
     fn with_workers(cpus: &[f64]) -> Self {
-        let mut play = Self {
-            core: Core::new(Settings {
-                task_cpus: Resources::cpus(0.5),
-                ready_timeout: READY,
-                linear: false,
-                scale: None,
-            }),
-            now: Instant::now(),
-        };
+        let mut play = Self { core: Core::new(settings()), now: Instant::now() };
         for (worker, cpus) in cpus.iter().enumerate() {
-            play.event(Event::Joined { worker: WorkerId(worker as u32), capacity: Resources::cpus(*cpus) });
+            play.event(joined(worker as u32, Resources::cpus(*cpus)));
         }
         play
     }
@@ -43,22 +45,55 @@ impl Play {
         self.event(Event::TaskEnded { task, attempt, outcome: Ok(output) })
     }
 
+    /// Lets workers do all that is asked of them, in order, until nothing more is: what the queries came to.
+    fn finish(&mut self, actions: Vec<Action>) -> BTreeMap<QueryId, bool> {
+        let mut ends = BTreeMap::new();
+        let mut todo: VecDeque<Action> = actions.into();
+        let mut quiet = 0;
+        while quiet < 100 {
+            let Some(action) = todo.pop_front() else {
+                quiet += 1;
+                self.now += Duration::from_millis(100);
+                todo.extend(self.event(Event::Tick));
+                continue;
+            };
+            quiet = 0;
+            match action {
+                Action::StartReplica { replica, .. } => todo.extend(self.event(Event::ReplicaReady(replica))),
+                Action::Run { task, attempt, .. } => todo.extend(self.done(task, attempt)),
+                Action::Report(query, Report::Done) => drop(ends.insert(query, true)),
+                Action::Report(query, Report::Failed(_)) => drop(ends.insert(query, false)),
+                _ => (),
+            }
+        }
+        ends
+    }
+
     /// Nothing is left of any query.
     fn assert_idle(&self) {
         assert_eq!(self.core.running, 0);
-        assert!(self.core.ledger.is_idle(), "charges are left: {:?}", self.core.ledger);
+        assert_eq!(self.core.queues.desks().count(), 0);
+        assert!(self.core.idle.is_empty());
+        assert!(self.core.ledger.is_unused(), "charges are left: {:?}", self.core.ledger);
         assert!(self.core.queries.is_empty());
     }
 }
 
 fn stage(tasks: usize) -> StageSpec {
-    StageSpec { inputs: Vec::new(), tasks, pools: Vec::new() }
+    StageSpec {
+        inputs: Vec::new(),
+        tasks,
+        pools: Vec::new(),
+        affinity: BTreeMap::new(),
+        limit: None,
+        given: Vec::new(),
+    }
 }
 
 fn udf_stage(tasks: usize, cpus: f64, replicas: (usize, usize)) -> StageSpec {
     let pool = PoolSpec {
         udf: "oar".to_owned(),
-        cpus: Resources::cpus(cpus),
+        each: Resources::cpus(cpus),
         least: replicas.0,
         most: replicas.1,
         ready_timeout: None,
@@ -75,7 +110,7 @@ fn runs(actions: &[Action]) -> Vec<(TaskId, Attempt)> {
 
 fn starts(actions: &[Action]) -> Vec<(ReplicaId, WorkerId)> {
     let starts = actions.iter().filter_map(|a| match a {
-        Action::StartReplica { replica, worker } => Some((*replica, *worker)),
+        Action::StartReplica { replica, worker, .. } => Some((*replica, *worker)),
         _ => None,
     });
     starts.collect()
@@ -251,18 +286,52 @@ fn a_lost_worker_costs_its_running_tasks_and_the_partitions_that_only_it_held() 
     play.assert_idle();
 }
 
-#[test]
-fn partitions_that_nobody_reads_any_more_are_not_made_again() {
-    let mut play = Play::with_workers(&[0.5, 0.5, 0.5]);
-    let read = |n| StageSpec { inputs: vec![StageId(n)], ..stage(1) };
-    let mut next = runs(&play.submit(1, vec![stage(1), read(0), read(1)]));
+/// Three stages of one task each, on workers 0, 1 and 2; the last one runs.
+fn chain() -> (Play, (TaskId, Attempt)) {
+    let mut play = Play::with_workers(&[0.5, 0.5, 1.0]);
+    let on =
+        |worker, inputs| StageSpec { inputs, affinity: [(0, Affinity::Soft(WorkerId(worker)))].into(), ..stage(1) };
+    let stages = vec![on(0, vec![]), on(1, vec![StageId(0)]), on(2, vec![StageId(1)])];
+    let mut next = runs(&play.submit(1, stages));
     for _ in 0..2 {
         next = runs(&play.done(next[0].0, next[0].1));
     }
-    assert_eq!(next[0].0.stage, StageId(2), "the last stage runs, where its input is");
-    let actions = play.event(Event::Lost { worker: WorkerId(0), why: "killed".to_owned() });
-    assert!(runs(&actions).iter().all(|(task, _)| task.stage != StageId(0)), "stage 0 was read: {actions:?}");
-    assert!(failure(&actions).is_none());
+    (play, next[0])
+}
+
+fn lost(worker: u32) -> Event {
+    Event::Lost { worker: WorkerId(worker), why: "killed".to_owned() }
+}
+
+fn stages(actions: &[Action]) -> Vec<u32> {
+    runs(actions).iter().map(|(task, _)| task.stage.0).collect()
+}
+
+#[test]
+fn partitions_that_nobody_reads_any_more_are_not_made_again() {
+    let (mut play, last) = chain();
+    let actions = play.event(lost(0));
+    assert!(runs(&actions).is_empty() && failure(&actions).is_none(), "stage 0 was read: {actions:?}");
+    assert!(is_done(&play.done(last.0, last.1)));
+    play.event(Event::Release(QueryId(1)));
+    play.assert_idle();
+}
+
+#[test]
+fn what_runs_again_has_its_inputs_again_also_those_that_had_been_read() {
+    let (mut play, _) = chain();
+    play.event(lost(0));
+    // Stage 1 must run again, and what it read is long gone.
+    let mut actions = play.event(lost(1));
+    for stage in 0..2 {
+        assert_eq!(stages(&actions), [stage], "nothing runs before its inputs are there");
+        let (task, attempt) = runs(&actions)[0];
+        assert_eq!(attempt, Attempt(2));
+        actions = play.done(task, attempt);
+        assert_eq!(play.core.outputs(QueryId(1), StageId(stage)).len(), 1);
+    }
+    play.event(Event::Release(QueryId(1)));
+    play.assert_idle();
 }
 
 #[test]
@@ -315,7 +384,7 @@ fn without_a_worker_and_without_a_provider_queries_fail() {
 }
 
 /// Random sequences of everything that can happen: charges never exceed capacity (the ledger asserts it), every query ends
-/// once, and nothing is left after the last.
+/// once, those that are left alone then all end by themselves, and nothing is left after the last.
 #[test]
 fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
     for seed in 1..400u64 {
@@ -326,26 +395,51 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
             state ^= state << 17;
             (state % n as u64) as usize
         };
-        let mut play = Play::with_workers(&[1.0, 1.5, 2.0]);
-        let (mut tasks, mut replicas, mut ends) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let max_task_backlog = [None, Some(0), Some(1)][seed as usize % 3];
+        let mut play = Play { core: Core::new(Settings { max_task_backlog, ..settings() }), now: Instant::now() };
+        for (worker, cpus) in [1.0, 1.5, 2.0].into_iter().enumerate() {
+            play.event(joined(worker as u32, Resources::cpus(cpus)));
+        }
+        let (mut tasks, mut replicas, mut ready) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut submitted, mut ends) = (BTreeSet::new(), BTreeMap::new());
+        let hear = |actions: &[Action], ends: &mut BTreeMap<QueryId, usize>| {
+            for action in actions {
+                if let Action::Report(query, Report::Done | Report::Failed(_)) = action {
+                    *ends.entry(*query).or_insert(0) += 1;
+                }
+            }
+        };
         for step in 0..60u64 {
-            let actions = match next(8) {
+            let actions = match next(10) {
                 0 | 1 => {
-                    let gather = StageSpec { inputs: vec![StageId(0)], ..stage(1) };
                     let first =
                         if next(2) == 0 { stage(1 + next(5)) } else { udf_stage(1 + next(3), 0.5, (1, 1 + next(4))) };
-                    play.submit(step, vec![first, gather])
+                    let wish = [Affinity::Soft, Affinity::Hard][next(2)](WorkerId(next(4) as u32));
+                    let affinity = (0..next(3)).map(|task| (task, wish)).collect();
+                    let reads = if next(2) == 0 { stage(1) } else { udf_stage(2, 0.5, (1, 2)) };
+                    let gather = StageSpec { inputs: vec![StageId(0)], ..reads };
+                    submitted.insert(QueryId(step));
+                    play.submit(step, vec![StageSpec { affinity, ..first }, gather])
                 }
                 2 => play.event(Event::Release(QueryId(next(60) as u64))),
                 3 if !replicas.is_empty() => {
-                    play.event(Event::ReplicaReady(replicas.swap_remove(next(replicas.len()))))
+                    let replica = replicas.swap_remove(next(replicas.len()));
+                    ready.push(replica);
+                    play.event(Event::ReplicaReady(replica))
                 }
                 4 if !tasks.is_empty() => {
                     let (task, attempt) = tasks.swap_remove(next(tasks.len()));
                     let cause = TaskFailure::Transfer { from: String::new(), why: String::new() };
                     play.event(Event::TaskEnded { task, attempt, outcome: Err(cause) })
                 }
-                5 if next(4) == 0 => play.event(Event::Lost { worker: WorkerId(next(2) as u32), why: String::new() }),
+                5 if next(4) == 0 => play.event(lost(next(2) as u32)),
+                6 if !ready.is_empty() => {
+                    let replica = ready[next(ready.len())];
+                    play.event(Event::ReplicaIdle { replica, idle: next(3) > 0 })
+                }
+                7 if next(2) == 0 => {
+                    play.event(Event::Silent { worker: WorkerId(next(3) as u32), silent: next(2) == 0 })
+                }
                 _ if !tasks.is_empty() => {
                     let (task, attempt) = tasks.swap_remove(next(tasks.len()));
                     play.done(task, attempt)
@@ -357,18 +451,26 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
             };
             tasks.extend(runs(&actions));
             replicas.extend(starts(&actions).into_iter().map(|(id, _)| id));
-            for action in &actions {
-                if let Action::Report(query, Report::Done | Report::Failed(_)) = action {
-                    *ends.entry(*query).or_insert(0) += 1;
-                }
-            }
+            hear(&actions, &mut ends);
         }
+        // From here on all goes well.
+        let mut last = Vec::new();
+        for worker in 0..3 {
+            last.extend(play.event(Event::Silent { worker: WorkerId(worker), silent: false }));
+        }
+        for replica in replicas {
+            last.extend(play.event(Event::ReplicaReady(replica)));
+        }
+        for (task, attempt) in tasks {
+            last.extend(play.done(task, attempt));
+        }
+        let finished = play.finish(last);
+        finished.keys().for_each(|query| *ends.entry(*query).or_insert(0) += 1);
+        let open: Vec<_> = submitted.iter().filter(|query| !ends.contains_key(query)).collect();
+        assert!(open.is_empty(), "seed {seed}: {open:?} never end:\n{}", play.core.session_status(play.now));
         for query in 0..60 {
-            for action in play.event(Event::Release(QueryId(query))) {
-                if let Action::Report(query, Report::Failed(_)) = action {
-                    *ends.entry(query).or_insert(0) += 1;
-                }
-            }
+            let actions = play.event(Event::Release(QueryId(query)));
+            hear(&actions, &mut ends);
         }
         assert!(ends.values().all(|n| *n == 1), "seed {seed}: a query ended {ends:?} times");
         play.assert_idle();
@@ -411,11 +513,11 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
         downscale: true,
         idle: Duration::from_secs(2),
         survivors: 1,
+        exclude: Duration::from_secs(120),
     };
-    let settings =
-        Settings { task_cpus: Resources::cpus(0.5), ready_timeout: READY, linear: false, scale: Some(scale) };
+    let settings = Settings { scale: Some(scale), ..settings() };
     let mut play = Play { core: Core::new(settings), now: Instant::now() };
-    let join = |n| Event::Joined { worker: WorkerId(n), capacity: Resources::cpus(1.0) };
+    let join = |n| joined(n, Resources::cpus(1.0));
     play.event(join(0));
     let mut running = runs(&play.submit(1, vec![stage(8)]));
     assert_eq!(running.len(), 2);
@@ -443,8 +545,10 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
 
 #[test]
 fn a_linear_scheduler_has_one_task_in_flight() {
-    let mut play = Play::with_workers(&[4.0, 4.0]);
-    play.core.settings.linear = true;
+    let mut play = Play { core: Core::new(Settings { linear: true, ..settings() }), now: Instant::now() };
+    for worker in 0..2 {
+        play.event(joined(worker, Resources::cpus(4.0)));
+    }
     let mut running = runs(&play.submit(1, vec![stage(5)]));
     assert!(runs(&play.submit(2, vec![stage(5)])).is_empty(), "of all queries");
     for _ in 0..9 {
@@ -479,3 +583,8 @@ fn a_gathering_task_runs_where_most_of_its_input_is_if_there_is_room() {
     let gathers: Vec<_> = gathers.collect();
     assert_eq!(gathers.iter().filter(|worker| **worker == WorkerId(1)).count(), 2, "as many as have room: {gathers:?}");
 }
+
+mod limits;
+mod pools;
+mod queues;
+mod scenarios;

@@ -1,13 +1,11 @@
-//! A query on a session gives plain Polars' answer: native, on one worker process, and on four.
-
-use std::sync::LazyLock;
+//! UDFs, wherever an expression may stand.
 
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
-use regatta::testing::assert_same_as_polars;
 use serde::{Deserialize, Serialize};
 
-regatta::testing::worker!();
+use crate::Case;
+use crate::sources::{rows, scan};
 
 /// Adds to an integer; its state counts, so that a state shared by threads would show.
 #[derive(Serialize, Deserialize)]
@@ -95,51 +93,8 @@ fn odd(id: i64) -> UdfResult<i64> {
     if id % 2 == 0 { Err(UdfError::new("even")) } else { Ok(id) }
 }
 
-/// Three files with several row groups each, nulls, NaN, strings, decimals, dates and categories.
-static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().unwrap();
-    for file in 0..3 {
-        let mut frame = rows(file * 1000, 1000 - 300 * file);
-        let to = std::fs::File::create(folder.path().join(format!("part-{file}.parquet"))).unwrap();
-        ParquetWriter::new(to).with_row_group_size(Some(170)).finish(&mut frame).unwrap();
-    }
-    folder
-});
-
-fn rows(from: i64, count: i64) -> DataFrame {
-    let ids = from..from + count;
-    let some = |i: i64, value: f64| (i % 7 != 0).then_some(if i % 11 == 0 { f64::NAN } else { value });
-    let words = ["mast", "keel", "spinnaker of a length past twelve bytes", ""];
-    df![
-        "id" => ids.clone().collect::<Vec<_>>(),
-        "group" => ids.clone().map(|i| i * 7919 % 13).collect::<Vec<_>>(),
-        "value" => ids.clone().map(|i| some(i, (i * 37 % 101) as f64)).collect::<Vec<_>>(),
-        "word" => ids.clone().map(|i| (i % 5 != 0).then_some(words[(i % 4) as usize])).collect::<Vec<_>>(),
-        "day" => ids.map(|i| (i % 400) as i32).collect::<Vec<_>>(),
-    ]
-    .unwrap()
-    .lazy()
-    .with_columns([
-        col("day").cast(DataType::Date),
-        (col("id").cast(DataType::Float64) / lit(8.0)).cast(DataType::Decimal(15, 2)).alias("price"),
-        col("word").cast(DataType::from_categories(Categories::global())).alias("kind"),
-    ])
-    .collect()
-    .unwrap()
-}
-
-fn scan() -> LazyFrame {
-    let path = format!("{}/*.parquet", FOLDER.path().display());
-    LazyFrame::scan_parquet(path.as_str().into(), Default::default()).unwrap()
-}
-
-fn one_file() -> LazyFrame {
-    let path = format!("{}/part-0.parquet", FOLDER.path().display());
-    LazyFrame::scan_parquet(path.as_str().into(), Default::default()).unwrap()
-}
-
 fn add(n: i64) -> regatta::udf::Pool<Add> {
-    Add { n }.pool().replicas(2).batch(97)
+    Add { n }.pool().replicas(2).batch(97).cpus(0.1)
 }
 
 fn described() -> Expr {
@@ -150,33 +105,10 @@ fn label() -> Expr {
     Label.pool().on([col("word"), col("id")])
 }
 
-/// Name, query, whether Polars promises its row order, and columns that passed a float sum.
-type Case = (&'static str, LazyFrame, bool, &'static [&'static str]);
-
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let by_group = || scan().group_by([col("group")]);
     let small = || df!["group" => [0i64, 3, 5, 99], "name" => ["a", "b", "c", "d"]].unwrap().lazy();
     vec![
-        ("scan", scan(), true, &[]),
-        ("one file", one_file(), true, &[]),
-        (
-            "filter and projection",
-            scan().filter(col("value").gt(lit(50.0))).select([col("id"), col("word")]),
-            true,
-            &[],
-        ),
-        (
-            "row-wise expressions",
-            scan().with_columns([
-                (col("id") * lit(2) + col("group")).alias("twice"),
-                col("word").str().len_bytes().alias("bytes"),
-                when(col("value").is_nan()).then(lit(0.0)).otherwise(col("value")).alias("value"),
-                col("day").dt().month().alias("month"),
-            ]),
-            true,
-            &[],
-        ),
-        ("no row passes", scan().filter(col("id").lt(lit(-1))), true, &[]),
         (
             "a udf over no rows, which it does not see",
             scan().filter(col("id").lt(lit(-1))).with_column(described().alias("d")),
@@ -235,13 +167,6 @@ fn cases() -> Vec<Case> {
             &[],
         ),
         (
-            "group-by of a scan",
-            by_group().agg([col("value").sum(), col("price").max(), col("kind").n_unique()]),
-            false,
-            &["value"],
-        ),
-        ("slice", scan().slice(950, 500), true, &[]),
-        (
             "sort, after a udf",
             scan().with_column(add(1).on([col("id")]).alias("n")).sort(["group", "id"], SortMultipleOptions::default()),
             true,
@@ -255,12 +180,6 @@ fn cases() -> Vec<Case> {
                 .select([col("id"), col("group")])
                 .with_column(concat_list([col("id"), col("group")]).unwrap().alias("l"))
                 .select([col("id"), col("l").list().eval(add(1).on([col("")])).alias("l")]),
-            true,
-            &[],
-        ),
-        (
-            "is_in another column sees the whole column",
-            scan().select([col("id"), col("id").is_in(col("group").implode(true), false).alias("in")]),
             true,
             &[],
         ),
@@ -333,30 +252,101 @@ fn cases() -> Vec<Case> {
             true,
             &[],
         ),
-        ("literals only", scan().select([lit(1).alias("one")]), true, &[]),
-        ("scalar beside rows", scan().select([(col("id") - col("id").min()).alias("id")]), true, &[]),
-        ("count", scan().select([len()]), true, &[]),
+        (
+            "udfs in conditions, structs and lists",
+            scan().select([
+                when(add(1).on([col("id")]).gt(lit(600)))
+                    .then(add(2).on([col("group")]))
+                    .otherwise(add(3).on([col("group")]) - add(1).on([col("id")]))
+                    .alias("condition"),
+                as_struct(vec![add(4).on([col("id")]).alias("a"), label().alias("b")]).alias("struct"),
+                concat_list([add(5).on([col("id")]), col("group")]).unwrap().alias("list"),
+            ]),
+            true,
+            &[],
+        ),
+        (
+            "udfs inside windows, and over them",
+            scan().with_columns([
+                add(1).on([col("id")]).sum().over([col("group")]).unwrap().alias("inside"),
+                add(1).on([col("id").max().over([add(2).on([col("group")])]).unwrap()]).alias("over"),
+            ]),
+            true,
+            &[],
+        ),
+        (
+            "udfs as keys, in a sort and in a join",
+            scan()
+                .group_by([add(1).on([col("group")]).alias("key")])
+                .agg([
+                    add(2).on([col("id")]).max().alias("most"),
+                    add(3).on([col("id")]).filter(col("value").is_null()).sum(),
+                ])
+                .join(small(), [add(1).on([col("key")])], [add(2).on([col("group")])], JoinArgs::new(JoinType::Inner))
+                .sort_by_exprs([add(5).on([col("key")])], SortMultipleOptions::default()),
+            true,
+            &[],
+        ),
+        (
+            "the first rows of a stage with udfs",
+            scan().filter(add(1).on([col("id")]).gt(lit(300))).with_column(label().alias("label")).slice(7, 400),
+            true,
+            &[],
+        ),
+        (
+            "no more rows than a limit asks for, twice",
+            scan()
+                .filter(add(1).on([col("id")]).gt(lit(300)))
+                .limit(900)
+                .with_column(add(2).on([col("id")]).alias("n"))
+                .filter(col("n").gt(lit(700)))
+                .limit(50),
+            true,
+            &[],
+        ),
+        (
+            "into_partitions, below and above udfs",
+            scan()
+                .into_partitions(5)
+                .with_column(label().alias("label"))
+                .into_partitions(3)
+                .filter(col("group").gt(lit(4)))
+                .with_column(add(1).on([col("id")]).alias("n")),
+            true,
+            &[],
+        ),
+        (
+            "into_partitions of a frame, of an aggregate and of nothing",
+            concat(
+                [
+                    rows(0, 300).lazy().into_partitions(7).select([add(1).on([col("id")])]),
+                    scan()
+                        .group_by_stable([col("group")])
+                        .agg([col("id").sum()])
+                        .into_partitions(4)
+                        .select([col("id")]),
+                    rows(0, 0).lazy().into_partitions(3).select([add(1).on([col("id")])]),
+                ],
+                UnionArgs::default(),
+            )
+            .unwrap(),
+            true,
+            &[],
+        ),
+        (
+            "a frame that is too large for the plan, as it is and gathered",
+            rows(0, 20_000)
+                .lazy()
+                .filter(col("value").is_not_null())
+                .with_column(add(1).on([col("id")]).alias("n"))
+                .join(
+                    rows(10_000, 20_000).lazy().select([col("id"), col("price").alias("other")]),
+                    [col("n")],
+                    [col("id")],
+                    JoinArgs::new(JoinType::Inner),
+                ),
+            false,
+            &[],
+        ),
     ]
-}
-
-fn all_cases_on(session: &Session) {
-    for (name, query, ordered, approximate) in cases() {
-        println!("{name}");
-        assert_same_as_polars(session, &query, ordered, approximate);
-    }
-}
-
-#[test]
-fn native() {
-    all_cases_on(&Session::native().unwrap());
-}
-
-#[test]
-fn one_worker_process() {
-    all_cases_on(&Session::local(1).unwrap());
-}
-
-#[test]
-fn four_worker_processes() {
-    all_cases_on(&Session::local(4).unwrap());
 }

@@ -1,0 +1,89 @@
+//! What `src/sched` names of the rest of the crate, without Polars: as much as it needs to compile. None of it runs here.
+#![allow(dead_code)]
+
+pub(crate) mod udf {
+    #[derive(Debug, Clone)]
+    pub(crate) struct UdfError;
+
+    pub(crate) type MetricsByUdf = std::collections::BTreeMap<String, String>;
+}
+
+pub(crate) mod error {
+    use std::fmt::Display;
+    use std::time::Duration;
+
+    use super::udf::UdfError;
+    use crate::sched::{PoolId, TaskId};
+
+    #[derive(Debug, Clone)]
+    pub(crate) enum Error {
+        Task(TaskError),
+        Pool(PoolError),
+        Cluster(ClusterError),
+        Cancelled,
+    }
+
+    #[derive(Debug, Clone)]
+    pub(crate) struct TaskError {
+        pub(crate) task: TaskId,
+        pub(crate) attempt: u32,
+        pub(crate) worker: String,
+        pub(crate) cause: TaskFailure,
+    }
+
+    #[derive(Debug, Clone)]
+    pub(crate) enum TaskFailure {
+        WorkerLost(String),
+        Cancelled,
+    }
+
+    impl TaskFailure {
+        pub(crate) fn is_retryable(&self) -> bool {
+            true
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    pub(crate) struct PoolError {
+        pub(crate) pool: PoolId,
+        pub(crate) udf: String,
+        pub(crate) cause: PoolFailure,
+    }
+
+    #[derive(Debug, Clone)]
+    pub(crate) enum PoolFailure {
+        Start { rank: u32, worker: String, error: UdfError },
+        NotReady { rank: u32, worker: String, timeout: Duration, progress: Option<String> },
+        Lost { rank: u32, worker: String, why: String },
+    }
+
+    #[derive(Debug, Clone)]
+    pub(crate) enum ClusterError {
+        Infeasible { request: String, largest: String },
+        Network { what: String, why: String },
+    }
+
+    impl ClusterError {
+        pub(crate) fn network(what: impl Into<String>, why: impl Display) -> Self {
+            Self::Network { what: what.into(), why: why.to_string() }
+        }
+    }
+
+    impl From<TaskError> for Error {
+        fn from(error: TaskError) -> Self {
+            Self::Task(error)
+        }
+    }
+
+    impl From<PoolError> for Error {
+        fn from(error: PoolError) -> Self {
+            Self::Pool(error)
+        }
+    }
+
+    impl From<ClusterError> for Error {
+        fn from(error: ClusterError) -> Self {
+            Self::Cluster(error)
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A cluster that grows with its work and shrinks after it: 400 rows in 100 partitions, a UDF of 4 replicas that sleeps.
+//!
+//! ```text
+//! cargo run --example sleepy                       # one to four worker processes, idle ones go after 0 s, then after 2 s
+//! cargo run --example sleepy -- --svg docs         # and draws what was there, for docs/autoscaling.md
+//! DAFT_RUNNER=native cargo run --example sleepy    # the same query, embedded in one process
+//! ```
+
+mod plot;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use plot::Sample;
+use regatta::{Config, Runner, polars::prelude::*, prelude::*};
+use serde::{Deserialize, Serialize};
+
+const NAP: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the cluster may take to shrink after its work.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Sleeps, and answers with its input.
+#[derive(Serialize, Deserialize)]
+struct Nap;
+
+#[regatta::udf]
+impl Udf for Nap {
+    type State = ();
+
+    fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+        Ok(inputs[0].dtype().clone())
+    }
+
+    fn start(&self, _: &mut Start) -> UdfResult<()> {
+        Ok(())
+    }
+
+    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
+        thread::sleep(NAP);
+        Ok(batch.column(0)?.clone())
+    }
+}
+
+#[regatta::main]
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let svg = match arguments.next().as_deref() {
+        None => None,
+        Some("--svg") => Some(PathBuf::from(arguments.next().ok_or("--svg needs a folder")?)),
+        Some(other) => return Err(format!("unknown argument {other}: use --svg FOLDER").into()),
+    };
+    let config = Config::from_env()?;
+    if config.runner == Runner::Native {
+        println!("{}", query()?.collect_on(&Session::native_with(config)?)?);
+        return Ok(());
+    }
+    let mut answer = DataFrame::empty();
+    for idle in [0, 2] {
+        let config = Config {
+            autoscaling_downscale_idle: Duration::from_secs(idle),
+            autoscaler_update_interval: Duration::from_millis(500),
+            ..config.clone()
+        };
+        let samples;
+        (answer, samples) = watch(&Session::elastic_with(1..=4, config)?)?;
+        let most = samples.iter().map(|sample| sample.workers).max().unwrap_or(0);
+        let last = samples.last().ok_or("no sample")?;
+        println!("idle for {idle} s: from 1 to {most} workers, {} again after {:.1} s", last.workers, last.seconds);
+        if let Some(folder) = &svg {
+            let title = format!("DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS={idle}");
+            std::fs::write(folder.join(format!("autoscaling-idle-{idle}s.svg")), plot::draw(&title, &samples))?;
+        }
+    }
+    println!("{answer}");
+    Ok(())
+}
+
+fn query() -> Result<LazyFrame, PolarsError> {
+    let rows = df!["x" => (0..400).collect::<Vec<i64>>()]?.lazy().into_partitions(100);
+    let naps = rows.with_column(Nap.pool().replicas(4).batch(4).on([col("x")]).alias("y"));
+    Ok(naps.select([col("y").sum(), len().alias("rows")]))
+}
+
+/// Runs the query, and looks at the session until all but one worker have gone.
+fn watch(session: &Session) -> Result<(DataFrame, Vec<Sample>), Box<dyn Error>> {
+    let (started, done) = (Instant::now(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let looks = scope.spawn(|| look(session, started, &done));
+        let answer = query().map_err(Into::into).and_then(|query| Ok(query.collect_on(session)?));
+        done.store(true, Ordering::Relaxed);
+        let samples = looks.join().map_err(|_| "the thread that looks panicked")??;
+        answer.map(|answer| (answer, samples))
+    })
+}
+
+fn look(session: &Session, started: Instant, done: &AtomicBool) -> Result<Vec<Sample>, regatta::Error> {
+    let mut samples = Vec::new();
+    let mut shrinks_since = None;
+    loop {
+        let status = session.status()?;
+        let pools = status.queries.iter().flat_map(|(_, query)| &query.stages).flat_map(|stage| &stage.pools);
+        samples.push(Sample {
+            seconds: started.elapsed().as_secs_f64(),
+            workers: status.workers.len(),
+            replicas: pools.map(|pool| pool.ready).sum(),
+            backlog: status.backlog,
+        });
+        if done.load(Ordering::Relaxed) {
+            let since = *shrinks_since.get_or_insert_with(Instant::now);
+            if status.workers.len() == 1 || since.elapsed() > PATIENCE {
+                return Ok(samples);
+            }
+        }
+        thread::sleep(LOOK);
+    }
+}

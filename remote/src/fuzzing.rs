@@ -1,0 +1,303 @@
+//! What the fuzz targets run: whatever the bytes, what stands here holds. The corpus in `fuzz/` is run by a unit test
+//! too, so that a finding stays found.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::codec::{decode, encode};
+use crate::data::wire::{Account, Allowance, MAX_TICKET, Request, WINDOW};
+use crate::frame::{FrameError, HEADER, Header};
+use crate::handshake::{Hello, MAX_HELLO};
+use crate::identity::{Applicant, NodeId, PeerId, fingerprint, peer_in, requested_key};
+use crate::join::{Claim, JoinToken, Verdict};
+use crate::lane::Frames;
+use crate::membership::{Action, DEAD, Event, Membership, SUSPECT};
+
+/// A lane that comes in pieces: the same frames as in one piece, and memory for no more than what came.
+pub fn frames(data: &[u8]) {
+    let mut from = Input(data);
+    let max = match from.byte() % 4 {
+        0 => 16,
+        1 => MAX_HELLO,
+        _ => u32::MAX,
+    };
+    let pieces: Vec<usize> = (0..from.byte() % 16).map(|_| usize::from(from.byte()) + 1).collect();
+    let lane = from.0;
+    let mut whole = Frames::new(max);
+    whole.push(lane);
+    let expected = take_all(&mut whole);
+
+    let mut pieced = Frames::new(max);
+    let mut taken = Vec::new();
+    let mut failed = None;
+    let (mut rest, mut fed) = (lane, 0);
+    for piece in pieces.into_iter().chain([usize::MAX]) {
+        let (now, later) = rest.split_at(piece.min(rest.len()));
+        rest = later;
+        fed += now.len();
+        pieced.push(now);
+        let (frames, error) = take_all(&mut pieced);
+        assert!(pieced.capacity() <= 2 * fed + 64, "room for {} after {fed} bytes", pieced.capacity());
+        taken.extend(frames);
+        failed = error;
+        if failed.is_some() {
+            break;
+        }
+    }
+    assert_eq!((taken, failed), expected);
+    let mut used = 0;
+    for (header, payload) in &expected.0 {
+        assert!(header.len <= max && payload.len() == header.len as usize);
+        assert_eq!(Header::parse(&header.encode(), max), Ok(*header));
+        assert_eq!(&payload[..], &lane[used + HEADER..used + HEADER + payload.len()]);
+        used += HEADER + payload.len();
+    }
+}
+
+fn take_all(from: &mut Frames) -> (Vec<(Header, Bytes)>, Option<FrameError>) {
+    let mut frames = Vec::new();
+    loop {
+        match from.take() {
+            Ok(Some(frame)) => frames.push(frame),
+            Ok(None) => return (frames, None),
+            Err(error) => return (frames, Some(error)),
+        }
+    }
+}
+
+/// A hello, and the name in a certificate.
+pub fn hello(data: &[u8]) {
+    survives::<Hello>(data);
+    survives::<crate::error::Fault>(data);
+    if let Ok(uri) = std::str::from_utf8(data)
+        && let Some(peer) = PeerId::from_uri(uri)
+    {
+        assert_eq!(peer.uri(), uri, "one spelling per peer");
+    }
+    // A joiner reads certificates that nobody has checked yet.
+    assert_eq!(fingerprint(data), fingerprint(data));
+    peer_in(&data.into());
+}
+
+/// A joiner's claim, the request in it, the head's verdict, and the text of a token.
+pub fn join(data: &[u8]) {
+    if let Some(claim) = survives::<Claim>(data) {
+        let _ = requested_key(&claim.request);
+    }
+    let _ = requested_key(data);
+    if let Some(Ok(leaf)) = survives::<Verdict>(data)
+        && let Ok(applicant) = Applicant::new()
+    {
+        let identity = applicant.take(leaf, [0; 32], &crate::ambient::Ambient::System);
+        assert!(identity.is_err(), "a certificate of nobody was taken");
+    }
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(token) = text.parse::<JoinToken>()
+    {
+        assert_eq!(token.to_string().parse(), Ok(token));
+    }
+}
+
+/// A transfer: the request, then both ends' accounts under a network that splits and delays, then a producer that
+/// sends what it likes.
+pub fn transfer(data: &[u8]) {
+    let mut from = Input(data);
+    if let Some((head, _)) = data.split_first_chunk::<{ Request::LEN }>() {
+        match Request::parse(*head) {
+            Some(request) => {
+                assert!(request.ticket <= MAX_TICKET);
+                assert_eq!(request.encode(), *head);
+            }
+            None => assert!(u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize > MAX_TICKET),
+        }
+    }
+    let total = from.number() % (4 * WINDOW);
+    let (mut consumer, mut producer) = (Account::new(total), Allowance::new(WINDOW, total));
+    let (mut data_under_way, mut credit_under_way) = (0u64, Vec::<u32>::new());
+    let mut steps = 0;
+    while consumer.got < total {
+        // Without input each side does all that it can: then the transfer must come to its end.
+        let (step, much) = if from.0.is_empty() { (steps % 3, u64::MAX) } else { (from.byte() % 3, from.number()) };
+        match step {
+            0 => {
+                let size = producer.may_send().min(much);
+                assert_eq!(producer.sent(size), size > 0);
+                data_under_way += size;
+            }
+            1 => {
+                let size = data_under_way.min(much);
+                consumer.arrived(size).unwrap();
+                data_under_way -= size;
+                credit_under_way.extend(consumer.taken());
+            }
+            _ => credit_under_way.drain(..).for_each(|more| producer.credit(more)),
+        }
+        assert!(data_under_way <= WINDOW, "{data_under_way} bytes are under way");
+        steps = if from.0.is_empty() { steps + 1 } else { 0 };
+        assert!(steps < 200, "stuck: {consumer:?} {producer:?}");
+    }
+    assert_eq!((consumer.got, producer.left, data_under_way), (total, 0, 0));
+
+    let mut from = Input(data);
+    let (mut consumer, mut producer) = (Account::new(from.number()), Allowance::new(from.number(), from.number()));
+    let (total, mut given) = (consumer.total, WINDOW);
+    while !from.0.is_empty() {
+        let size = from.number();
+        let before = consumer.got;
+        let took = consumer.arrived(size).is_ok();
+        assert_eq!(consumer.got, if took { before + size } else { before });
+        given += consumer.taken().map_or(0, u64::from);
+        assert!(consumer.got <= total.min(given));
+        let left = producer.left;
+        producer.credit(from.number() as u32);
+        let sent = producer.sent(size);
+        assert_eq!(producer.left, if sent { left - size } else { left });
+    }
+}
+
+/// A message of every shape that serde has.
+pub fn message(data: &[u8]) {
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    enum Zoo {
+        Nothing,
+        Numbers(u8, i16, u32, i64, u128),
+        Floats { a: u32, b: u64, c: Option<bool> },
+        Texts(Vec<String>, char, Box<str>),
+        Nested(Vec<Self>),
+        Maps(BTreeMap<String, Option<Vec<u8>>>),
+        Results(Result<(u16, [u8; 3]), String>),
+        Times(Duration, std::net::SocketAddr),
+    }
+    survives::<Zoo>(data);
+    survives::<Vec<Vec<u64>>>(data);
+    survives::<(Option<String>, Vec<(u8, bool)>)>(data);
+}
+
+/// Any sequence of events leaves a membership in order.
+pub fn membership(data: &[u8]) {
+    /// What is known of a peer that is up.
+    #[derive(Clone, Copy)]
+    struct Up {
+        heard: Duration,
+        seen: u64,
+        suspect: bool,
+        leased: bool,
+    }
+    let mut from = Input(data);
+    let (mut core, mut now, mut last_beat) = (Membership::default(), Duration::ZERO, 0);
+    let (mut up, mut dead) = (BTreeMap::<NodeId, Up>::new(), Vec::<NodeId>::new());
+    while !from.0.is_empty() {
+        let kind = from.byte();
+        let node: NodeId = decode(&[from.byte() % 6]).unwrap();
+        now += Duration::from_millis(from.number() % 20_000);
+        let event = match kind % 8 {
+            0 | 1 => Event::Up(node),
+            2 => Event::Gone(node),
+            3 | 4 => Event::Beat { node, seq: from.number(), ack: from.number() },
+            _ => Event::Tick,
+        };
+        let actions = core.handle(event, now);
+        match event {
+            Event::Up(node) if dead.contains(&node) => assert_eq!(actions, [Action::Refuse(node)]),
+            Event::Up(node) => {
+                up.entry(node).or_insert(Up { heard: now, seen: 0, suspect: false, leased: true });
+            }
+            Event::Gone(node) => {
+                up.remove(&node);
+            }
+            Event::Beat { node, seq, .. } => {
+                if let Some(peer) = up.get_mut(&node).filter(|peer| seq > peer.seen) {
+                    (peer.heard, peer.seen) = (now, seq);
+                }
+            }
+            Event::Tick => (),
+        }
+        for action in actions {
+            match action {
+                Action::Beat { node, seq, ack } => {
+                    assert_eq!((ack, seq), (up[&node].seen, last_beat + 1));
+                }
+                Action::Suspect(node) => {
+                    let peer = up.get_mut(&node).unwrap();
+                    assert!(now - peer.heard >= SUSPECT && !std::mem::replace(&mut peer.suspect, true));
+                }
+                Action::Recovered(node) => assert!(std::mem::take(&mut up.get_mut(&node).unwrap().suspect)),
+                Action::LeaseLost(node) => assert!(std::mem::take(&mut up.get_mut(&node).unwrap().leased)),
+                Action::LeaseBack(node) => {
+                    assert!(!std::mem::replace(&mut up.get_mut(&node).unwrap().leased, true));
+                    assert!(core.is_leased(node, now));
+                }
+                Action::Dead { node, silent } => {
+                    let peer = up.remove(&node).unwrap();
+                    assert!(DEAD <= silent && silent <= now - peer.heard && !core.is_leased(node, now));
+                    dead.push(node);
+                }
+                Action::Refuse(node) => assert!(dead.contains(&node)),
+                Action::Brake { silent, of } => assert!(silent <= of && of <= up.len() + dead.len()),
+            }
+        }
+        last_beat += u64::from(matches!(event, Event::Tick));
+        assert!(dead.iter().all(|node| core.is_dead(*node) && !up.contains_key(node)));
+    }
+}
+
+/// What can be decoded survives being encoded.
+fn survives<T>(bytes: &[u8]) -> Option<T>
+where
+    T: serde::Serialize + serde::de::DeserializeOwned,
+{
+    let value = decode::<T>(bytes).ok()?;
+    let first = encode(&value).expect("what was decoded can be encoded");
+    assert!(first.len() <= bytes.len(), "the shortest form is longer");
+    let again: T = decode(&first).expect("what was encoded can be decoded");
+    assert_eq!(encode(&again).unwrap(), first);
+    Some(value)
+}
+
+/// Bytes as choices; zeros when they are used up.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn byte(&mut self) -> u8 {
+        match self.0 {
+            [first, rest @ ..] => {
+                self.0 = rest;
+                *first
+            }
+            [] => 0,
+        }
+    }
+
+    /// Of any magnitude.
+    fn number(&mut self) -> u64 {
+        let count = self.byte() % 9;
+        (0..count).fold(0, |number, _| (number << 8) | u64::from(self.byte()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_fuzz_targets_assert_holds_for_the_corpus() {
+        run("frames", frames);
+        run("hello", hello);
+        run("join", join);
+        run("transfer", transfer);
+        run("message", message);
+        run("membership", membership);
+    }
+
+    fn run(name: &str, target: fn(&[u8])) {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+        let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
+        assert!(!files.is_empty(), "{folder:?} is empty");
+        for file in files {
+            println!("{}", file.display());
+            target(&std::fs::read(file).unwrap());
+        }
+    }
+}

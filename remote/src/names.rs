@@ -1,0 +1,210 @@
+//! Actors by name: one registry for a cluster, at its head.
+
+mod registry;
+
+use std::any::type_name;
+use std::fmt;
+use std::time::Duration;
+
+use actix::{Actor, Context};
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::actor::{ActorId, ActorRef, Address};
+use crate::error::AskError;
+use crate::identity::{NodeId, Role};
+use crate::local::LocalRef;
+use crate::node::Node;
+use crate::peers::PeerEvent;
+use crate::runtime::Arbiter;
+use registry::{Find, Register, Registry, Sweep, Unregister};
+
+/// The number under which a head publishes its registry. No other actor of a head may have it.
+const NAMES: ActorId = ActorId(0);
+/// Questions that wait at the registry.
+const MAILBOX: usize = 1024;
+/// How long the registry may take to hear of an actor's end; it is told again until it has.
+const TOLD: Duration = Duration::from_secs(10);
+
+/// The names of a cluster's actors, as one of its nodes sees them. From [`Node::names`].
+#[derive(Clone)]
+pub struct Names {
+    node: Node,
+    head: NodeId,
+}
+
+/// A name could not be registered or found.
+#[derive(Clone, Debug, thiserror::Error, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum NameError {
+    /// Another actor has the name.
+    #[error("the name {name:?} is taken by the {kind} at {by}: choose another, or unregister or stop that actor first")]
+    Taken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        by: Address,
+        /// Its type.
+        kind: String,
+    },
+    /// Nobody has the name.
+    #[error("no actor is named {name:?}; {}", known_names(known))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Some of the names that there are.
+        known: Vec<String>,
+    },
+    /// The name is that of an actor of another type.
+    #[error("the actor named {name:?} is a {kind}, not a {wanted}")]
+    OtherType {
+        /// The name.
+        name: String,
+        /// The actor's type.
+        kind: String,
+        /// The type that was asked for.
+        wanted: String,
+    },
+    /// The actor cannot be reached by others.
+    #[error("{kind} is not published at this node, so nobody could reach it by the name {name:?}: publish it first")]
+    NotPublished {
+        /// The name.
+        name: String,
+        /// The actor's type.
+        kind: String,
+    },
+    /// Not a name.
+    #[error("{name:?} cannot be a name: a name has 1 to {max} bytes")]
+    Malformed {
+        /// The text, cut if it is long.
+        name: String,
+        /// The most bytes of a name.
+        max: usize,
+    },
+    /// The registry is full.
+    #[error("{max} actors have names already: unregister some")]
+    TooMany {
+        /// The most names.
+        max: usize,
+    },
+    /// The head has lost the actor's node.
+    #[error("the head is not connected to node {node}")]
+    NodeGone {
+        /// The node.
+        node: NodeId,
+    },
+    /// The head did not answer.
+    #[error("the head's registry of names: {0}")]
+    #[serde(skip)]
+    NoAnswer(#[from] AskError),
+}
+
+fn known_names(known: &[String]) -> String {
+    match known {
+        [] => "no name is registered. Its actor must be running, and registered under that name".to_owned(),
+        known => format!("there are {known:?}. Is it misspelt, or has its actor ended?"),
+    }
+}
+
+impl Node {
+    /// Keeps the names of the cluster, by an actor on this thread. To be called on its head, once.
+    pub fn keep_names(&self, arbiter: &Arbiter) {
+        let node = self.weak();
+        let registry = arbiter.spawn(MAILBOX, move |_| Registry::new(node));
+        let all = &[Role::Head, Role::Driver, Role::Worker];
+        self.publish(NAMES, &registry).on::<Register>(all).on::<Find>(all).on::<Unregister>(all);
+        let mut events = self.events();
+        self.shared().net.handle.spawn(async move {
+            loop {
+                match events.recv().await {
+                    Ok(PeerEvent::Down { .. }) | Err(RecvError::Lagged(_)) => {
+                        // Not taken only by a registry that is gone; a find looks for itself whether a node is there.
+                        let _ = registry.tell(Sweep, TOLD).await;
+                    }
+                    Ok(_) => (),
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
+    }
+
+    /// The names that this head [keeps](Self::keep_names).
+    pub fn names(&self, head: NodeId) -> Names {
+        Names { node: self.clone(), head }
+    }
+}
+
+impl Names {
+    /// Gives a name to an actor that this node publishes. Registering the same actor again changes nothing. The name goes
+    /// with the actor, and when the head loses this node.
+    ///
+    /// # Errors
+    /// [`NameError::Taken`] if another actor has it; the actor is not published; the head does not answer.
+    ///
+    /// # Cancel safety
+    /// The name may have been registered all the same.
+    pub async fn register<A>(&self, name: &str, actor: &LocalRef<A>, deadline: Duration) -> Result<(), NameError>
+    where
+        A: Actor<Context = Context<A>>,
+    {
+        let unpublished = || NameError::NotPublished { name: name.to_owned(), kind: type_name::<A>().to_owned() };
+        let here = actor.home().filter(|(node, _)| node.id() == self.node.id());
+        let (node, id) = here.ok_or_else(unpublished)?;
+        let address = Address { node: node.id(), actor: id };
+        let (kind, at) = (type_name::<A>().to_owned(), node.dialled_at());
+        self.registry().ask(Register { name: name.to_owned(), address, at, kind }, deadline).await??;
+        let gone = Unregister { name: name.to_owned(), only: Some(address) };
+        let (down, node, head) = (actor.watch(), self.node.weak(), self.head);
+        self.node.shared().net.handle.spawn(async move {
+            down.await;
+            // Told until it is heard, unless this node ends. A head that has lost it has forgotten the name anyway.
+            while let Some(node) = node.upgrade() {
+                match node.names(head).registry().ask(gone.clone(), TOLD).await {
+                    Err(AskError::Busy | AskError::Deadline) => (),
+                    _ => return,
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// The actor of that name.
+    ///
+    /// # Errors
+    /// [`NameError::Unknown`], also when its node has just been lost; [`NameError::OtherType`]; the head does not answer.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn find<A>(&self, name: &str, deadline: Duration) -> Result<ActorRef<A>, NameError>
+    where
+        A: Actor<Context = Context<A>>,
+    {
+        let found = self.registry().ask(Find { name: name.to_owned() }, deadline).await??;
+        if found.kind != type_name::<A>() {
+            let wanted = type_name::<A>().to_owned();
+            return Err(NameError::OtherType { name: name.to_owned(), kind: found.kind, wanted });
+        }
+        Ok(self.node.actor_at(found.address, found.at))
+    }
+
+    /// Takes a name back, whoever has it. Its actor goes on.
+    ///
+    /// # Errors
+    /// Nobody has it; the head does not answer.
+    ///
+    /// # Cancel safety
+    /// The name may be gone all the same.
+    pub async fn unregister(&self, name: &str, deadline: Duration) -> Result<(), NameError> {
+        self.registry().ask(Unregister { name: name.to_owned(), only: None }, deadline).await?
+    }
+
+    fn registry(&self) -> ActorRef<Registry> {
+        self.node.actor(Address { node: self.head, actor: NAMES })
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Names").field("head", &self.head).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,150 @@
+//! A peer whose connection was lost is dialled again, by the side that had dialled it.
+//!
+//! Lost, not closed: a reset or a time-out. A connection that one side has closed stays closed, be it by a goodbye, a
+//! `disconnect`, a broken protocol or a declaration of death.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::error::ConnectError;
+use crate::handshake::dial;
+use crate::identity::NodeId;
+use crate::membership::{DEAD, SUSPECT};
+use crate::node::Shared;
+use crate::peers::{Losing, Loss};
+
+/// How long a lost peer is dialled: as long as a silent one is waited for. Then its work may have been given away.
+const WINDOW: Duration = DEAD;
+/// How long one dial may take.
+const PATIENCE: Duration = SUSPECT;
+/// Longest pause before the first dial; it doubles up to the last, and each pause is drawn from all up to it.
+const FIRST: Duration = Duration::from_millis(50);
+const LAST: Duration = Duration::from_secs(5);
+
+/// The addresses that a node has dialled.
+#[derive(Default)]
+pub(crate) struct Redial {
+    turns: Mutex<BTreeMap<SocketAddr, Turn>>,
+    keepers: Mutex<BTreeMap<SocketAddr, (NodeId, AbortHandle)>>,
+}
+
+/// Who holds it may dial its address.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
+impl Redial {
+    /// Dials nobody again.
+    pub(crate) fn stop(&self) {
+        self.keepers().values().for_each(|(_, keeper)| keeper.abort());
+    }
+
+    /// Does not dial a node again.
+    pub(crate) fn forget(&self, node: NodeId) {
+        self.keepers().values().filter(|(kept, _)| *kept == node).for_each(|(_, keeper)| keeper.abort());
+    }
+
+    fn turn(&self, to: SocketAddr) -> Turn {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(to).or_default())
+    }
+
+    /// The newest of an address stays.
+    fn keep(&self, keeper: Keeper) {
+        let (to, node, handle) = (keeper.to, keeper.node, keeper.shared.net.handle.clone());
+        let keeper = handle.spawn(keeper.run()).abort_handle();
+        let mut keepers = self.keepers();
+        keepers.retain(|_, (_, keeper)| !keeper.is_finished());
+        if let Some((_, old)) = keepers.insert(to, (node, keeper)) {
+            old.abort();
+        }
+    }
+
+    fn keepers(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, (NodeId, AbortHandle)>> {
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Connects to the node at an address, unless it is, and keeps it connected. To run on the network's runtime.
+pub(crate) async fn connect(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, ConnectError> {
+    let turn = shared.redial.turn(to);
+    let _turn = turn.lock().await;
+    if let Some(node) = shared.peers.at(to) {
+        return Ok(node);
+    }
+    let (node, losing) = dial(Arc::clone(&shared), to, None).await?;
+    let keeper = Keeper { shared: Arc::clone(&shared), node, to, turn: Arc::clone(&turn), losing, pause: FIRST };
+    shared.redial.keep(keeper);
+    Ok(node)
+}
+
+/// Dials one peer again, as often as it is lost.
+struct Keeper {
+    shared: Arc<Shared>,
+    node: NodeId,
+    to: SocketAddr,
+    turn: Turn,
+    losing: Losing,
+    pause: Duration,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        loop {
+            let up = Instant::now();
+            let loss = self.losing.wait_for(Option::is_some).await.ok().and_then(|loss| *loss);
+            if up.elapsed() > LAST {
+                self.pause = FIRST; // else it is up and down in turns: no more often than it was
+            }
+            if loss == Some(Loss::Lost) && self.restore().await {
+                continue;
+            }
+            let _turn = self.turn.lock().await;
+            // Somebody else may have connected.
+            if let Some(losing) = self.shared.peers.lost(self.node) {
+                self.losing = losing;
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Dials until the peer is up; false if it is given up.
+    async fn restore(&mut self) -> bool {
+        let end = Instant::now() + WINDOW;
+        loop {
+            sleep(self.next_pause()).await;
+            let _turn = self.turn.lock().await;
+            if let Some(losing) = self.shared.peers.lost(self.node) {
+                self.losing = losing;
+                return true; // it has dialled us, or somebody here has
+            }
+            let (node, to) = (self.node, self.to);
+            let dialled = timeout(PATIENCE, dial(Arc::clone(&self.shared), to, Some(node))).await;
+            match dialled.unwrap_or(Err(ConnectError::Deadline)) {
+                Ok((_, losing)) => {
+                    self.losing = losing;
+                    tracing::info!(%node, %to, "connected again");
+                    return true;
+                }
+                Err(error) if !error.is_retryable() || Instant::now() >= end => {
+                    tracing::warn!(%node, %to, %error, "a lost peer is given up");
+                    return false;
+                }
+                Err(error) => tracing::debug!(%node, %to, %error, "a lost peer is not back yet"),
+            }
+        }
+    }
+
+    /// Full jitter, so that those who were lost together do not all come back at once.
+    fn next_pause(&mut self) -> Duration {
+        let longest = u64::try_from(self.pause.as_micros()).unwrap_or(u64::MAX);
+        self.pause = (self.pause * 2).min(LAST);
+        let drawn = self.shared.net.ambient.random().map_or(longest, u64::from_le_bytes);
+        Duration::from_micros(drawn.checked_rem(longest).unwrap_or(0))
+    }
+}

@@ -1,0 +1,392 @@
+//! Bare quinn that speaks as much of the protocol as it likes, and what the node beside it must not notice.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Once};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, ConnectionError, RecvStream, SendStream};
+use regatta_remote::*;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::common::*;
+
+pub(crate) const CONTROL: &[u8] = b"regatta-ctl/1";
+pub(crate) const DATA: &[u8] = b"regatta-data/1";
+pub(crate) const JOIN: &[u8] = b"regatta-join/1";
+pub(crate) const BUILD: &[u8] = b"build 1";
+pub(crate) const HEADER: usize = 32;
+
+pub(crate) const HELLO: u8 = 1;
+pub(crate) const OPEN: u8 = 2;
+pub(crate) const TELL: u8 = 3;
+pub(crate) const ASK: u8 = 4;
+pub(crate) const REPLY: u8 = 5;
+pub(crate) const ERROR: u8 = 6;
+pub(crate) const CANCEL: u8 = 7;
+pub(crate) const BEAT: u8 = 11;
+
+/// Lines of the log, of all tests of this binary.
+static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Line;
+
+impl io::Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        LOG.lock().unwrap().push(String::from_utf8_lossy(line).into_owned());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How many lines of the log hold all of these.
+pub(crate) fn logged(parts: &[&str]) -> usize {
+    LOG.lock().unwrap().iter().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+}
+
+/// Waits until the log names the reason.
+pub(crate) async fn said(parts: &[&str]) {
+    let end = Instant::now() + 4 * SOON;
+    while logged(parts) == 0 {
+        assert!(Instant::now() < end, "not logged: {parts:?}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A frame as it is on the wire.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Frame {
+    pub kind: u8,
+    pub message: u32,
+    pub call: u64,
+    pub recipient: u64,
+    pub deadline_ms: u32,
+}
+
+impl Frame {
+    pub(crate) fn of(kind: u8, call: u64) -> Self {
+        Self { kind, call, ..Self::default() }
+    }
+
+    pub(crate) fn bytes(self, wire: Wire, payload: &[u8]) -> Vec<u8> {
+        self.claiming(wire, payload.len() as u32, payload)
+    }
+
+    /// With another length than the payload's.
+    pub(crate) fn claiming(self, wire: Wire, len: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = len.to_le_bytes().to_vec();
+        bytes.extend([self.kind, 0]);
+        bytes.extend(wire.version.to_le_bytes());
+        bytes.extend(self.message.to_le_bytes());
+        bytes.extend(self.call.to_le_bytes());
+        bytes.extend(self.recipient.to_le_bytes());
+        bytes.extend(self.deadline_ms.to_le_bytes());
+        bytes.extend(payload);
+        bytes
+    }
+}
+
+/// Versions that the node speaks: of frames, and of what they mean.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire {
+    pub version: u16,
+    pub protocol: u16,
+}
+
+/// The hello of a build.
+pub(crate) fn hello(wire: Wire, peer: PeerId, build: &[u8]) -> Vec<u8> {
+    let payload = encode(&(wire.protocol, peer.cluster, peer.node, peer.role, build.to_vec())).unwrap();
+    Frame::of(HELLO, 0).bytes(wire, &payload)
+}
+
+/// A pair that works all the time, and where to attack it.
+pub(crate) struct Scene {
+    pub pair: Pair,
+    pub to: SocketAddr,
+    pub wire: Wire,
+    stop: Arc<AtomicBool>,
+    working: [JoinHandle<u32>; 2],
+    events: [tokio::sync::broadcast::Receiver<PeerEvent>; 2],
+}
+
+impl Scene {
+    /// With a mailbox of this size at the actor that is attacked. The pair's own is another one.
+    pub(crate) async fn new(world: &World, mailbox: usize) -> Self {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+            log.with_writer(|| Line).init();
+        });
+        let pair = Pair::new(world, mailbox).await;
+        let to = pair.head.address().unwrap();
+        let own = pair.arbiter.spawn(8, |_| Tester(Seen::default()));
+        pair.head.publish(OWN, &own).on::<Echo>(&[Role::Worker]);
+        pair.head.serve_data(Arc::new(Zeros));
+        eventually("up", || !pair.head.peers().is_empty()).await;
+        let events = [pair.head.events(), pair.worker.events()];
+        let stop = Arc::new(AtomicBool::new(false));
+        let asking = world.spawn(ask_all_the_time(pair.worker.clone(), pair.head.id(), Arc::clone(&stop)));
+        let fetching = world.spawn(fetch_all_the_time(pair.worker.clone(), pair.head.id(), Arc::clone(&stop)));
+        let wire = learn(&pair, to).await;
+        Self { pair, to, wire, stop, working: [asking, fetching], events }
+    }
+
+    /// The pair has noticed nothing.
+    pub(crate) async fn unharmed(mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for working in self.working {
+            assert!(working.await.unwrap() > 0, "the pair did nothing");
+        }
+        let ours = [self.pair.head.id(), self.pair.worker.id()];
+        for events in &mut self.events {
+            while let Ok(event) = events.try_recv() {
+                let text = format!("{event:?}");
+                assert!(!ours.iter().any(|node| text.contains(&node.to_string())), "the pair noticed: {text}");
+            }
+        }
+    }
+
+    /// Somebody with a certificate.
+    pub(crate) fn rogue(&self) -> Rogue {
+        Rogue::new(Some(&self.pair.authority.issue(Role::Worker).unwrap()), self.to, self.wire)
+    }
+}
+
+const OWN: ActorId = ActorId(8);
+
+async fn ask_all_the_time(worker: Node, head: NodeId, stop: Arc<AtomicBool>) -> u32 {
+    let actor = worker.actor::<Tester>(Address { node: head, actor: OWN });
+    let mut count = 0;
+    while !stop.load(Ordering::SeqCst) {
+        let text = format!("ask {count}");
+        assert_eq!(actor.ask(Echo(text.clone()), 2 * SOON).await.unwrap(), text);
+        count += 1;
+        sleep(Duration::from_millis(5)).await;
+    }
+    count
+}
+
+async fn fetch_all_the_time(worker: Node, head: NodeId, stop: Arc<AtomicBool>) -> u32 {
+    let mut count = 0;
+    while !stop.load(Ordering::SeqCst) || count == 0 {
+        let fetch = worker.fetch(head, Bytes::from_static(b"ticket"), 2 * SOON).await.unwrap();
+        assert_eq!(fetch.collect().await.unwrap().len(), ZEROS);
+        count += 1;
+        sleep(Duration::from_millis(20)).await;
+    }
+    count
+}
+
+pub(crate) const ZEROS: usize = 6 << 20;
+
+/// Any ticket stands for the same bytes.
+struct Zeros;
+
+struct Reader(usize);
+
+impl DataSource for Zeros {
+    fn open(&self, _: &[u8], _: NodeId) -> Result<Box<dyn DataReader>, String> {
+        Ok(Box::new(Reader(ZEROS)))
+    }
+
+    fn delivered(&self, _: &[u8], _: NodeId) {}
+}
+
+impl DataReader for Reader {
+    fn total(&self) -> u64 {
+        ZEROS as u64
+    }
+
+    fn read(&mut self, max: usize) -> io::Result<Bytes> {
+        static BYTES: [u8; 1 << 20] = [0; 1 << 20];
+        let size = max.min(self.0).min(BYTES.len());
+        self.0 -= size;
+        Ok(Bytes::from_static(&BYTES[..size]))
+    }
+}
+
+/// Somebody with a certificate of any cluster, or with none.
+pub(crate) struct Rogue {
+    pub endpoint: quinn::Endpoint,
+    pub peer: Option<PeerId>,
+    pub to: SocketAddr,
+    pub wire: Wire,
+    tls: rustls::ClientConfig,
+}
+
+pub(crate) type Lane = (SendStream, RecvStream);
+
+impl Rogue {
+    /// On a host of its own, where the system has more than one.
+    pub(crate) fn new(identity: Option<&Identity>, to: SocketAddr, wire: Wire) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        // What it thinks of the node is its own affair.
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody));
+        let mut peer = None;
+        let tls = match identity {
+            Some(identity) => {
+                let (leaf, key) = parts(identity);
+                peer = Some(leaf.0);
+                let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
+                config.with_client_auth_cert(vec![CertificateDer::from(leaf.2)], key).unwrap()
+            }
+            None => config.with_no_client_auth(),
+        };
+        let host = if cfg!(target_os = "linux") { [127, 0, 0, 2] } else { [127, 0, 0, 1] };
+        Self { endpoint: quinn::Endpoint::client((host, 0).into()).unwrap(), peer, to, wire, tls }
+    }
+
+    /// Where it dials from, as the log has it.
+    pub(crate) fn from(&self) -> String {
+        format!("from={}", self.endpoint.local_addr().unwrap())
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.peer.unwrap().node.to_string()
+    }
+
+    pub(crate) fn connecting(&self, alpn: &[u8]) -> quinn::Connecting {
+        let mut tls = self.tls.clone();
+        tls.alpn_protocols = vec![alpn.to_vec()];
+        let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+        self.endpoint.connect_with(config, self.to, "node.regatta.internal").unwrap()
+    }
+
+    pub(crate) async fn dial(&self, alpn: &[u8]) -> Connection {
+        timeout(2 * SOON, self.connecting(alpn)).await.expect("no handshake").unwrap()
+    }
+
+    /// The error with which a connection ends, whenever that is.
+    pub(crate) async fn end(&self, alpn: &[u8]) -> ConnectionError {
+        let ended = async {
+            match self.connecting(alpn).await {
+                Ok(connection) => connection.closed().await,
+                Err(error) => error,
+            }
+        };
+        timeout(2 * SOON, ended).await.expect("it was neither refused nor closed")
+    }
+
+    /// A proper control connection; the node then serves all lanes.
+    pub(crate) async fn greet(&self) -> (Connection, [Lane; 3]) {
+        let connection = self.dial(CONTROL).await;
+        let mut lanes = Vec::new();
+        for first in [hello(self.wire, self.peer.unwrap(), BUILD), self.open(), self.open()] {
+            let mut lane = connection.open_bi().await.unwrap();
+            lane.0.write_all(&first).await.unwrap();
+            lanes.push(lane);
+        }
+        let mut lanes: [Lane; 3] = lanes.try_into().ok().unwrap();
+        assert_eq!(self.read(&mut lanes[0].1).await.0, HELLO);
+        (connection, lanes)
+    }
+
+    fn open(&self) -> Vec<u8> {
+        Frame::of(OPEN, 0).bytes(self.wire, &[])
+    }
+
+    /// The next frame of the node's: its kind, its call, its payload.
+    pub(crate) async fn read(&self, lane: &mut RecvStream) -> (u8, u64, Vec<u8>) {
+        timeout(4 * SOON, read_frame(lane)).await.expect("no frame")
+    }
+}
+
+async fn read_frame(lane: &mut RecvStream) -> (u8, u64, Vec<u8>) {
+    let mut header = [0; HEADER];
+    lane.read_exact(&mut header).await.unwrap();
+    let mut payload = vec![0; u32::from_le_bytes(header[..4].try_into().unwrap()) as usize];
+    lane.read_exact(&mut payload).await.unwrap();
+    (header[4], u64::from_le_bytes(header[12..20].try_into().unwrap()), payload)
+}
+
+/// What the node's own hello says of its versions.
+async fn learn(pair: &Pair, to: SocketAddr) -> Wire {
+    let identity = pair.authority.issue(Role::Driver).unwrap();
+    // A guess of the frame's version is right or is refused, in a close that names it.
+    for version in 1..100 {
+        let rogue = Rogue::new(Some(&identity), to, Wire { version, protocol: 0 });
+        let connection = rogue.dial(CONTROL).await;
+        let (mut send, mut read) = connection.open_bi().await.unwrap();
+        send.write_all(&hello(rogue.wire, rogue.peer.unwrap(), BUILD)).await.unwrap();
+        let mut header = [0; HEADER];
+        if read.read_exact(&mut header).await.is_ok() {
+            let mut payload = vec![0; u32::from_le_bytes(header[..4].try_into().unwrap()) as usize];
+            read.read_exact(&mut payload).await.unwrap();
+            let (protocol, ..) = decode::<(u16, ClusterId, NodeId, Role, Vec<u8>)>(&payload).unwrap();
+            return Wire { version, protocol };
+        }
+    }
+    panic!("the node never said hello");
+}
+
+type Leaf = (PeerId, Vec<u8>, Vec<u8>, u64, u64);
+
+/// An identity's certificate and key: it travels, so its bytes can be read.
+fn parts(identity: &Identity) -> (Leaf, Vec<u8>) {
+    decode(&encode(identity).unwrap()).unwrap()
+}
+
+/// The code with which the node closed a connection.
+pub(crate) async fn closed(connection: &Connection) -> u64 {
+    match timeout(4 * SOON, connection.closed()).await.expect("it was not closed") {
+        ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
+        other => panic!("{other}"),
+    }
+}
+
+/// Bytes of memory that the process has.
+pub(crate) fn memory() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<usize>().ok());
+    pages.unwrap_or_default() * 4096
+}
+
+#[derive(Debug)]
+struct Anybody;
+
+impl rustls::client::danger::ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}

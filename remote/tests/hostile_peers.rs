@@ -1,0 +1,456 @@
+//! Strangers and peers with bad manners: each is refused or dropped with a logged reason, memory stays bounded, and a
+//! pair that works beside them notices nothing. Bare quinn against real nodes, on loopback.
+
+mod common;
+mod hostile;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use common::*;
+use hostile::*;
+use regatta_remote::*;
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, sleep, timeout};
+
+macro_rules! on_loopback {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn loopback() {
+                super::World::loopback(super::$name);
+            }
+        }
+    )*};
+}
+
+on_loopback!(
+    strangers_are_refused,
+    who_does_not_say_hello_is_refused,
+    a_bad_frame_on_any_lane_closes_the_connection,
+    a_bad_request_ends_its_transfer_only,
+    handshakes_that_never_end_are_dropped_and_others_get_in,
+    half_open_handshakes_cost_nothing_and_others_get_in,
+    a_host_that_is_refused_without_end_is_not_answered,
+    a_peer_that_connects_without_end_keeps_its_newest_connections,
+    a_flood_of_streams_ends_at_their_number,
+    asks_beyond_the_limit_of_a_peer_are_busy,
+    a_flood_of_cancels_costs_nothing,
+    frames_that_are_replayed_or_out_of_order_do_nothing,
+    silent_joiners_leave_room_for_others,
+    a_peer_that_reads_nothing_is_cut_off,
+    a_role_that_may_not_send_a_message_is_told_so,
+);
+
+/// What all floods together may cost, of this process: others run beside them.
+const MUCH: usize = 256 << 20;
+
+async fn strangers_are_refused(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let other = Authority::new().unwrap().issue(Role::Worker).unwrap();
+    let ours = scene.pair.authority.issue(Role::Worker).unwrap();
+    let cases: [(&str, Option<&Identity>, &[u8], &str); 5] = [
+        ("no certificate", None, CONTROL, "not trusted"),
+        ("no certificate for data", None, DATA, "not trusted"),
+        ("another cluster's", Some(&other), CONTROL, "not trusted"),
+        ("another protocol", Some(&ours), b"regatta-ctl/0", "no protocol in common"),
+        ("a join where none are served", None, JOIN, "no protocol in common"),
+    ];
+    for (case, identity, alpn, reason) in cases {
+        let rogue = Rogue::new(identity, scene.to, scene.wire);
+        rogue.end(alpn).await;
+        println!("{case}");
+        said(&["WARN", "refused a connection", &rogue.from(), reason]).await;
+    }
+    assert_eq!(scene.pair.head.peers().len(), 1);
+    scene.unharmed().await;
+}
+
+async fn who_does_not_say_hello_is_refused(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let wire = scene.wire;
+    let other = scene.pair.authority.issue(Role::Head).unwrap();
+    let other = Rogue::new(Some(&other), scene.to, wire).peer.unwrap();
+    let cut = hello(wire, other, BUILD)[..40].to_vec();
+    let cases = [
+        ("garbage", vec![0x5a; 300], "frame version"),
+        ("an ask before", Frame::of(ASK, 1).bytes(wire, b"hi"), "instead of a hello"),
+        ("a length beyond the maximum", Frame::of(HELLO, 0).claiming(wire, 1 << 20, b""), "larger than the maximum"),
+        ("half a hello", cut, "ended inside a frame"),
+        ("nothing", Vec::new(), "no hello"),
+        ("not a hello inside", Frame::of(HELLO, 0).bytes(wire, &[0xff; 50]), "cannot decode"),
+        ("another's name and role", hello(wire, other, BUILD), "not what the certificate says"),
+    ];
+    for (case, bytes, reason) in cases {
+        let rogue = scene.rogue();
+        let connection = rogue.dial(CONTROL).await;
+        let (mut send, _read) = connection.open_bi().await.unwrap();
+        send.write_all(&bytes).await.unwrap();
+        send.finish().unwrap();
+        println!("{case}");
+        closed(&connection).await;
+        said(&["WARN", "refused a connection", &rogue.from(), reason]).await;
+    }
+    for (wire, build, reason) in
+        [(Wire { protocol: 999, ..wire }, BUILD, "the protocols differ"), (wire, &b"build 2"[..], "the builds differ")]
+    {
+        let rogue = scene.rogue();
+        let connection = rogue.dial(CONTROL).await;
+        let (mut send, mut read) = connection.open_bi().await.unwrap();
+        send.write_all(&hello(wire, rogue.peer.unwrap(), build)).await.unwrap();
+        assert_eq!(rogue.read(&mut read).await.0, HELLO, "it learns what the node is");
+        connection.close(0u8.into(), b"");
+        said(&["WARN", "refused a connection", &rogue.from(), reason]).await;
+    }
+    // The name is right, and this is not the way in.
+    let rogue = scene.rogue();
+    closed(&rogue.dial(DATA).await).await;
+    said(&["WARN", "refused a connection", &rogue.from(), "without a control one"]).await;
+    assert_eq!(scene.pair.head.peers().len(), 1);
+    scene.unharmed().await;
+}
+
+async fn a_bad_frame_on_any_lane_closes_the_connection(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let wire = scene.wire;
+    let half = Frame::of(TELL, 0).claiming(wire, 100, b"half");
+    let cases = [
+        ("garbage", [vec![0x5a; 300], vec![0x5a; 300], vec![0x5a; 300]], "bad frame"),
+        ("oversize", [REPLY, ASK, BEAT].map(|kind| Frame::of(kind, 1).claiming(wire, u32::MAX, b"")), "bad frame"),
+        ("half a frame", [half.clone(), half.clone(), half], "bad frame"),
+        ("wrong lane", [ASK, REPLY, TELL].map(|kind| Frame::of(kind, 1).bytes(wire, b"")), "on the wrong lane"),
+        ("hello again", [HELLO; 3].map(|kind| Frame::of(kind, 1).bytes(wire, b"")), "on the wrong lane"),
+    ];
+    for (case, lanes, reason) in cases {
+        for (at, bytes) in lanes.into_iter().enumerate() {
+            let rogue = scene.rogue();
+            let (connection, mut open) = rogue.greet().await;
+            open[at].0.write_all(&bytes).await.unwrap();
+            let _ = open[at].0.finish();
+            println!("{case} on lane {at}");
+            let code = closed(&connection).await;
+            assert!([4, 5].contains(&code), "{code}");
+            said(&["WARN", reason, &rogue.name()]).await;
+        }
+    }
+    eventually("they are gone", || scene.pair.head.peers().len() == 1).await;
+    scene.unharmed().await;
+}
+
+async fn a_bad_request_ends_its_transfer_only(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let rogue = scene.rogue();
+    let (_control, _lanes) = rogue.greet().await;
+    let data = rogue.dial(DATA).await;
+    let request = |ticket: u32, credit: u64| [&ticket.to_le_bytes()[..], &credit.to_le_bytes(), b"any"].concat();
+    for (case, bytes) in [
+        ("a ticket without end", request(u32::MAX, 1)),
+        ("another word than credit", [request(3, 1), vec![0x77; 9]].concat()),
+        ("taken before it was sent", [request(3, 1), vec![2]].concat()),
+    ] {
+        let (mut send, mut read) = data.open_bi().await.unwrap();
+        send.write_all(&bytes).await.unwrap();
+        println!("{case}");
+        let error = timeout(SOON, read.read_to_end(ZEROS)).await.unwrap().unwrap_err();
+        assert!(format!("{error:?}").contains("11"), "reset as a bad request: {error:?}");
+    }
+    said(&["WARN", "not a request for a transfer", &rogue.name()]).await;
+    // Half a request, and then nothing more: its stream is given back.
+    let (mut send, mut read) = data.open_bi().await.unwrap();
+    send.write_all(&request(3, 1)[..7]).await.unwrap();
+    send.finish().unwrap();
+    assert!(timeout(SOON, read.read_to_end(9)).await.unwrap().is_err());
+    // The connection goes on.
+    let (mut send, mut read) = data.open_bi().await.unwrap();
+    send.write_all(&request(3, u64::MAX)).await.unwrap();
+    let mut all = vec![0; 9 + ZEROS];
+    timeout(2 * SOON, read.read_exact(&mut all)).await.unwrap().unwrap();
+    assert_eq!(all[..9], [&[0][..], &(ZEROS as u64).to_le_bytes()].concat());
+    scene.unharmed().await;
+}
+
+async fn handshakes_that_never_end_are_dropped_and_others_get_in(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let rogue = scene.rogue();
+    let mut slow = Vec::new();
+    for number in 0..70 {
+        // More than its host may have: the last ones are not answered.
+        let Ok(Ok(connection)) = timeout(SOON / 4, rogue.connecting(CONTROL)).await else {
+            assert!(number >= 60, "only {number} were let in");
+            break;
+        };
+        if number % 2 == 0 {
+            slow.push((connection, None)); // says nothing
+        } else {
+            let lane = connection.open_bi().await.unwrap();
+            slow.push((connection, Some(lane)));
+        }
+    }
+    said(&["WARN", "connections are not answered", &rogue.from(), "too many handshakes"]).await;
+    // One byte at a time does not make it longer.
+    let dripping = async {
+        let bytes = hello(scene.wire, rogue.peer.unwrap(), BUILD);
+        for byte in bytes.chunks(1).cycle() {
+            for (_, lane) in &mut slow {
+                if let Some((send, _)) = lane {
+                    let _ = send.write_all(byte).await;
+                }
+            }
+            sleep(Duration::from_millis(400)).await;
+        }
+    };
+    let others = async {
+        let fresh = world.bind(&scene.pair.authority, Role::Worker);
+        fresh.connect(scene.to, SOON).await.expect("another host is let in");
+        eventually("it is up", || scene.pair.head.peers().len() == 2).await;
+        said(&["WARN", "took too long", &rogue.from()]).await;
+    };
+    tokio::select! {
+        () = others => (),
+        () = dripping => (),
+    }
+    for (connection, _) in &slow {
+        timeout(3 * SOON, connection.closed()).await.expect("it was not dropped");
+    }
+    scene.unharmed().await;
+}
+
+async fn half_open_handshakes_cost_nothing_and_others_get_in(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let before = memory();
+    // First packets of many connections, caught on their way to nobody.
+    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut rogue = scene.rogue();
+    rogue.to = nobody.local_addr().unwrap();
+    let many: Vec<_> = (0..400).map(|_| rogue.connecting(CONTROL)).collect();
+    let mut first = Vec::new();
+    let mut packet = vec![0; 2000];
+    while first.len() < 400 {
+        let size = timeout(SOON, nobody.recv(&mut packet)).await.expect("no packet").unwrap();
+        first.push(packet[..size].to_vec());
+    }
+    drop(many);
+    let liar = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for packet in &first {
+        liar.send_to(packet, scene.to).await.unwrap();
+    }
+    for _ in 0..3 {
+        let fresh = world.bind(&scene.pair.authority, Role::Worker);
+        fresh.connect(scene.to, SOON).await.expect("who proves its address is let in");
+    }
+    said(&["WARN", "took too long", &format!("from={}", liar.local_addr().unwrap())]).await;
+    assert!(memory() < before + MUCH, "{} bytes more", memory() - before);
+    scene.unharmed().await;
+}
+
+async fn a_host_that_is_refused_without_end_is_not_answered(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let rogue = Rogue::new(None, scene.to, scene.wire);
+    let started = Instant::now();
+    let mut refused = 0;
+    while logged(&["WARN", "connections are not answered", &rogue.from(), "refused too often"]) == 0 {
+        assert!(started.elapsed() < 5 * SOON, "{refused} were refused, and all were answered");
+        let tries: Vec<_> = (0..16).map(|_| timeout(SOON / 8, rogue.connecting(CONTROL))).collect();
+        for one in tries {
+            refused += u32::from(one.await.is_ok());
+        }
+    }
+    let fresh = world.bind(&scene.pair.authority, Role::Worker);
+    fresh.connect(scene.to, SOON).await.expect("another host is let in");
+    scene.unharmed().await;
+}
+
+async fn a_peer_that_connects_without_end_keeps_its_newest_connections(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let rogue = scene.rogue();
+    let mut controls = Vec::new();
+    let mut datas = Vec::new();
+    for _ in 0..20 {
+        controls.push(rogue.greet().await);
+        datas.push(rogue.dial(DATA).await);
+    }
+    let alive = |connections: Vec<&quinn::Connection>| {
+        let alive: Vec<bool> = connections.iter().map(|connection| connection.close_reason().is_none()).collect();
+        alive.iter().filter(|alive| **alive).count() == 4 && alive[16..] == [true; 4]
+    };
+    eventually("four of each", || {
+        alive(controls.iter().map(|(connection, _)| connection).collect()) && alive(datas.iter().collect())
+    })
+    .await;
+    said(&["WARN", "too many connections", &rogue.from()]).await;
+    assert_eq!(scene.pair.head.peers().len(), 2);
+    let (connection, lanes) = controls.last_mut().unwrap();
+    let echo = Frame { message: 1, recipient: ECHO.0, deadline_ms: 4000, ..Frame::of(ASK, 1) };
+    lanes[1].0.write_all(&echo.bytes(scene.wire, &encode(&Echo("x".into())).unwrap())).await.unwrap();
+    assert_eq!(rogue.read(&mut lanes[0].1).await.0, REPLY);
+    assert!(connection.close_reason().is_none());
+    scene.unharmed().await;
+}
+
+async fn a_flood_of_streams_ends_at_their_number(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let before = memory();
+    let rogue = scene.rogue();
+    let (control, _lanes) = rogue.greet().await;
+    assert!(timeout(SOON / 8, control.open_bi()).await.is_err(), "a fourth lane");
+    let data = rogue.dial(DATA).await;
+    let mut streams = Vec::new();
+    while let Ok(stream) = timeout(SOON / 8, data.open_bi()).await {
+        let (mut send, read) = stream.unwrap();
+        // All the credit that there is, and nothing is ever read.
+        let request = [&3u32.to_le_bytes()[..], &u64::MAX.to_le_bytes(), b"any"].concat();
+        send.write_all(&request).await.unwrap();
+        streams.push((send, read));
+    }
+    assert_eq!(streams.len(), 128);
+    assert!(timeout(SOON / 8, data.open_uni()).await.is_err(), "nobody needs these");
+    eventually("all are served", || scene.pair.head.in_hand().transfers >= 128).await;
+    sleep(Duration::from_millis(500)).await;
+    assert!(scene.pair.head.in_hand().transfers <= 130, "{:?}", scene.pair.head.in_hand());
+    assert!(memory() < before + MUCH, "{} bytes more", memory() - before);
+    data.close(0u8.into(), b"");
+    eventually("all are given back", || scene.pair.head.in_hand().transfers <= 2).await;
+    scene.unharmed().await;
+}
+
+async fn asks_beyond_the_limit_of_a_peer_are_busy(world: World) {
+    const LIMIT: u64 = 4096;
+    const MORE: u64 = 6;
+    let scene = Scene::new(&world, 2 * LIMIT as usize).await;
+    let rogue = scene.rogue();
+    let (connection, mut lanes) = rogue.greet().await;
+    let wait = |call| Frame { message: 4, recipient: ECHO.0, deadline_ms: 60_000, ..Frame::of(ASK, call) };
+    let flood: Vec<u8> = (1..=LIMIT + MORE).flat_map(|call| wait(call).bytes(scene.wire, &[])).collect();
+    lanes[1].0.write_all(&flood).await.unwrap();
+    for call in LIMIT + 1..=LIMIT + MORE {
+        let (kind, answered, payload) = rogue.read(&mut lanes[0].1).await;
+        assert_eq!((kind, answered), (ERROR, call));
+        assert!(payload.len() < 8, "Busy has no text: {payload:?}");
+    }
+    said(&["DEBUG", "refused an ask", &rogue.name(), "Busy"]).await;
+    let started = || u64::from(scene.pair.seen.started.load(Ordering::SeqCst));
+    eventually("the rest has started", || started() == LIMIT).await;
+    assert!(scene.pair.head.in_hand().served as u64 >= LIMIT);
+    connection.close(0u8.into(), b"");
+    eventually("all are cancelled", || scene.pair.head.in_hand().served <= 1).await;
+    eventually("all places are free", || scene.pair.actor.room() == scene.pair.actor.places()).await;
+    scene.unharmed().await;
+}
+
+async fn a_flood_of_cancels_costs_nothing(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let before = memory();
+    let rogue = scene.rogue();
+    let (_connection, mut lanes) = rogue.greet().await;
+    for turn in 0..100u64 {
+        let calls = (turn * 1000..(turn + 1) * 1000).map(|call| Frame::of(CANCEL, 1_000_000 + call));
+        let flood: Vec<u8> = calls.flat_map(|frame| frame.bytes(scene.wire, &[])).collect();
+        lanes[0].0.write_all(&flood).await.unwrap();
+    }
+    let echo = Frame { message: 1, recipient: ECHO.0, deadline_ms: 16_000, ..Frame::of(ASK, 1) };
+    lanes[1].0.write_all(&echo.bytes(scene.wire, &encode(&Echo("x".into())).unwrap())).await.unwrap();
+    let (kind, call, payload) = rogue.read(&mut lanes[0].1).await;
+    assert_eq!((kind, call, decode::<String>(&payload).unwrap().as_str()), (REPLY, 1, "x"));
+    assert!(memory() < before + MUCH, "{} bytes more", memory() - before);
+    scene.unharmed().await;
+}
+
+async fn frames_that_are_replayed_or_out_of_order_do_nothing(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let rogue = scene.rogue();
+    let (connection, mut lanes) = rogue.greet().await;
+    let wire = scene.wire;
+    let ask = |message, call| Frame { message, recipient: ECHO.0, deadline_ms: 16_000, ..Frame::of(ASK, call) };
+    let echo = encode(&Echo("x".into())).unwrap();
+    // The same call twice: the second is dropped, the first goes on.
+    lanes[1].0.write_all(&[ask(4, 5).bytes(wire, &[]), ask(4, 5).bytes(wire, &[])].concat()).await.unwrap();
+    said(&["WARN", "came again", &rogue.name(), "call=5"]).await;
+    let started = || scene.pair.seen.started.load(Ordering::SeqCst);
+    eventually("one has started", || started() == 1).await;
+    scene.pair.seen.gate.notify_one();
+    assert_eq!(rogue.read(&mut lanes[0].1).await.1, 5);
+    // An answer to nothing, and the end of a call that never was.
+    for kind in [REPLY, ERROR] {
+        lanes[0].0.write_all(&Frame::of(kind, 77).bytes(wire, b"?")).await.unwrap();
+    }
+    said(&["DEBUG", "nobody waits for", &rogue.name(), "call=77"]).await;
+    // A cancel before its ask: lanes may overtake each other, and then the ask is skipped.
+    lanes[0].0.write_all(&Frame::of(CANCEL, 9).bytes(wire, &[])).await.unwrap();
+    sleep(Duration::from_millis(300)).await;
+    lanes[1].0.write_all(&[ask(1, 9).bytes(wire, &echo), ask(1, 10).bytes(wire, &echo)].concat()).await.unwrap();
+    assert_eq!(rogue.read(&mut lanes[0].1).await.1, 10, "9 was cancelled");
+    // Beats from the future, and acknowledgements of beats that were never sent.
+    for (seq, ack) in [(u64::MAX, u64::MAX), (1, u64::MAX), (u64::MAX, 0)] {
+        let beat = Frame { recipient: ack, ..Frame::of(BEAT, seq) };
+        lanes[2].0.write_all(&beat.bytes(wire, &[])).await.unwrap();
+    }
+    lanes[1].0.write_all(&ask(1, 11).bytes(wire, &echo)).await.unwrap();
+    assert_eq!(rogue.read(&mut lanes[0].1).await.1, 11);
+    assert_eq!((started(), connection.close_reason().is_none()), (1, true));
+    scene.unharmed().await;
+}
+
+async fn silent_joiners_leave_room_for_others(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    scene.pair.head.serve_joins(Arc::clone(&scene.pair.authority)).unwrap();
+    let rogue = Rogue::new(None, scene.to, scene.wire);
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(rogue.dial(JOIN).await);
+    }
+    said(&["WARN", "refused a connection", &rogue.from(), "too many joins at once"]).await;
+    let open = || silent.iter().filter(|connection| connection.close_reason().is_none()).count();
+    eventually("the rest of its host is sent away", || open() <= 24).await;
+    let token = scene.pair.authority.token(Role::Worker, Duration::from_secs(60)).unwrap();
+    let started = Instant::now();
+    Identity::join(&token, scene.to, BUILD, &world.runtime, SOON).await.expect("another host may join");
+    assert!(open() > 0 || started.elapsed() > SOON / 2, "nobody was silent any more");
+    said(&["WARN", "refused a connection", &rogue.from(), "a join took too long"]).await;
+    eventually("all are dropped", || open() == 0).await;
+    scene.unharmed().await;
+}
+
+/// Takes half a minute: as long as a lane may be without progress.
+async fn a_peer_that_reads_nothing_is_cut_off(world: World) {
+    let scene = Scene::new(&world, 64).await;
+    let rogue = scene.rogue();
+    let (connection, mut lanes) = rogue.greet().await;
+    let started = Instant::now();
+    let text = encode(&Echo("x".repeat(1 << 20))).unwrap();
+    for call in 1..=16 {
+        let echo = Frame { message: 1, recipient: ECHO.0, deadline_ms: 60_000, ..Frame::of(ASK, call) };
+        lanes[1].0.write_all(&echo.bytes(scene.wire, &text)).await.unwrap();
+    }
+    // It lives, and beats.
+    let beating = async {
+        for seq in 1.. {
+            let beat = Frame { recipient: seq, ..Frame::of(BEAT, seq) };
+            let _ = lanes[2].0.write_all(&beat.bytes(scene.wire, &[])).await;
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let ended = async {
+        let end = timeout(Duration::from_secs(50), connection.closed()).await.expect("it was not cut off");
+        assert!(format!("{end:?}").contains('8'), "as stalled: {end:?}");
+    };
+    tokio::select! {
+        () = ended => (),
+        () = beating => (),
+    }
+    assert!(started.elapsed() > Duration::from_secs(29), "{:?}", started.elapsed());
+    eventually("nothing is left", || scene.pair.head.in_hand().served <= 1).await;
+    scene.unharmed().await;
+}
+
+async fn a_role_that_may_not_send_a_message_is_told_so(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let rogue = scene.rogue();
+    let (_connection, mut lanes) = rogue.greet().await;
+    let stop = Frame { message: 6, recipient: ECHO.0, deadline_ms: 4000, ..Frame::of(ASK, 1) };
+    lanes[1].0.write_all(&stop.bytes(scene.wire, &[])).await.unwrap();
+    assert_eq!(rogue.read(&mut lanes[0].1).await.0, ERROR);
+    said(&["DEBUG", "refused an ask", &rogue.name(), "NotAllowed"]).await;
+    assert_eq!(scene.pair.actor.room(), scene.pair.actor.places());
+    scene.unharmed().await;
+}

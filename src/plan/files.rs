@@ -1,0 +1,69 @@
+//! What is known of a file before it is read: the parts of it that can be read alone.
+
+use std::fs::File;
+use std::path::Path;
+
+use polars::prelude::*;
+use polars_arrow::io::ipc::read::{get_row_count_from_blocks, read_file_metadata};
+use polars_io::prelude::ParquetReader;
+use polars_plan::dsl::FileScanIR;
+
+/// A file of a scan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Row groups, or record batches.
+    Parts(Vec<Part>),
+    /// Text is not cut, and its rows are not counted.
+    Bytes(u64),
+    /// It cannot be looked into from here: its task reads it, or reports why not.
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) rows: usize,
+    /// As it will be in memory, or as it is on disk where that is not known.
+    pub(super) bytes: u64,
+}
+
+impl Layout {
+    pub(super) fn of(path: &Path, format: &FileScanIR) -> Self {
+        let parts = match format {
+            FileScanIR::Parquet { .. } => row_groups(path),
+            FileScanIR::Ipc { .. } => record_batches(path),
+            _ => return std::fs::metadata(path).map_or(Self::Unknown, |file| Self::Bytes(file.len())),
+        };
+        parts.map_or(Self::Unknown, Self::Parts)
+    }
+
+    pub(super) fn rows(&self) -> Option<usize> {
+        match self {
+            Self::Parts(parts) => Some(parts.iter().map(|part| part.rows).sum()),
+            Self::Bytes(_) | Self::Unknown => None,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> Option<u64> {
+        match self {
+            Self::Parts(parts) => Some(parts.iter().map(|part| part.bytes).sum()),
+            Self::Bytes(bytes) => Some(*bytes),
+            Self::Unknown => None,
+        }
+    }
+}
+
+fn row_groups(path: &Path) -> Option<Vec<Part>> {
+    let mut reader = ParquetReader::new(File::open(path).ok()?);
+    let groups = reader.get_metadata().ok()?.row_groups.iter();
+    Some(groups.map(|group| Part { rows: group.num_rows(), bytes: group.total_byte_size() as u64 }).collect())
+}
+
+fn record_batches(path: &Path) -> Option<Vec<Part>> {
+    let mut file = File::open(path).ok()?;
+    let blocks = read_file_metadata(&mut file).ok()?.blocks;
+    let parts = blocks.iter().map(|block| {
+        let rows = get_row_count_from_blocks(&mut file, std::slice::from_ref(block)).ok()?;
+        Some(Part { rows: usize::try_from(rows).ok()?, bytes: u64::try_from(block.body_length).ok()? })
+    });
+    parts.collect()
+}

@@ -1,0 +1,103 @@
+use super::super::files::Part;
+use super::*;
+
+/// Rows that the splits cover, in order: (file, row).
+fn covered(files: &[Layout], splits: &[Split]) -> Vec<(usize, usize)> {
+    let whole = |f: usize| (0..files[f].rows().unwrap_or_default()).map(move |row| (f, row)).collect::<Vec<_>>();
+    let rows = splits.iter().flat_map(|split| match split {
+        Split::Whole => (0..files.len()).flat_map(whole).collect(),
+        Split::Files { files, .. } => files.iter().flat_map(|f| whole(*f)).collect(),
+        Split::Rows { file, offset, len, .. } => (*offset..offset + len).map(|row| (*file, row)).collect::<Vec<_>>(),
+        other => panic!("no split of files: {other}"),
+    });
+    rows.collect()
+}
+
+/// Files of random parts, some empty, a few without counts.
+fn some_files(seed: u64, uncounted: bool) -> (Vec<Layout>, u64, usize) {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = |n: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % n) as usize
+    };
+    let files = (0..=next(6)).map(|_| match next(8) {
+        0 if uncounted => Layout::Unknown,
+        1 if uncounted => Layout::Bytes(next(3000) as u64),
+        _ => Layout::Parts((0..next(9)).map(|_| next(30)).map(|rows| Part { rows, bytes: rows as u64 * 9 }).collect()),
+    });
+    (files.collect(), 1 + next(500) as u64, next(300))
+}
+
+#[test]
+fn splits_cover_every_row_once_in_order_and_end_where_a_part_ends() {
+    for seed in 0..500u64 {
+        let (files, share, _) = some_files(seed, true);
+        let splits = group(&files, share, None);
+        let all: Vec<_> = covered(&files, &[Split::Whole]);
+        assert_eq!(covered(&files, &splits), all, "seed {seed}");
+        let named: Vec<_> =
+            splits.iter().filter_map(|s| if let Split::Files { files, .. } = s { Some(files) } else { None }).collect();
+        for (file, layout) in files.iter().enumerate() {
+            let Layout::Parts(parts) = layout else {
+                assert_eq!(named.iter().filter(|f| f.contains(&file)).count(), 1, "seed {seed}: file {file}, once");
+                continue;
+            };
+            let ends: Vec<usize> = parts
+                .iter()
+                .scan(0, |sum, part| {
+                    *sum += part.rows;
+                    Some(*sum)
+                })
+                .collect();
+            for split in &splits {
+                if let Split::Rows { file: of, offset, len, .. } = split
+                    && *of == file
+                {
+                    assert!(ends.contains(&(offset + len)), "seed {seed}: {split} is no part's end of {ends:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_is_covered_exactly_and_every_split_knows_the_rows_before_its_files() {
+    for seed in 0..500u64 {
+        let (files, share, offset) = some_files(seed, false);
+        let total: usize = files.iter().filter_map(Layout::rows).sum();
+        for slice in [Slice::Positive { offset, len: 40 }, Slice::Negative { offset_from_end: offset, len: 25 }] {
+            let window = window(Some(&slice), total);
+            let splits = group(&files, share, Some(window.clone()));
+            let all = covered(&files, &[Split::Whole]);
+            if window.is_empty() {
+                assert_eq!(splits, [Split::Whole], "seed {seed}: Polars slices what is left");
+                continue;
+            }
+            assert_eq!(covered(&files, &splits), all[window], "seed {seed}: {slice:?}");
+            for split in &splits {
+                let (first, before) = match split {
+                    Split::Files { files, rows_before } => (files[0], *rows_before),
+                    Split::Rows { file, rows_before, .. } => (*file, *rows_before),
+                    other => panic!("{other}"),
+                };
+                assert_eq!(
+                    before,
+                    files[..first].iter().filter_map(Layout::rows).sum::<usize>(),
+                    "seed {seed}: {split}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn pieces_are_about_their_share() {
+    let even = |n| Layout::Parts(vec![Part { rows: 10, bytes: 100 }; n]);
+    assert_eq!(group(&[even(8)], 200, None).len(), 4);
+    let small: Vec<_> = (0..20).map(|_| even(1)).collect();
+    assert_eq!(group(&small, 500, None).len(), 4, "small files are put together");
+    let text: Vec<_> = (0..6).map(|_| Layout::Bytes(1000)).collect();
+    assert_eq!(group(&text, 2000, None).len(), 3, "text files too");
+}

@@ -1,0 +1,264 @@
+//! Who starts next, and where.
+
+use std::time::Instant;
+
+use super::{Action, Core, Timer};
+use crate::sched::ledger::{Grant, Ledger};
+use crate::sched::query::{Phase, PoolSpec, Query, Replica, ReplicaState, TaskState};
+use crate::sched::{Affinity, QueryId, Resources, WorkerId};
+
+impl Core {
+    /// Starts what can be started. Queries take turns, one task each; within a query, stages nearest to the result come first.
+    pub(super) fn advance(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.keep_promise(now, actions);
+        let mut passed = 0;
+        while passed < self.turns.len() && self.has_room() {
+            let Some(query) = self.turns.pop_front() else { break };
+            self.turns.push_back(query);
+            passed = if self.start_one(query, now, actions) { 0 } else { passed + 1 };
+        }
+        // Extras, from what tasks leave.
+        for turn in 0..self.turns.len() {
+            if !self.ledger.has_room(self.settings.task) {
+                break;
+            }
+            let query = self.turns[turn];
+            self.each_open_stage(query, |core, stage| {
+                core.extend(query, stage, |_, most| most, now, actions);
+                false
+            });
+        }
+    }
+
+    /// Whether anything could start: nothing does where no task has room, since what is admitted leaves room for one.
+    fn has_room(&self) -> bool {
+        self.ledger.has_room(self.settings.task) || self.queues.has_place() || !self.idle.is_empty()
+    }
+
+    /// Open stages of a query, those nearest to the result first, until `until` says so.
+    fn each_open_stage(&mut self, id: QueryId, mut until: impl FnMut(&mut Self, usize) -> bool) -> bool {
+        let mut before = usize::MAX;
+        loop {
+            let open = self.queries.get(&id).map(|query| query.open.range(..before));
+            let Some(stage) = open.and_then(|mut open| open.next_back()).copied() else { return false };
+            if until(self, stage) {
+                return true;
+            }
+            before = stage;
+        }
+    }
+
+    /// Admits stages of this query and starts one of its tasks, if there is room.
+    fn start_one(&mut self, id: QueryId, now: Instant, actions: &mut Vec<Action>) -> bool {
+        self.each_open_stage(id, |core, stage| {
+            core.admit(id, stage, now, actions);
+            core.start_task(id, stage, now, actions)
+        })
+    }
+
+    /// A stage is admitted whole: one replica of each of its pools and room for one task, or nothing.
+    pub(super) fn admit(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get(&id) else { return };
+        let state = &query.stages[stage];
+        let refused = state.refused == Some(self.ledger.room()) && self.idle.is_empty();
+        if state.phase != Phase::Waiting || refused {
+            return;
+        }
+        let (whole, task) = (Whole::of(query, stage), self.settings.task);
+        let placed = match whole.is_plain() {
+            // Its tasks take what room they find.
+            true => Some((Vec::new(), Vec::new())),
+            false => whole.place(task, &mut self.ledger),
+        };
+        let placed = placed.or_else(|| self.evict_for(|ledger| whole.place(task, ledger), actions));
+        let placed = placed.map(|(replicas, tasks)| {
+            // Tasks are charged when they start; until then their places were only tried.
+            tasks.iter().for_each(|grant| self.ledger.undo(grant));
+            replicas
+        });
+        let room = self.ledger.room();
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        let near = query.nearest(stage);
+        let state = &mut query.stages[stage];
+        let Some(placed) = placed else {
+            state.refused = Some(room);
+            self.unadmitted.insert((id, stage));
+            return;
+        };
+        self.unadmitted.remove(&(id, stage));
+        state.refused = None;
+        state.phase = Phase::Running;
+        state.near = near;
+        state.since = now;
+        state.moved = now;
+        for (step, pool) in state.pools.iter_mut().enumerate() {
+            pool.most = query.spec.stages[stage].pools[step].most;
+        }
+        for (step, grant) in placed.into_iter().enumerate() {
+            self.start_replica(id, stage, step, grant, now, actions);
+        }
+        // Up to the least that was asked for before any task starts.
+        self.extend(id, stage, |pool, _| pool.least, now, actions);
+    }
+
+    fn start_task(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
+        let (admits, amount) = (self.policy.admits(self.running), self.settings.task);
+        let Some(query) = self.queries.get_mut(&id) else { return false };
+        let state = &query.stages[stage];
+        if state.phase != Phase::Running || state.waiting() == 0 || !state.is_served() || !admits {
+            return false;
+        }
+        let mut place = |wish| self.policy.place(amount, wish, &mut self.ledger);
+        let mut pinned = state.pinned.keys();
+        let found = pinned.find_map(|worker| Some((place(Some(Affinity::Hard(*worker)))?, true)));
+        let found = found.or_else(|| {
+            let index = state.pending.front()?;
+            let wish = query.spec.stages[stage].affinity.get(index).copied();
+            Some((place(wish.or(state.near.map(Affinity::Soft)))?, false))
+        });
+        let Some((worker, pinned)) = found else {
+            return self.queue_task(id, stage, actions) || self.evict_for_task(actions);
+        };
+        let state = &mut query.stages[stage];
+        let index = if pinned { state.take_pinned(worker) } else { state.pending.pop_front() };
+        let Some(index) = index else { return false };
+        state.running += 1;
+        state.moved = now;
+        state.tasks[index].state = TaskState::Running { on: worker, since: now };
+        let quick = state.is_quick();
+        let task = query.task_id(stage, index);
+        self.running += 1;
+        self.queues.start(task, worker, quick);
+        run(query, stage, index, worker, None, actions);
+        true
+    }
+
+    /// Lets a task wait at a worker behind a short one, so that the worker has it when it needs it; unless a stage waits to be
+    /// admitted: then room is to come free here.
+    fn queue_task(&mut self, id: QueryId, stage: usize, actions: &mut Vec<Action>) -> bool {
+        let Some(query) = self.queries.get_mut(&id) else { return false };
+        let Some(&index) = query.stages[stage].pending.front().filter(|_| self.unadmitted.is_empty()) else {
+            return false;
+        };
+        let task = query.task_id(stage, index);
+        let Some((behind, on)) = self.queues.wait(task, |worker| self.ledger.is_open(worker)) else { return false };
+        self.running += 1;
+        let state = &mut query.stages[stage];
+        state.pending.pop_front();
+        state.queued += 1;
+        state.tasks[index].state = TaskState::Queued { on, behind };
+        let leader = self.queries.get(&behind.query).and_then(|query| query.stages.get(behind.stage.0 as usize));
+        let attempt = leader.and_then(|stage| stage.tasks.get(behind.index as usize)).map(|task| task.attempt);
+        if let Some(query) = self.queries.get_mut(&id) {
+            run(query, stage, index, on, attempt.map(|attempt| (behind, attempt)), actions);
+        }
+        true
+    }
+
+    fn evict_for_task(&mut self, actions: &mut Vec<Action>) -> bool {
+        let task = self.settings.task;
+        if self.ledger.has_room(task) {
+            return false; // there is, but not where the task must be
+        }
+        let freed = self.evict_for(|ledger| ledger.place(task, Resources::NONE), actions);
+        // The room is there; whose turn it is takes it.
+        freed.iter().for_each(|grant| self.ledger.release(grant));
+        freed.is_some()
+    }
+
+    /// Adds replicas to each pool of a running stage until it has as many as `count` says, never taking the last room for
+    /// a task from a worker. A pool with an idle replica needs no more.
+    fn extend(
+        &mut self,
+        id: QueryId,
+        stage: usize,
+        count: impl Fn(&PoolSpec, usize) -> usize,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let steps = self.queries.get(&id).filter(|q| q.stages[stage].phase == Phase::Running);
+        for step in 0..steps.map_or(0, |query| query.stages[stage].pools.len()) {
+            loop {
+                let Some(query) = self.queries.get(&id) else { return };
+                let (pool, spec) = (&query.stages[stage].pools[step], &query.spec.stages[stage].pools[step]);
+                if pool.alive >= count(spec, pool.most) || pool.has_idle() {
+                    break;
+                }
+                // The only replica of a pool that has work need leave no room.
+                let spare = if pool.alive == 0 { Resources::NONE } else { self.settings.task };
+                let Some(grant) = self.ledger.place(spec.each, spare) else { break };
+                self.start_replica(id, stage, step, grant, now, actions);
+            }
+        }
+    }
+
+    fn start_replica(
+        &mut self,
+        id: QueryId,
+        stage: usize,
+        step: usize,
+        grant: Grant,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        let replica = query.replica_id(stage, step, query.stages[stage].pools[step].replicas.len());
+        let (worker, devices) = (grant.worker, grant.devices.clone());
+        let pool = &mut query.stages[stage].pools[step];
+        pool.replicas.push(Replica { grant, state: ReplicaState::Starting, since: now, progress: None, idle: None });
+        pool.alive += 1;
+        let timeout = self.ready_timeout(replica.pool);
+        self.timers.insert((now + timeout, Timer::Ready(replica)));
+        actions.push(Action::StartReplica { worker, replica, devices });
+    }
+}
+
+/// What a stage needs to be admitted.
+pub(super) struct Whole {
+    replicas: Vec<Resources>,
+    pins: Vec<WorkerId>,
+}
+
+impl Whole {
+    pub(super) fn of(query: &Query, stage: usize) -> Self {
+        let replicas = query.spec.stages[stage].pools.iter().map(|pool| pool.each).collect();
+        Self { replicas, pins: query.stages[stage].pinned.keys().copied().collect() }
+    }
+
+    /// No replica and no certain worker.
+    fn is_plain(&self) -> bool {
+        self.replicas.is_empty() && self.pins.is_empty()
+    }
+
+    /// Charges a replica of each pool, and a task: one on each worker on which some must run.
+    pub(super) fn place(&self, task: Resources, ledger: &mut Ledger) -> Option<(Vec<Grant>, Vec<Grant>)> {
+        let mut tasks: Vec<_> = self.pins.iter().map_while(|worker| ledger.place_on(*worker, task)).collect();
+        let mut amounts = self.replicas.clone();
+        if self.pins.is_empty() {
+            amounts.push(task);
+        }
+        let placed = if tasks.len() == self.pins.len() { ledger.place_all(&amounts) } else { None };
+        let Some(mut placed) = placed else {
+            tasks.iter().for_each(|grant| ledger.undo(grant));
+            return None;
+        };
+        tasks.extend(placed.split_off(self.replicas.len()));
+        Some((placed, tasks))
+    }
+}
+
+fn run(
+    query: &mut Query,
+    stage: usize,
+    index: usize,
+    worker: WorkerId,
+    after: Option<(crate::sched::TaskId, crate::sched::Attempt)>,
+    actions: &mut Vec<Action>,
+) {
+    let task = query.task_id(stage, index);
+    let state = &mut query.stages[stage];
+    if state.prepared.insert(worker) {
+        actions.push(Action::Prepare { worker, query: task.query, stage: task.stage });
+    }
+    actions.push(Action::Run { worker, task, attempt: state.tasks[index].attempt, after });
+}

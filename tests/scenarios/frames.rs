@@ -1,0 +1,146 @@
+//! How a query is dealt to tasks, as it can be seen from outside.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use regatta::polars::prelude::*;
+use regatta::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// The height of each batch that a call sees: without a batch size, a task's rows are one call if they are few.
+#[derive(Serialize, Deserialize)]
+struct Height;
+
+#[regatta::udf]
+impl Udf for Height {
+    type State = ();
+
+    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn start(&self, _: &mut Start) -> UdfResult<()> {
+        Ok(())
+    }
+
+    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
+        let rows = batch.height();
+        Ok(Column::new("".into(), vec![rows as i64; rows]))
+    }
+}
+
+fn numbers(rows: i64) -> LazyFrame {
+    let numbers: Vec<_> = (0..rows).collect();
+    df!["id" => &numbers, "text" => numbers.iter().map(|n| format!("number {n}, in words")).collect::<Vec<_>>()]
+        .unwrap()
+        .lazy()
+}
+
+fn heights(session: &Session, query: LazyFrame) -> Vec<usize> {
+    session.submit(query).unwrap().batches().map(|batch| batch.unwrap().height()).collect()
+}
+
+#[test]
+fn into_partitions_deals_equal_shares_in_order() {
+    let session = Session::local(2).unwrap();
+    let udf = |query: LazyFrame| query.with_column(Height.pool().replicas(2).on([col("id")]).alias("height"));
+    let seen = udf(numbers(400).into_partitions(100)).collect_on(&session).unwrap();
+    assert_eq!(seen.column("height").unwrap().i64().unwrap().iter().collect::<Vec<_>>(), vec![Some(4); 400]);
+    // Split and merged behind a UDF stage, whose tasks leave partitions of other heights.
+    let again = |n| udf(numbers(400).into_partitions(7)).drop(by_name(["height"], true, false)).into_partitions(n);
+    assert_eq!(heights(&session, again(10)), vec![40; 10]);
+    assert_eq!(heights(&session, again(3)), [133, 133, 134]);
+    assert_eq!(heights(&session, numbers(2).into_partitions(4)).iter().sum::<usize>(), 2);
+    let ordered = again(10).collect_on(&session).unwrap();
+    assert!(ordered.equals(&numbers(400).collect().unwrap()), "{ordered}");
+    assert_eq!(session.partitions_held(), 0);
+}
+
+#[test]
+fn a_large_frame_travels_beside_the_plan_and_is_dropped_with_its_query() {
+    let session = Session::local(2).unwrap();
+    let frame = Arc::new(numbers(200_000).collect().unwrap());
+    let query = frame.as_ref().clone().lazy().with_column((col("id") * lit(2)).alias("twice"));
+    let mut run = session.submit(query.clone()).unwrap();
+    let partitions: Vec<_> = run.batches().collect::<Result<_, _>>().unwrap();
+    assert!(partitions.len() > 1, "{}", run.explain());
+    let whole = partitions.into_iter().reduce(|whole, next| whole.vstack(&next).unwrap()).unwrap();
+    assert!(whole.equals(&query.collect().unwrap()));
+    assert!(session.partitions_held() > 0, "kept while the query lives");
+    drop(run);
+    assert_eq!(session.partitions_held(), 0);
+}
+
+/// Passes its input on, and leaves a file for each row that it has seen in the folder.
+#[derive(Serialize, Deserialize)]
+struct Seen {
+    folder: PathBuf,
+}
+
+#[regatta::udf]
+impl Udf for Seen {
+    type State = ();
+
+    fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+        Ok(inputs[0].dtype().clone())
+    }
+
+    fn start(&self, _: &mut Start) -> UdfResult<()> {
+        Ok(())
+    }
+
+    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
+        let column = batch.column(0)?;
+        for id in column.i64()?.iter().flatten() {
+            // Seen once more, it is two bytes long.
+            let mut file = OpenOptions::new().create(true).append(true).open(self.folder.join(id.to_string()))?;
+            file.write_all(b"x")?;
+        }
+        Ok(column.clone())
+    }
+}
+
+/// Rows that were seen, and how often all together.
+fn seen(folder: &Path) -> (BTreeSet<i64>, u64) {
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(Result::unwrap).collect();
+    let rows = files.iter().map(|file| file.file_name().to_str().unwrap().parse().unwrap()).collect();
+    (rows, files.iter().map(|file| file.metadata().unwrap().len()).sum())
+}
+
+#[test]
+fn a_limit_runs_no_task_that_is_not_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(2).unwrap();
+    let workers = session.processes();
+    let udf = Seen { folder: folder.path().to_owned() }.pool().replicas(2).batch(10);
+    let query = numbers(4000).into_partitions(400).filter(udf.on([col("id")]).gt_eq(lit(13))).slice(2, 5);
+    let first = query.clone().collect_on(&session).unwrap();
+    assert_eq!(first.column("id").unwrap().i64().unwrap().iter().flatten().collect::<Vec<_>>(), [15, 16, 17, 18, 19]);
+    let (rows, _) = seen(folder.path());
+    assert!(rows.contains(&19) && rows.len() < 2000, "{} of 4000 rows were looked at", rows.len());
+    for _ in 0..10 {
+        assert!(query.clone().collect_on(&session).unwrap().equals(&first));
+    }
+    assert_eq!(session.processes(), workers, "no worker was lost over it");
+    assert_eq!(session.partitions_held(), 0);
+}
+
+#[test]
+fn the_same_call_twice_runs_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(2).unwrap();
+    let call = Seen { folder: folder.path().to_owned() }.pool().batch(17).on([col("id")]);
+    let query = numbers(300).with_columns([
+        (call.clone() * call.clone()).alias("square"),
+        when(call.clone().gt(lit(100))).then(call.clone()).otherwise(lit(0)).alias("condition"),
+        as_struct(vec![call.clone().alias("in"), col("text")]).alias("struct"),
+    ]);
+    let frame = query.clone().collect_on(&session).unwrap();
+    assert_eq!(frame.column("square").unwrap().i64().unwrap().get(299), Some(299 * 299));
+    assert_eq!(seen(folder.path()), ((0..300).collect(), 300), "each row once");
+    query.collect_on(&Session::native().unwrap()).unwrap();
+    assert_eq!(seen(folder.path()).1, 600, "natively too");
+}
