@@ -4,6 +4,7 @@
 //! UDF on a thread of its own. They share nothing but the messages in `messages.rs`.
 
 mod host;
+mod hosted;
 mod messages;
 mod pools;
 mod scheduler;
@@ -16,7 +17,8 @@ use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 
 pub(crate) use host::Host;
 pub(crate) use messages::{
-    Place, Register, Release, RunEvent, Status, Submit, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
+    Place, Register, Release, RunEvent, SpawnActor, Status, StopActor, Submit, UseProvider, WholeStatus, Worker,
+    WorkerDown, WorkerSilent,
 };
 pub use scheduler::SchedulerActor;
 pub use swordfish::SwordfishActor;
@@ -28,6 +30,8 @@ pub(crate) const SCHEDULER: ActorId = ActorId(1);
 pub(crate) const SWORDFISH: ActorId = ActorId(2);
 /// Replicas are numbered from here.
 const FIRST_REPLICA: u64 = 16;
+/// Users' actors are numbered from here, by the scheduler.
+const FIRST_HOSTED: u64 = 1 << 32;
 
 /// How long a control message may take: its handlers only note it.
 pub(crate) const CONTROL: Duration = Duration::from_secs(10);

@@ -3,6 +3,8 @@
 
 mod fragment;
 mod program;
+mod regroup;
+mod sink;
 mod task;
 
 use std::future::Future;

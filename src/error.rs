@@ -4,10 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use polars::prelude::PolarsError;
+use regatta_remote::NameError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
-use crate::sched::{PoolId, TaskId};
+use crate::sched::{PoolId, TaskId, WorkerId};
 use crate::udf::UdfError;
 
 /// Why a session or a query failed.
@@ -29,6 +30,9 @@ pub enum Error {
     /// The cluster could not be started, or broke.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    /// An actor of the program's own could not be started, found or stopped.
+    #[error(transparent)]
+    Actor(#[from] ActorError),
     /// The query was cancelled.
     #[error("the query was cancelled")]
     Cancelled,
@@ -42,6 +46,7 @@ impl Error {
             Self::Task(error) => error.cause.is_retryable(),
             Self::Pool(error) => matches!(error.cause, PoolFailure::NotReady { .. }),
             Self::Cluster(_) => true,
+            Self::Actor(error) => matches!(error, ActorError::NoWorker),
         }
     }
 
@@ -322,6 +327,63 @@ pub enum ClusterError {
     /// The session was closed, or its threads are gone.
     #[error("the session is closed")]
     Closed,
+}
+
+/// Why an actor could not be started, found or stopped.
+#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ActorError {
+    /// The worker does not know the type.
+    #[error(
+        "no actor {kind:?} is registered in the program that runs there: put #[regatta::actor(...)] on it, link the crate \
+         that holds it, and start workers of the same build"
+    )]
+    NotRegistered {
+        /// The type's name.
+        kind: String,
+    },
+    /// Two types have one name.
+    #[error(
+        "two actors of this program are registered as {kind:?}: give one another name, #[regatta::actor(..., name = \"...\")]"
+    )]
+    Twice {
+        /// The name.
+        kind: String,
+    },
+    /// The actor's value could not be written or read.
+    #[error("the fields of actor {kind:?} cannot travel: {why}")]
+    Arguments {
+        /// The type's name.
+        kind: String,
+        /// What serde said.
+        why: String,
+    },
+    /// Its name is taken, or nobody has the name that was looked up.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// There is no worker that could run it.
+    #[error("there is no worker to run the actor on yet: start the session with at least one")]
+    NoWorker,
+    /// The worker that was asked for is not there.
+    #[error("{worker} is not there; there are {there}")]
+    NoSuchWorker {
+        /// The one that was asked for.
+        worker: WorkerId,
+        /// Those that are there.
+        there: String,
+    },
+    /// The handle is not of an actor that this session started and that still runs.
+    #[error("this handle is of no actor that the session runs: it has ended, or was not started by Session::spawn")]
+    NotRunning,
+    /// The worker did not answer.
+    #[error("the worker did not answer: {0}")]
+    NoAnswer(String),
+}
+
+impl ActorError {
+    pub(crate) fn arguments(kind: &str, why: impl fmt::Display) -> Self {
+        Self::Arguments { kind: kind.to_owned(), why: why.to_string() }
+    }
 }
 
 impl ClusterError {

@@ -1,5 +1,7 @@
 //! A query that runs: its result as a frame or as batches, its status, and its end.
 
+mod publish;
+
 use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -7,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc as blocking;
 
 use bytes::Bytes;
-use futures_util::stream::{Stream, StreamExt, TryStreamExt, unfold};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt, unfold};
 use polars::prelude::*;
 use tokio::sync::mpsc;
 
@@ -18,6 +20,8 @@ use crate::sched::{Output, QueryId, QueryStatus};
 use crate::session::Session;
 use crate::store::Ticket;
 
+pub(crate) use publish::Publication;
+
 /// A query that was submitted. Dropping it ends the query and frees what it holds, on all workers.
 #[derive(Debug)]
 pub struct Run {
@@ -26,6 +30,7 @@ pub struct Run {
     schema: SchemaRef,
     explain: String,
     events: Option<mpsc::Receiver<RunEvent>>,
+    publication: Option<Publication>,
 }
 
 /// Partitions of the result that are brought here at once.
@@ -39,7 +44,12 @@ impl Run {
         explain: String,
         events: mpsc::Receiver<RunEvent>,
     ) -> Self {
-        Self { session, query, schema, explain, events: Some(events) }
+        Self { session, query, schema, explain, events: Some(events), publication: None }
+    }
+
+    /// The query writes files: taking its result publishes them.
+    pub(crate) fn will_publish(&mut self, publication: Publication) {
+        self.publication = Some(publication);
     }
 
     /// The whole result. Blocks until it is there; may be called from any thread, an async one too.
@@ -58,10 +68,11 @@ impl Run {
     pub fn batches(&mut self) -> Batches {
         let (sender, batches) = blocking::sync_channel(1);
         let host = Arc::clone(self.session.host());
+        let publication = self.publication.take();
         match self.events.take() {
             Some(events) => {
                 self.session.host().runtime.handle().spawn(async move {
-                    let mut partitions = std::pin::pin!(partitions(events, host));
+                    let mut partitions = std::pin::pin!(results(events, host, publication));
                     while let Some(partition) = partitions.next().await {
                         let failed = partition.is_err();
                         // The reader may be slow: it must not hold a network thread meanwhile.
@@ -119,9 +130,9 @@ impl IntoFuture for Run {
     fn into_future(mut self) -> Self::IntoFuture {
         let runtime = self.session.host().runtime.handle().clone();
         let (sender, result) = tokio::sync::oneshot::channel();
-        let events = self.events.take();
+        let (events, publication) = (self.events.take(), self.publication.take());
         let (host, schema) = (Arc::clone(self.session.host()), Arc::clone(&self.schema));
-        runtime.spawn(async move { sender.send(collect(events, host, schema).await) });
+        runtime.spawn(async move { sender.send(collect(events, host, schema, publication).await) });
         Box::pin(async move {
             let result = result.await;
             drop(self);
@@ -134,8 +145,9 @@ async fn collect(
     events: Option<mpsc::Receiver<RunEvent>>,
     host: Arc<Host>,
     schema: SchemaRef,
+    publication: Option<Publication>,
 ) -> Result<DataFrame, Error> {
-    let bytes: Vec<_> = partitions(events.ok_or(ClusterError::Closed)?, host).try_collect().await?;
+    let bytes: Vec<_> = results(events.ok_or(ClusterError::Closed)?, host, publication).try_collect().await?;
     let decoded = tokio::task::spawn_blocking(move || {
         let mut result = None;
         for partition in bytes {
@@ -189,6 +201,10 @@ pub trait LazyFrameExt: Sized {
     /// many tasks. Moves only rows that change partitions' hands. Without effect in a [native](Session::native) session,
     /// which has one partition.
     fn into_partitions(self, partitions: usize) -> LazyFrame;
+
+    /// Hands the rows on, to UDFs and to what else follows, in batches of at most `rows` rows, and of at least 0.8 of them but
+    /// for the last of each partition. Order is kept, and so are partitions.
+    fn into_batches(self, rows: usize) -> LazyFrame;
 }
 
 impl LazyFrameExt for LazyFrame {
@@ -203,6 +219,10 @@ impl LazyFrameExt for LazyFrame {
 
     fn into_partitions(self, partitions: usize) -> LazyFrame {
         Marker::IntoPartitions(partitions.max(1)).on(self)
+    }
+
+    fn into_batches(self, rows: usize) -> LazyFrame {
+        Marker::IntoBatches(rows.max(1)).on(self)
     }
 }
 
@@ -220,6 +240,22 @@ fn append(result: &mut Option<DataFrame>, batch: DataFrame) -> Result<(), Error>
 
 fn driver_failed(error: PolarsError) -> ClusterError {
     ClusterError::network("read the result", PolarsFailure::from(error))
+}
+
+/// What a query yields: its partitions, or, once they are published, the files that it wrote.
+fn results(
+    events: mpsc::Receiver<RunEvent>,
+    host: Arc<Host>,
+    publication: Option<Publication>,
+) -> BoxStream<'static, Result<Bytes, Error>> {
+    let partitions = partitions(events, host);
+    let Some(publication) = publication else { return partitions.boxed() };
+    let published = async move {
+        let listings = partitions.try_collect().await?;
+        let published = tokio::task::spawn_blocking(move || publication.publish(listings));
+        published.await.map_err(|_| ClusterError::Closed)?
+    };
+    stream::once(published).boxed()
 }
 
 /// The result's partitions in order, as IPC files, while tasks finish.

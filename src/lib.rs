@@ -37,6 +37,7 @@
 // `#[regatta::udf]` names this crate by its own name, also inside it.
 extern crate self as regatta;
 
+pub mod actor;
 mod actors;
 mod cluster;
 mod config;
@@ -60,7 +61,7 @@ pub use config::{Config, Runner};
 pub use error::Error;
 pub use frame::{Batches, LazyFrameExt, Run};
 pub use polars_ooc::Allocator;
-pub use regatta_macros::{main, udf};
+pub use regatta_macros::{Message, actor, main, udf};
 pub use sched::{
     PoolId, PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, TaskId, Wait, WaitsFor, WorkerId,
     WorkerStatus,
@@ -70,10 +71,13 @@ pub use session::Session;
 /// The Polars that plans must be made with.
 pub use polars;
 
-/// README.md's code must compile.
+/// README.md's code must compile, and that of the guides.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+#[cfg(doctest)]
+#[doc = include_str!("../docs/actors.md")]
+struct ActorsGuide;
 
 /// And that of the guide.
 #[cfg(doctest)]
@@ -82,6 +86,7 @@ struct Udfs;
 
 /// What most programs need.
 pub mod prelude {
+    pub use crate::actor::RemoteActor;
     pub use crate::udf::{Aggregate, AsyncUdf, Batch, Context, OnError, Start, Udf, UdfError, UdfResult};
     pub use crate::{LazyFrameExt, Run, Session};
 }

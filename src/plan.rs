@@ -12,6 +12,7 @@ mod marker;
 mod rowwise;
 mod scan;
 mod share;
+mod sink;
 mod wire;
 
 use polars::prelude::*;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use lift::udf_calls;
 pub(crate) use marker::Marker;
 pub(crate) use share::{Rows, share};
+pub(crate) use sink::FileSink;
 pub(crate) use wire::{Fragment, placeholder_of};
 
 use crate::error::PlanError;
@@ -32,7 +34,12 @@ use crate::udf::PoolOptions;
 pub(crate) struct QueryPlan {
     pub(crate) stages: Vec<Stage>,
     pub(crate) schema: SchemaRef,
+    /// Where it writes its result, if it does.
+    pub(crate) sink: Option<FileSink>,
 }
+
+/// In the folder of files that wait to be published: somebody is there to publish them.
+pub(crate) const WANTED: &str = "wanted";
 
 /// A part of the plan whose output is partitions, one for each of its splits.
 #[derive(Debug)]
@@ -75,6 +82,8 @@ impl Stage {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct StageProgram {
     pub(crate) fragment: Fragment,
+    /// Rows of the batches that the fragment hands on, if that was asked for.
+    pub(crate) batches: Option<usize>,
     pub(crate) steps: Vec<UdfStep>,
     /// Rows that a task leaves at most.
     pub(crate) limit: Option<u64>,
@@ -92,6 +101,8 @@ pub(crate) struct UdfStep {
     pub(crate) output: (String, DataType),
     /// Row-wise work on the batch with that column; `None` if there is none.
     pub(crate) then: Option<Fragment>,
+    /// Rows of the batches that go on from there, if that was asked for.
+    pub(crate) batches: Option<usize>,
 }
 
 /// A task's part of what its stage reads.
@@ -128,9 +139,11 @@ pub(crate) struct Target {
 /// What Polars' optimiser refuses, UDF options that make no sense, and closures that cannot travel.
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
     let optimised = optimise(query)?;
-    let schema = optimised.lp_arena.get(optimised.lp_top).schema(&optimised.lp_arena).into_owned();
+    let root = optimised.lp_arena.get(optimised.lp_top);
+    let sink = FileSink::of(root);
+    let schema = if sink.is_some() { FileSink::schema() } else { root.schema(&optimised.lp_arena).into_owned() };
     let stages = cut::cut(optimised, target)?;
-    Ok(QueryPlan { stages, schema })
+    Ok(QueryPlan { stages, schema, sink })
 }
 
 fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {
@@ -138,7 +151,9 @@ fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {
     // rewrites would cross the cuts (reference: polars.md §4.5).
     let flags = (query.get_current_optimizations() | OptFlags::STREAMING)
         - (OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE | OptFlags::GPU | OptFlags::EAGER);
-    query.with_optimizations(flags).to_alp_optimized().map_err(|e| PlanError::Polars(e.into()))
+    let mut plan = query.with_optimizations(flags).to_alp_optimized().map_err(PlanError::polars)?;
+    sink::make_absolute(&mut plan).map_err(PlanError::polars)?;
+    Ok(plan)
 }
 
 impl QueryPlan {

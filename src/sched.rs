@@ -1,6 +1,7 @@
 //! The scheduler without its shell: queue, ledger, pools and attempts as plain structs that take `now` and answer with
 //! actions. No tokio, no actix, no Polars.
 
+mod actors;
 mod autoscale;
 mod core;
 mod ids;

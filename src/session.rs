@@ -8,18 +8,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use polars::prelude::LazyFrame;
-use regatta_remote::{Arbiter, Authority, LocalRef, Node, NodeId, PeerEvent, Role, Runtime, catch};
+use regatta_remote::{
+    ActorRef, Arbiter, Authority, LocalRef, Node, NodeId, PeerEvent, RemoteMessage, Role, Runtime, catch,
+};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 
+use crate::actor::{RemoteActor, Spawn};
 use crate::actors::{
-    CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, Status, Submit, SwordfishActor, UseProvider,
-    WholeStatus, Worker, WorkerDown, WorkerSilent,
+    CONTROL, Host, MAILBOX, Place, Release, SCHEDULER, SchedulerActor, SpawnActor, Status, StopActor, Submit,
+    SwordfishActor, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
 };
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, hello, is_worker};
 use crate::config::{Config, Runner};
-use crate::error::{ClusterError, Error, PlanError};
-use crate::frame::Run;
+use crate::error::{ActorError, ClusterError, Error, PlanError};
+use crate::frame::{Publication, Run};
 use crate::os;
 use crate::plan::{QueryPlan, Split, Target, Work, plan};
 use crate::sched::{
@@ -161,7 +164,7 @@ impl Session {
         // Certificates live a day; the head renews them.
         let renewal = node.serve_joins(Arc::clone(&authority));
         renewal.map_err(|e| ClusterError::network("serve the cluster's certificates", e))?;
-        SchedulerActor::publish(&node, SCHEDULER, &parts.scheduler);
+        SchedulerActor::publish(&node, SCHEDULER, &parts.scheduler, &parts.arbiter);
         let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
         let workers = LocalWorkers::new(LocalSpec {
             authority,
@@ -204,7 +207,10 @@ impl Session {
         let (events, heard) = mpsc::channel(tasks * MAX_ATTEMPTS as usize + 2);
         let id = QueryId(os::random());
         // Made first: whatever happens from here on, its drop frees what the query holds.
-        let run = Run::new(self.clone(), id, schema, explain, heard);
+        let mut run = Run::new(self.clone(), id, schema, explain, heard);
+        if let Some(sink) = plan.sink.take() {
+            run.will_publish(Publication::prepare(sink, id)?);
+        }
         let given = self.keep_frames(id, &mut plan)?;
         let scheduler = self.inner.scheduler.clone();
         scheduler
@@ -229,6 +235,52 @@ impl Session {
         let scheduler = self.inner.scheduler.clone();
         let status = self.inner.host.wait(async move { scheduler.ask(WholeStatus, CONTROL).await })?;
         Ok(status.map_err(|e| ClusterError::network("ask for the status", e))?)
+    }
+
+    /// Starts an actor of your own on a worker, where it lives until it stops, is [stopped](Self::stop), panics too often, or
+    /// the session ends. Blocks until it takes messages and has its name.
+    ///
+    /// ```text
+    /// let limiter = session.spawn(RateLimiter { per_second: 50 }.named("limiter"))?;
+    /// ```
+    ///
+    /// # Errors
+    /// [`ActorError`]: its name is taken, its fields cannot travel, there is no such worker.
+    pub fn spawn<A: RemoteActor>(&self, actor: impl Into<Spawn<A>>) -> Result<ActorRef<A>, Error> {
+        let spec = actor.into().spec()?;
+        let hosted = self.ask_scheduler(SpawnActor(spec))??;
+        let (node, _) = self.inner.host.actor_node()?;
+        Ok(node.actor_at(hosted.address, hosted.at))
+    }
+
+    /// The actor of that name, whoever started it. In a UDF: [`Start::actor`](crate::udf::Start::actor).
+    ///
+    /// # Errors
+    /// [`NameError`](crate::actor::NameError): nobody has the name, or an actor of another type has it.
+    pub fn actor<A: RemoteActor>(&self, name: &str) -> Result<ActorRef<A>, Error> {
+        let (names, name) = (self.inner.host.actor_node()?.1, name.to_owned());
+        let found = self.inner.host.wait(async move { names.find(&name, CONTROL).await })?;
+        Ok(found.map_err(ActorError::from)?)
+    }
+
+    /// Stops an actor that this session has started. Messages that wait at it are not handled; the one that is being handled
+    /// ends first.
+    ///
+    /// # Errors
+    /// [`ActorError::NotRunning`] if it has ended already.
+    pub fn stop<A: RemoteActor>(&self, actor: &ActorRef<A>) -> Result<(), Error> {
+        let address = actor.address().ok_or(ActorError::NotRunning)?;
+        Ok(self.ask_scheduler(StopActor(address))??)
+    }
+
+    fn ask_scheduler<M>(&self, message: M) -> Result<M::Result, Error>
+    where
+        SchedulerActor: actix::Handler<M>,
+        M: RemoteMessage,
+    {
+        let scheduler = self.inner.scheduler.clone();
+        let answer = self.inner.host.wait(async move { scheduler.ask(message, 3 * CONTROL).await })?;
+        Ok(answer.map_err(|e| ClusterError::network("ask the scheduler", e))?)
     }
 
     /// Process ids of the local workers; none for a native session.

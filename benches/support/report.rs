@@ -41,7 +41,7 @@ struct Row {
 impl Report {
     /// Reads the command line. Ratios are to the system named `baseline`.
     pub(crate) fn from_args(bench: &'static str, baseline: &'static str) -> Self {
-        let mut report = Self { bench, baseline, json: None, repetitions: 5, rows: Vec::new() };
+        let mut report = Self { bench, baseline, json: None, repetitions: 3, rows: Vec::new() };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
             match arg.as_str() {

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use plot::Sample;
-use regatta::{Config, Runner, polars::prelude::*, prelude::*};
+use regatta::{Config, polars::prelude::*, prelude::*};
 use serde::{Deserialize, Serialize};
 
 const NAP: Duration = Duration::from_millis(200);
@@ -53,11 +53,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some("--svg") => Some(PathBuf::from(arguments.next().ok_or("--svg needs a folder")?)),
         Some(other) => return Err(format!("unknown argument {other}: use --svg FOLDER").into()),
     };
-    let config = Config::from_env()?;
-    if config.runner == Runner::Native {
-        println!("{}", query()?.collect_on(&Session::native_with(config)?)?);
+    if std::env::var_os("DAFT_RUNNER").is_some() {
+        println!("{}", query()?.collect_on(&Session::from_env()?)?);
         return Ok(());
     }
+    let config = Config::from_env()?;
     let mut answer = DataFrame::empty();
     for idle in [0, 2] {
         let config = Config {

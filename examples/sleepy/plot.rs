@@ -3,12 +3,12 @@
 use std::fmt::Write;
 
 /// What was there at one moment.
-pub struct Sample {
-    pub seconds: f64,
-    pub workers: usize,
-    pub replicas: usize,
+pub(crate) struct Sample {
+    pub(crate) seconds: f64,
+    pub(crate) workers: usize,
+    pub(crate) replicas: usize,
     /// CPUs that what waited for room would take.
-    pub backlog: f64,
+    pub(crate) backlog: f64,
 }
 
 const WIDTH: f64 = 720.0;
@@ -19,7 +19,7 @@ const TOP: f64 = 40.0;
 const PANEL: f64 = 200.0;
 
 /// Workers and ready replicas above, backlog below.
-pub fn draw(title: &str, samples: &[Sample]) -> String {
+pub(crate) fn draw(title: &str, samples: &[Sample]) -> String {
     let end = samples.last().map_or(1.0, |last| last.seconds.ceil().max(1.0));
     let backlog = samples.iter().map(|sample| sample.backlog).fold(1.0, f64::max).ceil();
     let (width, height) = (LEFT + WIDTH + 30.0, TOP + PANEL + HEIGHT + 50.0);

@@ -128,7 +128,7 @@ pub(crate) fn expand_actor(arguments: &Arguments, item: &Item) -> Result<Tokens,
         }
 
         const _: () =
-            ::regatta::actor::assert_distinct(&[#(<#messages as ::regatta::actor::RemoteMessage>::ID),*]);
+            ::regatta::actor::assert_distinct(&[#(<#messages as ::regatta::actor::WireMessage>::ID),*]);
 
         ::regatta::udf::inventory::submit! { ::regatta::actor::ActorEntry::of::<#ident>() }
     })

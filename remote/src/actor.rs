@@ -8,13 +8,14 @@ use actix::{Actor, Context, Handler};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
-use crate::codec::{CodecError, decode, encode};
+use crate::codec::CodecError;
 use crate::error::{AskError, TellError};
 use crate::identity::NodeId;
 use crate::link::Letter;
 use crate::local::{Down, LocalRef};
 use crate::message::{RemoteMessage, StreamMessage, WireMessage};
 use crate::node::Node;
+use crate::parcel::{Opened, Parcel};
 use crate::stream::Replies;
 use crate::trace::TraceContext;
 use crate::travel::Travelling;
@@ -75,7 +76,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                 let link = node.reach(address.node, *at, deadline).await.ok_or(AskError::NotConnected)?;
                 let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
                 let reply = link.ask(letter, deadline.saturating_sub(started.elapsed())).await?;
-                read(node, &reply)
+                read(node, reply)
             }
             Target::Detached(_) => Err(AskError::Detached),
         }
@@ -255,10 +256,10 @@ const REACH: Duration = Duration::from_secs(5);
 
 fn letter<M: WireMessage>(message: M, from: &Node, actor: ActorId) -> Result<Letter, CodecError> {
     let trace = TraceContext::of_message(&from.net().ambient);
-    Ok(Letter { message: M::ID, actor, payload: encode(&message)?, trace })
+    Ok(Letter { message: M::ID, actor, parcel: Parcel::pack(&message)?, trace })
 }
 
 /// Reads what the other side answered.
-pub(crate) fn read<T: DeserializeOwned>(node: &Node, bytes: &[u8]) -> Result<T, AskError> {
-    node.decoding(|| decode(bytes)).map_err(|error| AskError::BadReply { text: error.to_string() })
+pub(crate) fn read<T: DeserializeOwned>(node: &Node, answer: Opened) -> Result<T, AskError> {
+    node.decoding(|| answer.unpack()).map_err(|text| AskError::BadReply { text })
 }

@@ -4,6 +4,8 @@ use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::parcel::MAX_BATCHES;
+
 /// The largest encoded message, in bytes.
 pub const MAX_MESSAGE: usize = 64 << 20;
 
@@ -16,6 +18,18 @@ pub enum CodecError {
     TooLarge {
         /// Its size in bytes.
         size: usize,
+    },
+    /// The batches beside a value are larger than [`MAX_BATCHES`](crate::MAX_BATCHES).
+    #[error("batches of {size} bytes in one message, more than the maximum of {MAX_BATCHES}; send them in several")]
+    BatchesTooLarge {
+        /// Their size in bytes.
+        size: usize,
+    },
+    /// More large batches than a message can have.
+    #[error("more than {max} large batches in one message; send them in several")]
+    TooManyBatches {
+        /// The maximum.
+        max: usize,
     },
     /// serde or the codec refused the value.
     #[error("cannot encode: {0}")]

@@ -1,6 +1,7 @@
 //! Transfers of bulk bytes: one stream each on the data connection, opened by the consumer, under byte credits.
 //!
-//! Consumer to producer: `{u32 ticket length, u64 first credit, ticket}`, then `1, u32` for more credit, and `2`
+//! Consumer to producer: `{u32 ticket length, u64 first credit, ticket}`, where the length's highest bit marks a ticket
+//! for what is beside a message, then `1, u32` for more credit, and `2`
 //! when everything has been taken. Producer to consumer: `0, u64 total` and the bytes, or `1` and why not.
 //! Little-endian.
 
@@ -83,14 +84,13 @@ impl Fetch {
         if self.done {
             return Ok(None);
         }
-        let net = self.net.clone();
         // Coming back means that the caller is done with what it got before.
         if let Some(more) = self.account.taken() {
             self.pending.put_u8(CREDIT);
             self.pending.put_u32_le(more);
         }
-        self.flush(&net).await?;
-        let chunk = net.within(STALL, self.read.read_chunk(SLICE, true)).await;
+        self.flush().await?;
+        let chunk = self.net.within(STALL, self.read.read_chunk(SLICE, true)).await;
         match chunk.ok_or(FetchError::Stalled)?.map_err(read_error)? {
             Some(chunk) => {
                 self.account.arrived(chunk.bytes.len() as u64)?;
@@ -101,7 +101,7 @@ impl Fetch {
             }
             None => {
                 self.pending.put_u8(TAKEN);
-                self.flush(&net).await?;
+                self.flush().await?;
                 let _ = self.send.finish(); // fails only if the producer is gone already
                 self.done = true;
                 Ok(None)
@@ -124,9 +124,9 @@ impl Fetch {
         Ok(all.freeze())
     }
 
-    async fn flush(&mut self, net: &Net) -> Result<(), FetchError> {
+    async fn flush(&mut self) -> Result<(), FetchError> {
         while self.pending.has_remaining() {
-            let written = net.within(STALL, self.send.write(&self.pending)).await;
+            let written = self.net.within(STALL, self.send.write(&self.pending)).await;
             self.pending.advance(written.ok_or(FetchError::Stalled)?.map_err(write_error)?);
         }
         Ok(())
@@ -149,23 +149,35 @@ impl std::fmt::Debug for Fetch {
     }
 }
 
+/// What a transfer is asked for with.
+#[derive(Clone, Debug)]
+pub(crate) enum Ticket {
+    /// Of the producer's [`DataSource`].
+    Of(Bytes),
+    /// What is beside a message.
+    Beside(u64),
+}
+
 /// Asks for a transfer and waits for the answer.
 pub(crate) async fn fetch(
     connection: Connection,
-    ticket: Bytes,
+    ticket: Ticket,
     net: Net,
     counted: Arc<()>,
 ) -> Result<Fetch, FetchError> {
+    let (beside, ticket) = match ticket {
+        Ticket::Of(ticket) => (false, ticket),
+        Ticket::Beside(number) => (true, Bytes::copy_from_slice(&number.to_le_bytes())),
+    };
     if ticket.len() > MAX_TICKET {
         return Err(FetchError::TicketTooLong { size: ticket.len(), max: MAX_TICKET });
     }
     let (send, read) = connection.open_bi().await.map_err(lost)?;
     let mut pending = BytesMut::with_capacity(Request::LEN + ticket.len());
-    pending.extend_from_slice(&Request { ticket: ticket.len(), credit: WINDOW }.encode());
+    pending.extend_from_slice(&Request { ticket: ticket.len(), beside, credit: WINDOW }.encode());
     pending.extend_from_slice(&ticket);
-    let mut fetch =
-        Fetch { send, read, net: net.clone(), account: Account::new(0), pending, done: false, _counted: counted };
-    fetch.flush(&net).await?;
+    let mut fetch = Fetch { send, read, net, account: Account::new(0), pending, done: false, _counted: counted };
+    fetch.flush().await?;
     let mut answer = [0; 1];
     fetch.read.read_exact(&mut answer).await.map_err(cut)?;
     match answer {

@@ -12,8 +12,10 @@ pub(crate) const VERSION: u16 = 2;
 pub(crate) const MORE: u8 = 1;
 /// Flag: the payload begins with a trace context.
 const TRACED: u8 = 2;
+/// Flag: batches are beside the payload, which ends in a trailer that says where.
+pub(crate) const BESIDE: u8 = 4;
 /// All flags.
-const FLAGS: u8 = MORE | TRACED;
+const FLAGS: u8 = MORE | TRACED | BESIDE;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(crate) enum Kind {
     End = 16,
     /// More bytes that a stream's producer may send: its number stands for the recipient.
     Credit = 17,
+    /// What is held beside a payload need not be: its number stands for the call.
+    Unwanted = 18,
 }
 
 /// The header of a frame.
@@ -169,6 +173,7 @@ impl Kind {
             15 => Self::Item,
             16 => Self::End,
             17 => Self::Credit,
+            18 => Self::Unwanted,
             other => return Err(FrameError::Kind(other)),
         })
     }
@@ -246,8 +251,8 @@ mod tests {
             }
         }
         assert!(Kind::parse(0).is_err());
-        assert!(Kind::parse(17).is_ok());
-        assert!(Kind::parse(18).is_err());
+        assert!(Kind::parse(18).is_ok());
+        assert!(Kind::parse(19).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::identity::{Applicant, NodeId, PeerId, fingerprint, peer_in, requested
 use crate::join::{Claim, JoinToken, Verdict};
 use crate::lane::Frames;
 use crate::membership::{Action, DEAD, Event, Membership, SUSPECT};
+use crate::trace::BYTES as TRACE;
 
 /// A lane that comes in pieces: the same frames as in one piece, and memory for no more than what came.
 pub fn frames(data: &[u8]) {
@@ -51,6 +52,10 @@ pub fn frames(data: &[u8]) {
     for (header, payload) in &expected.0 {
         assert!(header.len <= max && payload.len() == header.len as usize);
         assert_eq!(Header::parse(&header.encode(), max), Ok(*header));
+        let (mut traced, mut rest) = (*header, payload.clone());
+        let whole = traced.take_trace(&mut rest).is_ok();
+        assert!(whole || payload.len() < TRACE, "a trace that has come whole was not taken");
+        assert!(payload.ends_with(&rest) && payload.len() - rest.len() <= TRACE);
         assert_eq!(&payload[..], &lane[used + HEADER..used + HEADER + payload.len()]);
         used += HEADER + payload.len();
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::close::Code;
@@ -70,7 +71,12 @@ impl FrameReader {
 
 /// Writes what is queued, many frames at once, until the lane is finished or its connection ends.
 pub(crate) async fn write_lane(connection: Connection, mut stream: SendStream, mut queue: mpsc::Receiver<Out>) {
+    let mut busy = false;
     while let Some(mut next) = queue.recv().await {
+        if busy {
+            // Where there was more than one there will be more: those who are about to queue it go first.
+            yield_now().await;
+        }
         let mut batch = Batch::default();
         let finish = loop {
             match next {
@@ -85,6 +91,7 @@ pub(crate) async fn write_lane(connection: Connection, mut stream: SendStream, m
                 Err(_) => break None,
             }
         };
+        busy = batch.frames > 1;
         if let Err(error) = write_slices(&mut stream, batch.into_slices()).await {
             if matches!(error, StreamStop::Stalled) {
                 connection.close(Code::Stalled.var(), b"a lane stalled");
@@ -129,7 +136,6 @@ const COPY: usize = 4 << 10;
 /// quinn pins a whole slice until all of it is acknowledged.
 pub(crate) const SLICE: usize = 256 << 10;
 const BATCH_BYTES: usize = 64 << 10;
-const BATCH_FRAMES: usize = 32;
 
 #[derive(Default)]
 struct Batch {
@@ -155,7 +161,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.frames >= BATCH_FRAMES || self.bytes >= BATCH_BYTES
+        self.bytes >= BATCH_BYTES
     }
 
     fn into_slices(mut self) -> Vec<Bytes> {

@@ -14,6 +14,7 @@
 //! - **Cancel**: dropping an `ask` skips a message that has not started; one that has started can
 //!   see it through [`Asker`].
 //! - **Streams** of replies ([`ActorRef::stream`]) come in order, under credits, and stop when nobody takes them.
+//! - **Batches** of Arrow (`Batch`, feature `arrow`) are fields of messages; large ones go by the data connection.
 //! - **Traces**: a caller's [`TraceContext`] travels with its messages.
 //! - **Bulk** moves on a connection of its own, under byte credits ([`Node::fetch`]).
 
@@ -22,6 +23,8 @@
 
 mod actor;
 mod ambient;
+#[cfg(feature = "arrow")]
+mod batch;
 mod close;
 mod codec;
 mod data;
@@ -43,6 +46,7 @@ mod membership;
 mod message;
 mod names;
 mod node;
+mod parcel;
 mod peers;
 mod rates;
 mod redial;
@@ -58,6 +62,8 @@ mod trace;
 mod travel;
 
 pub use actor::{ActorId, ActorRef, Address};
+#[cfg(feature = "arrow")]
+pub use batch::Batch;
 pub use codec::{CodecError, MAX_MESSAGE, decode, encode};
 pub use data::{DataReader, DataSource, Fetch};
 pub use error::{AskError, BindError, ConnectError, FetchError, SpawnError, TellError};
@@ -68,6 +74,7 @@ pub use local::{Asker, Down, LocalRef};
 pub use message::{RemoteMessage, Response, StreamMessage, WireMessage};
 pub use names::{NameError, Names};
 pub use node::{InHand, Node};
+pub use parcel::MAX_BATCHES;
 pub use peers::PeerEvent;
 /// Declares a message: `#[derive(RemoteMessage)]` with `#[message(id = 0x0105, reply = Duration)]`.
 pub use regatta_macros::RemoteMessage;

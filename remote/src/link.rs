@@ -4,10 +4,12 @@
 //! messages, never the replies that it may be waiting for itself. Heartbeats wait for nothing at all: behind a large
 //! reply on a slow network they would come too late.
 
+mod beside;
 mod streams;
 mod watches;
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,6 +17,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use quinn::{Connection, SendStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -26,8 +30,12 @@ use crate::frame::{Header, Kind};
 use crate::identity::PeerId;
 use crate::lane::{Out, QUEUE, write_lane};
 use crate::node::InHand;
+use crate::parcel::{Opened, Parcel};
+use crate::route::Boxed;
 use crate::runtime::Net;
 use crate::trace::TraceContext;
+pub(crate) use beside::{Arrived, room, units};
+use beside::{Held, Hold};
 pub(crate) use streams::Incoming;
 use streams::Streams;
 use watches::Watches;
@@ -40,7 +48,7 @@ const SERVING: usize = 4096;
 const EARLY: usize = 1024;
 
 /// The answer to an ask as it came from the wire.
-pub(crate) type Answer = Result<Bytes, Fault>;
+pub(crate) type Answer = Result<Arrived, Fault>;
 
 /// A live control connection.
 pub(crate) struct Link {
@@ -48,6 +56,8 @@ pub(crate) struct Link {
     pub(crate) connection: Connection,
     /// Places for asks of the peer.
     pub(crate) places: Arc<Semaphore>,
+    /// Where answers are made; each holds a place, so there is always room.
+    pub(crate) answering: mpsc::Sender<Boxed<'static, ()>>,
     net: Net,
     system: mpsc::Sender<Out>,
     messages: mpsc::Sender<Out>,
@@ -57,6 +67,7 @@ pub(crate) struct Link {
     serving: DashMap<u64, oneshot::Sender<()>>,
     watches: Watches,
     streams: Streams,
+    held: Held,
     early: Mutex<VecDeque<u64>>,
     ended: OnceLock<String>,
     going_away: AtomicBool,
@@ -66,19 +77,31 @@ pub(crate) struct Link {
 pub(crate) struct Letter {
     pub(crate) message: u32,
     pub(crate) actor: ActorId,
-    pub(crate) payload: Bytes,
+    pub(crate) parcel: Parcel,
     pub(crate) trace: Option<TraceContext>,
 }
 
-impl Letter {
-    fn ask(self, call: u64, deadline: Duration) -> Out {
-        let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX).max(1);
-        self.frame(Header { deadline_ms, ..Header::of_call(Kind::Ask, call) })
-    }
+/// A message whose batches are held until [`Hold`] is dropped, ready to be sent.
+struct Sealed {
+    header: Header,
+    payload: Bytes,
+    hold: Hold,
+}
 
-    fn frame(self, header: Header) -> Out {
-        let Self { message, actor, payload, trace } = self;
-        Out::Frame(Header { len: length(&payload), message, recipient: actor.0, trace, ..header }, payload)
+impl Letter {
+    async fn seal(self, link: &Arc<Link>) -> Sealed {
+        let Self { message, actor, parcel, trace } = self;
+        let (payload, hold) = link.hold(parcel).await;
+        let (len, flags) = (length(&payload), hold.flags());
+        let header = Header { len, flags, message, recipient: actor.0, trace, ..Header::bare(Kind::Tell) };
+        Sealed { header, payload, hold }
+    }
+}
+
+impl Sealed {
+    fn ask(self, call: u64, deadline: Duration) -> (Out, Hold) {
+        let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX).max(1);
+        (Out::Frame(Header { kind: Kind::Ask, call, deadline_ms, ..self.header }, self.payload), self.hold)
     }
 }
 
@@ -100,10 +123,13 @@ impl Link {
         let (message_queue, message_waiting) = mpsc::channel(QUEUE);
         let (beat_queue, beat_waiting) = mpsc::channel(1);
         let _ = beats.set_priority(1); // fails only if the stream is closed
+        let (answering, answers) = mpsc::channel(SERVING);
+        net.handle.spawn(make_answers(answers));
         let link = Arc::new(Self {
             peer,
             connection,
             places: Arc::new(Semaphore::new(SERVING)),
+            answering,
             net,
             system: system_queue,
             messages: message_queue,
@@ -113,6 +139,7 @@ impl Link {
             serving: DashMap::new(),
             watches: Watches::default(),
             streams: Streams::default(),
+            held: Held::default(),
             early: Mutex::default(),
             ended: OnceLock::new(),
             going_away: AtomicBool::new(false),
@@ -138,10 +165,9 @@ impl Link {
     }
 
     /// Sends an ask and waits for its answer; dropping the future cancels it there.
-    pub(crate) async fn ask(self: &Arc<Self>, letter: Letter, deadline: Duration) -> Result<Bytes, AskError> {
+    pub(crate) async fn ask(self: &Arc<Self>, letter: Letter, deadline: Duration) -> Result<Opened, AskError> {
         let started = Instant::now();
-        let place = self.net.within(deadline, self.messages.reserve()).await;
-        let place = place.ok_or(AskError::Busy)?.map_err(|_| AskError::NotConnected)?;
+        let (letter, place) = self.place(letter, deadline).await?;
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.calls.insert(call, sender);
@@ -152,13 +178,29 @@ impl Link {
             return Err(AskError::NotConnected);
         }
         let left = deadline.saturating_sub(started.elapsed());
-        place.send(letter.ask(call, left));
+        let (frame, _hold) = letter.ask(call, left);
+        place.send(frame);
         let answer = self.net.within(left, answer).await.ok_or(AskError::Deadline)?;
         guard.open = false;
-        match answer {
-            Ok(answer) => answer.map_err(AskError::from),
-            Err(_) => Err(AskError::ConnectionLost { cause: self.cause() }),
-        }
+        let Ok(answer) = answer else {
+            return Err(AskError::ConnectionLost { cause: self.cause() });
+        };
+        let left = deadline.saturating_sub(started.elapsed());
+        let opened = self.net.within(left, answer?.open()).await.ok_or(AskError::Deadline)?;
+        opened.map_err(|error| AskError::BadReply { text: format!("its batches did not come: {error}") })
+    }
+
+    /// Waits for room for a message's batches and then for the message, no longer than `deadline`.
+    async fn place(
+        self: &Arc<Self>,
+        letter: Letter,
+        deadline: Duration,
+    ) -> Result<(Sealed, mpsc::Permit<'_, Out>), TellError> {
+        let placed = async {
+            let letter = letter.seal(self).await;
+            Ok((letter, self.messages.reserve().await.map_err(|_| TellError::NotConnected)?))
+        };
+        self.net.within(deadline, placed).await.ok_or(TellError::Busy)?
     }
 
     /// Asks for a new certificate.
@@ -172,19 +214,19 @@ impl Link {
         }
         self.try_send(Kind::Renew, call, request);
         match self.net.within(deadline, answer).await.ok_or(AskError::Deadline)? {
-            Ok(answer) => answer.map_err(AskError::from),
+            Ok(answer) => Ok(answer?.bytes),
             Err(_) => Err(AskError::ConnectionLost { cause: self.cause() }),
         }
     }
 
     /// Queues a message.
-    pub(crate) async fn tell(&self, letter: Letter, deadline: Duration) -> Result<(), TellError> {
-        let place = self.net.within(deadline, self.messages.reserve()).await;
-        let place = place.ok_or(TellError::Busy)?.map_err(|_| TellError::NotConnected)?;
+    pub(crate) async fn tell(self: &Arc<Self>, letter: Letter, deadline: Duration) -> Result<(), TellError> {
+        let (Sealed { header, payload, hold }, place) = self.place(letter, deadline).await?;
         if self.ended.get().is_some() {
             return Err(TellError::NotConnected);
         }
-        place.send(letter.frame(Header::bare(Kind::Tell)));
+        place.send(Out::Frame(header, payload));
+        hold.leave();
         Ok(())
     }
 
@@ -213,6 +255,15 @@ impl Link {
     pub(crate) fn beat(&self, seq: u64, ack: u64) {
         let header = Header { recipient: ack, ..Header::of_call(Kind::Beat, seq) };
         let _ = self.beats.try_send(Out::Frame(header, Bytes::new()));
+    }
+
+    /// Queues the reply to a call, after there is room for its batches.
+    pub(crate) async fn reply(self: &Arc<Self>, call: u64, parcel: Parcel) {
+        let (payload, hold) = self.hold(parcel).await;
+        let header = Header { len: length(&payload), flags: hold.flags(), ..Header::of_call(Kind::Reply, call) };
+        if self.system.send(Out::Frame(header, payload)).await.is_ok() {
+            hold.leave();
+        }
     }
 
     /// Queues an answer to the peer.
@@ -272,6 +323,7 @@ impl Link {
         all.asks += self.calls.len() + self.streams.len();
         all.served += self.serving.len();
         all.watches += self.watches.len();
+        all.batches += self.held.len();
     }
 
     /// The peer takes no new messages.
@@ -291,14 +343,16 @@ impl Link {
         }
         self.watches.end();
         self.streams.end();
+        self.held.end();
     }
 
-    /// Closes gracefully: no new messages, running calls finish, both lanes are delivered.
+    /// Closes gracefully: no new messages, running calls finish, both lanes and what is beside messages are delivered.
     pub(crate) async fn close(&self) {
         self.going_away.store(true, Ordering::Release);
         self.try_send(Kind::GoAway, 0, Bytes::new());
         // All places free means that no call of the peer is being served.
         let _ = self.places.acquire_many(SERVING as u32).await;
+        self.held.taken().await;
         for lane in [&self.messages, &self.system] {
             let (done, finished) = oneshot::channel();
             if lane.send(Out::Finish(done)).await.is_ok() {
@@ -349,6 +403,22 @@ impl Drop for CallGuard<'_> {
         self.link.calls.remove(&self.call);
         if self.open {
             self.link.try_send(Kind::Cancel, self.call, Bytes::new());
+        }
+    }
+}
+
+/// Drives all answers of a link in one task: woken once for many, where a task each would be woken one by one.
+async fn make_answers(mut new: mpsc::Receiver<Boxed<'static, ()>>) {
+    let mut making = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased; // or a seed of the simulation would not repeat
+            answer = new.recv() => match answer {
+                // What panics in one, such as the drop of a reply, harms no other.
+                Some(answer) => making.push(AssertUnwindSafe(answer).catch_unwind()),
+                None => return,
+            },
+            Some(_) = making.next() => {}
         }
     }
 }

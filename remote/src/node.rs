@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::actor::{ActorId, ActorRef, Address};
 use crate::close::Code;
-use crate::data::{DataSource, Fetch, fetch};
+use crate::data::{DataSource, Fetch, Ticket, fetch};
 use crate::door::{Crowd, Door, Verdict};
 use crate::endpoint::{self, Endpoint};
 use crate::error::{BindError, ConnectError, FetchError};
@@ -198,8 +198,10 @@ impl Node {
     pub async fn fetch(&self, node: NodeId, ticket: Bytes, deadline: Duration) -> Result<Fetch, FetchError> {
         let shared = self.shared();
         let data = shared.peers.data(node).ok_or(FetchError::NotConnected(node))?;
-        let begun =
-            shared.net.within(deadline, fetch(data, ticket, shared.net.clone(), Arc::clone(&shared.transfers))).await;
+        let begun = shared
+            .net
+            .within(deadline, fetch(data, Ticket::Of(ticket), shared.net.clone(), Arc::clone(&shared.transfers)))
+            .await;
         begun.unwrap_or(Err(FetchError::Deadline))
     }
 
@@ -294,6 +296,8 @@ pub struct InHand {
     pub transfers: usize,
     /// Actors of other nodes that are watched here, and actors of this node that are watched there.
     pub watches: usize,
+    /// Messages, replies and items whose batches wait to be fetched from here.
+    pub batches: usize,
 }
 
 impl fmt::Debug for Node {

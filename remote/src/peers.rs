@@ -1,7 +1,9 @@
 //! Which peers are there: a peer is up while it has a control and a data connection.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::{Entry, OccupiedEntry};
 use quinn::{Connection, ConnectionError};
@@ -103,6 +105,19 @@ impl Peers {
     /// The data connection to ask on.
     pub(crate) fn data(&self, node: NodeId) -> Option<Connection> {
         self.map.get(&node)?.data.last().cloned()
+    }
+
+    /// What is held beside a message to a node.
+    pub(crate) fn held(&self, node: NodeId, number: u64) -> Option<VecDeque<Bytes>> {
+        let held = self.map.get(&node)?.controls.iter().find_map(|link| link.held(number))?;
+        Some(held.into())
+    }
+
+    /// A node has what was held beside a message.
+    pub(crate) fn let_go(&self, node: NodeId, number: u64) {
+        if let Some(peer) = self.map.get(&node) {
+            peer.controls.iter().for_each(|link| link.let_go(number));
+        }
     }
 
     /// All control connections.

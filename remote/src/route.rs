@@ -8,18 +8,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
-use bytes::Bytes;
 use dashmap::DashMap;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::actor::ActorId;
-use crate::codec::{decode, encode};
 use crate::error::Fault;
 use crate::fence;
 use crate::identity::Role;
 use crate::local::{Down, LocalRef, Reply};
 use crate::message::WireMessage;
 use crate::node::{Node, WeakNode};
+use crate::parcel::{Opened, Parcel};
 use crate::runtime::busy;
 use crate::stream::{Items, Producing};
 use crate::travel;
@@ -129,28 +128,28 @@ pub(crate) trait Route: Send + Sync {
 
     /// Hands an ask to the actor in order, waiting for room no longer than `patience`; the inner future is the
     /// wait for the answer.
-    fn ask(&self, payload: Bytes, patience: Duration) -> Boxed<'_, Result<Boxed<'static, Answer>, Fault>>;
+    fn ask(&self, message: Opened, patience: Duration) -> Boxed<'_, Result<Boxed<'static, Answer>, Fault>>;
 
     /// Hands a tell to the actor in order.
-    fn tell(&self, payload: Bytes, patience: Duration) -> Boxed<'_, Result<(), Fault>>;
+    fn tell(&self, message: Opened, patience: Duration) -> Boxed<'_, Result<(), Fault>>;
 }
 
 /// What goes back to the peer.
 pub(crate) type Answer = Result<Answered, Fault>;
 
 pub(crate) enum Answered {
-    Value(Bytes),
+    Value(Parcel),
     Items(Box<dyn EncodedItems>),
 }
 
 /// A stream of this process, item by item as bytes.
 pub(crate) trait EncodedItems: Send {
-    fn next(&mut self) -> Boxed<'_, Result<Option<Bytes>, Fault>>;
+    fn next(&mut self) -> Boxed<'_, Result<Option<Parcel>, Fault>>;
 }
 
 impl<T: Serialize + Send + 'static> EncodedItems for Producing<T> {
-    fn next(&mut self) -> Boxed<'_, Result<Option<Bytes>, Fault>> {
-        Box::pin(async move { Self::next(self).await?.map(|item| written(&item)).transpose() })
+    fn next(&mut self) -> Boxed<'_, Result<Option<Parcel>, Fault>> {
+        Box::pin(async move { Self::next(self).await?.map(written).transpose() })
     }
 }
 
@@ -161,7 +160,7 @@ pub(crate) trait Respond: Sized + Send + 'static {
 
 impl<T: Serialize + DeserializeOwned + Send + 'static> Respond for T {
     fn answer(reply: Reply<Self>) -> Boxed<'static, Answer> {
-        Box::pin(async move { written(&reply.wait().await?).map(Answered::Value) })
+        Box::pin(async move { written(reply.wait().await?).map(Answered::Value) })
     }
 }
 
@@ -184,8 +183,8 @@ where
     M: WireMessage,
 {
     /// A place in the mailbox and the message to put there.
-    async fn take(&self, payload: Bytes, patience: Duration) -> Result<(M, tokio::sync::OwnedSemaphorePermit), Fault> {
-        let message = read::<M>(&payload, self.node.upgrade())?;
+    async fn take(&self, message: Opened, patience: Duration) -> Result<(M, tokio::sync::OwnedSemaphorePermit), Fault> {
+        let message = read::<M>(message, self.node.upgrade())?;
         let permit = tokio::time::timeout(patience, self.actor.permit()).await;
         let permit = permit.map_err(|_| Fault::Busy)?.map_err(gone)?;
         Ok((message, permit))
@@ -209,17 +208,17 @@ where
         self.roles.contains(&role)
     }
 
-    fn ask(&self, payload: Bytes, patience: Duration) -> Boxed<'_, Result<Boxed<'static, Answer>, Fault>> {
+    fn ask(&self, message: Opened, patience: Duration) -> Boxed<'_, Result<Boxed<'static, Answer>, Fault>> {
         Box::pin(async move {
-            let (message, permit) = self.take(payload, patience).await?;
+            let (message, permit) = self.take(message, patience).await?;
             let reply = self.actor.enqueue_ask(message, permit).map_err(gone)?;
             Ok(M::Result::answer(reply))
         })
     }
 
-    fn tell(&self, payload: Bytes, patience: Duration) -> Boxed<'_, Result<(), Fault>> {
+    fn tell(&self, message: Opened, patience: Duration) -> Boxed<'_, Result<(), Fault>> {
         Box::pin(async move {
-            let (message, permit) = self.take(payload, patience).await?;
+            let (message, permit) = self.take(message, patience).await?;
             self.actor.enqueue_tell(message, permit).map_err(gone)
         })
     }
@@ -229,23 +228,20 @@ where
 const LARGE: usize = 256 << 10;
 
 /// Decodes a peer's message; a `Deserialize` that panics must not take the lane with it.
-fn read<M: WireMessage>(payload: &Bytes, node: Option<Node>) -> Result<M, Fault> {
+fn read<M: WireMessage>(message: Opened, node: Option<Node>) -> Result<M, Fault> {
+    let large = message.bytes.len() > LARGE || !message.beside.is_empty();
     let read = || {
         let _receiving = node.map(travel::enter);
-        fence::catch(|| decode::<M>(payload))
+        message.unpack()
     };
-    let message = if payload.len() > LARGE { busy(read) } else { read() };
-    match message {
-        Ok(Ok(message)) => Ok(message),
-        Ok(Err(error)) => Err(Fault::BadMessage { text: format!("{}: {error}", M::NAME) }),
-        Err(text) => Err(Fault::BadMessage { text: format!("{}: {text}", M::NAME) }),
-    }
+    let message: Result<M, String> = if large { busy(read) } else { read() };
+    message.map_err(|text| Fault::BadMessage { text: format!("{}: {text}", M::NAME) })
 }
 
-/// Encodes a reply; a `Serialize` that panics costs no more than that reply.
-fn written<T: Serialize>(value: &T) -> Result<Bytes, Fault> {
-    match fence::catch(|| encode(value)) {
-        Ok(Ok(bytes)) => Ok(bytes),
+/// Encodes a reply; one that panics there, or when it is dropped, costs no more than itself.
+fn written<T: Serialize>(value: T) -> Result<Parcel, Fault> {
+    match fence::catch(move || Parcel::pack(&value)) {
+        Ok(Ok(parcel)) => Ok(parcel),
         Ok(Err(error)) => Err(Fault::BadReply { text: error.to_string() }),
         Err(text) => Err(Fault::BadReply { text }),
     }

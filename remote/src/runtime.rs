@@ -1,9 +1,9 @@
 //! Threads of our own, so that this crate works inside any program, also under `#[tokio::main]`.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::task::{Context, Poll};
 use std::thread::{self, ThreadId};
@@ -217,6 +217,11 @@ impl Net {
     /// Waits for `future` until `limit`, on our timer whatever the caller's executor is. `None` also when
     /// the runtime shuts down, because its timer panics after that.
     pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        // What is ready at once, as most is, costs no timer.
+        if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+            return Some(output);
+        }
         let mut closed = self.closed.clone();
         let sleep = {
             let _inside = self.handle.enter();

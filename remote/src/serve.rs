@@ -1,5 +1,7 @@
 //! What a node does with the frames of a peer.
 
+mod arrivals;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,20 +14,22 @@ use crate::codec::{MAX_MESSAGE, decode, encode};
 use crate::error::Fault;
 use crate::frame::{FrameError, Header, Kind, MORE};
 use crate::lane::{FrameReader, LaneError};
-use crate::link::{LANES, Link};
+use crate::link::{Arrived, LANES, Link, Serving};
 use crate::local::Down;
 use crate::node::Shared;
+use crate::parcel::{MAX_TRAILER, Opened};
 use crate::renew;
 use crate::route::{Answered, EncodedItems};
 use crate::trace::{self, TraceContext};
+use arrivals::Arrivals;
 
 /// How long a lane waits for room at a busy actor before it says so.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Starts reading all lanes of a link, and removes the link when its connection ends.
 pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<Link>, [mut system, mut messages, beats]: [FrameReader; LANES]) {
-    system.set_max(MAX_MESSAGE as u32);
-    messages.set_max((MAX_MESSAGE + trace::BYTES) as u32);
+    system.set_max((MAX_MESSAGE + MAX_TRAILER) as u32);
+    messages.set_max((MAX_MESSAGE + MAX_TRAILER + trace::BYTES) as u32);
     let handle = &shared.net.handle;
     handle.spawn(read_system(Arc::clone(shared), Arc::clone(link), system));
     handle.spawn(read_messages(Arc::clone(shared), Arc::clone(link), messages));
@@ -44,17 +48,24 @@ async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader
     loop {
         match lane.next().await {
             Ok(Some((header, payload))) => match header.kind {
-                Kind::Reply => link.resolve(header.call, Ok(payload)),
+                Kind::Reply => match Arrived::new(&shared, &link, &header, payload) {
+                    Ok(reply) => link.resolve(header.call, Ok(reply)),
+                    Err(error) => return bad_lane(&link, &error.into()),
+                },
                 Kind::Error => {
                     let fault = decode(&payload).unwrap_or_else(|error| Fault::BadReply { text: error.to_string() });
                     link.resolve(header.call, Err(fault));
                 }
                 Kind::Cancel => link.cancel(header.call),
-                Kind::Item => {
-                    if !link.item(header.call, payload, header.flags & MORE != 0) {
-                        return no_credit(&link);
+                Kind::Item => match Arrived::new(&shared, &link, &header, payload) {
+                    Ok(piece) => {
+                        if !link.item(header.call, piece, header.flags & MORE != 0) {
+                            return no_credit(&link);
+                        }
                     }
-                }
+                    Err(error) => return bad_lane(&link, &error.into()),
+                },
+                Kind::Unwanted => link.let_go(header.call),
                 Kind::End => link.end_of_stream(header.call),
                 Kind::Credit => {
                     if !link.credit(header.call, header.recipient) {
@@ -122,87 +133,107 @@ async fn read_beats(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader)
 }
 
 async fn read_messages(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader) {
+    let mut arrivals = Arrivals::new(&shared, &link);
     loop {
-        match lane.next().await {
-            Ok(Some((mut header, mut payload))) => {
-                if let Err(error) = header.take_trace(&mut payload) {
-                    return bad_lane(&link, &error.into());
-                }
-                let served = async {
-                    match header.kind {
-                        Kind::Ask => ask(&shared, &link, header, payload).await,
-                        Kind::Tell => tell(&shared, &link, header, payload).await,
-                        Kind::Open => {}
-                        other => {
-                            wrong_kind(&link, other);
-                            return false;
-                        }
-                    }
-                    true
-                };
-                if !TraceContext::scope_of(header.trace, link.peer.node, served).await {
-                    return;
-                }
-            }
+        let (mut header, mut payload) = match lane.next().await {
+            Ok(Some(frame)) => frame,
             Ok(None) => return,
             Err(error) => return bad_lane(&link, &error),
+        };
+        match header.kind {
+            Kind::Ask | Kind::Tell => (),
+            Kind::Open => continue,
+            other => return wrong_kind(&link, other),
+        }
+        let message = header.take_trace(&mut payload).and_then(|()| Arrived::new(&shared, &link, &header, payload));
+        match message {
+            Ok(message) if arrivals.concern(header.recipient, &message) => arrivals.push(header, message).await,
+            Ok(message) => handle(&shared, &link, header, Opened::plain(message.bytes), None).await,
+            Err(error) => return bad_lane(&link, &error.into()),
         }
     }
 }
 
-async fn tell(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload: Bytes) {
+/// Hands a message to its actor. `serving` is of an ask that can be cancelled already.
+async fn handle(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, message: Opened, serving: Option<Serving>) {
+    let handled = async {
+        if header.kind == Kind::Ask {
+            ask(shared, link, header, message, serving).await;
+        } else {
+            tell(shared, link, header, message).await;
+        }
+    };
+    TraceContext::scope_of(header.trace, link.peer.node, handled).await;
+}
+
+async fn tell(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, message: Opened) {
     let told = async {
         let id = ActorId(header.recipient);
         let route = shared.routes.find(id, header.message, link.peer.role)?;
-        route.tell(payload, PATIENCE).await
+        route.tell(message, PATIENCE).await
     };
     if let Err(fault) = told.await {
         tracing::debug!(peer = %link.peer, message = header.message, ?fault, "dropped a tell");
     }
 }
 
-async fn ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload: Bytes) {
-    if let Err(fault) = try_ask(shared, link, header, payload).await {
+async fn ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, message: Opened, serving: Option<Serving>) {
+    if let Err(fault) = try_ask(shared, link, header, message, serving).await {
         tracing::debug!(peer = %link.peer, message = header.message, ?fault, "refused an ask");
         // A reader never waits for a writer; if there is no room, the asker's deadline tells it.
         link.try_send(Kind::Error, header.call, fault_bytes(&fault));
     }
 }
 
-/// Hands an ask to its actor; its answer is awaited and sent by a task of its own.
-async fn try_ask(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, payload: Bytes) -> Result<(), Fault> {
+/// Hands an ask to its actor; its answer is awaited and sent beside all others of the link.
+async fn try_ask(
+    shared: &Arc<Shared>,
+    link: &Arc<Link>,
+    header: Header,
+    message: Opened,
+    serving: Option<Serving>,
+) -> Result<(), Fault> {
     let id = ActorId(header.recipient);
     let route = shared.routes.find(id, header.message, link.peer.role)?;
     let place = timeout(PATIENCE, Arc::clone(&link.places).acquire_owned()).await;
     let Ok(Ok(place)) = place else {
         return Err(Fault::Busy);
     };
-    let Some(mut serving) = link.serve(header.call) else {
+    let Some(mut serving) = serving.or_else(|| link.serve(header.call)) else {
         return Ok(());
     };
     let deadline = Duration::from_millis(u64::from(header.deadline_ms));
-    let answer = route.ask(payload, PATIENCE.min(deadline)).await?;
+    let answer = route.ask(message, PATIENCE.min(deadline)).await?;
+    let answering = link.answering.clone();
     let link = Arc::clone(link);
-    tokio::spawn(async move {
+    let answer = Box::pin(async move {
         let _place = place;
         let answer = tokio::select! {
             biased;
             answer = timeout(deadline, answer) => answer,
             () = serving.cancelled() => return,
         };
-        let answered = match answer.unwrap_or(Err(Fault::DeadlinePassed)) {
-            Ok(Answered::Value(reply)) => Ok((Kind::Reply, reply)),
-            Ok(Answered::Items(items)) => tokio::select! {
-                biased;
-                end = produce(&link, header.call, items, deadline) => end.map(|()| (Kind::End, Bytes::new())),
-                () = serving.cancelled() => return,
-            },
-            Err(fault) => Err(fault),
+        let answered = async {
+            match answer.unwrap_or(Err(Fault::DeadlinePassed))? {
+                Answered::Value(reply) => link.reply(header.call, reply).await,
+                Answered::Items(items) => {
+                    produce(&link, header.call, items, deadline).await?;
+                    link.answer(header.call, Kind::End, Bytes::new()).await;
+                }
+            }
+            Ok(())
         };
-        let (kind, payload) = answered.unwrap_or_else(|fault| (Kind::Error, fault_bytes(&fault)));
-        link.answer(header.call, kind, payload).await;
+        tokio::select! {
+            biased;
+            answered = answered => {
+                if let Err(fault) = answered {
+                    link.answer(header.call, Kind::Error, fault_bytes(&fault)).await;
+                }
+            }
+            () = serving.cancelled() => (),
+        }
     });
-    Ok(())
+    answering.try_send(answer).map_err(|_| Fault::Busy)
 }
 
 /// Sends the items of a stream. The consumer's patience is for items here, and for its credit there.

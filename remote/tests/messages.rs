@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::*;
 use regatta_remote::*;
+use serde::{Deserialize, Serialize};
 
 both!(
     local_and_remote_asks_are_answered,
@@ -21,6 +22,7 @@ both!(
     a_panic_reaches_the_asker_with_its_text_and_place,
     a_panic_in_make_is_a_panic_of_the_actor,
     a_reply_future_that_panics_gives_no_reply_and_spares_the_actor,
+    a_reply_that_panics_when_dropped_is_an_error_and_spares_other_answers,
     a_stopped_actor_refuses_and_its_watch_says_so,
     an_actor_lives_as_long_as_its_references,
     dropping_an_arbiter_ends_its_actors,
@@ -172,6 +174,41 @@ async fn a_reply_future_that_panics_gives_no_reply_and_spares_the_actor(world: W
     assert_eq!(pair.remote().ask(Echo("c".into()), SOON).await.unwrap(), "c");
 }
 
+#[derive(Serialize, Deserialize)]
+struct Arm;
+/// Panics when it is dropped, except where it was decoded.
+#[derive(Serialize, Deserialize)]
+struct Bomb {
+    #[serde(skip)]
+    armed: bool,
+}
+
+regatta_remote::messages! {
+    0x40 Arm => Bomb,
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(!self.armed, "the bomb went off");
+    }
+}
+
+impl actix::Handler<Arm> for Tester {
+    type Result = actix::MessageResult<Arm>;
+    fn handle(&mut self, _: Arm, _: &mut actix::Context<Self>) -> Self::Result {
+        actix::MessageResult(Bomb { armed: true })
+    }
+}
+
+async fn a_reply_that_panics_when_dropped_is_an_error_and_spares_other_answers(world: World) {
+    let pair = Pair::new(&world, 16).await;
+    pair.head.publish(ECHO, &pair.actor).on::<Arm>(&[Role::Worker]).on::<Echo>(&[Role::Worker]);
+    let error = pair.remote().ask(Arm, SOON).await.err().unwrap();
+    assert!(matches!(&error, AskError::BadReply { text } if text.contains("the bomb went off")), "{error}");
+    assert_eq!(pair.remote().ask(Echo("ahoy".into()), SOON).await.unwrap(), "ahoy");
+    pair.settled().await;
+}
+
 async fn a_stopped_actor_refuses_and_its_watch_says_so(world: World) {
     let pair = Pair::new(&world, 8).await;
     pair.actor.ask(Stop, SOON).await.unwrap();
@@ -251,6 +288,39 @@ async fn no_trace_begins_where_nobody_looks(world: World) {
     // One that is there goes on, whether or not somebody looks.
     let context = TraceContext::new(1, 2).unwrap();
     assert!(context.scope(pair.actor.ask(Look, SOON)).await.unwrap());
+}
+
+#[test]
+fn a_plain_thread_asks_and_is_blocked_no_longer_than_the_deadline() {
+    let world = World { runtime: Runtime::new("test", 2).unwrap(), sim: None };
+    let pair = world.runtime.handle().block_on(Pair::new(&world, 8));
+    for actor in [pair.actor.clone().into(), pair.remote()] {
+        assert_eq!(actor.ask_blocking(Echo("ahoy".into()), SOON).unwrap(), "ahoy");
+        let error = actor.ask_blocking(Wait, SHORT).unwrap_err();
+        assert!(matches!(error, AskError::Deadline), "{error}");
+    }
+}
+
+/// Has the number of [`Echo`].
+#[derive(serde::Serialize, serde::Deserialize, RemoteMessage)]
+#[message(id = 0x01, reply = u32)]
+struct Impostor;
+
+impl actix::Handler<Impostor> for Tester {
+    type Result = u32;
+    fn handle(&mut self, _: Impostor, _: &mut actix::Context<Self>) -> u32 {
+        0
+    }
+}
+
+#[test]
+fn two_messages_of_one_number_cannot_be_published() {
+    let world = World { runtime: Runtime::new("test", 2).unwrap(), sim: None };
+    let pair = world.runtime.handle().block_on(Pair::new(&world, 8));
+    let roles = [Role::Worker];
+    let text = catch(|| drop(pair.head.publish(ECHO, &pair.actor).on::<Echo>(&roles).on::<Impostor>(&roles)));
+    let text = text.unwrap_err();
+    assert!(["Echo", "Impostor", "0x0001", "Tester"].iter().all(|part| text.contains(part)), "{text}");
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -139,13 +139,13 @@ fn another_node_at_the_address_of_a_lost_one_is_left_alone() {
         let mut events = pair.worker.events();
         lose(&pair).await;
         assert!(matches!(next(&mut events).await, PeerEvent::Down { .. }));
-        let Pair { head, worker, .. } = pair;
+        let Pair { authority, head, worker, .. } = pair;
         let there = head.address().unwrap();
         head.close(SOON).await;
         drop(head);
         sleep(Duration::from_millis(1)).await; // its socket is gone
-        let other = world.authority();
-        let other = Node::bind(other.issue(Role::Head).unwrap(), there, Bytes::from_static(b"build 1"), &world.runtime);
+        let other =
+            Node::bind(authority.issue(Role::Head).unwrap(), there, Bytes::from_static(b"build 1"), &world.runtime);
         let other = other.unwrap();
         sleep(Duration::from_secs(30)).await;
         assert!(worker.peers().is_empty() && other.peers().is_empty() && events.is_empty());

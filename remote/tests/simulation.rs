@@ -9,6 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{ArrayRef, Int64Array};
+use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use common::*;
 use regatta_remote::sim::{Faults, Sim, Trace};
@@ -254,7 +256,8 @@ async fn storm(world: World) -> Trace {
         .on::<Echo>(&workers_only)
         .on::<Note>(&workers_only)
         .on::<Wait>(&workers_only)
-        .on::<Count>(&workers_only);
+        .on::<Count>(&workers_only)
+        .on::<Loaded>(&workers_only);
     head.serve_data(Arc::new(Numbers));
     let workers: Vec<Node> = (0..WORKERS).map(|_| world.bind(&authority, Role::Worker)).collect();
     let working: Vec<_> = (0..)
@@ -349,7 +352,7 @@ impl Worker {
 
     async fn step(&mut self, step: u32, deadline: Duration) {
         let actor = self.node.actor::<Tester>(Address { node: self.head.id(), actor: ECHO });
-        match self.random(9) {
+        match self.random(11) {
             0 => {
                 let text = "x".repeat(self.random(20_000) as usize) + &step.to_string();
                 let asked = self.timed(deadline, actor.ask(Echo(text.clone()), deadline)).await;
@@ -380,6 +383,28 @@ impl Worker {
                 assert!(matches!(down, Err(_) | Ok(Down::NodeLost { .. })), "{down:?}");
             }
             6 | 7 => self.stream(actor, deadline).await,
+            8 | 9 => {
+                // Inside or beside its message: the order among all notes is the same.
+                let rows = self.random(if self.random(2) == 0 { 100 } else { 30_000 }) as i64;
+                let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+                let batch = Batch::from(RecordBatch::try_from_iter([("n", column)]).unwrap());
+                let note = Loaded(self.number * SENDER + step, batch.clone());
+                let fate = if self.random(3) == 0 {
+                    let told = self.timed(deadline, actor.tell(note, deadline)).await;
+                    if told.is_ok() { Fate::Unknown } else { Fate::NotRun }
+                } else {
+                    let patience = if self.random(3) == 0 { deadline / 10 } else { deadline };
+                    match timeout(patience, self.timed(deadline, actor.ask(note, deadline))).await {
+                        Ok(Ok(back)) => {
+                            assert!(back == batch, "another's batch");
+                            Fate::Ran
+                        }
+                        Ok(Err(error)) if !error.may_have_run() => Fate::NotRun,
+                        _ => Fate::Unknown,
+                    }
+                };
+                self.told.push((step, fate));
+            }
             _ => self.fetch(deadline).await,
         }
     }

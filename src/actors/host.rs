@@ -1,15 +1,18 @@
 //! What every process of a cluster has: threads, a store, and a place in the network.
 
-use std::sync::Arc;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashSet;
-use regatta_remote::{ActorId, ActorRef, Address, Node, NodeId, Role, Runtime, encode};
+use regatta_remote::{ActorId, ActorRef, Address, Arbiter, Authority, Names, Node, NodeId, Role, Runtime, encode};
 
 use super::messages::Place;
 use super::{CONTROL, FIRST_REPLICA, SWORDFISH, SwordfishActor, UdfActor};
+use crate::actor::ActorDirectory;
+use crate::cluster::hello;
 use crate::error::{ClusterError, TaskFailure};
 use crate::sched::WorkerId;
 use crate::store::{Store, Ticket};
@@ -22,6 +25,9 @@ pub(crate) struct Host {
     /// `None`: everything is in this process.
     pub(crate) node: Option<Node>,
     replicas: AtomicU64,
+    /// Where all is in this process: a node for users' actors, made when the first is started or looked for. They are then
+    /// found, sent and decoded as they are on a cluster.
+    own: OnceLock<Result<(Node, Arbiter), ClusterError>>,
     /// Nodes that are gone for good: a node is one life of one process.
     gone: DashSet<NodeId>,
 }
@@ -31,7 +37,8 @@ const FIRST_BYTE: Duration = Duration::from_secs(30);
 
 impl Host {
     pub(crate) fn new(runtime: Runtime, store: Arc<Store>, node: Option<Node>) -> Arc<Self> {
-        Arc::new(Self { runtime, store, node, replicas: AtomicU64::new(FIRST_REPLICA), gone: DashSet::new() })
+        let replicas = AtomicU64::new(FIRST_REPLICA);
+        Arc::new(Self { runtime, store, node, replicas, own: OnceLock::new(), gone: DashSet::new() })
     }
 
     /// Waits for a future on our threads, from any thread: also one of another runtime, which this blocks.
@@ -45,6 +52,20 @@ impl Host {
         let (sender, result) = std::sync::mpsc::sync_channel(1);
         self.runtime.handle().spawn(async move { sender.send(future.await) });
         result.recv().map_err(|_| ClusterError::Closed)
+    }
+
+    /// The node of users' actors, and the names that they have in the cluster.
+    ///
+    /// # Errors
+    /// All is in this process, and it gets no node of its own.
+    pub(crate) fn actor_node(&self) -> Result<(Node, Names), ClusterError> {
+        let node = match &self.node {
+            Some(node) => node.clone(),
+            None => self.own.get_or_init(|| own_node(&self.runtime)).as_ref().map_err(Clone::clone)?.0.clone(),
+        };
+        let head = node.peers().into_iter().find(|peer| peer.role == Role::Head).map(|head| head.node);
+        let names = node.names(head.unwrap_or_else(|| node.id()));
+        Ok((node, names))
     }
 
     /// A node is gone: what waits for it ends now, and nobody dials it again, which would take a time-out to fail.
@@ -136,4 +157,26 @@ impl Host {
         }
         Ok((node, id))
     }
+}
+
+impl ActorDirectory for Host {
+    fn names(&self) -> Result<(Names, tokio::runtime::Handle), ClusterError> {
+        Ok((self.actor_node()?.1, self.runtime.handle().clone()))
+    }
+
+    fn receiver(&self) -> Option<Node> {
+        self.node.clone().or_else(|| Some(self.own.get()?.as_ref().ok()?.0.clone()))
+    }
+}
+
+/// A cluster of one node on the loopback, which keeps its own names.
+fn own_node(runtime: &Runtime) -> Result<(Node, Arbiter), ClusterError> {
+    let failed = |error: &dyn std::fmt::Display| ClusterError::network("make a node for actors of this process", error);
+    let authority = Authority::new().map_err(|error| failed(&error))?;
+    let identity = authority.issue(Role::Head).map_err(|error| failed(&error))?;
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let node = Node::bind(identity, loopback, hello(), runtime).map_err(|error| failed(&error))?;
+    let arbiter = runtime.arbiter().map_err(|error| failed(&error))?;
+    node.keep_names(&arbiter);
+    Ok((node, arbiter))
 }

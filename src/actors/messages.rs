@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
-use regatta_remote::{ActorId, ActorRef, NodeId, messages};
+use regatta_remote::{ActorId, ActorRef, Address, NodeId, messages};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::SwordfishActor;
+use crate::actor::ActorSpec;
 use crate::cluster::ClusterProvider;
-use crate::error::{ClusterError, Error};
+use crate::error::{ActorError, ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{
     Attempt, Outcome, Output, PoolId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, TaskId,
@@ -27,6 +28,9 @@ messages! {
     0x0102 TaskEnded => (),
     0x0103 ReplicaSays => (),
     0x0104 CreditWaits => (),
+    0x0105 SpawnActor => Result<Hosted, ActorError>,
+    0x0106 StopActor => Result<(), ActorError>,
+    0x0107 ActorEnded => (),
     // To a swordfish.
     0x0201 Prepare => (),
     0x0202 RunTask => (),
@@ -37,6 +41,8 @@ messages! {
     0x0207 Gone => (),
     0x0208 Enough => (),
     0x0209 Dismiss => (),
+    0x020a HostActor => Result<Hosted, ActorError>,
+    0x020b DropActor => bool,
     // To a replica.
     0x0301 Evaluate => Result<Evaluated, CallFailure>,
 }
@@ -167,6 +173,36 @@ pub(crate) struct End(pub(crate) QueryId);
 /// A node of the cluster is gone: what waits for it need not wait any longer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Gone(pub(crate) NodeId);
+
+/// Start a user's actor on some worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SpawnActor(pub(crate) ActorSpec);
+
+/// Stop a user's actor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct StopActor(pub(crate) Address);
+
+/// A user's actor has ended on this worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ActorEnded(pub(crate) WorkerId);
+
+/// Start a user's actor here, under this number.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct HostActor {
+    pub(crate) id: ActorId,
+    pub(crate) spec: ActorSpec,
+}
+
+/// A user's actor that runs, and where to dial its node.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Hosted {
+    pub(crate) address: Address,
+    pub(crate) at: Option<SocketAddr>,
+}
+
+/// Stop a user's actor that runs here: whether there was one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DropActor(pub(crate) ActorId);
 
 /// Run a UDF on one batch.
 #[derive(Debug, Serialize, Deserialize)]

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
-use regatta_remote::{ActorId, ActorRef, AskError, LocalRef, Node, NodeId, Role};
+use regatta_remote::{ActorId, ActorRef, Arbiter, AskError, LocalRef, Node, NodeId, Role};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    CreditWaits, Dismiss, End, Enough, Gone, Piece, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays,
-    RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word,
-    Worker, WorkerDown, WorkerSilent,
+    ActorEnded, CreditWaits, Dismiss, DropActor, End, Enough, Gone, Piece, Place, Prepare, Register, Release,
+    ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded,
+    UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
@@ -27,11 +27,13 @@ use crate::udf::{Metrics, MetricsByUdf, merge_into};
 
 /// Places the work of all queries.
 pub struct SchedulerActor {
-    core: Core,
+    pub(super) core: Core,
     host: Arc<Host>,
     workers: HashMap<WorkerId, Crew>,
     queries: HashMap<QueryId, Submitted>,
     replicas: HashMap<ReplicaId, ActorId>,
+    /// Users' actors started so far.
+    pub(super) hosted: u64,
     /// `None`: workers neither come nor go.
     provider: Option<Arc<dyn ClusterProvider>>,
     /// How many workers have joined, for whoever waits for them.
@@ -40,6 +42,7 @@ pub struct SchedulerActor {
 
 struct Crew {
     place: Place,
+    actor: ActorRef<SwordfishActor>,
     /// Messages to the worker, in order; a task of its own sends them.
     outbox: mpsc::Sender<Outgoing>,
 }
@@ -79,6 +82,7 @@ enum Outgoing {
     End(End),
     Gone(Gone),
     Dismiss(Dismiss),
+    DropActor(DropActor),
 }
 
 /// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
@@ -91,21 +95,41 @@ impl SchedulerActor {
     pub(crate) fn new(settings: Settings, host: Arc<Host>, joining: watch::Sender<usize>) -> Self {
         let core = Core::new(settings);
         let (workers, queries, replicas) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { core, host, workers, queries, replicas, provider: None, joining }
+        Self { core, host, workers, queries, replicas, hosted: 0, provider: None, joining }
     }
 
-    /// Makes a scheduler reachable for the workers of its cluster, and for nobody else.
-    pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>) {
+    /// Makes a scheduler reachable for the workers of its cluster, and for nobody else; and the names of the cluster's
+    /// actors, which the head keeps on this thread.
+    pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>, thread: &Arbiter) {
         let workers = &[Role::Worker];
         let tasks = node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers);
-        tasks.on::<ReplicaSays>(workers).on::<CreditWaits>(workers);
+        tasks.on::<ReplicaSays>(workers).on::<CreditWaits>(workers).on::<ActorEnded>(workers);
+        node.keep_names(thread);
+    }
+
+    pub(super) fn workers(&self) -> impl Iterator<Item = WorkerId> {
+        self.workers.keys().copied()
+    }
+
+    pub(super) fn swordfish(&self, worker: WorkerId) -> Option<ActorRef<SwordfishActor>> {
+        Some(self.workers.get(&worker)?.actor.clone())
+    }
+
+    /// The worker at a node; where all is in this process, its only one.
+    pub(super) fn worker_of(&self, node: NodeId) -> Option<WorkerId> {
+        self.worker_at(node)
+            .or_else(|| self.workers.values().find(|crew| crew.place.node.is_none()).map(|c| c.place.worker))
+    }
+
+    pub(super) fn drop_actor(&mut self, worker: WorkerId, id: ActorId) {
+        self.send(worker, Outgoing::DropActor(DropActor(id)));
     }
 
     fn join(&mut self, place: Place, capacity: Resources, actor: ActorRef<SwordfishActor>, ctx: &Context<Self>) {
         let worker = place.worker;
         tracing::debug!(%worker, cpus = capacity.as_cpus(), "worker joined");
         let (outbox, to_send) = mpsc::channel(OUTBOX);
-        self.workers.insert(worker, Crew { place, outbox });
+        self.workers.insert(worker, Crew { place, actor: actor.clone(), outbox });
         self.host.runtime.handle().spawn(deliver(actor, to_send, worker, ctx.address().downgrade()));
         self.take(Event::Joined { worker, capacity, machine: machine(&place) });
         self.joining.send_modify(|joined| *joined += 1);
@@ -473,6 +497,7 @@ async fn deliver(
             Outgoing::End(message) => insist(&actor, message).await,
             Outgoing::Gone(message) => insist(&actor, message).await,
             Outgoing::Dismiss(message) => insist(&actor, message).await,
+            Outgoing::DropActor(message) => insist(&actor, message).await.map(drop),
         };
         if let Err(error) = sent {
             if let Some(scheduler) = scheduler.upgrade() {

@@ -10,8 +10,8 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    CreditWaits, Dismiss, End, Enough, Evaluate, Gone, Piece, Place, Prepare, ReplicaAt, ReplicaSays, RunTask, Serve,
-    StartReplica, StopReplica, TaskEnded, Word,
+    CreditWaits, Dismiss, DropActor, End, Enough, Evaluate, Gone, HostActor, Piece, Place, Prepare, ReplicaAt,
+    ReplicaSays, RunTask, Serve, StartReplica, StopReplica, TaskEnded, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
@@ -22,14 +22,16 @@ use crate::udf::{CallingTask, TaskMeter, UdfError};
 
 /// Runs the tasks and replicas of one worker.
 pub struct SwordfishActor {
-    host: Arc<Host>,
-    here: Place,
-    scheduler: ActorRef<SchedulerActor>,
+    pub(super) host: Arc<Host>,
+    pub(super) here: Place,
+    pub(super) scheduler: ActorRef<SchedulerActor>,
     queries: HashMap<QueryId, Work>,
     replicas: HashMap<ReplicaId, Running>,
     /// Attempts that run here, and what is to start when they have ended.
     tasks: HashMap<(TaskId, Attempt), Option<RunTask>>,
     waits: mpsc::Sender<CreditWaits>,
+    /// Users' actors and their threads.
+    pub(super) hosted: HashMap<ActorId, Arbiter>,
 }
 
 /// What this worker keeps of a query.
@@ -84,7 +86,7 @@ impl SwordfishActor {
         let (waits, to_send) = mpsc::channel(WAITS);
         host.runtime.handle().spawn(report_waits(to_send, scheduler.clone()));
         let (queries, replicas, tasks) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { host, here, scheduler, queries, replicas, tasks, waits }
+        Self { host, here, scheduler, queries, replicas, tasks, waits, hosted: HashMap::new() }
     }
 
     /// Makes a swordfish reachable for the head of its cluster, and for nobody else.
@@ -99,7 +101,7 @@ impl SwordfishActor {
             .on::<Enough>(head)
             .on::<End>(head)
             .on::<Gone>(head);
-        tasks.on::<StartReplica>(head).on::<StopReplica>(head);
+        tasks.on::<StartReplica>(head).on::<StopReplica>(head).on::<HostActor>(head).on::<DropActor>(head);
     }
 
     fn work(&mut self, query: QueryId) -> &mut Work {

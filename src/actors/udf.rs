@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::messages::{BatchAt, CallFailure, Evaluate, Evaluated, Place, ReplicaSays, StartReplica, Word};
 use super::{Host, SchedulerActor, insist};
+use crate::actor::ActorDirectory;
 use crate::sched::ReplicaId;
 use crate::store::{Offer, decode_frame, encode_frame};
 use crate::udf::{Call, ReplicaSpec, ReplicaThread, Reply, Said, Seat, UdfError};
@@ -124,7 +125,9 @@ impl Actor for UdfActor {
         let StartReplica { replica, udf, arguments, options, devices } = self.spec.clone();
         tracing::debug!(udf, rank = replica.rank, ?devices, "starts");
         let seat = Seat::of(replica, self.here.worker, options.replicas.1, devices, self.host.store.folder());
-        match ReplicaThread::start(ReplicaSpec { udf, arguments, options, seat }, tell) {
+        let directory: Arc<dyn ActorDirectory> = Arc::<Host>::clone(&self.host);
+        let spec = ReplicaSpec { udf, arguments, options, seat, directory: Some(directory) };
+        match ReplicaThread::start(spec, tell) {
             Ok(thread) => self.thread = Some(thread),
             Err(error) => drop(self.words.try_send(Word::Failed(error))),
         }

@@ -17,7 +17,7 @@ use super::Scratch;
 use crate::actors::{CONTROL, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor, SwordfishActor};
 use crate::sched::{Resources, WorkerId};
 use crate::store::Store;
-use crate::udf;
+use crate::{actor, udf};
 
 /// Set for a process that is to be a worker. What it must know and keep secret comes through its standard input.
 pub(super) const MARKER: &str = "REGATTA_WORKER";
@@ -101,7 +101,9 @@ pub(crate) fn is_worker() -> bool {
 
 /// What two processes of a cluster must have in common: nodes refuse each other if it differs.
 pub(crate) fn hello() -> Bytes {
-    format!("regatta {}, polars 0.55.2, UDFs [{}]", env!("CARGO_PKG_VERSION"), udf::registered().join(", ")).into()
+    let (version, udfs, actors) =
+        (env!("CARGO_PKG_VERSION"), udf::registered().join(", "), actor::registered().join(", "));
+    format!("regatta {version}, polars 0.55.2, UDFs [{udfs}], actors [{actors}]").into()
 }
 
 pub(super) fn write_hand_over(to: &mut impl Write, hand_over: &HandOver) -> io::Result<()> {

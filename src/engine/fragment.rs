@@ -24,8 +24,8 @@ use crate::udf::{CallingTask, UdfCall};
 
 /// A fragment with this task's input in place of its placeholders.
 pub(super) struct Bound {
-    top: Node,
-    ir: Arena<IR>,
+    pub(super) top: Node,
+    pub(super) ir: Arena<IR>,
     exprs: Arena<AExpr>,
 }
 

@@ -7,8 +7,9 @@ use polars_plan::plans::IRPlan;
 use polars_utils::arena::Node;
 
 use super::fragment;
+use super::sink::listing_schema;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{StageProgram, UdfStep, udf_calls};
+use crate::plan::{FileSink, StageProgram, UdfStep, udf_calls};
 use crate::udf::{CallingTask, UdfCall, batch_of};
 
 /// What every task of a stage runs.
@@ -16,10 +17,13 @@ pub(crate) struct Program {
     pub(super) fragment: Arc<IRPlan>,
     /// UDF calls in the fragment, which Polars will make itself.
     pub(super) calls: Vec<(Node, UdfCall)>,
+    pub(super) batches: Option<usize>,
     pub(super) steps: Vec<Step>,
     /// Rows that a task leaves at most.
     pub(super) limit: Option<u64>,
     pub(super) schema: SchemaRef,
+    /// Its tasks write files instead of rows.
+    pub(super) sink: Option<FileSink>,
 }
 
 pub(super) struct Step {
@@ -35,7 +39,8 @@ impl Program {
     /// The plan was made by another build, or calls a UDF that this one lacks.
     pub(crate) fn open(program: StageProgram) -> Result<Self, PolarsFailure> {
         let fragment = program.fragment.open()?;
-        let mut schema = fragment::schema(&fragment);
+        let sink = FileSink::of(fragment.lp_arena.get(fragment.lp_top));
+        let mut schema = if sink.is_some() { listing_schema() } else { fragment::schema(&fragment) };
         let mut steps = Vec::with_capacity(program.steps.len());
         for spec in program.steps {
             let then = spec.then.as_ref().map(|then| then.open()).transpose()?;
@@ -51,7 +56,7 @@ impl Program {
             steps.push(Step { spec, then, calls });
         }
         let calls = udf_calls(&fragment);
-        Ok(Self { fragment, calls, steps, limit: program.limit, schema })
+        Ok(Self { fragment, calls, batches: program.batches, steps, limit: program.limit, schema, sink })
     }
 }
 

@@ -11,6 +11,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::program::{Program, Step};
+use super::regroup::regroup;
+use super::sink::write_files;
 use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Split;
@@ -49,6 +51,9 @@ pub(crate) struct TaskRun {
 /// # Errors
 /// Whatever failed first. The partition is in the store only on success.
 pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
+    if let Some(sink) = &task.program.sink {
+        return write_files(&task, sink);
+    }
     let mut writer = task.store.writer(task.output, &task.program.schema)?;
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
     let bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
@@ -59,7 +64,7 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
 
     let mut cancelled = task.cancelled.clone();
     let steps = async {
-        let mut results = through_steps(batches, &task.program.steps, &*task.pools, &task.calling);
+        let mut results = through_steps(batches, &task.program, &*task.pools, &task.calling);
         let mut left = task.program.limit.unwrap_or(u64::MAX);
         // With enough rows, the rest is dropped: that stops the engine.
         while left > 0
@@ -85,15 +90,15 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
 
 fn through_steps<'a>(
     batches: mpsc::Receiver<DataFrame>,
-    steps: &'a [Step],
+    program: &'a Program,
     pools: &'a dyn Pools,
     calling: &'a CallingTask,
 ) -> BoxStream<'a, Result<DataFrame, TaskFailure>> {
     let received = stream::unfold(batches, |mut batches| async { Some((Ok(batches.recv().await?), batches)) });
-    steps
-        .iter()
-        .enumerate()
-        .fold(received.boxed(), |batches, (index, step)| through_step(batches, index, step, pools, calling).boxed())
+    let handed_on = regroup(received.boxed(), program.batches);
+    program.steps.iter().enumerate().fold(handed_on, |batches, (index, step)| {
+        regroup(through_step(batches, index, step, pools, calling).boxed(), step.spec.batches)
+    })
 }
 
 /// Several calls at once, results in the order of the rows.

@@ -17,6 +17,7 @@ use super::lift::{self, Liftable};
 use super::marker::Marker;
 use super::rowwise::is_row_wise;
 use super::scan::{Splits, split, split_frame};
+use super::sink::input_of_split_sink;
 use super::wire::{Fragment, placeholder, placeholder_of};
 use super::{Stage, StageProgram, Target, UdfStep, Work};
 use crate::error::PlanError;
@@ -25,7 +26,8 @@ use crate::udf::UdfCall;
 
 pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError> {
     let (ir, exprs) = (plan.lp_arena, plan.expr_arena);
-    let mut cutter = Cutter { ir, exprs, target, open: Vec::new(), decided: BTreeMap::new(), names: 0 };
+    let mut cutter =
+        Cutter { ir, exprs, target, open: Vec::new(), decided: BTreeMap::new(), batches: BTreeMap::new(), names: 0 };
     let mut root = plan.lp_top;
     cutter.lower(root)?;
     root = cutter.draw_in(root);
@@ -46,6 +48,8 @@ struct Cutter {
     open: Vec<OpenStage>,
     /// How what stands on these nodes is split, where that is known before its stage is closed.
     decided: BTreeMap<usize, Splits>,
+    /// Row-wise nodes whose rows go on in batches of so many.
+    batches: BTreeMap<usize, usize>,
     names: usize,
 }
 
@@ -79,13 +83,14 @@ impl Cutter {
         if let IR::DataFrameScan { .. } = self.ir.get(node) {
             self.take_out_frame(node)?;
         }
-        if let Some(Marker::IntoPartitions(n)) = Marker::of(self.ir.get(node)) {
-            self.deal(node, n);
+        if let Some(marker) = Marker::of(self.ir.get(node)) {
+            self.take_out(node, marker);
             return Ok(());
         }
         self.lift_from_scan(node);
         while self.lift_calls(node)? {}
         self.limit(node);
+        self.share_out_to_sink(node);
         if !is_row_wise(self.ir.get(node), &self.exprs) {
             let inputs: Vec<_> = self.ir.get(node).inputs().collect();
             let inputs: Vec<_> = inputs.into_iter().map(|input| self.draw_in(input)).collect();
@@ -113,18 +118,24 @@ impl Cutter {
         Ok(())
     }
 
-    /// Takes a marker out, so that what stands on it is dealt `n` shares of the rows. If what is below can be split into so
-    /// many tasks it is; else a stage ends here.
-    fn deal(&mut self, marker: Node, n: usize) {
-        let Some(input) = single_input(self.ir.get(marker)) else { return };
-        if !self.target.travels {
-            static SAID: Once = Once::new();
-            SAID.call_once(|| {
-                tracing::warn!("into_partitions has no effect in a native session: it has one partition")
-            });
-            self.ir.replace(marker, self.ir.get(input).clone());
-            return;
+    /// Takes a marker out of the plan and does what it asks for.
+    fn take_out(&mut self, node: Node, marker: Marker) {
+        let Some(input) = single_input(self.ir.get(node)) else { return };
+        match marker {
+            Marker::IntoPartitions(n) if self.target.travels => return self.deal(node, input, n),
+            Marker::IntoPartitions(_) => {
+                static SAID: Once = Once::new();
+                SAID.call_once(|| tracing::warn!("into_partitions has no effect in a native session"));
+            }
+            Marker::IntoBatches(rows) => drop(self.batches.insert(node.0, rows)),
         }
+        let columns = self.schema(input);
+        self.ir.replace(node, IR::SimpleProjection { input, columns });
+    }
+
+    /// Deals what stands on this node `n` shares of the rows. If what is below can be split into so many tasks it is; else a
+    /// stage ends here.
+    fn deal(&mut self, marker: Node, input: Node, n: usize) {
         let input = self.draw_in(input);
         let base = self.row_wise_base(input);
         if self.growing_at(base).is_none() {
@@ -163,6 +174,18 @@ impl Cutter {
         self.ir.replace(node, ir);
     }
 
+    /// A sink that can write in parts does not gather what UDF steps leave: as many tasks as there are write a share each.
+    fn share_out_to_sink(&mut self, node: Node) {
+        let Some(input) = input_of_split_sink(self.ir.get(node), &self.exprs) else { return };
+        let top = self.draw_in(input);
+        let Some(stage) = self.growing_at(top) else { return };
+        let Head::Node(head) = self.open[stage.0 as usize].head else { return };
+        let placeholder = self.ir.add(placeholder(stage, self.schema(top)));
+        self.decided.insert(placeholder.0, Splits::shares(self.splits(head).splits.len()));
+        let ir = self.ir.get(node).clone().with_inputs([placeholder]);
+        self.ir.replace(node, ir);
+    }
+
     fn open(&mut self, head: Head) -> StageId {
         self.open.push(OpenStage { head, steps: Vec::new(), limit: None });
         StageId(self.open.len() as u32 - 1)
@@ -184,7 +207,8 @@ impl Cutter {
     /// Lifts one layer of calls (those without calls in their inputs) out of a node. False if there is none to lift.
     fn lift_calls(&mut self, node: Node) -> Result<bool, PlanError> {
         let ir = self.ir.get(node).clone();
-        let Some(input) = single_input(&ir) else { return Ok(false) };
+        // What a sink computes by itself, its keys, stays there: a column below would end in its files.
+        let Some(input) = single_input(&ir).filter(|_| !matches!(ir, IR::Sink { .. })) else { return Ok(false) };
         let calls = lift::liftable(ir.exprs().map(ExprIR::node), &self.exprs);
         if calls.is_empty() {
             return Ok(false);
@@ -312,18 +336,13 @@ impl Cutter {
         let Splits { splits, why } = self.splits(head);
         let inputs = self.inputs(head);
         let describe = IRPlan::new(head, self.ir.clone(), self.exprs.clone()).describe();
-        Ok(Stage {
-            id,
-            work: Work::Program(StageProgram { fragment, steps, limit: stage.limit }),
-            inputs,
-            splits,
-            why,
-            describe,
-        })
+        let program = StageProgram { fragment, batches: self.batches_above(head), steps, limit: stage.limit };
+        Ok(Stage { id, work: Work::Program(program), inputs, splits, why, describe })
     }
 
     fn close_step(&self, step: OpenStep) -> Result<UdfStep, PlanError> {
         let call = step.call;
+        let batches = step.then.and_then(|root| self.batches_above(root));
         let then = step.then.map(|root| self.fragment(root)).transpose()?;
         Ok(UdfStep {
             udf: call.name().to_owned(),
@@ -332,11 +351,26 @@ impl Cutter {
             inputs: step.inputs.iter().map(ToString::to_string).collect(),
             output: (step.output.name.to_string(), step.output.dtype),
             then,
+            batches,
         })
     }
 
+    /// The batches that are asked for in the row-wise nodes from `top` downwards.
+    fn batches_above(&self, top: Node) -> Option<usize> {
+        let mut node = top;
+        loop {
+            if let Some(rows) = self.batches.get(&node.0) {
+                return Some(*rows);
+            }
+            if !is_row_wise(self.ir.get(node), &self.exprs) {
+                return None;
+            }
+            node = single_input(self.ir.get(node))?;
+        }
+    }
+
     fn splits(&self, head: Node) -> Splits {
-        let base = self.row_wise_base(head);
+        let base = self.row_wise_base(input_of_split_sink(self.ir.get(head), &self.exprs).unwrap_or(head));
         match (self.decided.get(&base.0), self.ir.get(base)) {
             (Some(decided), _) => decided.clone(),
             (None, IR::DataFrameScan { .. }) => Splits::whole("a small frame of the driver"),

@@ -14,21 +14,28 @@ use polars_plan::plans::{DslFunction, FunctionIR, IR};
 pub(crate) enum Marker {
     /// So many partitions of equal row counts, in order.
     IntoPartitions(usize),
+    /// Batches of at most so many rows, and of at least 0.8 of them but for the last of a partition.
+    IntoBatches(usize),
 }
 
-const MARK: &str = "regatta:into_partitions:";
+const MARK: &str = "regatta:";
+const INTO_PARTITIONS: &str = "into_partitions";
+const INTO_BATCHES: &str = "into_batches";
 
 impl Marker {
     /// Puts the marker on top of a query.
     pub(crate) fn on(self, query: LazyFrame) -> LazyFrame {
-        let Self::IntoPartitions(n) = self;
+        let (verb, n) = match self {
+            Self::IntoPartitions(n) => (INTO_PARTITIONS, n),
+            Self::IntoBatches(rows) => (INTO_BATCHES, rows),
+        };
         let function = FunctionIR::Opaque {
             function: Arc::new(Ok::<DataFrame, PolarsError>),
             schema: None,
             predicate_pd: true,
             projection_pd: true,
             streamable: true,
-            fmt_str: format!("{MARK}{n}").into(),
+            fmt_str: format!("{MARK}{verb}:{n}").into(),
         };
         let flags = query.get_current_optimizations();
         let input = Arc::new(query.logical_plan);
@@ -39,6 +46,12 @@ impl Marker {
     /// The marker that this node is.
     pub(super) fn of(ir: &IR) -> Option<Self> {
         let IR::MapFunction { function: FunctionIR::Opaque { fmt_str, .. }, .. } = ir else { return None };
-        Some(Self::IntoPartitions(fmt_str.strip_prefix(MARK)?.parse().ok()?))
+        let (verb, n) = fmt_str.strip_prefix(MARK)?.split_once(':')?;
+        let n = n.parse().ok()?;
+        match verb {
+            INTO_PARTITIONS => Some(Self::IntoPartitions(n)),
+            INTO_BATCHES => Some(Self::IntoBatches(n)),
+            _ => None,
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::actors::Actors;
 use super::autoscale::{Autoscaler, ScaleSettings};
 use super::ledger::{Grant, Ledger};
 use super::policy::{DefaultScheduler, LinearScheduler, Policy};
@@ -156,6 +157,8 @@ pub(crate) struct Core {
     unadmitted: BTreeSet<(QueryId, usize)>,
     promise: Promise,
     autoscaler: Option<Autoscaler>,
+    /// Users' actors: they cost nothing, and keep their worker.
+    actors: Actors,
     machines: BTreeMap<WorkerId, IpAddr>,
     /// A query has ended since the autoscaler looked.
     ended: bool,
@@ -186,9 +189,27 @@ impl Core {
             unadmitted: BTreeSet::new(),
             promise: Promise::default(),
             autoscaler: settings.scale.clone().map(Autoscaler::new),
+            actors: Actors::default(),
             machines: BTreeMap::new(),
             ended: false,
             settings,
+        }
+    }
+
+    /// The worker for one more of users' actors, of these.
+    pub(crate) fn place_actor(&self, workers: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
+        self.actors.place(workers)
+    }
+
+    /// A user's actor starts on a worker, which does not retire before it has ended.
+    pub(crate) fn actor_started(&mut self, worker: WorkerId) {
+        self.actors.started(worker);
+        self.ledger.keep(worker, true);
+    }
+
+    pub(crate) fn actor_ended(&mut self, worker: WorkerId) {
+        if self.actors.ended(worker) {
+            self.ledger.keep(worker, false);
         }
     }
 
@@ -201,7 +222,10 @@ impl Core {
                 self.ledger.add(worker, capacity);
                 self.machines.extend(machine.map(|machine| (worker, machine)));
             }
-            Event::Lost { worker, why } => self.lose(worker, &why, now, &mut actions),
+            Event::Lost { worker, why } => {
+                self.actors.lost(worker);
+                self.lose(worker, &why, now, &mut actions);
+            }
             Event::Silent { worker, silent } => self.ledger.set_silent(worker, silent.then_some(now)),
             Event::Submit(spec) => self.submit(spec, now, &mut actions),
             Event::Release(query) => self.end(query, None, now, &mut actions),

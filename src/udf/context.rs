@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use polars::prelude::*;
+use regatta_remote::ActorRef;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::{Call, Meter, OnError, UdfError, UdfResult, arrow::column_to_arrow};
+use crate::actor::{Directory, LOOK_UP, RemoteActor};
 use crate::sched::{QueryId, ReplicaId, StageId, WorkerId};
 
 /// Where a replica runs and for whom, and where it reports numbers. Cheap to clone.
@@ -124,12 +126,13 @@ impl Context {
 /// What `start` is told, and where it reports progress.
 pub struct Start {
     context: Context,
+    directory: Directory,
     report: Box<dyn FnMut(&str)>,
 }
 
 impl Start {
-    pub(crate) fn new(context: Context, report: impl FnMut(&str) + 'static) -> Self {
-        Self { context, report: Box::new(report) }
+    pub(super) fn new(context: Context, directory: Directory, report: impl FnMut(&str) + 'static) -> Self {
+        Self { context, directory, report: Box::new(report) }
     }
 
     /// Where this replica runs, and for whom.
@@ -145,6 +148,29 @@ impl Start {
     /// Where to report numbers: see [`Context::metrics`].
     pub fn metrics(&self) -> &Meter {
         self.context.metrics()
+    }
+
+    /// The actor of that name, as [`Session::actor`](crate::Session::actor) finds it. Keep it in the state;
+    /// [`run`](super::Udf::run) asks it by [`ask_blocking`](ActorRef::ask_blocking).
+    ///
+    /// # Errors
+    /// Nobody has the name, or an actor of another type; or Polars evaluates the call itself, outside of any session, or the
+    /// replica is [`isolated`](super::Pool::isolated).
+    pub fn actor<A: RemoteActor>(&self, name: &str) -> UdfResult<ActorRef<A>> {
+        let outside = "actors are found in replicas of a session: not where Polars evaluates the call itself, nor in isolated ones";
+        let (names, runtime) = self.directory.as_ref().ok_or_else(|| UdfError::new(outside))?.names()?;
+        let (found, result) = std::sync::mpsc::sync_channel(1);
+        let name = name.to_owned();
+        runtime.spawn(async move { found.send(names.find(&name, LOOK_UP).await) });
+        Ok(result.recv().map_err(|_| UdfError::new("the session is closed"))??)
+    }
+
+    /// Runs `decode` so that handles of actors among a UDF's arguments can be used.
+    pub(super) fn decoding<T>(&self, decode: impl FnOnce() -> T) -> T {
+        match self.directory.as_ref().and_then(|directory| directory.receiver()) {
+            Some(node) => node.decoding(decode),
+            None => decode(),
+        }
     }
 
     /// Says what is being done. It shows in the query's status, and the last such word stands in the error if the replica is

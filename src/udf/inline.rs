@@ -22,7 +22,8 @@ impl Inline {
     pub(super) fn start(udf: &str, arguments: &[u8], options: &PoolOptions, seat: Seat) -> UdfResult<Self> {
         let (udf, arguments, options) = (udf.to_owned(), arguments.to_vec(), options.clone());
         let (started, ready) = sync_channel(1);
-        let replica = ReplicaThread::start(ReplicaSpec { udf, arguments, options, seat }, move |said| {
+        let spec = ReplicaSpec { udf, arguments, options, seat, directory: None };
+        let replica = ReplicaThread::start(spec, move |said| {
             if let Said::Started(result) = said {
                 let _ = started.send(result);
             }

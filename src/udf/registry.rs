@@ -168,7 +168,7 @@ impl<U: AsyncUdf> AsyncReplica for Started<U, U::State> {
 
 /// Starts a replica; a panic in the author's code is an error with its text.
 pub(super) fn start_fenced(name: &str, arguments: &[u8], cx: &mut Start) -> UdfResult<Box<dyn Replica>> {
-    match open(name, arguments)?.0 {
+    match cx.decoding(|| open(name, arguments))?.0 {
         Kind::Batches(udf) => catch(|| udf.start(cx)).unwrap_or_else(|panic| Err(panicked_in("start ", panic))),
         Kind::Async(_) | Kind::Aggregate(_) => Err(UdfError::new("it is no UDF over batches")),
     }

@@ -16,6 +16,7 @@ pub(super) use life::log_stop;
 use super::context::Seat;
 use super::registry::{Kind, open};
 use super::{Call, Metrics, PoolOptions, UdfError, UdfResult};
+use crate::actor::Directory;
 use crate::os;
 
 /// How often a replica that panicked or died is started again.
@@ -24,12 +25,13 @@ const RESTARTS: usize = 4;
 const GRACE: Duration = Duration::from_secs(2);
 
 /// What a replica is.
-#[derive(Debug)]
 pub(crate) struct ReplicaSpec {
     pub(crate) udf: String,
     pub(crate) arguments: Vec<u8>,
     pub(crate) options: PoolOptions,
     pub(crate) seat: Seat,
+    /// How it finds actors.
+    pub(crate) directory: Directory,
 }
 
 /// What a replica says of itself, from its thread.
@@ -120,7 +122,7 @@ impl ReplicaThread {
             };
             let seat = Arc::new(Seat { scratch: folder.path.clone(), ..spec.seat.clone() });
             match udf.kind() {
-                Kind::Async(udf) => calls::live(udf, spec, seat, inbox, Box::new(tell)),
+                Kind::Async(_) => calls::live(spec, seat, inbox, Box::new(tell)),
                 Kind::Batches(_) => life::live(spec, seat, inbox, Box::new(tell)),
                 Kind::Aggregate(_) => tell(Said::Started(Err(UdfError::new("an aggregation has no replicas")))),
             }

@@ -316,6 +316,17 @@ pub(crate) fn cases() -> Vec<Case> {
             &[],
         ),
         (
+            "into_batches, below and above udfs",
+            scan()
+                .filter(col("group").gt(lit(4)))
+                .into_batches(30)
+                .with_column(label().alias("label"))
+                .into_batches(1000)
+                .drop_nulls(None),
+            true,
+            &[],
+        ),
+        (
             "into_partitions of a frame, of an aggregate and of nothing",
             concat(
                 [

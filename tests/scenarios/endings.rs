@@ -77,7 +77,7 @@ fn a_session_that_ends_ends_its_workers_and_removes_its_scratch_folder() {
 }
 
 /// Waits for the query to have tasks done and under way, then sends a signal to that worker.
-fn signal_in_the_middle(signal: &str, session: &Session, run: &Run, worker: usize) {
+pub(crate) fn signal_in_the_middle(signal: &str, session: &Session, run: &Run, worker: usize) {
     eventually("some tasks are done, some are not", || {
         let status = run.status().unwrap().unwrap();
         status.stages[0].tasks.2 > 0 && status.stages[0].tasks.1 > 0

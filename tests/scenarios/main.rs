@@ -1,5 +1,6 @@
 //! What must hold beside right answers, each test named for it. On real processes over real QUIC.
 
+mod actors;
 mod asyncs;
 mod contexts;
 mod endings;
@@ -11,6 +12,7 @@ mod retries;
 mod runtimes;
 mod scaling;
 mod shapes;
+mod sinks;
 mod structs;
 mod udfs;
 

@@ -84,10 +84,11 @@ pub(crate) fn foreign(program: &str, args: &[&str]) -> Result<Vec<(String, f64)>
     if !path.exists() {
         return Err("not there; benches/peers/setup.sh makes it".to_owned());
     }
-    let done = Command::new(&path).args(args).output().map_err(|error| error.to_string())?;
+    let done = Command::new("timeout").arg("100").arg(&path).args(args).output();
+    let done = done.map_err(|error| error.to_string())?;
     if !done.status.success() {
         let text = String::from_utf8_lossy(&done.stderr);
-        return Err(format!("failed: {}", text.trim().lines().last().unwrap_or_default()));
+        return Err(format!("{}: {}", done.status, text.trim().lines().last().unwrap_or_default()));
     }
     let text = String::from_utf8_lossy(&done.stdout);
     let figure = |line: &str| {

@@ -1,5 +1,7 @@
 //! The producer's side of transfers.
 
+use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -7,7 +9,7 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::timeout;
 
 use super::wire::{Allowance, Request};
-use super::{CREDIT, DataReader, MAX_REFUSAL, OK, REFUSED, TAKEN};
+use super::{CREDIT, DataReader, MAX_REFUSAL, OK, REFUSED, TAKEN, Ticket};
 use crate::close::Code;
 use crate::identity::NodeId;
 use crate::lane::{SLICE, STALL, StreamStop, write_slices};
@@ -82,6 +84,19 @@ impl Transfer {
 
     async fn serve(&mut self, shared: &Shared) -> Result<(), Stop> {
         let (ticket, credit) = self.request().await?;
+        let ticket = match ticket {
+            Ticket::Of(ticket) => ticket,
+            Ticket::Beside(number) => {
+                let Some(held) = shared.peers.held(self.peer, number) else {
+                    return self.refuse("it is not held any more").await;
+                };
+                self.allowance = Allowance::new(credit, held.total());
+                self.produce(Box::new(held)).await?;
+                self.delivered().await?;
+                shared.peers.let_go(self.peer, number);
+                return Ok(());
+            }
+        };
         let Some(source) = shared.source.get() else {
             return self.refuse("this node serves no data").await;
         };
@@ -95,20 +110,30 @@ impl Transfer {
         };
         self.allowance = Allowance::new(credit, reader.total());
         self.produce(reader).await?;
-        self.send.finish().map_err(|_| Stop::Gone)?;
-        while !self.message().await? {}
+        self.delivered().await?;
         let (source, peer) = (Arc::clone(source), self.peer);
         blocking(move || source.delivered(&ticket, peer)).await.map_err(Stop::Source)
     }
 
+    /// Waits until the consumer has taken everything.
+    async fn delivered(&mut self) -> Result<(), Stop> {
+        self.send.finish().map_err(|_| Stop::Gone)?;
+        while !self.message().await? {}
+        Ok(())
+    }
+
     /// Reads the request: the ticket and the first credit.
-    async fn request(&mut self) -> Result<(Bytes, u64), Stop> {
+    async fn request(&mut self) -> Result<(Ticket, u64), Stop> {
         let mut head = [0; Request::LEN];
         self.read_exact(&mut head).await?;
-        let Request { ticket, credit } = Request::parse(head).ok_or(Stop::BadRequest)?;
+        let Request { ticket, beside, credit } = Request::parse(head).ok_or(Stop::BadRequest)?;
         let mut ticket = vec![0; ticket];
         self.read_exact(&mut ticket).await?;
-        Ok((ticket.into(), credit))
+        if !beside {
+            return Ok((Ticket::Of(ticket.into()), credit));
+        }
+        let number = ticket.try_into().map_err(|_| Stop::BadRequest)?;
+        Ok((Ticket::Beside(u64::from_le_bytes(number)), credit))
     }
 
     async fn refuse(&mut self, text: &str) -> Result<(), Stop> {
@@ -193,5 +218,22 @@ fn stop(stop: StreamStop) -> Stop {
     match stop {
         StreamStop::Stalled => Stop::Stalled,
         StreamStop::Write(_) => Stop::Gone,
+    }
+}
+
+/// Reads what is held beside a message.
+impl DataReader for VecDeque<Bytes> {
+    fn total(&self) -> u64 {
+        self.iter().map(|slice| slice.len() as u64).sum()
+    }
+
+    fn read(&mut self, max: usize) -> io::Result<Bytes> {
+        while self.front().is_some_and(Bytes::is_empty) {
+            self.pop_front();
+        }
+        let Some(first) = self.front_mut() else {
+            return Ok(Bytes::new());
+        };
+        Ok(first.split_to(first.len().min(max)))
     }
 }

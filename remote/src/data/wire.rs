@@ -4,6 +4,8 @@ use crate::error::FetchError;
 
 /// Longest ticket, in bytes.
 pub(crate) const MAX_TICKET: usize = 64 << 10;
+/// Set in a ticket's length if the ticket is the number of what is beside a message.
+const BESIDE: u32 = 1 << 31;
 /// Bytes that a consumer lets a producer be ahead.
 pub(crate) const WINDOW: u64 = 4 << 20;
 /// Credit is returned in pieces of at least this, so that it costs few packets.
@@ -14,6 +16,8 @@ const RETURN: u64 = WINDOW / 4;
 pub(crate) struct Request {
     /// Length of the ticket, [`MAX_TICKET`] at most.
     pub(crate) ticket: usize,
+    /// Whether the ticket is the number of what is beside a message, not one of the producer's source.
+    pub(crate) beside: bool,
     /// The first credit.
     pub(crate) credit: u64,
 }
@@ -24,7 +28,8 @@ impl Request {
 
     pub(crate) fn encode(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
-        bytes[..4].copy_from_slice(&(self.ticket as u32).to_le_bytes());
+        let mark = if self.beside { BESIDE } else { 0 };
+        bytes[..4].copy_from_slice(&(mark | self.ticket as u32).to_le_bytes());
         bytes[4..].copy_from_slice(&self.credit.to_le_bytes());
         bytes
     }
@@ -32,8 +37,9 @@ impl Request {
     /// `None` if the ticket is too long.
     pub(crate) fn parse(bytes: [u8; Self::LEN]) -> Option<Self> {
         let [l0, l1, l2, l3, credit @ ..] = bytes;
-        let ticket = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        (ticket <= MAX_TICKET).then(|| Self { ticket, credit: u64::from_le_bytes(credit) })
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        let (ticket, beside) = ((length & !BESIDE) as usize, length & BESIDE != 0);
+        (ticket <= MAX_TICKET).then(|| Self { ticket, beside, credit: u64::from_le_bytes(credit) })
     }
 }
 
@@ -122,10 +128,12 @@ mod tests {
 
     #[test]
     fn a_request_keeps_its_bytes() {
-        let request = Request { ticket: 0x0102, credit: 7 };
-        let golden = [2, 1, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!((request.encode(), Request::parse(golden)), (golden, Some(request)));
-        let long = Request { ticket: MAX_TICKET + 1, credit: 0 };
+        for (beside, mark) in [(false, 0), (true, 0x80)] {
+            let request = Request { ticket: 0x0102, beside, credit: 7 };
+            let golden = [2, 1, 0, mark, 7, 0, 0, 0, 0, 0, 0, 0];
+            assert_eq!((request.encode(), Request::parse(golden)), (golden, Some(request)));
+        }
+        let long = Request { ticket: MAX_TICKET + 1, beside: false, credit: 0 };
         assert_eq!(Request::parse(long.encode()), None);
     }
 

@@ -11,13 +11,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use dashmap::DashMap;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::{Letter, Link, length, sorted};
+use super::{Arrived, Hold, Letter, Link, length, sorted};
 use crate::codec::MAX_MESSAGE;
-use crate::error::{AskError, Fault};
+use crate::error::{AskError, Fault, FetchError};
 use crate::frame::{Header, Kind, MORE};
 use crate::lane::Out;
+use crate::parcel::{Opened, Parcel};
+use crate::route::Boxed;
 
 /// Bytes that a producer may be ahead of its consumer.
 const WINDOW: usize = 256 << 10;
@@ -41,7 +43,7 @@ struct Consumer {
 }
 
 enum Piece {
-    Item { bytes: Bytes, more: bool },
+    Item { piece: Arrived, more: bool },
     End,
     Failed(Fault),
 }
@@ -74,35 +76,45 @@ impl Link {
     /// Sends an ask that is answered by a stream; dropping what is returned cancels it there.
     pub(crate) async fn stream(self: &Arc<Self>, letter: Letter, patience: Duration) -> Result<Incoming, AskError> {
         let started = Instant::now();
-        let place = self.net.within(patience, self.messages.reserve()).await;
-        let place = place.ok_or(AskError::Busy)?.map_err(|_| AskError::NotConnected)?;
+        let (letter, place) = self.place(letter, patience).await?;
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (pieces, queue) = mpsc::unbounded_channel();
         let credit = Arc::new(AtomicUsize::new(WINDOW));
         self.streams.ours.insert(call, Consumer { pieces, credit: Arc::clone(&credit) });
-        let mut incoming =
-            Incoming { link: Arc::clone(self), call, queue, credit, taken: 0, part: BytesMut::new(), open: true };
+        let mut incoming = Incoming {
+            link: Arc::clone(self),
+            call,
+            queue,
+            credit,
+            taken: 0,
+            part: BytesMut::new(),
+            opening: None,
+            hold: None,
+            open: true,
+        };
         // As in `ask`: the end of the link must not miss this entry.
         if self.ended.get().is_some() {
             incoming.open = false;
             return Err(AskError::NotConnected);
         }
         let left = patience.saturating_sub(started.elapsed());
-        place.send(letter.ask(call, left));
+        let (frame, hold) = letter.ask(call, left);
+        incoming.hold = Some(hold);
+        place.send(frame);
         Ok(incoming)
     }
 
     /// A piece of an item has come. False if the peer had no credit for it.
-    pub(crate) fn item(&self, call: u64, bytes: Bytes, more: bool) -> bool {
+    pub(crate) fn item(&self, call: u64, piece: Arrived, more: bool) -> bool {
         let Some(consumer) = self.streams.ours.get(&call) else {
             return true; // cancelled meanwhile
         };
-        let cost = cost(&bytes);
+        let cost = cost(&piece.bytes, piece.is_apart());
         let left = |credit: usize| credit.checked_sub(cost);
         if consumer.credit.fetch_update(Ordering::AcqRel, Ordering::Acquire, left).is_err() {
             return false;
         }
-        let _ = consumer.pieces.send(Piece::Item { bytes, more }); // fails only if nobody waits any more
+        let _ = consumer.pieces.send(Piece::Item { piece, more }); // fails only if nobody waits any more
         true
     }
 
@@ -143,13 +155,23 @@ pub(crate) struct Incoming {
     taken: usize,
     /// The pieces so far of an item.
     part: BytesMut,
+    /// An item whose batches are being fetched.
+    opening: Option<Boxed<'static, Result<Opened, FetchError>>>,
+    /// The batches of the message.
+    hold: Option<Hold>,
     open: bool,
 }
 
 impl Incoming {
     /// The next item; `None` at the end. Nothing is lost if the future is dropped.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, AskError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Opened>, AskError> {
         loop {
+            if let Some(opening) = &mut self.opening {
+                let opened = opening.await;
+                self.opening = None;
+                let failed = |error| AskError::BadReply { text: format!("its batches did not come: {error}") };
+                return opened.map(Some).map_err(failed);
+            }
             if self.taken >= RETURN
                 && let Ok(room) = self.link.system.reserve().await
             {
@@ -160,18 +182,26 @@ impl Incoming {
                 self.taken = 0;
             }
             match self.queue.recv().await {
-                Some(Piece::Item { bytes, more }) => {
-                    self.taken += cost(&bytes);
-                    if self.part.len() + bytes.len() > MAX_MESSAGE {
+                Some(Piece::Item { mut piece, more }) => {
+                    self.hold = None; // the handler has the message
+                    self.taken += cost(&piece.bytes, piece.is_apart());
+                    if self.part.len() + piece.bytes.len() > MAX_MESSAGE {
                         return Err(AskError::BadReply { text: format!("an item of more than {MAX_MESSAGE} bytes") });
                     }
-                    match (more, self.part.is_empty()) {
-                        (false, true) => return Ok(Some(bytes)),
-                        _ => self.part.extend_from_slice(&bytes),
+                    if more || !self.part.is_empty() {
+                        self.part.extend_from_slice(&piece.bytes);
+                        piece.bytes = Bytes::new();
                     }
-                    if !more {
-                        return Ok(Some(self.part.split().freeze()));
+                    if more {
+                        continue;
                     }
+                    if !self.part.is_empty() {
+                        piece.bytes = self.part.split().freeze();
+                    }
+                    if !piece.is_apart() {
+                        return Ok(Some(Opened::plain(piece.bytes)));
+                    }
+                    self.opening = Some(Box::pin(piece.open()));
                 }
                 last => {
                     self.open = false;
@@ -205,22 +235,41 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// Sends an item, waiting for each credit no longer than `patience`.
-    pub(crate) async fn send(&self, mut item: Bytes, patience: Duration) -> Result<(), Fault> {
+    pub(crate) async fn send(&self, item: Parcel, patience: Duration) -> Result<(), Fault> {
+        let Parcel { mut bytes, beside } = item;
+        let apart = !beside.is_empty();
         loop {
-            let piece = item.split_to(item.len().min(PIECE));
-            let credit = tokio::time::timeout(patience, self.credit.acquire_many(cost(&piece) as u32)).await;
-            let Ok(Ok(credit)) = credit else {
-                return Err(Fault::DeadlinePassed);
-            };
-            credit.forget();
-            let flags = if item.is_empty() { 0 } else { MORE };
-            let header = Header { len: length(&piece), flags, ..Header::of_call(Kind::Item, self.call) };
-            // Ends when there is room or the connection is lost, as in `answer`.
-            let _ = self.link.system.send(Out::Frame(header, piece)).await;
-            if item.is_empty() {
-                return Ok(());
+            let piece = bytes.split_to(bytes.len().min(PIECE));
+            let more = apart || !bytes.is_empty();
+            self.credit(cost(&piece, false), patience).await?;
+            self.queue(piece, if more { MORE } else { 0 }).await;
+            if bytes.is_empty() {
+                break;
             }
         }
+        if apart {
+            // Its last piece is what tells of its batches.
+            self.credit(PIECE, patience).await?;
+            let held = self.link.hold(Parcel { bytes, beside });
+            let (piece, hold) = timeout(patience, held).await.map_err(|_| Fault::DeadlinePassed)?;
+            self.queue(piece, hold.flags()).await;
+            hold.leave();
+        }
+        Ok(())
+    }
+
+    async fn credit(&self, cost: usize, patience: Duration) -> Result<(), Fault> {
+        match timeout(patience, self.credit.acquire_many(cost as u32)).await {
+            Ok(Ok(credit)) => credit.forget(),
+            _ => return Err(Fault::DeadlinePassed),
+        }
+        Ok(())
+    }
+
+    async fn queue(&self, piece: Bytes, flags: u8) {
+        let header = Header { len: length(&piece), flags, ..Header::of_call(Kind::Item, self.call) };
+        // Ends when there is room or the connection is lost, as in `answer`.
+        let _ = self.link.system.send(Out::Frame(header, piece)).await;
     }
 }
 
@@ -230,7 +279,7 @@ impl Drop for Outgoing {
     }
 }
 
-/// What a piece takes of the credit; no more than a window.
-fn cost(piece: &Bytes) -> usize {
-    piece.len().max(LEAST)
+/// What a piece takes of the credit; no more than a window. One that tells of batches counts as a large one.
+fn cost(piece: &Bytes, apart: bool) -> usize {
+    if apart { PIECE } else { piece.len().max(LEAST) }
 }

@@ -13,6 +13,7 @@ use crate::error::AskError;
 use crate::link::Incoming;
 use crate::local::Reply;
 use crate::node::Node;
+use crate::parcel::Opened;
 use crate::runtime::Net;
 
 /// The items of a streamed reply, in the order in which they were sent. Dropping it stops the producer.
@@ -24,7 +25,7 @@ pub struct Replies<T: Send + 'static> {
 
 enum Source<T: Send + 'static> {
     Local(Producing<T>),
-    Remote { incoming: Incoming, node: Node, read: fn(&Node, &[u8]) -> Result<T, AskError> },
+    Remote { incoming: Incoming, node: Node, read: fn(&Node, Opened) -> Result<T, AskError> },
     Ended,
 }
 
@@ -54,7 +55,7 @@ impl<T: Send + 'static> Replies<T> {
             Source::Local(producing) => self.net.within(self.patience, producing.next()).await,
             Source::Remote { incoming, node, read } => {
                 let item = self.net.within(self.patience, incoming.next()).await;
-                item.map(|item| item.and_then(|item| item.map(|bytes| read(node, &bytes)).transpose()))
+                item.map(|item| item.and_then(|item| item.map(|item| read(node, item)).transpose()))
             }
             Source::Ended => return Ok(None),
         };

@@ -32,6 +32,9 @@ pub(crate) struct Drown;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Stop;
 
+/// A note with a batch, which is sent back.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Loaded(pub u32, pub Batch);
 /// Answered by a stream of items, each of its number's bytes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Count {
@@ -47,6 +50,7 @@ regatta_remote::messages! {
     0x05 Drown => (),
     0x06 Stop => (),
     0x07 Count => stream Vec<u8>,
+    0x08 Loaded => Batch,
 }
 
 #[derive(Clone, Default)]
@@ -96,6 +100,14 @@ impl Handler<Wait> for Tester {
                 () = asker.gone() => seen.cancelled.store(true, Ordering::SeqCst),
             }
         })
+    }
+}
+
+impl Handler<Loaded> for Tester {
+    type Result = Batch;
+    fn handle(&mut self, Loaded(note, batch): Loaded, _: &mut Context<Self>) -> Batch {
+        self.0.notes.lock().unwrap().push(note);
+        batch
     }
 }
 

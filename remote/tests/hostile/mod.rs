@@ -188,7 +188,7 @@ async fn fetch_all_the_time(worker: Node, head: NodeId, stop: Arc<AtomicBool>) -
 pub(crate) const ZEROS: usize = 6 << 20;
 
 /// Any ticket stands for the same bytes.
-struct Zeros;
+pub(crate) struct Zeros;
 
 struct Reader(usize);
 

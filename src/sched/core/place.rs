@@ -48,12 +48,23 @@ impl Core {
         }
     }
 
-    /// Admits stages of this query and starts one of its tasks, if there is room.
+    /// Admits stages of this query and starts one of its tasks, or a replica for them, if there is room.
     fn start_one(&mut self, id: QueryId, now: Instant, actions: &mut Vec<Action>) -> bool {
         self.each_open_stage(id, |core, stage| {
             core.admit(id, stage, now, actions);
-            core.start_task(id, stage, now, actions)
+            core.keep_pace(id, stage, now, actions) || core.start_task(id, stage, now, actions)
         })
+    }
+
+    /// A task more than there are replicas would only wait for them: before it starts, so does another replica of each pool.
+    fn keep_pace(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
+        let Some(state) = self.queries.get(&id).map(|query| &query.stages[stage]) else { return false };
+        if state.pools.is_empty() || state.waiting() == 0 {
+            return false;
+        }
+        let (tasks, before) = (state.running + 1, actions.len());
+        self.extend(id, stage, |pool, most| pool.least.max(tasks.min(most)), now, actions);
+        actions.len() > before
     }
 
     /// A stage is admitted whole: one replica of each of its pools and room for one task, or nothing.
@@ -114,7 +125,7 @@ impl Core {
         let found = found.or_else(|| {
             let index = state.pending.front()?;
             let wish = query.spec.stages[stage].affinity.get(index).copied();
-            Some((place(wish.or(state.near.map(Affinity::Soft)))?, false))
+            Some((place(wish.or_else(|| state.near.map(Affinity::Soft)))?, false))
         });
         let Some((worker, pinned)) = found else {
             return self.queue_task(id, stage, actions) || self.evict_for_task(actions);

@@ -105,7 +105,7 @@ impl Core {
         placed
     }
 
-    /// Extras that have been idle for as long as a worker may be go, once no task of their stage waits for room.
+    /// Extras that have been idle for as long as a worker may be go.
     pub(super) fn retire_replicas(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let Some(scale) = self.autoscaler.as_ref().map(|scaler| scaler.settings()).filter(|scale| scale.downscale)
         else {
@@ -114,9 +114,7 @@ impl Core {
         let long = self.idle.iter().take_while(|(since, _)| now.duration_since(*since) >= scale.idle);
         let long: Vec<_> = long.map(|(_, replica)| *replica).collect();
         for id in long {
-            let stage = self.queries.get(&id.pool.query).and_then(|query| query.stages.get(id.pool.stage.0 as usize));
-            let last_tasks = stage.is_some_and(|stage| stage.waiting() == 0);
-            if let Some(grant) = extra(&self.queries, id, 0).filter(|_| last_tasks) {
+            if let Some(grant) = extra(&self.queries, id, 0) {
                 self.let_go(id, actions);
                 self.ledger.release(&grant);
             }

@@ -160,7 +160,9 @@ fn every_task_has_one_end_and_late_attempts_are_not_heard() {
     let (task, attempt) = runs(&play.submit(1, vec![stage(1)]))[0];
     let lost = TaskFailure::Transfer { from: "worker 1".to_owned(), why: "reset".to_owned() };
     assert!(runs(&play.event(Event::TaskEnded { task, attempt, outcome: Err(lost) })).is_empty(), "not at once");
-    play.now += Duration::from_millis(250);
+    play.now += Duration::from_millis(249);
+    assert!(runs(&play.event(Event::Tick)).is_empty(), "nor too soon");
+    play.now += Duration::from_millis(1);
     assert_eq!(runs(&play.event(Event::Tick)), [(task, Attempt(2))], "a failed transfer is tried again");
     assert!(!is_done(&play.done(task, Attempt(1))), "the first attempt is superseded");
     assert!(is_done(&play.done(task, Attempt(2))));
@@ -541,6 +543,35 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
     let actions = play.event(Event::Tick);
     assert_eq!((retired(&actions), demand(&actions)), (2, Some(1)));
     assert!(runs(&play.submit(2, vec![stage(9)])).len() == 2, "nothing is placed on the retired");
+}
+
+#[test]
+fn a_worker_with_an_actor_does_not_retire_before_that_has_ended() {
+    let scale = ScaleSettings {
+        workers: (0, 2),
+        each: Resources::cpus(1.0),
+        threshold: 1.25,
+        interval: Duration::from_secs(5),
+        downscale: true,
+        idle: Duration::from_secs(2),
+        survivors: 0,
+        exclude: Duration::ZERO,
+    };
+    let settings = Settings { scale: Some(scale), ..settings() };
+    let mut play = Play { core: Core::new(settings), now: Instant::now() };
+    for n in 0..2 {
+        play.event(joined(n, Resources::cpus(1.0)));
+    }
+    play.core.actor_started(WorkerId(0));
+    let retired = |play: &mut Play| -> Vec<WorkerId> {
+        play.event(Event::Tick);
+        play.now += Duration::from_secs(3);
+        let actions = play.event(Event::Tick).into_iter();
+        actions.filter_map(|a| if let Action::Retire { worker } = a { Some(worker) } else { None }).collect()
+    };
+    assert_eq!(retired(&mut play), [WorkerId(1)]);
+    play.core.actor_ended(WorkerId(0));
+    assert_eq!(retired(&mut play), [WorkerId(0)]);
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn begin(start: &StartChild, words: &Rc<RefCell<Link>>) -> UdfResult<(Box<dyn Re
     let (meter, words) = (Meter::default(), Rc::clone(words));
     // A word that is lost is of no consequence: the parent that does not listen has gone.
     let progress = move |doing: &str| drop(words.borrow_mut().send(&FromChild::Progress(doing.to_owned())));
-    let mut cx = Start::new(Context::new(&Arc::new(start.seat.clone()), &meter), progress);
+    let mut cx = Start::new(Context::new(&Arc::new(start.seat.clone()), &meter), None, progress);
     let replica = start_fenced(&start.udf, &start.arguments, &mut cx)?;
     Ok((replica, meter.take()))
 }

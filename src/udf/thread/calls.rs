@@ -14,31 +14,19 @@ use super::life::log_stop;
 use super::{Call, Fault, Job, RESTARTS, ReplicaSpec, Reply, Said, Tell};
 use crate::udf::context::Seat;
 use crate::udf::pool::IN_FLIGHT;
-use crate::udf::registry::{AnyAsyncUdf, AsyncReplica, Kind, as_high_as, open, panicked_in};
+use crate::udf::registry::{AsyncReplica, Kind, as_high_as, open, panicked_in};
 use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
 use polars::prelude::DataFrame;
 
 /// Starts the replica and serves its calls, on a runtime of its own, until nobody can call any more.
-pub(super) fn live(
-    udf: Box<dyn AnyAsyncUdf>,
-    spec: ReplicaSpec,
-    seat: Arc<Seat>,
-    inbox: mpsc::UnboundedReceiver<Job>,
-    mut tell: Tell,
-) {
+pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, inbox: mpsc::UnboundedReceiver<Job>, mut tell: Tell) {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => LocalSet::new().block_on(&runtime, serve(udf, spec, seat, inbox, tell)),
+        Ok(runtime) => LocalSet::new().block_on(&runtime, serve(spec, seat, inbox, tell)),
         Err(error) => tell(Said::Started(Err(UdfError::new(format!("no runtime for the replica: {error}"))))),
     }
 }
 
-async fn serve(
-    udf: Box<dyn AnyAsyncUdf>,
-    spec: ReplicaSpec,
-    seat: Arc<Seat>,
-    mut inbox: mpsc::UnboundedReceiver<Job>,
-    tell: Tell,
-) {
+async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::UnboundedReceiver<Job>, tell: Tell) {
     let slots = Arc::new(Semaphore::new(spec.options.in_flight.unwrap_or(IN_FLIGHT)));
     let tell = Rc::new(RefCell::new(tell));
     let life = Rc::new(Life {
@@ -51,7 +39,7 @@ async fn serve(
         last: RefCell::default(),
         carried: RefCell::default(),
     });
-    let started = life.start(udf).await;
+    let started = life.start().await;
     let failed = started.is_err();
     match started {
         Ok(replica) => *life.running.lock().await = Some(replica),
@@ -87,11 +75,14 @@ struct Life {
 }
 
 impl Life {
-    async fn start(&self, udf: Box<dyn AnyAsyncUdf>) -> UdfResult<Rc<dyn AsyncReplica>> {
+    async fn start(&self) -> UdfResult<Rc<dyn AsyncReplica>> {
         let meter = Meter::default();
         let tell = Rc::clone(&self.tell);
         let progress = move |doing: &str| (tell.borrow_mut())(Said::Progress(doing));
-        let mut cx = Start::new(Context::new(&self.seat, &meter), progress);
+        let mut cx = Start::new(Context::new(&self.seat, &meter), self.spec.directory.clone(), progress);
+        let Kind::Async(udf) = cx.decoding(|| open(&self.spec.udf, &self.spec.arguments))?.kind() else {
+            return Err(UdfError::new("it is no async UDF"));
+        };
         let started = fenced(udf.start(&mut cx)).await.unwrap_or_else(|panic| Err(panicked_in("start ", panic)))?;
         self.carried.borrow_mut().merge(&meter.take());
         Ok(started)
@@ -157,10 +148,7 @@ impl Life {
             let text = format!("the replica panicked {ends} times and is not started again; the last time it {last}");
             return Err(UdfError::new(text));
         }
-        let Kind::Async(udf) = open(&self.spec.udf, &self.spec.arguments)?.kind() else {
-            return Err(UdfError::new("it is no async UDF"));
-        };
-        let replica = self.start(udf).await.inspect_err(|error| self.ended(error))?;
+        let replica = self.start().await.inspect_err(|error| self.ended(error))?;
         *running = Some(Rc::clone(&replica));
         Ok(replica)
     }

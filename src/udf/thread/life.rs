@@ -73,7 +73,7 @@ impl Life {
             (Running::Isolated(Box::new(child)), metrics)
         } else {
             let meter = Meter::default();
-            let mut cx = Start::new(Context::new(&self.seat, &meter), progress);
+            let mut cx = Start::new(Context::new(&self.seat, &meter), self.spec.directory.clone(), progress);
             (Running::Here(start_fenced(&self.spec.udf, &self.spec.arguments, &mut cx)?), meter.take())
         };
         self.running = Some(running);

@@ -73,6 +73,34 @@ fn replicas_that_must_be_there_are_not_let_go() {
 }
 
 #[test]
+fn a_stage_that_has_lost_one_of_its_pools_gives_up_the_others_and_starts_whole() {
+    let mut play = Play::with_workers(&[1.0, 1.0, 1.0]);
+    let pool =
+        || PoolSpec { udf: "oar".to_owned(), each: Resources::cpus(0.5), least: 1, most: 1, ready_timeout: None };
+    let first = starts(&play.submit(1, vec![StageSpec { pools: vec![pool(), pool()], ..stage(1) }]));
+    assert_eq!(first.iter().map(|(_, on)| on.0).collect::<Vec<_>>(), [0, 1]);
+    first.iter().for_each(|(replica, _)| drop(play.event(Event::ReplicaReady(*replica))));
+    let actions = play.event(lost(0));
+    assert_eq!(stopped(&actions), [0], "the one that is left, on worker 1");
+    assert_eq!(starts(&actions).len(), 2, "one of each, on the workers that are left");
+}
+
+#[test]
+fn replicas_keep_pace_with_the_tasks_that_need_them_as_workers_come() {
+    for (replicas, expect) in [((1, 3), [1, 2, 3, 3]), ((4, 4), [1, 2, 3, 4])] {
+        let mut play = Play::with_workers(&[1.0]);
+        let mut actions = play.submit(1, vec![udf_stage(100, 0.5, replicas)]);
+        for (worker, replicas) in expect.into_iter().enumerate() {
+            let ready: Vec<_> = starts(&actions).into_iter().map(|(replica, _)| replica).collect();
+            ready.into_iter().for_each(|replica| drop(play.event(Event::ReplicaReady(replica))));
+            let status = play.core.status(QueryId(1), play.now).unwrap();
+            assert_eq!(status.stages[0].pools[0].ready, replicas, "with {} workers, though 100 tasks wait", worker + 1);
+            actions = play.event(joined(worker as u32 + 1, Resources::cpus(1.0)));
+        }
+    }
+}
+
+#[test]
 fn a_pool_with_an_idle_replica_does_not_grow() {
     let mut play = Play::with_workers(&[1.0]);
     let (first, _) = starts(&play.submit(1, vec![udf_stage(2, 0.5, (1, 4))]))[0];
@@ -102,7 +130,7 @@ fn extras_retire_by_the_clock_of_the_workers_and_do_not_come_back() {
 }
 
 #[test]
-fn extras_stay_while_tasks_wait_and_with_downscaling_off() {
+fn extras_stay_with_downscaling_off_and_give_their_room_to_tasks() {
     let mut play = Play { core: Core::new(elastic()), now: Instant::now() };
     play.event(joined(0, Resources::cpus(1.5)));
     let replicas = starts(&play.submit(1, vec![udf_stage(9, 0.5, (1, 2))]));

@@ -89,6 +89,29 @@ fn long_tasks_do_not_wait_at_workers_for_another_may_be_free_sooner() {
 }
 
 #[test]
+fn nothing_waits_at_workers_while_a_stage_waits_to_be_admitted() {
+    let mut play = play(&[1.0], None);
+    play.submit(1, vec![stage(50)]);
+    play.submit(2, vec![udf_stage(1, 0.5, (1, 1))]);
+    let actions = play.done(task(0), Attempt(1));
+    assert_eq!((started(&actions), queued(&actions)), (vec![2], vec![]), "room is to come free at the scheduler");
+    let actions = play.event(Event::Release(QueryId(2)));
+    assert_eq!(queued(&actions), [(3, 2)]);
+}
+
+#[test]
+fn nothing_is_sent_to_wait_at_a_silent_worker() {
+    let mut play = play(&[0.5, 0.5], None);
+    play.submit(1, vec![stage(50)]);
+    let on_one = [0, 1].map(|index| runs(&play.done(task(index), Attempt(1)))[0].0)[1];
+    let tasks = |play: &Play| play.core.session_status(play.now).workers.iter().map(|w| w.tasks).collect::<Vec<_>>();
+    assert_eq!(tasks(&play), [(1, 1), (1, 1)]);
+    play.event(Event::Silent { worker: WorkerId(1), silent: true });
+    play.done(on_one, Attempt(1));
+    assert_eq!(tasks(&play), [(1, 1), (1, 0)], "what waited there runs, and nothing waits behind it");
+}
+
+#[test]
 fn a_query_that_ends_takes_its_waiting_tasks_with_it_and_spares_others() {
     let mut play = play(&[0.5], None);
     play.submit(1, vec![stage(9)]);

@@ -86,7 +86,7 @@ fn requests_of_all_sizes_fit_whatever_their_order() {
     }
     let mut play = Play::with_workers(&[4.0, 3.5]);
     assert_eq!(
-        starts(&play.submit(1, vec![chained(1, &[3.5, 2.0, 1.5])])).len(),
+        starts(&play.submit(1, vec![chained(1, &[3.0, 2.0, 2.0])])).len(),
         3,
         "packed, where spread does not fit"
     );

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Makes the peers that are not of this project's build: Ray in a virtual environment, and a program on ractor_cluster.
+# They go to $REGATTA_PEERS, else ~/.cache/regatta/peers, where the benchmarks look for them. A few minutes.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+peers=${REGATTA_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/regatta/peers}
+mkdir -p "$peers"
+
+[ -x "$peers/ray/bin/python" ] || python3 -m venv "$peers/ray"
+"$peers/ray/bin/pip" install --quiet ray==2.60.0 numpy==2.4.6
+
+CARGO_TARGET_DIR="$peers/target" cargo install --quiet --locked --path "$here/ractor" --root "$peers/ractor" --force
+echo "peers are in $peers"

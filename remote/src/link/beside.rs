@@ -1,0 +1,190 @@
+//! Batches beside messages: held here until the peer has fetched them or does not want them, and fetched from there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Link, sorted};
+use crate::data;
+use crate::error::FetchError;
+use crate::frame::{BESIDE, FrameError, Header, Kind};
+use crate::lane::STALL;
+use crate::node::Shared;
+use crate::parcel::{MAX_BATCHES, Manifest, Opened, Parcel};
+
+/// What the room for batches is counted in: a semaphore has no place for more bytes.
+const UNIT: usize = 1 << 10;
+
+/// What is held for the peer of a link.
+pub(super) struct Held {
+    room: Arc<Semaphore>,
+    slices: DashMap<u64, (Vec<Bytes>, OwnedSemaphorePermit)>,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { room: Arc::new(Semaphore::new(MAX_BATCHES / UNIT)), slices: DashMap::new() }
+    }
+}
+
+impl Held {
+    pub(super) fn len(&self) -> usize {
+        self.slices.len()
+    }
+
+    /// Waits until the peer has everything, or does not want it, or the link ends.
+    pub(super) async fn taken(&self) {
+        let _ = self.room.acquire_many(units(MAX_BATCHES)).await;
+    }
+
+    /// The link has ended.
+    pub(super) fn end(&self) {
+        self.room.close();
+        for number in sorted(&self.slices) {
+            self.slices.remove(&number);
+        }
+    }
+}
+
+/// Units of room that so many bytes take.
+pub(crate) fn units(bytes: usize) -> u32 {
+    bytes.div_ceil(UNIT).clamp(1, MAX_BATCHES / UNIT) as u32
+}
+
+/// Room for so many bytes of batches.
+pub(crate) fn room() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MAX_BATCHES / UNIT))
+}
+
+/// Lets go of batches when it is dropped, unless they are left to the peer.
+pub(crate) struct Hold {
+    link: Arc<Link>,
+    number: Option<u64>,
+}
+
+impl Hold {
+    /// The flags of the frame that tells of them.
+    pub(crate) fn flags(&self) -> u8 {
+        if self.number.is_some() { BESIDE } else { 0 }
+    }
+
+    /// Holds them until the peer has them or does not want them, or the link ends.
+    pub(crate) fn leave(mut self) {
+        self.number = None;
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.link.held.slices.remove(&number);
+        }
+    }
+}
+
+impl Link {
+    /// Holds what is beside a value, waiting for room, and gives the payload that tells of it.
+    pub(crate) async fn hold(self: &Arc<Self>, parcel: Parcel) -> (Bytes, Hold) {
+        let Parcel { bytes, beside } = parcel;
+        let mut hold = Hold { link: Arc::clone(self), number: None };
+        if beside.is_empty() {
+            return (bytes, hold);
+        }
+        // One number means one thing on both links that a peer may have.
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        hold.number = Some(number);
+        let room = Arc::clone(&self.held.room).acquire_many_owned(units(beside.len())).await;
+        let payload = beside.trail(bytes, number);
+        if let Ok(room) = room {
+            self.held.slices.insert(number, (beside.slices, room));
+            // As in `ask`: the end of the link must not miss this entry.
+            if self.ended.get().is_some() {
+                self.held.slices.remove(&number);
+            }
+        }
+        (payload, hold)
+    }
+
+    /// What is held under a number.
+    pub(crate) fn held(&self, number: u64) -> Option<Vec<Bytes>> {
+        Some(self.held.slices.get(&number)?.0.clone())
+    }
+
+    /// The peer has what was held, or does not want it.
+    pub(crate) fn let_go(&self, number: u64) {
+        self.held.slices.remove(&number);
+    }
+}
+
+/// A payload that has come. Dropping it before it is opened lets the peer go of what is beside it.
+pub(crate) struct Arrived {
+    pub(crate) bytes: Bytes,
+    beside: Option<Unfetched>,
+}
+
+struct Unfetched {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    manifest: Manifest,
+    fetched: bool,
+}
+
+impl Arrived {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        link: &Arc<Link>,
+        header: &Header,
+        mut bytes: Bytes,
+    ) -> Result<Self, FrameError> {
+        let beside = if header.flags & BESIDE == 0 {
+            None
+        } else {
+            let manifest = Manifest::take(&mut bytes)?;
+            Some(Unfetched { shared: Arc::clone(shared), link: Arc::clone(link), manifest, fetched: false })
+        };
+        Ok(Self { bytes, beside })
+    }
+
+    /// Whether something is still to be fetched.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.beside.is_some()
+    }
+
+    /// Bytes of it and beside it.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() + self.beside.as_ref().map_or(0, |beside| beside.manifest.total)
+    }
+
+    /// Fetches what is beside it.
+    pub(crate) async fn open(self) -> Result<Opened, FetchError> {
+        let Self { bytes, beside } = self;
+        let Some(mut beside) = beside else {
+            return Ok(Opened::plain(bytes));
+        };
+        let Unfetched { shared, link, manifest, .. } = &beside;
+        let node = link.peer.node;
+        let data = shared.peers.data(node).ok_or(FetchError::NotConnected(node))?;
+        let ticket = data::Ticket::Beside(manifest.number);
+        let fetch = data::fetch(data, ticket, shared.net.clone(), Arc::clone(&shared.transfers));
+        let fetch = shared.net.within(STALL, fetch).await.ok_or(FetchError::Stalled)??;
+        if fetch.total() != manifest.total as u64 {
+            return Err(FetchError::Protocol("not as many bytes as were announced"));
+        }
+        let all = fetch.collect().await?;
+        let all = manifest.divide(all).ok_or(FetchError::Protocol("not as many bytes as were announced"))?;
+        beside.fetched = true;
+        Ok(Opened { bytes, beside: all })
+    }
+}
+
+impl Drop for Unfetched {
+    fn drop(&mut self) {
+        if !self.fetched {
+            self.link.send_surely(Header::of_call(Kind::Unwanted, self.manifest.number), ());
+        }
+    }
+}

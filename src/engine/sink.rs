@@ -1,0 +1,136 @@
+//! A task that writes files: into a folder of its own attempt, which is gone unless the attempt succeeds.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use polars::prelude::*;
+use polars_plan::dsl::{SinkTarget, SinkTypeIR};
+use polars_plan::plans::{FunctionIR, IR};
+use polars_utils::pl_path::PlRefPath;
+use tokio::sync::watch;
+
+use super::fragment::{self, Bound};
+use super::task::TaskRun;
+use crate::error::{PolarsFailure, TaskFailure};
+use crate::plan::FileSink;
+use crate::sched::{Output, PartitionId};
+
+/// Writes a task's files; its partition names them: where each is, and its name below the sink's folder.
+pub(super) fn write_files(task: &TaskRun, sink: &FileSink) -> Result<Output, TaskFailure> {
+    let folder = AttemptFolder::make(sink, task.output)?;
+    let mut bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
+    redirect(&mut bound, sink, &folder.path, task.cancelled.clone())?;
+    fragment::run(bound, |_| false)?;
+    // Whoever began the query has cleaned up: nobody would publish these files.
+    if *task.cancelled.borrow() || !folder.is_wanted() {
+        return Err(TaskFailure::Cancelled);
+    }
+    let mut files = Vec::new();
+    list(&folder.path, &mut files).map_err(|e| failed("list the files in", &folder.path, e))?;
+    files.sort_unstable();
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let paths: Vec<_> = files.iter().map(|(path, _)| text(path)).collect();
+    let names: Vec<_> = files.iter().map(|(path, _)| text(path.strip_prefix(&folder.path).unwrap_or(path))).collect();
+    let bytes: Vec<_> = files.iter().map(|(_, bytes)| *bytes).collect();
+    let listing = df!["staged" => paths, "name" => names, "bytes" => bytes].map_err(PolarsFailure::from)?;
+    let output = task.store.keep(task.output, &listing)?;
+    folder.keep();
+    Ok(output)
+}
+
+/// What [`write_files`] leaves.
+pub(super) fn listing_schema() -> SchemaRef {
+    let text = |name: &str| Field::new(name.into(), DataType::String);
+    Arc::new(Schema::from_iter([text("staged"), text("name"), Field::new("bytes".into(), DataType::UInt64)]))
+}
+
+struct AttemptFolder {
+    staging: PathBuf,
+    path: PathBuf,
+    kept: bool,
+}
+
+impl AttemptFolder {
+    fn make(sink: &FileSink, attempt: PartitionId) -> Result<Self, TaskFailure> {
+        let staging = sink.staging(attempt.task.query);
+        let path = staging.join(format!("{:05}-{}", attempt.task.index, attempt.attempt.0));
+        fs::create_dir(&path).map_err(|e| failed("make the folder", &path, e))?;
+        Ok(Self { staging, path, kept: false })
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.staging.join(crate::plan::WANTED).exists()
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for AttemptFolder {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What cannot be removed here is removed with the query's folder.
+            drop(fs::remove_dir_all(&self.path));
+            if !self.is_wanted() {
+                drop(fs::remove_dir(&self.staging));
+            }
+        }
+    }
+}
+
+/// Lets the sink write into `folder`, and stop when the task is cancelled.
+fn redirect(
+    bound: &mut Bound,
+    sink: &FileSink,
+    folder: &Path,
+    cancelled: watch::Receiver<bool>,
+) -> Result<(), TaskFailure> {
+    let guard = FunctionIR::Opaque {
+        function: Arc::new(move |batch: DataFrame| match *cancelled.borrow() {
+            true => Err(polars_err!(ComputeError: "the task was cancelled")),
+            false => Ok(batch),
+        }),
+        schema: None,
+        predicate_pd: false,
+        projection_pd: false,
+        streamable: true,
+        fmt_str: "until cancelled".into(),
+    };
+    let IR::Sink { input, payload } = bound.ir.get(bound.top).clone() else { return Ok(()) };
+    let input = bound.ir.add(IR::MapFunction { input, function: guard });
+    let path = |path: &Path| PlRefPath::try_from_path(path).map_err(PolarsFailure::from);
+    let payload = match payload {
+        SinkTypeIR::File(mut file) => {
+            let name = sink.target.file_name().unwrap_or_default();
+            file.target = SinkTarget::Path(path(&folder.join(name))?);
+            SinkTypeIR::File(file)
+        }
+        SinkTypeIR::Partitioned(mut files) => {
+            files.base_path = path(folder)?;
+            files.unified_sink_args.mkdir = true;
+            SinkTypeIR::Partitioned(files)
+        }
+        other => other,
+    };
+    bound.top = bound.ir.add(IR::Sink { input, payload });
+    Ok(())
+}
+
+fn list(folder: &Path, files: &mut Vec<(PathBuf, u64)>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let found = entry.metadata()?;
+        match found.is_dir() {
+            true => list(&entry.path(), files)?,
+            false => files.push((entry.path(), found.len())),
+        }
+    }
+    Ok(())
+}
+
+fn failed(what: &str, path: &Path, error: io::Error) -> TaskFailure {
+    TaskFailure::Store(format!("could not {what} {}: {error}", path.display()))
+}

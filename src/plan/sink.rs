@@ -1,0 +1,82 @@
+//! Sinks that write files, and where the files are until all of them are there.
+
+use std::path::{Path, PathBuf};
+
+use polars::prelude::*;
+use polars_plan::dsl::{PartitionStrategyIR, PartitionedSinkOptionsIR, SinkTarget, SinkTypeIR};
+use polars_plan::plans::{AExpr, IR, IRPlan};
+use polars_utils::arena::{Arena, Node};
+use serde::{Deserialize, Serialize};
+
+use super::rowwise::expr_is_row_wise;
+use crate::sched::QueryId;
+
+/// A sink that writes into the file system: a file, or files in a folder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FileSink {
+    /// The file or the folder.
+    pub(crate) target: PathBuf,
+    pub(crate) is_folder: bool,
+    /// Folders on the way are made.
+    pub(crate) mkdir: bool,
+}
+
+impl FileSink {
+    /// The sink at the root of a plan. Of others (closures, memory, object stores, which publish by themselves), none.
+    pub(crate) fn of(ir: &IR) -> Option<Self> {
+        let IR::Sink { payload, .. } = ir else { return None };
+        let (path, is_folder, args) = match payload {
+            SinkTypeIR::File(file) => match &file.target {
+                SinkTarget::Path(path) => (path, false, &file.unified_sink_args),
+                SinkTarget::Dyn(_) => return None,
+            },
+            SinkTypeIR::Partitioned(files) => (&files.base_path, true, &files.unified_sink_args),
+            SinkTypeIR::Memory | SinkTypeIR::Callback(_) => return None,
+        };
+        let target = path.as_std_path().to_owned();
+        (!path.has_scheme()).then_some(Self { target, is_folder, mkdir: args.mkdir })
+    }
+
+    /// The folder that the sink writes into, itself or its target.
+    pub(crate) fn folder(&self) -> &Path {
+        if self.is_folder { &self.target } else { self.target.parent().unwrap_or(Path::new("/")) }
+    }
+
+    /// Where a query's files are until they are published: on the same file system, and of a name that scans leave out.
+    pub(crate) fn staging(&self, query: QueryId) -> PathBuf {
+        self.folder().join(format!(".regatta-{:016x}", query.0))
+    }
+
+    /// What a query with a sink yields: each file, and how large it is.
+    pub(crate) fn schema() -> SchemaRef {
+        let fields = [Field::new("path".into(), DataType::String), Field::new("bytes".into(), DataType::UInt64)];
+        Arc::new(Schema::from_iter(fields))
+    }
+}
+
+/// Workers may be in other folders than the driver.
+pub(super) fn make_absolute(plan: &mut IRPlan) -> PolarsResult<()> {
+    if FileSink::of(plan.lp_arena.get(plan.lp_top)).is_none() {
+        return Ok(());
+    }
+    let IR::Sink { payload, .. } = plan.lp_arena.get_mut(plan.lp_top) else { return Ok(()) };
+    let path = match payload {
+        SinkTypeIR::File(FileSinkOptions { target: SinkTarget::Path(path), .. }) => path,
+        SinkTypeIR::Partitioned(PartitionedSinkOptionsIR { base_path, .. }) => base_path,
+        _ => return Ok(()),
+    };
+    *path = path.to_absolute_path()?.into_owned();
+    Ok(())
+}
+
+/// The input of a sink of which each task can write its own files.
+pub(super) fn input_of_split_sink(ir: &IR, exprs: &Arena<AExpr>) -> Option<Node> {
+    let IR::Sink { input, payload: SinkTypeIR::Partitioned(files) } = ir else { return None };
+    let may_split = match &files.partition_strategy {
+        PartitionStrategyIR::Keyed { keys, keys_pre_grouped, .. } => {
+            !keys_pre_grouped && keys.iter().all(|key| expr_is_row_wise(key.node(), exprs))
+        }
+        PartitionStrategyIR::FileSize => true,
+    };
+    may_split.then_some(*input)
+}
