@@ -11,7 +11,7 @@ pub(crate) use join::{connect, resolve};
 pub(crate) use local::{LocalSpec, LocalWorkers};
 pub(crate) use scratch::Scratch;
 pub use worker::{TestWorker, become_worker_if_started_as_one};
-pub(crate) use worker::{hello, is_worker};
+pub(crate) use worker::{hello, is_worker, replica_command};
 
 use crate::sched::WorkerId;
 

@@ -32,6 +32,7 @@ pub enum Runner {
 /// | `REGATTA_ADDRESS`, `REGATTA_TOKEN` | | the cluster that `flotilla` connects to: its head's host:port, and a driver's token |
 /// | `REGATTA_JOIN`, `REGATTA_TOKEN` | | makes this process a worker of that head's cluster, with a worker's token |
 /// | `DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS` | 120 | how long a machine that was let go is not taken in again |
+/// | `DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS` | 64 | calls that a replica of an async UDF has in flight |
 /// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -62,6 +63,8 @@ pub struct Config {
     /// Short tasks that may wait at one worker behind those that run there, so that it need not wait for the scheduler;
     /// unset: one behind each.
     pub max_task_backlog: Option<usize>,
+    /// Calls that a replica of an async UDF has in flight, where its pool does not say.
+    pub max_async_udf_inflight_tasks: usize,
     /// Where clusters keep their scratch folders.
     pub scratch: PathBuf,
 }
@@ -97,6 +100,7 @@ impl Default for Config {
             cluster: None,
             autoscaling_pending_release_exclude: Duration::from_secs(120),
             max_task_backlog: None,
+            max_async_udf_inflight_tasks: 64,
             scratch: std::env::temp_dir(),
         }
     }
@@ -168,6 +172,11 @@ impl Config {
         if let Some(value) = get("DAFT_MIN_CPU_PER_TASK") {
             config.min_cpu_per_task = number("DAFT_MIN_CPU_PER_TASK", value, "use a number of CPUs, > 0")?;
         }
+        if let Some(value) = get("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS") {
+            let calls = value.trim().parse();
+            config.max_async_udf_inflight_tasks =
+                calls.map_err(|_| invalid("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", value, CALLS))?;
+        }
         if let Some(value) = get("REGATTA_SCRATCH") {
             config.scratch = PathBuf::from(value);
         }
@@ -190,6 +199,9 @@ impl Config {
         }
         if self.actor_udf_ready_timeout.is_zero() {
             return Err(invalid("DAFT_ACTOR_UDF_READY_TIMEOUT", "0".to_owned(), "use seconds, a number > 0"));
+        }
+        if self.max_async_udf_inflight_tasks == 0 {
+            return Err(invalid("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "0".to_owned(), CALLS));
         }
         Ok(())
     }
@@ -217,6 +229,7 @@ fn cluster_at(
         }
     }
 }
+const CALLS: &str = "use a number of calls, at least 1";
 
 fn boolean(get: &impl Fn(&str) -> Option<String>, variable: &str) -> Result<Option<bool>, ConfigError> {
     let Some(value) = get(variable) else { return Ok(None) };
@@ -275,6 +288,7 @@ mod tests {
             with("DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS", "7").unwrap().autoscaling_pending_release_exclude,
             Duration::from_secs(7)
         );
+        assert_eq!(with("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "7").unwrap().max_async_udf_inflight_tasks, 7);
         assert_eq!(with("REGATTA_SCRATCH", "/x").unwrap().scratch, PathBuf::from("/x"));
         assert_eq!(with("REGATTA_WORKER_TIMEOUT", "1").unwrap().worker_timeout, Duration::from_secs(1));
     }
@@ -307,6 +321,8 @@ mod tests {
             ("AUTOSCALER_UPDATE_INTERVAL_S", "often"),
             ("DAFT_MIN_CPU_PER_TASK", "NaN"),
             ("DAFT_MIN_CPU_PER_TASK", "0"),
+            ("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "0"),
+            ("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "many"),
         ] {
             let text = with(name, value).unwrap_err().to_string();
             assert!(text.contains(name) && text.contains("use ") || text.contains("set "), "{text}");

@@ -10,9 +10,10 @@ mod task;
 use std::future::Future;
 use std::pin::Pin;
 
-use polars::prelude::{Column, DataFrame};
+use polars::prelude::DataFrame;
 
 use crate::error::TaskFailure;
+use crate::udf::Reply;
 
 pub(crate) use program::Program;
 pub(crate) use task::{Inputs, TaskRun, run_task};
@@ -25,5 +26,5 @@ pub(crate) trait Pools: Send + Sync {
         &self,
         step: usize,
         inputs: DataFrame,
-    ) -> Pin<Box<dyn Future<Output = Result<Column, TaskFailure>> + Send + '_>>;
+    ) -> Pin<Box<dyn Future<Output = Result<Reply, TaskFailure>> + Send + '_>>;
 }

@@ -286,7 +286,7 @@ pub enum PoolFailure {
     /// No replica was ready in time.
     #[error(
         "replica {rank} on {worker} was not ready within {} s; its last word was {}. If it needs longer, raise \
-         DAFT_ACTOR_UDF_READY_TIMEOUT (seconds)", timeout.as_secs_f64(), last_word(progress)
+         .ready_timeout(..), or DAFT_ACTOR_UDF_READY_TIMEOUT (seconds)", timeout.as_secs_f64(), last_word(progress)
     )]
     NotReady {
         /// Which replica.

@@ -213,6 +213,23 @@ pub trait LazyFrameExt: Sized {
     /// As [`collect_on`](Self::collect_on).
     fn show_on(self, session: &Session, rows: u32) -> Result<(), Error>;
 
+    /// Adds the column `name` with one row for each element of `lists`, and repeats the other columns: a row whose list is empty
+    /// or null is gone. With a UDF that returns a `Vec`, a row makes 0 to n rows.
+    ///
+    /// ```
+    /// use regatta::{polars::prelude::*, prelude::*};
+    ///
+    /// #[regatta::udf]
+    /// fn words(text: &str) -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() }
+    ///
+    /// let lines = df!["line" => [1, 2, 3], "text" => ["a b", "", "c"]].unwrap().lazy();
+    /// let words = lines.generate("word", words::on([col("text")])).collect_on(&Session::native()?)?;
+    /// assert_eq!(words.column("line").unwrap().i32().unwrap().to_vec(), [Some(1), Some(1), Some(3)]);
+    /// # Ok::<(), regatta::Error>(())
+    /// ```
+    #[must_use]
+    fn generate(self, name: &str, lists: Expr) -> Self;
+
     /// Deals the rows into `partitions` of equal row counts, in order, by splitting and merging; what follows runs as so
     /// many tasks. Moves only rows that change partitions' hands. Without effect in a [native](Session::native) session,
     /// which has one partition.
@@ -235,6 +252,11 @@ impl LazyFrameExt for LazyFrame {
     fn show_on(self, session: &Session, rows: u32) -> Result<(), Error> {
         println!("{}", self.limit(rows).collect_on(session)?);
         Ok(())
+    }
+
+    fn generate(self, name: &str, lists: Expr) -> Self {
+        let no_row_for_none = ExplodeOptions { empty_as_null: false, keep_nulls: false };
+        self.with_column(lists.alias(name)).explode(by_name([name], true, false), no_row_for_none)
     }
 
     fn into_partitions(self, partitions: usize) -> LazyFrame {

@@ -84,9 +84,14 @@ struct ActorsGuide;
 #[doc = include_str!("../docs/cluster.md")]
 struct ClusterPage;
 
+/// And that of the guide to UDFs.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/udfs.md")]
+struct Udfs;
+
 /// What most programs need.
 pub mod prelude {
     pub use crate::actor::RemoteActor;
-    pub use crate::udf::{Batch, OnError, Start, Udf, UdfError, UdfResult};
+    pub use crate::udf::{Aggregate, AsyncUdf, Batch, Context, OnError, Start, Udf, UdfError, UdfResult};
     pub use crate::{Cluster, LazyFrameExt, Run, Session};
 }

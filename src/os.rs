@@ -1,9 +1,12 @@
 //! Calls to the operating system. Linux is tested.
 
+use std::fs::{DirBuilder, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
 
 /// CPUs that this process may use.
 pub(crate) fn cpus() -> usize {
@@ -50,4 +53,44 @@ pub(crate) fn address_towards(to: SocketAddr) -> io::Result<IpAddr> {
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(to)?;
     Ok(socket.local_addr()?.ip())
+}
+
+/// Makes a folder that only this user can look into; it may be there already.
+pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
+
+/// Keeps this process from allocating more than so much beyond what it has now. What is mapped from files does not count.
+///
+/// # Errors
+/// The system has no such limit, or refuses it.
+pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
+    let most = data_bytes()?.saturating_add(bytes);
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: it reads the struct that it is given, and no more.
+    done(unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) })
+}
+
+/// Puts a file in the place of this process's standard input.
+///
+/// # Errors
+/// The system refuses it.
+pub(crate) fn replace_stdin(file: &File) -> io::Result<()> {
+    // SAFETY: both are open file descriptors, and `file` stays so during the call.
+    done(unsafe { libc::dup2(file.as_raw_fd(), libc::STDIN_FILENO) })
+}
+
+fn done(answer: libc::c_int) -> io::Result<()> {
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Bytes that this process has allocated, as its limit counts them.
+fn data_bytes() -> io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmData:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    Ok(kib.ok_or(io::ErrorKind::Unsupported)? << 10)
 }

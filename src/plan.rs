@@ -23,6 +23,7 @@ use regatta_remote::MAX_MESSAGE;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use held::{held_by, scan_held};
+pub(crate) use lift::udf_calls;
 pub(crate) use marker::Marker;
 pub(crate) use share::{Rows, share};
 pub(crate) use sink::FileSink;
@@ -130,6 +131,8 @@ pub(crate) struct Target {
     pub(crate) tasks: usize,
     /// Fragments leave this process, so everything in them must be able to.
     pub(crate) travels: bool,
+    /// Calls in flight of an async UDF, per replica, where its pool does not say.
+    pub(crate) in_flight: usize,
 }
 
 /// Plans a query.

@@ -58,6 +58,8 @@ struct Inner {
     _arbiters: Vec<Arbiter>,
     host: Arc<Host>,
     tasks: Tasks,
+    /// Calls that a replica of an async UDF has in flight, unless its pool says otherwise.
+    in_flight: usize,
     tables: Tables,
     _scratch: Scratch,
 }
@@ -265,20 +267,22 @@ impl Session {
         workers: Option<Arc<LocalWorkers>>,
         tasks: Tasks,
     ) -> Self {
-        let Ground { host, scratch } = ground;
+        let Ground { host, scratch, in_flight } = ground;
         let tables = Tables::default();
-        Self { inner: Arc::new(Inner { workers, door, _arbiters: arbiters, host, tasks, tables, _scratch: scratch }) }
+        let inner = Inner { workers, door, _arbiters: arbiters, host, tasks, in_flight, tables, _scratch: scratch };
+        Self { inner: Arc::new(inner) }
     }
 
     fn plan(&self, query: LazyFrame) -> Result<QueryPlan, Error> {
-        let target = match self.inner.tasks {
-            Tasks::One => Target { tasks: 1, travels: false },
-            Tasks::Fixed(tasks) => Target { tasks, travels: true },
+        let (tasks, travels) = match self.inner.tasks {
+            Tasks::One => (1, false),
+            Tasks::Fixed(tasks) => (tasks, true),
             Tasks::Ask => {
                 let cpus: f64 = self.status()?.workers.iter().map(|worker| worker.cpus.0).sum();
-                Target { tasks: (cpus as usize * TASKS_PER_CPU).max(FEWEST_TASKS), travels: true }
+                ((cpus as usize * TASKS_PER_CPU).max(FEWEST_TASKS), true)
             }
         };
+        let target = Target { tasks, travels, in_flight: self.inner.in_flight };
         Ok(on_planner_thread(move || plan(query, target))?)
     }
 

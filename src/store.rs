@@ -70,6 +70,11 @@ impl Store {
         })
     }
 
+    /// Where it keeps its files.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// A writer of one partition. Nothing is visible before it is sealed.
     ///
     /// # Errors

@@ -4,10 +4,15 @@
 //! [`#[regatta::udf]`](macro@crate::udf). [`Udf::pool`] turns it into a [`Pool`] of replicas, and
 //! [`Pool::on`] into a Polars expression. A plain function becomes a UDF by the same attribute.
 
+mod aggregate;
 mod arrow;
 mod author;
 mod call;
+mod context;
+mod error;
 mod inline;
+mod isolate;
+mod metrics;
 mod pool;
 mod registry;
 mod retry;
@@ -16,17 +21,24 @@ mod route;
 pub mod rows;
 mod thread;
 
-pub use author::{Batch, Start, Udf, UdfError, UdfResult};
+pub use aggregate::Aggregate;
+pub use author::{AsyncUdf, Udf};
+pub use context::{Batch, Context, Start};
+pub use error::{UdfError, UdfResult};
+pub use metrics::{Meter, Metric, Metrics, MetricsByUdf};
 pub use pool::{Pool, PoolOptions, Replicas};
-pub use registry::{AnyUdf, Registered, Replica, UdfEntry};
+pub use registry::{Erased, Registered, UdfEntry};
 pub use retry::OnError;
 
 #[doc(hidden)]
 pub use {inventory, serde};
 
 pub use self::arrow::{column_from_arrow, column_to_arrow};
-pub(crate) use call::{UdfCall, batch_of};
-pub(crate) use registry::{conform, open, registered};
-pub(crate) use retry::{Call, Retry};
+pub(crate) use call::{CallingTask, UdfCall, batch_of};
+pub(crate) use context::Seat;
+pub(crate) use isolate::{OUTPUT, serve as serve_isolated};
+pub(crate) use metrics::{TaskMeter, merge_into};
+pub(crate) use registry::{conform, registered};
+pub(crate) use retry::{Call, Deaths, Retry};
 pub(crate) use route::Router;
-pub(crate) use thread::ReplicaThread;
+pub(crate) use thread::{Fault, ReplicaSpec, ReplicaThread, Reply, Said};

@@ -1,8 +1,8 @@
 //! A UDF from a plain function: a type of the function's name, which is the UDF, beside the function.
 
-use proc_macro2::TokenStream as Tokens;
+use proc_macro2::{Span, TokenStream as Tokens};
 use quote::{format_ident, quote};
-use syn::{Error, Expr, FnArg, Ident, ItemFn, LitStr, Pat, PatType, ReturnType, Type};
+use syn::{Error, Expr, FnArg, Ident, ItemFn, LitStr, Pat, PatType, ReturnType, Token, Type};
 
 use crate::udf_name;
 
@@ -10,10 +10,17 @@ pub(crate) fn expand(name: Option<&LitStr>, dtype: Option<&Expr>, function: &Ite
     let arguments = check(function)?;
     let ident = &function.sig.ident;
     let registered = udf_name(name, ident)?;
+    let form = Form::of(function);
     let body = match dtype {
-        Some(dtype) => batch_wise(ident, dtype, &arguments)?,
-        None => row_wise(ident, function, &arguments)?,
+        Some(dtype) => batch_wise(ident, &form, dtype, &arguments)?,
+        None => row_wise(ident, &form, function, &arguments)?,
     };
+    let Form { implements, erased, sync, .. } = form;
+    let by_row = (function.sig.asyncness.is_some() && dtype.is_none()).then(|| {
+        quote!(
+            const BY_ROW: bool = true;
+        )
+    });
     let visibility = &function.vis;
     let cfg: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
     let about = format!("The UDF that calls the function [`{ident}`](fn@{ident}) on columns.");
@@ -43,14 +50,16 @@ pub(crate) fn expand(name: Option<&LitStr>, dtype: Option<&Expr>, function: &Ite
 
                 /// A pool of replicas that call the function; configure it, then call its `on`.
                 #visibility fn pool() -> ::regatta::udf::Pool<Self> {
-                    ::regatta::udf::Udf::pool(Self {})
+                    ::regatta::udf::#implements::pool(Self {})
                 }
             }
 
-            impl ::regatta::udf::Udf for #ident {
+            impl ::regatta::udf::#implements for #ident {
                 type State = ();
 
-                fn start(&self, _: &mut ::regatta::udf::Start) -> ::regatta::udf::UdfResult<()> {
+                #by_row
+
+                #sync fn start(&self, _: &mut ::regatta::udf::Start) -> ::regatta::udf::UdfResult<()> {
                     ::core::result::Result::Ok(())
                 }
 
@@ -59,11 +68,53 @@ pub(crate) fn expand(name: Option<&LitStr>, dtype: Option<&Expr>, function: &Ite
 
             impl ::regatta::udf::Registered for #ident {
                 const NAME: &'static str = #registered;
+
+                fn erase(self) -> ::regatta::udf::Erased {
+                    ::regatta::udf::Erased::#erased(self)
+                }
             }
 
             ::regatta::udf::inventory::submit! { ::regatta::udf::UdfEntry::of::<#ident>() }
         };
     })
+}
+
+/// What differs between a function and an async one.
+struct Form {
+    /// The trait.
+    implements: Ident,
+    erased: Ident,
+    /// `async`, or nothing.
+    sync: Option<Token![async]>,
+    /// The type of the state in `run`.
+    state: Tokens,
+    map: Ident,
+    /// `.await`, or nothing.
+    wait: Option<Tokens>,
+}
+
+impl Form {
+    fn of(function: &ItemFn) -> Self {
+        let name = |name| Ident::new(name, Span::call_site());
+        match function.sig.asyncness {
+            None => Self {
+                implements: name("Udf"),
+                erased: name("udf"),
+                sync: None,
+                state: quote!(&mut ()),
+                map: name("map"),
+                wait: None,
+            },
+            sync => Self {
+                implements: name("AsyncUdf"),
+                erased: name("async_udf"),
+                sync,
+                state: quote!(&()),
+                map: name("map_async"),
+                wait: Some(quote!(.await)),
+            },
+        }
+    }
 }
 
 /// Types that a type of the same name would hide from the rest of the module.
@@ -75,11 +126,6 @@ const PRIMITIVES: [&str; 17] = [
 /// What no form allows, and the arguments.
 fn check(function: &ItemFn) -> Result<Vec<&PatType>, Error> {
     let signature = &function.sig;
-    if let Some(token) = &signature.asyncness {
-        let text = "an async fn cannot be a UDF yet: make it a plain fn that blocks on the future, for example on a runtime \
-                    that the `start` of an `impl Udf` makes";
-        return Err(Error::new_spanned(token, text));
-    }
     if let Some(token) = &signature.unsafety {
         return Err(Error::new_spanned(token, "an unsafe fn cannot be a UDF: nobody would check what it asks for"));
     }
@@ -115,7 +161,7 @@ fn check_argument(argument: &FnArg) -> Result<&PatType, Error> {
     }
 }
 
-fn row_wise(ident: &Ident, function: &ItemFn, arguments: &[&PatType]) -> Result<Tokens, Error> {
+fn row_wise(ident: &Ident, form: &Form, function: &ItemFn, arguments: &[&PatType]) -> Result<Tokens, Error> {
     for argument in arguments {
         if let Type::Reference(reference) = &*argument.ty
             && !last_is(&reference.elem, &["str"])
@@ -140,6 +186,7 @@ fn row_wise(ident: &Ident, function: &ItemFn, arguments: &[&PatType]) -> Result<
         _ => format!("argument {}", index + 1),
     });
     let indices = 0..arguments.len();
+    let Form { sync, state, map, wait, .. } = form;
     let columns: Vec<_> = indices.clone().map(|index| format_ident!("column_{index}")).collect();
     Ok(quote! {
         fn output(
@@ -150,21 +197,21 @@ fn row_wise(ident: &Ident, function: &ItemFn, arguments: &[&PatType]) -> Result<
             ::core::result::Result::Ok(::regatta::udf::rows::dtype_of::<#returned>())
         }
 
-        fn run(
+        #sync fn run(
             &self,
-            (): &mut (),
+            (): #state,
             batch: &::regatta::udf::Batch,
         ) -> ::regatta::udf::UdfResult<::regatta::polars::prelude::Column> {
             let inputs = ::regatta::udf::rows::Inputs::new(batch);
             #(let #columns = inputs.values::<#types>(#indices)?;)*
-            ::regatta::udf::rows::map(<Self as ::regatta::udf::Registered>::NAME, batch, |row| {
+            ::regatta::udf::rows::#map(<Self as ::regatta::udf::Registered>::NAME, batch, |row| {
                 ::core::option::Option::Some(#ident(#(#columns.at(row)?),*))
-            })
+            })#wait
         }
     })
 }
 
-fn batch_wise(ident: &Ident, dtype: &Expr, arguments: &[&PatType]) -> Result<Tokens, Error> {
+fn batch_wise(ident: &Ident, form: &Form, dtype: &Expr, arguments: &[&PatType]) -> Result<Tokens, Error> {
     let mut types = Vec::new();
     for argument in arguments {
         match &*argument.ty {
@@ -182,6 +229,7 @@ fn batch_wise(ident: &Ident, dtype: &Expr, arguments: &[&PatType]) -> Result<Tok
     }
     let indices = 0..arguments.len();
     let count = arguments.len();
+    let Form { sync, state, wait, .. } = form;
     Ok(quote! {
         fn output(
             &self,
@@ -191,13 +239,13 @@ fn batch_wise(ident: &Ident, dtype: &Expr, arguments: &[&PatType]) -> Result<Tok
             ::core::result::Result::Ok(#dtype)
         }
 
-        fn run(
+        #sync fn run(
             &self,
-            (): &mut (),
+            (): #state,
             batch: &::regatta::udf::Batch,
         ) -> ::regatta::udf::UdfResult<::regatta::polars::prelude::Column> {
             ::regatta::udf::rows::BatchAnswer::into_column(
-                #ident(#(&<#types as ::regatta::udf::rows::WholeColumn>::of(batch.column(#indices)?)?),*)
+                #ident(#(&<#types as ::regatta::udf::rows::WholeColumn>::of(batch.column(#indices)?)?),*)#wait
             )
         }
     })

@@ -8,7 +8,8 @@ mod function;
 use proc_macro::TokenStream;
 use proc_macro2::TokenStream as Tokens;
 use quote::{ToTokens, format_ident, quote};
-use syn::{DeriveInput, Error, Expr, Item, ItemFn, ItemImpl, LitStr, Type, parse_macro_input};
+use syn::parse::Parse;
+use syn::{DeriveInput, Error, Expr, Item, ItemFn, ItemImpl, LitStr, Token, Type, parenthesized, parse_macro_input};
 
 /// Lets the program's executable be a worker: put it on `main`.
 ///
@@ -20,7 +21,16 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand_main(&arguments.into(), function).unwrap_or_else(Error::into_compile_error).into()
 }
 
-/// Registers a UDF, so that workers find it: put it on `impl Udf for YourType`, or on a plain function.
+/// Registers a UDF, so that workers find it: put it on `impl Udf for YourType` (or `AsyncUdf`, `Aggregate`), or on a function.
+///
+/// # On a generic implementation
+///
+/// Each type that is used travels under its own name, so they are listed:
+///
+/// ```text
+/// #[regatta::udf(types(Scale<f32>, Scale<f64>))]
+/// impl<T: Number> Udf for Scale<T> { .. }
+/// ```
 ///
 /// # On a function of values: row-wise
 ///
@@ -37,8 +47,11 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// It takes one or more of `bool`, `i8`, `i16`, `i32`, `i64`, `u32`, `u64`, `f32`, `f64`, `&str` and `String`, or an `Option`
 /// of one to see nulls: where an argument that is no `Option` is null, the result is null and the function is not called.
-/// It returns one of these, an `Option` of one, or a `Result` of either with any error. The columns must be of exactly these
+/// It returns one of these, a `Vec` or an `Option` of one, or a `Result` of either with any error. A `Vec` becomes a list:
+/// `LazyFrameExt::generate` makes rows of it. The columns must be of exactly these
 /// dtypes; while a query is planned, an error says which cast to add.
+///
+/// An `async fn` has many rows in flight at once: see `AsyncUdf`.
 ///
 /// # On a function of columns: batch-wise
 ///
@@ -58,26 +71,38 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn udf(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let (mut name, mut dtype): (Option<LitStr>, Option<Expr>) = (None, None);
+    let mut instances: Vec<Type> = Vec::new();
     let parser = syn::meta::parser(|meta| {
         if meta.path.is_ident("name") {
             name = Some(meta.value()?.parse()?);
         } else if meta.path.is_ident("dtype") {
             dtype = Some(meta.value()?.parse()?);
+        } else if meta.path.is_ident("types") {
+            let content;
+            parenthesized!(content in meta.input);
+            instances = content.parse_terminated(Type::parse, Token![,])?.into_iter().collect();
         } else {
-            return Err(meta.error("expected `name = \"...\"` or `dtype = DataType::...`"));
+            return Err(meta.error("expected `name = \"...\"`, `dtype = DataType::...` or `types(...)`"));
         }
         Ok(())
     });
     parse_macro_input!(arguments with parser);
     let expanded = match (parse_macro_input!(item as Item), dtype) {
-        (Item::Fn(function), dtype) => function::expand(name.as_ref(), dtype.as_ref(), &function),
-        (Item::Impl(implementation), None) => expand_udf(name.as_ref(), &implementation),
+        (Item::Fn(function), dtype) if instances.is_empty() => {
+            function::expand(name.as_ref(), dtype.as_ref(), &function)
+        }
+        (Item::Fn(function), _) => Err(Error::new_spanned(
+            &function.sig.ident,
+            "`types` is for a generic `impl Udf`: a function has no parameters",
+        )),
+        (Item::Impl(implementation), None) => expand_udf(name.as_ref(), &instances, &implementation),
         (Item::Impl(_), Some(dtype)) => {
             Err(Error::new_spanned(dtype, "`dtype` is for functions over columns: here `output` says the dtype"))
         }
-        (other, _) => {
-            Err(Error::new_spanned(other, "#[regatta::udf] goes on `impl Udf for YourType`, or on a plain `fn`"))
-        }
+        (other, _) => Err(Error::new_spanned(
+            other,
+            "#[regatta::udf] goes on `impl Udf for YourType` (or AsyncUdf, Aggregate), or on a `fn`",
+        )),
     };
     expanded.unwrap_or_else(Error::into_compile_error).into()
 }
@@ -150,31 +175,54 @@ fn expand_main(arguments: &Tokens, mut function: ItemFn) -> Result<Tokens, Error
     })
 }
 
-fn expand_udf(name: Option<&LitStr>, implementation: &ItemImpl) -> Result<Tokens, Error> {
-    let is_udf = implementation
-        .trait_
-        .as_ref()
-        .is_some_and(|(_, path, _)| path.segments.last().is_some_and(|s| s.ident == "Udf"));
-    if !is_udf {
+/// The traits that a UDF may implement, and what makes one of each.
+const TRAITS: [(&str, &str); 3] = [("Udf", "udf"), ("AsyncUdf", "async_udf"), ("Aggregate", "aggregate")];
+
+fn expand_udf(name: Option<&LitStr>, instances: &[Type], implementation: &ItemImpl) -> Result<Tokens, Error> {
+    let of_trait = implementation.trait_.as_ref().and_then(|(_, path, _)| path.segments.last());
+    let make =
+        of_trait.and_then(|of| TRAITS.iter().find(|(udf, _)| of.ident == udf)).map(|(_, make)| format_ident!("{make}"));
+    let Some(make) = make else {
         return Err(Error::new_spanned(
             implementation.self_ty.as_ref(),
-            "#[regatta::udf] goes on `impl Udf for YourType`",
+            "#[regatta::udf] goes on `impl Udf for YourType`, or on one of AsyncUdf or Aggregate",
         ));
+    };
+    let types = match (implementation.generics.params.is_empty(), instances) {
+        (true, []) => std::slice::from_ref(implementation.self_ty.as_ref()),
+        (true, [first, ..]) => {
+            return Err(Error::new_spanned(first, "`types` is for a generic UDF: this one has no parameters"));
+        }
+        (false, []) => {
+            let text = "each type of a generic UDF travels under a name of its own: list those that are used, \
+                        #[regatta::udf(types(Scale<f32>, Scale<f64>))]";
+            return Err(Error::new_spanned(&implementation.generics, text));
+        }
+        (false, types) => types,
+    };
+    if let (Some(name), [_, second, ..]) = (name, types) {
+        let text = format!("{} would have the same name as the type before it: leave `name` out", quote!(#second));
+        return Err(Error::new_spanned(name, text));
     }
-    if !implementation.generics.params.is_empty() {
-        let text = "a generic UDF cannot be registered, because each type would need a name of its own: implement Udf for a concrete type";
-        return Err(Error::new_spanned(&implementation.generics, text));
-    }
-    let ty: &Type = &implementation.self_ty;
-    let name = udf_name(name, ty)?;
+    let registered = types.iter().map(|ty| {
+        let name = udf_name(name, ty)?;
+        Ok(quote! {
+            impl ::regatta::udf::Registered for #ty {
+                const NAME: &'static str = #name;
+
+                fn erase(self) -> ::regatta::udf::Erased {
+                    ::regatta::udf::Erased::#make(self)
+                }
+            }
+
+            ::regatta::udf::inventory::submit! { ::regatta::udf::UdfEntry::of::<#ty>() }
+        })
+    });
+    let registered = registered.collect::<Result<Vec<_>, Error>>()?;
     Ok(quote! {
         #implementation
 
-        impl ::regatta::udf::Registered for #ty {
-            const NAME: &'static str = #name;
-        }
-
-        ::regatta::udf::inventory::submit! { ::regatta::udf::UdfEntry::of::<#ty>() }
+        #(#registered)*
     })
 }
 
@@ -185,6 +233,10 @@ fn udf_name(name: Option<&LitStr>, item: &impl ToTokens) -> Result<Tokens, Error
             Err(Error::new_spanned(name, "a UDF's name is not empty and has no `!`"))
         }
         Some(name) => Ok(quote!(#name)),
-        None => Ok(quote!(::core::concat!(::core::module_path!(), "::", ::core::stringify!(#item)))),
+        None => {
+            // As people write a type: `Scale<f32>`, not `Scale < f32 >`.
+            let item = item.to_token_stream().to_string().replace(' ', "");
+            Ok(quote!(::core::concat!(::core::module_path!(), "::", #item)))
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::sched::{
     TaskId, WorkerId,
 };
 use crate::store::Ticket;
-use crate::udf::{Call, UdfError};
+use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
 
 messages! {
     // To the scheduler.
@@ -47,7 +47,7 @@ messages! {
     0x020a HostActor => Result<Hosted, ActorError>,
     0x020b DropActor => bool,
     // To a replica.
-    0x0301 Evaluate => Result<BatchAt, CallFailure>,
+    0x0301 Evaluate => Result<Evaluated, CallFailure>,
     // To the gateway.
     0x0401 Enrol => WorkerId,
     0x0402 SubmitFrom => Result<(), ClusterError>,
@@ -76,6 +76,8 @@ pub(crate) struct TaskEnded {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
     pub(crate) outcome: Outcome,
+    /// What its UDF calls have reported.
+    pub(crate) metrics: MetricsByUdf,
 }
 
 /// A replica reports.
@@ -93,6 +95,8 @@ pub(crate) enum Word {
     /// It has had nothing to do for a while, or has something to do again.
     Idle(bool),
     Failed(UdfError),
+    /// It has ended in order; what it still had to report.
+    Stopped(Metrics),
 }
 
 /// Batches of tasks on this worker wait for room at a replica; 0: no longer.
@@ -163,6 +167,7 @@ pub(crate) struct StartReplica {
     pub(crate) replica: ReplicaId,
     pub(crate) udf: String,
     pub(crate) arguments: Vec<u8>,
+    pub(crate) options: PoolOptions,
     /// GPUs that it may use, by their number on the worker.
     pub(crate) devices: Vec<u32>,
 }
@@ -231,6 +236,13 @@ pub(crate) struct Evaluate {
     pub(crate) call: Call,
 }
 
+/// What a UDF has made of a batch.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Evaluated {
+    pub(crate) column: BatchAt,
+    pub(crate) metrics: Metrics,
+}
+
 /// Why a replica has no result.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum CallFailure {
@@ -241,11 +253,22 @@ pub(crate) enum CallFailure {
     Hung,
     /// The batch could not be brought to the replica. It has not run, and is no failure of the UDF.
     NotFetched(String),
+    /// The replica's process has died, of this batch or beside it. The replica is started anew.
+    Died(String),
 }
 
 impl From<UdfError> for CallFailure {
     fn from(error: UdfError) -> Self {
         Self::Failed(error)
+    }
+}
+
+impl From<Fault> for CallFailure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Failed(error) => Self::Failed(error),
+            Fault::Died(why) => Self::Died(why),
+        }
     }
 }
 

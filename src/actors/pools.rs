@@ -10,14 +10,14 @@ use polars::prelude::{Column, DataFrame, DataType};
 use regatta_remote::{ActorRef, AskError, LocalRef};
 use tokio::sync::Notify;
 
-use super::messages::{BatchAt, CallFailure, Evaluate, Place, ReplicaAt};
+use super::messages::{BatchAt, CallFailure, Evaluate, Evaluated, Place, ReplicaAt};
 use super::{Host, UdfActor};
 use crate::engine::Pools;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::UdfStep;
 use crate::sched::ReplicaId;
 use crate::store::{decode_frame, encode_frame};
-use crate::udf::{Call, PoolOptions, Retry, Router, UdfError, UdfResult, conform};
+use crate::udf::{Call, Deaths, Fault, PoolOptions, Reply, Retry, Router, UdfError, UdfResult, conform};
 
 /// How long one call may take before it counts as hung. The end of the query or of the replica's worker ends it sooner.
 const CALL: Duration = Duration::from_secs(3600);
@@ -67,8 +67,10 @@ struct Seat {
 
 impl StagePools {
     pub(super) fn new(host: Arc<Host>, here: Place, udfs: impl IntoIterator<Item = UdfOfStep>) -> Self {
-        let step = |udf| StepPool { udf, seats: Mutex::default(), room: Notify::new(), waiting: AtomicUsize::new(0) };
-        let steps = udfs.into_iter().map(step);
+        let steps = udfs.into_iter().map(|udf| {
+            let seats = Seats { router: Router::with_credits(udf.options.in_flight), ..Seats::default() };
+            StepPool { udf, seats: Mutex::new(seats), room: Notify::new(), waiting: AtomicUsize::new(0) }
+        });
         Self { host, here, steps: steps.collect() }
     }
 
@@ -103,28 +105,32 @@ impl StagePools {
 
     /// Runs a batch until it succeeds, or is tried for the last time. The wait between attempts is here, where no replica is
     /// held up and the query's end drops it.
-    async fn call(&self, step: usize, inputs: DataFrame) -> Result<Column, TaskFailure> {
+    async fn call(&self, step: usize, inputs: DataFrame) -> Result<Reply, TaskFailure> {
         let unknown = || TaskFailure::Panicked(format!("step {step} has no pool"));
         let step = self.steps.get(step).ok_or_else(unknown)?;
         let UdfOfStep { name, options, dtype } = &step.udf;
-        let mut retry = Retry::new(options);
-        loop {
+        let (mut retry, mut deaths) = (Retry::new(options), Deaths::default());
+        let (seat, error) = loop {
             let (seat, result) = self.attempt(step, &inputs, retry.call()).await?;
-            let error = match result.and_then(|column| conform(column, dtype)) {
-                Ok(column) => return Ok(column),
-                Err(error) => error,
+            let conform = |reply: Reply| Ok(Reply { column: conform(reply.column, dtype)?, ..reply });
+            let error = match result.and_then(|reply| conform(reply).map_err(Fault::Failed)) {
+                Ok(reply) => return Ok(reply),
+                Err(Fault::Failed(error)) => error,
+                Err(Fault::Died(why)) => match deaths.another(&why, &inputs) {
+                    Some(error) => break (seat, error),
+                    None => continue,
+                },
             };
             match retry.failed(&error) {
                 Some(delay) => {
                     tracing::debug!(udf = name, ?delay, %error, "a batch will be tried again");
                     tokio::time::sleep(delay).await;
                 }
-                None => {
-                    let settled = retry.settle(name, error, inputs.height(), dtype);
-                    return settled.map_err(|error| step.failed(&seat, error));
-                }
+                None => break (seat, error),
             }
-        }
+        };
+        let settled = retry.settle(name, error, inputs.height(), dtype);
+        settled.map_err(|error| step.failed(&seat, error))
     }
 
     /// One attempt: what the UDF did, and where. A replica that is lost, or hung before it began, is not an attempt: the batch
@@ -134,19 +140,21 @@ impl StagePools {
         step: &StepPool,
         inputs: &DataFrame,
         call: Call,
-    ) -> Result<(Seat, UdfResult<Column>), TaskFailure> {
+    ) -> Result<(Seat, Result<Reply, Fault>), TaskFailure> {
         loop {
             let (seat, credit) = step.credit(inputs.height()).await?;
-            let error = match self.evaluate(&seat, inputs, call).await {
-                Ok(frame) => return Ok((seat, one_column(frame))),
-                Err(CallEnd::Replica(CallFailure::Failed(error))) => error,
+            let fault = match self.evaluate(&seat, inputs, call).await {
+                Ok(reply) => return Ok((seat, Ok(reply))),
+                Err(CallEnd::Replica(CallFailure::Failed(error))) => Fault::Failed(error),
+                Err(CallEnd::Replica(CallFailure::Died(why))) => Fault::Died(why),
                 Err(CallEnd::Replica(CallFailure::Hung)) => {
                     step.retire(&credit, &seat);
                     continue;
                 }
                 Err(CallEnd::Replica(CallFailure::TimedOut)) => {
                     step.retire(&credit, &seat);
-                    UdfError::timed_out(call.timeout.unwrap_or_default())
+                    let then = "its replica hangs in it and is not used again";
+                    Fault::Failed(UdfError::timed_out(call.timeout.unwrap_or_default(), then))
                 }
                 Err(CallEnd::Replica(CallFailure::NotFetched(why)) | CallEnd::Lost(why)) => {
                     step.lose(&credit, &seat, &why);
@@ -154,11 +162,11 @@ impl StagePools {
                 }
                 Err(CallEnd::Task(failure)) => return Err(failure),
             };
-            return Ok((seat, Err(error)));
+            return Ok((seat, Err(fault)));
         }
     }
 
-    async fn evaluate(&self, seat: &Seat, inputs: &DataFrame, call: Call) -> Result<DataFrame, CallEnd> {
+    async fn evaluate(&self, seat: &Seat, inputs: &DataFrame, call: Call) -> Result<Reply, CallEnd> {
         let reply = match &seat.local {
             Some(actor) => actor.ask(Evaluate { inputs: BatchAt::Here(inputs.clone()), call }, CALL).await,
             None => {
@@ -170,7 +178,11 @@ impl StagePools {
             }
         };
         match reply? {
-            Ok(at) => Ok(self.result(at).await?),
+            Ok(Evaluated { column, metrics }) => {
+                let column = one_column(self.result(column).await?);
+                let column = column.map_err(|error| CallEnd::Replica(CallFailure::Failed(error)))?;
+                Ok(Reply { column, metrics })
+            }
             Err(failure) => Err(CallEnd::Replica(failure)),
         }
     }
@@ -197,7 +209,7 @@ impl Pools for StagePools {
         &self,
         step: usize,
         inputs: DataFrame,
-    ) -> Pin<Box<dyn Future<Output = Result<Column, TaskFailure>> + Send + '_>> {
+    ) -> Pin<Box<dyn Future<Output = Result<Reply, TaskFailure>> + Send + '_>> {
         Box::pin(self.call(step, inputs))
     }
 }

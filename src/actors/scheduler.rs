@@ -20,9 +20,10 @@ use crate::error::ClusterError;
 use crate::plan::{QueryPlan, Rows, Split, share};
 use crate::sched::{
     Action, Core, Event, Output, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources, Settings,
-    StageSpec, WorkerId,
+    StageSpec, TaskId, WorkerId,
 };
 use crate::store::{RowRange, Ticket};
+use crate::udf::{Metrics, MetricsByUdf, merge_into};
 
 /// Places the work of all queries.
 pub struct SchedulerActor {
@@ -50,6 +51,26 @@ struct Submitted {
     plan: QueryPlan,
     driver: Place,
     events: mpsc::Sender<RunEvent>,
+    reported: Reported,
+}
+
+/// What a query's UDFs have reported.
+#[derive(Default)]
+struct Reported {
+    /// By task, so that one that runs again counts once.
+    tasks: HashMap<TaskId, MetricsByUdf>,
+    /// By replicas that have ended.
+    replicas: MetricsByUdf,
+}
+
+impl Reported {
+    fn total(&self) -> MetricsByUdf {
+        let mut total = self.replicas.clone();
+        for (udf, metrics) in self.tasks.values().flatten() {
+            merge_into(&mut total, udf, metrics);
+        }
+        total
+    }
 }
 
 enum Outgoing {
@@ -162,8 +183,8 @@ impl SchedulerActor {
             Action::StartReplica { worker, replica, devices } => {
                 let stage = self.stage(replica.pool.query, replica.pool.stage.0);
                 if let Some(step) = stage.and_then(|stage| stage.steps().get(replica.pool.step as usize)) {
-                    let (udf, arguments) = (step.udf.clone(), step.arguments.clone());
-                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments, devices }));
+                    let (udf, arguments, options) = (step.udf.clone(), step.arguments.clone(), step.options.clone());
+                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments, options, devices }));
                 }
             }
             Action::StopReplica { worker, replica } => {
@@ -248,6 +269,15 @@ impl SchedulerActor {
         }
     }
 
+    fn replica_stopped(&mut self, replica: ReplicaId, metrics: &Metrics) {
+        let ReplicaId { pool, .. } = replica;
+        let Some(submitted) = self.queries.get_mut(&pool.query) else { return };
+        let stage = submitted.plan.stages.get(pool.stage.0 as usize);
+        if let Some(step) = stage.and_then(|stage| stage.steps().get(pool.step as usize)) {
+            merge_into(&mut submitted.reported.replicas, &step.udf, metrics);
+        }
+    }
+
     fn replica_at(&self, replica: ReplicaId, on: WorkerId) -> Option<ReplicaAt> {
         let place = self.workers.get(&on)?.place;
         Some(ReplicaAt { replica, place, actor: *self.replicas.get(&replica)? })
@@ -327,7 +357,10 @@ impl Handler<WorkerSilent> for SchedulerActor {
 impl Handler<TaskEnded> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, TaskEnded { task, attempt, outcome }: TaskEnded, _: &mut Self::Context) {
+    fn handle(&mut self, TaskEnded { task, attempt, outcome, metrics }: TaskEnded, _: &mut Self::Context) {
+        if let (Ok(_), Some(submitted)) = (&outcome, self.queries.get_mut(&task.query)) {
+            submitted.reported.tasks.insert(task, metrics);
+        }
         self.take(Event::TaskEnded { task, attempt, outcome });
     }
 }
@@ -339,6 +372,7 @@ impl Handler<ReplicaSays> for SchedulerActor {
         let event = match word {
             Word::Progress(doing) => Event::ReplicaProgress { replica, doing },
             Word::Failed(error) => Event::ReplicaFailed { replica, error },
+            Word::Stopped(metrics) => return self.replica_stopped(replica, &metrics),
             Word::Idle(idle) => Event::ReplicaIdle { replica, idle },
             Word::Ready(actor) => {
                 self.replicas.insert(replica, actor);
@@ -371,7 +405,7 @@ impl Handler<Submit> for SchedulerActor {
         });
         let spec = QuerySpec { id: query, stages: stages.collect() };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
-        self.queries.insert(query, Submitted { plan, driver, events });
+        self.queries.insert(query, Submitted { plan, driver, events, reported: Reported::default() });
         self.take(Event::Submit(spec));
     }
 }
@@ -390,7 +424,9 @@ impl Handler<Status> for SchedulerActor {
     type Result = Option<QueryStatus>;
 
     fn handle(&mut self, Status(query): Status, _: &mut Self::Context) -> Self::Result {
-        self.core.status(query, Instant::now())
+        let mut status = self.core.status(query, Instant::now())?;
+        status.metrics = self.queries.get(&query).map(|submitted| submitted.reported.total()).unwrap_or_default();
+        Some(status)
     }
 }
 
@@ -439,9 +475,9 @@ fn pieces(split: &Split, outputs: &[(Place, Output)]) -> Vec<Piece> {
 
 fn pool_spec(step: &crate::plan::UdfStep) -> PoolSpec {
     let options = &step.options;
-    let (least, most) = options.replicas;
+    let ((least, most), ready_timeout) = (options.replicas, options.ready_timeout);
     let each = Resources::cpus(options.cpus).with_memory(options.memory).with_gpus(options.gpus, options.gpu_memory);
-    PoolSpec { udf: step.udf.clone(), each, least, most }
+    PoolSpec { udf: step.udf.clone(), each, least, most, ready_timeout }
 }
 
 /// The machine that a worker runs on; `None` for processes of this one, which never come back.

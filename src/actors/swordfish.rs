@@ -19,7 +19,7 @@ use super::{Host, SchedulerActor, UdfActor, insist};
 use crate::engine::{Inputs, Program, TaskRun, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::sched::{Attempt, Outcome, PartitionId, PoolId, QueryId, ReplicaId, StageId, TaskId};
-use crate::udf::UdfError;
+use crate::udf::{CallingTask, TaskMeter, UdfError};
 
 /// Runs the tasks and replicas of one worker.
 pub struct SwordfishActor {
@@ -79,6 +79,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const WAITS: usize = 64;
 /// Calls that wait at a replica or run there, from all workers. Each of them has a credit of its own pool.
 const REPLICA_MAILBOX: usize = 256;
+/// The same for a replica of an async UDF, which has many calls in flight.
+const ASYNC_MAILBOX: usize = 4096;
 
 impl SwordfishActor {
     pub(crate) fn new(host: Arc<Host>, here: Place, scheduler: ActorRef<SchedulerActor>) -> Self {
@@ -140,12 +142,18 @@ impl SwordfishActor {
         let work = self.work(task.query);
         let stage = work.stages.get(&task.stage).map(StageHere::for_task);
         let runtime = host.runtime.handle().clone();
+        let meter = TaskMeter::default();
+        let calling = CallingTask {
+            at: (task.query, task.stage, self.here.worker),
+            scratch: host.store.folder().to_owned(),
+            meter: meter.clone(),
+        };
         let report = {
             let (runtime, host) = (runtime.clone(), Arc::clone(&host));
             move |outcome: Outcome| {
                 // First: what waits for this one need not wait for the scheduler.
                 here.do_send(TaskOver(task, attempt));
-                let ended = TaskEnded { task, attempt, outcome };
+                let ended = TaskEnded { task, attempt, outcome, metrics: meter.take() };
                 if let Err(error) = runtime.block_on(insist(&scheduler, ended)) {
                     tracing::error!(%task, %error, "could not report the end of a task");
                     host.leave();
@@ -156,8 +164,8 @@ impl SwordfishActor {
         let run = move || {
             let _span = tracing::info_span!("task", %task, attempt = attempt.0).entered();
             let started = Instant::now();
-            let outcome =
-                catch(|| attempt_task(&host, message, stage)).unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
+            let outcome = catch(|| attempt_task(&host, message, stage, calling))
+                .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
             match &outcome {
                 Ok(output) => {
                     tracing::debug!(rows = output.rows, bytes = output.bytes, took = ?started.elapsed(), "done")
@@ -263,7 +271,8 @@ impl Handler<StartReplica> for SwordfishActor {
             }
         };
         let (host, here, scheduler) = (Arc::clone(&self.host), self.here, self.scheduler.clone());
-        let actor = arbiter.spawn(REPLICA_MAILBOX, move |_| UdfActor::new(host, here, spec, number, scheduler));
+        let mailbox = if spec.options.in_flight.is_some() { ASYNC_MAILBOX } else { REPLICA_MAILBOX };
+        let actor = arbiter.spawn(mailbox, move |_| UdfActor::new(host, here, spec, number, scheduler));
         if let Some(node) = &self.host.node {
             node.publish(number, &actor).on::<Evaluate>(&[Role::Worker]);
         }
@@ -331,7 +340,7 @@ impl SwordfishActor {
     }
 }
 
-fn attempt_task(host: &Arc<Host>, message: RunTask, stage: Option<StageOfTask>) -> Outcome {
+fn attempt_task(host: &Arc<Host>, message: RunTask, stage: Option<StageOfTask>, calling: CallingTask) -> Outcome {
     let unprepared = || PolarsFailure::new("protocol", "the stage's program did not come before its task");
     let StageOfTask { program, pools, cancelled } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();
@@ -353,6 +362,7 @@ fn attempt_task(host: &Arc<Host>, message: RunTask, stage: Option<StageOfTask>) 
         output,
         store: Arc::clone(&host.store),
         pools,
+        calling,
         cancelled: cancelled.clone(),
         runtime,
     });

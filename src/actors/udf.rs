@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
-use polars::prelude::Column;
+use polars::prelude::DataFrame;
 use regatta_remote::ActorRef;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::messages::{BatchAt, CallFailure, Evaluate, Place, ReplicaSays, StartReplica, Word};
+use super::messages::{BatchAt, CallFailure, Evaluate, Evaluated, Place, ReplicaSays, StartReplica, Word};
 use super::{Host, SchedulerActor, insist};
 use crate::actor::ActorDirectory;
 use crate::sched::ReplicaId;
 use crate::store::{Offer, decode_frame, encode_frame};
-use crate::udf::{Batch, Call, ReplicaThread, UdfError, UdfResult};
+use crate::udf::{Call, ReplicaSpec, ReplicaThread, Reply, Said, Seat, UdfError};
 
 /// A replica of a UDF: started once, then one batch at a time.
 pub struct UdfActor {
@@ -105,35 +105,38 @@ impl Actor for UdfActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         // The start counts as a call: who starts is not idle.
-        let starting = UnderWay::begin(&self.calls);
+        let mut starting = Some(UnderWay::begin(&self.calls));
         let (words, number) = (self.words.clone(), self.number);
-        let progress = move |doing: &str| {
-            // One place is kept for the last word.
-            if words.capacity() > 1 {
-                let _ = words.try_send(Word::Progress(doing.to_owned()));
+        let tell = move |said: Said<'_>| {
+            if matches!(said, Said::Started(_)) {
+                drop(starting.take());
             }
+            let word = match said {
+                // Places are kept for the words that must be heard.
+                Said::Progress(_) if words.capacity() <= 2 => return,
+                Said::Progress(doing) => Word::Progress(doing.to_owned()),
+                Said::Started(Ok(())) => Word::Ready(number),
+                Said::Started(Err(error)) => Word::Failed(error),
+                Said::Stopped(metrics) if metrics.is_empty() => return,
+                Said::Stopped(metrics) => Word::Stopped(metrics),
+            };
+            let _ = words.try_send(word);
         };
-        let words = self.words.clone();
-        let started = move |result: UdfResult<()>| {
-            drop(starting);
-            let _ = words.try_send(result.map_or_else(Word::Failed, |()| Word::Ready(number)));
-        };
-        let StartReplica { replica, udf, arguments, devices } = &self.spec;
+        let StartReplica { replica, udf, arguments, options, devices } = self.spec.clone();
         tracing::debug!(udf, rank = replica.rank, ?devices, "starts");
+        let seat = Seat::of(replica, self.here.worker, options.replicas.1, devices, self.host.store.folder());
         let directory: Arc<dyn ActorDirectory> = Arc::<Host>::clone(&self.host);
-        match ReplicaThread::start(udf, arguments, replica.rank as usize, Some(directory), progress, started) {
+        let spec = ReplicaSpec { udf, arguments, options, seat, directory: Some(directory) };
+        match ReplicaThread::start(spec, tell) {
             Ok(thread) => self.thread = Some(thread),
-            Err(error) => {
-                let error = UdfError::new(format!("no thread for the replica: {error}"));
-                let _ = self.words.try_send(Word::Failed(error));
-            }
+            Err(error) => drop(self.words.try_send(Word::Failed(error))),
         }
         ctx.run_interval(LOOK, |actor, _| actor.look());
     }
 }
 
 impl Handler<Evaluate> for UdfActor {
-    type Result = ResponseFuture<Result<BatchAt, CallFailure>>;
+    type Result = ResponseFuture<Result<Evaluated, CallFailure>>;
 
     fn handle(&mut self, message: Evaluate, _: &mut Self::Context) -> Self::Result {
         let Evaluate { inputs, call } = message;
@@ -153,9 +156,10 @@ impl Handler<Evaluate> for UdfActor {
                     (decode_frame(bytes).map_err(|error| CallFailure::NotFetched(error.to_string()))?, false)
                 }
             };
-            let result = evaluate(&thread, Batch::new(frame, call), call, &hung).await?.into_frame();
+            let Reply { column, metrics } = evaluate(&thread, frame, call, &hung).await?;
+            let result = column.into_frame();
             if is_here {
-                return Ok(BatchAt::Here(result));
+                return Ok(Evaluated { column: BatchAt::Here(result), metrics });
             }
             let offer = host.store.offer(encode_frame(&result).map_err(UdfError::from)?);
             let ticket = offer.ticket();
@@ -163,7 +167,7 @@ impl Handler<Evaluate> for UdfActor {
             // As many as callers have credits for, at most.
             offers.retain(Offer::waits);
             offers.push(offer);
-            Ok(BatchAt::There(here, ticket))
+            Ok(Evaluated { column: BatchAt::There(here, ticket), metrics })
         })
     }
 }
@@ -171,21 +175,22 @@ impl Handler<Evaluate> for UdfActor {
 /// Has the replica's thread run one batch. The time-out begins when the batch does.
 async fn evaluate(
     thread: &ReplicaThread,
-    batch: Batch,
+    inputs: DataFrame,
     call: Call,
     hung: &watch::Sender<bool>,
-) -> Result<Column, CallFailure> {
+) -> Result<Reply, CallFailure> {
     let (began, begins) = oneshot::channel();
     let (done, result) = oneshot::channel();
-    // A call whose asker is gone is not begun.
-    thread.run(batch, move || began.send(()).is_ok(), move |column| drop(done.send(column)));
+    let told_began = move || _ = began.send(());
+    // The call ends with this future, if it is dropped.
+    let _wanted = thread.run(inputs, call, told_began, move |result| drop(done.send(result)));
     let mut hangs = hung.subscribe();
     tokio::select! {
         biased;
         _ = begins => (), // an error: the thread has ended, and so has `result`
         _ = hangs.wait_for(|hangs| *hangs) => return Err(CallFailure::Hung),
     }
-    let result = match call.timeout {
+    let result = match thread.patience(&call) {
         None => result.await,
         Some(limit) => match tokio::time::timeout(limit, result).await {
             Ok(result) => result,
@@ -195,7 +200,7 @@ async fn evaluate(
             }
         },
     };
-    Ok(result.unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended")))?)
+    Ok(result.unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended").into()))?)
 }
 
 async fn report(replica: ReplicaId, mut words: mpsc::Receiver<Word>, scheduler: ActorRef<SchedulerActor>) {

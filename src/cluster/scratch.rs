@@ -1,11 +1,10 @@
 //! The folder of a cluster on this machine: held by a lock while any of its processes lives, swept by the next start.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::os;
+use crate::os::{self, private_folder};
 
 const LOCK: &str = "lock";
 
@@ -67,13 +66,6 @@ impl Drop for Scratch {
             // What is left, the next start sweeps.
             let _ = fs::remove_dir_all(&self.folder);
         }
-    }
-}
-
-fn private_folder(path: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
     }
 }
 

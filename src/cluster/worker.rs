@@ -4,7 +4,9 @@ use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use bytes::Bytes;
@@ -60,11 +62,44 @@ impl TestWorker {
 ///
 /// [`#[regatta::main]`](macro@crate::main) calls it before anything of yours.
 pub fn become_worker_if_started_as_one() {
-    if is_worker() {
-        let Err(error) = work();
-        let _ = writeln!(io::stderr(), "regatta worker: {error}");
-        std::process::exit(2);
+    if !is_worker() {
+        return COMES_HERE.store(true, Ordering::Relaxed);
     }
+    let outcome = if std::env::var_os(MARKER).is_some_and(|role| role == REPLICA) {
+        log_to_stderr("warn");
+        udf::serve_isolated().map_err(Failure::from)
+    } else {
+        work().map(|never| match never {})
+    };
+    let code = match outcome {
+        Ok(()) => 0,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "regatta worker: {error}");
+            2
+        }
+    };
+    std::process::exit(code);
+}
+
+/// The value of [`MARKER`] for a process that is to be an isolated replica.
+const REPLICA: &str = "replica";
+
+/// Whether `main` of this program calls [`become_worker_if_started_as_one`].
+static COMES_HERE: AtomicBool = AtomicBool::new(false);
+
+/// Starts this executable as an isolated replica; `None` if its `main` would not become one. A replica has none of its own.
+pub(crate) fn replica_command() -> Option<Command> {
+    let in_tests = TestWorker::arguments();
+    let may = match std::env::var_os(MARKER) {
+        Some(role) => role != REPLICA,
+        None => Config::joins() || in_tests.is_some() || COMES_HERE.load(Ordering::Relaxed),
+    };
+    if !may {
+        return None;
+    }
+    let mut command = Command::new(std::env::current_exe().ok()?);
+    command.args(in_tests.into_iter().flatten()).env(MARKER, REPLICA);
+    Some(command)
 }
 
 /// Whether this process was started as a worker. One that does not become one must not start workers: each of them
@@ -95,10 +130,11 @@ fn read_hand_over(from: &mut impl Read) -> io::Result<HandOver> {
     decode(&bytes).map_err(io::Error::other)
 }
 
-/// A worker has no `main` of the author's that could set up logging: what `RUST_LOG` asks for, or `unasked`, goes to standard
-/// error. A driver passes it on under the name of its worker.
+/// A worker has no `main` of the author's that could set up logging: what `RUST_LOG` asks for, or `unasked` and what isolated
+/// replicas print, goes to standard error. A driver passes it on under the name of its worker.
 fn log_to_stderr(unasked: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(unasked));
+    let unasked = || EnvFilter::new(format!("{unasked},{}=info", udf::OUTPUT));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| unasked());
     // Fails only if the program has a subscriber already, from a constructor that ran before main: then that one stays.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
 }

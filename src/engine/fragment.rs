@@ -8,16 +8,18 @@ use polars_buffer::Buffer;
 use polars_expr::state::ExecutionState;
 use polars_mem_engine::create_physical_plan;
 use polars_mem_engine::scan_predicate::functions::filter_scan_ir;
-use polars_plan::dsl::{CallbackSinkType, ScanSources, SinkTypeIR};
+use polars_plan::dsl::{CallbackSinkType, LazySerde, ScanSources, SinkTypeIR};
 use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan};
-use polars_plan::prelude::{PlanCallback, SpecialEq};
+use polars_plan::prelude::{AnonymousColumnsUdf, PlanCallback, SpecialEq};
 use polars_utils::arena::{Arena, Node};
 use polars_utils::slice_enum::Slice;
 use regatta_remote::catch;
 
 use super::Inputs;
+use super::program::Program;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{Split, held_by, placeholder_of};
+use crate::udf::{CallingTask, UdfCall};
 
 /// A fragment with this task's input in place of its placeholders.
 pub(super) struct Bound {
@@ -31,8 +33,10 @@ pub(super) fn schema(plan: &IRPlan) -> SchemaRef {
 }
 
 /// Puts a task's split and its input partitions (IPC files) into a copy of the fragment.
-pub(super) fn bind(plan: &IRPlan, split: &Split, inputs: &Inputs) -> Bound {
+pub(super) fn bind(program: &Program, split: &Split, inputs: &Inputs, task: &CallingTask) -> Bound {
+    let plan = &program.fragment;
     let mut bound = Bound { top: plan.lp_top, ir: plan.lp_arena.clone(), exprs: plan.expr_arena.clone() };
+    call_from(task, &program.calls, &mut bound.exprs);
     for node in (0..bound.ir.len()).map(Node) {
         let ir = bound.ir.get_mut(node);
         match placeholder_of(ir) {
@@ -98,8 +102,14 @@ pub(super) fn run(
 }
 
 /// Runs a row-wise fragment on one batch, on the in-memory engine.
-pub(super) fn run_on_batch(plan: &IRPlan, batch: DataFrame) -> Result<DataFrame, TaskFailure> {
+pub(super) fn run_on_batch(
+    plan: &IRPlan,
+    calls: &[(Node, UdfCall)],
+    task: &CallingTask,
+    batch: DataFrame,
+) -> Result<DataFrame, TaskFailure> {
     let (mut ir, mut exprs) = (plan.lp_arena.clone(), plan.expr_arena.clone());
+    call_from(task, calls, &mut exprs);
     let schema = Arc::clone(batch.schema());
     let df = Arc::new(batch);
     for node in (0..ir.len()).map(Node) {
@@ -111,6 +121,16 @@ pub(super) fn run_on_batch(plan: &IRPlan, batch: DataFrame) -> Result<DataFrame,
         }
     }
     fenced(|| execute_in_memory(plan.lp_top, &mut ir, &mut exprs))
+}
+
+/// Tells the UDF calls of a fragment which task makes them.
+fn call_from(task: &CallingTask, calls: &[(Node, UdfCall)], exprs: &mut Arena<AExpr>) {
+    for (node, call) in calls {
+        if let AExpr::AnonymousFunction { function, .. } = exprs.get_mut(*node) {
+            let call: Arc<dyn AnonymousColumnsUdf> = Arc::new(call.made_by(task));
+            *function = LazySerde::Deserialized(SpecialEq::new(call));
+        }
+    }
 }
 
 fn execute_in_memory(top: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) -> PolarsResult<DataFrame> {

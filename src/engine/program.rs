@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 use polars_plan::plans::IRPlan;
+use polars_utils::arena::Node;
 
 use super::fragment;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{FileSink, Split, StageProgram, UdfStep};
-use crate::udf::batch_of;
+use crate::plan::{FileSink, Split, StageProgram, UdfStep, udf_calls};
+use crate::udf::{CallingTask, UdfCall, batch_of};
 
 /// What every task of a stage runs.
 pub(crate) struct Program {
     pub(super) fragment: Arc<IRPlan>,
+    /// UDF calls in the fragment, which Polars will make itself.
+    pub(super) calls: Vec<(Node, UdfCall)>,
     pub(super) batches: Option<usize>,
     pub(super) steps: Vec<Step>,
     /// Rows that a task leaves at most.
@@ -25,6 +28,7 @@ pub(crate) struct Program {
 pub(super) struct Step {
     pub(super) spec: UdfStep,
     pub(super) then: Option<Arc<IRPlan>>,
+    pub(super) calls: Vec<(Node, UdfCall)>,
 }
 
 impl Program {
@@ -47,9 +51,11 @@ impl Program {
                     Arc::new(widened)
                 }
             };
-            steps.push(Step { spec, then });
+            let calls = then.as_ref().map(|then| udf_calls(then)).unwrap_or_default();
+            steps.push(Step { spec, then, calls });
         }
-        Ok(Self { fragment, batches: program.batches, steps, limit: program.limit, schema, sink })
+        let calls = udf_calls(&fragment);
+        Ok(Self { fragment, calls, batches: program.batches, steps, limit: program.limit, schema, sink })
     }
 }
 
@@ -68,11 +74,16 @@ impl Step {
     }
 
     /// The batch with the UDF's column, after the row-wise work that follows.
-    pub(super) fn finish(&self, mut batch: DataFrame, column: Column) -> Result<DataFrame, TaskFailure> {
+    pub(super) fn finish(
+        &self,
+        mut batch: DataFrame,
+        column: Column,
+        task: &CallingTask,
+    ) -> Result<DataFrame, TaskFailure> {
         let name = &self.spec.output.0;
         batch.with_column(column.with_name(name.as_str().into())).map_err(PolarsFailure::from)?;
         match &self.then {
-            Some(then) => fragment::run_on_batch(then, batch),
+            Some(then) => fragment::run_on_batch(then, &self.calls, task, batch),
             None => Ok(batch),
         }
     }

@@ -20,7 +20,7 @@ use crate::sched::{Output, PartitionId};
 /// Writes a task's files; its partition names them: where each is, and its name below the sink's folder.
 pub(super) fn write_files(task: &TaskRun, sink: &FileSink) -> Result<Output, TaskFailure> {
     let folder = AttemptFolder::make(sink, task.output)?;
-    let mut bound = fragment::bind(&task.program.fragment, &task.split, &task.inputs);
+    let mut bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
     redirect(&mut bound, sink, &folder.path, task.cancelled.clone())?;
     fragment::run(bound, |_| false)?;
     // Whoever began the query has cleaned up: nobody would publish these files.

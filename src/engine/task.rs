@@ -18,6 +18,7 @@ use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Split;
 use crate::sched::{Output, PartitionId, StageId};
 use crate::store::Store;
+use crate::udf::{CallingTask, Reply};
 
 /// Batches between the engine and what follows; the engine waits when they are not taken.
 const HAND_OVER: usize = 4;
@@ -25,6 +26,10 @@ const HAND_OVER: usize = 4;
 const CALLS: usize = 16;
 /// Rows of one UDF call where the author named no batch size: enough calls for all replicas, few enough messages.
 const CALL_ROWS: usize = 1 << 16;
+/// The same for async UDFs, whose replicas have many calls in flight: each holds its rows.
+const ASYNC_CALL_ROWS: usize = 1 << 10;
+/// Calls of one async step that a task has under way, at most.
+const ASYNC_CALLS: usize = 1 << 10;
 
 /// Everything that one attempt of a task needs.
 pub(crate) struct TaskRun {
@@ -34,6 +39,8 @@ pub(crate) struct TaskRun {
     pub(crate) output: PartitionId,
     pub(crate) store: Arc<Store>,
     pub(crate) pools: Arc<dyn Pools>,
+    /// What UDFs are told of the task, and where they report.
+    pub(crate) calling: CallingTask,
     /// Becomes true, or its sender is dropped, when the query ends.
     pub(crate) cancelled: watch::Receiver<bool>,
     pub(crate) runtime: Handle,
@@ -58,7 +65,7 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
     }
     let mut writer = task.store.writer(task.output, &task.program.schema)?;
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
-    let bound = fragment::bind(&task.program.fragment, &task.split, &task.inputs);
+    let bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
     let thread = thread::Builder::new().name(format!("task {}", task.output.task.index));
     // The receiver is gone when the task is cancelled or a step failed: that stops the engine.
     let engine = thread.spawn(move || fragment::run(bound, move |batch| hand_over.blocking_send(batch).is_err()));
@@ -66,7 +73,7 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
 
     let mut cancelled = task.cancelled.clone();
     let steps = async {
-        let mut results = through_steps(batches, &task.program, &*task.pools);
+        let mut results = through_steps(batches, &task.program, &*task.pools, &task.calling);
         let mut left = task.program.limit.unwrap_or(u64::MAX);
         // With enough rows, the rest is dropped: that stops the engine.
         while left > 0
@@ -94,11 +101,12 @@ fn through_steps<'a>(
     batches: mpsc::Receiver<DataFrame>,
     program: &'a Program,
     pools: &'a dyn Pools,
+    calling: &'a CallingTask,
 ) -> BoxStream<'a, Result<DataFrame, TaskFailure>> {
     let received = stream::unfold(batches, |mut batches| async { Some((Ok(batches.recv().await?), batches)) });
     let handed_on = regroup(received.boxed(), program.batches);
     program.steps.iter().enumerate().fold(handed_on, |batches, (index, step)| {
-        regroup(through_step(batches, index, step, pools).boxed(), step.spec.batches)
+        regroup(through_step(batches, index, step, pools, calling).boxed(), step.spec.batches)
     })
 }
 
@@ -108,16 +116,23 @@ fn through_step<'a>(
     index: usize,
     step: &'a Step,
     pools: &'a dyn Pools,
+    calling: &'a CallingTask,
 ) -> impl Stream<Item = Result<DataFrame, TaskFailure>> + Send + 'a {
-    let rows = step.spec.options.batch.unwrap_or(CALL_ROWS).max(1);
+    let options = &step.spec.options;
+    let (rows, at_once) = match options.in_flight {
+        None => (CALL_ROWS, CALLS),
+        Some(calls) => (ASYNC_CALL_ROWS, calls.saturating_mul(options.replicas.1).clamp(CALLS, ASYNC_CALLS)),
+    };
+    let rows = options.batch.unwrap_or(rows).max(1);
     let pieces = batches.map_ok(move |batch| stream::iter(pieces(batch, rows).map(Ok::<_, TaskFailure>))).try_flatten();
     let calls = pieces.map(move |piece| async move {
         let piece = piece?;
         let inputs = step.inputs(&piece).map_err(PolarsFailure::from)?;
-        let column = pools.call(index, inputs).await?;
-        step.finish(piece, column)
+        let Reply { column, metrics } = pools.call(index, inputs).await?;
+        calling.meter.add(&step.spec.udf, &metrics);
+        step.finish(piece, column, calling)
     });
-    calls.buffered(CALLS)
+    calls.buffered(at_once)
 }
 
 fn pieces(batch: DataFrame, rows: usize) -> impl Iterator<Item = DataFrame> + Send {

@@ -353,7 +353,7 @@ impl Cutter {
         Ok(UdfStep {
             udf: call.name().to_owned(),
             arguments: call.arguments().map_err(|e| PlanError::udf(call.name(), e))?.to_vec(),
-            options: call.options.clone(),
+            options: call.planned_options(self.target.in_flight).map_err(|e| PlanError::udf(call.name(), e))?,
             inputs: step.inputs.iter().map(ToString::to_string).collect(),
             output: (step.output.name.to_string(), step.output.dtype),
             then,

@@ -15,8 +15,8 @@ pub(super) fn is_row_wise(ir: &IR, exprs: &Arena<AExpr>) -> bool {
                 && expr.iter().any(|e| reads_a_column(e.node(), exprs))
         }
         IR::SimpleProjection { .. } => true,
-        // A struct's fields become columns.
-        IR::MapFunction { function: FunctionIR::Unnest { .. }, .. } => true,
+        // A struct's fields become columns; a list's elements become rows, in place of the list's row.
+        IR::MapFunction { function: FunctionIR::Unnest { .. } | FunctionIR::Explode { .. }, .. } => true,
         _ => false,
     }
 }

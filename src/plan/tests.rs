@@ -24,7 +24,7 @@ impl Udf for Same {
     }
 }
 
-const CLUSTER: Target = Target { tasks: 4, travels: true };
+const CLUSTER: Target = Target { tasks: 4, travels: true, in_flight: 64 };
 
 fn same(inputs: impl AsRef<[Expr]>) -> Expr {
     Same.pool().on(inputs)
@@ -158,13 +158,13 @@ fn a_marker_lets_filters_and_projections_through_and_is_gone_from_the_plan() {
 }
 
 fn plan_natively(query: LazyFrame) -> QueryPlan {
-    plan(query, Target { tasks: 1, travels: false }).unwrap()
+    plan(query, Target { tasks: 1, travels: false, in_flight: 64 }).unwrap()
 }
 
 #[test]
 fn one_task_is_asked_for_one_task_comes() {
     let table = Table::new();
-    let native = Target { tasks: 1, travels: false };
+    let native = Target { tasks: 1, travels: false, in_flight: 64 };
     assert_eq!(shape(&plan(table.scan(), native).unwrap()), [(1, vec![])]);
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct PoolSpec {
     pub(crate) each: Resources,
     pub(crate) least: usize,
     pub(crate) most: usize,
+    /// In place of the session's.
+    pub(crate) ready_timeout: Option<Duration>,
 }
 
 /// A sealed partition that a task left in its worker's store.

@@ -11,13 +11,16 @@ use super::query::{Phase, Query, ReplicaState};
 use super::queues::Desk;
 use super::resources::Bytes;
 use super::{QueryId, Resources, StageId, WorkerId};
+use crate::udf::MetricsByUdf;
 
 /// Where a query stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct QueryStatus {
     /// Its stages; the last one yields the result.
     pub stages: Vec<StageStatus>,
+    /// What its UDFs have reported so far, by UDF; only in the status of one query, not in that of a session.
+    pub metrics: MetricsByUdf,
 }
 
 /// Where a stage stands.
@@ -124,8 +127,9 @@ pub struct WorkerStatus {
 
 impl QueryStatus {
     pub(super) fn of(query: &Query, task: Resources, no_workers: bool, now: Instant) -> Self {
-        let stages = (0..query.stages.len()).map(|stage| StageStatus::of(query, stage, task, no_workers, now));
-        Self { stages: stages.collect() }
+        let stages =
+            (0..query.stages.len()).map(|stage| StageStatus::of(query, stage, task, no_workers, now)).collect();
+        Self { stages, metrics: MetricsByUdf::new() }
     }
 }
 
@@ -281,7 +285,7 @@ impl fmt::Display for QueryStatus {
                 writeln!(f)?;
             }
         }
-        Ok(())
+        self.metrics.iter().try_for_each(|(udf, metrics)| writeln!(f, "UDF {udf} reports: {metrics}"))
     }
 }
 

@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(2);
 pub(super) struct Ground {
     pub(super) host: Arc<Host>,
     pub(super) scratch: Scratch,
+    /// Calls that a replica of an async UDF has in flight, unless its pool says otherwise.
+    pub(super) in_flight: usize,
 }
 
 /// A place in a network: the node, and the head if that is another.
@@ -40,7 +42,8 @@ impl Ground {
         let store = scratch.store("driver").map_err(|e| ClusterError::os("make the driver's store", e))?;
         let runtime = Runtime::new("regatta", 2).map_err(|e| ClusterError::os("start the session's threads", e))?;
         let (node, head) = network(&runtime)?.unzip();
-        Ok(Self { host: Host::new(runtime, Store::new(&store), node, head.flatten()), scratch })
+        let host = Host::new(runtime, Store::new(&store), node, head.flatten());
+        Ok(Self { host, scratch, in_flight: config.max_async_udf_inflight_tasks })
     }
 
     pub(super) fn arbiter(&self) -> Result<Arbiter, ClusterError> {

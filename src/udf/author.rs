@@ -1,16 +1,11 @@
-//! The trait that a UDF implements, and what it is handed.
+//! The traits that a UDF implements: one of them.
 
-use std::fmt;
-use std::time::Duration;
+use std::future::Future;
 
-use arrow::array::RecordBatch;
 use polars::prelude::*;
-use regatta_remote::ActorRef;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::actor::{Directory, LOOK_UP, RemoteActor};
-
-use super::{Call, OnError, Pool, Registered, arrow::column_to_arrow};
+use super::{Batch, Context, Pool, Registered, Start, UdfResult};
 
 /// A stateful, row-wise function over batches of columns.
 ///
@@ -66,6 +61,15 @@ pub trait Udf: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Fails the query, naming UDF, replica and worker.
     fn run(&self, state: &mut Self::State, batch: &Batch) -> UdfResult<Column>;
 
+    /// Ends a replica that is not needed any more: flush, close, report. Not called for one that panicked or was lost.
+    ///
+    /// # Errors
+    /// Are logged: the batches are done.
+    fn stop(&self, state: Self::State, cx: &Context) -> UdfResult<()> {
+        drop((state, cx));
+        Ok(())
+    }
+
     /// A pool of replicas of this function; configure it, then call [`Pool::on`].
     fn pool(self) -> Pool<Self>
     where
@@ -75,174 +79,75 @@ pub trait Udf: Serialize + DeserializeOwned + Send + Sync + 'static {
     }
 }
 
-/// What [`Udf::start`] is told, and where it reports progress.
-pub struct Start {
-    rank: usize,
-    directory: Directory,
-    report: Box<dyn FnMut(&str)>,
-}
+/// A stateful, row-wise function over batches that waits more than it computes: a client of some server.
+///
+/// As [`Udf`], but a replica has many calls in flight, on one thread with a Tokio runtime of its own:
+/// [`Pool::in_flight`] bounds them. The state is shared by them; neither it nor the futures need be [`Send`]. Never block in
+/// it: all calls of the replica would wait.
+///
+/// The end of the query drops the futures that run, and so does the time-out of a call, whose replica goes on.
+///
+/// ```
+/// use regatta::{polars::prelude::*, prelude::*};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Lookup { server: String }
+///
+/// #[regatta::udf]
+/// impl AsyncUdf for Lookup {
+///     type State = String;                               // a client
+///     fn output(&self, _: &[Field]) -> UdfResult<DataType> { Ok(DataType::String) }
+///     async fn start(&self, _: &mut Start) -> UdfResult<String> { Ok(format!("connected to {}", self.server)) }
+///     async fn run(&self, client: &String, batch: &Batch) -> UdfResult<Column> {
+///         Ok(Column::new_scalar("".into(), Scalar::from(PlSmallStr::from(client.as_str())), batch.height()))
+///     }
+/// }
+/// let expression = Lookup { server: "a".into() }.pool().in_flight(8).batch(16).on([col("key")]).alias("found");
+/// ```
+pub trait AsyncUdf: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// What the calls of one replica share.
+    type State: 'static;
 
-impl Start {
-    pub(crate) fn new(rank: usize, directory: Directory, report: impl FnMut(&str) + 'static) -> Self {
-        Self { rank, directory, report: Box::new(report) }
-    }
+    /// Rows take places in flight, not batches.
+    #[doc(hidden)]
+    const BY_ROW: bool = false;
 
-    /// This replica's number in its pool, from 0.
-    pub fn rank(&self) -> usize {
-        self.rank
-    }
-
-    /// The actor of that name, as [`Session::actor`](crate::Session::actor) finds it. Keep it in the state;
-    /// [`run`](Udf::run) asks it by [`ask_blocking`](ActorRef::ask_blocking).
+    /// See [`Udf::output`].
     ///
     /// # Errors
-    /// Nobody has the name, or an actor of another type; or Polars evaluates the call itself, outside of any session.
-    pub fn actor<A: RemoteActor>(&self, name: &str) -> UdfResult<ActorRef<A>> {
-        let outside = "actors are found in replicas of a session, and this call is evaluated by Polars itself";
-        let (names, runtime) = self.directory.as_ref().ok_or_else(|| UdfError::new(outside))?.names()?;
-        let (found, result) = std::sync::mpsc::sync_channel(1);
-        let name = name.to_owned();
-        runtime.spawn(async move { found.send(names.find(&name, LOOK_UP).await) });
-        Ok(result.recv().map_err(|_| UdfError::new("the session is closed"))??)
-    }
+    /// As there.
+    fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
 
-    /// Runs `decode` so that handles of actors among a UDF's arguments can be used.
-    pub(super) fn decoding<T>(&self, decode: impl FnOnce() -> T) -> T {
-        match self.directory.as_ref().and_then(|directory| directory.receiver()) {
-            Some(node) => node.decoding(decode),
-            None => decode(),
-        }
-    }
-
-    /// Says what is being done. The last such word stands in the error if the replica is not ready in time.
-    pub fn progress(&mut self, doing: impl AsRef<str>) {
-        (self.report)(doing.as_ref());
-    }
-}
-
-impl fmt::Debug for Start {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Start").field("rank", &self.rank).finish_non_exhaustive()
-    }
-}
-
-/// The input columns of one call, in the order in which [`Pool::on`] was given them; all of equal length.
-#[derive(Debug, Clone)]
-pub struct Batch {
-    columns: DataFrame,
-    call: Call,
-}
-
-impl Batch {
-    pub(crate) fn new(columns: DataFrame, call: Call) -> Self {
-        Self { columns, call }
-    }
-
-    /// How often this batch has been tried, with this time: from 1. More than 1 only with [`Pool::max_retries`].
-    pub fn attempt(&self) -> u32 {
-        self.call.attempt
-    }
-
-    pub(super) fn on_error(&self) -> OnError {
-        self.call.on_error
-    }
-
-    pub(super) fn timeout(&self) -> Option<Duration> {
-        self.call.timeout
-    }
-
-    /// Rows in this batch.
-    pub fn height(&self) -> usize {
-        self.columns.height()
-    }
-
-    /// The input at `index`.
+    /// See [`Udf::start`].
     ///
     /// # Errors
-    /// There are fewer inputs.
-    pub fn column(&self, index: usize) -> UdfResult<&Column> {
-        self.columns.columns().get(index).ok_or_else(|| {
-            UdfError::new(format!("input {index} was read, but the UDF was called on {}", self.columns.width()))
-        })
-    }
+    /// As there.
+    fn start(&self, cx: &mut Start) -> impl Future<Output = UdfResult<Self::State>>;
 
-    /// All inputs as a Polars frame.
-    pub fn frame(&self) -> &DataFrame {
-        &self.columns
-    }
-
-    /// All inputs as an arrow-rs batch; buffers are shared, not copied.
+    /// See [`Udf::run`].
     ///
     /// # Errors
-    /// A dtype that arrow-rs does not have (128-bit integers, objects).
-    pub fn record_batch(&self) -> UdfResult<RecordBatch> {
-        let arrays = self.columns.columns().iter().map(column_to_arrow).collect::<UdfResult<Vec<_>>>()?;
-        let names = self.columns.columns().iter().map(|c| c.name().as_str());
-        Ok(RecordBatch::try_from_iter(names.zip(arrays))?)
-    }
-}
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// The future is dropped at any await when its query ends or its time is over; the same batch may run again.
+    fn run(&self, state: &Self::State, batch: &Batch) -> impl Future<Output = UdfResult<Column>>;
 
-/// What a UDF answers.
-pub type UdfResult<T> = Result<T, UdfError>;
-
-/// Why a UDF failed: a text and the chain of causes. Made from any [`std::error::Error`], so that `?` works.
-#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct UdfError {
-    message: String,
-    causes: Vec<String>,
-    retry_after: Option<Duration>,
-}
-
-impl UdfError {
-    /// An error with a text of the author's own.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), causes: Vec::new(), retry_after: None }
+    /// See [`Udf::stop`].
+    ///
+    /// # Errors
+    /// As there.
+    fn stop(&self, state: Self::State, cx: &Context) -> impl Future<Output = UdfResult<()>> {
+        drop((state, cx));
+        std::future::ready(Ok(()))
     }
 
-    /// Asks that the batch is not tried again before `delay` is over, as a server does that is busy. At most 60 s; means
-    /// nothing without [`Pool::max_retries`].
-    #[must_use]
-    pub fn retry_after(mut self, delay: Duration) -> Self {
-        self.retry_after = Some(delay);
-        self
-    }
-
-    pub(super) fn delay(&self) -> Option<Duration> {
-        self.retry_after
-    }
-
-    /// A call that outlasted its [`Pool::timeout`].
-    pub(crate) fn timed_out(limit: Duration) -> Self {
-        Self::new(format!(
-            "the call ran longer than its timeout of {} s; the replica that hangs in it is not used again. Raise \
-             .timeout(..), or find what the call waits for",
-            limit.as_secs_f64()
-        ))
-    }
-
-    /// The same error, with where it happened in front.
-    pub(super) fn within(mut self, place: impl fmt::Display) -> Self {
-        self.message = format!("{place}: {}", self.message);
-        self
-    }
-}
-
-impl<E: std::error::Error> From<E> for UdfError {
-    fn from(error: E) -> Self {
-        let causes = std::iter::successors(error.source(), |e| e.source()).map(ToString::to_string).collect();
-        Self { message: error.to_string(), causes, retry_after: None }
-    }
-}
-
-impl fmt::Display for UdfError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        self.causes.iter().try_for_each(|cause| write!(f, "; caused by: {cause}"))
-    }
-}
-
-impl fmt::Debug for UdfError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+    /// A pool of replicas of this function; configure it, then call [`Pool::on`].
+    fn pool(self) -> Pool<Self>
+    where
+        Self: Registered + Sized,
+    {
+        Pool::new(self)
     }
 }

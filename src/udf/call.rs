@@ -1,15 +1,23 @@
 //! A UDF call inside a Polars expression: name, arguments and options; what the planner finds again, and what travels.
 
 use std::any::Any;
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use polars::prelude::*;
+use polars_plan::dsl::LazySerde;
+use polars_plan::prelude::{FunctionOptions, SpecialEq};
 use regatta_remote::{CodecError, decode, encode};
 use serde::{Deserialize, Serialize};
 
+use super::aggregate::{AnyAggregate, aggregate};
+use super::context::Seat;
 use super::inline::Inline;
-use super::{PoolOptions, UdfError, UdfResult, open};
+use super::registry::{Kind, open};
+use super::{Batch, Call, Context, Meter, Metrics, PoolOptions, TaskMeter, UdfError, UdfResult};
+use crate::sched::{QueryId, StageId, WorkerId};
 
 /// One UDF with arguments and options, as an expression carries it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,9 +26,30 @@ pub(crate) struct UdfCall {
     // Encoding arguments can fail; the builder methods cannot, so the failure waits here until the query is planned.
     arguments: Result<Vec<u8>, UdfError>,
     pub(crate) options: PoolOptions,
-    /// A replica of our own, for the calls that Polars evaluates itself. Started at the first such call.
+    /// Whether it makes one value of many rows.
+    pub(crate) is_aggregate: bool,
+    /// For the calls that Polars evaluates itself. Made at the first such call.
     #[serde(skip)]
-    inline: Arc<Mutex<Option<Inline>>>,
+    in_place: Arc<Mutex<Option<InPlace>>>,
+    /// The task that calls; `None` in plain Polars.
+    #[serde(skip)]
+    task: Option<CallingTask>,
+}
+
+/// What evaluates a call that is no step of its own.
+#[derive(Clone)]
+enum InPlace {
+    /// Its own replica.
+    Replica(Arc<Mutex<Inline>>),
+    Aggregate(Arc<dyn AnyAggregate>),
+}
+
+/// A task, as the calls that Polars makes in it see it.
+#[derive(Debug, Clone)]
+pub(crate) struct CallingTask {
+    pub(crate) at: (QueryId, StageId, WorkerId),
+    pub(crate) scratch: PathBuf,
+    pub(crate) meter: TaskMeter,
 }
 
 /// What stands in front of a named function in Polars' wire form: mark, name, `!`, payload.
@@ -29,13 +58,43 @@ const MARK: &[u8] = b"PLNAMEDFN";
 impl UdfCall {
     pub(super) fn new(name: &str, arguments: Result<Bytes, CodecError>, options: PoolOptions) -> Self {
         let arguments = arguments.map(Vec::from).map_err(UdfError::from);
-        Self { name: name.to_owned(), arguments, options, inline: Arc::default() }
+        Self { name: name.to_owned(), arguments, options, is_aggregate: false, in_place: Arc::default(), task: None }
+    }
+
+    pub(super) fn aggregate(self) -> Self {
+        Self { is_aggregate: true, ..self }
+    }
+
+    /// The call as the expression that Polars plans.
+    pub(super) fn expression(self: &Arc<Self>, inputs: &[Expr], options: FunctionOptions) -> Expr {
+        Expr::AnonymousFunction {
+            input: inputs.to_vec(),
+            function: LazySerde::Named {
+                name: self.name.clone(),
+                payload: self.payload(),
+                value: Some(SpecialEq::new(Arc::clone(self) as Arc<dyn AnonymousColumnsUdf>)),
+            },
+            options,
+            fmt_str: Box::new(self.name.as_str().into()),
+        }
+    }
+
+    /// The options, with what the session says where they leave it open.
+    pub(crate) fn planned_options(&self, in_flight: usize) -> UdfResult<PoolOptions> {
+        let is_async = open(&self.name, self.arguments()?)?.is_async();
+        let in_flight = is_async.then(|| self.options.in_flight.unwrap_or(in_flight));
+        Ok(PoolOptions { in_flight, ..self.options.clone() })
+    }
+
+    /// The same call, made by a task: with its context, and its metrics come back with it.
+    pub(crate) fn made_by(&self, task: &CallingTask) -> Self {
+        Self { task: Some(task.clone()), ..self.clone() }
     }
 
     pub(super) fn with_options(&self, change: impl FnOnce(&mut PoolOptions)) -> Self {
         let mut options = self.options.clone();
         change(&mut options);
-        Self { options, inline: Arc::default(), ..self.clone() }
+        Self { options, in_place: Arc::default(), ..self.clone() }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -65,11 +124,49 @@ impl UdfCall {
         let (name, payload) = rest.split_at(end);
         let name = std::str::from_utf8(name)?;
         let (arguments, options): (Result<Vec<u8>, UdfError>, _) = decode(payload.get(1..).ok_or_else(unknown)?)?;
-        open(name, arguments.as_deref().map_err(Clone::clone)?)?;
-        Ok(Self { name: name.to_owned(), arguments, options, inline: Arc::default() })
+        let is_aggregate = open(name, arguments.as_deref().map_err(Clone::clone)?)?.is_aggregate();
+        let (name, in_place) = (name.to_owned(), Arc::default());
+        Ok(Self { name, arguments, options, is_aggregate, in_place, task: None })
     }
 
-    fn failed(&self, error: impl std::fmt::Display) -> PolarsError {
+    fn seat(&self) -> Seat {
+        match &self.task {
+            Some(task) => Seat::in_place(Some(task.at), task.scratch.clone()),
+            None => Seat::in_place(None, std::env::temp_dir()),
+        }
+    }
+
+    fn in_place(&self) -> UdfResult<InPlace> {
+        let mut slot = self.in_place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = &*slot {
+            return Ok(made.clone());
+        }
+        let made = match open(&self.name, self.arguments()?)?.kind() {
+            Kind::Aggregate(udf) => InPlace::Aggregate(udf),
+            _ => {
+                let inline = Inline::start(&self.name, self.arguments()?, &self.options, self.seat())?;
+                InPlace::Replica(Arc::new(Mutex::new(inline)))
+            }
+        };
+        Ok(slot.insert(made).clone())
+    }
+
+    fn evaluate(&self, batch: &DataFrame, dtype: &DataType) -> UdfResult<(Column, Metrics)> {
+        match self.in_place()? {
+            InPlace::Replica(replica) => {
+                let mut replica = replica.lock().unwrap_or_else(PoisonError::into_inner);
+                replica.run(&self.name, batch, &self.options, dtype)
+            }
+            InPlace::Aggregate(udf) => {
+                let (seat, meter) = (Arc::new(self.seat()), Meter::default());
+                let piece = |rows| Batch::new(rows, Call::ONCE, Context::new(&seat, &meter));
+                let column = aggregate(&*udf, batch, piece, dtype)?;
+                Ok((column, meter.take()))
+            }
+        }
+    }
+
+    fn failed(&self, error: impl fmt::Display) -> PolarsError {
         polars_err!(ComputeError: "UDF {}: {error}", self.name)
     }
 }
@@ -97,15 +194,11 @@ impl ColumnsUdf for UdfCall {
         let batch = batch_of(inputs.to_vec())?;
         let fields: Vec<_> = inputs.iter().map(|column| column.field().into_owned()).collect();
         let dtype = self.get_field(&Schema::default(), &fields)?.dtype;
-        let mut inline = self.inline.lock().unwrap_or_else(PoisonError::into_inner);
-        if inline.is_none() {
-            let arguments = self.arguments().map_err(|e| self.failed(e))?;
-            *inline = Some(Inline::start(&self.name, arguments).map_err(|e| self.failed(e))?);
+        let (column, metrics) = self.evaluate(&batch, &dtype).map_err(|e| self.failed(e))?;
+        if let Some(task) = &self.task {
+            task.meter.add(&self.name, &metrics);
         }
-        match inline.as_mut() {
-            Some(replica) => replica.run(&self.name, &batch, &self.options, &dtype).map_err(|e| self.failed(e)),
-            None => Err(self.failed("the replica is gone")),
-        }
+        Ok(column)
     }
 }
 
@@ -137,5 +230,14 @@ impl AnonymousColumnsUdf for UdfCall {
         buffer.push(b'!');
         buffer.extend_from_slice(&payload);
         Ok(())
+    }
+}
+
+impl fmt::Debug for InPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Replica(_) => "Replica",
+            Self::Aggregate(_) => "Aggregate",
+        })
     }
 }

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use polars::prelude::*;
-use polars_plan::dsl::LazySerde;
-use polars_plan::prelude::{FunctionFlags, FunctionOptions, SpecialEq};
+use polars_plan::prelude::{FunctionFlags, FunctionOptions};
 use regatta_remote::encode;
 use serde::{Deserialize, Serialize};
 
-use super::{OnError, Registered, UdfCall};
+use super::{AsyncUdf, OnError, Registered, Udf, UdfCall};
 
 /// How many replicas a UDF gets, what each costs, and how rows are cut into calls.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,7 +33,16 @@ pub struct PoolOptions {
     pub on_error: OnError,
     /// How long one call may run; `None`: as long as it wants.
     pub timeout: Option<Duration>,
+    /// How long `start` may take; `None`: what the session says.
+    pub ready_timeout: Option<Duration>,
+    /// Calls that one replica of an async UDF has in flight; `None` for others, and until the query is planned.
+    pub in_flight: Option<usize>,
+    /// Each replica is a process of its own.
+    pub isolated: bool,
 }
+
+/// Calls in flight of an async UDF, per replica, where the session has not said otherwise.
+pub(super) const IN_FLIGHT: usize = 64;
 
 impl PoolOptions {
     /// What is wrong with these options, in words.
@@ -60,6 +68,12 @@ impl PoolOptions {
         if self.timeout == Some(Duration::ZERO) {
             return Err("timeout(0) would fail every call: use a longer one, or leave it out".to_owned());
         }
+        if self.ready_timeout == Some(Duration::ZERO) {
+            return Err("ready_timeout(0) gives start no time: use a longer one, or leave it out".to_owned());
+        }
+        if self.in_flight == Some(0) {
+            return Err("in_flight(0) would never make a call: use at least 1, or leave it out".to_owned());
+        }
         Ok(())
     }
 }
@@ -76,6 +90,9 @@ impl Default for PoolOptions {
             max_retries: 0,
             on_error: OnError::Raise,
             timeout: None,
+            ready_timeout: None,
+            in_flight: None,
+            isolated: false,
         }
     }
 }
@@ -137,7 +154,7 @@ impl<U: Registered> Pool<U> {
         self.with(|o| o.gpu_memory = bytes)
     }
 
-    /// Bytes of memory that each replica is charged. Nothing keeps it from using more.
+    /// Bytes of memory that each replica is charged. Only an [`isolated`](Pool::isolated) one cannot allocate more.
     #[must_use]
     pub fn memory(self, bytes: u64) -> Self {
         self.with(|o| o.memory = bytes)
@@ -173,30 +190,49 @@ impl<U: Registered> Pool<U> {
     /// not count.
     ///
     /// A call that runs longer has failed, with [`max_retries`](Self::max_retries) and [`on_error`](Self::on_error) as for other
-    /// errors. Its replica cannot be stopped: it is not used again, and a query that has no other fails and says so.
+    /// errors. What becomes of its replica: a thread cannot be stopped, so it is not used again, and a query that has no other
+    /// fails and says so; an [`isolated`](Pool::isolated) one is killed and started anew; an async one drops the future and
+    /// goes on.
     #[must_use]
     pub fn timeout(self, limit: Duration) -> Self {
         self.with(|o| o.timeout = Some(limit))
     }
 
+    /// How long `start` may take, in place of [`Config::actor_udf_ready_timeout`](crate::Config::actor_udf_ready_timeout).
+    #[must_use]
+    pub fn ready_timeout(self, limit: Duration) -> Self {
+        self.with(|o| o.ready_timeout = Some(limit))
+    }
+
     /// The UDF applied to these inputs. The result is named after the first input; use `.alias` for another name.
     pub fn on<E: AsRef<[Expr]>>(&self, inputs: E) -> Expr {
-        Expr::AnonymousFunction {
-            input: inputs.as_ref().to_vec(),
-            function: LazySerde::Named {
-                name: self.call.name().to_owned(),
-                payload: self.call.payload(),
-                value: Some(SpecialEq::new(Arc::clone(&self.call) as Arc<dyn AnonymousColumnsUdf>)),
-            },
-            // Row-wise, and it may wait: Polars then runs it on a blocking thread wherever the planner leaves it in place.
-            options: FunctionOptions::elementwise().flag(FunctionFlags::OPTIONAL_RE_ENTRANT),
-            fmt_str: Box::new(self.call.name().into()),
-        }
+        // Row-wise, and it may wait: Polars then runs it on a blocking thread wherever the planner leaves it in place.
+        let options = FunctionOptions::elementwise().flag(FunctionFlags::OPTIONAL_RE_ENTRANT);
+        self.call.expression(inputs.as_ref(), options)
     }
 
     fn with(mut self, change: impl FnOnce(&mut PoolOptions)) -> Self {
         self.call = Arc::new(self.call.with_options(change));
         self
+    }
+}
+
+impl<U: AsyncUdf + Registered> Pool<U> {
+    /// Calls that one replica has in flight; 64 unless said here or by `DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS`. A call is a
+    /// [`batch`](Self::batch), or for a function on Rust values a row.
+    #[must_use]
+    pub fn in_flight(self, calls: usize) -> Self {
+        self.with(|o| o.in_flight = Some(calls))
+    }
+}
+
+impl<U: Udf + Registered> Pool<U> {
+    /// Makes each replica a process of its own: this same executable, started again. What the UDF does to its process (a crash,
+    /// a leak, a library that exits, endless output) then touches no other work. Costs a process each, and one write of each
+    /// batch and result to a file that the other side maps.
+    #[must_use]
+    pub fn isolated(self) -> Self {
+        self.with(|o| o.isolated = true)
     }
 }
 

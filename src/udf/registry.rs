@@ -1,62 +1,97 @@
 //! UDFs by name: every UDF of the program is known to the driver and to each worker, which are the same executable.
 
 use std::collections::{BTreeMap, btree_map::Entry};
-use std::sync::LazyLock;
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
 
+use futures_util::future::{FutureExt, LocalBoxFuture};
 use polars::prelude::{Column, DataType, Field};
 use regatta_remote::{catch, decode};
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Batch, Start, Udf, UdfError, UdfResult};
+use super::aggregate::AnyAggregate;
+use super::{Aggregate, AsyncUdf, Batch, Context, Start, Udf, UdfError, UdfResult};
 
 /// A UDF that [`#[regatta::udf]`](macro@crate::udf) has registered.
-pub trait Registered: Udf {
+pub trait Registered: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The name under which it travels: the type's path unless the attribute says otherwise.
     const NAME: &'static str;
+
+    #[doc(hidden)]
+    fn erase(self) -> Erased;
+}
+
+/// A UDF with its type erased. Made by [`#[regatta::udf]`](macro@crate::udf); nobody else needs it.
+pub struct Erased(Kind);
+
+/// Which of the traits a UDF implements.
+pub(super) enum Kind {
+    Batches(Box<dyn AnyUdf>),
+    Async(Box<dyn AnyAsyncUdf>),
+    Aggregate(Arc<dyn AnyAggregate>),
+}
+
+impl Erased {
+    /// A [`Udf`].
+    pub fn udf(udf: impl Udf) -> Self {
+        Self(Kind::Batches(Box::new(udf)))
+    }
+
+    /// An [`AsyncUdf`].
+    pub fn async_udf(udf: impl AsyncUdf) -> Self {
+        Self(Kind::Async(Box::new(udf)))
+    }
+
+    /// An [`Aggregate`].
+    pub fn aggregate(udf: impl Aggregate) -> Self {
+        Self(Kind::Aggregate(Arc::new(udf)))
+    }
+}
+
+impl std::fmt::Debug for Erased {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Kind::Batches(_) => "Udf",
+            Kind::Async(_) => "AsyncUdf",
+            Kind::Aggregate(_) => "Aggregate",
+        })
+    }
 }
 
 /// A registration. Made by [`#[regatta::udf]`](macro@crate::udf); nobody else needs it.
 #[derive(Debug)]
 pub struct UdfEntry {
     name: &'static str,
-    open: fn(&[u8]) -> UdfResult<Box<dyn AnyUdf>>,
+    open: fn(&[u8]) -> UdfResult<Erased>,
 }
 
 impl UdfEntry {
     /// The entry of one UDF type.
     pub const fn of<U: Registered>() -> Self {
-        Self { name: U::NAME, open: |arguments| Ok(Box::new(decode::<U>(arguments)?)) }
+        Self { name: U::NAME, open: |arguments| Ok(decode::<U>(arguments)?.erase()) }
     }
 }
 
 inventory::collect!(UdfEntry);
 
-/// A UDF with its type erased.
-pub trait AnyUdf: Send + Sync {
-    /// See [`Udf::output`].
-    ///
-    /// # Errors
-    /// As there.
+/// A [`Udf`] with its type erased.
+pub(super) trait AnyUdf: Send + Sync {
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
 
-    /// See [`Udf::start`]. The replica borrows nothing: it keeps the UDF's arguments.
-    ///
-    /// # Errors
-    /// As there.
+    /// The replica borrows nothing: it keeps the UDF's arguments.
     fn start(self: Box<Self>, cx: &mut Start) -> UdfResult<Box<dyn Replica>>;
 }
 
-/// A started UDF: arguments and state.
-pub trait Replica {
-    /// See [`Udf::run`].
-    ///
-    /// # Errors
-    /// As there; also a result of another length or dtype than promised is caught by the caller.
+/// A started [`Udf`]: arguments and state.
+pub(super) trait Replica {
     fn run(&mut self, batch: &Batch) -> UdfResult<Column>;
+
+    fn stop(self: Box<Self>, cx: &Context) -> UdfResult<()>;
 }
 
-struct Started<U: Udf> {
+struct Started<U, S> {
     // Dropped before the arguments, which it may have been built from.
-    state: U::State,
+    state: S,
     udf: U,
 }
 
@@ -71,28 +106,93 @@ impl<U: Udf> AnyUdf for U {
     }
 }
 
-impl<U: Udf> Replica for Started<U> {
+impl<U: Udf> Replica for Started<U, U::State> {
     fn run(&mut self, batch: &Batch) -> UdfResult<Column> {
         self.udf.run(&mut self.state, batch)
+    }
+
+    fn stop(self: Box<Self>, cx: &Context) -> UdfResult<()> {
+        self.udf.stop(self.state, cx)
+    }
+}
+
+/// An [`AsyncUdf`] with its type erased.
+pub(super) trait AnyAsyncUdf: Send + Sync {
+    fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
+
+    fn start<'a>(self: Box<Self>, cx: &'a mut Start) -> LocalBoxFuture<'a, UdfResult<Rc<dyn AsyncReplica>>>;
+}
+
+/// A started [`AsyncUdf`].
+pub(super) trait AsyncReplica {
+    fn run(self: Rc<Self>, batch: Batch) -> LocalBoxFuture<'static, UdfResult<Column>>;
+
+    /// Does nothing while a call holds on to the replica.
+    fn stop<'a>(self: Rc<Self>, cx: &'a Context) -> LocalBoxFuture<'a, UdfResult<()>>;
+}
+
+impl<U: AsyncUdf> AnyAsyncUdf for U {
+    fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+        AsyncUdf::output(self, inputs)
+    }
+
+    fn start<'a>(self: Box<Self>, cx: &'a mut Start) -> LocalBoxFuture<'a, UdfResult<Rc<dyn AsyncReplica>>> {
+        let start = async move {
+            let state = AsyncUdf::start(&*self, cx).await?;
+            Ok(Rc::new(Started { state, udf: *self }) as Rc<dyn AsyncReplica>)
+        };
+        start.boxed_local()
+    }
+}
+
+impl<U: AsyncUdf> AsyncReplica for Started<U, U::State> {
+    fn run(self: Rc<Self>, batch: Batch) -> LocalBoxFuture<'static, UdfResult<Column>> {
+        let run = async move {
+            // Rows take their places themselves.
+            let _place = if U::BY_ROW { None } else { Some(batch.slots().acquire().await?) };
+            self.udf.run(&self.state, &batch).await
+        };
+        run.boxed_local()
+    }
+
+    fn stop<'a>(self: Rc<Self>, cx: &'a Context) -> LocalBoxFuture<'a, UdfResult<()>> {
+        let stop = async move {
+            match Rc::try_unwrap(self) {
+                Ok(Self { state, udf }) => udf.stop(state, cx).await,
+                Err(_) => Ok(()),
+            }
+        };
+        stop.boxed_local()
     }
 }
 
 /// Starts a replica; a panic in the author's code is an error with its text.
-pub(crate) fn start_fenced(name: &str, arguments: &[u8], cx: &mut Start) -> UdfResult<Box<dyn Replica>> {
-    let udf = cx.decoding(|| open(name, arguments))?;
-    catch(|| udf.start(cx)).unwrap_or_else(|panic| Err(UdfError::new(format!("start panicked: {panic}"))))
+pub(super) fn start_fenced(name: &str, arguments: &[u8], cx: &mut Start) -> UdfResult<Box<dyn Replica>> {
+    match cx.decoding(|| open(name, arguments))?.0 {
+        Kind::Batches(udf) => catch(|| udf.start(cx)).unwrap_or_else(|panic| Err(panicked_in("start ", panic))),
+        Kind::Async(_) | Kind::Aggregate(_) => Err(UdfError::new("it is no UDF over batches")),
+    }
 }
 
 /// Runs one batch; a result of the wrong length is an error. A replica that panicked is dropped: what the panic left of it
 /// is not trusted.
-pub(crate) fn run_fenced(replica: &mut Option<Box<dyn Replica>>, batch: &Batch) -> UdfResult<Column> {
+pub(super) fn run_fenced(replica: &mut Option<Box<dyn Replica>>, batch: &Batch) -> UdfResult<Column> {
     let started = replica.as_mut().ok_or_else(|| UdfError::new("the replica broke in an earlier batch"))?;
     let column = catch(|| started.run(batch)).unwrap_or_else(|panic| {
         *replica = None;
-        Err(UdfError::new(format!("panicked: {panic}")))
+        Err(panicked_in("", panic))
     })?;
-    if column.len() != batch.height() {
-        let (got, want) = (column.len(), batch.height());
+    as_high_as(column, batch.height())
+}
+
+pub(super) fn panicked_in(place: &str, panic: impl std::fmt::Display) -> UdfError {
+    UdfError::new(format!("{place}panicked: {panic}"))
+}
+
+/// The column, if it has a row for each row.
+pub(super) fn as_high_as(column: Column, want: usize) -> UdfResult<Column> {
+    if column.len() != want {
+        let got = column.len();
         return Err(UdfError::new(format!(
             "it returned {got} rows for a batch of {want}; a UDF returns one row per row"
         )));
@@ -118,11 +218,13 @@ pub(crate) fn conform(column: Column, dtype: &DataType) -> UdfResult<Column> {
     }
 }
 
-type Table = BTreeMap<&'static str, Result<fn(&[u8]) -> UdfResult<Box<dyn AnyUdf>>, UdfError>>;
+type Table = BTreeMap<&'static str, Result<fn(&[u8]) -> UdfResult<Erased>, UdfError>>;
 
-static TABLE: LazyLock<Table> = LazyLock::new(|| {
+static TABLE: LazyLock<Table> = LazyLock::new(|| table(inventory::iter::<UdfEntry>));
+
+fn table(entries: impl IntoIterator<Item = &'static UdfEntry>) -> Table {
     let mut table = Table::new();
-    for entry in inventory::iter::<UdfEntry> {
+    for entry in entries {
         match table.entry(entry.name) {
             Entry::Vacant(slot) => {
                 slot.insert(Ok(entry.open));
@@ -137,11 +239,37 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
         }
     }
     table
-});
+}
+
+impl Erased {
+    pub(super) fn kind(self) -> Kind {
+        self.0
+    }
+
+    pub(super) fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+        match &self.0 {
+            Kind::Batches(udf) => udf.output(inputs),
+            Kind::Async(udf) => udf.output(inputs),
+            Kind::Aggregate(udf) => udf.output(inputs),
+        }
+    }
+
+    pub(super) fn is_async(&self) -> bool {
+        matches!(self.0, Kind::Async(_))
+    }
+
+    pub(super) fn is_aggregate(&self) -> bool {
+        matches!(self.0, Kind::Aggregate(_))
+    }
+}
 
 /// The UDF of that name, with its arguments decoded.
-pub(crate) fn open(name: &str, arguments: &[u8]) -> UdfResult<Box<dyn AnyUdf>> {
-    let open = TABLE.get(name).ok_or_else(|| {
+pub(super) fn open(name: &str, arguments: &[u8]) -> UdfResult<Erased> {
+    open_in(&TABLE, name, arguments)
+}
+
+fn open_in(table: &Table, name: &str, arguments: &[u8]) -> UdfResult<Erased> {
+    let open = table.get(name).ok_or_else(|| {
         UdfError::new(format!(
             "no UDF {name:?} is registered in this program; put #[regatta::udf] on its impl, and link the crate that holds it"
         ))
@@ -152,4 +280,22 @@ pub(crate) fn open(name: &str, arguments: &[u8]) -> UdfResult<Box<dyn AnyUdf>> {
 /// The names of all registered UDFs, sorted. Two programs can share a cluster only if these agree.
 pub(crate) fn registered() -> Vec<&'static str> {
     TABLE.keys().copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static ONE: UdfEntry = UdfEntry { name: "keel", open: |_| Err(UdfError::new("opened")) };
+    static TWO: UdfEntry = UdfEntry { name: "keel", open: |_| Err(UdfError::new("opened another")) };
+
+    #[test]
+    fn a_name_that_is_missing_or_there_twice_is_an_error_that_names_it() {
+        let text = |table: &Table, name| open_in(table, name, &[]).unwrap_err().to_string();
+        assert_eq!(text(&table([&ONE]), "keel"), "opened");
+        let missing = text(&table([&ONE]), "mast");
+        assert!(missing.contains("no UDF \"mast\"") && missing.contains("#[regatta::udf]"), "{missing}");
+        let twice = text(&table([&ONE, &TWO]), "keel");
+        assert!(twice.contains("two UDFs") && twice.contains("\"keel\"") && twice.contains("name = "), "{twice}");
+    }
 }

@@ -3,10 +3,11 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
-use polars::prelude::{Column, DataType};
+use polars::prelude::{Column, DataFrame, DataType};
 use serde::{Deserialize, Serialize};
 
-use super::{PoolOptions, UdfError, UdfResult};
+use super::thread::Reply;
+use super::{Metrics, PoolOptions, UdfError, UdfResult};
 
 /// What becomes of rows for which a UDF fails, after the last retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -33,7 +34,6 @@ pub(crate) struct Call {
 
 impl Call {
     /// The only attempt of a call that may take as long as it wants.
-    #[cfg(test)]
     pub(crate) const ONCE: Self = Self { attempt: 1, on_error: OnError::Raise, timeout: None };
 }
 
@@ -73,13 +73,49 @@ impl<'a> Retry<'a> {
     }
 
     /// The last attempt has failed: what the policy makes of the batch.
-    pub(crate) fn settle(&self, udf: &str, error: UdfError, rows: usize, dtype: &DataType) -> UdfResult<Column> {
+    pub(crate) fn settle(&self, udf: &str, error: UdfError, rows: usize, dtype: &DataType) -> UdfResult<Reply> {
         match self.options.on_error {
             OnError::Raise => return Err(error),
             OnError::Log => tracing::warn!(udf, rows, attempts = self.attempt, %error, "a failed batch becomes nulls"),
             OnError::Null => (),
         }
-        Ok(Column::full_null("".into(), rows, dtype))
+        Ok(Reply { column: Column::full_null("".into(), rows, dtype), metrics: Metrics::default() })
+    }
+}
+
+/// Deaths of replicas that ran the same batch.
+#[derive(Debug, Default)]
+pub(crate) struct Deaths(usize);
+
+/// So many, and the batch is what kills them.
+const DEADLY: usize = 2;
+
+impl Deaths {
+    /// A replica has died with this batch, which is no failure of the UDF: the batch goes to another replica, unless it has
+    /// killed enough of them. Then the error names it.
+    pub(crate) fn another(&mut self, why: &str, inputs: &DataFrame) -> Option<UdfError> {
+        self.0 += 1;
+        (self.0 >= DEADLY).then(|| {
+            let (rows, first) = (inputs.height(), first_row(inputs));
+            UdfError::new(format!(
+                "a batch of {rows} rows has ended {} replicas and is not tried again; its first row is {first}. The last one {why}",
+                self.0
+            ))
+        })
+    }
+}
+
+/// The longest first row that an error shows.
+const SHOWN: usize = 200;
+
+fn first_row(inputs: &DataFrame) -> String {
+    let value = |column: &Column| {
+        format!("{}: {}", column.name(), column.get(0).map_or_else(|_| "-".to_owned(), |v| v.to_string()))
+    };
+    let row = inputs.columns().iter().map(value).collect::<Vec<_>>().join(", ");
+    match row.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{{{}...}}", &row[..end]),
+        None => format!("{{{row}}}"),
     }
 }
 
@@ -107,6 +143,19 @@ mod tests {
         }
         assert_eq!(retry.call(), Call { attempt: 13, on_error: OnError::Null, timeout: None });
         assert_eq!(retry.failed(&error), None);
+    }
+
+    #[test]
+    fn the_second_death_with_a_batch_names_the_batch() {
+        let inputs = polars::prelude::df!["file" => ["a.png", "b.png"], "n" => [7, 8]].unwrap();
+        let mut deaths = Deaths::default();
+        assert_eq!(deaths.another("was killed", &inputs), None);
+        let text = deaths.another("was killed", &inputs).unwrap().to_string();
+        for part in ["a batch of 2 rows", "2 replicas", "file: \"a.png\", n: 7", "was killed"] {
+            assert!(text.contains(part), "{part} is missing in: {text}");
+        }
+        let long = polars::prelude::df!["text" => ["é".repeat(1000)]].unwrap();
+        assert!(first_row(&long).chars().count() < SHOWN + 10);
     }
 
     #[test]

@@ -8,6 +8,8 @@ const CREDITS: usize = 2;
 #[derive(Debug, Default)]
 pub(crate) struct Router {
     seats: Vec<Seat>,
+    /// Calls at one replica, if not [`CREDITS`].
+    credits: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -26,6 +28,11 @@ impl Seat {
 }
 
 impl Router {
+    /// For replicas that have many calls in flight.
+    pub(crate) fn with_credits(credits: Option<usize>) -> Self {
+        Self { seats: Vec::new(), credits }
+    }
+
     /// Adds a replica; its number is the count of those before it.
     pub(crate) fn add(&mut self, local: bool) {
         self.seats.push(Seat { local, gone: false, hung: false, calls: 0, rows: 0 });
@@ -34,7 +41,8 @@ impl Router {
     /// Takes a credit at the replica with the least rows under way, one of this worker first among equals; `None` while
     /// every replica has as many calls as it may.
     pub(crate) fn acquire(&mut self, rows: usize) -> Option<usize> {
-        let free = self.seats.iter_mut().enumerate().filter(|(_, seat)| seat.is_there() && seat.calls < CREDITS);
+        let credits = self.credits.unwrap_or(CREDITS);
+        let free = self.seats.iter_mut().enumerate().filter(|(_, seat)| seat.is_there() && seat.calls < credits);
         let (index, seat) = free.min_by_key(|(index, seat)| (seat.rows, !seat.local, *index))?;
         seat.calls += 1;
         seat.rows += rows;

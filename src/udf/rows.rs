@@ -4,8 +4,11 @@
 //! by what the attribute makes.
 
 use arrow::array::ArrayRef;
+use futures_util::stream::{self, StreamExt};
 use polars::prelude::*;
-use polars_arrow::array::{BooleanArray, PrimitiveArray, StaticArray, Utf8ViewArray};
+use polars_arrow::array::{BooleanArray, ListArray, PrimitiveArray, StaticArray, Utf8ViewArray};
+use polars_arrow::bitmap::Bitmap;
+use polars_arrow::offset::Offsets;
 
 use super::{Batch, OnError, UdfError, UdfResult, column_from_arrow, column_to_arrow};
 
@@ -38,7 +41,7 @@ pub trait Argument<'a>: Sized {
 #[diagnostic::on_unimplemented(
     message = "a row-wise UDF cannot return `{Self}`",
     label = "not a value of a column",
-    note = "it returns bool, i8, i16, i32, i64, u32, u64, f32, f64, &str or String, an Option of one, or a Result of either",
+    note = "it returns bool, i8, i16, i32, i64, u32, u64, f32, f64, &str or String, a Vec or an Option of one, or a Result of either",
     note = "for other dtypes return a whole column: take &Series and write #[regatta::udf(dtype = DataType::...)]"
 )]
 pub trait Answer: Sized {
@@ -147,6 +150,66 @@ answers! {
     f64 => Float64Chunked, Float64;
     &'a str => StringChunked, String, 'a;
     String => StringChunked, String;
+}
+
+impl<T: Value> Value for Vec<T> {
+    fn dtype() -> DataType {
+        DataType::List(Box::new(T::dtype()))
+    }
+
+    fn collect(values: impl Iterator<Item = Option<Self>>) -> Column {
+        let (mut flat, mut lengths, mut valid) = (Vec::new(), Vec::new(), Vec::new());
+        for value in values {
+            valid.push(value.is_some());
+            let before = flat.len();
+            flat.extend(value.into_iter().flatten().map(Some));
+            lengths.push(flat.len() - before);
+        }
+        let inner = T::collect(flat.into_iter()).take_materialized_series().rechunk();
+        let validity = valid.contains(&false).then(|| valid.into_iter().collect());
+        lists(&inner, &lengths, validity)
+    }
+}
+
+impl<T: Value> Answer for Vec<T> {
+    type Value = Self;
+
+    fn answer(self) -> UdfResult<Option<Self>> {
+        Ok(Some(self))
+    }
+}
+
+impl<T: Value> Answer for Option<Vec<T>> {
+    type Value = Vec<T>;
+
+    fn answer(self) -> UdfResult<Self> {
+        Ok(self)
+    }
+}
+
+impl<T: Value, E: Into<UdfError>> Answer for Result<Vec<T>, E> {
+    type Value = Vec<T>;
+
+    fn answer(self) -> UdfResult<Option<Vec<T>>> {
+        self.map(Some).map_err(Into::into)
+    }
+}
+
+impl<T: Value, E: Into<UdfError>> Answer for Result<Option<Vec<T>>, E> {
+    type Value = Vec<T>;
+
+    fn answer(self) -> UdfResult<Option<Vec<T>>> {
+        self.map_err(Into::into)
+    }
+}
+
+fn lists(inner: &Series, lengths: &[usize], validity: Option<Bitmap>) -> Column {
+    let offsets =
+        Offsets::<i64>::try_from_lengths(lengths.iter().copied()).expect("they add up to the length of a Vec");
+    let values = inner.chunks()[0].clone();
+    let dtype = ListArray::<i64>::default_datatype(values.dtype().clone());
+    let array = ListArray::new(dtype, offsets.into(), values, validity).boxed();
+    Series::from_arrow("".into(), array).expect("lists of a column of Polars are one").into()
 }
 
 arguments! {
@@ -258,26 +321,84 @@ impl<'a, T: Argument<'a>> Values<'a, T> {
 /// # Errors
 /// The first of the function's own, with its row, unless rows that fail are to be null.
 pub fn map<R: Answer>(udf: &str, batch: &Batch, mut call: impl FnMut(usize) -> Option<R>) -> UdfResult<Column> {
-    let policy = batch.on_error();
-    let mut failed = None;
-    let mut failures = 0;
-    let rows = (0..batch.height()).map_while(|row| match call(row).map_or(Ok(None), R::answer) {
-        Ok(value) => Some(value),
-        Err(error) => {
-            failures += 1;
-            failed.get_or_insert_with(|| error.within(format!("row {row} of a batch of {}", batch.height())));
-            (policy != OnError::Raise).then_some(None)
-        }
-    });
+    let mut failures = Failures::new(batch);
+    let rows = (0..batch.height()).map_while(|row| failures.pass(row, call(row).map_or(Ok(None), R::answer)));
     let column = R::Value::collect(rows);
-    match failed {
-        Some(error) if policy == OnError::Raise => return Err(error),
-        Some(error) if policy == OnError::Log => {
-            tracing::warn!(udf, rows = batch.height(), failures, %error, "rows that failed become null; this is the first");
-        }
-        _ => (),
-    }
+    failures.settle(udf)?;
     Ok(column)
+}
+
+/// [`map`] for an async function: as many rows at once as its replica may have in flight.
+///
+/// # Errors
+/// As there.
+pub async fn map_async<R: Answer, F: Future<Output = R>>(
+    udf: &str,
+    batch: &Batch,
+    call: impl Fn(usize) -> Option<F>,
+) -> UdfResult<Column> {
+    let mut failures = Failures::new(batch);
+    let answer = async |row| match call(row) {
+        None => Ok(None),
+        Some(answer) => {
+            let _place = batch.slots().acquire().await?;
+            answer.await.answer()
+        }
+    };
+    let mut answers =
+        stream::iter(0..batch.height()).map(answer).buffered(batch.height().clamp(1, AT_ONCE)).enumerate();
+    let mut rows = Vec::with_capacity(batch.height());
+    // After the first row that fails its batch the others are dropped.
+    while let Some((row, answer)) = answers.next().await
+        && let Some(value) = failures.pass(row, answer)
+    {
+        rows.push(value);
+    }
+    drop(answers);
+    let column = R::Value::collect(rows.into_iter());
+    failures.settle(udf)?;
+    Ok(column)
+}
+
+/// Rows of one batch whose futures exist at once; places in flight bound those that run.
+const AT_ONCE: usize = 1024;
+
+/// What becomes of rows that fail.
+struct Failures<'a> {
+    batch: &'a Batch,
+    first: Option<UdfError>,
+    count: usize,
+}
+
+impl<'a> Failures<'a> {
+    fn new(batch: &'a Batch) -> Self {
+        Self { batch, first: None, count: 0 }
+    }
+
+    /// The row's value; `None` if the batch has failed with it.
+    fn pass<T>(&mut self, row: usize, answer: UdfResult<Option<T>>) -> Option<Option<T>> {
+        match answer {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.count += 1;
+                let height = self.batch.height();
+                self.first.get_or_insert_with(|| error.within(format!("row {row} of a batch of {height}")));
+                (self.batch.on_error() != OnError::Raise).then_some(None)
+            }
+        }
+    }
+
+    fn settle(self, udf: &str) -> UdfResult<()> {
+        match (self.first, self.batch.on_error()) {
+            (Some(error), OnError::Raise) => return Err(error),
+            (Some(error), OnError::Log) => {
+                let (rows, failures) = (self.batch.height(), self.count);
+                tracing::warn!(udf, rows, failures, %error, "rows that failed become null; this is the first");
+            }
+            _ => (),
+        }
+        Ok(())
+    }
 }
 
 /// What a batch-wise function takes a reference to, and returns: `Series`, `Column`, or arrow-rs' `ArrayRef`.
@@ -340,11 +461,11 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::udf::{Call, PoolOptions, Retry};
+    use crate::udf::{PoolOptions, Retry};
 
     #[test]
     fn the_row_that_failed_is_named_and_none_after_it_is_called() {
-        let batch = Batch::new(df!["n" => [Some(1i64), None, Some(3), Some(4)]].unwrap(), Call::ONCE);
+        let batch = Batch::once(df!["n" => [Some(1i64), None, Some(3), Some(4)]].unwrap());
         let inputs = Inputs::new(&batch);
         let numbers = inputs.values::<i64>(0).unwrap();
         let mut called = Vec::new();
@@ -374,7 +495,7 @@ mod tests {
     #[test]
     fn rows_that_become_null_are_logged_once_for_each_batch_with_udf_rows_and_error() {
         let options = PoolOptions { on_error: OnError::Log, ..PoolOptions::default() };
-        let batch = Batch::new(df!["n" => [1i64, 2, 3]].unwrap(), Retry::new(&options).call());
+        let batch = Batch::tried(df!["n" => [1i64, 2, 3]].unwrap(), Retry::new(&options).call());
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(|| ToLog).finish();
         let call = |row| Some(if row == 0 { Ok(0i64) } else { Err(UdfError::new(format!("no {row}"))) });
         let column = tracing::subscriber::with_default(subscriber, || map("doubtful", &batch, call)).unwrap();

@@ -1,104 +1,172 @@
 //! A replica on a thread of its own: the author's code blocks nobody else, and a call that hangs can be left behind.
 
-use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+mod calls;
+mod life;
 
-use polars::prelude::Column;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io, thread};
 
+use polars::prelude::{Column, DataFrame};
+use tokio::sync::{mpsc, oneshot};
+
+pub(super) use life::log_stop;
+
+use super::context::Seat;
+use super::registry::{Kind, open};
+use super::{Call, Metrics, PoolOptions, UdfError, UdfResult};
 use crate::actor::Directory;
+use crate::os;
 
-use super::registry::{run_fenced, start_fenced};
-use super::{Batch, Replica, Start, UdfError, UdfResult};
-
-/// How often a replica that panicked is started again.
+/// How often a replica that panicked or died is started again.
 const RESTARTS: usize = 4;
+/// What a replica that ends overdue calls itself is given to do so, beyond their time.
+const GRACE: Duration = Duration::from_secs(2);
 
-/// Calls to a replica, run one after the other. The thread ends, and drops the state, after the last handle is gone.
+/// What a replica is.
+pub(crate) struct ReplicaSpec {
+    pub(crate) udf: String,
+    pub(crate) arguments: Vec<u8>,
+    pub(crate) options: PoolOptions,
+    pub(crate) seat: Seat,
+    /// How it finds actors.
+    pub(crate) directory: Directory,
+}
+
+/// What a replica says of itself, from its thread.
+#[derive(Debug)]
+pub(crate) enum Said<'a> {
+    Progress(&'a str),
+    /// How `start` ended, once.
+    Started(UdfResult<()>),
+    /// It has ended in order: what is left to report.
+    Stopped(Metrics),
+}
+
+type Tell = Box<dyn FnMut(Said<'_>) + Send>;
+
+/// What a UDF has made of a batch.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) column: Column,
+    pub(crate) metrics: Metrics,
+}
+
+/// Why there is no reply.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The UDF failed.
+    Failed(UdfError),
+    /// The batch took its replica's process with it, or was there when that died.
+    Died(String),
+}
+
+impl From<UdfError> for Fault {
+    fn from(error: UdfError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Calls to a replica. The thread ends, and drops the state, after the last handle is gone.
 #[derive(Debug, Clone)]
 pub(crate) struct ReplicaThread {
     // Bounded by who calls: an actor by its mailbox's places, an in-place call by waiting for its result.
-    calls: Sender<Call>,
+    jobs: mpsc::UnboundedSender<Job>,
+    ends_calls: bool,
 }
 
-struct Call {
-    batch: Batch,
-    /// Told when the call begins; false if nobody wants it any more.
-    began: Box<dyn FnOnce() -> bool + Send>,
-    done: Box<dyn FnOnce(UdfResult<Column>) + Send>,
+/// The asker's side of a call: the call is wanted while this lives.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    _asker: oneshot::Sender<()>,
+}
+
+struct Job {
+    inputs: DataFrame,
+    call: Call,
+    /// Closed when nobody wants the call any more.
+    asker: oneshot::Receiver<()>,
+    began: Box<dyn FnOnce() + Send>,
+    done: Box<dyn FnOnce(Result<Reply, Fault>) + Send>,
+}
+
+impl Job {
+    fn is_wanted(&mut self) -> bool {
+        is_wanted(&mut self.asker)
+    }
+}
+
+fn is_wanted(asker: &mut oneshot::Receiver<()>) -> bool {
+    !matches!(asker.try_recv(), Err(oneshot::error::TryRecvError::Closed))
 }
 
 impl ReplicaThread {
-    /// Starts the thread, and the replica on it; `started` hears how that ended.
-    pub(crate) fn start(
-        name: &str,
-        arguments: &[u8],
-        rank: usize,
-        directory: Directory,
-        progress: impl FnMut(&str) + Send + 'static,
-        started: impl FnOnce(UdfResult<()>) + Send + 'static,
-    ) -> io::Result<Self> {
-        let (calls, inbox) = channel();
-        let (udf, arguments) = (name.to_owned(), arguments.to_vec());
-        thread::Builder::new().name(format!("udf {name}")).spawn(move || {
-            let replica = match start_fenced(&udf, &arguments, &mut Start::new(rank, directory.clone(), progress)) {
-                Ok(replica) => Some(replica),
-                Err(error) => return started(Err(error)),
+    /// Starts the thread, and the replica on it.
+    ///
+    /// # Errors
+    /// There is no such UDF, or no thread.
+    pub(crate) fn start(spec: ReplicaSpec, mut tell: impl FnMut(Said<'_>) + Send + 'static) -> UdfResult<Self> {
+        let (jobs, inbox) = mpsc::unbounded_channel();
+        let udf = open(&spec.udf, &spec.arguments)?;
+        let ends_calls = spec.options.isolated || udf.is_async();
+        thread::Builder::new().name(format!("udf {}", spec.udf)).spawn(move || {
+            let (query, stage) = spec.seat.replica.map(|(query, stage, _)| (query.0, stage.0)).unzip();
+            let _span = tracing::info_span!("replica", udf = spec.udf, query, stage, rank = spec.seat.rank).entered();
+            let folder = match Folder::new(&spec.seat.scratch) {
+                Ok(folder) => folder,
+                Err(error) => {
+                    let text = format!("no scratch folder in {}: {error}", spec.seat.scratch.display());
+                    return tell(Said::Started(Err(UdfError::new(text))));
+                }
             };
-            started(Ok(()));
-            Seat { udf, arguments, rank, directory, replica, restarts: 0, last_panic: String::new() }.serve(&inbox);
+            let seat = Arc::new(Seat { scratch: folder.path.clone(), ..spec.seat.clone() });
+            match udf.kind() {
+                Kind::Async(_) => calls::live(spec, seat, inbox, Box::new(tell)),
+                Kind::Batches(_) => life::live(spec, seat, inbox, Box::new(tell)),
+                Kind::Aggregate(_) => tell(Said::Started(Err(UdfError::new("an aggregation has no replicas")))),
+            }
         })?;
-        Ok(Self { calls })
+        Ok(Self { jobs, ends_calls })
     }
 
-    /// Puts a call behind those that wait. Both are called on the replica's thread, or dropped if it has ended.
+    /// Puts a call behind those that wait. `began` and `done` are called on the replica's thread, or dropped if it has ended.
     pub(crate) fn run(
         &self,
-        batch: Batch,
-        began: impl FnOnce() -> bool + Send + 'static,
-        done: impl FnOnce(UdfResult<Column>) + Send + 'static,
-    ) {
+        inputs: DataFrame,
+        call: Call,
+        began: impl FnOnce() + Send + 'static,
+        done: impl FnOnce(Result<Reply, Fault>) + Send + 'static,
+    ) -> Wanted {
+        let (wanted, asker) = oneshot::channel();
         // The thread ends early only where `start` failed, and its caller has heard that.
-        let _ = self.calls.send(Call { batch, began: Box::new(began), done: Box::new(done) });
+        let _ = self.jobs.send(Job { inputs, call, asker, began: Box::new(began), done: Box::new(done) });
+        Wanted { _asker: wanted }
+    }
+
+    /// How long after it began a call counts as hung. A replica that ends overdue calls itself is given time to do so.
+    pub(crate) fn patience(&self, call: &Call) -> Option<Duration> {
+        let grace = if self.ends_calls { GRACE } else { Duration::ZERO };
+        call.timeout.map(|limit| limit.saturating_add(grace))
     }
 }
 
-struct Seat {
-    udf: String,
-    arguments: Vec<u8>,
-    rank: usize,
-    directory: Directory,
-    /// `None` after a panic: what the panic left is not trusted.
-    replica: Option<Box<dyn Replica>>,
-    restarts: usize,
-    last_panic: String,
+/// A replica's own folder.
+struct Folder {
+    path: PathBuf,
 }
 
-impl Seat {
-    fn serve(&mut self, inbox: &Receiver<Call>) {
-        while let Ok(Call { batch, began, done }) = inbox.recv() {
-            if began() {
-                done(self.run(&batch));
-            }
-        }
+impl Folder {
+    fn new(scratch: &Path) -> io::Result<Self> {
+        let path = scratch.join(format!("replica-{:016x}", os::random()));
+        os::private_folder(&path)?;
+        Ok(Self { path })
     }
+}
 
-    fn run(&mut self, batch: &Batch) -> UdfResult<Column> {
-        if self.replica.is_none() {
-            if self.restarts == RESTARTS {
-                let (times, last) = (RESTARTS + 1, &self.last_panic);
-                let text =
-                    format!("the replica panicked {times} times and is not started again; the last time it {last}");
-                return Err(UdfError::new(text));
-            }
-            self.restarts += 1;
-            let mut cx = Start::new(self.rank, self.directory.clone(), |_| ());
-            self.replica = Some(start_fenced(&self.udf, &self.arguments, &mut cx)?);
-        }
-        let result = run_fenced(&mut self.replica, batch);
-        if let (None, Err(panic)) = (&self.replica, &result) {
-            self.last_panic = panic.to_string();
-        }
-        result
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed goes with its cluster's folder.
+        let _ = fs::remove_dir_all(&self.path);
     }
 }

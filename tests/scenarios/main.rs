@@ -1,6 +1,8 @@
 //! What must hold beside right answers, each test named for it. On real processes over real QUIC.
 
 mod actors;
+mod asyncs;
+mod contexts;
 mod endings;
 mod errors;
 mod frames;
@@ -10,6 +12,7 @@ mod placement;
 mod retries;
 mod runtimes;
 mod scaling;
+mod shapes;
 mod sinks;
 mod structs;
 mod udfs;

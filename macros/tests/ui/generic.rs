@@ -25,4 +25,15 @@ struct Scale<T>(T);
 #[regatta::udf]
 impl<T> Udf for Scale<T> {}
 
+#[regatta::udf(types(Loud))]
+impl Udf for Loud {}
+
+#[regatta::udf(name = "scale", types(Scale<f32>, Scale<f64>))]
+impl<T> Udf for Scale<T> {}
+
+#[regatta::udf(types(i64))]
+fn twice(x: i64) -> i64 {
+    2 * x
+}
+
 fn main() {}

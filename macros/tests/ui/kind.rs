@@ -1,11 +1,6 @@
 extern crate regatta_macros as regatta;
 
 #[regatta::udf]
-async fn later(x: i64) -> i64 {
-    x
-}
-
-#[regatta::udf]
 unsafe fn trusting(x: i64) -> i64 {
     x
 }

@@ -218,7 +218,8 @@ impl Core {
         let pool = &mut query.stages[stage].pools[step];
         pool.replicas.push(Replica { grant, state: ReplicaState::Starting, since: now, progress: None, idle: None });
         pool.alive += 1;
-        self.timers.insert((now + self.settings.ready_timeout, Timer::Ready(replica)));
+        let timeout = self.ready_timeout(replica.pool);
+        self.timers.insert((now + timeout, Timer::Ready(replica)));
         actions.push(Action::StartReplica { worker, replica, devices });
     }
 }

@@ -1,7 +1,7 @@
 //! Replicas: ready, failed, late, idle, let go.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Action, Core};
 use crate::error::{PoolError, PoolFailure};
@@ -50,7 +50,7 @@ impl Core {
 
     /// A pool without a ready replica after the time-out fails its query; where some are ready, the others are given up.
     pub(super) fn check_ready(&mut self, id: ReplicaId, now: Instant, actions: &mut Vec<Action>) {
-        let timeout = self.settings.ready_timeout;
+        let timeout = self.ready_timeout(id.pool);
         let Some(replica) = self.replica(id).filter(|r| r.state == ReplicaState::Starting) else { return };
         let (worker, progress) = (replica.grant.worker.to_string(), replica.progress.clone());
         if self.pool_mut(id.pool).is_some_and(|pool| pool.ready().next().is_some()) {
@@ -59,6 +59,13 @@ impl Core {
             let cause = PoolFailure::NotReady { rank: id.rank, worker, timeout, progress };
             self.fail_pool(id, cause, now, actions);
         }
+    }
+
+    /// How long the replicas of a pool may take to become ready.
+    pub(super) fn ready_timeout(&self, id: PoolId) -> Duration {
+        let stage = self.queries.get(&id.query).and_then(|query| query.spec.stages.get(id.stage.0 as usize));
+        let pool = stage.and_then(|stage| stage.pools.get(id.step as usize));
+        pool.and_then(|pool| pool.ready_timeout).unwrap_or(self.settings.ready_timeout)
     }
 
     pub(super) fn stop_pools(&mut self, id: QueryId, stage: usize, actions: &mut Vec<Action>) {

@@ -99,7 +99,13 @@ fn stage(tasks: usize) -> StageSpec {
 }
 
 fn udf_stage(tasks: usize, cpus: f64, replicas: (usize, usize)) -> StageSpec {
-    let pool = PoolSpec { udf: "oar".to_owned(), each: Resources::cpus(cpus), least: replicas.0, most: replicas.1 };
+    let pool = PoolSpec {
+        udf: "oar".to_owned(),
+        each: Resources::cpus(cpus),
+        least: replicas.0,
+        most: replicas.1,
+        ready_timeout: None,
+    };
     StageSpec { pools: vec![pool], ..stage(tasks) }
 }
 

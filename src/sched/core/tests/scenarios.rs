@@ -18,12 +18,18 @@ fn elastic(workers: (usize, usize), each: Resources) -> Settings {
 
 fn gpu_stage(tasks: usize, gpus: f64, replicas: usize) -> StageSpec {
     let each = Resources::cpus(0.5).with_gpus(gpus, 0);
-    let pool = PoolSpec { udf: "oar".to_owned(), each, least: replicas, most: replicas };
+    let pool = PoolSpec { udf: "oar".to_owned(), each, least: replicas, most: replicas, ready_timeout: None };
     StageSpec { pools: vec![pool], ..stage(tasks) }
 }
 
 fn chained(tasks: usize, cpus: &[f64]) -> StageSpec {
-    let pool = |cpus: &f64| PoolSpec { udf: "oar".to_owned(), each: Resources::cpus(*cpus), least: 1, most: 4 };
+    let pool = |cpus: &f64| PoolSpec {
+        udf: "oar".to_owned(),
+        each: Resources::cpus(*cpus),
+        least: 1,
+        most: 4,
+        ready_timeout: None,
+    };
     StageSpec { pools: cpus.iter().map(pool).collect(), ..stage(tasks) }
 }
 
@@ -105,7 +111,7 @@ fn what_neither_a_worker_nor_one_that_could_be_added_can_hold_fails_at_once() {
         (Resources::cpus(0.5).with_gpus(50.0, 0), "50 GPU"),
         (Resources::cpus(0.5).with_memory(9 << 30), "9.0 GiB of memory"),
     ] {
-        let pool = PoolSpec { udf: "oar".to_owned(), each, least: 1, most: 1 };
+        let pool = PoolSpec { udf: "oar".to_owned(), each, least: 1, most: 1, ready_timeout: None };
         let text = failure(&play.submit(2, vec![StageSpec { pools: vec![pool], ..stage(1) }])).unwrap().to_string();
         for part in ["oar", says, "largest has 2 CPU, 1 GPU, 8.0 GiB of memory"] {
             assert!(text.contains(part), "{part} is missing: {text}");

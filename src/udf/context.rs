@@ -1,0 +1,293 @@
+//! What a UDF is handed: where it runs, where it reports, and the rows.
+
+use std::fmt;
+use std::hash::Hasher;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use polars::prelude::*;
+use regatta_remote::ActorRef;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use super::{Call, Meter, OnError, UdfError, UdfResult, arrow::column_to_arrow};
+use crate::actor::{Directory, LOOK_UP, RemoteActor};
+use crate::sched::{QueryId, ReplicaId, StageId, WorkerId};
+
+/// Where a replica runs and for whom, and where it reports numbers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Context {
+    seat: Arc<Seat>,
+    metrics: Meter,
+}
+
+/// What a replica is told once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seat {
+    /// `None` where Polars calls the UDF itself.
+    pub(crate) replica: Option<(QueryId, StageId, u32)>,
+    pub(crate) worker: Option<WorkerId>,
+    pub(crate) rank: usize,
+    pub(crate) replicas: usize,
+    pub(crate) devices: Vec<u32>,
+    /// Of its worker, until the replica has made a folder of its own in it.
+    pub(crate) scratch: PathBuf,
+}
+
+impl Seat {
+    pub(crate) fn of(replica: ReplicaId, worker: WorkerId, replicas: usize, devices: Vec<u32>, scratch: &Path) -> Self {
+        let pool = replica.pool;
+        Self {
+            replica: Some((pool.query, pool.stage, pool.step)),
+            worker: Some(worker),
+            rank: replica.rank as usize,
+            replicas,
+            devices,
+            scratch: scratch.to_owned(),
+        }
+    }
+
+    /// A call that Polars makes itself: one replica, next to whoever calls.
+    pub(crate) fn in_place(task: Option<(QueryId, StageId, WorkerId)>, scratch: PathBuf) -> Self {
+        Self {
+            replica: task.map(|(query, stage, _)| (query, stage, u32::MAX)),
+            worker: task.map(|(_, _, worker)| worker),
+            rank: 0,
+            replicas: 1,
+            devices: Vec::new(),
+            scratch,
+        }
+    }
+}
+
+impl Context {
+    pub(super) fn new(seat: &Arc<Seat>, metrics: &Meter) -> Self {
+        Self { seat: Arc::clone(seat), metrics: metrics.clone() }
+    }
+
+    /// The query; `None` where Polars runs the query without a session.
+    pub fn query(&self) -> Option<QueryId> {
+        self.seat.replica.map(|(query, ..)| query)
+    }
+
+    /// The stage of the query that calls.
+    pub fn stage(&self) -> Option<StageId> {
+        self.seat.replica.map(|(_, stage, _)| stage)
+    }
+
+    /// This replica's number in its pool, from 0.
+    pub fn rank(&self) -> usize {
+        self.seat.rank
+    }
+
+    /// How many replicas the pool may have. How many there are varies while it runs.
+    pub fn replicas(&self) -> usize {
+        self.seat.replicas
+    }
+
+    /// The worker that this replica runs on.
+    pub fn worker(&self) -> Option<WorkerId> {
+        self.seat.worker
+    }
+
+    /// The GPUs that this replica was given, by their number on the worker.
+    pub fn devices(&self) -> &[u32] {
+        &self.seat.devices
+    }
+
+    /// A folder of this replica's own, removed with it.
+    pub fn scratch(&self) -> &Path {
+        &self.seat.scratch
+    }
+
+    /// A number for this replica's random choices: the same each time that the replica is started for the same query,
+    /// another one for each replica and query.
+    pub fn seed(&self) -> u64 {
+        let (query, stage, step) = self.seat.replica.unwrap_or((QueryId(0), StageId(0), 0));
+        // `DefaultHasher::new` has fixed keys.
+        let mut hasher = std::hash::DefaultHasher::new();
+        hasher.write_u64(query.0);
+        hasher.write_u32(stage.0);
+        hasher.write_u32(step);
+        hasher.write_usize(self.seat.rank);
+        hasher.finish()
+    }
+
+    /// Where to report numbers. They come back with each reply and add up in [`Run::status`](crate::Run::status).
+    ///
+    /// Each batch counts once: what an attempt has reported that failed is dropped with it, also where a whole task runs
+    /// again. What `start` and `stop` report counts for each replica that was started. Without a session nobody hears it.
+    pub fn metrics(&self) -> &Meter {
+        &self.metrics
+    }
+}
+
+/// What `start` is told, and where it reports progress.
+pub struct Start {
+    context: Context,
+    directory: Directory,
+    report: Box<dyn FnMut(&str)>,
+}
+
+impl Start {
+    pub(super) fn new(context: Context, directory: Directory, report: impl FnMut(&str) + 'static) -> Self {
+        Self { context, directory, report: Box::new(report) }
+    }
+
+    /// Where this replica runs, and for whom.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// This replica's number in its pool, from 0.
+    pub fn rank(&self) -> usize {
+        self.context.rank()
+    }
+
+    /// Where to report numbers: see [`Context::metrics`].
+    pub fn metrics(&self) -> &Meter {
+        self.context.metrics()
+    }
+
+    /// The actor of that name, as [`Session::actor`](crate::Session::actor) finds it. Keep it in the state;
+    /// [`run`](super::Udf::run) asks it by [`ask_blocking`](ActorRef::ask_blocking).
+    ///
+    /// # Errors
+    /// Nobody has the name, or an actor of another type; or Polars evaluates the call itself, outside of any session, or the
+    /// replica is [`isolated`](super::Pool::isolated).
+    pub fn actor<A: RemoteActor>(&self, name: &str) -> UdfResult<ActorRef<A>> {
+        let outside = "actors are found in replicas of a session: not where Polars evaluates the call itself, nor in isolated ones";
+        let (names, runtime) = self.directory.as_ref().ok_or_else(|| UdfError::new(outside))?.names()?;
+        let (found, result) = std::sync::mpsc::sync_channel(1);
+        let name = name.to_owned();
+        runtime.spawn(async move { found.send(names.find(&name, LOOK_UP).await) });
+        Ok(result.recv().map_err(|_| UdfError::new("the session is closed"))??)
+    }
+
+    /// Runs `decode` so that handles of actors among a UDF's arguments can be used.
+    pub(super) fn decoding<T>(&self, decode: impl FnOnce() -> T) -> T {
+        match self.directory.as_ref().and_then(|directory| directory.receiver()) {
+            Some(node) => node.decoding(decode),
+            None => decode(),
+        }
+    }
+
+    /// Says what is being done. It shows in the query's status, and the last such word stands in the error if the replica is
+    /// not ready in time.
+    pub fn progress(&mut self, doing: impl AsRef<str>) {
+        (self.report)(doing.as_ref());
+    }
+}
+
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start").field("context", &self.context).finish_non_exhaustive()
+    }
+}
+
+/// The input columns of one call, in the order in which [`Pool::on`](super::Pool::on) was given them; all of equal length.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    columns: DataFrame,
+    call: Call,
+    context: Context,
+    /// What bounds the calls of an async UDF that its replica has in flight.
+    slots: Arc<Semaphore>,
+}
+
+impl Batch {
+    pub(super) fn new(columns: DataFrame, call: Call, context: Context) -> Self {
+        Self::with_slots(columns, call, context, Arc::new(Semaphore::new(1)))
+    }
+
+    pub(super) fn with_slots(columns: DataFrame, call: Call, context: Context, slots: Arc<Semaphore>) -> Self {
+        Self { columns, call, context, slots }
+    }
+
+    /// Where this replica runs, and for whom.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Where to report numbers: see [`Context::metrics`].
+    pub fn metrics(&self) -> &Meter {
+        self.context.metrics()
+    }
+
+    /// How often this batch has been tried, with this time: from 1. More than 1 only with
+    /// [`Pool::max_retries`](super::Pool::max_retries).
+    pub fn attempt(&self) -> u32 {
+        self.call.attempt
+    }
+
+    pub(super) fn on_error(&self) -> OnError {
+        self.call.on_error
+    }
+
+    pub(super) fn slots(&self) -> &Semaphore {
+        &self.slots
+    }
+
+    /// Rows in this batch.
+    pub fn height(&self) -> usize {
+        self.columns.height()
+    }
+
+    /// The input at `index`.
+    ///
+    /// # Errors
+    /// There are fewer inputs.
+    pub fn column(&self, index: usize) -> UdfResult<&Column> {
+        self.columns.columns().get(index).ok_or_else(|| {
+            UdfError::new(format!("input {index} was read, but the UDF was called on {}", self.columns.width()))
+        })
+    }
+
+    /// All inputs as a Polars frame.
+    pub fn frame(&self) -> &DataFrame {
+        &self.columns
+    }
+
+    /// All inputs as an arrow-rs batch; buffers are shared, not copied.
+    ///
+    /// # Errors
+    /// A dtype that arrow-rs does not have (128-bit integers, objects).
+    pub fn record_batch(&self) -> UdfResult<RecordBatch> {
+        let arrays = self.columns.columns().iter().map(column_to_arrow).collect::<UdfResult<Vec<_>>>()?;
+        let names = self.columns.columns().iter().map(|c| c.name().as_str());
+        Ok(RecordBatch::try_from_iter(names.zip(arrays))?)
+    }
+}
+
+#[cfg(test)]
+impl Batch {
+    /// The only attempt at these columns.
+    pub(crate) fn once(columns: DataFrame) -> Self {
+        Self::tried(columns, Call::ONCE)
+    }
+
+    pub(super) fn tried(columns: DataFrame, call: Call) -> Self {
+        let seat = Arc::new(Seat::in_place(None, PathBuf::new()));
+        Self::new(columns, call, Context::new(&seat, &Meter::default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sched::PoolId;
+
+    #[test]
+    fn a_seed_is_the_same_for_the_same_replica_and_no_other() {
+        let context = |query, rank| {
+            let pool = PoolId { query: QueryId(query), stage: StageId(0), step: 0 };
+            let seat = Seat::of(ReplicaId { pool, rank }, WorkerId(rank), 4, Vec::new(), Path::new(""));
+            Context::new(&Arc::new(seat), &Meter::default())
+        };
+        assert_eq!(context(1, 2).seed(), context(1, 2).seed());
+        let seeds: std::collections::BTreeSet<_> =
+            (0..10).flat_map(|query| (0..10).map(move |rank| context(query, rank).seed())).collect();
+        assert_eq!(seeds.len(), 100);
+    }
+}

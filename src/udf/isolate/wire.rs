@@ -1,0 +1,156 @@
+//! What parent and child say to each other, and the files that they hand over.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use polars::prelude::*;
+use regatta_remote::{decode, encode};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::udf::{Call, Metrics, Seat, UdfError};
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum ToChild {
+    Start(StartChild),
+    Run { number: u64, call: Call },
+    Stop,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct StartChild {
+    pub(super) udf: String,
+    pub(super) arguments: Vec<u8>,
+    pub(super) seat: Seat,
+    /// Bytes that it may allocate.
+    pub(super) memory: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum FromChild {
+    Progress(String),
+    Started(Result<Metrics, UdfError>),
+    /// The result is in its file. An error says whether it was a panic.
+    Done(Result<Metrics, (UdfError, bool)>),
+    Stopped(Metrics),
+}
+
+/// The socket between them: frames of four bytes of length and a message.
+pub(super) struct Link {
+    stream: UnixStream,
+    received: Vec<u8>,
+}
+
+/// The longest message: arguments may be large, batches are in files.
+const LONGEST: usize = 1 << 30;
+const WRITE: Duration = Duration::from_secs(30);
+
+impl Link {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self { stream, received: Vec::new() }
+    }
+
+    pub(super) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
+        let bytes = encode(message).map_err(io::Error::other)?;
+        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        self.stream.set_write_timeout(Some(WRITE))?;
+        self.stream.write_all(&length.to_le_bytes())?;
+        self.stream.write_all(&bytes)
+    }
+
+    /// The next message; `None` if none came in this time.
+    pub(super) fn receive<T: DeserializeOwned>(&mut self, wait: Duration) -> io::Result<Option<T>> {
+        self.stream.set_read_timeout(Some(wait))?;
+        loop {
+            if let Some(message) = self.next()? {
+                return Ok(Some(message));
+            }
+            let mut piece = [0; 16 << 10];
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(length) => self.received.extend_from_slice(&piece[..length]),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Ok(None);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        let Some((length, rest)) = self.received.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > LONGEST {
+            return Err(io::Error::other("the other process sent what is no message"));
+        }
+        let Some(bytes) = rest.get(..length) else { return Ok(None) };
+        let message = decode(bytes).map_err(io::Error::other)?;
+        self.received.drain(..4 + length);
+        Ok(Some(message))
+    }
+}
+
+/// Writes a batch or a result into a new file.
+pub(super) fn write(path: &Path, frame: &DataFrame) -> PolarsResult<()> {
+    let mut file = BufWriter::new(File::create_new(path)?);
+    IpcWriter::new(&mut file).finish(&mut frame.clone())?;
+    Ok(file.flush()?)
+}
+
+/// Maps a batch that the parent has written; its columns are the file's pages.
+pub(super) fn map(path: &Path) -> PolarsResult<DataFrame> {
+    let reader = IpcReader::new(File::open(path)?);
+    // SAFETY: Polars has written the file, in the parent, which has then told us its name and does not change it again.
+    // Removing it leaves the mapping valid.
+    unsafe { reader.memory_mapped(Some(path.to_owned())) }.finish()
+}
+
+/// Reads a result and checks it: what comes from a process that may be broken is not trusted as a mapping would be.
+pub(super) fn read(path: &Path) -> PolarsResult<DataFrame> {
+    IpcReader::new(File::open(path)?).finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_in_order_and_their_end_is_seen() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (mut here, mut there) = (Link::new(here), Link::new(there));
+        assert!(here.receive::<String>(Duration::from_millis(1)).unwrap().is_none());
+        let long = "x".repeat(100_000);
+        let sender = std::thread::spawn({
+            let long = long.clone();
+            move || ["a", &long, "b"].map(|text| there.send(&text).unwrap())
+        });
+        for want in ["a", &long, "b"] {
+            assert_eq!(here.receive::<String>(Duration::from_secs(10)).unwrap().as_deref(), Some(want));
+        }
+        sender.join().unwrap();
+        assert!(here.receive::<String>(Duration::from_secs(10)).is_err());
+    }
+
+    #[test]
+    fn a_length_that_nothing_has_is_refused() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        there.write_all(&u32::MAX.to_le_bytes()).unwrap();
+        assert!(Link::new(here).receive::<String>(Duration::from_secs(10)).is_err());
+    }
+
+    #[test]
+    fn a_batch_that_is_mapped_outlives_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let frame =
+            df!["n" => (0..10_000i64).collect::<Vec<_>>(), "s" => vec!["longer than twelve bytes"; 10_000]].unwrap();
+        write(&path, &frame).unwrap();
+        let mapped = map(&path).unwrap();
+        let read = read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(mapped.equals(&frame) && read.equals(&frame));
+    }
+}

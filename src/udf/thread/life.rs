@@ -1,0 +1,183 @@
+//! The life of a replica that takes one batch after the other.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use polars::prelude::{Column, DataFrame};
+use regatta_remote::catch;
+use tokio::sync::mpsc;
+
+use super::{Call, Fault, Job, RESTARTS, ReplicaSpec, Reply, Said, Tell, is_wanted};
+use crate::udf::context::Seat;
+use crate::udf::isolate::{Ended, Isolated};
+use crate::udf::registry::{Replica, as_high_as, run_fenced, start_fenced};
+use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
+
+/// Starts the replica and serves its calls until nobody can call any more.
+pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::UnboundedReceiver<Job>, tell: Tell) {
+    let tell = Rc::new(RefCell::new(tell));
+    let say = |said: Said<'_>| (tell.borrow_mut())(said);
+    let mut life = Life {
+        spec,
+        seat,
+        tell: Rc::clone(&tell),
+        running: None,
+        ends: 0,
+        last: String::new(),
+        carried: Metrics::default(),
+    };
+    let started = life.start(&mut || !inbox.is_closed());
+    let failed = started.is_err();
+    say(Said::Started(started));
+    if failed {
+        return;
+    }
+    while let Some(job) = inbox.blocking_recv() {
+        let Job { inputs, call, mut asker, began, done } = job;
+        let wanted = &mut || is_wanted(&mut asker);
+        // A call whose asker is gone is not begun. To start the replica anew is not part of the call's time.
+        if wanted() {
+            let ready = life.ready(wanted);
+            began();
+            done(ready.map_err(Fault::from).and_then(|()| life.run(inputs, call, wanted)));
+        }
+    }
+    say(Said::Stopped(life.stop()));
+}
+
+enum Running {
+    Here(Box<dyn Replica>),
+    Isolated(Box<Isolated>),
+}
+
+struct Life {
+    spec: ReplicaSpec,
+    seat: Arc<Seat>,
+    tell: Rc<RefCell<Tell>>,
+    /// `None` after a panic: what the panic left is not trusted.
+    running: Option<Running>,
+    /// How often it has panicked or died, and what was said the last time.
+    ends: usize,
+    last: String,
+    /// What `start` has reported: goes with the next reply.
+    carried: Metrics,
+}
+
+impl Life {
+    fn start(&mut self, wanted: &mut dyn FnMut() -> bool) -> UdfResult<()> {
+        let tell = Rc::clone(&self.tell);
+        let progress = move |doing: &str| (tell.borrow_mut())(Said::Progress(doing));
+        let (running, metrics) = if self.spec.options.isolated {
+            let (child, metrics) = Isolated::start(&self.spec, &self.seat, &progress, wanted)?;
+            (Running::Isolated(Box::new(child)), metrics)
+        } else {
+            let meter = Meter::default();
+            let mut cx = Start::new(Context::new(&self.seat, &meter), self.spec.directory.clone(), progress);
+            (Running::Here(start_fenced(&self.spec.udf, &self.spec.arguments, &mut cx)?), meter.take())
+        };
+        self.running = Some(running);
+        self.carried.merge(&metrics);
+        Ok(())
+    }
+
+    /// Starts the replica anew if it has ended.
+    fn ready(&mut self, wanted: &mut dyn FnMut() -> bool) -> UdfResult<()> {
+        if self.running.is_some() {
+            return Ok(());
+        }
+        if self.ends > RESTARTS {
+            let (ends, last) = (self.ends, &self.last);
+            let text = format!("the replica ended {ends} times and is not started again; the last time it {last}");
+            return Err(UdfError::new(text));
+        }
+        let started = self.start(wanted);
+        if let Err(error) = &started {
+            self.ended(error.to_string());
+        }
+        started
+    }
+
+    fn run(&mut self, inputs: DataFrame, call: Call, wanted: &mut dyn FnMut() -> bool) -> Result<Reply, Fault> {
+        let (column, metrics) = match self.running.take() {
+            Some(Running::Here(replica)) => self.run_here(replica, inputs, call)?,
+            Some(Running::Isolated(child)) => self.run_isolated(child, &inputs, call, wanted)?,
+            None => return Err(UdfError::new("the replica is gone").into()),
+        };
+        let mut all = std::mem::take(&mut self.carried);
+        all.merge(&metrics);
+        Ok(Reply { column, metrics: all })
+    }
+
+    fn run_here(&mut self, replica: Box<dyn Replica>, inputs: DataFrame, call: Call) -> UdfResult<(Column, Metrics)> {
+        let meter = Meter::default();
+        let batch = Batch::new(inputs, call, Context::new(&self.seat, &meter));
+        let mut replica = Some(replica);
+        let result = run_fenced(&mut replica, &batch);
+        self.running = replica.map(Running::Here);
+        if let (None, Err(panic)) = (&self.running, &result) {
+            self.ended(panic.to_string());
+        }
+        Ok((result?, meter.take()))
+    }
+
+    fn run_isolated(
+        &mut self,
+        mut child: Box<Isolated>,
+        inputs: &DataFrame,
+        call: Call,
+        wanted: &mut dyn FnMut() -> bool,
+    ) -> Result<(Column, Metrics), Fault> {
+        match child.run(inputs, call, wanted) {
+            Ok((column, metrics)) => {
+                self.running = Some(Running::Isolated(child));
+                Ok((as_high_as(column, inputs.height())?, metrics))
+            }
+            Err(Ended::Failed(error, panicked)) => {
+                if panicked {
+                    self.ended(error.to_string());
+                } else {
+                    self.running = Some(Running::Isolated(child));
+                }
+                Err(error.into())
+            }
+            Err(Ended::Died(why)) => {
+                self.ended(why.clone());
+                Err(Fault::Died(why))
+            }
+            // Its process goes with it here; the next call has a new one.
+            Err(Ended::Late) => {
+                let limit = call.timeout.unwrap_or_default();
+                Err(UdfError::timed_out(limit, "its process was killed, and the next batch has a new one").into())
+            }
+        }
+    }
+
+    fn ended(&mut self, why: String) {
+        self.ends += 1;
+        self.last = why;
+    }
+
+    fn stop(&mut self) -> Metrics {
+        let mut metrics = std::mem::take(&mut self.carried);
+        match self.running.take() {
+            Some(Running::Here(replica)) => {
+                let meter = Meter::default();
+                let cx = Context::new(&self.seat, &meter);
+                log_stop(catch(|| replica.stop(&cx)));
+                metrics.merge(&meter.take());
+            }
+            Some(Running::Isolated(child)) => metrics.merge(&child.stop()),
+            None => (),
+        }
+        metrics
+    }
+}
+
+pub(in crate::udf) fn log_stop(stopped: Result<UdfResult<()>, String>) {
+    match stopped {
+        Ok(Ok(())) => (),
+        Ok(Err(error)) => tracing::warn!(%error, "stop failed"),
+        Err(panic) => tracing::warn!(panic, "stop panicked"),
+    }
+}
