@@ -39,7 +39,7 @@ impl FileSink {
 
     /// The folder that the sink writes into, itself or its target.
     pub(crate) fn folder(&self) -> &Path {
-        if self.is_folder { &self.target } else { self.target.parent().unwrap_or(Path::new("/")) }
+        if self.is_folder { &self.target } else { self.target.parent().unwrap_or_else(|| Path::new("/")) }
     }
 
     /// Where a query's files are until they are published: on the same file system, and of a name that scans leave out.
