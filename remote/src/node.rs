@@ -197,12 +197,11 @@ impl Node {
     /// Dropping the future cancels the transfer.
     pub async fn fetch(&self, node: NodeId, ticket: Bytes, deadline: Duration) -> Result<Fetch, FetchError> {
         let shared = self.shared();
-        let data = shared.peers.data(node).ok_or(FetchError::NotConnected(node))?;
-        let begun = shared
-            .net
-            .within(deadline, fetch(data, Ticket::Of(ticket), shared.net.clone(), Arc::clone(&shared.transfers)))
-            .await;
-        begun.unwrap_or(Err(FetchError::Deadline))
+        let begun = async {
+            let data = shared.peers.data(node).await.ok_or(FetchError::NotConnected(node))?;
+            fetch(data, Ticket::Of(ticket), shared.net.clone(), Arc::clone(&shared.transfers)).await
+        };
+        shared.net.within(deadline, begun).await.unwrap_or(Err(FetchError::Deadline))
     }
 
     /// What this node is busy with.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::{Entry, OccupiedEntry};
 use quinn::{Connection, ConnectionError};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -102,9 +103,22 @@ impl Peers {
         peer.controls.iter().rev().find(|link| link.is_open()).map(Arc::clone)
     }
 
-    /// The data connection to ask on.
-    pub(crate) fn data(&self, node: NodeId) -> Option<Connection> {
-        self.map.get(&node)?.data.last().cloned()
+    /// The data connection to ask on; `None` if the peer is not there. Its first messages can come a moment before that
+    /// connection: then this waits for it, or until the peer is lost.
+    pub(crate) async fn data(&self, node: NodeId) -> Option<Connection> {
+        let mut events = self.events(); // before the look, so that none is missed
+        loop {
+            let data = self.map.get(&node)?.data.last().cloned();
+            if data.is_some() {
+                return data;
+            }
+            let mut lost = self.lost(node)?;
+            tokio::select! {
+                biased;
+                _ = lost.wait_for(Option::is_some) => return None,
+                event = events.recv() => if event == Err(RecvError::Closed) { return None },
+            }
+        }
     }
 
     /// What is held beside a message to a node.

@@ -276,6 +276,9 @@ async fn what_nobody_takes_is_let_go(world: World) {
     let error = scene.remote(STORE).ask(Load(0, numbers(50_000)), SOON).await.unwrap_err();
     assert!(matches!(error, AskError::Busy) && !error.may_have_run(), "{error}");
     scene.remote(STORE).tell(Load(0, numbers(50_000)), SOON).await.unwrap();
+    // What comes after it, in order, is refused after it.
+    let error = scene.remote(STORE).ask(Mark(0), SOON).await.unwrap_err();
+    assert!(matches!(error, AskError::Busy), "{error}");
     eventually("let go", || scene.worker.in_hand() == InHand::default()).await;
     for _ in 0..8 {
         scene.store.gate.notify_one();
@@ -331,7 +334,7 @@ async fn a_consumer_that_leaves_frees_the_batches_of_its_stream(world: World) {
     let scene = Scene::new(&world).await;
     let mut replies = scene.remote(STORE).stream(Flow(u32::MAX, numbers(100_000)), SOON).await.unwrap();
     replies.next().await.unwrap().unwrap();
-    eventually("the window is used", || scene.head.in_hand().batches >= 3).await;
+    eventually("the window is used", || scene.head.in_hand().batches >= 2).await;
     assert!(scene.head.in_hand().batches <= 4, "more than the window");
     drop(replies);
     scene.settled().await;

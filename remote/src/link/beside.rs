@@ -167,9 +167,11 @@ impl Arrived {
         };
         let Unfetched { shared, link, manifest, .. } = &beside;
         let node = link.peer.node;
-        let data = shared.peers.data(node).ok_or(FetchError::NotConnected(node))?;
-        let ticket = data::Ticket::Beside(manifest.number);
-        let fetch = data::fetch(data, ticket, shared.net.clone(), Arc::clone(&shared.transfers));
+        let fetch = async {
+            let data = shared.peers.data(node).await.ok_or(FetchError::NotConnected(node))?;
+            let ticket = data::Ticket::Beside(manifest.number);
+            data::fetch(data, ticket, shared.net.clone(), Arc::clone(&shared.transfers)).await
+        };
         let fetch = shared.net.within(STALL, fetch).await.ok_or(FetchError::Stalled)??;
         if fetch.total() != manifest.total as u64 {
             return Err(FetchError::Protocol("not as many bytes as were announced"));
