@@ -20,12 +20,14 @@ use crate::store::encode_frame;
 pub(crate) struct Publication {
     sink: FileSink,
     staging: PathBuf,
-    /// Folders that were made for the sink, the outermost first: gone again if nothing is published.
+    /// Folders that were made for the sink, the innermost first: gone again if nothing is published.
     made: Vec<PathBuf>,
 }
 
-/// How often, and how long apart, a folder is removed into which a task may still write its last file.
-const REMOVALS: (usize, Duration) = (20, Duration::from_millis(10));
+/// How often, and how long apart, a folder is removed into which a task may still write its last file: while the query's owner
+/// waits, and then beside it.
+const AT_ONCE: (usize, Duration) = (20, Duration::from_millis(10));
+const LATER: (usize, Duration) = (300, Duration::from_millis(100));
 
 impl Publication {
     /// Makes the folder in which the files of a query are until they are published.
@@ -93,14 +95,31 @@ impl Drop for Publication {
     fn drop(&mut self) {
         // First: a task that ends from here on sees that nobody wants its files, and removes them.
         drop(fs::remove_file(self.staging.join(WANTED)));
-        let (times, apart) = REMOVALS;
+        let left = Left { staging: std::mem::take(&mut self.staging), made: std::mem::take(&mut self.made) };
+        if let Err(left) = left.remove(AT_ONCE) {
+            // Fails only if the system gives no thread: then the folders stay, without files.
+            drop(thread::Builder::new().name("regatta-unpublish".to_owned()).spawn(move || left.remove(LATER)));
+        }
+    }
+}
+
+/// What is to be removed when nothing is published, or all is.
+struct Left {
+    staging: PathBuf,
+    made: Vec<PathBuf>,
+}
+
+impl Left {
+    /// Given back if a task still writes there.
+    fn remove(self, (times, apart): (usize, Duration)) -> Result<(), Self> {
         for _ in 0..times {
             if fs::remove_dir_all(&self.staging).is_ok() || !self.staging.exists() {
-                break;
+                self.made.iter().for_each(|folder| drop(fs::remove_dir(folder)));
+                return Ok(());
             }
             thread::sleep(apart);
         }
-        self.made.iter().for_each(|folder| drop(fs::remove_dir(folder)));
+        Err(self)
     }
 }
 
