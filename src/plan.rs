@@ -42,7 +42,7 @@ pub(crate) struct QueryPlan {
     pub(crate) sink: Option<FileSink>,
 }
 
-/// In the folder of files that wait to be published: somebody is there to publish them.
+/// In the folder of files that wait to be published: somebody is there to publish them. Names the folders that were made for them.
 pub(crate) const WANTED: &str = "wanted";
 
 /// A part of the plan whose output is partitions, one for each of its splits.

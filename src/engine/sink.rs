@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use polars::prelude::*;
 use polars_plan::dsl::{SinkTarget, SinkTypeIR};
@@ -53,6 +55,8 @@ fn name(file: &Path, folder: &Path, sink: &FileSink, written: PartitionId) -> Pa
 struct AttemptFolder {
     staging: PathBuf,
     path: PathBuf,
+    /// Folders that were made for the sink. Polars makes them again if they are gone when it writes.
+    made: Vec<PathBuf>,
     kept: bool,
 }
 
@@ -60,8 +64,13 @@ impl AttemptFolder {
     fn make(sink: &FileSink, attempt: PartitionId) -> Result<Self, TaskFailure> {
         let staging = sink.staging(attempt.task.query);
         let path = staging.join(format!("{:05}-{}", attempt.task.index, attempt.attempt.0));
+        let made = match fs::read_to_string(staging.join(crate::plan::WANTED)) {
+            Ok(made) => made.split_terminator('\0').map(PathBuf::from).collect(),
+            Err(_) if staging.exists() => return Err(TaskFailure::Cancelled), // it is being removed
+            Err(_) => Vec::new(),                                             // making the folder says what is wrong
+        };
         fs::create_dir(&path).map_err(|e| failed("make the folder", &path, e))?;
-        Ok(Self { staging, path, kept: false })
+        Ok(Self { staging, path, made, kept: false })
     }
 
     fn is_wanted(&self) -> bool {
@@ -79,11 +88,21 @@ impl Drop for AttemptFolder {
             // What cannot be removed here is removed with the query's folder.
             drop(fs::remove_dir_all(&self.path));
             if !self.is_wanted() {
-                drop(fs::remove_dir(&self.staging));
+                // A writer of Polars that has not seen the end yet makes its folders again.
+                for _ in 0..AGAIN {
+                    drop(fs::remove_dir_all(&self.path));
+                    drop(fs::remove_dir(&self.staging));
+                    self.made.iter().for_each(|folder| drop(fs::remove_dir(folder)));
+                    thread::sleep(APART);
+                }
             }
         }
     }
 }
+
+/// How often, and how long apart, what nobody wants is removed.
+const AGAIN: usize = 20;
+const APART: Duration = Duration::from_millis(20);
 
 /// Lets the sink write into `folder`, and stop when the task is cancelled.
 fn redirect(

@@ -55,7 +55,8 @@ impl Publication {
             self.made = missing;
         }
         fs::create_dir(&self.staging)?;
-        fs::write(self.staging.join(WANTED), [])
+        let made: Vec<_> = self.made.iter().map(|folder| folder.to_string_lossy()).collect();
+        fs::write(self.staging.join(WANTED), made.join("\0"))
     }
 
     /// Puts the files into their places, all or, if that fails midway, none; and says which they are.
