@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::os::{self, private_folder};
-use crate::sched::QueryId;
+use crate::sched::{QueryId, WorkerId};
 use crate::store::Staging;
 
 const LOCK: &str = "lock";
@@ -64,12 +64,14 @@ impl Scratch {
     }
 
     /// Notes the staging folder of a query's sink, and says where: while that file is there, the staging folder goes with
-    /// this one.
+    /// this one, though a task that was late has made it again. Forgets those that are gone.
     ///
     /// # Errors
     /// The note cannot be written.
     pub(crate) fn note(&self, query: QueryId, staging: &Staging) -> io::Result<PathBuf> {
         let note = self.store(SINKS)?.join(format!("{:016x}", query.0));
+        let gone = noted(&self.folder).filter(|(_, staging)| !staging.folder().exists());
+        gone.for_each(|(note, _)| drop(fs::remove_file(note)));
         fs::write(&note, staging.to_text())?;
         Ok(note)
     }
@@ -83,14 +85,21 @@ impl Drop for Scratch {
     }
 }
 
+/// What the folder of a worker's partitions is called.
+pub(super) fn folder_of(worker: WorkerId) -> String {
+    format!("worker-{}", worker.0)
+}
+
 /// Removes a cluster's folder and what it names. What is left, the next start sweeps.
 fn remove(folder: &Path) {
-    for note in fs::read_dir(folder.join(SINKS)).into_iter().flatten().flatten() {
-        if let Some(staging) = fs::read_to_string(note.path()).ok().and_then(|text| Staging::from_text(&text)) {
-            drop(staging.remove());
-        }
-    }
+    noted(folder).for_each(|(_, staging)| drop(staging.remove()));
     drop(fs::remove_dir_all(folder));
+}
+
+/// The notes in a cluster's folder, and the staging folders that they name.
+fn noted(folder: &Path) -> impl Iterator<Item = (PathBuf, Staging)> {
+    let notes = fs::read_dir(folder.join(SINKS)).into_iter().flatten().flatten().map(|entry| entry.path());
+    notes.filter_map(|note| Some((note.clone(), Staging::from_text(&fs::read_to_string(note).ok()?)?)))
 }
 
 /// Removes the folders that no process holds. One that another sweep removes at the same time is no error.
@@ -133,7 +142,10 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let scratch = Scratch::create(base.path()).unwrap();
         let staging = Staging::make(base.path().join("made/staging"), true).unwrap();
+        let first = scratch.note(QueryId(6), &Staging::make(base.path().join("first"), false).unwrap()).unwrap();
+        fs::remove_dir_all(base.path().join("first")).unwrap();
         scratch.note(QueryId(7), &staging).unwrap();
+        assert!(!first.exists(), "that one is gone: there is nothing to remember");
         drop(scratch);
         assert!(!base.path().join("made").exists());
     }
