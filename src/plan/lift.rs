@@ -66,14 +66,11 @@ pub(super) fn liftable(roots: impl IntoIterator<Item = Node>, exprs: &Arena<AExp
     found.into_values().collect()
 }
 
-/// A copy of the expression in which calls are columns. Nodes may be shared with other expressions: nothing is changed in place.
-pub(super) fn with_columns_for_calls(
-    root: Node,
-    columns: &BTreeMap<usize, PlSmallStr>,
-    exprs: &mut Arena<AExpr>,
-) -> Node {
-    if let Some(name) = columns.get(&root.0) {
-        return exprs.add(AExpr::Column(name.clone()));
+/// A copy of the expression with others in the place of some nodes. Nodes may be shared with other expressions: nothing is
+/// changed in place.
+pub(super) fn replaced(root: Node, by: &BTreeMap<usize, Node>, exprs: &mut Arena<AExpr>) -> Node {
+    if let Some(other) = by.get(&root.0) {
+        return *other;
     }
     let expr = exprs.get(root).clone();
     let mut inputs = below(&expr);
@@ -82,8 +79,8 @@ pub(super) fn with_columns_for_calls(
     }
     // `inputs_rev_strict` yields them last to first, `replace_inputs` wants them first to last.
     inputs.reverse();
-    let replaced: Vec<_> = inputs.iter().map(|e| with_columns_for_calls(*e, columns, exprs)).collect();
-    if replaced == inputs { root } else { exprs.add(expr.replace_inputs(&replaced)) }
+    let others: Vec<_> = inputs.iter().map(|e| replaced(*e, by, exprs)).collect();
+    if others == inputs { root } else { exprs.add(expr.replace_inputs(&others)) }
 }
 
 /// Splits a scan whose predicate calls UDFs: those terms must not run inside the file reader, batch by batch, before
@@ -105,13 +102,13 @@ pub(super) fn take_udf_terms(scan: &mut IR, exprs: &mut Arena<AExpr>) -> Option<
 // An aggregation stays where it is: it sees its whole group.
 fn call_at(expr: &AExpr) -> Option<UdfCall> {
     match expr {
-        AExpr::AnonymousFunction { function, .. } => udf_of(function).filter(|call| !call.is_aggregate),
+        AExpr::AnonymousFunction { function, .. } => udf_of(function).filter(|call| !call.is_aggregate()),
         _ => None,
     }
 }
 
-// The inputs that are evaluated on the node's own rows, so without the inner expression of `list.eval` and its kin.
-fn below(expr: &AExpr) -> Vec<Node> {
+/// The inputs that are evaluated on the node's own rows, so without the inner expression of `list.eval` and its kin.
+pub(super) fn below(expr: &AExpr) -> Vec<Node> {
     let mut inputs = Vec::new();
     expr.inputs_rev_strict(&mut inputs);
     match expr {

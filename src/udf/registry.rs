@@ -257,10 +257,6 @@ impl Erased {
     pub(super) fn is_async(&self) -> bool {
         matches!(self.0, Kind::Async(_))
     }
-
-    pub(super) fn is_aggregate(&self) -> bool {
-        matches!(self.0, Kind::Aggregate(_))
-    }
 }
 
 /// The UDF of that name, with its arguments decoded.
