@@ -272,7 +272,8 @@ impl Cutter {
                 below,
                 OpenStep { call: call.call.clone(), inputs, output: Field::new(name.clone(), dtype), then: None },
             );
-            columns.insert(call.at.0, self.exprs.add(AExpr::Column(name)));
+            let column = self.exprs.add(AExpr::Column(name));
+            columns.extend(call.at.iter().map(|at| (*at, column)));
         }
         let rewritten: Vec<_> = ir.exprs().cloned().collect();
         let rewritten = rewritten.into_iter().map(|mut expr| {

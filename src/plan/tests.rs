@@ -274,6 +274,15 @@ fn equal_calls_are_one_step() {
     let call = same([col("a")]);
     let plan = planned(table.scan().select([(call.clone() + lit(1)).alias("x"), (call * lit(2)).alias("y")]));
     assert_eq!(plan.stages[0].steps().len(), 1, "{plan}");
+    // Made anew each time, of inputs that are computed, and where Polars itself looks for no equal expressions.
+    let call = || same([col("a") * lit(2)]);
+    let plan = planned(table.scan().filter(call().gt(lit(5)).and(call().lt(lit(9)))));
+    assert_eq!(plan.stages[0].steps().len(), 1, "{plan}");
+    let plan = planned(table.scan().filter(call().gt(same([col("a") * lit(3)]))));
+    assert_eq!(plan.stages[0].steps().len(), 2, "{plan}");
+    let batched = identity::pool().batch(7).on([col("a") * lit(2)]);
+    let plan = planned(table.scan().filter(call().gt(batched)));
+    assert_eq!(plan.stages[0].steps().len(), 2, "other options: {plan}");
 }
 
 #[test]

@@ -142,6 +142,10 @@ pub(super) fn partial(
 /// The value of what was kept of one group, in pieces, likewise.
 pub(super) fn merge(udf: &dyn AnyAggregate, kept: &DataFrame, dtype: &DataType) -> UdfResult<Column> {
     let kept = kept.columns().first().ok_or_else(|| UdfError::new("nothing was kept"))?.binary()?;
+    // Where there is no group, Polars asks all the same, for the dtype.
+    if kept.is_empty() {
+        return Ok(Column::full_null("".into(), 1, dtype));
+    }
     one_row(fenced(|| udf.merge(&mut kept.iter().flatten()))?, dtype)
 }
 

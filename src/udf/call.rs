@@ -119,6 +119,13 @@ impl UdfCall {
         Self { options, in_place: Arc::default(), ..self.clone() }
     }
 
+    /// Whether both give the same result for the same inputs: one call will do.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let parts =
+            |call: &Self| (call.name.clone(), call.arguments.clone(), call.options.clone(), call.aggregates.clone());
+        parts(self) == parts(other)
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

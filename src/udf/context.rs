@@ -228,6 +228,10 @@ impl Batch {
         self.context.attempt()
     }
 
+    pub(super) fn call(&self) -> Call {
+        self.call
+    }
+
     pub(super) fn on_error(&self) -> OnError {
         self.call.on_error
     }

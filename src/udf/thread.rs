@@ -11,6 +11,7 @@ use std::{fs, io, thread};
 use polars::prelude::{Column, DataFrame};
 use tokio::sync::{mpsc, oneshot};
 
+pub(super) use calls::fenced;
 pub(super) use life::log_stop;
 
 use super::context::Seat;
@@ -22,9 +23,10 @@ use crate::os;
 /// How often a replica that panicked or died is started again.
 const RESTARTS: usize = 4;
 /// What a replica that ends overdue calls itself is given to do so, beyond their time.
-const GRACE: Duration = Duration::from_secs(2);
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 
 /// What a replica is.
+#[derive(Clone)]
 pub(crate) struct ReplicaSpec {
     pub(crate) udf: String,
     pub(crate) arguments: Vec<u8>,
