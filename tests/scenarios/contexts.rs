@@ -113,10 +113,12 @@ fn each_row_is_reported_once_also_where_its_batch_was_tried_again() {
         let metrics = reported(&run, "reporting");
         assert_eq!((metrics.counter("rows"), metrics.counter("started")), (1000, 1));
 
-        let run = finished(session, Async.pool().replicas(2).batch(10).on([col("x")]));
-        eventually("both replicas have stopped", || reported(&run, "reporting async").counter("stopped") == 2);
-        let metrics = reported(&run, "reporting async");
-        assert_eq!((metrics.counter("rows"), metrics.counter("started")), (1000, 2));
+        for pool in [Async.pool().batch(10), Async.pool().batch(10).isolated()] {
+            let run = finished(session, pool.replicas(2).on([col("x")]));
+            eventually("both replicas have stopped", || reported(&run, "reporting async").counter("stopped") == 2);
+            let metrics = reported(&run, "reporting async");
+            assert_eq!((metrics.counter("rows"), metrics.counter("started")), (1000, 2));
+        }
 
         let run = finished(session, Reporting { failures: 0 }.pool().isolated().batch(100).on([col("x")]));
         eventually("the replica has stopped", || reported(&run, "reporting").counter("stopped") == 1);

@@ -173,7 +173,7 @@ impl Life {
         let ends = self.ends.get();
         if ends > RESTARTS {
             let last = self.last.borrow();
-            let text = format!("the replica ended {ends} times and is not started again; the last time it {last}");
+            let text = format!("the replica ended {ends} times and is not started again; the last time: {last}");
             return Err(UdfError::new(text));
         }
         let replica = self.start().await.inspect_err(|error| self.ended(error.to_string()))?;
