@@ -296,7 +296,10 @@ fn of_many_calls_in_flight_the_one_that_kills_its_process_is_found() {
 fn an_async_process_whose_thread_is_blocked_is_killed_and_one_that_is_cancelled_too() {
     on_both(|session, folder| {
         let blocked = isolated_async(How::Sleeps, folder).batch(1000).timeout(Duration::from_millis(200));
-        says(collect(session, &blocked), &["misbehaves async", "0.2 s", "dropped", ".timeout(..)"]);
+        says(
+            collect(session, &blocked),
+            &["misbehaves async", "a batch of 1000 rows", "2 replicas", "thread was blocked"],
+        );
         let query = numbers().select([isolated_async(How::IgnoresCancel, folder).on([col("x")])]);
         let run = session.submit(query).unwrap();
         eventually("it runs", || run.status().unwrap().is_some_and(|status| status.stages[0].tasks.1 > 0));

@@ -23,7 +23,7 @@ use crate::os;
 /// How often a replica that panicked or died is started again.
 const RESTARTS: usize = 4;
 /// What a replica that ends overdue calls itself is given to do so, beyond their time.
-pub(super) const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What a replica is.
 #[derive(Clone)]

@@ -86,7 +86,7 @@ fn told_lists(cx: &Context, x: i64) -> UdfResult<Vec<i64>> {
 }
 
 #[regatta::udf(name = "told async")]
-async fn told_async(cx: &regatta::udf::Context, x: i64) -> UdfResult<i64> {
+async fn told_async(cx: &Context, x: i64) -> UdfResult<i64> {
     tokio::task::yield_now().await;
     cx.metrics().count("rows", 1);
     told(cx).map(|place| place + x)

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::{FutureExt, LocalBoxFuture};
 use polars::prelude::Column;
@@ -15,7 +15,7 @@ use super::wire::{FromChild, Link, Outcome, ToChild};
 use super::{Ended, Files, Isolated, STOP};
 use crate::udf::context::Seat;
 use crate::udf::registry::AsyncReplica;
-use crate::udf::thread::{GRACE, ReplicaSpec};
+use crate::udf::thread::ReplicaSpec;
 use crate::udf::{Batch, Context, Metrics, UdfResult};
 
 /// An async replica that is a process.
@@ -37,12 +37,12 @@ struct Waiting {
     /// They stay until the process is done with them.
     files: Files,
     done: oneshot::Sender<(Files, Outcome)>,
-    /// Since when nobody wants it any more.
-    forgotten: Option<Instant>,
 }
 
-/// How often is looked whether the process answers what is forgotten.
-const LOOK: Duration = Duration::from_millis(500);
+/// How long a read waits; then it waits again.
+const WAIT: Duration = Duration::from_secs(3600);
+/// How long the process may take to say that it has forgotten a call. One that blocks its thread never does.
+const FORGETS: Duration = Duration::from_secs(1);
 
 impl IsolatedAsync {
     /// Starts the process and the replica in it. Dropped before its end, it ends the process.
@@ -89,22 +89,46 @@ impl IsolatedAsync {
 
     async fn call(self: Rc<Self>, batch: Batch) -> Result<Column, Ended> {
         let (number, files) = self.child.borrow_mut().hand_over(batch.frame())?;
-        let (done, answer) = oneshot::channel();
-        let forget = Forget { replica: Rc::clone(&self), number };
+        let (done, mut answer) = oneshot::channel();
         {
             let mut calls = self.calls();
             if calls.gone.is_none() {
-                calls.waiting.insert(number, Waiting { files, done, forgotten: None });
+                calls.waiting.insert(number, Waiting { files, done });
             }
         }
-        let sent = self.child.borrow_mut().link.send(&ToChild::Run { number, call: batch.call() });
-        sent.map_err(|error| self.died(error.to_string()))?;
-        let answer = answer.await;
-        drop(forget);
-        let (files, outcome) = answer.map_err(|_| self.died("it says nothing more".to_owned()))?;
+        let call = batch.call();
+        self.say(&ToChild::Run { number, call })?;
+        let forget = Forget { replica: Rc::clone(&self), number };
+        let mut late = false;
+        let answered = match call.timeout {
+            None => answer.await,
+            Some(limit) => match tokio::time::timeout(limit, &mut answer).await {
+                Ok(answered) => answered,
+                Err(_) => {
+                    late = true;
+                    drop(forget);
+                    tokio::time::timeout(FORGETS, answer).await.map_err(|_| self.hangs())?
+                }
+            },
+        };
+        let (files, outcome) = answered.map_err(|_| self.died("it says nothing more".to_owned()))?;
+        if late {
+            return Err(Ended::Late);
+        }
         let (column, metrics) = files.result_of(outcome)?;
         batch.metrics().add(&metrics);
         Ok(column)
+    }
+
+    fn say(&self, word: &ToChild) -> Result<(), Ended> {
+        let sent = self.child.borrow_mut().link.send(word);
+        sent.map_err(|error| self.died(error.to_string()))
+    }
+
+    /// Ends a process that does not even forget.
+    fn hangs(&self) -> Ended {
+        self.calls().gone.get_or_insert_with(|| "its thread was blocked by some call".to_owned());
+        self.died(String::new())
     }
 }
 
@@ -117,7 +141,9 @@ impl AsyncReplica for IsolatedAsync {
         let stop = async move {
             let (stopped, report) = oneshot::channel();
             self.calls().stopped = Some(stopped);
-            self.child.borrow_mut().link.send(&ToChild::Stop)?;
+            if self.say(&ToChild::Stop).is_err() {
+                return Ok(()); // it has gone by itself
+            }
             // A process that does not end in order is killed.
             if let Ok(Ok(metrics)) = tokio::time::timeout(STOP, report).await {
                 cx.metrics().add(&metrics);
@@ -136,25 +162,22 @@ struct Forget {
 
 impl Drop for Forget {
     fn drop(&mut self) {
-        let mut calls = self.replica.calls();
-        let Some(waiting) = calls.waiting.get_mut(&self.number) else { return };
-        waiting.forgotten = Some(Instant::now());
-        drop(calls);
-        // What cannot be told it has gone.
-        let _ = self.replica.child.borrow_mut().link.send(&ToChild::Forget { number: self.number });
+        // A process that cannot be told has gone.
+        if self.replica.calls().waiting.contains_key(&self.number) {
+            let _ = self.replica.child.borrow_mut().link.send(&ToChild::Forget { number: self.number });
+        }
     }
 }
 
-/// Hands on what the process says until it says nothing more. One that does not even answer what it is to forget hangs: it
-/// ends with the socket.
+/// Hands on what the process says until it says nothing more.
 fn listen(mut link: Link, calls: &Mutex<Calls>) {
     let calls = || calls.lock().unwrap_or_else(PoisonError::into_inner);
     let why = loop {
-        match link.receive(LOOK) {
+        match link.receive(WAIT) {
             Ok(Some(FromChild::Done { number, outcome })) => {
                 let answered = calls().waiting.remove(&number);
-                if let Some(Waiting { files, done, .. }) = answered {
-                    let _ = done.send((files, outcome)); // forgotten, or awaited
+                if let Some(Waiting { files, done }) = answered {
+                    let _ = done.send((files, outcome)); // awaited, or forgotten
                 }
             }
             Ok(Some(FromChild::Stopped(metrics))) => {
@@ -162,19 +185,12 @@ fn listen(mut link: Link, calls: &Mutex<Calls>) {
                     let _ = stopped.send(metrics);
                 }
             }
-            Ok(Some(_)) => (),
-            Ok(None) => {
-                let hangs = |waiting: &Waiting| waiting.forgotten.is_some_and(|since| since.elapsed() > GRACE);
-                if calls().waiting.values().any(hangs) {
-                    link.close();
-                    break "a call blocked its thread".to_owned();
-                }
-            }
+            Ok(_) => (),
             Err(error) => break error.to_string(),
         }
     };
     let mut calls = calls();
-    calls.gone = Some(why);
+    calls.gone.get_or_insert(why);
     // Who waits hears that nothing comes.
     calls.waiting.clear();
 }

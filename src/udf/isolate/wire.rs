@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -71,11 +70,6 @@ impl Link {
     /// The same socket, for words the other way.
     pub(super) fn other_way(&self) -> io::Result<Self> {
         Ok(Self::new(self.stream.try_clone()?))
-    }
-
-    /// Ends the words both ways, also for clones: a child ends then.
-    pub(super) fn close(&self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     pub(super) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {

@@ -138,11 +138,12 @@ impl Life {
         let context = Context::new(&self.seat, &meter);
         let batch = Batch::with_slots(inputs, call, context, Arc::clone(&self.slots));
         let run = fenced(Rc::clone(&replica).run(batch));
-        let outcome = match call.timeout {
+        // Of a process, its proxy looks after the time.
+        let outcome = match call.timeout.filter(|_| !self.spec.options.isolated) {
             None => run.await,
             Some(limit) => match tokio::time::timeout(limit, run).await {
                 Ok(outcome) => outcome,
-                Err(_) => return Err(UdfError::timed_out(limit, "it was dropped").into()),
+                Err(_) => Ok(Err(Ended::Late)),
             },
         };
         let outcome = outcome.unwrap_or_else(|panic| Err(Ended::Failed(panicked_in("", panic), true)));
@@ -158,7 +159,10 @@ impl Life {
                 self.take_away(&replica, why.clone()).await;
                 return Err(Fault::Died(why));
             }
-            Err(Ended::Late) => return Err(UdfError::new("nobody waits for it any more").into()),
+            Err(Ended::Late) => {
+                let limit = call.timeout.unwrap_or_default();
+                return Err(UdfError::timed_out(limit, "it was dropped").into());
+            }
         };
         let mut metrics = self.carried.take();
         metrics.merge(&meter.take());
