@@ -279,3 +279,25 @@ impl fmt::Debug for InPlace {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_survives_its_wire_form_and_one_of_an_unknown_udf_is_named() {
+        let call = |name: &str| {
+            let mut wire = Vec::new();
+            let call = UdfCall::new(name, encode(&()), PoolOptions { batch: Some(7), ..Default::default() });
+            call.try_serialize(&mut wire).unwrap();
+            (call, wire)
+        };
+        let known = super::super::registered()[0];
+        let (sent, wire) = call(known);
+        assert!(UdfCall::from_wire(&wire).is_ok_and(|back| back.is_same_as(&sent)));
+        // As on a worker of another build.
+        let text = UdfCall::from_wire(&call("flying dutchman").1).unwrap_err().to_string();
+        assert!(text.contains("no UDF \"flying dutchman\"") && text.contains("#[regatta::udf]"), "{text}");
+        assert!(UdfCall::from_wire(b"PLNAMEDFNsomebody else's").is_err());
+    }
+}
