@@ -127,7 +127,7 @@ impl PlanError {
 #[error("{text}")]
 pub struct PolarsFailure {
     /// The innermost variant of `PolarsError`, in lower case: `io`, `schema mismatch`, ...; of `io`, also `file not found` and
-    /// `no permission`.
+    /// `no permission`; of readers, also `corrupt file`.
     pub kind: String,
     /// The text with its context.
     pub text: String,
@@ -155,6 +155,7 @@ impl PolarsFailure {
         match self.kind.as_str() {
             NOT_FOUND => files,
             NO_PERMISSION => ". Let the user of that process read it",
+            CORRUPT => ". The file is damaged, or of another format: write it again, or leave it out of the scan",
             MISMATCH => ". Files of one scan must agree: cast the column where it is written, or scan the files apart",
             _ => "",
         }
@@ -163,6 +164,7 @@ impl PolarsFailure {
 
 const NOT_FOUND: &str = "file not found";
 const NO_PERMISSION: &str = "no permission";
+const CORRUPT: &str = "corrupt file";
 const MISMATCH: &str = "schema mismatch";
 const FILES_HERE: &str = ". Queries are planned in this process: it must see files under the path that the workers see them \
                           under";
@@ -185,6 +187,7 @@ fn kind(error: &PolarsError) -> &'static str {
         PolarsError::IO { error, .. } if error.kind() == ErrorKind::NotFound => NOT_FOUND,
         PolarsError::IO { error, .. } if error.kind() == ErrorKind::PermissionDenied => NO_PERMISSION,
         PolarsError::IO { .. } => "io",
+        PolarsError::ComputeError(text) if text.contains("out of specification") => CORRUPT,
         PolarsError::SchemaMismatch(_) => MISMATCH,
         PolarsError::ShapeMismatch(_) => "shape mismatch",
         PolarsError::InvalidOperation(_) => "invalid operation",

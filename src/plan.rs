@@ -77,6 +77,11 @@ impl Stage {
         }
     }
 
+    /// Partitions that each of its tasks leaves.
+    pub(crate) fn partitions(&self) -> usize {
+        self.program().and_then(|program| program.scatter.as_ref()).map_or(1, |scatter| scatter.into)
+    }
+
     pub(crate) fn steps(&self) -> &[UdfStep] {
         self.program().map_or(&[], |program| &program.steps)
     }
@@ -91,6 +96,17 @@ pub(crate) struct StageProgram {
     pub(crate) steps: Vec<UdfStep>,
     /// Rows that a task leaves at most.
     pub(crate) limit: Option<u64>,
+    /// A task leaves several partitions, if this is said.
+    pub(crate) scatter: Option<Scatter>,
+}
+
+/// Rows go to partitions by the hash of their keys.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Scatter {
+    /// Columns.
+    pub(crate) keys: Vec<String>,
+    /// Partitions that each task leaves, empty ones too.
+    pub(crate) into: usize,
 }
 
 /// One UDF call per row of a stage, and what follows it.
@@ -122,6 +138,8 @@ pub(crate) enum Split {
     Slice { offset: usize, len: usize },
     /// The `part`-th of `of` equal shares of the rows that the stage below left.
     Share { part: usize, of: usize },
+    /// The `part`-th of the `of` partitions that each task of the stage below has scattered its rows to.
+    Hashed { part: usize, of: usize },
 }
 
 /// Where a plan will run.

@@ -17,10 +17,10 @@ use super::messages::{
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
 use crate::error::ClusterError;
-use crate::plan::{QueryPlan, Rows, Split, share};
+use crate::plan::{QueryPlan, Rows, Split, Stage, share};
 use crate::sched::{
-    Action, Core, Event, Output, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources, Settings,
-    StageSpec, TaskId, WorkerId,
+    Action, Core, Event, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources,
+    Settings, StageId, StageSpec, TaskId, WorkerId,
 };
 use crate::store::{RowRange, Ticket};
 use crate::udf::{Metrics, MetricsByUdf, merge_into};
@@ -175,7 +175,7 @@ impl SchedulerActor {
                 let Some(stage) = self.stage(task.query, task.stage.0) else { return };
                 let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
                 let inputs = stage.inputs.iter();
-                let inputs = inputs.map(|id| (*id, pieces(&split, &self.outputs(task.query, *id)))).collect();
+                let inputs = inputs.map(|id| (*id, self.pieces(task.query, *id, &split))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 let replicas = ready.into_iter().filter_map(|(replica, on)| self.replica_at(replica, on)).collect();
                 self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
@@ -253,11 +253,17 @@ impl SchedulerActor {
         }
     }
 
-    fn stage(&self, query: QueryId, stage: u32) -> Option<&crate::plan::Stage> {
+    fn stage(&self, query: QueryId, stage: u32) -> Option<&Stage> {
         self.queries.get(&query)?.plan.stages.get(stage as usize)
     }
 
-    fn outputs(&self, query: QueryId, stage: crate::sched::StageId) -> Vec<(Place, Output)> {
+    /// What a task with this split reads of a stage's output.
+    fn pieces(&self, query: QueryId, stage: StageId, split: &Split) -> Vec<Piece> {
+        let partitions = self.stage(query, stage.0).map_or(1, Stage::partitions);
+        pieces(split, &self.outputs(query, stage), partitions)
+    }
+
+    fn outputs(&self, query: QueryId, stage: StageId) -> Vec<(Place, Output)> {
         let outputs = self.core.outputs(query, stage).into_iter();
         outputs.filter_map(|(worker, output)| Some((self.place(query, worker)?, output))).collect()
     }
@@ -457,10 +463,17 @@ impl Handler<Undelivered> for SchedulerActor {
     }
 }
 
-/// What a task reads of a stage's output.
-fn pieces(split: &Split, outputs: &[(Place, Output)]) -> Vec<Piece> {
+/// What a task reads of outputs that are so many partitions each.
+fn pieces(split: &Split, outputs: &[(Place, Output)], partitions: usize) -> Vec<Piece> {
     let Split::Share { part, of } = split else {
-        return outputs.iter().map(|(place, o)| Piece { place: *place, ticket: Ticket::Partition(o.id) }).collect();
+        let of_each = match split {
+            Split::Hashed { part, .. } => *part..*part + 1,
+            _ => 0..partitions,
+        };
+        let ids = outputs.iter().flat_map(|(place, output)| {
+            of_each.clone().map(|partition| (*place, PartitionId { partition: partition as u32, ..output.id }))
+        });
+        return ids.map(|(place, id)| Piece { place, ticket: Ticket::Partition(id) }).collect();
     };
     let rows: Vec<u64> = outputs.iter().map(|(_, output)| output.rows).collect();
     let pieces = share(*part, *of, &rows).into_iter().filter_map(|Rows { partition, rows }| {

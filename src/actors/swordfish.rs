@@ -368,7 +368,7 @@ fn attempt_task(host: &Arc<Host>, message: RunTask, stage: Option<StageOfTask>, 
     });
     if *cancelled.borrow() {
         // It may have ended between its last batch and the seal: then the query's partitions have been dropped already.
-        host.store.drop_partition(output);
+        host.store.drop_attempt(output.task, output.attempt);
         return Err(TaskFailure::Cancelled);
     }
     outcome

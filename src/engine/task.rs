@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::program::{Program, Step};
 use super::regroup::regroup;
+use super::scatter::Partitions;
 use super::sink::write_files;
 use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
@@ -63,7 +64,7 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
     if let Some(sink) = &task.program.sink {
         return write_files(&task, sink);
     }
-    let mut writer = task.store.writer(task.output, &task.program.schema)?;
+    let mut partitions = Partitions::new(&task)?;
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
     let bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
     let thread = thread::Builder::new().name(format!("task {}", task.output.task.index));
@@ -81,7 +82,7 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
         {
             let taken = batch.head(Some(usize::try_from(left).unwrap_or(usize::MAX)));
             left -= taken.height() as u64;
-            writer.write(&taken)?;
+            partitions.write(&taken)?;
         }
         Ok(())
     };
@@ -94,7 +95,7 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
     });
     let engine = engine.join().unwrap_or_else(|_| Err(TaskFailure::Panicked("the task's thread".to_owned())));
     outcome.and(engine)?;
-    writer.seal()
+    partitions.seal()
 }
 
 fn through_steps<'a>(
@@ -105,9 +106,10 @@ fn through_steps<'a>(
 ) -> BoxStream<'a, Result<DataFrame, TaskFailure>> {
     let received = stream::unfold(batches, |mut batches| async { Some((Ok(batches.recv().await?), batches)) });
     let handed_on = regroup(received.boxed(), program.batches);
-    program.steps.iter().enumerate().fold(handed_on, |batches, (index, step)| {
+    let left = program.steps.iter().enumerate().fold(handed_on, |batches, (index, step)| {
         regroup(through_step(batches, index, step, pools, calling).boxed(), step.spec.batches)
-    })
+    });
+    regroup(left, program.scatter.as_ref().map(|scatter| Partitions::batch(scatter.into)))
 }
 
 /// Several calls at once, results in the order of the rows.

@@ -27,6 +27,11 @@ impl Splits {
         let splits = (0..of).map(|part| Split::Share { part, of }).collect();
         Self { splits, why: "equal shares of the rows below".to_owned() }
     }
+
+    pub(super) fn hashed(of: usize, keys: &str) -> Self {
+        let splits = (0..of).map(|part| Split::Hashed { part, of }).collect();
+        Self { splits, why: format!("rows of equal {keys} come to one task") }
+    }
 }
 
 /// A task reads no more than this where files can be cut: what it reads and makes must fit into memory.

@@ -60,6 +60,55 @@ fn into_partitions_deals_equal_shares_in_order() {
 }
 
 #[test]
+fn a_hash_regroup_brings_equal_keys_together_in_as_many_tasks_as_were_asked_for() {
+    let session = Session::local(2).unwrap();
+    let keyed = numbers(5000).with_column((col("id") % lit(40)).alias("key"));
+    let partitions = |query: LazyFrame| {
+        let mut run = session.submit(query).unwrap();
+        let partitions: Vec<_> = run.batches().collect::<Result<_, _>>().unwrap();
+        partitions
+    };
+    for query in [
+        keyed.clone().repartition(8, [col("key")]),
+        // From many tasks, behind a UDF, by a key that is not in the answer.
+        keyed
+            .clone()
+            .into_partitions(5)
+            .with_column(Height.pool().replicas(2).on([col("id")]).alias("height"))
+            .repartition(8, [col("key") * lit(2)]),
+    ] {
+        let partitions = partitions(query);
+        assert_eq!(partitions.len(), 8);
+        let mut seen = BTreeSet::new();
+        for partition in &partitions {
+            let keys: BTreeSet<_> = partition.column("key").unwrap().i64().unwrap().iter().flatten().collect();
+            assert!(keys.iter().all(|key| seen.insert(*key)), "{keys:?} are elsewhere too");
+        }
+        assert_eq!(seen.len(), 40);
+        let rows = partitions.iter().flat_map(|p| p.column("id").unwrap().i64().unwrap().iter().flatten());
+        assert!(rows.collect::<BTreeSet<_>>().into_iter().eq(0..5000), "each row once");
+        assert_eq!(partitions.iter().map(DataFrame::height).sum::<usize>(), 5000);
+    }
+    assert_eq!(partitions(numbers(10).repartition(3, [])).iter().map(DataFrame::height).collect::<Vec<_>>(), [3, 3, 4]);
+    assert_eq!(session.partitions_held(), 0);
+}
+
+#[test]
+fn a_shuffle_depends_on_rows_and_seed_alone() {
+    let (native, local) = (Session::native().unwrap(), Session::local(2).unwrap());
+    let ids = |frame: DataFrame| frame.column("id").unwrap().i64().unwrap().iter().flatten().collect::<Vec<_>>();
+    let shuffled = |seed| numbers(1000).shuffle(seed);
+    let one = ids(shuffled(1).collect_on(&local).unwrap());
+    assert_eq!(one, ids(shuffled(1).collect_on(&native).unwrap()));
+    assert_eq!(one, ids(shuffled(1).collect().unwrap()), "plain Polars too");
+    assert_ne!(one, ids(shuffled(2).collect_on(&local).unwrap()));
+    assert_eq!(one.iter().copied().collect::<BTreeSet<_>>(), (0..1000).collect(), "no row is lost or doubled");
+    // Of 999 neighbours about one is still one; of halves, about half has changed sides.
+    assert!(one.windows(2).filter(|pair| pair[0] + 1 == pair[1]).count() < 20, "{one:?}");
+    assert!((200..300).contains(&one[..500].iter().filter(|id| **id < 500).count()), "{one:?}");
+}
+
+#[test]
 fn a_large_frame_travels_beside_the_plan_and_is_dropped_with_its_query() {
     let session = Session::local(2).unwrap();
     let frame = Arc::new(numbers(200_000).collect().unwrap());
