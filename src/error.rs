@@ -88,6 +88,16 @@ pub enum PlanError {
         /// The maximum.
         max: usize,
     },
+    /// Some of a sink's files could be there without the others.
+    #[error(
+        "a sink of many files cannot be published whole in an object store, and would leave some of them in {target} if the query \
+         failed. Write one file there, or the folder to a file system that the workers share; in this process alone, plain \
+         Polars' collect() writes it as it goes"
+    )]
+    ManyFiles {
+        /// Where they were to be written.
+        target: String,
+    },
     /// A UDF call makes no sense.
     #[error("UDF {udf}: {why}")]
     Udf {

@@ -163,6 +163,7 @@ pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanEr
     let optimised = optimise(query)?;
     let root = optimised.lp_arena.get(optimised.lp_top);
     let sink = FileSink::of(root);
+    sink::refuse_many_objects(root)?;
     let schema = if sink.is_some() { FileSink::schema() } else { root.schema(&optimised.lp_arena).into_owned() };
     let stages = cut::cut(optimised, target)?;
     let size = stages.iter().filter_map(Stage::program).map(StageProgram::size).sum();

@@ -11,7 +11,7 @@ use crate::sched::{Output, PartitionId};
 use crate::store::PartitionWriter;
 
 /// The same in every process, so that equal keys meet.
-const SEED: u64 = 0x5eed_0f_7e6a77a;
+const SEED: u64 = 0x5eed_0f7e_6a77_a000;
 /// Rows that each partition is given of a batch, on average.
 const ROWS: usize = 4096;
 /// Rows of a batch, at most.
