@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
 use crate::os;
-use crate::sched::{PoolId, TaskId, WorkerId};
+use crate::sched::{PoolId, QueryId, TaskId, WorkerId};
 use crate::udf::UdfError;
 
 /// Why a session or a query failed.
@@ -258,6 +258,15 @@ pub enum TaskFailure {
     /// The worker is gone.
     #[error("the worker was lost: {0}")]
     WorkerLost(String),
+    /// Persisted rows were lost with their worker and are being made again; the task waits for them.
+    #[error("the rows that {0} persisted were lost with their worker, and are being made again")]
+    MadeAgain(QueryId),
+    /// Persisted rows are gone for good.
+    #[error(
+        "the rows that {0} persisted are gone: their handle was dropped, or they were lost with their worker and could not be \
+         made again. Persist the query again"
+    )]
+    NotPersisted(QueryId),
     /// The query ended first.
     #[error("cancelled")]
     Cancelled,
@@ -266,7 +275,7 @@ pub enum TaskFailure {
 impl TaskFailure {
     /// Whether another attempt may succeed.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Transfer { .. } | Self::WorkerLost(_))
+        matches!(self, Self::Transfer { .. } | Self::WorkerLost(_) | Self::MadeAgain(_))
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod publish;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -91,22 +91,26 @@ impl Run {
         Batches { partitions: batches }
     }
 
-    /// Waits until the whole result is there, and leaves it where it is.
-    pub(crate) fn held(&mut self) -> Result<Vec<(Place, Output)>, Error> {
+    /// Waits until the whole result is there, and leaves it where it is: so many partitions.
+    pub(crate) fn persist(&mut self) -> Result<usize, Error> {
         let mut events = self.events.take().ok_or(ClusterError::Closed)?;
-        let held = self.session.host().wait(async move {
-            let mut held = BTreeMap::new();
+        self.session.persist(self.query)?;
+        let made = self.session.host().wait(async move {
+            let mut made = BTreeSet::new();
             loop {
                 match events.recv().await {
-                    // One that was made again after its worker was lost replaces the first.
-                    Some(RunEvent::Partition { index, place, output }) => drop(held.insert(index, (place, output))),
-                    Some(RunEvent::Done) => return Ok(held),
+                    Some(RunEvent::Partition { index, .. }) => drop(made.insert(index)),
+                    Some(RunEvent::Done) => return Ok(made.len()),
                     Some(RunEvent::Failed(error)) => return Err(error),
                     None => return Err(ClusterError::Closed.into()),
                 }
             }
         });
-        Ok(held??.into_values().collect())
+        made?
+    }
+
+    pub(crate) fn query(&self) -> QueryId {
+        self.query
     }
 
     /// Where the query stands; `None` when it has ended.

@@ -10,9 +10,9 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, AskError, LocalRef, Node, NodeI
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Piece, Place, Prepare, Register, Release, ReplicaAt,
-    ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor, StopReplica, Submit, TaskEnded,
-    UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
+    ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Persist, Piece, Place, Prepare, Register,
+    Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor,
+    StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
@@ -104,7 +104,8 @@ impl SchedulerActor {
         let (workers, drivers) = (&[Role::Worker], &[Role::Driver]);
         let published = node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers);
         let published = published.on::<ReplicaSays>(workers).on::<CreditWaits>(workers).on::<ActorEnded>(workers);
-        let published = published.on::<Status>(drivers).on::<WholeStatus>(drivers);
+        let published = published.on::<Locate>(workers);
+        let published = published.on::<Status>(drivers).on::<WholeStatus>(drivers).on::<Persist>(drivers);
         published.on::<SpawnActor>(drivers).on::<StopActor>(drivers);
         node.keep_names(thread);
     }
@@ -418,6 +419,27 @@ impl Handler<Release> for SchedulerActor {
         self.take(Event::Release(query));
         self.queries.remove(&query);
         self.replicas.retain(|id, _| id.pool.query != query);
+    }
+}
+
+impl Handler<Persist> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, Persist(query): Persist, _: &mut Self::Context) {
+        self.take(Event::Persist(query));
+    }
+}
+
+impl Handler<Locate> for SchedulerActor {
+    type Result = actix::MessageResult<Locate>;
+
+    fn handle(&mut self, Locate(query): Locate, _: &mut Self::Context) -> Self::Result {
+        let last = self.queries.get(&query).and_then(|submitted| submitted.plan.last());
+        actix::MessageResult(match last.map(|stage| stage.id) {
+            Some(stage) if self.core.is_done(query) => Located::There(self.pieces(query, stage, &Split::Whole)),
+            Some(_) => Located::MadeAgain,
+            None => Located::Nowhere,
+        })
     }
 }
 

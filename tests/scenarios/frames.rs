@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
+use regatta::testing::eventually;
 use serde::{Deserialize, Serialize};
 
 /// The height of each batch that a call sees: without a batch size, a task's rows are one call if they are few.
@@ -192,6 +194,30 @@ fn the_same_call_twice_runs_once() {
     assert_eq!(seen(folder.path()), ((0..300).collect(), 300), "each row once");
     query.collect_on(&Session::native().unwrap()).unwrap();
     assert_eq!(seen(folder.path()).1, 600, "natively too");
+}
+
+#[test]
+fn what_a_lost_worker_held_of_a_persisted_result_is_made_again_and_no_more_than_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(2).unwrap();
+    let udf = Seen { folder: folder.path().to_owned() }.pool().replicas(2).batch(10).on([col("id")]).alias("seen");
+    let persisted = numbers(400).into_partitions(40).with_column(udf).persist_on(&session).unwrap();
+    assert_eq!(seen(folder.path()).1, 400);
+    let sums = || persisted.lazy().select([col("seen").sum(), len().alias("rows")]);
+    let before = sums();
+    for process in [session.processes()[0], session.processes()[1]] {
+        assert!(Command::new("kill").args(["-9", &process.to_string()]).status().unwrap().success());
+        for query in [before.clone(), sums()] {
+            let answer = query.collect_on(&session).unwrap();
+            assert_eq!(answer.column("seen").unwrap().i64().unwrap().get(0), Some(399 * 200));
+            assert_eq!(answer.column("rows").unwrap().u32().unwrap().get(0), Some(400));
+        }
+        eventually("another worker is there", || session.processes().len() == 2);
+    }
+    let (_, times) = seen(folder.path());
+    assert!((401..1200).contains(&times), "{times} rows were made for 400, of which workers were lost twice");
+    drop(persisted);
+    eventually("nothing is left of it", || session.partitions_held() == 0);
 }
 
 #[test]
