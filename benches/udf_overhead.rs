@@ -21,9 +21,9 @@ use serde::{Deserialize, Serialize};
 #[global_allocator]
 static ALLOCATOR: regatta::Allocator = regatta::Allocator;
 
-const ROWS: i64 = 1_000_000;
+const ROWS: i64 = 500_000;
 /// Rows of the async UDF.
-const CALLS: i64 = 100_000;
+const CALLS: i64 = 50_000;
 /// Rows of an async UDF that are under way at once, as regatta has them.
 const IN_FLIGHT: usize = 64;
 

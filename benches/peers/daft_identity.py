@@ -32,7 +32,10 @@ def main():
 
         ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         daft.set_runner_ray()
-    rows = daft.from_pydict({"x": numpy.arange(ROWS)}).into_partitions(2).collect()
+    rows = daft.from_pydict({"x": numpy.arange(ROWS)})
+    if sys.argv[1] == "ray":
+        rows = rows.into_partitions(2)
+    rows = rows.collect()
     print("without", seconds(lambda: rows.where(daft.col("x") < 0)))
     print("with", seconds(lambda: rows.select(identity(rows["x"]).alias("x")).where(daft.col("x") < 0)))
 

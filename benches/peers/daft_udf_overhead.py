@@ -11,8 +11,8 @@ import numpy
 import pyarrow.compute
 from daft import DataType, Series
 
-ROWS = 1_000_000
-CALLS = 100_000
+ROWS = 500_000
+CALLS = 50_000
 SYSTEM = sys.argv[1]
 
 
@@ -75,7 +75,8 @@ def seconds(query, left=0):
 
 
 def rows(count):
-    return daft.from_pydict({"x": numpy.arange(count)}).into_partitions(2).collect()
+    rows = daft.from_pydict({"x": numpy.arange(count)})
+    return (rows.into_partitions(2) if SYSTEM == "ray" else rows).collect()
 
 
 def main():

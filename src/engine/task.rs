@@ -68,7 +68,8 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
     let bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
     let engine = if fragment::reads_few_rows(&task.split) {
         // There is room for one batch. A thread for the engine would take longer than all the rest.
-        drop(hand_over.try_send(fragment::run_here(bound)?));
+        let _ = hand_over.try_send(fragment::run_here(bound)?);
+        drop(hand_over);
         None
     } else {
         let thread = thread::Builder::new().name(format!("task {}", task.output.task.index));
