@@ -1,5 +1,3 @@
-//! CUDA devices through cudarc, loaded at run time: one build works with and without a driver. All of cudarc is in here.
+//! CUDA devices. What does not know UDFs or Polars is the crate `regatta-gpu`.
 
-mod probe;
-
-pub use probe::{DriverCode, GpuUnavailable, device_count, device_memory, driver_present};
+pub use regatta_gpu::*;

@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
+use crate::load;
+
 /// Why no GPU can be used here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -17,6 +19,11 @@ pub enum GpuUnavailable {
     /// The driver is there and refuses.
     #[error("the CUDA driver reports {0}")]
     Driver(DriverCode),
+    /// The driver is the fake one of the tests, which runs kernels on the CPU.
+    #[error(
+        "the CUDA driver on the loader's path is Regatta's fake one, which is for tests only; take it off the path"
+    )]
+    Fake,
 }
 
 /// A code of the CUDA driver. Shown without asking the driver, which may be the one that is missing.
@@ -39,7 +46,14 @@ pub fn device_count() -> Result<u32, GpuUnavailable> {
     if !driver_present() {
         return Err(GpuUnavailable::NoDriver);
     }
-    let count = CudaContext::device_count().map_err(|error| GpuUnavailable::Driver(DriverCode(error.0 as u32)))?;
+    let refused = |error: DriverError| GpuUnavailable::Driver(DriverCode(error.0 as u32));
+    let count = CudaContext::device_count().map_err(refused)?;
+    if count > 0 && !load::fakes_are_used() {
+        let name = result::device::get(0).and_then(result::device::get_name).map_err(refused)?;
+        if name.starts_with("FAKE") {
+            return Err(GpuUnavailable::Fake);
+        }
+    }
     Ok(u32::try_from(count).unwrap_or(0))
 }
 
@@ -83,6 +97,7 @@ mod tests {
             Ok(_) => assert!(driver_present()),
             Err(GpuUnavailable::NoDriver) => assert!(!driver_present()),
             Err(error @ GpuUnavailable::Driver(_)) => assert!(error.to_string().contains("code")),
+            Err(GpuUnavailable::Fake) => panic!("no test put a fake driver on the loader's path"),
         }
     }
 }
