@@ -33,8 +33,8 @@ __device__ Best best_of_warp(Best mine) {
 // `scores` is [rows, width], `ids` too, or none: then a score's id is its column. `best_scores` and `best_ids` are
 // [rows, gridDim.x * k]. The grid is (ceil(width / SPAN), rows), a block THREADS. Places for which there is no score get the
 // id 2147483647.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    top_k(const float* scores, const int* ids, int width, int k, float* best_scores, int* best_ids) {
+extern "C" __global__ __launch_bounds__(THREADS) void top_k(const float* scores, const int* ids, int width, int k,
+                                                                float* best_scores, int* best_ids) {
     __shared__ Best warps[THREADS / 32];
     size_t row = (size_t)blockIdx.y * width;
     size_t out = ((size_t)blockIdx.y * gridDim.x + blockIdx.x) * k;
