@@ -4,11 +4,13 @@
 
 #![warn(missing_docs)]
 
+mod blas;
 mod cache;
 mod load;
 mod nvrtc;
 mod probe;
 
+pub use blas::{Blas, BlasError, Precision, Product};
 pub use cache::CubinCache;
 #[doc(hidden)]
 pub use load::use_fakes;
