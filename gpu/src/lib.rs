@@ -4,6 +4,7 @@
 
 #![warn(missing_docs)]
 
+mod blas;
 mod cache;
 mod column;
 mod device;
@@ -14,6 +15,7 @@ mod nvrtc;
 mod pipeline;
 mod probe;
 
+pub use blas::{Blas, BlasError, Precision, Product};
 pub use cache::CubinCache;
 pub use column::{Bits, HostColumn, Input, Output, Values};
 pub use device::{Arg, Device, Grid, Kernel, Module, Pointer};

@@ -34,7 +34,7 @@ pub struct KernelSource {
 }
 
 /// Kernels that a device can load.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Image {
     /// Machine code (an ELF file); or, for a device that is newer than the compiler, PTX with its closing NUL, which the
     /// driver compiles.
@@ -110,6 +110,12 @@ impl KernelSource {
         &self.text
     }
 
+    /// The macros, as `NAME=value`.
+    #[doc(hidden)]
+    pub fn macros(&self) -> impl Iterator<Item = &str> {
+        self.options.iter().filter_map(|option| option.strip_prefix("--define-macro="))
+    }
+
     fn check(&self) -> Result<(), CompileError> {
         let refuse = |why: String| Err(CompileError::Refused { name: self.name.to_string(), why });
         if self.name.contains('\0') || self.text.contains('\0') {
@@ -120,6 +126,12 @@ impl KernelSource {
             Some(option) => refuse(format!("{option:?} is not an option: a macro is a name and a plain value")),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image").field("bytes", &self.bytes.len()).field("log", &self.log).finish()
     }
 }
 
