@@ -6,14 +6,24 @@
 
 mod blas;
 mod cache;
+mod column;
+mod device;
+mod error;
 mod load;
+mod memory;
 mod nvrtc;
+mod pipeline;
 mod probe;
 
 pub use blas::{Blas, BlasError, Precision, Product};
 pub use cache::CubinCache;
+pub use column::{Bits, HostColumn, Input, Output, Values};
+pub use device::{Arg, Device, Grid, Kernel, Module, Pointer};
+pub use error::{DriverCode, GpuError};
 #[doc(hidden)]
 pub use load::use_fakes;
 pub use load::{LibraryMissing, search_dirs};
+pub use memory::{Plain, Slice};
 pub use nvrtc::{Arch, CompileError, Image, KernelSource, Nvrtc};
-pub use probe::{DriverCode, GpuUnavailable, device_count, device_memory, driver_present};
+pub use pipeline::{HostResult, Pipeline, Report};
+pub use probe::{GpuUnavailable, device_count, device_memory, driver_present};

@@ -1,11 +1,10 @@
 //! Whether there is a GPU that this process can use, and if not, why.
 
-use std::fmt;
 use std::sync::OnceLock;
 
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
-use crate::load;
+use crate::{DriverCode, load};
 
 /// Why no GPU can be used here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,10 +24,6 @@ pub enum GpuUnavailable {
     )]
     Fake,
 }
-
-/// A code of the CUDA driver. Shown without asking the driver, which may be the one that is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DriverCode(pub u32);
 
 /// Whether the driver's library can be loaded. cudarc panics in every other call if it cannot, so all of them are
 /// behind this.
@@ -70,20 +65,6 @@ pub fn device_memory() -> Result<Vec<u64>, GpuUnavailable> {
     };
     let count = device_count()?;
     (0..count as i32).map(|ordinal| Ok(memory(ordinal).map_err(driver)? as u64)).collect()
-}
-
-impl fmt::Display for DriverCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let meaning = match self.0 {
-            100 => "no device",
-            101 => "an invalid device",
-            803 => "that driver and library versions do not match",
-            804 => "that forward compatibility is not supported on this device",
-            999 => "an unknown error",
-            _ => "an error",
-        };
-        write!(f, "{meaning} (code {})", self.0)
-    }
 }
 
 #[cfg(test)]
