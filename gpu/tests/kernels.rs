@@ -38,6 +38,7 @@ fn budgets() -> Vec<(KernelSource, Vec<(&'static str, u32)>)> {
         ("add_and_normalise", 64),
         ("bias_gelu", 40),
         ("mean_pool", 64),
+        ("count_tokens", 32),
     ];
     vec![
         (saxpy(), vec![("saxpy", 32)]),
