@@ -26,4 +26,4 @@ pub use load::{LibraryMissing, search_dirs};
 pub use memory::{Plain, Slice};
 pub use nvrtc::{Arch, CompileError, Image, KernelSource, Nvrtc};
 pub use pipeline::{HostResult, Pipeline, Report};
-pub use probe::{GpuUnavailable, device_count, device_memory, driver_present};
+pub use probe::{DeviceInfo, GpuUnavailable, device_count, devices, driver_present};

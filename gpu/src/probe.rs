@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
-use crate::{DriverCode, load};
+use crate::{Arch, DriverCode, load};
 
 /// Why no GPU can be used here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,19 +52,57 @@ pub fn device_count() -> Result<u32, GpuUnavailable> {
     Ok(u32::try_from(count).unwrap_or(0))
 }
 
-/// Bytes of memory of each device that this process could use.
+/// What a device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// As `CUDA_VISIBLE_DEVICES` takes it.
+    pub uuid: String,
+    /// What the maker calls it.
+    pub name: String,
+    /// Bytes of its memory.
+    pub memory: u64,
+    /// Its compute capability.
+    pub arch: Arch,
+    /// The CUDA version of the driver: 13000 for 13.0.
+    pub driver: u32,
+    /// It is a part of a GPU that is partitioned.
+    pub mig: bool,
+}
+
+/// The devices that this process could use.
+///
+/// Better asked in a process of its own: a driver may hang, and what it does to a process stays.
 ///
 /// # Errors
 /// There is no driver, or it refuses: with its code.
-pub fn device_memory() -> Result<Vec<u64>, GpuUnavailable> {
-    let driver = |error: DriverError| GpuUnavailable::Driver(DriverCode(error.0 as u32));
-    let memory = |ordinal| {
-        let device = result::device::get(ordinal)?;
-        // SAFETY: the driver has just named this device.
-        unsafe { result::device::total_mem(device) }
-    };
+pub fn devices() -> Result<Vec<DeviceInfo>, GpuUnavailable> {
     let count = device_count()?;
-    (0..count as i32).map(|ordinal| Ok(memory(ordinal).map_err(driver)? as u64)).collect()
+    let refused = |error: DriverError| GpuUnavailable::Driver(error.into());
+    (0..count as i32).map(|number| device(number).map_err(refused)).collect()
+}
+
+fn device(number: i32) -> Result<DeviceInfo, DriverError> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    let device = result::device::get(number)?;
+    let name = result::device::get_name(device)?;
+    let mut driver = 0;
+    // SAFETY: the driver has just named this device; the last call writes a number.
+    let (memory, major, minor) = unsafe {
+        sys::cuDriverGetVersion(&raw mut driver).result()?;
+        let attribute = |attribute| result::device::get_attribute(device, attribute);
+        (result::device::total_mem(device)?, attribute(MAJOR)?, attribute(MINOR)?)
+    };
+    let mig = name.contains("MIG");
+    let hex = result::device::get_uuid(device)?.bytes.iter().fold(String::new(), |hex, byte| {
+        let dash = if matches!(hex.replace('-', "").len(), 8 | 12 | 16 | 20) { "-" } else { "" };
+        format!("{hex}{dash}{:02x}", *byte as u8)
+    });
+    let uuid = format!("{}-{hex}", if mig { "MIG" } else { "GPU" });
+    let (arch, driver) = (Arch((major * 10 + minor) as u32), u32::try_from(driver).unwrap_or(0));
+    Ok(DeviceInfo { uuid, name, memory: memory as u64, arch, driver, mig })
 }
 
 #[cfg(test)]
@@ -73,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_machine_without_a_driver_is_told_so_and_nothing_panics() {
-        assert_eq!(device_memory().map(|devices| devices.len() as u32), device_count());
+        assert_eq!(devices().map(|devices| devices.len() as u32), device_count());
         match device_count() {
             Ok(_) => assert!(driver_present()),
             Err(GpuUnavailable::NoDriver) => assert!(!driver_present()),

@@ -81,9 +81,9 @@ impl UdfCall {
 
     /// The options, with what the session says where they leave it open.
     pub(crate) fn planned_options(&self, in_flight: usize) -> UdfResult<PoolOptions> {
-        let is_async = open(&self.name, self.arguments()?)?.is_async();
-        let in_flight = is_async.then(|| self.options.in_flight.unwrap_or(in_flight));
-        Ok(PoolOptions { in_flight, ..self.options.clone() })
+        let udf = open(&self.name, self.arguments()?)?;
+        let in_flight = udf.is_async().then(|| self.options.in_flight.unwrap_or(in_flight));
+        udf.planned(PoolOptions { in_flight, ..self.options.clone() })
     }
 
     /// The same call, made by a task: with its context, and its metrics come back with it.
@@ -219,7 +219,9 @@ impl AnonymousColumnsUdf for UdfCall {
         let fixed =
             |field: &Field| Ok(Field::new(field.name().clone(), field.dtype().clone().materialize_unknown(true)?));
         let inputs = inputs.iter().map(fixed).collect::<PolarsResult<Vec<_>>>()?;
-        let dtype = open(&self.name, arguments).and_then(|udf| udf.output(&inputs)).map_err(|e| self.failed(e))?;
+        let udf = open(&self.name, arguments).map_err(|e| self.failed(e))?;
+        udf.planned(self.options.clone()).map_err(|e| self.failed(e))?;
+        let dtype = udf.output(&inputs).map_err(|e| self.failed(e))?;
         Ok(Field::new(first.name().clone(), dtype))
     }
 

@@ -21,7 +21,8 @@ pub(crate) use child::serve;
 pub(crate) use output::TARGET as OUTPUT;
 
 use self::output::Output;
-use self::wire::{FromChild, Link, StartChild, ToChild};
+use self::wire::{FromChild, StartChild, ToChild};
+pub(crate) use self::wire::{GpuSeat, Link, VISIBLE};
 use super::context::Seat;
 use super::thread::ReplicaSpec;
 use super::{Call, Metrics, UdfError, UdfResult};
@@ -62,6 +63,7 @@ impl Isolated {
         seat: &Arc<Seat>,
         progress: &dyn Fn(&str),
         wanted: &mut dyn FnMut() -> bool,
+        gpu: Option<GpuSeat>,
     ) -> UdfResult<(Self, Metrics)> {
         let mut command = replica_command().ok_or_else(|| {
             UdfError::new(
@@ -76,14 +78,22 @@ impl Isolated {
             .stdin(OwnedFd::from(there))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some(gpu) = &gpu {
+            command.env(VISIBLE, &gpu.device).env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+        }
         let mut process = command.spawn()?;
         drop(command); // and with it our copy of the child's end
         let output = Output::read(process.stdout.take(), process.stderr.take());
         let link = Link::new(here);
         let mut child = Self { process, link, output, folder: seat.scratch.clone(), batches: 0 };
         let memory = (spec.options.memory > 0).then_some(spec.options.memory);
-        let start =
-            StartChild { udf: spec.udf.clone(), arguments: spec.arguments.clone(), seat: (**seat).clone(), memory };
+        let start = StartChild {
+            udf: spec.udf.clone(),
+            arguments: spec.arguments.clone(),
+            seat: (**seat).clone(),
+            memory,
+            gpu,
+        };
         let lost = |child: &mut Self, error| UdfError::new(format!("in start, {}", child.last_words(error)));
         child.link.send(&ToChild::Start(start)).map_err(|error| lost(&mut child, error))?;
         loop {

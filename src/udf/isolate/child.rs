@@ -16,7 +16,7 @@ use regatta_remote::catch;
 use super::wire::{self, FromChild, Link, StartChild, ToChild};
 use super::{inputs_file, result_file};
 use crate::os;
-use crate::udf::registry::{Replica, run_fenced, start_fenced};
+use crate::udf::registry::{Replica, run_fenced, start_fenced, start_on_gpu};
 use crate::udf::thread::log_stop;
 use crate::udf::{Batch, Call, Context, Meter, Metrics, Start, UdfResult};
 
@@ -86,7 +86,10 @@ fn begin(start: &StartChild, words: &Rc<RefCell<Link>>) -> UdfResult<(Box<dyn Re
     // A word that is lost is of no consequence: the parent that does not listen has gone.
     let progress = move |doing: &str| drop(words.borrow_mut().send(&FromChild::Progress(doing.to_owned())));
     let mut cx = Start::new(Context::new(&Arc::new(start.seat.clone()), &meter), None, progress);
-    let replica = start_fenced(&start.udf, &start.arguments, &mut cx)?;
+    let replica = match &start.gpu {
+        Some(gpu) => start_on_gpu(&start.udf, &start.arguments, gpu, &mut cx)?,
+        None => start_fenced(&start.udf, &start.arguments, &mut cx)?,
+    };
     Ok((replica, meter.take()))
 }
 

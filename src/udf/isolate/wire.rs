@@ -19,6 +19,20 @@ pub(super) enum ToChild {
     Stop,
 }
 
+/// What a replica on a GPU is given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct GpuSeat {
+    /// Its GPU's name for [`VISIBLE`].
+    pub(crate) device: String,
+    /// Its share of it.
+    pub(crate) share: f64,
+    /// Bytes that it may allocate there; 0: its share.
+    pub(crate) memory: u64,
+}
+
+/// Names the GPUs that a process sees, by number or UUID.
+pub(crate) const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
 #[derive(Serialize, Deserialize)]
 pub(super) struct StartChild {
     pub(super) udf: String,
@@ -26,6 +40,8 @@ pub(super) struct StartChild {
     pub(super) seat: Seat,
     /// Bytes that it may allocate.
     pub(super) memory: Option<u64>,
+    /// The GPU that it runs on.
+    pub(super) gpu: Option<GpuSeat>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -38,7 +54,7 @@ pub(super) enum FromChild {
 }
 
 /// The socket between them: frames of four bytes of length and a message.
-pub(super) struct Link {
+pub(crate) struct Link {
     stream: UnixStream,
     received: Vec<u8>,
 }
@@ -48,11 +64,11 @@ const LONGEST: usize = 1 << 30;
 const WRITE: Duration = Duration::from_secs(30);
 
 impl Link {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(crate) fn new(stream: UnixStream) -> Self {
         Self { stream, received: Vec::new() }
     }
 
-    pub(super) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
+    pub(crate) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
         let bytes = encode(message).map_err(io::Error::other)?;
         let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
         self.stream.set_write_timeout(Some(WRITE))?;
@@ -61,7 +77,7 @@ impl Link {
     }
 
     /// The next message; `None` if none came in this time.
-    pub(super) fn receive<T: DeserializeOwned>(&mut self, wait: Duration) -> io::Result<Option<T>> {
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self, wait: Duration) -> io::Result<Option<T>> {
         self.stream.set_read_timeout(Some(wait))?;
         loop {
             if let Some(message) = self.next()? {
