@@ -108,3 +108,11 @@ extern "C" __global__ void mean_pool(const float* tokens, const int* lengths, in
     float scale = rsqrtf(fmaxf(sum_of_warp(squares), 1e-24f));
     for (int i = 0; i < EACH; i++) out[(size_t)blockIdx.x * HIDDEN + i * 32 + threadIdx.x] = row[i] * scale;
 }
+
+// How many tokens of each sentence are not padding, which is the token 0. The grid is (sentences).
+extern "C" __global__ void count_tokens(const int* tokens, int length, int* lengths) {
+    int real = 0;
+    for (int i = threadIdx.x; i < length; i += 32) real += tokens[(size_t)blockIdx.x * length + i] != 0;
+    for (int by = 16; by > 0; by /= 2) real += __shfl_xor_sync(0xffffffffu, real, by);
+    if (threadIdx.x == 0) lengths[blockIdx.x] = real;
+}

@@ -3,13 +3,14 @@
 //! Through cudarc's thin layer: its safe one panics where memory is short, and when something fails while it is dropped.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{c_int, c_void};
 use std::fmt;
 
 use cudarc::cublaslt::{result, sys};
-use cudarc::driver::sys::{CUdeviceptr, CUstream};
 
 use crate::load::{self, LibraryMissing};
+use crate::{Device, GpuError, Pointer, Slice};
 
 const INSTALL: &str =
     "install the CUDA toolkit, or `pip install nvidia-cublas` and name its folder in REGATTA_CUDA_LIBS";
@@ -81,12 +82,13 @@ impl fmt::Display for Product {
     }
 }
 
-/// A handle of cuBLASLt, for one device and thread. It remembers how each shape is best multiplied.
+/// cuBLASLt on a device. It remembers how each shape is best multiplied.
 #[derive(Debug)]
 pub struct Blas {
     handle: sys::cublasLtHandle_t,
-    workspace: (CUdeviceptr, usize),
     plans: HashMap<Shape, Plan>,
+    workspace: Slice<u8>,
+    device: Device,
 }
 
 type Shape = (u64, u64, u64, bool, u32, Precision);
@@ -96,7 +98,7 @@ impl Product {
         (self.rows, self.columns, self.inner, self.b_transposed, self.batch, self.precision)
     }
 
-    fn check(&self, pointers: [CUdeviceptr; 3]) -> Result<(), BlasError> {
+    fn check(&self, pointers: [Pointer; 3]) -> Result<(), BlasError> {
         let refuse = |why: &str| Err(BlasError::Refused { product: *self, why: why.into() });
         if [self.rows, self.columns, self.inner, self.batch.into()].contains(&0) {
             return refuse("it is empty");
@@ -104,69 +106,58 @@ impl Product {
         if [self.rows, self.columns, self.inner, self.batch.into()].iter().any(|&side| side > i32::MAX as u64) {
             return refuse("a side is longer than 2^31");
         }
-        if pointers.iter().any(|pointer| pointer % u64::from(ALIGNMENT) != 0) {
+        if pointers.iter().any(|pointer| pointer.address() % u64::from(ALIGNMENT) != 0) {
             return refuse("a matrix does not begin at a multiple of 16 bytes");
         }
         Ok(())
     }
 }
 
-impl Blas {
-    /// How large a workspace should be: less can make products slower.
-    pub const WORKSPACE: usize = 32 << 20;
+/// NVIDIA's advice for its newest devices.
+const WORKSPACE: usize = 32 << 20;
 
-    /// A handle for the current context, with memory of the device that its products may use, one product at a time.
-    ///
-    /// # Safety
-    /// The workspace is that long, and stays until the handle is dropped. The context stays the thread's current one.
+impl Blas {
+    /// cuBLASLt for this device, with 32 MiB of its memory to work in.
     ///
     /// # Errors
-    /// There is no cuBLASLt, with where it was looked for; or it cannot start.
-    pub unsafe fn new(workspace: (CUdeviceptr, usize), driver: Option<u32>) -> Result<Self, BlasError> {
-        let loaded = load::load("cublasLt", |_| Vec::new(), driver.unwrap_or(u32::MAX), INSTALL)?;
+    /// There is no cuBLASLt, with where it was looked for; it cannot start; or there is not enough memory.
+    pub fn new(device: &Device) -> Result<Self, GpuError> {
+        let loaded = load::load("cublasLt", |_| Vec::new(), device.cuda_major(), INSTALL).map_err(BlasError::from)?;
         std::mem::forget(loaded.library);
         // cudarc opens it by its name, which finds the one that is loaded; or panics.
         // SAFETY: it opens libraries of NVIDIA, and calls nothing in them.
         if !unsafe { sys::is_culib_present() } {
-            let why = "it cannot be found by its name".to_owned();
-            let failed = vec![(loaded.file, why)];
+            let failed = vec![(loaded.file, "it cannot be found by its name".to_owned())];
             let library = "libcublasLt.so".into();
             return Err(LibraryMissing { library, looked: load::search_dirs(), failed, remedy: INSTALL }.into());
         }
         tracing::info!(file = %loaded.file.display(), "cuBLASLt loaded");
+        device.bind()?;
+        let workspace = device.alloc(WORKSPACE)?;
         let handle = result::create_handle().map_err(failed("cublasLtCreate"))?;
-        Ok(Self { handle, workspace, plans: HashMap::new() })
+        Ok(Self { handle, plans: HashMap::new(), workspace, device: device.clone() })
     }
 
-    /// Starts a product on a stream.
-    ///
-    /// # Safety
-    /// The matrices are on the device of the handle's context, as long as the product says, and stay until the stream has
-    /// done it. Products of one handle do not run at the same time: they are on one stream, or ordered by events.
+    /// Puts a product behind the kernels that were launched before. Returns before it was computed.
     ///
     /// # Errors
-    /// The product is empty, a matrix is not aligned to 16 bytes, or cuBLASLt refuses it. Errors of the device come later, as
-    /// those of kernels do.
-    pub unsafe fn multiply(
-        &mut self,
-        stream: CUstream,
-        product: Product,
-        a: CUdeviceptr,
-        b: CUdeviceptr,
-        c: CUdeviceptr,
-    ) -> Result<(), BlasError> {
+    /// The product is empty, a matrix is not aligned to 16 bytes, or cuBLASLt refuses it. What goes wrong on the device shows
+    /// at a later call.
+    ///
+    /// # Safety
+    /// The matrices are on this device, as long as the product says, and `c` is used by nobody else until it was computed.
+    pub unsafe fn multiply(&mut self, product: Product, a: Pointer, b: Pointer, c: Pointer) -> Result<(), GpuError> {
         product.check([a, b, c])?;
+        self.device.bind()?;
         let plan = match self.plans.entry(product.shape()) {
-            std::collections::hash_map::Entry::Occupied(plan) => plan.into_mut(),
-            std::collections::hash_map::Entry::Vacant(none) => {
-                none.insert(Plan::new(self.handle, &product, self.workspace.1)?)
-            }
+            Entry::Occupied(plan) => plan.into_mut(),
+            Entry::Vacant(none) => none.insert(Plan::new(self.handle, &product)?),
         };
         let zero = 0f32;
-        let pointer = |at: CUdeviceptr| at as *mut c_void;
+        let pointer = |at: Pointer| at.address() as *mut c_void;
         // SAFETY: the caller's promise, and the plan's parts exist. cuBLASLt knows matrices column by column, in which a
         // matrix stored row by row is its transpose: so it computes b' a', which is c'.
-        unsafe {
+        let started = unsafe {
             result::matmul(
                 self.handle,
                 plan.operation.0,
@@ -180,19 +171,18 @@ impl Blas {
                 plan.c.0,
                 pointer(c),
                 plan.c.0,
-                &plan.algorithm,
-                pointer(self.workspace.0),
-                self.workspace.1,
-                stream.cast(),
+                &raw const plan.algorithm,
+                pointer(self.workspace.pointer()),
+                WORKSPACE,
+                self.device.compute().cu_stream().cast(),
             )
-        }
-        .map_err(failed("cublasLtMatmul"))
+        };
+        Ok(started.map_err(failed("cublasLtMatmul"))?)
     }
 }
 
 impl Drop for Blas {
     fn drop(&mut self) {
-        self.plans.clear();
         // SAFETY: it was created, and nobody uses it after this. After a fault of the device it may fail: the process ends.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
@@ -209,7 +199,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, product: &Product, workspace: usize) -> Result<Self, BlasError> {
+    fn new(handle: sys::cublasLtHandle_t, product: &Product) -> Result<Self, BlasError> {
         let (input, compute) = match product.precision {
             Precision::F32 => (sys::cudaDataType::CUDA_R_32F, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F),
             Precision::Tf32 => (sys::cudaDataType::CUDA_R_32F, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32),
@@ -221,7 +211,7 @@ impl Plan {
         let b = Layout::new(input, b_width, b_height, batch)?;
         let c = Layout::new(sys::cudaDataType::CUDA_R_32F, columns, rows, batch)?;
         let operation = Operation::new(compute, product.b_transposed)?;
-        let preference = Preference::new(workspace)?;
+        let preference = Preference::new()?;
         // SAFETY: all parts exist.
         let heuristic =
             unsafe { result::get_matmul_algo_heuristic(handle, operation.0, b.0, a.0, c.0, c.0, preference.0) };
@@ -287,11 +277,11 @@ impl Drop for Operation {
 struct Preference(sys::cublasLtMatmulPreference_t);
 
 impl Preference {
-    fn new(workspace: usize) -> Result<Self, BlasError> {
+    fn new() -> Result<Self, BlasError> {
         let preference = result::create_matmul_pref().map_err(failed("cublasLtMatmulPreferenceCreate"))?;
         let preference = Self(preference);
         use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
-        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace)?;
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, WORKSPACE)?;
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, ALIGNMENT)?;
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, ALIGNMENT)?;
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, ALIGNMENT)?;
@@ -332,14 +322,14 @@ mod tests {
             scale: 1.0,
             precision: Precision::F32,
         };
-        assert!(product.check([0, 16, 256]).is_ok());
-        let error = product.check([0, 8, 16]).unwrap_err().to_string();
+        assert!(product.check([0, 16, 256].map(Pointer)).is_ok());
+        let error = product.check([0, 8, 16].map(Pointer)).unwrap_err().to_string();
         let expected =
             "cuBLASLt cannot multiply 5 x [2, 4] times [4, 3] (stored transposed) as F32: a matrix does not begin";
         assert!(error.starts_with(expected), "{error}");
-        let error = Product { inner: 0, ..product }.check([0; 3]).unwrap_err().to_string();
+        let error = Product { inner: 0, ..product }.check([Pointer(0); 3]).unwrap_err().to_string();
         assert!(error.ends_with("it is empty"), "{error}");
-        let error = Product { rows: 1 << 40, ..product }.check([0; 3]).unwrap_err().to_string();
+        let error = Product { rows: 1 << 40, ..product }.check([Pointer(0); 3]).unwrap_err().to_string();
         assert!(error.ends_with("longer than 2^31"), "{error}");
     }
 }

@@ -175,12 +175,17 @@ impl Device {
         self.0.arch
     }
 
+    /// The major version of CUDA that the driver has: libraries of that version and of older ones work with it.
+    pub fn cuda_major(&self) -> u32 {
+        self.0.driver / 1000
+    }
+
     /// Compiles kernels for this device, or takes them from the cache on disk, and loads them.
     ///
     /// # Errors
     /// There is no NVRTC, the source does not compile, or the driver refuses the result.
     pub fn kernels(&self, source: &KernelSource) -> Result<Rc<Module>, GpuError> {
-        let nvrtc = Nvrtc::get(Some(self.0.driver / 1000))?;
+        let nvrtc = Nvrtc::get(Some(self.cuda_major()))?;
         let cache = CubinCache::of_user();
         let cache = cache.inspect_err(|error| tracing::warn!(%error, "compiled kernels are not kept: no cache folder"));
         let Ok(cache) = cache else {

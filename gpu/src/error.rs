@@ -5,7 +5,7 @@ use std::fmt;
 
 use cudarc::driver::DriverError;
 
-use crate::{CompileError, GpuUnavailable, LibraryMissing};
+use crate::{BlasError, CompileError, GpuUnavailable, LibraryMissing};
 
 /// Why something on a GPU failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -20,6 +20,9 @@ pub enum GpuError {
     /// A kernel could not be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// Matrices could not be multiplied.
+    #[error(transparent)]
+    Blas(#[from] BlasError),
     /// The driver refuses.
     #[error("{doing}: {code}")]
     Driver {

@@ -38,6 +38,7 @@ fn budgets() -> Vec<(KernelSource, Vec<(&'static str, u32)>)> {
         ("add_and_normalise", 64),
         ("bias_gelu", 40),
         ("mean_pool", 64),
+        ("count_tokens", 32),
     ];
     vec![
         (saxpy(), vec![("saxpy", 32)]),
@@ -261,43 +262,54 @@ fn normalise_makes_rows_of_length_one_and_leaves_zero_rows() {
 }
 
 #[test]
-fn resize_interpolates_between_the_centres_of_pixels() {
+fn resize_interpolates_between_the_centres_of_pixels_and_wrong_lengths_become_null() {
     let kernels = HostKernels::compile(&resize());
-    for (height, width, side) in [(20usize, 31usize, 8usize), (5, 4, 16), (8, 8, 8)] {
-        let count = 3;
-        let pictures: Vec<u8> =
-            numbers(4, count * height * width * 3).iter().map(|x| ((x + 1.0) * 127.0) as u8).collect();
-        let mut out = vec![POISON; count * 3 * side * side];
-        let (h, w, s, n) = (height as i32, width as i32, side as i32, count as u64);
-        kernels.run(
-            "resize",
-            [2, 1, 1],
-            [128, 1, 1],
-            &[arg(&at(&pictures)), arg(&h), arg(&w), arg(&s), arg(&at_mut(&mut out)), arg(&n)],
-        );
+    let side = 8usize;
+    let (heights, widths) = ([20, 5, 8, 20, 1, -3], [31, 4, 8, 31, 1, -4]);
+    let mut lengths: Vec<usize> = heights.iter().zip(&widths).map(|(h, w)| (h * w * 3) as usize).collect();
+    // One byte is missing; and bytes for sides that are none.
+    lengths[3] -= 1;
+    let mut offsets = vec![0i64];
+    offsets.extend(lengths.iter().scan(0, |end, length| {
+        *end += *length as i64;
+        Some(*end)
+    }));
+    let bytes: Vec<u8> = numbers(4, offsets[6] as usize).iter().map(|x| ((x + 1.0) * 127.0) as u8).collect();
+    let (mut out, mut valid) = (vec![POISON; 6 * 3 * side * side], [u32::MAX]);
+    let (s, n) = (side as i32, 6u64);
+    let (b, o, h, w) = (at(&bytes), at(&offsets), at(&heights), at(&widths));
+    let (to, bits) = (at_mut(&mut out), at_mut(&mut valid));
+    let args = [arg(&b), arg(&o), arg(&h), arg(&w), arg(&s), arg(&to), arg(&bits), arg(&n)];
+    kernels.run("resize", [(6 * side * side).div_ceil(128) as u32, 1, 1], [128, 1, 1], &args);
+    assert_eq!(!valid[0], 1 << 3 | 1 << 5);
 
-        let (mean, deviation) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    let (mean, deviation) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    for (i, tensor) in out.chunks(3 * side * side).enumerate() {
+        if valid[0] >> i & 1 == 0 {
+            assert!(tensor.iter().all(|x| x.to_bits() == POISON.to_bits()), "nothing is written to null rows");
+            continue;
+        }
+        let (height, width) = (heights[i] as usize, widths[i] as usize);
+        let picture = &bytes[offsets[i] as usize..offsets[i + 1] as usize];
         let place = |to: usize, from: usize| {
             let at = ((to as f64 + 0.5) * from as f64 / side as f64 - 0.5).max(0.0);
             let low = at as usize;
             (low, (low + 1).min(from - 1), at - low as f64)
         };
         let mut expected = Vec::new();
-        for picture in pictures.chunks(height * width * 3) {
-            for colour in 0..3 {
-                for y in 0..side {
-                    for x in 0..side {
-                        let ((top, bottom, down), (left, right, along)) = (place(y, height), place(x, width));
-                        let pixel = |y: usize, x: usize| f64::from(picture[(y * width + x) * 3 + colour]);
-                        let upper = pixel(top, left) * (1.0 - along) + pixel(top, right) * along;
-                        let lower = pixel(bottom, left) * (1.0 - along) + pixel(bottom, right) * along;
-                        let value = upper * (1.0 - down) + lower * down;
-                        expected.push(((value / 255.0 - mean[colour]) / deviation[colour]) as f32);
-                    }
+        for colour in 0..3 {
+            for y in 0..side {
+                for x in 0..side {
+                    let ((top, bottom, down), (left, right, along)) = (place(y, height), place(x, width));
+                    let pixel = |y: usize, x: usize| f64::from(picture[(y * width + x) * 3 + colour]);
+                    let upper = pixel(top, left) * (1.0 - along) + pixel(top, right) * along;
+                    let lower = pixel(bottom, left) * (1.0 - along) + pixel(bottom, right) * along;
+                    let value = upper * (1.0 - down) + lower * down;
+                    expected.push(((value / 255.0 - mean[colour]) / deviation[colour]) as f32);
                 }
             }
         }
-        assert_close(&out, &expected, 1e-4);
+        assert_close(tensor, &expected, 1e-4);
     }
 }
 

@@ -283,6 +283,12 @@ T atomicAdd(T* at, T value) {
     return old;
 }
 template <class T>
+T atomicAnd(T* at, T value) {
+    T old = *at;
+    *at = old & value;
+    return old;
+}
+template <class T>
 T atomicOr(T* at, T value) {
     T old = *at;
     *at = old | value;

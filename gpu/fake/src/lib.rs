@@ -40,11 +40,12 @@ pub fn folder() -> PathBuf {
     let built = built.expect("regatta-fakes is a dev-dependency, and its libraries are beside the test");
     let folder = built.join("fakes");
     fs::create_dir_all(&folder).expect("the target folder can be written to");
-    for (name, library) in [
+    let fakes = [
         ("libcuda.so", "libfake_cuda.so"),
         ("libnvrtc.so.13", "libfake_nvrtc.so"),
         ("libcublasLt.so.13", "libfake_cublaslt.so"),
-    ] {
+    ];
+    for (name, library) in fakes {
         match symlink(built.join(library), folder.join(name)) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("{name}: {error}"),
             _ => (),

@@ -2,7 +2,7 @@
 //! product is computed when the fake driver comes to it on its stream, by plain loops. Every product fills its workspace with
 //! garbage first: one that is shorter than it was said to be, or in use, shows.
 
-#![allow(non_snake_case, clippy::missing_safety_doc)]
+#![allow(non_snake_case)]
 
 use std::ffi::{c_char, c_int, c_void};
 
@@ -46,18 +46,18 @@ unsafe extern "C" {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cublasLtCreate(handle: *mut usize) -> Status {
+unsafe extern "C" fn cublasLtCreate(handle: *mut usize) -> Status {
     unsafe { handle.write(1) };
     OK
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cublasLtDestroy(_: usize) -> Status {
+extern "C" fn cublasLtDestroy(_: usize) -> Status {
     OK
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cublasLtMatrixLayoutCreate(
+unsafe extern "C" fn cublasLtMatrixLayoutCreate(
     layout: *mut *mut Layout,
     numbers: u32,
     rows: u64,
@@ -73,7 +73,7 @@ pub unsafe extern "C" fn cublasLtMatrixLayoutCreate(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cublasLtMatrixLayoutSetAttribute(
+unsafe extern "C" fn cublasLtMatrixLayoutSetAttribute(
     layout: *mut Layout,
     attribute: u32,
     value: *const c_void,
@@ -89,13 +89,13 @@ pub unsafe extern "C" fn cublasLtMatrixLayoutSetAttribute(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cublasLtMatrixLayoutDestroy(layout: *mut Layout) -> Status {
+unsafe extern "C" fn cublasLtMatrixLayoutDestroy(layout: *mut Layout) -> Status {
     drop(unsafe { Box::from_raw(layout) });
     OK
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cublasLtMatmulDescCreate(operation: *mut *mut Operation, _compute: u32, scale: u32) -> Status {
+unsafe extern "C" fn cublasLtMatmulDescCreate(operation: *mut *mut Operation, _compute: u32, scale: u32) -> Status {
     if scale != R_32F {
         return NOT_SUPPORTED;
     }
@@ -104,7 +104,7 @@ pub unsafe extern "C" fn cublasLtMatmulDescCreate(operation: *mut *mut Operation
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
+unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
     operation: *mut Operation,
     attribute: u32,
     value: *const c_void,
@@ -118,30 +118,30 @@ pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cublasLtMatmulDescDestroy(operation: *mut Operation) -> Status {
+unsafe extern "C" fn cublasLtMatmulDescDestroy(operation: *mut Operation) -> Status {
     drop(unsafe { Box::from_raw(operation) });
     OK
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cublasLtMatmulPreferenceCreate(preference: *mut usize) -> Status {
+unsafe extern "C" fn cublasLtMatmulPreferenceCreate(preference: *mut usize) -> Status {
     unsafe { preference.write(1) };
     OK
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cublasLtMatmulPreferenceSetAttribute(_: usize, _: u32, _: *const c_void, _: usize) -> Status {
+extern "C" fn cublasLtMatmulPreferenceSetAttribute(_: usize, _: u32, _: *const c_void, _: usize) -> Status {
     OK
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cublasLtMatmulPreferenceDestroy(_: usize) -> Status {
+extern "C" fn cublasLtMatmulPreferenceDestroy(_: usize) -> Status {
     OK
 }
 
 /// Finds one algorithm, which is the only one: zeros.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
+unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     _handle: usize,
     operation: *const Operation,
     a: *const Layout,
@@ -162,7 +162,7 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cublasLtMatmul(
+unsafe extern "C" fn cublasLtMatmul(
     _handle: usize,
     operation: *const Operation,
     alpha: *const f32,
