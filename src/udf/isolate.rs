@@ -1,17 +1,15 @@
-//! A replica in a process of its own: this executable, started again.
+//! A replica in another process: this executable, started again.
 //!
 //! Parent and child share a socket (the child's standard input) for words, and the replica's scratch folder for batches: one
-//! IPC file for each batch and each result.
+//! IPC file for each batch and each result. An isolated replica has its process alone; those with a GPU share that of the GPU.
 
 mod child;
 mod output;
+mod process;
 mod wire;
 
 use std::fs;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,19 +18,16 @@ use polars::prelude::{Column, DataFrame};
 pub(crate) use child::serve;
 pub(crate) use output::TARGET as OUTPUT;
 
-use self::output::Output;
+use self::process::Place;
 use self::wire::{FromChild, StartChild, ToChild};
 pub(crate) use self::wire::{GpuSeat, Link, VISIBLE};
 use super::context::Seat;
 use super::thread::ReplicaSpec;
 use super::{Call, Metrics, UdfError, UdfResult};
-use crate::cluster::replica_command;
 
-/// A replica's process, from its parent.
+/// A replica in another process, from its parent.
 pub(super) struct Isolated {
-    process: Child,
-    link: Link,
-    output: Output,
+    place: Place,
     folder: PathBuf,
     /// Batches so far.
     batches: u64,
@@ -42,9 +37,11 @@ pub(super) struct Isolated {
 pub(super) enum Ended {
     /// The UDF failed; true: by a panic, and the process is not to be used again.
     Failed(UdfError, bool),
-    /// The process has died.
+    /// The process has died with this batch in it.
     Died(String),
-    /// The call took too long, or nobody wants it any more. The process is to be killed.
+    /// The process has died before it began with this batch.
+    DiedBefore(String),
+    /// The call took too long, or nobody wants it any more. The replica is of no use any more.
     Late,
 }
 
@@ -54,7 +51,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const STOP: Duration = Duration::from_secs(5);
 
 impl Isolated {
-    /// Starts the process and the replica in it. Ends early when nobody wants it any more.
+    /// Starts the replica, and a process for it if it shares none. Ends early when nobody wants it any more.
     ///
     /// # Errors
     /// This executable cannot be started again; what `start` says.
@@ -65,44 +62,19 @@ impl Isolated {
         wanted: &mut dyn FnMut() -> bool,
         gpu: Option<GpuSeat>,
     ) -> UdfResult<(Self, Metrics)> {
-        let mut command = replica_command().ok_or_else(|| {
-            UdfError::new(
-                "an isolated replica is this same executable, started again, and its main cannot be one: put \
-                 #[regatta::main] on main, or regatta::testing::worker!() into the test binary",
-            )
-        })?;
-        let (here, there) = UnixStream::pair()?;
-        // One thread for Polars: replicas are what runs in parallel.
-        command
-            .env("POLARS_MAX_THREADS", "1")
-            .stdin(OwnedFd::from(there))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        if let Some(gpu) = &gpu {
-            command.env(VISIBLE, &gpu.device).env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
-        }
-        let mut process = command.spawn()?;
-        drop(command); // and with it our copy of the child's end
-        let output = Output::read(process.stdout.take(), process.stderr.take());
-        let link = Link::new(here);
-        let mut child = Self { process, link, output, folder: seat.scratch.clone(), batches: 0 };
-        let memory = (spec.options.memory > 0).then_some(spec.options.memory);
-        let start = StartChild {
-            udf: spec.udf.clone(),
-            arguments: spec.arguments.clone(),
-            seat: (**seat).clone(),
-            memory,
-            gpu,
-        };
-        let lost = |child: &mut Self, error| UdfError::new(format!("in start, {}", child.last_words(error)));
-        child.link.send(&ToChild::Start(start)).map_err(|error| lost(&mut child, error))?;
+        let child = Self { place: Place::take(gpu.as_ref())?, folder: seat.scratch.clone(), batches: 0 };
+        let memory = (gpu.is_none() && spec.options.memory > 0).then_some(spec.options.memory);
+        let (udf, arguments) = (spec.udf.clone(), spec.arguments.clone());
+        let start = StartChild { udf, arguments, seat: (**seat).clone(), memory, gpu };
+        let lost = |error| UdfError::new(format!("in start, {}", child.place.last_words(&error)));
+        child.place.send(ToChild::Start(Box::new(start))).map_err(lost)?;
         loop {
-            match child.link.receive(LOOK) {
+            match child.place.receive(LOOK) {
                 Ok(Some(FromChild::Progress(doing))) => progress(&doing),
                 Ok(Some(FromChild::Started(result))) => return Ok((child, result?)),
                 Ok(None) if wanted() => (),
                 Ok(_) => return Err(UdfError::new("nobody waits for it any more")),
-                Err(error) => return Err(lost(&mut child, error)),
+                Err(error) => return Err(lost(error)),
             }
         }
     }
@@ -119,11 +91,15 @@ impl Isolated {
         let files = Files { inputs: inputs_file(&self.folder, number), result: result_file(&self.folder, number) };
         let failed = |error: UdfError| Ended::Failed(error, false);
         wire::write(&files.inputs, inputs).map_err(|error| failed(error.into()))?;
-        let until = call.timeout.map(|limit| Instant::now() + limit);
-        let sent = self.link.send(&ToChild::Run { number, call });
-        sent.map_err(|error| Ended::Died(self.last_words(error)))?;
+        let sent = self.place.send(ToChild::Run { number, call });
+        sent.map_err(|error| Ended::DiedBefore(self.place.last_words(&error)))?;
+        let (mut began, mut until) = (false, None);
         loop {
-            match self.link.receive(LOOK) {
+            match self.place.receive(LOOK) {
+                Ok(Some(FromChild::Began)) => {
+                    began = true;
+                    until = call.timeout.map(|limit| Instant::now() + limit);
+                }
                 Ok(Some(FromChild::Done(Ok(metrics)))) => {
                     let result = wire::read(&files.result).map_err(|error| failed(error.into()))?;
                     let column = result.into_columns().pop();
@@ -133,19 +109,27 @@ impl Isolated {
                 }
                 Ok(Some(FromChild::Done(Err((error, panicked))))) => return Err(Ended::Failed(error, panicked)),
                 Ok(Some(_)) => (),
-                Ok(None) if until.is_some_and(|until| Instant::now() >= until) || !wanted() => return Err(Ended::Late),
+                Ok(None) if until.is_some_and(|until| Instant::now() >= until) => {
+                    // What hangs in it cannot be stopped alone.
+                    self.place.kill();
+                    return Err(Ended::Late);
+                }
+                Ok(None) if !wanted() => return Err(Ended::Late),
                 Ok(None) => (),
-                Err(error) => return Err(Ended::Died(self.last_words(error))),
+                Err(error) => {
+                    let why = self.place.last_words(&error);
+                    return Err(if began { Ended::Died(why) } else { Ended::DiedBefore(why) });
+                }
             }
         }
     }
 
-    /// Ends the process in order; one that does not is killed.
-    pub(super) fn stop(mut self) -> Metrics {
+    /// Ends the replica in order; one that does not goes with this.
+    pub(super) fn stop(self) -> Metrics {
         let until = Instant::now() + STOP;
-        if self.link.send(&ToChild::Stop).is_ok() {
+        if self.place.send(ToChild::Stop).is_ok() {
             while Instant::now() < until {
-                match self.link.receive(LOOK) {
+                match self.place.receive(LOOK) {
                     Ok(Some(FromChild::Stopped(metrics))) => return metrics,
                     Ok(_) => (),
                     Err(_) => break,
@@ -153,22 +137,6 @@ impl Isolated {
             }
         }
         Metrics::default()
-    }
-
-    /// What can be said of a process that has gone.
-    fn last_words(&mut self, error: std::io::Error) -> String {
-        let _ = self.process.kill(); // it may only have closed the socket
-        let status = self.process.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-        let last = self.output.last_words();
-        let last = if last.is_empty() { String::new() } else { format!("; its last words: {last}") };
-        format!("its process ended ({status}, {error}){last}")
-    }
-}
-
-impl Drop for Isolated {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -1,13 +1,13 @@
-//! The process of an isolated replica.
+//! The process of isolated replicas: each has a thread.
 
-use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -23,35 +23,80 @@ use crate::udf::{Batch, Call, Context, Meter, Metrics, Start, UdfResult};
 /// How long a read waits; then it waits again.
 const WAIT: Duration = Duration::from_secs(3600);
 
-/// Serves one replica until the parent says that it is enough, or is gone. Never returns in another state.
+/// Serves replicas until the parent is gone, whatever UDFs do then. Never returns in another state.
 pub(crate) fn serve() -> io::Result<()> {
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    // What the UDF reads from standard input must not be our words.
+    // What a UDF reads from standard input must not be our words.
     os::replace_stdin(&File::open("/dev/null")?)?;
-    let words = Rc::new(RefCell::new(Link::new(stream.try_clone()?)));
-    let inbox = listen(Link::new(stream))?;
-    let Ok(ToChild::Start(start)) = inbox.recv() else {
-        return Err(io::Error::other("the first word is not what to start"));
-    };
-    if let Some(memory) = start.memory {
-        os::limit_memory(memory)?;
+    let words = Arc::new(Mutex::new(Link::new(stream.try_clone()?)));
+    let mut link = Link::new(stream);
+    let mut replicas: HashMap<u64, Sender<ToChild>> = HashMap::new();
+    loop {
+        let (number, word) = match link.receive(WAIT) {
+            Ok(Some(word)) => word,
+            Ok(None) => continue,
+            Err(_) => return Ok(()),
+        };
+        if let ToChild::Start(start) = word {
+            let (tell, inbox) = channel();
+            replicas.insert(number, tell);
+            let say = Say { number, words: Arc::clone(&words) };
+            thread::Builder::new().name(format!("udf {}", start.udf)).spawn(move || live(*start, &inbox, &say))?;
+        } else if let Some(replica) = replicas.get(&number) {
+            let last = matches!(word, ToChild::Stop);
+            // One that has ended does not listen.
+            let _ = replica.send(word);
+            if last {
+                replicas.remove(&number);
+            }
+        }
     }
-    let say = |word: FromChild| words.borrow_mut().send(&word);
-    let mut replica = match begin(&start, &words) {
+}
+
+/// A replica's words to its parent.
+#[derive(Clone)]
+struct Say {
+    number: u64,
+    words: Arc<Mutex<Link>>,
+}
+
+impl Say {
+    /// A word that is lost is of no consequence: the parent that does not listen has gone.
+    fn say(&self, word: FromChild) {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = words.send(&(self.number, word));
+    }
+}
+
+/// Batches run beside each other, but for one that was there when a process died: it runs alone, so that if it does it again
+/// no other is to blame.
+static TOGETHER: RwLock<()> = RwLock::new(());
+
+fn live(start: StartChild, inbox: &Receiver<ToChild>, say: &Say) {
+    if let Some(Err(error)) = start.memory.map(os::limit_memory) {
+        return say.say(FromChild::Started(Err(error.into())));
+    }
+    let mut replica = match begin(&start, say) {
         Ok((replica, metrics)) => {
-            say(FromChild::Started(Ok(metrics)))?;
+            say.say(FromChild::Started(Ok(metrics)));
             Some(replica)
         }
-        Err(error) => return say(FromChild::Started(Err(error))),
+        Err(error) => return say.say(FromChild::Started(Err(error))),
     };
     let seat = Arc::new(start.seat);
     while let Ok(word) = inbox.recv() {
         match word {
             ToChild::Run { number, call } => {
+                let (alone, together) = match call.alone {
+                    true => (Some(TOGETHER.write().unwrap_or_else(PoisonError::into_inner)), None),
+                    false => (None, Some(TOGETHER.read().unwrap_or_else(PoisonError::into_inner))),
+                };
+                say.say(FromChild::Began);
                 let meter = Meter::default();
                 let result = run(&mut replica, number, call, Context::new(&seat, &meter), &seat.scratch);
                 let panicked = replica.is_none();
-                say(FromChild::Done(result.map(|()| meter.take()).map_err(|error| (error, panicked))))?;
+                say.say(FromChild::Done(result.map(|()| meter.take()).map_err(|error| (error, panicked))));
+                drop((alone, together));
             }
             ToChild::Stop | ToChild::Start(_) => {
                 let meter = Meter::default();
@@ -59,32 +104,15 @@ pub(crate) fn serve() -> io::Result<()> {
                     let cx = Context::new(&seat, &meter);
                     log_stop(catch(|| replica.stop(&cx)));
                 }
-                return say(FromChild::Stopped(meter.take()));
+                return say.say(FromChild::Stopped(meter.take()));
             }
         }
     }
-    Ok(())
 }
 
-/// Reads the parent's words. When the parent is gone, however, so are we, whatever the UDF does.
-fn listen(mut link: Link) -> io::Result<Receiver<ToChild>> {
-    let (words, inbox) = channel();
-    thread::Builder::new().name("regatta-life".to_owned()).spawn(move || {
-        loop {
-            match link.receive(WAIT) {
-                Ok(Some(word)) => drop(words.send(word)),
-                Ok(None) => (),
-                Err(_) => std::process::exit(0),
-            }
-        }
-    })?;
-    Ok(inbox)
-}
-
-fn begin(start: &StartChild, words: &Rc<RefCell<Link>>) -> UdfResult<(Box<dyn Replica>, Metrics)> {
-    let (meter, words) = (Meter::default(), Rc::clone(words));
-    // A word that is lost is of no consequence: the parent that does not listen has gone.
-    let progress = move |doing: &str| drop(words.borrow_mut().send(&FromChild::Progress(doing.to_owned())));
+fn begin(start: &StartChild, say: &Say) -> UdfResult<(Box<dyn Replica>, Metrics)> {
+    let (meter, say) = (Meter::default(), say.clone());
+    let progress = move |doing: &str| say.say(FromChild::Progress(doing.to_owned()));
     let mut cx = Start::new(Context::new(&Arc::new(start.seat.clone()), &meter), None, progress);
     let replica = match &start.gpu {
         Some(gpu) => start_on_gpu(&start.udf, &start.arguments, gpu, &mut cx)?,
@@ -98,7 +126,7 @@ fn run(
     number: u64,
     call: Call,
     context: Context,
-    folder: &std::path::Path,
+    folder: &Path,
 ) -> UdfResult<()> {
     let batch = Batch::new(wire::map(&inputs_file(folder, number))?, call, context);
     let column = run_fenced(replica, &batch);

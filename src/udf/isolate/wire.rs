@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::udf::{Call, Metrics, Seat, UdfError};
 
+/// For a replica of the process, whose number goes before it.
 #[derive(Serialize, Deserialize)]
 pub(super) enum ToChild {
-    Start(StartChild),
+    Start(Box<StartChild>),
     Run { number: u64, call: Call },
     Stop,
 }
@@ -44,10 +45,13 @@ pub(super) struct StartChild {
     pub(super) gpu: Option<GpuSeat>,
 }
 
+/// Of a replica of the process, whose number goes before it.
 #[derive(Serialize, Deserialize)]
 pub(super) enum FromChild {
     Progress(String),
     Started(Result<Metrics, UdfError>),
+    /// The batch runs from now on.
+    Began,
     /// The result is in its file. An error says whether it was a panic.
     Done(Result<Metrics, (UdfError, bool)>),
     Stopped(Metrics),

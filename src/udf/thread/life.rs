@@ -146,7 +146,16 @@ impl Life {
                 self.ended(why.clone());
                 Err(Fault::Died(why))
             }
-            // Its process goes with it here; the next call has a new one.
+            Err(Ended::DiedBefore(why)) => {
+                // The batch of another replica did it.
+                self.ended(why);
+                self.ready(wanted)?;
+                match self.running.take() {
+                    Some(Running::Isolated(child)) => self.run_isolated(child, inputs, call, wanted),
+                    _ => Err(UdfError::new("the replica is gone").into()),
+                }
+            }
+            // What it holds goes with it here; the next call has a new one.
             Err(Ended::Late) => {
                 let limit = call.timeout.unwrap_or_default();
                 Err(UdfError::timed_out(limit, "its process was killed, and the next batch has a new one").into())
