@@ -4,6 +4,7 @@
 //! IPC file for each batch and each result. An isolated replica has its process alone; those with a GPU share that of the GPU.
 
 mod child;
+mod many;
 mod output;
 mod process;
 mod wire;
@@ -16,18 +17,23 @@ use std::time::{Duration, Instant};
 use polars::prelude::{Column, DataFrame};
 
 pub(crate) use child::serve;
+#[cfg(feature = "gpu")]
+pub(crate) use child::serve_several;
+pub(super) use many::IsolatedAsync;
 pub(crate) use output::TARGET as OUTPUT;
 
-use self::process::Place;
-use self::wire::{FromChild, StartChild, ToChild};
+use self::process::Process;
+use self::wire::{FromChild, Outcome, StartChild, ToChild};
 pub(crate) use self::wire::{GpuSeat, Link, VISIBLE};
 use super::context::Seat;
+use super::pool::IN_FLIGHT;
 use super::thread::ReplicaSpec;
 use super::{Call, Metrics, UdfError, UdfResult};
 
 /// A replica in another process, from its parent.
 pub(super) struct Isolated {
-    place: Place,
+    process: Arc<Process>,
+    link: Link,
     folder: PathBuf,
     /// Batches so far.
     batches: u64,
@@ -35,14 +41,20 @@ pub(super) struct Isolated {
 
 /// How a call ended that has no result.
 pub(super) enum Ended {
-    /// The UDF failed; true: by a panic, and the process is not to be used again.
+    /// The UDF failed; true: by a panic, and the replica is not to be used again.
     Failed(UdfError, bool),
     /// The process has died with this batch in it.
     Died(String),
     /// The process has died before it began with this batch.
     DiedBefore(String),
-    /// The call took too long, or nobody wants it any more. The replica is of no use any more.
+    /// The call took too long, or nobody wants it any more. The process of a UDF that is not async is to be killed.
     Late,
+}
+
+impl From<UdfError> for Ended {
+    fn from(error: UdfError) -> Self {
+        Self::Failed(error, false)
+    }
 }
 
 /// How often is looked whether a call is still wanted.
@@ -51,7 +63,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const STOP: Duration = Duration::from_secs(5);
 
 impl Isolated {
-    /// Starts the replica, and a process for it if it shares none. Ends early when nobody wants it any more.
+    /// Starts the process and the replica in it. Ends early when nobody wants it any more.
     ///
     /// # Errors
     /// This executable cannot be started again; what `start` says.
@@ -62,19 +74,21 @@ impl Isolated {
         wanted: &mut dyn FnMut() -> bool,
         gpu: Option<GpuSeat>,
     ) -> UdfResult<(Self, Metrics)> {
-        let child = Self { place: Place::take(gpu.as_ref())?, folder: seat.scratch.clone(), batches: 0 };
+        let (process, socket) = Process::enter(gpu.as_ref())?;
+        let mut child = Self { process, link: Link::new(socket), folder: seat.scratch.clone(), batches: 0 };
         let memory = (gpu.is_none() && spec.options.memory > 0).then_some(spec.options.memory);
+        let in_flight = spec.options.in_flight.unwrap_or(IN_FLIGHT);
         let (udf, arguments) = (spec.udf.clone(), spec.arguments.clone());
-        let start = StartChild { udf, arguments, seat: (**seat).clone(), memory, gpu };
-        let lost = |error| UdfError::new(format!("in start, {}", child.place.last_words(&error)));
-        child.place.send(ToChild::Start(Box::new(start))).map_err(lost)?;
+        let start = StartChild { udf, arguments, seat: (**seat).clone(), memory, in_flight, gpu };
+        let lost = |child: &Self, error| UdfError::new(format!("in start, {}", child.process.last_words(error)));
+        child.link.send(&ToChild::Start(Box::new(start))).map_err(|error| lost(&child, error))?;
         loop {
-            match child.place.receive(LOOK) {
+            match child.link.receive(LOOK) {
                 Ok(Some(FromChild::Progress(doing))) => progress(&doing),
                 Ok(Some(FromChild::Started(result))) => return Ok((child, result?)),
                 Ok(None) if wanted() => (),
                 Ok(_) => return Err(UdfError::new("nobody waits for it any more")),
-                Err(error) => return Err(lost(error)),
+                Err(error) => return Err(lost(&child, error)),
             }
         }
     }
@@ -86,50 +100,48 @@ impl Isolated {
         call: Call,
         wanted: &mut dyn FnMut() -> bool,
     ) -> Result<(Column, Metrics), Ended> {
-        let number = self.batches;
-        self.batches += 1;
-        let files = Files { inputs: inputs_file(&self.folder, number), result: result_file(&self.folder, number) };
-        let failed = |error: UdfError| Ended::Failed(error, false);
-        wire::write(&files.inputs, inputs).map_err(|error| failed(error.into()))?;
-        let sent = self.place.send(ToChild::Run { number, call });
-        sent.map_err(|error| Ended::DiedBefore(self.place.last_words(&error)))?;
+        let (number, files) = self.hand_over(inputs)?;
+        let sent = self.link.send(&ToChild::Run { number, call });
+        sent.map_err(|error| Ended::DiedBefore(self.process.last_words(error)))?;
         let (mut began, mut until) = (false, None);
         loop {
-            match self.place.receive(LOOK) {
+            match self.link.receive(LOOK) {
                 Ok(Some(FromChild::Began)) => {
                     began = true;
                     until = call.timeout.map(|limit| Instant::now() + limit);
                 }
-                Ok(Some(FromChild::Done(Ok(metrics)))) => {
-                    let result = wire::read(&files.result).map_err(|error| failed(error.into()))?;
-                    let column = result.into_columns().pop();
-                    return column
-                        .map(|column| (column, metrics))
-                        .ok_or_else(|| failed(UdfError::new("no column came back")));
-                }
-                Ok(Some(FromChild::Done(Err((error, panicked))))) => return Err(Ended::Failed(error, panicked)),
+                Ok(Some(FromChild::Done { outcome, .. })) => return files.result_of(outcome),
                 Ok(Some(_)) => (),
                 Ok(None) if until.is_some_and(|until| Instant::now() >= until) => {
                     // What hangs in it cannot be stopped alone.
-                    self.place.kill();
+                    self.process.kill();
                     return Err(Ended::Late);
                 }
                 Ok(None) if !wanted() => return Err(Ended::Late),
                 Ok(None) => (),
                 Err(error) => {
-                    let why = self.place.last_words(&error);
+                    let why = self.process.last_words(error);
                     return Err(if began { Ended::Died(why) } else { Ended::DiedBefore(why) });
                 }
             }
         }
     }
 
-    /// Ends the replica in order; one that does not goes with this.
-    pub(super) fn stop(self) -> Metrics {
+    /// Writes a batch to where the process finds it, by its number.
+    fn hand_over(&mut self, inputs: &DataFrame) -> UdfResult<(u64, Files)> {
+        let number = self.batches;
+        self.batches += 1;
+        let files = Files { inputs: inputs_file(&self.folder, number), result: result_file(&self.folder, number) };
+        wire::write(&files.inputs, inputs)?;
+        Ok((number, files))
+    }
+
+    /// Ends the replica in order; one that does not goes with its process, if it is alone there.
+    pub(super) fn stop(mut self) -> Metrics {
         let until = Instant::now() + STOP;
-        if self.place.send(ToChild::Stop).is_ok() {
+        if self.link.send(&ToChild::Stop).is_ok() {
             while Instant::now() < until {
-                match self.place.receive(LOOK) {
+                match self.link.receive(LOOK) {
                     Ok(Some(FromChild::Stopped(metrics))) => return metrics,
                     Ok(_) => (),
                     Err(_) => break,
@@ -144,6 +156,16 @@ impl Isolated {
 struct Files {
     inputs: PathBuf,
     result: PathBuf,
+}
+
+impl Files {
+    /// What the process has left, which says how the call ended.
+    fn result_of(&self, outcome: Outcome) -> Result<(Column, Metrics), Ended> {
+        let metrics = outcome.map_err(|(error, panicked)| Ended::Failed(error, panicked))?;
+        let result = wire::read(&self.result).map_err(UdfError::from)?;
+        let column = result.into_columns().pop().ok_or_else(|| UdfError::new("no column came back"))?;
+        Ok((column, metrics))
+    }
 }
 
 impl Drop for Files {

@@ -30,7 +30,7 @@ pub(crate) struct Call {
     pub(super) on_error: OnError,
     /// How long it may run.
     pub(crate) timeout: Option<Duration>,
-    /// Where replicas share a process, no other batch runs beside it: it was there when one died.
+    /// A replica has died with this batch: no other runs beside it, so that a second death is its own doing.
     pub(super) alone: bool,
 }
 
@@ -93,8 +93,8 @@ pub(crate) struct Deaths(usize);
 const DEADLY: usize = 2;
 
 impl Deaths {
-    /// The call, after so many deaths.
-    pub(crate) fn of(&self, call: Call) -> Call {
+    /// The call, as it is made after such deaths.
+    pub(crate) fn before(&self, call: Call) -> Call {
         Call { alone: self.0 > 0, ..call }
     }
 

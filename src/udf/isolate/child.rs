@@ -1,124 +1,147 @@
-//! The process of isolated replicas: each has a thread.
+//! The process of replicas.
 
-use std::collections::HashMap;
+mod many;
+
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::rc::Rc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
+use polars::prelude::Column;
 use regatta_remote::catch;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::wire::{self, FromChild, Link, StartChild, ToChild};
 use super::{inputs_file, result_file};
 use crate::os;
-use crate::udf::registry::{Replica, run_fenced, start_fenced, start_on_gpu};
+use crate::udf::registry::{Replica, open, run_fenced, start_fenced, start_on_gpu};
 use crate::udf::thread::log_stop;
 use crate::udf::{Batch, Call, Context, Meter, Metrics, Start, UdfResult};
 
 /// How long a read waits; then it waits again.
 const WAIT: Duration = Duration::from_secs(3600);
 
-/// Serves replicas until the parent is gone, whatever UDFs do then. Never returns in another state.
+/// Serves one replica until the parent says that it is enough, or is gone. Never returns in another state.
 pub(crate) fn serve() -> io::Result<()> {
-    let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    // What a UDF reads from standard input must not be our words.
-    os::replace_stdin(&File::open("/dev/null")?)?;
-    let words = Arc::new(Mutex::new(Link::new(stream.try_clone()?)));
-    let mut link = Link::new(stream);
-    let mut replicas: HashMap<u64, Sender<ToChild>> = HashMap::new();
-    loop {
-        let (number, word) = match link.receive(WAIT) {
-            Ok(Some(word)) => word,
-            Ok(None) => continue,
-            Err(_) => return Ok(()),
-        };
-        if let ToChild::Start(start) = word {
-            let (tell, inbox) = channel();
-            replicas.insert(number, tell);
-            let say = Say { number, words: Arc::clone(&words) };
-            thread::Builder::new().name(format!("udf {}", start.udf)).spawn(move || live(*start, &inbox, &say))?;
-        } else if let Some(replica) = replicas.get(&number) {
-            let last = matches!(word, ToChild::Stop);
-            // One that has ended does not listen.
-            let _ = replica.send(word);
-            if last {
-                replicas.remove(&number);
+    serve_on(take_stdin()?, true)
+}
+
+/// Serves all replicas whose sockets come through standard input, each on a thread, until the parent is gone.
+#[cfg(feature = "gpu")]
+pub(crate) fn serve_several() -> io::Result<()> {
+    let door = take_stdin()?;
+    while let Some(socket) = os::receive_file(&door)? {
+        thread::Builder::new().name("udf".to_owned()).spawn(move || {
+            if let Err(error) = serve_on(socket.into(), false) {
+                tracing::warn!(%error, "a replica is gone");
             }
-        }
+        })?;
     }
+    Ok(())
 }
 
-/// A replica's words to its parent.
-#[derive(Clone)]
-struct Say {
-    number: u64,
-    words: Arc<Mutex<Link>>,
+fn take_stdin() -> io::Result<UnixStream> {
+    let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    // What the UDF reads from standard input must not be our words.
+    os::replace_stdin(&File::open("/dev/null")?)?;
+    Ok(stream)
 }
 
-impl Say {
-    /// A word that is lost is of no consequence: the parent that does not listen has gone.
-    fn say(&self, word: FromChild) {
-        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = words.send(&(self.number, word));
-    }
-}
+/// Batches run beside each other, but for one that was there when a process died: if it does it again, no other is to blame.
+static BESIDE: RwLock<()> = RwLock::new(());
 
-/// Batches run beside each other, but for one that was there when a process died: it runs alone, so that if it does it again
-/// no other is to blame.
-static TOGETHER: RwLock<()> = RwLock::new(());
-
-fn live(start: StartChild, inbox: &Receiver<ToChild>, say: &Say) {
-    if let Some(Err(error)) = start.memory.map(os::limit_memory) {
-        return say.say(FromChild::Started(Err(error.into())));
+/// `alone`: it is the only one in this process, which then ends with it.
+fn serve_on(stream: UnixStream, alone: bool) -> io::Result<()> {
+    let words = Rc::new(RefCell::new(Link::new(stream.try_clone()?)));
+    let mut inbox = listen(Link::new(stream), alone)?;
+    let Some(ToChild::Start(start)) = inbox.blocking_recv() else {
+        return Err(io::Error::other("the first word is not what to start"));
+    };
+    if let Some(memory) = start.memory {
+        os::limit_memory(memory)?;
     }
-    let mut replica = match begin(&start, say) {
+    if open(&start.udf, &start.arguments).is_ok_and(|udf| udf.is_async()) {
+        return many::serve(*start, words, inbox);
+    }
+    let say = |word: FromChild| words.borrow_mut().send(&word);
+    let mut replica = match begin(&start, &words) {
         Ok((replica, metrics)) => {
-            say.say(FromChild::Started(Ok(metrics)));
+            say(FromChild::Started(Ok(metrics)))?;
             Some(replica)
         }
-        Err(error) => return say.say(FromChild::Started(Err(error))),
+        Err(error) => return say(FromChild::Started(Err(error))),
     };
     let seat = Arc::new(start.seat);
-    while let Ok(word) = inbox.recv() {
+    while let Some(word) = inbox.blocking_recv() {
         match word {
             ToChild::Run { number, call } => {
-                let (alone, together) = match call.alone {
-                    true => (Some(TOGETHER.write().unwrap_or_else(PoisonError::into_inner)), None),
-                    false => (None, Some(TOGETHER.read().unwrap_or_else(PoisonError::into_inner))),
+                let (nobody, others) = match call.alone {
+                    true => (Some(BESIDE.write().unwrap_or_else(PoisonError::into_inner)), None),
+                    false => (None, Some(BESIDE.read().unwrap_or_else(PoisonError::into_inner))),
                 };
-                say.say(FromChild::Began);
+                say(FromChild::Began)?;
                 let meter = Meter::default();
                 let result = run(&mut replica, number, call, Context::new(&seat, &meter), &seat.scratch);
                 let panicked = replica.is_none();
-                say.say(FromChild::Done(result.map(|()| meter.take()).map_err(|error| (error, panicked))));
-                drop((alone, together));
+                let outcome = result.map(|()| meter.take()).map_err(|error| (error, panicked));
+                drop((nobody, others));
+                say(FromChild::Done { number, outcome })?;
             }
+            // Its parent would kill it.
+            ToChild::Forget { .. } => (),
             ToChild::Stop | ToChild::Start(_) => {
                 let meter = Meter::default();
                 if let Some(replica) = replica.take() {
                     let cx = Context::new(&seat, &meter);
                     log_stop(catch(|| replica.stop(&cx)));
                 }
-                return say.say(FromChild::Stopped(meter.take()));
+                return say(FromChild::Stopped(meter.take()));
             }
         }
     }
+    Ok(())
 }
 
-fn begin(start: &StartChild, say: &Say) -> UdfResult<(Box<dyn Replica>, Metrics)> {
-    let (meter, say) = (Meter::default(), say.clone());
-    let progress = move |doing: &str| say.say(FromChild::Progress(doing.to_owned()));
-    let mut cx = Start::new(Context::new(&Arc::new(start.seat.clone()), &meter), None, progress);
+/// Reads the parent's words. When the parent is gone, however, so is this process if the replica is alone in it, whatever the
+/// UDF does; else the replica, after its batch.
+fn listen(mut link: Link, alone: bool) -> io::Result<UnboundedReceiver<ToChild>> {
+    // The parent has no more calls under way than its callers have credits for.
+    let (words, inbox) = unbounded_channel();
+    thread::Builder::new().name("regatta-life".to_owned()).spawn(move || {
+        loop {
+            match link.receive(WAIT) {
+                Ok(Some(word)) => drop(words.send(word)),
+                Ok(None) => (),
+                Err(_) if alone => std::process::exit(0),
+                Err(_) => return,
+            }
+        }
+    })?;
+    Ok(inbox)
+}
+
+fn begin(start: &StartChild, words: &Rc<RefCell<Link>>) -> UdfResult<(Box<dyn Replica>, Metrics)> {
+    let meter = Meter::default();
+    let mut cx = told(start, words, &meter);
     let replica = match &start.gpu {
         Some(gpu) => start_on_gpu(&start.udf, &start.arguments, gpu, &mut cx)?,
         None => start_fenced(&start.udf, &start.arguments, &mut cx)?,
     };
     Ok((replica, meter.take()))
+}
+
+/// What `start` is told here.
+fn told(start: &StartChild, words: &Rc<RefCell<Link>>, meter: &Meter) -> Start {
+    let words = Rc::clone(words);
+    // A word that is lost is of no consequence: the parent that does not listen has gone.
+    let progress = move |doing: &str| drop(words.borrow_mut().send(&FromChild::Progress(doing.to_owned())));
+    Start::new(Context::new(&Arc::new(start.seat.clone()), meter), None, progress)
 }
 
 fn run(
@@ -129,8 +152,12 @@ fn run(
     folder: &Path,
 ) -> UdfResult<()> {
     let batch = Batch::new(wire::map(&inputs_file(folder, number))?, call, context);
-    let column = run_fenced(replica, &batch);
+    leave(run_fenced(replica, &batch), number, folder)
+}
+
+/// Leaves the result of a call in its file.
+fn leave(result: UdfResult<Column>, number: u64, folder: &Path) -> UdfResult<()> {
     // What the UDF has printed belongs before its answer.
     let _ = io::stdout().flush();
-    Ok(wire::write(&result_file(folder, number), &column?.into_frame())?)
+    Ok(wire::write(&result_file(folder, number), &result?.into_frame())?)
 }
