@@ -4,6 +4,7 @@
 //! kernels on columns that are on a device; Regatta brings them there and back, in pieces that overlap. What does not know
 //! UDFs or Polars is the crate `regatta-gpu`, whose types are here too.
 
+mod chain;
 mod columns;
 mod process;
 mod replica;
@@ -11,6 +12,7 @@ mod udf;
 
 pub use regatta_gpu::*;
 
+pub(crate) use chain::{describe, fuse};
 pub(crate) use process::{check, gpus, prove, seat_for, start as start_on_gpu, start_twin};
 pub(crate) use replica::AnyGpuUdf;
 pub use udf::{GpuUdf, Twin};

@@ -45,5 +45,5 @@ pub(crate) use thread::{Fault, ReplicaSpec, ReplicaThread, Reply, Said};
 #[cfg(feature = "gpu")]
 pub(crate) use {
     isolate::{GpuSeat, Link},
-    registry::{AnyUdf, Replica},
+    registry::{AnyUdf, Replica, open},
 };

@@ -116,8 +116,8 @@ fn plain() -> Expr {
 fn answer(session: &Session, query: LazyFrame) -> (DataFrame, regatta::udf::Metrics) {
     let mut run = session.submit(query).unwrap();
     let answer = run.collect().unwrap_or_else(|error| panic!("{error}"));
-    let metrics = run.status().metrics.values().next().cloned().unwrap_or_default();
-    (answer, metrics)
+    let status = run.status().unwrap().expect("a session that runs queries knows them");
+    (answer, status.metrics.values().next().cloned().unwrap_or_default())
 }
 
 #[test]
@@ -161,13 +161,121 @@ fn a_batch_that_faults_the_device_is_quarantined_and_the_rest_goes_on_in_a_new_p
     let pool = Saxpy { a: 2.0 }.pool().batch(100);
     let call = |pool: &regatta::udf::Pool<Saxpy>| pool.on([col("x"), col("y")]).alias("r");
     let (got, metrics) = answer(&session, data.clone().lazy().select([call(&pool.clone().on_error(OnError::Null))]));
-    let nulls = got.column("r").unwrap().is_null();
-    let expected: BooleanChunked = (0..1000).map(|i| Some((500..600).contains(&i))).collect();
-    assert_eq!(nulls, expected, "the rows of one batch");
+    let result = got.column("r").unwrap().f32().unwrap().clone();
+    let nulls: Vec<_> = (0..1000).filter(|i| result.get(*i).is_none()).collect();
+    assert_eq!(nulls, (500..600).collect::<Vec<_>>(), "the rows of one batch");
     assert_eq!(metrics.counter("gpu_batches"), 9);
     let error = session.submit(data.lazy().select([call(&pool)])).unwrap().collect().unwrap_err().to_string();
     assert!(error.contains("has ended 2 replicas") && error.contains("trapped"), "{error}");
     assert!(error.contains("exit status: 86"), "{error}");
+}
+
+#[test]
+fn udfs_that_read_each_other_hand_over_on_the_device() {
+    with_gpus();
+    let session = Session::local(1).unwrap();
+    let rows = 100_000;
+    let data = frame(rows);
+    let saxpy = |a| Saxpy { a }.pool();
+    let inner = saxpy(2.0).on([col("x"), col("y")]);
+    let whole = saxpy(3.0).on([inner.clone(), saxpy(4.0).on([inner, col("x")])]).alias("r");
+    let query = data.clone().lazy().select([whole]);
+    let explain = session.submit(query.clone()).unwrap().explain();
+    assert_eq!(explain.matches("then UDF").count(), 1, "{explain}");
+    assert!(explain.contains("Saxpy, then ") && explain.contains("on the device"), "{explain}");
+    let expected = {
+        let inner = col("x") * lit(2f32) + col("y");
+        let whole = inner.clone() * lit(3f32) + (inner * lit(4f32) + col("x"));
+        data.lazy().select([whole.alias("r")]).collect().unwrap()
+    };
+    let (got, metrics) = answer(&session, query);
+    assert!(got.equals_missing(&expected), "{got:?}");
+    let (up, down) = (metrics.counter("gpu_bytes_up"), metrics.counter("gpu_bytes_down"));
+    assert_eq!(down, rows as u64 * 4, "one result");
+    // Two columns, the bits of the one with nulls, and those of what comes from it; a little for their alignment.
+    let needed = rows as u64 * 8 + 3 * rows as u64 / 8;
+    assert!(up >= rows as u64 * 8 && up < needed + 64 * 1024, "{up} bytes of {needed}");
+}
+
+/// Says which devices its replica sees, and waits until another one has said so too.
+#[derive(Serialize, Deserialize)]
+struct Meet {
+    folder: std::path::PathBuf,
+}
+
+#[regatta::udf]
+impl GpuUdf for Meet {
+    type State = Kernel;
+
+    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn start(&self, gpu: &Device, _: &mut Start) -> UdfResult<Kernel> {
+        std::fs::write(self.folder.join(std::env::var("CUDA_VISIBLE_DEVICES")?), gpu.name())?;
+        regatta::testing::eventually("two replicas see one device each, and not the same", || {
+            std::fs::read_dir(&self.folder).is_ok_and(|files| files.count() == 2)
+        });
+        Ok(gpu.kernels(&KernelSource::new("saxpy.cu", SOURCE))?.kernel("lengths")?)
+    }
+
+    fn launch(&self, lengths: &mut Kernel, gpu: &Device, inputs: &[Input], out: &Output) -> UdfResult<()> {
+        let n = out.rows();
+        let args = [inputs[0].offsets().into(), out.data().into(), n.into()];
+        // SAFETY: these are the kernel's parameters; there is one offset more than rows.
+        Ok(unsafe { gpu.launch(lengths, Grid::over(n), &args) }?)
+    }
+}
+
+#[test]
+fn two_replicas_of_one_gpu_each_see_different_devices() {
+    with_gpus();
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(1).unwrap();
+    let meet = Meet { folder: folder.path().to_owned() }.pool().replicas(2).batch(1);
+    let data = df!["s" => vec!["abc"; 10]].unwrap();
+    let (got, _) = answer(&session, data.lazy().select([meet.on([col("s")]).alias("n")]));
+    assert_eq!(got.column("n").unwrap().i64().unwrap().sum(), Some(30));
+    let devices = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name());
+    assert!(devices.into_iter().all(|device| device.to_string_lossy().starts_with("GPU-")), "by UUID");
+}
+
+const WITHOUT: &str = "REGATTA_TEST_WITHOUT_GPU";
+
+/// This test binary, started again by the test below, on a machine without any library of NVIDIA.
+#[test]
+fn without_a_gpu() {
+    if std::env::var_os(WITHOUT).is_none() {
+        return;
+    }
+    let session = Session::local(1).unwrap();
+    let data = frame(1000);
+    let expected = data.clone().lazy().select([plain().alias("r")]).collect().unwrap();
+    let query = |run_on| {
+        let call = Saxpy { a: 2.0 }.pool().run_on(run_on).batch(100).on([col("x"), col("y")]).alias("r");
+        data.clone().lazy().select([call])
+    };
+    for run_on in [RunOn::PreferGpu, RunOn::CpuOnly] {
+        let (got, metrics) = answer(&session, query(run_on));
+        assert!(got.equals_missing(&expected), "{got:?}");
+        assert_eq!((metrics.counter("cpu_batches"), metrics.counter("gpu_batches")), (10, 0), "{run_on:?}");
+    }
+    let explain = session.submit(query(RunOn::PreferGpu)).unwrap().explain();
+    assert!(explain.contains("1 GPU each if there is one, else on CPUs"), "{explain}");
+    let refused = session.submit(query(RunOn::RequireGpu)).and_then(|mut run| run.collect()).unwrap_err().to_string();
+    assert!(refused.contains("1 GPU"), "{refused}");
+    // Where Polars makes the call itself.
+    let refused = query(RunOn::RequireGpu).collect().unwrap_err().to_string();
+    assert!(refused.contains("needs a GPU") && refused.contains("twin()"), "{refused}");
+    assert!(query(RunOn::PreferGpu).collect().unwrap().equals_missing(&expected));
+}
+
+#[test]
+fn without_a_gpu_the_twin_runs_if_it_may_and_else_the_error_says_what_to_do() {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "without_a_gpu", "--nocapture"]).env(WITHOUT, "1").env_remove("REGATTA_TEST_FAKES");
+    let said = command.output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
 }
 
 #[test]

@@ -29,6 +29,10 @@ pub struct Report {
     pub pieces: u64,
     /// How often there was not enough memory.
     pub out_of_memory: u64,
+    /// Bytes copied to the device.
+    pub bytes_up: u64,
+    /// And from it.
+    pub bytes_down: u64,
 }
 
 /// Takes batches through a device, in pieces that overlap.
@@ -158,7 +162,9 @@ impl Pipeline {
             let slot = (0..SLOTS).find(|slot| under_way.iter().all(|piece| piece.slot != *slot)).unwrap_or(0);
             self.device.was_starved();
             match self.submit(slot, range.clone(), columns, result, launch) {
-                Ok(()) => {
+                Ok((up, down)) => {
+                    report.bytes_up += up as u64;
+                    report.bytes_down += down as u64;
                     under_way.push_back(Piece { slot, rows: range.clone() });
                     start = range.end;
                     report.pieces += 1;
@@ -217,7 +223,7 @@ impl Pipeline {
         self.device.trim()
     }
 
-    /// Puts a piece on its way.
+    /// Puts a piece on its way; returns the bytes that it copies up and down.
     fn submit<E: From<GpuError>>(
         &mut self,
         slot: usize,
@@ -225,7 +231,7 @@ impl Pipeline {
         columns: &[HostColumn<'_>],
         result: &HostResult<'_>,
         launch: &mut impl FnMut(&Device, &[Input], &Output) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<(usize, usize), E> {
         let count = rows.len();
         let packing = Packing::of(columns, rows);
         let (validity_at, out) = output_bytes(result, count);
@@ -261,7 +267,7 @@ impl Pipeline {
         unsafe { result::memcpy_dtoh_async(slot.down.get_mut(out), data.0, download.cu_stream()) }
             .doing("copy a result from the device")?;
         slot.downloaded.record(download.cu_stream())?;
-        Ok(())
+        Ok((packing.bytes, out))
     }
 
     /// Waits for a piece, and copies its result to where it belongs.

@@ -59,6 +59,13 @@ pub(super) struct ResultType {
     width: Option<usize>,
 }
 
+impl ResultType {
+    /// Bytes of a row.
+    pub(super) fn each(&self) -> usize {
+        self.each
+    }
+}
+
 fn number(dtype: &DataType) -> Option<(ArrowType, usize)> {
     Some(match dtype {
         DataType::Int8 => (ArrowType::Int8, 1),

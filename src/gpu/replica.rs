@@ -2,7 +2,7 @@
 
 use arrow::buffer::NullBuffer;
 use polars::prelude::{Column, DataType, Field};
-use regatta_gpu::{Device, GpuError, Input, Output, Pipeline};
+use regatta_gpu::{Bits, Device, GpuError, HostColumn, Input, Output, Pipeline, Values};
 
 use super::columns::{Held, ResultType, Room, check_input, result_type};
 use super::{GpuUdf, Twin};
@@ -12,6 +12,8 @@ use crate::udf::{Batch, Context, Replica, Start, UdfError, UdfResult};
 pub(crate) trait AnyGpuUdf: Send + Sync {
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
 
+    fn makes_nulls(&self) -> bool;
+
     fn twin(&self) -> Option<Twin>;
 
     fn start(self: Box<Self>, gpu: &Device, cx: &mut Start) -> UdfResult<Box<dyn Started>>;
@@ -19,13 +21,21 @@ pub(crate) trait AnyGpuUdf: Send + Sync {
 
 /// A started [`GpuUdf`]: arguments and state.
 pub(crate) trait Started {
-    fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
+    /// For the batch that comes next.
+    fn output(&mut self, inputs: &[Field]) -> UdfResult<DataType>;
 
     fn is_row_wise(&self) -> bool;
 
     fn makes_nulls(&self) -> bool;
 
-    fn launch(&mut self, gpu: &Device, inputs: &[Input], out: &Output) -> UdfResult<()>;
+    /// The sets of inputs for which it wants to know where one of them is null.
+    fn sources(&self) -> &[Vec<usize>] {
+        &[]
+    }
+
+    /// `nulls`: a column of bits for each of [`sources`](Self::sources), clear where one of them is null; `None` where there
+    /// is no such row.
+    fn launch(&mut self, gpu: &Device, inputs: &[Input], nulls: &[Option<Input>], out: &Output) -> UdfResult<()>;
 }
 
 struct WithState<U: GpuUdf> {
@@ -42,6 +52,10 @@ impl<U: GpuUdf> AnyGpuUdf for U {
         Ok(dtype)
     }
 
+    fn makes_nulls(&self) -> bool {
+        U::MAKES_NULLS
+    }
+
     fn twin(&self) -> Option<Twin> {
         GpuUdf::twin(self)
     }
@@ -53,7 +67,7 @@ impl<U: GpuUdf> AnyGpuUdf for U {
 }
 
 impl<U: GpuUdf> Started for WithState<U> {
-    fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+    fn output(&mut self, inputs: &[Field]) -> UdfResult<DataType> {
         GpuUdf::output(&self.udf, inputs)
     }
 
@@ -65,7 +79,7 @@ impl<U: GpuUdf> Started for WithState<U> {
         U::MAKES_NULLS
     }
 
-    fn launch(&mut self, gpu: &Device, inputs: &[Input], out: &Output) -> UdfResult<()> {
+    fn launch(&mut self, gpu: &Device, inputs: &[Input], _: &[Option<Input>], out: &Output) -> UdfResult<()> {
         self.udf.launch(&mut self.state, gpu, inputs, out)
     }
 }
@@ -99,20 +113,39 @@ impl GpuReplica {
         let fields: Vec<Field> = columns.iter().map(|column| column.field().into_owned()).collect();
         let of: ResultType = result_type(&self.started.output(&fields)?)?;
         let held = columns.iter().map(Held::new).collect::<UdfResult<Vec<_>>>()?;
-        let host = held.iter().map(Held::host).collect::<UdfResult<Vec<_>>>()?;
+        let mut host = held.iter().map(Held::host).collect::<UdfResult<Vec<_>>>()?;
+        let nulls_of = |inputs: &[usize]| {
+            inputs.iter().filter_map(|n| held.get(*n)?.nulls()).fold(None, |all, nulls| union(all.as_ref(), nulls))
+        };
+        // Behind the inputs, for those who ask for them.
+        let asked: Vec<_> = self.started.sources().iter().map(|inputs| nulls_of(inputs)).collect();
+        let masks = asked.iter().map(|nulls| {
+            let nulls = nulls.as_ref()?;
+            let bits = Bits { bytes: nulls.validity(), offset: nulls.offset() };
+            host.push(HostColumn { values: Values::Bits(bits), validity: None });
+            Some(host.len() - 1)
+        });
+        let masks: Vec<_> = masks.collect();
         let (row_wise, makes_nulls) = (self.started.is_row_wise(), self.started.makes_nulls());
         let mut room = Room::new(&of, rows, makes_nulls);
         let started = &mut self.started;
-        let report = self.pipeline.run(rows, &host, &mut room.host(), row_wise, |gpu, inputs, out| {
-            started.launch(gpu, inputs, out).map_err(Failed::Udf)
+        let report = self.pipeline.run(rows, &host, &mut room.host(), row_wise, |gpu, columns, out| {
+            let nulls: Vec<_> = masks.iter().map(|at| at.map(|at| columns[at])).collect();
+            started.launch(gpu, &columns[..held.len()], &nulls, out).map_err(Failed::Udf)
         })?;
         batch.metrics().count("gpu_batches", 1);
         if report.out_of_memory > 0 {
             batch.metrics().count("gpu_out_of_memory", report.out_of_memory);
         }
-        let nulls = held.iter().fold(None, |all, column| NullBuffer::union(all.as_ref(), column.nulls()));
-        Ok(room.column(nulls)?)
+        batch.metrics().count("gpu_bytes_up", report.bytes_up);
+        batch.metrics().count("gpu_bytes_down", report.bytes_down);
+        let all: Vec<_> = (0..held.len()).collect();
+        Ok(room.column(nulls_of(&all))?)
     }
+}
+
+fn union(all: Option<&NullBuffer>, more: &NullBuffer) -> Option<NullBuffer> {
+    NullBuffer::union(all, Some(more))
 }
 
 enum Failed {

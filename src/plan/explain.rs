@@ -35,7 +35,7 @@ fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "  then UDF {} on [{}], {least}..={most} replicas, batches {batch}",
-            step.udf,
+            step.describe(),
             step.inputs.join(", ")
         )?;
         if step.options.gpus > 0.0 || step.options.gpu_memory > 0 {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use polars::prelude::*;
 use polars_plan::dsl::LazySerde;
-use polars_plan::prelude::{FunctionOptions, SpecialEq};
+use polars_plan::prelude::{FunctionOptions, OpaqueColumnUdf, SpecialEq};
 use regatta_remote::{CodecError, decode, encode};
 use serde::{Deserialize, Serialize};
 
@@ -56,7 +56,7 @@ pub(crate) struct CallingTask {
 const MARK: &[u8] = b"PLNAMEDFN";
 
 impl UdfCall {
-    pub(super) fn new(name: &str, arguments: Result<Bytes, CodecError>, options: PoolOptions) -> Self {
+    pub(crate) fn new(name: &str, arguments: Result<Bytes, CodecError>, options: PoolOptions) -> Self {
         let arguments = arguments.map(Vec::from).map_err(UdfError::from);
         Self { name: name.to_owned(), arguments, options, is_aggregate: false, in_place: Arc::default(), task: None }
     }
@@ -77,6 +77,17 @@ impl UdfCall {
             options,
             fmt_str: Box::new(self.name.as_str().into()),
         }
+    }
+
+    /// The call behind an anonymous function, if it is one of ours. By its wire form: asking another's function what it is
+    /// (`as_any`) may panic.
+    pub(crate) fn of(function: &OpaqueColumnUdf) -> Option<Self> {
+        let (LazySerde::Deserialized(function) | LazySerde::Named { value: Some(function), .. }) = function else {
+            return None;
+        };
+        let mut wire = Vec::new();
+        function.try_serialize(&mut wire).ok()?;
+        Self::from_wire(&wire).ok()
     }
 
     /// The options, with what the session says where they leave it open.

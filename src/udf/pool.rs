@@ -224,6 +224,10 @@ impl<U: Registered> Pool<U> {
     pub fn on<E: AsRef<[Expr]>>(&self, inputs: E) -> Expr {
         // Row-wise, and it may wait: Polars then runs it on a blocking thread wherever the planner leaves it in place.
         let options = FunctionOptions::elementwise().flag(FunctionFlags::OPTIONAL_RE_ENTRANT);
+        #[cfg(feature = "gpu")]
+        if let Some((whole, inputs)) = crate::gpu::fuse(&self.call, inputs.as_ref()) {
+            return Arc::new(whole).expression(&inputs, options);
+        }
         self.call.expression(inputs.as_ref(), options)
     }
 

@@ -53,7 +53,21 @@ impl Erased {
     /// A [`GpuUdf`](crate::gpu::GpuUdf).
     #[cfg(feature = "gpu")]
     pub fn gpu_udf(udf: impl crate::gpu::GpuUdf) -> Self {
-        Self(Kind::Gpu(Box::new(udf)))
+        Self::gpu(Box::new(udf))
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(crate) fn gpu(udf: Box<dyn crate::gpu::AnyGpuUdf>) -> Self {
+        Self(Kind::Gpu(udf))
+    }
+
+    /// The UDF, if it is one on GPUs.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn into_gpu(self) -> Option<Box<dyn crate::gpu::AnyGpuUdf>> {
+        match self.0 {
+            Kind::Gpu(udf) => Some(udf),
+            _ => None,
+        }
     }
 }
 
@@ -316,7 +330,7 @@ impl Erased {
 }
 
 /// The UDF of that name, with its arguments decoded.
-pub(super) fn open(name: &str, arguments: &[u8]) -> UdfResult<Erased> {
+pub(crate) fn open(name: &str, arguments: &[u8]) -> UdfResult<Erased> {
     open_in(&TABLE, name, arguments)
 }
 

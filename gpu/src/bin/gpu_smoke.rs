@@ -273,7 +273,7 @@ fn bounded_memory() -> Outcome {
 
 /// All of the device's memory, in pieces of an eighth; then the device still works.
 fn exhausted_memory(device: &Device) -> Outcome {
-    let piece = regatta_gpu::device_memory()?[0] as usize / 8;
+    let piece = regatta_gpu::devices()?[0].memory as usize / 8;
     let mut pieces = Vec::new();
     let error = loop {
         match device.alloc::<u8>(piece) {
