@@ -4,6 +4,7 @@
 //! and made steps, the row-wise nodes around them are fused, and what is above becomes a stage that gathers. What the
 //! planner cannot split runs whole on one worker, and [`explain`](QueryPlan::explain) says why.
 
+mod aggregate;
 mod cut;
 mod explain;
 mod files;
@@ -41,9 +42,6 @@ pub(crate) struct QueryPlan {
     /// Where it writes its result, if it does.
     pub(crate) sink: Option<FileSink>,
 }
-
-/// In the folder of files that wait to be published: somebody is there to publish them. Names the folders that were made for them.
-pub(crate) const WANTED: &str = "wanted";
 
 /// A part of the plan whose output is partitions, one for each of its splits.
 #[derive(Debug, Serialize, Deserialize)]

@@ -36,6 +36,8 @@ pub use {inventory, serde};
 pub use self::arrow::{column_from_arrow, column_to_arrow};
 pub(crate) use call::{CallingTask, UdfCall, batch_of};
 pub(crate) use context::Seat;
+#[cfg(feature = "gpu")]
+pub(crate) use isolate::serve_several;
 pub(crate) use isolate::{OUTPUT, VISIBLE, serve as serve_isolated};
 pub(crate) use metrics::{TaskMeter, merge_into};
 pub(crate) use registry::{conform, registered};

@@ -158,7 +158,8 @@ fn a_batch_that_faults_the_device_is_quarantined_and_the_rest_goes_on_in_a_new_p
     let mut x: Vec<f32> = (0..1000).map(|i| i as f32).collect();
     x[555] = -666.0;
     let data = df!["x" => x, "y" => vec![1f32; 1000]].unwrap();
-    let pool = Saxpy { a: 2.0 }.pool().batch(100);
+    // Two replicas in one process: what runs beside the batch that does it is not to blame.
+    let pool = Saxpy { a: 2.0 }.pool().replicas(2).gpus(0.5).batch(100);
     let call = |pool: &regatta::udf::Pool<Saxpy>| pool.on([col("x"), col("y")]).alias("r");
     let (got, metrics) = answer(&session, data.clone().lazy().select([call(&pool.clone().on_error(OnError::Null))]));
     let result = got.column("r").unwrap().f32().unwrap().clone();
@@ -180,7 +181,7 @@ fn udfs_that_read_each_other_hand_over_on_the_device() {
     let inner = saxpy(2.0).on([col("x"), col("y")]);
     let whole = saxpy(3.0).on([inner.clone(), saxpy(4.0).on([inner, col("x")])]).alias("r");
     let query = data.clone().lazy().select([whole]);
-    let explain = session.submit(query.clone()).unwrap().explain();
+    let explain = session.submit(query.clone()).unwrap().explain().to_string();
     assert_eq!(explain.matches("then UDF").count(), 1, "{explain}");
     assert!(explain.contains("Saxpy, then ") && explain.contains("on the device"), "{explain}");
     let expected = {
@@ -197,7 +198,7 @@ fn udfs_that_read_each_other_hand_over_on_the_device() {
     assert!(up >= rows as u64 * 8 && up < needed + 64 * 1024, "{up} bytes of {needed}");
 }
 
-/// Says which devices its replica sees, and waits until another one has said so too.
+/// Says which process and device its replica has, and waits until another one has said so too.
 #[derive(Serialize, Deserialize)]
 struct Meet {
     folder: std::path::PathBuf,
@@ -211,9 +212,10 @@ impl GpuUdf for Meet {
         Ok(DataType::Int64)
     }
 
-    fn start(&self, gpu: &Device, _: &mut Start) -> UdfResult<Kernel> {
-        std::fs::write(self.folder.join(std::env::var("CUDA_VISIBLE_DEVICES")?), gpu.name())?;
-        regatta::testing::eventually("two replicas see one device each, and not the same", || {
+    fn start(&self, gpu: &Device, cx: &mut Start) -> UdfResult<Kernel> {
+        let (process, device) = (std::process::id(), std::env::var("CUDA_VISIBLE_DEVICES")?);
+        std::fs::write(self.folder.join(cx.rank().to_string()), format!("{process} {device}"))?;
+        regatta::testing::eventually("two replicas have started", || {
             std::fs::read_dir(&self.folder).is_ok_and(|files| files.count() == 2)
         });
         Ok(gpu.kernels(&KernelSource::new("saxpy.cu", SOURCE))?.kernel("lengths")?)
@@ -228,16 +230,21 @@ impl GpuUdf for Meet {
 }
 
 #[test]
-fn two_replicas_of_one_gpu_each_see_different_devices() {
+fn replicas_of_a_whole_gpu_have_different_ones_and_those_of_a_half_share_a_process() {
     with_gpus();
-    let folder = tempfile::tempdir().unwrap();
     let session = Session::local(1).unwrap();
-    let meet = Meet { folder: folder.path().to_owned() }.pool().replicas(2).batch(1);
-    let data = df!["s" => vec!["abc"; 10]].unwrap();
-    let (got, _) = answer(&session, data.lazy().select([meet.on([col("s")]).alias("n")]));
-    assert_eq!(got.column("n").unwrap().i64().unwrap().sum(), Some(30));
-    let devices = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name());
-    assert!(devices.into_iter().all(|device| device.to_string_lossy().starts_with("GPU-")), "by UUID");
+    for (gpus, same) in [(1.0, false), (0.5, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let meet = Meet { folder: folder.path().to_owned() }.pool().replicas(2).gpus(gpus).batch(1);
+        let data = df!["s" => vec!["abc"; 10]].unwrap();
+        let (got, _) = answer(&session, data.lazy().select([meet.on([col("s")]).alias("n")]));
+        assert_eq!(got.column("n").unwrap().i64().unwrap().sum(), Some(30));
+        let said = ["0", "1"].map(|rank| std::fs::read_to_string(folder.path().join(rank)).unwrap());
+        let [(process, device), (other_process, other_device)] =
+            said.each_ref().map(|said| said.split_once(' ').unwrap());
+        assert!(device.starts_with("GPU-") && other_device.starts_with("GPU-"), "by UUID: {said:?}");
+        assert_eq!((process == other_process, device == other_device), (same, same), "{said:?}");
+    }
 }
 
 const WITHOUT: &str = "REGATTA_TEST_WITHOUT_GPU";
@@ -260,7 +267,7 @@ fn without_a_gpu() {
         assert!(got.equals_missing(&expected), "{got:?}");
         assert_eq!((metrics.counter("cpu_batches"), metrics.counter("gpu_batches")), (10, 0), "{run_on:?}");
     }
-    let explain = session.submit(query(RunOn::PreferGpu)).unwrap().explain();
+    let explain = session.submit(query(RunOn::PreferGpu)).unwrap().explain().to_string();
     assert!(explain.contains("1 GPU each if there is one, else on CPUs"), "{explain}");
     let refused = session.submit(query(RunOn::RequireGpu)).and_then(|mut run| run.collect()).unwrap_err().to_string();
     assert!(refused.contains("1 GPU"), "{refused}");

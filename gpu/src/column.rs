@@ -56,9 +56,9 @@ pub struct Input {
 }
 
 impl Input {
-    /// A column that is on the device already: what another kernel left, with so many values of its own for each row.
-    pub fn resident(rows: usize, elements: usize, data: Pointer, validity: Option<Pointer>) -> Self {
-        Self { rows, elements, data, offsets: None, validity }
+    /// A column that is on the device already: what another kernel left.
+    pub fn resident(rows: usize, data: Pointer, validity: Option<Pointer>) -> Self {
+        Self { rows, elements: rows, data, offsets: None, validity }
     }
 
     /// How many rows.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing_subscriber::EnvFilter;
 
+use super::scratch::folder_of;
 use super::{Scratch, capacity, connect};
 use crate::actors::{
     CONTROL, Enrol, GATEWAY, GatewayActor, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor,
@@ -74,6 +75,11 @@ pub fn become_worker_if_started_as_one() {
             udf::serve_isolated().map_err(Failure::from)
         }
         #[cfg(feature = "gpu")]
+        REPLICAS => {
+            log_to_stderr("warn");
+            udf::serve_several().map_err(Failure::from)
+        }
+        #[cfg(feature = "gpu")]
         PROBE => crate::gpu::prove().map_err(Failure::from),
         _ => work().map(|never| match never {}),
     };
@@ -89,6 +95,10 @@ pub fn become_worker_if_started_as_one() {
 
 /// The value of [`MARKER`] for a process that is to be an isolated replica.
 const REPLICA: &str = "replica";
+/// And for one that is to have several, with a GPU.
+const REPLICAS: &str = "replicas";
+/// What makes a process of [`replica_command`] one for several.
+pub(crate) const SEVERAL: (&str, &str) = (MARKER, REPLICAS);
 /// And for one that is to tell what GPUs there are.
 #[cfg(feature = "gpu")]
 pub(crate) const PROBE: &str = "gpu-probe";
@@ -184,7 +194,7 @@ fn handed_over() -> Result<Recruit, Failure> {
         std::process::exit(0);
     })?;
     let scratch = Scratch::join(&scratch)?;
-    let store = Store::new(&scratch.store(&format!("worker-{}", worker.0))?);
+    let store = Store::new(&scratch.store(&folder_of(worker))?);
     let runtime = Runtime::new("regatta", 2)?;
     let node = Node::bind(identity, SocketAddr::new(address.ip(), 0), hello(), &runtime)?;
     node.serve_data(Arc::<Store>::clone(&store));

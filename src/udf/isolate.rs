@@ -1,38 +1,39 @@
-//! A replica in a process of its own: this executable, started again.
+//! A replica in another process: this executable, started again.
 //!
 //! Parent and child share a socket (the child's standard input) for words, and the replica's scratch folder for batches: one
-//! IPC file for each batch and each result.
+//! IPC file for each batch and each result. An isolated replica has its process alone; those with a GPU share that of the GPU.
 
 mod child;
+mod many;
 mod output;
+mod process;
 mod wire;
 
 use std::fs;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polars::prelude::{Column, DataFrame};
 
 pub(crate) use child::serve;
+#[cfg(feature = "gpu")]
+pub(crate) use child::serve_several;
+pub(super) use many::IsolatedAsync;
 pub(crate) use output::TARGET as OUTPUT;
 
-use self::output::Output;
-use self::wire::{FromChild, StartChild, ToChild};
+use self::process::Process;
+use self::wire::{FromChild, Outcome, StartChild, ToChild};
 pub(crate) use self::wire::{GpuSeat, Link, VISIBLE};
 use super::context::Seat;
+use super::pool::IN_FLIGHT;
 use super::thread::ReplicaSpec;
 use super::{Call, Metrics, UdfError, UdfResult};
-use crate::cluster::replica_command;
 
-/// A replica's process, from its parent.
+/// A replica in another process, from its parent.
 pub(super) struct Isolated {
-    process: Child,
+    process: Arc<Process>,
     link: Link,
-    output: Output,
     folder: PathBuf,
     /// Batches so far.
     batches: u64,
@@ -40,12 +41,20 @@ pub(super) struct Isolated {
 
 /// How a call ended that has no result.
 pub(super) enum Ended {
-    /// The UDF failed; true: by a panic, and the process is not to be used again.
+    /// The UDF failed; true: by a panic, and the replica is not to be used again.
     Failed(UdfError, bool),
-    /// The process has died.
+    /// The process has died with this batch in it.
     Died(String),
-    /// The call took too long, or nobody wants it any more. The process is to be killed.
+    /// The process has died before it began with this batch.
+    DiedBefore(String),
+    /// The call took too long, or nobody wants it any more. The process of a UDF that is not async is to be killed.
     Late,
+}
+
+impl From<UdfError> for Ended {
+    fn from(error: UdfError) -> Self {
+        Self::Failed(error, false)
+    }
 }
 
 /// How often is looked whether a call is still wanted.
@@ -65,44 +74,21 @@ impl Isolated {
         wanted: &mut dyn FnMut() -> bool,
         gpu: Option<GpuSeat>,
     ) -> UdfResult<(Self, Metrics)> {
-        let mut command = replica_command().ok_or_else(|| {
-            UdfError::new(
-                "an isolated replica is this same executable, started again, and its main cannot be one: put \
-                 #[regatta::main] on main, or regatta::testing::worker!() into the test binary",
-            )
-        })?;
-        let (here, there) = UnixStream::pair()?;
-        // One thread for Polars: replicas are what runs in parallel.
-        command
-            .env("POLARS_MAX_THREADS", "1")
-            .stdin(OwnedFd::from(there))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        if let Some(gpu) = &gpu {
-            command.env(VISIBLE, &gpu.device).env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
-        }
-        let mut process = command.spawn()?;
-        drop(command); // and with it our copy of the child's end
-        let output = Output::read(process.stdout.take(), process.stderr.take());
-        let link = Link::new(here);
-        let mut child = Self { process, link, output, folder: seat.scratch.clone(), batches: 0 };
-        let memory = (spec.options.memory > 0).then_some(spec.options.memory);
-        let start = StartChild {
-            udf: spec.udf.clone(),
-            arguments: spec.arguments.clone(),
-            seat: (**seat).clone(),
-            memory,
-            gpu,
-        };
-        let lost = |child: &mut Self, error| UdfError::new(format!("in start, {}", child.last_words(error)));
-        child.link.send(&ToChild::Start(start)).map_err(|error| lost(&mut child, error))?;
+        let (process, socket) = Process::enter(gpu.as_ref())?;
+        let mut child = Self { process, link: Link::new(socket), folder: seat.scratch.clone(), batches: 0 };
+        let memory = (gpu.is_none() && spec.options.memory > 0).then_some(spec.options.memory);
+        let in_flight = spec.options.in_flight.unwrap_or(IN_FLIGHT);
+        let (udf, arguments) = (spec.udf.clone(), spec.arguments.clone());
+        let start = StartChild { udf, arguments, seat: (**seat).clone(), memory, in_flight, gpu };
+        let lost = |child: &Self, error| UdfError::new(format!("in start, {}", child.process.last_words(error)));
+        child.link.send(&ToChild::Start(Box::new(start))).map_err(|error| lost(&child, error))?;
         loop {
             match child.link.receive(LOOK) {
                 Ok(Some(FromChild::Progress(doing))) => progress(&doing),
                 Ok(Some(FromChild::Started(result))) => return Ok((child, result?)),
                 Ok(None) if wanted() => (),
                 Ok(_) => return Err(UdfError::new("nobody waits for it any more")),
-                Err(error) => return Err(lost(&mut child, error)),
+                Err(error) => return Err(lost(&child, error)),
             }
         }
     }
@@ -114,33 +100,43 @@ impl Isolated {
         call: Call,
         wanted: &mut dyn FnMut() -> bool,
     ) -> Result<(Column, Metrics), Ended> {
-        let number = self.batches;
-        self.batches += 1;
-        let files = Files { inputs: inputs_file(&self.folder, number), result: result_file(&self.folder, number) };
-        let failed = |error: UdfError| Ended::Failed(error, false);
-        wire::write(&files.inputs, inputs).map_err(|error| failed(error.into()))?;
-        let until = call.timeout.map(|limit| Instant::now() + limit);
+        let (number, files) = self.hand_over(inputs)?;
         let sent = self.link.send(&ToChild::Run { number, call });
-        sent.map_err(|error| Ended::Died(self.last_words(error)))?;
+        sent.map_err(|error| Ended::DiedBefore(self.process.last_words(error)))?;
+        let (mut began, mut until) = (false, None);
         loop {
             match self.link.receive(LOOK) {
-                Ok(Some(FromChild::Done(Ok(metrics)))) => {
-                    let result = wire::read(&files.result).map_err(|error| failed(error.into()))?;
-                    let column = result.into_columns().pop();
-                    return column
-                        .map(|column| (column, metrics))
-                        .ok_or_else(|| failed(UdfError::new("no column came back")));
+                Ok(Some(FromChild::Began)) => {
+                    began = true;
+                    until = call.timeout.map(|limit| Instant::now() + limit);
                 }
-                Ok(Some(FromChild::Done(Err((error, panicked))))) => return Err(Ended::Failed(error, panicked)),
+                Ok(Some(FromChild::Done { outcome, .. })) => return files.result_of(outcome),
                 Ok(Some(_)) => (),
-                Ok(None) if until.is_some_and(|until| Instant::now() >= until) || !wanted() => return Err(Ended::Late),
+                Ok(None) if until.is_some_and(|until| Instant::now() >= until) => {
+                    // What hangs in it cannot be stopped alone.
+                    self.process.kill();
+                    return Err(Ended::Late);
+                }
+                Ok(None) if !wanted() => return Err(Ended::Late),
                 Ok(None) => (),
-                Err(error) => return Err(Ended::Died(self.last_words(error))),
+                Err(error) => {
+                    let why = self.process.last_words(error);
+                    return Err(if began { Ended::Died(why) } else { Ended::DiedBefore(why) });
+                }
             }
         }
     }
 
-    /// Ends the process in order; one that does not is killed.
+    /// Writes a batch to where the process finds it, by its number.
+    fn hand_over(&mut self, inputs: &DataFrame) -> UdfResult<(u64, Files)> {
+        let number = self.batches;
+        self.batches += 1;
+        let files = Files { inputs: inputs_file(&self.folder, number), result: result_file(&self.folder, number) };
+        wire::write(&files.inputs, inputs)?;
+        Ok((number, files))
+    }
+
+    /// Ends the replica in order; one that does not goes with its process, if it is alone there.
     pub(super) fn stop(mut self) -> Metrics {
         let until = Instant::now() + STOP;
         if self.link.send(&ToChild::Stop).is_ok() {
@@ -154,28 +150,22 @@ impl Isolated {
         }
         Metrics::default()
     }
-
-    /// What can be said of a process that has gone.
-    fn last_words(&mut self, error: std::io::Error) -> String {
-        let _ = self.process.kill(); // it may only have closed the socket
-        let status = self.process.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-        let last = self.output.last_words();
-        let last = if last.is_empty() { String::new() } else { format!("; its last words: {last}") };
-        format!("its process ended ({status}, {error}){last}")
-    }
-}
-
-impl Drop for Isolated {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 /// The files of one batch, removed with it. Who has mapped one keeps what is in it.
 struct Files {
     inputs: PathBuf,
     result: PathBuf,
+}
+
+impl Files {
+    /// What the process has left, which says how the call ended.
+    fn result_of(&self, outcome: Outcome) -> Result<(Column, Metrics), Ended> {
+        let metrics = outcome.map_err(|(error, panicked)| Ended::Failed(error, panicked))?;
+        let result = wire::read(&self.result).map_err(UdfError::from)?;
+        let column = result.into_columns().pop().ok_or_else(|| UdfError::new("no column came back"))?;
+        Ok((column, metrics))
+    }
 }
 
 impl Drop for Files {

@@ -89,7 +89,7 @@ impl Life {
         }
         if self.ends > RESTARTS {
             let (ends, last) = (self.ends, &self.last);
-            let text = format!("the replica ended {ends} times and is not started again; the last time it {last}");
+            let text = format!("the replica ended {ends} times and is not started again; the last time: {last}");
             return Err(UdfError::new(text));
         }
         let started = self.start(wanted);
@@ -146,7 +146,16 @@ impl Life {
                 self.ended(why.clone());
                 Err(Fault::Died(why))
             }
-            // Its process goes with it here; the next call has a new one.
+            Err(Ended::DiedBefore(why)) => {
+                // The batch of another replica did it.
+                self.ended(why);
+                self.ready(wanted)?;
+                match self.running.take() {
+                    Some(Running::Isolated(child)) => self.run_isolated(child, inputs, call, wanted),
+                    _ => Err(UdfError::new("the replica is gone").into()),
+                }
+            }
+            // What it holds goes with it here; the next call has a new one.
             Err(Ended::Late) => {
                 let limit = call.timeout.unwrap_or_default();
                 Err(UdfError::timed_out(limit, "its process was killed, and the next batch has a new one").into())
