@@ -18,7 +18,9 @@ use std::time::Duration;
 use polars::prelude::LazyFrame;
 use regatta_remote::{Arbiter, Authority, Node, Role, catch};
 
-use crate::actors::{Host, MAILBOX, Place, Relay, SCHEDULER, SchedulerActor, SwordfishActor, UseProvider, Worker};
+use crate::actors::{
+    Host, MAILBOX, Persist, Place, Relay, SCHEDULER, SchedulerActor, SwordfishActor, UseProvider, Worker,
+};
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
@@ -61,7 +63,7 @@ struct Inner {
     /// Calls that a replica of an async UDF has in flight, unless its pool says otherwise.
     in_flight: usize,
     tables: Tables,
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 /// Tasks that a stage is split into, if it can be.
@@ -227,7 +229,7 @@ impl Session {
         // Made first: whatever happens from here on, its drop frees what the query holds.
         let mut run = Run::new(self.clone(), id, schema, explain);
         if let Some(sink) = plan.sink.take() {
-            run.will_publish(Publication::prepare(sink, id)?);
+            run.will_publish(Publication::prepare(sink, id, &self.inner.scratch)?);
         }
         let given = self.keep_frames(id, &mut plan)?;
         run.hear(self.inner.door.submit(self.host(), id, plan, given)?);
@@ -269,7 +271,7 @@ impl Session {
     ) -> Self {
         let Ground { host, scratch, in_flight } = ground;
         let tables = Tables::default();
-        let inner = Inner { workers, door, _arbiters: arbiters, host, tasks, in_flight, tables, _scratch: scratch };
+        let inner = Inner { workers, door, _arbiters: arbiters, host, tasks, in_flight, tables, scratch };
         Self { inner: Arc::new(inner) }
     }
 
@@ -306,6 +308,11 @@ impl Session {
 
     pub(crate) fn host(&self) -> &Arc<Host> {
         &self.inner.host
+    }
+
+    /// Lets what a query leaves be made again if it is lost.
+    pub(crate) fn persist(&self, query: QueryId) -> Result<(), ClusterError> {
+        self.inner.door.ask(self.host(), Persist(query))
     }
 
     /// Ends a query, whatever its state. Never waits.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing_subscriber::EnvFilter;
 
+use super::scratch::folder_of;
 use super::{Scratch, capacity, connect};
 use crate::actors::{
     CONTROL, Enrol, GATEWAY, GatewayActor, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor,
@@ -112,7 +113,10 @@ pub(crate) fn is_worker() -> bool {
 pub(crate) fn hello() -> Bytes {
     let (version, udfs, actors) =
         (env!("CARGO_PKG_VERSION"), udf::registered().join(", "), actor::registered().join(", "));
-    format!("regatta {version}, polars 0.55.2, UDFs [{udfs}], actors [{actors}]").into()
+    let stores = [("s3", cfg!(feature = "s3")), ("gcs", cfg!(feature = "gcs")), ("azure", cfg!(feature = "azure"))];
+    let stores: Vec<_> = stores.into_iter().filter_map(|(name, is_in)| is_in.then_some(name)).collect();
+    let stores = stores.join(", ");
+    format!("regatta {version}, polars 0.55.2, object stores [{stores}], UDFs [{udfs}], actors [{actors}]").into()
 }
 
 pub(super) fn write_hand_over(to: &mut impl Write, hand_over: &HandOver) -> io::Result<()> {
@@ -167,7 +171,7 @@ fn handed_over() -> Result<Recruit, Failure> {
         std::process::exit(0);
     })?;
     let scratch = Scratch::join(&scratch)?;
-    let store = Store::new(&scratch.store(&format!("worker-{}", worker.0))?);
+    let store = Store::new(&scratch.store(&folder_of(worker))?);
     let runtime = Runtime::new("regatta", 2)?;
     let node = Node::bind(identity, SocketAddr::new(address.ip(), 0), hello(), &runtime)?;
     node.serve_data(Arc::<Store>::clone(&store));

@@ -18,15 +18,17 @@ use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::FileSink;
 use crate::sched::{Output, PartitionId};
+use crate::store::Staging;
 
 /// Writes a task's files; its partition names them: where each is, and its name below the sink's folder.
 pub(super) fn write_files(task: &TaskRun, sink: &FileSink) -> Result<Output, TaskFailure> {
     let folder = AttemptFolder::make(sink, task.output)?;
     let mut bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
-    redirect(&mut bound, sink, &folder.path, task.cancelled.clone())?;
+    redirect(&mut bound, sink, &folder.path)?;
+    until_cancelled(&mut bound, task.cancelled.clone());
     fragment::run(bound, |_| false)?;
     // Whoever began the query has cleaned up: nobody would publish these files.
-    if *task.cancelled.borrow() || !folder.is_wanted() {
+    if *task.cancelled.borrow() || !folder.staging.is_wanted() {
         return Err(TaskFailure::Cancelled);
     }
     let mut files = Vec::new();
@@ -53,28 +55,19 @@ fn name(file: &Path, folder: &Path, sink: &FileSink, written: PartitionId) -> Pa
 }
 
 struct AttemptFolder {
-    staging: PathBuf,
+    staging: Staging,
     path: PathBuf,
-    /// Folders that were made for the sink. Polars makes them again if they are gone when it writes.
-    made: Vec<PathBuf>,
     kept: bool,
 }
 
 impl AttemptFolder {
     fn make(sink: &FileSink, attempt: PartitionId) -> Result<Self, TaskFailure> {
-        let staging = sink.staging(attempt.task.query);
-        let path = staging.join(format!("{:05}-{}", attempt.task.index, attempt.attempt.0));
-        let made = match fs::read_to_string(staging.join(crate::plan::WANTED)) {
-            Ok(made) => made.split_terminator('\0').map(PathBuf::from).collect(),
-            Err(_) if staging.exists() => return Err(TaskFailure::Cancelled), // it is being removed
-            Err(_) => Vec::new(),                                             // making the folder says what is wrong
-        };
+        let folder = sink.staging(attempt.task.query);
+        let path = folder.join(format!("{:05}-{}", attempt.task.index, attempt.attempt.0));
+        let not_wanted = || if folder.exists() { TaskFailure::Cancelled } else { not_seen(&folder) };
+        let staging = Staging::find(&folder).ok_or_else(not_wanted)?;
         fs::create_dir(&path).map_err(|e| failed("make the folder", &path, e))?;
-        Ok(Self { staging, path, made, kept: false })
-    }
-
-    fn is_wanted(&self) -> bool {
-        self.staging.join(crate::plan::WANTED).exists()
+        Ok(Self { staging, path, kept: false })
     }
 
     fn keep(mut self) {
@@ -84,17 +77,16 @@ impl AttemptFolder {
 
 impl Drop for AttemptFolder {
     fn drop(&mut self) {
-        if !self.kept {
-            // What cannot be removed here is removed with the query's folder.
-            drop(fs::remove_dir_all(&self.path));
-            if !self.is_wanted() {
-                // A writer of Polars that has not seen the end yet makes its folders again.
-                for _ in 0..AGAIN {
-                    drop(fs::remove_dir_all(&self.path));
-                    drop(fs::remove_dir(&self.staging));
-                    self.made.iter().for_each(|folder| drop(fs::remove_dir(folder)));
-                    thread::sleep(APART);
-                }
+        if self.kept {
+            return;
+        }
+        // What cannot be removed here is removed with the query's folder.
+        drop(fs::remove_dir_all(&self.path));
+        if !self.staging.is_wanted() {
+            // A writer of Polars that has not seen the end yet makes its folders again.
+            for _ in 0..AGAIN {
+                drop(self.staging.remove());
+                thread::sleep(APART);
             }
         }
     }
@@ -104,13 +96,9 @@ impl Drop for AttemptFolder {
 const AGAIN: usize = 20;
 const APART: Duration = Duration::from_millis(20);
 
-/// Lets the sink write into `folder`, and stop when the task is cancelled.
-fn redirect(
-    bound: &mut Bound,
-    sink: &FileSink,
-    folder: &Path,
-    cancelled: watch::Receiver<bool>,
-) -> Result<(), TaskFailure> {
+/// Lets a sink fail when the task is cancelled: Polars has no other way to stop one.
+pub(super) fn until_cancelled(bound: &mut Bound, cancelled: watch::Receiver<bool>) {
+    let IR::Sink { input, payload } = bound.ir.get(bound.top).clone() else { return };
     let guard = FunctionIR::Opaque {
         function: Arc::new(move |batch: DataFrame| match *cancelled.borrow() {
             true => Err(polars_err!(ComputeError: "the task was cancelled")),
@@ -122,8 +110,13 @@ fn redirect(
         streamable: true,
         fmt_str: "until cancelled".into(),
     };
-    let IR::Sink { input, payload } = bound.ir.get(bound.top).clone() else { return Ok(()) };
     let input = bound.ir.add(IR::MapFunction { input, function: guard });
+    bound.top = bound.ir.add(IR::Sink { input, payload });
+}
+
+/// Lets the sink write into `folder`.
+fn redirect(bound: &mut Bound, sink: &FileSink, folder: &Path) -> Result<(), TaskFailure> {
+    let IR::Sink { input, payload } = bound.ir.get(bound.top).clone() else { return Ok(()) };
     let path = |path: &Path| PlRefPath::try_from_path(path).map_err(PolarsFailure::from);
     let payload = match payload {
         SinkTypeIR::File(mut file) => {
@@ -152,6 +145,12 @@ fn list(folder: &Path, files: &mut Vec<(PathBuf, u64)>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn not_seen(folder: &Path) -> TaskFailure {
+    let text =
+        "the folder in which the driver collects the sink's files cannot be read here; driver and workers must share";
+    TaskFailure::Store(format!("{text} the file system that they write to: {}", folder.display()))
 }
 
 fn failed(what: &str, path: &Path, error: io::Error) -> TaskFailure {

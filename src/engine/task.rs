@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::program::{Program, Step};
 use super::regroup::regroup;
-use super::sink::write_files;
+use super::scatter::Partitions;
+use super::sink::{until_cancelled, write_files};
 use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Split;
@@ -63,10 +64,12 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
     if let Some(sink) = &task.program.sink {
         return write_files(&task, sink);
     }
-    let mut writer = task.store.writer(task.output, &task.program.schema)?;
+    let mut partitions = Partitions::new(&task)?;
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
-    let bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
-    let engine = if fragment::reads_few_rows(&task.split) {
+    let mut bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
+    // Into an object store, where one object is there whole or not at all.
+    until_cancelled(&mut bound, task.cancelled.clone());
+    let engine = if fragment::reads_few_rows(&bound, &task.split) {
         // There is room for one batch. A thread for the engine would take longer than all the rest.
         let _ = hand_over.try_send(fragment::run_here(bound)?);
         drop(hand_over);
@@ -88,7 +91,7 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
         {
             let taken = batch.head(Some(usize::try_from(left).unwrap_or(usize::MAX)));
             left -= taken.height() as u64;
-            writer.write(&taken)?;
+            partitions.write(&taken)?;
         }
         Ok(())
     };
@@ -103,7 +106,7 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
         engine.join().unwrap_or_else(|_| Err(TaskFailure::Panicked("the task's thread".to_owned())))
     });
     outcome.and(engine)?;
-    writer.seal()
+    partitions.seal()
 }
 
 fn through_steps<'a>(
@@ -114,9 +117,10 @@ fn through_steps<'a>(
 ) -> BoxStream<'a, Result<DataFrame, TaskFailure>> {
     let received = stream::unfold(batches, |mut batches| async { Some((Ok(batches.recv().await?), batches)) });
     let handed_on = regroup(received.boxed(), program.batches);
-    program.steps.iter().enumerate().fold(handed_on, |batches, (index, step)| {
+    let left = program.steps.iter().enumerate().fold(handed_on, |batches, (index, step)| {
         regroup(through_step(batches, index, step, pools, calling).boxed(), step.spec.batches)
-    })
+    });
+    regroup(left, program.scatter.as_ref().map(|scatter| Partitions::batch(scatter.into)))
 }
 
 /// Several calls at once, results in the order of the rows.
