@@ -11,4 +11,7 @@ mkdir -p "$peers"
 "$peers/ray/bin/pip" install --quiet ray==2.60.0 daft==0.7.26 numpy==2.4.6
 
 CARGO_TARGET_DIR="$peers/target" cargo install --quiet --locked --path "$here/ractor" --root "$peers/ractor" --force
+# For the benchmark `embed`.
+"$peers/ray/bin/pip" install --quiet "ray[data]==2.60.0" daft==0.7.26 onnx==1.23.2 onnxruntime==1.31.1 \
+    safetensors==0.8.0 tokenizers==0.23.3
 echo "peers are in $peers"

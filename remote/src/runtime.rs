@@ -54,8 +54,8 @@ impl Runtime {
         let net = Builder::new_multi_thread()
             .worker_threads(net_threads.max(1))
             .thread_name(format!("{name}-net"))
-            .max_blocking_threads(BLOCKING_THREADS)
             .thread_keep_alive(LINGER)
+            .max_blocking_threads(BLOCKING_THREADS)
             .enable_all()
             .build()?;
         let (system, ended) = start_system(name)?;

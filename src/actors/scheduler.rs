@@ -23,7 +23,7 @@ use crate::sched::{
     Settings, StageId, StageSpec, TaskId, WorkerId,
 };
 use crate::store::{RowRange, Ticket};
-use crate::udf::{Metrics, MetricsByUdf, merge_into};
+use crate::udf::{Metrics, MetricsByUdf, RunOn, merge_into};
 
 /// Places the work of all queries.
 pub struct SchedulerActor {
@@ -402,10 +402,11 @@ impl Handler<Submit> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, Submit { query, plan, mut given, driver, events }: Submit, _: &mut Self::Context) {
+        let gpus = self.core.has_gpus();
         let stages = plan.stages.iter().map(|stage| StageSpec {
             inputs: stage.inputs.clone(),
             tasks: stage.splits.len(),
-            pools: stage.steps().iter().map(pool_spec).collect(),
+            pools: stage.steps().iter().map(|step| pool_spec(step, gpus)).collect(),
             affinity: BTreeMap::new(),
             limit: stage.program().and_then(|program| program.limit),
             given: given.remove(&stage.id).unwrap_or_default(),
@@ -508,10 +509,17 @@ fn pieces(split: &Split, outputs: &[(Place, Output)], partitions: usize) -> Vec<
     pieces.collect()
 }
 
-fn pool_spec(step: &crate::plan::UdfStep) -> PoolSpec {
+/// What a pool takes; `gpus`: some worker has a GPU.
+fn pool_spec(step: &crate::plan::UdfStep, gpus: bool) -> PoolSpec {
     let options = &step.options;
     let ((least, most), ready_timeout) = (options.replicas, options.ready_timeout);
-    let each = Resources::cpus(options.cpus).with_memory(options.memory).with_gpus(options.gpus, options.gpu_memory);
+    let each = Resources::cpus(options.cpus).with_memory(options.memory);
+    let each = if !gpus && options.run_on == RunOn::PreferGpu {
+        tracing::warn!(udf = step.udf, "no worker has a GPU: it runs on CPUs");
+        each
+    } else {
+        each.with_gpus(options.gpus, options.gpu_memory)
+    };
     PoolSpec { udf: step.udf.clone(), each, least, most, ready_timeout }
 }
 

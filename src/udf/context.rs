@@ -213,6 +213,12 @@ impl Batch {
         Self { columns, call, context, slots }
     }
 
+    /// Another batch of the same call.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn with_columns(&self, columns: DataFrame) -> Self {
+        Self { columns, ..self.clone() }
+    }
+
     /// Where this replica runs, and for whom.
     pub fn context(&self) -> &Context {
         &self.context
