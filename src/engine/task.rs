@@ -69,7 +69,7 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
     let mut bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
     // Into an object store, where one object is there whole or not at all.
     until_cancelled(&mut bound, task.cancelled.clone());
-    let engine = if fragment::reads_few_rows(&task.split) {
+    let engine = if fragment::reads_few_rows(&bound, &task.split) {
         // There is room for one batch. A thread for the engine would take longer than all the rest.
         let _ = hand_over.try_send(fragment::run_here(bound)?);
         drop(hand_over);
