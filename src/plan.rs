@@ -4,6 +4,7 @@
 //! and made steps, the row-wise nodes around them are fused, and what is above becomes a stage that gathers. What the
 //! planner cannot split runs whole on one worker, and [`explain`](QueryPlan::explain) says why.
 
+mod aggregate;
 mod cut;
 mod explain;
 mod files;

@@ -13,6 +13,7 @@ use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan};
 use polars_plan::prelude::{AnonymousColumnsUdf, ProjectionOptions};
 use polars_utils::arena::{Arena, Node};
 
+use super::aggregate::{Parts, calls_aggregate_udf, in_parts};
 use super::lift::{self, Liftable};
 use super::marker::{Marker, hash_keys};
 use super::rowwise::is_row_wise;
@@ -26,8 +27,16 @@ use crate::udf::UdfCall;
 
 pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError> {
     let (ir, exprs) = (plan.lp_arena, plan.expr_arena);
-    let mut cutter =
-        Cutter { ir, exprs, target, open: Vec::new(), decided: BTreeMap::new(), batches: BTreeMap::new(), names: 0 };
+    let mut cutter = Cutter {
+        ir,
+        exprs,
+        target,
+        open: Vec::new(),
+        decided: BTreeMap::new(),
+        batches: BTreeMap::new(),
+        whole: BTreeMap::new(),
+        names: 0,
+    };
     let mut root = plan.lp_top;
     cutter.lower(root)?;
     root = cutter.draw_in(root);
@@ -56,6 +65,8 @@ struct Cutter {
     decided: BTreeMap<usize, Splits>,
     /// Row-wise nodes whose rows go on in batches of so many.
     batches: BTreeMap<usize, usize>,
+    /// Why aggregations that call UDFs are not split.
+    whole: BTreeMap<usize, String>,
     names: usize,
 }
 
@@ -97,6 +108,7 @@ impl Cutter {
         self.lift_from_scan(node);
         while self.lift_calls(node)? {}
         self.limit(node);
+        self.split_aggregation(node);
         self.share_out_to_sink(node);
         self.complete_below_object(node);
         if !is_row_wise(self.ir.get(node), &self.exprs) {
@@ -222,15 +234,36 @@ impl Cutter {
         self.ir.replace(node, ir);
     }
 
-    /// A sink that can write in parts does not gather what UDF steps leave: as many tasks as there are write a share each.
+    /// Ends a stage with what its tasks aggregate of their own rows; the node then merges that.
+    fn split_aggregation(&mut self, node: Node) {
+        let ir = self.ir.get(node).clone();
+        let Some(input) = single_input(&ir).filter(|_| calls_aggregate_udf(&ir, &self.exprs)) else { return };
+        let top = self.draw_in(input);
+        let top = self.share_out(top).unwrap_or(top);
+        let splits = self.splits(top);
+        if splits.splits.len() < 2 {
+            return;
+        }
+        let (names, rows) = (&mut self.names, self.ir.get(top).schema(&self.ir).into_owned());
+        let Parts { partial, kept, merge } = match in_parts(&ir, &rows, &mut self.exprs, || fresh(names, "kept")) {
+            Ok(parts) => parts,
+            Err(why) => return drop(self.whole.insert(node.0, why)),
+        };
+        let partial = self.ir.add(partial.with_inputs([top]));
+        self.decided.insert(partial.0, splits);
+        let stage = self.open(Head::Node(partial));
+        let kept = self.ir.add(placeholder(stage, kept));
+        self.decided.insert(kept.0, Splits::whole("it gathers its input"));
+        self.ir.replace(node, merge.with_inputs([kept]));
+        self.decided.insert(node.0, Splits::whole("it merges what the tasks of its input have aggregated"));
+    }
+
+    /// A sink that can write in parts does not gather what UDF steps leave.
     fn share_out_to_sink(&mut self, node: Node) {
         let Some(input) = input_of_split_sink(self.ir.get(node), &self.exprs) else { return };
         let top = self.draw_in(input);
-        let Some(stage) = self.growing_at(top) else { return };
-        let Head::Node(head) = self.open[stage.0 as usize].head else { return };
-        let placeholder = self.ir.add(placeholder(stage, self.schema(top)));
-        self.decided.insert(placeholder.0, Splits::shares(self.splits(head).splits.len()));
-        let ir = self.ir.get(node).clone().with_inputs([placeholder]);
+        let Some(shares) = self.share_out(top) else { return };
+        let ir = self.ir.get(node).clone().with_inputs([shares]);
         self.ir.replace(node, ir);
     }
 
@@ -247,6 +280,15 @@ impl Cutter {
         self.decided.insert(placeholder.0, Splits::whole("it writes one object, once all rows are there"));
         let ir = self.ir.get(node).clone().with_inputs([placeholder]);
         self.ir.replace(node, ir);
+    }
+
+    /// Ends a stage that may still grow here: as many tasks as it has take a share each of what it leaves.
+    fn share_out(&mut self, top: Node) -> Option<Node> {
+        let stage = self.growing_at(top)?;
+        let Head::Node(head) = self.open[stage.0 as usize].head else { return None };
+        let shares = self.ir.add(placeholder(stage, self.schema(top)));
+        self.decided.insert(shares.0, Splits::shares(self.splits(head).splits.len()));
+        Some(shares)
     }
 
     fn open(&mut self, head: Head) -> StageId {
@@ -287,11 +329,12 @@ impl Cutter {
                 below,
                 OpenStep { call: call.call.clone(), inputs, output: Field::new(name.clone(), dtype), then: None },
             );
-            columns.insert(call.at.0, name);
+            let column = self.exprs.add(AExpr::Column(name));
+            columns.extend(call.at.iter().map(|at| (*at, column)));
         }
         let rewritten: Vec<_> = ir.exprs().cloned().collect();
         let rewritten = rewritten.into_iter().map(|mut expr| {
-            expr.set_node(lift::with_columns_for_calls(expr.node(), &columns, &mut self.exprs));
+            expr.set_node(lift::replaced(expr.node(), &columns, &mut self.exprs));
             expr
         });
         let rewritten: Vec<_> = rewritten.collect();
@@ -396,7 +439,9 @@ impl Cutter {
         };
         let fragment = self.fragment(head)?;
         let steps = stage.steps.into_iter().map(|step| self.close_step(step)).collect::<Result<Vec<_>, _>>()?;
-        let Splits { splits, why } = self.splits(head);
+        let Splits { splits, mut why } = self.splits(head);
+        let unsplit = self.ir.iter(head).filter_map(|(node, _)| self.whole.get(&node.0));
+        unsplit.for_each(|reason| why.push_str(&format!("; it aggregates all rows at once, because {reason}")));
         let inputs = self.inputs(head);
         let describe = IRPlan::new(head, self.ir.clone(), self.exprs.clone()).describe();
         let (batches, limit, scatter) = (self.batches_above(head), stage.limit, stage.scatter);
@@ -472,9 +517,14 @@ impl Cutter {
     }
 
     fn name(&mut self, what: &str) -> PlSmallStr {
-        self.names += 1;
-        format!("__regatta_{what}_{}", self.names).into()
+        fresh(&mut self.names, what)
     }
+}
+
+/// A name that no column has.
+fn fresh(names: &mut usize, what: &str) -> PlSmallStr {
+    *names += 1;
+    format!("__regatta_{what}_{names}").into()
 }
 
 fn single_input(ir: &IR) -> Option<Node> {

@@ -20,6 +20,7 @@ use crate::sched::{QueryId, ReplicaId, StageId, WorkerId};
 pub struct Context {
     seat: Arc<Seat>,
     metrics: Meter,
+    attempt: u32,
 }
 
 /// What a replica is told once.
@@ -63,7 +64,7 @@ impl Seat {
 
 impl Context {
     pub(super) fn new(seat: &Arc<Seat>, metrics: &Meter) -> Self {
-        Self { seat: Arc::clone(seat), metrics: metrics.clone() }
+        Self { seat: Arc::clone(seat), metrics: metrics.clone(), attempt: 1 }
     }
 
     /// The query; `None` where Polars runs the query without a session.
@@ -89,6 +90,12 @@ impl Context {
     /// The worker that this replica runs on.
     pub fn worker(&self) -> Option<WorkerId> {
         self.seat.worker
+    }
+
+    /// How often the batch at hand has been tried, with this time: from 1. More than 1 only with
+    /// [`Pool::max_retries`](super::Pool::max_retries).
+    pub fn attempt(&self) -> u32 {
+        self.attempt
     }
 
     /// The GPUs that this replica was given, by their number on the worker.
@@ -202,6 +209,7 @@ impl Batch {
     }
 
     pub(super) fn with_slots(columns: DataFrame, call: Call, context: Context, slots: Arc<Semaphore>) -> Self {
+        let context = Context { attempt: call.attempt, ..context };
         Self { columns, call, context, slots }
     }
 
@@ -215,10 +223,13 @@ impl Batch {
         self.context.metrics()
     }
 
-    /// How often this batch has been tried, with this time: from 1. More than 1 only with
-    /// [`Pool::max_retries`](super::Pool::max_retries).
+    /// How often this batch has been tried: see [`Context::attempt`].
     pub fn attempt(&self) -> u32 {
-        self.call.attempt
+        self.context.attempt()
+    }
+
+    pub(super) fn call(&self) -> Call {
+        self.call
     }
 
     pub(super) fn on_error(&self) -> OnError {

@@ -11,6 +11,7 @@ use std::{fs, io, thread};
 use polars::prelude::{Column, DataFrame};
 use tokio::sync::{mpsc, oneshot};
 
+pub(super) use calls::fenced;
 pub(super) use life::log_stop;
 
 use super::context::Seat;
@@ -25,6 +26,7 @@ const RESTARTS: usize = 4;
 const GRACE: Duration = Duration::from_secs(2);
 
 /// What a replica is.
+#[derive(Clone)]
 pub(crate) struct ReplicaSpec {
     pub(crate) udf: String,
     pub(crate) arguments: Vec<u8>,
@@ -112,7 +114,8 @@ impl ReplicaThread {
         let ends_calls = spec.options.isolated || udf.is_async();
         thread::Builder::new().name(format!("udf {}", spec.udf)).spawn(move || {
             let (query, stage) = spec.seat.replica.map(|(query, stage, _)| (query.0, stage.0)).unzip();
-            let _span = tracing::info_span!("replica", udf = spec.udf, query, stage, rank = spec.seat.rank).entered();
+            // Of the highest level, so that it is there wherever a warning is heard: workers leave out less.
+            let _span = tracing::error_span!("replica", udf = spec.udf, query, stage, rank = spec.seat.rank).entered();
             let folder = match Folder::new(&spec.seat.scratch) {
                 Ok(folder) => folder,
                 Err(error) => {

@@ -149,7 +149,7 @@ const AS_READER: &str = "REGATTA_TEST_AS_READER";
 fn reads_without_permission() {
     let Some(folder) = std::env::var_os(AS_READER).map(std::path::PathBuf::from) else { return };
     let path = folder.join("keel.parquet");
-    let forbid = |path: &std::path::Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0)).unwrap();
+    let forbid = |path: &std::path::Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o000)).unwrap();
     for (name, session) in [("native", Session::native().unwrap()), ("local", Session::local(1).unwrap())] {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         // The driver may read it when it plans; the task may not any more.

@@ -4,15 +4,17 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::future::poll_fn;
 use regatta_remote::catch;
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{Mutex, RwLock, Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 
 use super::life::log_stop;
 use super::{Call, Fault, Job, RESTARTS, ReplicaSpec, Reply, Said, Tell};
 use crate::udf::context::Seat;
+use crate::udf::isolate::{Ended, IsolatedAsync};
 use crate::udf::pool::IN_FLIGHT;
 use crate::udf::registry::{AsyncReplica, Kind, as_high_as, open, panicked_in};
 use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
@@ -35,11 +37,15 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::UnboundedRec
         tell: Rc::clone(&tell),
         slots,
         running: Mutex::default(),
+        crowd: RwLock::default(),
         ends: Cell::new(0),
         last: RefCell::default(),
         carried: RefCell::default(),
     });
-    let started = life.start().await;
+    let started = tokio::select! {
+        started = life.start() => started,
+        () = nobody_calls(&inbox) => return,
+    };
     let failed = started.is_err();
     match started {
         Ok(replica) => *life.running.lock().await = Some(replica),
@@ -60,14 +66,26 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::UnboundedRec
     (tell.borrow_mut())(Said::Stopped(left));
 }
 
+/// Ends when nobody can call any more.
+async fn nobody_calls(inbox: &mpsc::UnboundedReceiver<Job>) {
+    while !inbox.is_closed() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// How often is looked whether a replica that starts is still wanted.
+const LOOK: Duration = Duration::from_millis(20);
+
 struct Life {
     spec: ReplicaSpec,
     seat: Arc<Seat>,
     tell: Rc<RefCell<Tell>>,
     slots: Arc<Semaphore>,
-    /// `None` after a panic: what the panic left is not trusted. Locked while it is started anew.
+    /// `None` after a panic or a death: what the panic left is not trusted. Locked while it is started anew.
     running: Mutex<Option<Rc<dyn AsyncReplica>>>,
-    /// How often it has panicked, and what it said the last time.
+    /// Calls share it; one that is to be alone has it for itself.
+    crowd: RwLock<()>,
+    /// How often it has panicked or died, and what it said the last time.
     ends: Cell<usize>,
     last: RefCell<String>,
     /// What `start` has reported: goes with the next reply.
@@ -79,6 +97,12 @@ impl Life {
         let meter = Meter::default();
         let tell = Rc::clone(&self.tell);
         let progress = move |doing: &str| (tell.borrow_mut())(Said::Progress(doing));
+        if self.spec.options.isolated {
+            let (spec, seat) = (self.spec.clone(), Arc::clone(&self.seat));
+            let (started, metrics) = IsolatedAsync::start(spec, seat, progress).await?;
+            self.carried.borrow_mut().merge(&metrics);
+            return Ok(started);
+        }
         let mut cx = Start::new(Context::new(&self.seat, &meter), self.spec.directory.clone(), progress);
         let Kind::Async(udf) = cx.decoding(|| open(&self.spec.udf, &self.spec.arguments))?.kind() else {
             return Err(UdfError::new("it is no async UDF"));
@@ -95,6 +119,8 @@ impl Life {
         }
         let Job { inputs, call, asker, began, done } = job;
         let run = async {
+            let _beside_others = if call.alone { None } else { Some(self.crowd.read().await) };
+            let _alone = if call.alone { Some(self.crowd.write().await) } else { None };
             // To start the replica anew is not part of the call's time.
             let replica = self.replica().await;
             began();
@@ -112,24 +138,30 @@ impl Life {
         let context = Context::new(&self.seat, &meter);
         let batch = Batch::with_slots(inputs, call, context, Arc::clone(&self.slots));
         let run = fenced(Rc::clone(&replica).run(batch));
-        let outcome = match call.timeout {
+        // Of a process, its proxy looks after the time.
+        let outcome = match call.timeout.filter(|_| !self.spec.options.isolated) {
             None => run.await,
             Some(limit) => match tokio::time::timeout(limit, run).await {
                 Ok(outcome) => outcome,
-                Err(_) => return Err(UdfError::timed_out(limit, "it was dropped").into()),
+                Err(_) => Ok(Err(Ended::Late)),
             },
         };
+        let outcome = outcome.unwrap_or_else(|panic| Err(Ended::Failed(panicked_in("", panic), true)));
         let column = match outcome {
-            Ok(result) => as_high_as(result?, height)?,
-            Err(panic) => {
-                let panic = panicked_in("", panic);
-                self.ended(&panic);
-                // Another call may have panicked too: only the first takes the replica away.
-                let mut running = self.running.lock().await;
-                if running.as_ref().is_some_and(|running| Rc::ptr_eq(running, &replica)) {
-                    *running = None;
+            Ok(column) => as_high_as(column, height)?,
+            Err(Ended::Failed(error, panicked)) => {
+                if panicked {
+                    self.take_away(&replica, error.to_string()).await;
                 }
-                return Err(panic.into());
+                return Err(error.into());
+            }
+            Err(Ended::Died(why)) => {
+                self.take_away(&replica, why.clone()).await;
+                return Err(Fault::Died(why));
+            }
+            Err(Ended::Late) => {
+                let limit = call.timeout.unwrap_or_default();
+                return Err(UdfError::timed_out(limit, "it was dropped").into());
             }
         };
         let mut metrics = self.carried.take();
@@ -145,17 +177,26 @@ impl Life {
         let ends = self.ends.get();
         if ends > RESTARTS {
             let last = self.last.borrow();
-            let text = format!("the replica panicked {ends} times and is not started again; the last time it {last}");
+            let text = format!("the replica ended {ends} times and is not started again; the last time: {last}");
             return Err(UdfError::new(text));
         }
-        let replica = self.start().await.inspect_err(|error| self.ended(error))?;
+        let replica = self.start().await.inspect_err(|error| self.ended(error.to_string()))?;
         *running = Some(Rc::clone(&replica));
         Ok(replica)
     }
 
-    fn ended(&self, why: &UdfError) {
+    /// The replica has ended in one of its calls. Of several that see it, the first takes it away; those that run go on in it.
+    async fn take_away(&self, replica: &Rc<dyn AsyncReplica>, why: String) {
+        let mut running = self.running.lock().await;
+        if running.as_ref().is_some_and(|running| Rc::ptr_eq(running, replica)) {
+            *running = None;
+            self.ended(why);
+        }
+    }
+
+    fn ended(&self, why: String) {
         self.ends.set(self.ends.get() + 1);
-        self.last.replace(why.to_string());
+        self.last.replace(why);
     }
 
     async fn stop(&self) -> Metrics {
@@ -171,7 +212,7 @@ impl Life {
 }
 
 /// A future whose panic is its text.
-async fn fenced<T>(future: impl Future<Output = T>) -> Result<T, String> {
+pub(in crate::udf) async fn fenced<T>(future: impl Future<Output = T>) -> Result<T, String> {
     let mut future = std::pin::pin!(future);
     poll_fn(|cx| match catch(|| future.as_mut().poll(cx)) {
         Ok(poll) => poll.map(Ok),

@@ -88,7 +88,7 @@ impl Life {
         }
         if self.ends > RESTARTS {
             let (ends, last) = (self.ends, &self.last);
-            let text = format!("the replica ended {ends} times and is not started again; the last time it {last}");
+            let text = format!("the replica ended {ends} times and is not started again; the last time: {last}");
             return Err(UdfError::new(text));
         }
         let started = self.start(wanted);
