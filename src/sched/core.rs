@@ -267,6 +267,12 @@ impl Core {
         query.map_or_else(Vec::new, |query| query.outputs(stage.0 as usize))
     }
 
+    /// Whether some worker has a GPU, or one that may be added.
+    pub(crate) fn has_gpus(&self) -> bool {
+        let added = self.autoscaler.as_ref().is_some_and(|scaler| scaler.settings().each.wants_gpu());
+        added || self.ledger.capacity().wants_gpu()
+    }
+
     /// The replicas of a stage's steps that can take batches: `(step, rank, worker)`.
     pub(crate) fn ready_replicas(&self, query: QueryId, stage: StageId) -> Vec<(ReplicaId, WorkerId)> {
         let Some(query) = self.queries.get(&query) else { return Vec::new() };

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::{Call, Fault, Job, RESTARTS, ReplicaSpec, Reply, Said, Tell, is_wanted};
 use crate::udf::context::Seat;
 use crate::udf::isolate::{Ended, Isolated};
-use crate::udf::registry::{Replica, as_high_as, run_fenced, start_fenced};
+use crate::udf::registry::{Replica, as_high_as, open, run_fenced, start_fenced};
 use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
 
 /// Starts the replica and serves its calls until nobody can call any more.
@@ -68,8 +68,9 @@ impl Life {
     fn start(&mut self, wanted: &mut dyn FnMut() -> bool) -> UdfResult<()> {
         let tell = Rc::clone(&self.tell);
         let progress = move |doing: &str| (tell.borrow_mut())(Said::Progress(doing));
-        let (running, metrics) = if self.spec.options.isolated {
-            let (child, metrics) = Isolated::start(&self.spec, &self.seat, &progress, wanted)?;
+        let gpu = open(&self.spec.udf, &self.spec.arguments)?.gpu_for(&self.spec.options, &self.seat)?;
+        let (running, metrics) = if self.spec.options.isolated || gpu.is_some() {
+            let (child, metrics) = Isolated::start(&self.spec, &self.seat, &progress, wanted, gpu)?;
             (Running::Isolated(Box::new(child)), metrics)
         } else {
             let meter = Meter::default();
@@ -145,7 +146,16 @@ impl Life {
                 self.ended(why.clone());
                 Err(Fault::Died(why))
             }
-            // Its process goes with it here; the next call has a new one.
+            Err(Ended::DiedBefore(why)) => {
+                // The batch of another replica did it.
+                self.ended(why);
+                self.ready(wanted)?;
+                match self.running.take() {
+                    Some(Running::Isolated(child)) => self.run_isolated(child, inputs, call, wanted),
+                    _ => Err(UdfError::new("the replica is gone").into()),
+                }
+            }
+            // What it holds goes with it here; the next call has a new one.
             Err(Ended::Late) => {
                 let limit = call.timeout.unwrap_or_default();
                 Err(UdfError::timed_out(limit, "its process was killed, and the next batch has a new one").into())
