@@ -308,3 +308,110 @@ impl Replica for OnCpus {
         self.links.into_iter().try_for_each(|link| link.stop(cx))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::GpuUdf;
+    use super::*;
+    use crate::udf::RunOn;
+
+    /// The sum of its inputs, and this; nowhere but on CPUs.
+    #[derive(Serialize, Deserialize)]
+    struct Sum(f32);
+
+    #[regatta::udf]
+    impl GpuUdf for Sum {
+        type State = ();
+
+        fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+            Ok(DataType::Float32)
+        }
+
+        fn start(&self, _: &Device, _: &mut Start) -> UdfResult<()> {
+            Ok(())
+        }
+
+        fn launch(&self, (): &mut (), _: &Device, _: &[Input], _: &Output) -> UdfResult<()> {
+            Ok(())
+        }
+
+        fn twin(&self) -> Option<Twin> {
+            let more = self.0;
+            Some(Twin::function(move |batch| {
+                let zero = Column::new_scalar("".into(), Scalar::from(more), batch.height());
+                let sum = batch.frame().columns().iter().try_fold(zero, |sum, column| sum + column.clone())?;
+                Ok(sum)
+            }))
+        }
+    }
+
+    /// As above, but its kernels say what is null.
+    #[derive(Serialize, Deserialize)]
+    struct Nulls;
+
+    #[regatta::udf]
+    impl GpuUdf for Nulls {
+        type State = ();
+
+        const MAKES_NULLS: bool = true;
+
+        fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+            Ok(DataType::Float32)
+        }
+
+        fn start(&self, _: &Device, _: &mut Start) -> UdfResult<()> {
+            Ok(())
+        }
+
+        fn launch(&self, (): &mut (), _: &Device, _: &[Input], _: &Output) -> UdfResult<()> {
+            Ok(())
+        }
+    }
+
+    fn call_of(expression: &Expr) -> (UdfCall, Vec<Expr>) {
+        let Expr::AnonymousFunction { input, function, .. } = expression else { panic!("{expression:?}") };
+        (UdfCall::of(function).unwrap(), input.clone())
+    }
+
+    fn links(expression: &Expr) -> Option<(Chain, Vec<Expr>)> {
+        let (call, leaves) = call_of(expression);
+        let chain = (call.name() == Chain::NAME).then(|| regatta_remote::decode(call.arguments().unwrap()).unwrap());
+        Some((chain?, leaves))
+    }
+
+    #[test]
+    fn what_is_used_twice_is_there_once_and_is_read_from_where_it_was_made() {
+        let sum = |n| Sum(n).pool();
+        let inner = sum(1.0).on([col("x"), col("y")]);
+        let (chain, leaves) =
+            links(&sum(2.0).on([col("z"), inner.clone(), sum(3.0).on([inner.clone(), col("x")]), inner])).unwrap();
+        assert_eq!(leaves, [col("z"), col("x"), col("y")], "in the order in which they are met");
+        let inputs: Vec<_> = chain.links.iter().map(|link| link.inputs.clone()).collect();
+        let [z, x, y] = [0, 1, 2].map(Read::Leaf);
+        let (first, second) = (Read::Link(0), Read::Link(1));
+        assert_eq!(inputs, [vec![x, y], vec![first, x], vec![z, first, second, first]]);
+        assert_eq!(chain.sources(), [vec![1, 2], vec![1, 2], vec![0, 1, 2]]);
+    }
+
+    #[test]
+    fn other_options_and_nulls_of_kernels_end_a_chain() {
+        let (x, sum) = (|| col("x"), |n| Sum(n).pool());
+        assert!(links(&sum(1.0).on([x()])).is_none(), "one is no chain");
+        assert!(links(&sum(1.0).gpus(0.5).on([sum(2.0).on([x()])])).is_none(), "other options");
+        assert!(links(&sum(1.0).on([Nulls.pool().on([x()])])).is_none(), "nulls that the host does not know");
+        assert!(links(&Nulls.pool().on([sum(1.0).on([x()])])).is_some(), "as the last one it may");
+        let memory = sum(1.0).gpu_memory(3).on([sum(2.0).gpu_memory(4).on([x()])]);
+        assert_eq!(call_of(&memory).0.options.gpu_memory, 7, "room for all");
+    }
+
+    #[test]
+    fn the_twins_of_a_chain_give_its_answer() {
+        let sum = |n| Sum(n).pool().run_on(RunOn::CpuOnly);
+        let inner = sum(1.0).on([col("x"), col("y")]);
+        let whole = sum(2.0).on([inner.clone(), sum(3.0).on([inner, col("x")])]).alias("r");
+        assert!(matches!(&whole, Expr::Alias(call, _) if links(call).is_some()));
+        let frame = df!["x" => [Some(1f32), None, Some(3.0)], "y" => [10f32, 20.0, 30.0]].unwrap();
+        let got = frame.lazy().select([whole]).collect().unwrap();
+        assert!(got.equals_missing(&df!["r" => [Some(30f32), None, Some(76.0)]].unwrap()), "{got:?}");
+    }
+}
