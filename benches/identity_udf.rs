@@ -12,7 +12,6 @@ mod report;
 use foreign::{figure, python};
 use local::{WORKERS, numbers, seconds, workers};
 use regatta::polars::prelude::*;
-use regatta::prelude::*;
 use regatta::{LazyFrameExt, Session};
 use report::{Better, Case, Report};
 

@@ -149,7 +149,7 @@ fn name_of(device: usize) -> Option<String> {
 pub(crate) fn start(udf: Box<dyn AnyGpuUdf>, gpu: &GpuSeat, cx: &mut Start) -> UdfResult<Box<dyn Replica>> {
     let share = || -> UdfResult<Option<u64>> {
         let whole = regatta_gpu::devices()?.first().map_or(0, |device| device.memory);
-        Ok((gpu.share > 0.0 && gpu.share < 1.0).then(|| (whole as f64 * gpu.share) as u64))
+        Ok((gpu.share > 0.0 && gpu.share < 1.0).then_some((whole as f64 * gpu.share) as u64))
     };
     let memory = if gpu.memory > 0 { Some(gpu.memory) } else { share()? };
     Ok(Box::new(GpuReplica::start(udf, memory, cx)?))
