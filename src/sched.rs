@@ -7,6 +7,7 @@ mod core;
 mod ids;
 mod ledger;
 mod policy;
+mod pool;
 mod query;
 mod queues;
 mod resources;
@@ -14,10 +15,11 @@ mod status;
 
 pub(crate) use self::core::{Action, Core, Event, MAX_ATTEMPTS, Settings};
 pub(crate) use autoscale::ScaleSettings;
-pub(crate) use ids::{Attempt, PartitionId, ReplicaId};
-pub use ids::{PoolId, QueryId, StageId, TaskId, WorkerId};
+pub(crate) use ids::{Attempt, PartitionId, PoolId, ReplicaId};
+pub use ids::{QueryId, StageId, StepId, TaskId, WorkerId};
 pub(crate) use policy::Affinity;
-pub(crate) use query::{Outcome, Output, PoolSpec, QuerySpec, Report, StageSpec};
+pub(crate) use pool::PoolSpec;
+pub(crate) use query::{Outcome, Output, QuerySpec, Report, StageSpec};
 pub(crate) use resources::Resources;
 pub use status::{PoolStatus, QueryStatus, SessionStatus, StageStatus, Wait, WaitsFor, WorkerStatus};
 
