@@ -288,9 +288,9 @@ impl Core {
         ready.collect()
     }
 
-    /// Whether this replica has neither been stopped nor gone with its worker.
-    pub(crate) fn has_replica(&self, replica: ReplicaId) -> bool {
-        self.pools.replica(replica).is_some()
+    /// Where a replica is that has neither been stopped nor gone with its worker.
+    pub(crate) fn replica_on(&self, replica: ReplicaId) -> Option<WorkerId> {
+        Some(self.pools.replica(replica)?.grant.worker)
     }
 
     /// What a query waits for, and since when.
@@ -340,7 +340,7 @@ impl Core {
         self.turns.push_back(id);
         match infeasible {
             Some(error) => self.end(id, Some(error), now, actions),
-            None if is_done => self.query_done(id, actions),
+            None if is_done => self.query_done(id, now, actions),
             None => (),
         }
     }
@@ -413,17 +413,20 @@ impl Core {
         }
         self.leave_pools(id.query, stage, now, actions);
         if is_result {
-            self.query_done(id.query, actions);
+            self.query_done(id.query, now, actions);
         }
     }
 
-    fn query_done(&mut self, id: QueryId, actions: &mut Vec<Action>) {
-        if let Some(query) = self.queries.get_mut(&id) {
-            query.done = true;
-            self.turns.retain(|turn| *turn != id);
-            self.ended = true;
-            actions.push(Action::Report(id, Report::Done));
-        }
+    fn query_done(&mut self, id: QueryId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        query.done = true;
+        let stages = query.stages.len();
+        self.turns.retain(|turn| *turn != id);
+        self.unadmitted.retain(|(query, _)| *query != id);
+        self.ended = true;
+        // An input that was lost and is made again is not needed any more.
+        (0..stages).for_each(|stage| self.leave_pools(id, stage, now, actions));
+        actions.push(Action::Report(id, Report::Done));
     }
 
     /// Gives back the room of an attempt that is over: to who waits behind it, or to all.

@@ -97,6 +97,11 @@ impl Isolated {
         }
     }
 
+    /// Whether the process is gone.
+    pub(super) fn has_ended(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(Some(_)))
+    }
+
     /// Has the process run one batch.
     pub(super) fn run(
         &mut self,
@@ -106,6 +111,7 @@ impl Isolated {
     ) -> Result<(Column, Metrics), Ended> {
         let number = self.batches;
         self.batches += 1;
+        self.output.belongs_here();
         let files = Files { inputs: inputs_file(&self.folder, number), result: result_file(&self.folder, number) };
         let failed = |error: UdfError| Ended::Failed(error, false);
         wire::write(&files.inputs, inputs).map_err(|error| failed(error.into()))?;

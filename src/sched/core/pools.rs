@@ -35,7 +35,10 @@ impl Core {
     }
 
     pub(super) fn replica_idle(&mut self, id: ReplicaId, idle: bool, now: Instant) {
-        if self.pools.replica(id).is_some_and(|replica| replica.state == ReplicaState::Ready) {
+        let Some(pool) = self.pools.get(id.pool) else { return };
+        let ready = pool.replicas.get(&id.rank).is_some_and(|replica| replica.state == ReplicaState::Ready);
+        // What it does while nobody uses it is for nobody.
+        if ready && !pool.users.is_empty() {
             self.pools.set_idle(id, idle.then_some(now));
         }
     }

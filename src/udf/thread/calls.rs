@@ -1,6 +1,6 @@
 //! The life of a replica that has many calls in flight.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -9,9 +9,10 @@ use futures_util::future::poll_fn;
 use regatta_remote::catch;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
+use tracing::Instrument;
 
 use super::life::log_stop;
-use super::{Call, Fault, Job, RESTARTS, ReplicaSpec, Reply, Said, Tell};
+use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, span_of};
 use crate::udf::context::Seat;
 use crate::udf::pool::IN_FLIGHT;
 use crate::udf::registry::{AsyncReplica, Kind, as_high_as, open, panicked_in};
@@ -19,14 +20,14 @@ use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
 use polars::prelude::DataFrame;
 
 /// Starts the replica and serves its calls, on a runtime of its own, until nobody can call any more.
-pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, inbox: mpsc::UnboundedReceiver<Job>, mut tell: Tell) {
+pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, inbox: mpsc::Receiver<Job>, mut tell: Tell) {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => LocalSet::new().block_on(&runtime, serve(spec, seat, inbox, tell)),
         Err(error) => tell(Said::Started(Err(UdfError::new(format!("no runtime for the replica: {error}"))))),
     }
 }
 
-async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::UnboundedReceiver<Job>, tell: Tell) {
+async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job>, tell: Tell) {
     let slots = Arc::new(Semaphore::new(spec.options.in_flight.unwrap_or(IN_FLIGHT)));
     let tell = Rc::new(RefCell::new(tell));
     let life = Rc::new(Life {
@@ -35,8 +36,7 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::UnboundedRec
         tell: Rc::clone(&tell),
         slots,
         running: Mutex::default(),
-        ends: Cell::new(0),
-        last: RefCell::default(),
+        ends: RefCell::default(),
         carried: RefCell::default(),
     });
     let started = life.start().await;
@@ -49,15 +49,16 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::UnboundedRec
         return;
     }
     (tell.borrow_mut())(Said::Started(Ok(())));
-    let mut calls = JoinSet::new();
+    let (mut calls, mut served) = (JoinSet::new(), life.seat.step);
     while let Some(job) = inbox.recv().await {
         while calls.try_join_next().is_some() {}
+        served = job.call.of.or(served);
         calls.spawn_local(Rc::clone(&life).answer(job));
     }
     // Nobody waits for them any more.
     calls.shutdown().await;
     let left = life.stop().await;
-    (tell.borrow_mut())(Said::Stopped(left));
+    (tell.borrow_mut())(Said::Stopped(served, left));
 }
 
 struct Life {
@@ -67,9 +68,8 @@ struct Life {
     slots: Arc<Semaphore>,
     /// `None` after a panic: what the panic left is not trusted. Locked while it is started anew.
     running: Mutex<Option<Rc<dyn AsyncReplica>>>,
-    /// How often it has panicked, and what it said the last time.
-    ends: Cell<usize>,
-    last: RefCell<String>,
+    /// How often it has panicked.
+    ends: RefCell<Ends>,
     /// What `start` has reported: goes with the next reply.
     carried: RefCell<Metrics>,
 }
@@ -96,7 +96,7 @@ impl Life {
         let Job { inputs, call, asker, began, done } = job;
         let run = async {
             // To start the replica anew is not part of the call's time.
-            let replica = self.replica().await;
+            let replica = self.replica(call).await;
             began();
             self.run(replica?, inputs, call).await
         };
@@ -111,7 +111,7 @@ impl Life {
         let (meter, height) = (Meter::default(), inputs.height());
         let context = Context::new(&self.seat, &meter);
         let batch = Batch::with_slots(inputs, call, context, Arc::clone(&self.slots));
-        let run = fenced(Rc::clone(&replica).run(batch));
+        let run = fenced(Rc::clone(&replica).run(batch)).instrument(span_of(call.of));
         let outcome = match call.timeout {
             None => run.await,
             Some(limit) => match tokio::time::timeout(limit, run).await {
@@ -123,7 +123,7 @@ impl Life {
             Ok(result) => as_high_as(result?, height)?,
             Err(panic) => {
                 let panic = panicked_in("", panic);
-                self.ended(&panic);
+                self.ends.borrow_mut().note(call.of, panic.to_string());
                 // Another call may have panicked too: only the first takes the replica away.
                 let mut running = self.running.lock().await;
                 if running.as_ref().is_some_and(|running| Rc::ptr_eq(running, &replica)) {
@@ -137,25 +137,18 @@ impl Life {
         Ok(Reply { column, metrics })
     }
 
-    async fn replica(&self) -> UdfResult<Rc<dyn AsyncReplica>> {
+    async fn replica(&self, call: Call) -> UdfResult<Rc<dyn AsyncReplica>> {
         let mut running = self.running.lock().await;
         if let Some(replica) = &*running {
             return Ok(Rc::clone(replica));
         }
-        let ends = self.ends.get();
-        if ends > RESTARTS {
-            let last = self.last.borrow();
-            let text = format!("the replica panicked {ends} times and is not started again; the last time it {last}");
-            return Err(UdfError::new(text));
+        if let Some(error) = self.ends.borrow().spent(call.of) {
+            return Err(error);
         }
-        let replica = self.start().await.inspect_err(|error| self.ended(error))?;
+        let failed = |error: &UdfError| self.ends.borrow_mut().note(call.of, error.to_string());
+        let replica = self.start().await.inspect_err(failed)?;
         *running = Some(Rc::clone(&replica));
         Ok(replica)
-    }
-
-    fn ended(&self, why: &UdfError) {
-        self.ends.set(self.ends.get() + 1);
-        self.last.replace(why.to_string());
     }
 
     async fn stop(&self) -> Metrics {
