@@ -42,9 +42,6 @@ pub(crate) struct QueryPlan {
     pub(crate) sink: Option<FileSink>,
 }
 
-/// In the folder of files that wait to be published: somebody is there to publish them. Names the folders that were made for them.
-pub(crate) const WANTED: &str = "wanted";
-
 /// A part of the plan whose output is partitions, one for each of its splits.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Stage {

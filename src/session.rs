@@ -61,7 +61,7 @@ struct Inner {
     /// Calls that a replica of an async UDF has in flight, unless its pool says otherwise.
     in_flight: usize,
     tables: Tables,
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 /// Tasks that a stage is split into, if it can be.
@@ -227,7 +227,7 @@ impl Session {
         // Made first: whatever happens from here on, its drop frees what the query holds.
         let mut run = Run::new(self.clone(), id, schema, explain);
         if let Some(sink) = plan.sink.take() {
-            run.will_publish(Publication::prepare(sink, id)?);
+            run.will_publish(Publication::prepare(sink, id, &self.inner.scratch)?);
         }
         let given = self.keep_frames(id, &mut plan)?;
         run.hear(self.inner.door.submit(self.host(), id, plan, given)?);
@@ -269,7 +269,7 @@ impl Session {
     ) -> Self {
         let Ground { host, scratch, in_flight } = ground;
         let tables = Tables::default();
-        let inner = Inner { workers, door, _arbiters: arbiters, host, tasks, in_flight, tables, _scratch: scratch };
+        let inner = Inner { workers, door, _arbiters: arbiters, host, tasks, in_flight, tables, scratch };
         Self { inner: Arc::new(inner) }
     }
 

@@ -6,6 +6,7 @@
 mod ipc;
 mod rows;
 mod serve;
+mod staging;
 mod writer;
 
 use std::fs::File;
@@ -24,6 +25,7 @@ use crate::sched::{Output, PartitionId, QueryId};
 
 pub(crate) use ipc::{decode_frame, encode_frame};
 pub(crate) use serve::{RowRange, Ticket};
+pub(crate) use staging::Staging;
 pub(crate) use writer::PartitionWriter;
 
 /// Partitions up to this size stay in memory.

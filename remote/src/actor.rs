@@ -73,7 +73,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                     return Err(AskError::NoSuchActor);
                 }
                 let started = Instant::now();
-                let link = node.reach(address.node, *at, deadline).await.ok_or(AskError::NotConnected)?;
+                let link = node.reach(address.node, *at, deadline).await?;
                 let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
                 let reply = link.ask(letter, deadline.saturating_sub(started.elapsed())).await?;
                 read(node, reply)
@@ -106,7 +106,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                 if address.node == node.id() {
                     return Err(AskError::NoSuchActor);
                 }
-                let link = node.reach(address.node, *at, patience).await.ok_or(AskError::NotConnected)?;
+                let link = node.reach(address.node, *at, patience).await?;
                 let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
                 let incoming = link.stream(letter, patience).await?;
                 Ok(Replies::remote(incoming, patience, node.clone()))
@@ -138,7 +138,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                     return Err(TellError::NoSuchActor);
                 }
                 let started = Instant::now();
-                let link = node.reach(address.node, *at, deadline).await.ok_or(TellError::NotConnected)?;
+                let link = node.reach(address.node, *at, deadline).await?;
                 let letter = letter(message, node, address.actor).map_err(TellError::Codec)?;
                 link.tell(letter, deadline.saturating_sub(started.elapsed())).await
             }
@@ -188,10 +188,10 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
             Target::Local(actor) => actor.down().await,
             Target::Remote { node, address, .. } if address.node == node.id() => Down::NoSuchActor,
             Target::Remote { node, address, at } => {
-                node.reach(address.node, *at, REACH).await; // nobody may have needed it before
-                match node.link(address.node) {
-                    Some(link) => link.watch(address.actor).await,
-                    None => Down::NodeLost { cause: "not connected".to_owned() },
+                // Nobody may have needed it before.
+                match node.reach(address.node, *at, REACH).await {
+                    Ok(link) => link.watch(address.actor).await,
+                    Err(why) => Down::NodeLost { cause: why.to_string() },
                 }
             }
             Target::Detached(_) => Down::NodeLost { cause: TellError::Detached.to_string() },

@@ -16,7 +16,7 @@ use crate::close::Code;
 use crate::data::{DataSource, Fetch, Ticket, fetch};
 use crate::door::{Crowd, Door, Verdict};
 use crate::endpoint::{self, Endpoint};
-use crate::error::{BindError, ConnectError, FetchError};
+use crate::error::{BindError, ConnectError, FetchError, TellError};
 use crate::handshake::{self, MAX_BUILD};
 use crate::identity::{Authority, Fingerprint, Identity, IdentityError, NodeId, PeerId};
 use crate::join::{JOINS, JOINS_OF_HOST};
@@ -133,6 +133,18 @@ impl Node {
     pub fn disconnect(&self, node: NodeId) {
         self.shared().redial.forget(node);
         self.shared().peers.disconnect(node);
+    }
+
+    /// [Disconnects](Self::disconnect) a node that is gone for good: asks of its actors fail at once, with
+    /// [`AskError::NoSuchActor`](crate::AskError), and handles to them no longer make this node dial.
+    pub fn give_up(&self, node: NodeId) {
+        self.shared().redial.give_up(node);
+        self.disconnect(node);
+    }
+
+    /// Whether this node has [given up](Self::give_up) another.
+    pub fn has_given_up(&self, node: NodeId) -> bool {
+        self.shared().redial.has_given_up(node)
     }
 
     /// Publishes an actor under a number, in place of any other of that number. It is kept alive until it is
@@ -261,13 +273,21 @@ impl Node {
     }
 
     /// The control connection to a node, made by dialling `at` if there is none.
-    pub(crate) async fn reach(&self, node: NodeId, at: Option<SocketAddr>, deadline: Duration) -> Option<Arc<Link>> {
-        if let Some(link) = self.link(node) {
-            return Some(link);
+    pub(crate) async fn reach(
+        &self,
+        node: NodeId,
+        at: Option<SocketAddr>,
+        deadline: Duration,
+    ) -> Result<Arc<Link>, TellError> {
+        if self.has_given_up(node) {
+            return Err(TellError::NoSuchActor);
         }
-        let mut dialling = travel::dial(self.shared(), at?);
+        if let Some(link) = self.link(node) {
+            return Ok(link);
+        }
+        let mut dialling = travel::dial(self.shared(), at.ok_or(TellError::NotConnected)?);
         let _ = self.shared().net.within(deadline, dialling.changed()).await; // ends with an error
-        self.link(node)
+        self.link(node).ok_or(TellError::NotConnected)
     }
 
     /// The control connection to a node.

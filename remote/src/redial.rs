@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dashmap::DashSet;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -31,6 +32,8 @@ const LAST: Duration = Duration::from_secs(5);
 pub(crate) struct Redial {
     turns: Mutex<BTreeMap<SocketAddr, Turn>>,
     keepers: Mutex<BTreeMap<SocketAddr, (NodeId, AbortHandle)>>,
+    /// Gone for good: a node is one life of one process.
+    given_up: DashSet<NodeId>,
 }
 
 /// Who holds it may dial its address.
@@ -45,6 +48,15 @@ impl Redial {
     /// Does not dial a node again.
     pub(crate) fn forget(&self, node: NodeId) {
         self.keepers().values().filter(|(kept, _)| *kept == node).for_each(|(_, keeper)| keeper.abort());
+    }
+
+    /// From now on nothing makes this node dial that one.
+    pub(crate) fn give_up(&self, node: NodeId) {
+        self.given_up.insert(node);
+    }
+
+    pub(crate) fn has_given_up(&self, node: NodeId) -> bool {
+        self.given_up.contains(&node)
     }
 
     fn turn(&self, to: SocketAddr) -> Turn {

@@ -38,6 +38,9 @@ pub struct Arbiter {
     net: Net,
 }
 
+/// How long a thread for what blocks waits for more of it. The many of one burst do not stay for long.
+const LINGER: Duration = Duration::from_secs(1);
+
 impl Runtime {
     /// Starts the threads.
     ///
@@ -48,6 +51,7 @@ impl Runtime {
         let net = Builder::new_multi_thread()
             .worker_threads(net_threads.max(1))
             .thread_name(format!("{name}-net"))
+            .thread_keep_alive(LINGER)
             .enable_all()
             .build()?;
         let (system, ended) = start_system(name)?;

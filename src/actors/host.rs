@@ -32,8 +32,6 @@ pub(crate) struct Host {
     /// Where all is in this process: a node for users' actors, made when the first is started or looked for. They are then
     /// found, sent and decoded as they are on a cluster.
     own: OnceLock<Result<(Node, Arbiter), ClusterError>>,
-    /// Nodes that are gone for good: a node is one life of one process.
-    gone: DashSet<NodeId>,
     /// Nodes that cannot be dialled from here, though they may live.
     unreachable: DashSet<NodeId>,
 }
@@ -47,8 +45,8 @@ const REACH: Duration = Duration::from_secs(2);
 impl Host {
     pub(crate) fn new(runtime: Runtime, store: Arc<Store>, node: Option<Node>, head: Option<NodeId>) -> Arc<Self> {
         let (replicas, own) = (AtomicU64::new(FIRST_REPLICA), OnceLock::new());
-        let (gone, unreachable) = (DashSet::new(), DashSet::new());
-        Arc::new(Self { runtime, store, node, head, replicas, own, gone, unreachable })
+        let unreachable = DashSet::new();
+        Arc::new(Self { runtime, store, node, head, replicas, own, unreachable })
     }
 
     /// Waits for a future on our threads, from any thread: also one of another runtime, which this blocks.
@@ -78,10 +76,13 @@ impl Host {
 
     /// A node is gone: what waits for it ends now, and nobody dials it again, which would take a time-out to fail.
     pub(super) fn forget(&self, gone: NodeId) {
-        self.gone.insert(gone);
         if let Some(node) = &self.node {
-            node.disconnect(gone);
+            node.give_up(gone);
         }
+    }
+
+    fn is_gone(&self, node: NodeId) -> bool {
+        self.node.as_ref().is_some_and(|here| here.has_given_up(node))
     }
 
     /// Leaves the cluster, because its head does not answer: to it this worker is then lost, and what it did runs elsewhere.
@@ -132,7 +133,7 @@ impl Host {
         if !self.unreachable.contains(&node) {
             match self.connected(place, REACH).await {
                 Ok(_) => return self.fetch(place, ticket).await,
-                Err(failure) if self.gone.contains(&node) => return Err(failure),
+                Err(failure) if self.is_gone(node) => return Err(failure),
                 Err(failure) => {
                     tracing::info!(%address, %failure, "cannot be reached from here: the head passes on what it holds");
                     self.unreachable.insert(node);
@@ -187,7 +188,7 @@ impl Host {
         let (Some(node), Some((id, address))) = (&self.node, place.node) else {
             return Err(failed(NO_NETWORK.to_owned()));
         };
-        if self.gone.contains(&id) {
+        if node.has_given_up(id) {
             return Err(failed("it is gone".to_owned()));
         }
         if node.id() != id && !node.peers().iter().any(|peer| peer.node == id) {

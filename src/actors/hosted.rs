@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, ResponseActFuture, ResponseFuture, WrapFuture, fut};
-use regatta_remote::{ActorId, Address};
+use regatta_remote::{ActorId, Address, AskError};
 
 use super::messages::{ActorEnded, DropActor, HostActor, Hosted, SpawnActor, StopActor};
 use super::{CONTROL, FIRST_HOSTED, SchedulerActor, SwordfishActor, insist};
@@ -25,12 +25,20 @@ impl Handler<SpawnActor> for SchedulerActor {
         self.core.actor_started(worker);
         self.hosted += 1;
         let id = ActorId(FIRST_HOSTED + self.hosted);
-        let asked = async move { swordfish.ask(HostActor { id, spec }, 2 * CONTROL).await };
-        Box::pin(asked.into_actor(self).map(move |answer, scheduler, _| {
-            let lost = answer.as_ref().is_err_and(|error| error.may_have_run());
-            let answer = answer.unwrap_or_else(|error| Err(ActorError::NoAnswer(error.to_string())));
-            if lost {
-                scheduler.drop_actor(worker, id); // nobody will ever hold it; its end is told in turn
+        let asked = async move {
+            let answer = swordfish.ask(HostActor { id, spec }, 2 * CONTROL).await;
+            let lost = answer.as_ref().is_err_and(AskError::may_have_run);
+            (answer.unwrap_or_else(|error| Err(ActorError::NoAnswer(error.to_string()))), lost.then_some(swordfish))
+        };
+        Box::pin(asked.into_actor(self).map(move |(answer, lost), scheduler, ctx| {
+            if let Some(swordfish) = lost {
+                // Nobody will ever hold it. If it was there, its worker tells its end in turn.
+                let dropped = async move { insist(&swordfish, DropActor(id)).await };
+                ctx.spawn(dropped.into_actor(scheduler).map(move |was_there, scheduler, _| match was_there {
+                    Ok(false) => scheduler.core.actor_ended(worker),
+                    Ok(true) => (),
+                    Err(error) => tracing::warn!(%worker, %error, "could not drop an actor that nobody holds"),
+                }));
             } else if answer.is_err() {
                 scheduler.core.actor_ended(worker);
             }

@@ -10,9 +10,9 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, AskError, LocalRef, Node, NodeI
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    ActorEnded, CreditWaits, Dismiss, DropActor, End, Enough, Gone, Piece, Place, Prepare, Register, Release,
-    ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor, StopReplica, Submit,
-    TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
+    ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Piece, Place, Prepare, Register, Release, ReplicaAt,
+    ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor, StopReplica, Submit, TaskEnded,
+    UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
@@ -85,7 +85,6 @@ enum Outgoing {
     End(End),
     Gone(Gone),
     Dismiss(Dismiss),
-    DropActor(DropActor),
 }
 
 /// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
@@ -124,10 +123,6 @@ impl SchedulerActor {
     pub(super) fn worker_of(&self, node: NodeId) -> Option<WorkerId> {
         self.worker_at(node)
             .or_else(|| self.workers.values().find(|crew| crew.place.node.is_none()).map(|c| c.place.worker))
-    }
-
-    pub(super) fn drop_actor(&mut self, worker: WorkerId, id: ActorId) {
-        self.send(worker, Outgoing::DropActor(DropActor(id)));
     }
 
     fn join(&mut self, place: Place, capacity: Resources, actor: ActorRef<SwordfishActor>, ctx: &Context<Self>) {
@@ -517,7 +512,6 @@ async fn deliver(
             Outgoing::End(message) => insist(&actor, message).await,
             Outgoing::Gone(message) => insist(&actor, message).await,
             Outgoing::Dismiss(message) => insist(&actor, message).await,
-            Outgoing::DropActor(message) => insist(&actor, message).await.map(drop),
         };
         if let Err(error) = sent {
             if let Some(scheduler) = scheduler.upgrade() {

@@ -1,6 +1,7 @@
 //! Worker processes of this machine: this executable, started again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use regatta_remote::{Authority, NodeId, Role};
 
 use super::ClusterProvider;
 use super::capacity::{capacity, gpus, gpus_of};
+use super::scratch::folder_of;
 use super::worker::{HandOver, MARKER, TestWorker, write_hand_over};
 use crate::error::ClusterError;
 use crate::sched::WorkerId;
@@ -48,6 +50,8 @@ struct Fleet {
 #[derive(Debug)]
 struct LocalWorker {
     child: Child,
+    /// What it keeps on disk. It cannot remove that itself if it is killed.
+    folder: PathBuf,
     /// Its number among those that live: says which GPUs are its own.
     slot: usize,
     /// Its life: closed, the worker ends.
@@ -190,7 +194,9 @@ impl LocalWorker {
         let stdout = child.stdout.take().map(|pipe| relay(pipe, &name, None, |_| ()));
         let mut life = child.stdin.take();
         let handed_over = life.as_mut().map(|stdin| write_hand_over(stdin, &hand_over));
-        let mut worker = Self { child, slot, life, last_words, readers: stderr.into_iter().chain(stdout).collect() };
+        let folder = spec.scratch.join(folder_of(worker));
+        let mut worker =
+            Self { child, folder, slot, life, last_words, readers: stderr.into_iter().chain(stdout).collect() };
         match handed_over {
             Some(Ok(())) => Ok(worker),
             Some(Err(error)) => {
@@ -212,6 +218,13 @@ impl LocalWorker {
             thread::sleep(Duration::from_millis(2));
         }
         self.readers.drain(..).for_each(|reader| drop(reader.join()));
+    }
+}
+
+impl Drop for LocalWorker {
+    fn drop(&mut self) {
+        // Fails if it never came to make it.
+        drop(fs::remove_dir_all(&self.folder));
     }
 }
 

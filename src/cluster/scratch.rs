@@ -5,8 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::os::{self, private_folder};
+use crate::sched::{QueryId, WorkerId};
+use crate::store::Staging;
 
 const LOCK: &str = "lock";
+/// Names the staging folders of sinks, which are elsewhere and go with this one.
+const SINKS: &str = "sinks";
 
 /// A process's hold on its cluster's folder.
 #[derive(Debug)]
@@ -58,15 +62,44 @@ impl Scratch {
         private_folder(&folder)?;
         Ok(folder)
     }
+
+    /// Notes the staging folder of a query's sink, and says where: while that file is there, the staging folder goes with
+    /// this one, though a task that was late has made it again. Forgets those that are gone.
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub(crate) fn note(&self, query: QueryId, staging: &Staging) -> io::Result<PathBuf> {
+        let note = self.store(SINKS)?.join(format!("{:016x}", query.0));
+        let gone = noted(&self.folder).filter(|(_, staging)| !staging.folder().exists());
+        gone.for_each(|(note, _)| drop(fs::remove_file(note)));
+        fs::write(&note, staging.to_text())?;
+        Ok(note)
+    }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.owner {
-            // What is left, the next start sweeps.
-            let _ = fs::remove_dir_all(&self.folder);
+            remove(&self.folder);
         }
     }
+}
+
+/// What the folder of a worker's partitions is called.
+pub(super) fn folder_of(worker: WorkerId) -> String {
+    format!("worker-{}", worker.0)
+}
+
+/// Removes a cluster's folder and what it names. What is left, the next start sweeps.
+fn remove(folder: &Path) {
+    noted(folder).for_each(|(_, staging)| drop(staging.remove()));
+    drop(fs::remove_dir_all(folder));
+}
+
+/// The notes in a cluster's folder, and the staging folders that they name.
+fn noted(folder: &Path) -> impl Iterator<Item = (PathBuf, Staging)> {
+    let notes = fs::read_dir(folder.join(SINKS)).into_iter().flatten().flatten().map(|entry| entry.path());
+    notes.filter_map(|note| Some((note.clone(), Staging::from_text(&fs::read_to_string(note).ok()?)?)))
 }
 
 /// Removes the folders that no process holds. One that another sweep removes at the same time is no error.
@@ -76,7 +109,7 @@ fn sweep(all: &Path) {
         match lock.try_lock() {
             Ok(()) => {
                 tracing::info!(folder = %entry.path().display(), "sweeping the folder of a dead cluster");
-                let _ = fs::remove_dir_all(entry.path());
+                remove(&entry.path());
             }
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => (),
         }
@@ -102,6 +135,19 @@ mod tests {
         drop(worker);
         drop(Scratch::create(base.path()).unwrap());
         assert!(!folder.exists(), "nobody holds it: swept");
+    }
+
+    #[test]
+    fn staging_folders_that_it_notes_go_with_it() {
+        let base = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create(base.path()).unwrap();
+        let staging = Staging::make(base.path().join("made/staging"), true).unwrap();
+        let first = scratch.note(QueryId(6), &Staging::make(base.path().join("first"), false).unwrap()).unwrap();
+        fs::remove_dir_all(base.path().join("first")).unwrap();
+        scratch.note(QueryId(7), &staging).unwrap();
+        assert!(!first.exists(), "that one is gone: there is nothing to remember");
+        drop(scratch);
+        assert!(!base.path().join("made").exists());
     }
 
     #[test]

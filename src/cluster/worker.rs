@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing_subscriber::EnvFilter;
 
+use super::scratch::folder_of;
 use super::{Scratch, capacity, connect};
 use crate::actors::{
     CONTROL, Enrol, GATEWAY, GatewayActor, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor,
@@ -167,7 +168,7 @@ fn handed_over() -> Result<Recruit, Failure> {
         std::process::exit(0);
     })?;
     let scratch = Scratch::join(&scratch)?;
-    let store = Store::new(&scratch.store(&format!("worker-{}", worker.0))?);
+    let store = Store::new(&scratch.store(&folder_of(worker))?);
     let runtime = Runtime::new("regatta", 2)?;
     let node = Node::bind(identity, SocketAddr::new(address.ip(), 0), hello(), &runtime)?;
     node.serve_data(Arc::<Store>::clone(&store));

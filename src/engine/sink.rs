@@ -18,6 +18,7 @@ use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::FileSink;
 use crate::sched::{Output, PartitionId};
+use crate::store::Staging;
 
 /// Writes a task's files; its partition names them: where each is, and its name below the sink's folder.
 pub(super) fn write_files(task: &TaskRun, sink: &FileSink) -> Result<Output, TaskFailure> {
@@ -26,7 +27,7 @@ pub(super) fn write_files(task: &TaskRun, sink: &FileSink) -> Result<Output, Tas
     redirect(&mut bound, sink, &folder.path, task.cancelled.clone())?;
     fragment::run(bound, |_| false)?;
     // Whoever began the query has cleaned up: nobody would publish these files.
-    if *task.cancelled.borrow() || !folder.is_wanted() {
+    if *task.cancelled.borrow() || !folder.staging.is_wanted() {
         return Err(TaskFailure::Cancelled);
     }
     let mut files = Vec::new();
@@ -53,28 +54,19 @@ fn name(file: &Path, folder: &Path, sink: &FileSink, written: PartitionId) -> Pa
 }
 
 struct AttemptFolder {
-    staging: PathBuf,
+    staging: Staging,
     path: PathBuf,
-    /// Folders that were made for the sink. Polars makes them again if they are gone when it writes.
-    made: Vec<PathBuf>,
     kept: bool,
 }
 
 impl AttemptFolder {
     fn make(sink: &FileSink, attempt: PartitionId) -> Result<Self, TaskFailure> {
-        let staging = sink.staging(attempt.task.query);
-        let path = staging.join(format!("{:05}-{}", attempt.task.index, attempt.attempt.0));
-        let made = match fs::read_to_string(staging.join(crate::plan::WANTED)) {
-            Ok(made) => made.split_terminator('\0').map(PathBuf::from).collect(),
-            Err(_) if staging.exists() => return Err(TaskFailure::Cancelled), // it is being removed
-            Err(_) => Vec::new(),                                             // making the folder says what is wrong
-        };
+        let folder = sink.staging(attempt.task.query);
+        let path = folder.join(format!("{:05}-{}", attempt.task.index, attempt.attempt.0));
+        let not_wanted = || if folder.exists() { TaskFailure::Cancelled } else { not_seen(&folder) };
+        let staging = Staging::find(&folder).ok_or_else(not_wanted)?;
         fs::create_dir(&path).map_err(|e| failed("make the folder", &path, e))?;
-        Ok(Self { staging, path, made, kept: false })
-    }
-
-    fn is_wanted(&self) -> bool {
-        self.staging.join(crate::plan::WANTED).exists()
+        Ok(Self { staging, path, kept: false })
     }
 
     fn keep(mut self) {
@@ -84,17 +76,16 @@ impl AttemptFolder {
 
 impl Drop for AttemptFolder {
     fn drop(&mut self) {
-        if !self.kept {
-            // What cannot be removed here is removed with the query's folder.
-            drop(fs::remove_dir_all(&self.path));
-            if !self.is_wanted() {
-                // A writer of Polars that has not seen the end yet makes its folders again.
-                for _ in 0..AGAIN {
-                    drop(fs::remove_dir_all(&self.path));
-                    drop(fs::remove_dir(&self.staging));
-                    self.made.iter().for_each(|folder| drop(fs::remove_dir(folder)));
-                    thread::sleep(APART);
-                }
+        if self.kept {
+            return;
+        }
+        // What cannot be removed here is removed with the query's folder.
+        drop(fs::remove_dir_all(&self.path));
+        if !self.staging.is_wanted() {
+            // A writer of Polars that has not seen the end yet makes its folders again.
+            for _ in 0..AGAIN {
+                drop(self.staging.remove());
+                thread::sleep(APART);
             }
         }
     }
@@ -152,6 +143,12 @@ fn list(folder: &Path, files: &mut Vec<(PathBuf, u64)>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn not_seen(folder: &Path) -> TaskFailure {
+    let text =
+        "the folder in which the driver collects the sink's files cannot be read here; driver and workers must share";
+    TaskFailure::Store(format!("{text} the file system that they write to: {}", folder.display()))
 }
 
 fn failed(what: &str, path: &Path, error: io::Error) -> TaskFailure {

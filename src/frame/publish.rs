@@ -3,60 +3,43 @@
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use bytes::Bytes;
 use polars::prelude::*;
 
 use super::{decode, driver_failed};
+use crate::cluster::Scratch;
 use crate::error::{ClusterError, Error};
-use crate::plan::{FileSink, WANTED};
+use crate::plan::FileSink;
 use crate::sched::QueryId;
-use crate::store::encode_frame;
+use crate::store::{Staging, encode_frame};
 
 /// Files that wait to be published. Dropped before that, they are gone.
 #[derive(Debug)]
 pub(crate) struct Publication {
     sink: FileSink,
-    staging: PathBuf,
-    /// Folders that were made for the sink, the innermost first: gone again if nothing is published.
-    made: Vec<PathBuf>,
+    staging: Staging,
+    /// Names the staging folder to the end of the session, or, if that does not come to it, to the next start.
+    note: PathBuf,
 }
 
-/// How often, and how long apart, a folder is removed into which a task may still write its last file: while the query's owner
-/// waits, and then beside it.
-const AT_ONCE: (usize, Duration) = (20, Duration::from_millis(10));
-const LATER: (usize, Duration) = (300, Duration::from_millis(100));
-
 impl Publication {
-    /// Makes the folder in which the files of a query are until they are published.
+    /// Makes the folder in which the files of a query are until they are published, and notes it in `scratch`.
     ///
     /// # Errors
     /// The sink's folder is not there and is not to be made, or cannot be written to.
-    pub(crate) fn prepare(sink: FileSink, query: QueryId) -> Result<Self, Error> {
-        let mut publication = Self { staging: sink.staging(query), sink, made: Vec::new() };
-        publication.make_folders().map_err(|error| {
-            let folder = publication.sink.folder().display();
-            ClusterError::os(
-                format!("prepare the sink's folder {folder}, which this process must be able to write to"),
-                error,
-            )
+    pub(crate) fn prepare(sink: FileSink, query: QueryId, scratch: &Scratch) -> Result<Self, Error> {
+        let prepared = || {
+            let staging = Staging::make(sink.staging(query), sink.mkdir)?;
+            let note = scratch.note(query, &staging).inspect_err(|_| drop(staging.remove()))?;
+            Ok((staging, note))
+        };
+        let (staging, note) = prepared().map_err(|error: io::Error| {
+            let folder = sink.folder().display();
+            let what = format!("prepare the sink's folder {folder}, which this process must be able to write to");
+            ClusterError::os(what, error)
         })?;
-        Ok(publication)
-    }
-
-    fn make_folders(&mut self) -> io::Result<()> {
-        let folder = self.sink.folder();
-        if self.sink.mkdir {
-            let missing: Vec<_> =
-                folder.ancestors().take_while(|folder| !folder.exists()).map(Path::to_owned).collect();
-            fs::create_dir_all(folder)?;
-            self.made = missing;
-        }
-        fs::create_dir(&self.staging)?;
-        let made: Vec<_> = self.made.iter().map(|folder| folder.to_string_lossy()).collect();
-        fs::write(self.staging.join(WANTED), made.join("\0"))
+        Ok(Self { sink, staging, note })
     }
 
     /// Puts the files into their places, all or, if that fails midway, none; and says which they are.
@@ -72,7 +55,8 @@ impl Publication {
                 published.push((place, bytes));
             }
         }
-        self.made.clear();
+        self.staging.keep_made();
+        drop(fs::remove_file(&self.note));
         let paths: Vec<_> = published.iter().map(|(path, _)| path.to_string_lossy().into_owned()).collect();
         let bytes: Vec<_> = published.iter().map(|(_, bytes)| *bytes).collect();
         let written = df!["path" => paths, "bytes" => bytes].and_then(|files| encode_frame(&files));
@@ -81,7 +65,7 @@ impl Publication {
 
     fn put(&self, staged: &Path, name: &Path, place: &Path) -> io::Result<()> {
         // The names come from a worker: they may lead from the staging folder into the sink's, and nowhere else.
-        let within = staged.strip_prefix(&self.staging).is_ok_and(is_plain) && is_plain(name);
+        let within = staged.strip_prefix(self.staging.folder()).is_ok_and(is_plain) && is_plain(name);
         if !within {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is outside", staged.display())));
         }
@@ -95,32 +79,8 @@ impl Publication {
 impl Drop for Publication {
     fn drop(&mut self) {
         // First: a task that ends from here on sees that nobody wants its files, and removes them.
-        drop(fs::remove_file(self.staging.join(WANTED)));
-        let left = Left { staging: std::mem::take(&mut self.staging), made: std::mem::take(&mut self.made) };
-        if let Err(left) = left.remove(AT_ONCE) {
-            // Fails only if the system gives no thread: then the folders stay, without files.
-            drop(thread::Builder::new().name("regatta-unpublish".to_owned()).spawn(move || left.remove(LATER)));
-        }
-    }
-}
-
-/// What is to be removed when nothing is published, or all is.
-struct Left {
-    staging: PathBuf,
-    made: Vec<PathBuf>,
-}
-
-impl Left {
-    /// Given back if a task still writes there.
-    fn remove(self, (times, apart): (usize, Duration)) -> Result<(), Self> {
-        for _ in 0..times {
-            if fs::remove_dir_all(&self.staging).is_ok() || !self.staging.exists() {
-                self.made.iter().for_each(|folder| drop(fs::remove_dir(folder)));
-                return Ok(());
-            }
-            thread::sleep(apart);
-        }
-        Err(self)
+        self.staging.unwanted();
+        drop(self.staging.remove());
     }
 }
 
@@ -140,7 +100,8 @@ mod tests {
 
     fn publication(target: &Path) -> Publication {
         let sink = FileSink { target: target.to_owned(), is_folder: true, mkdir: true };
-        Publication::prepare(sink, QueryId(7)).unwrap()
+        let scratch = Scratch::create(target.parent().unwrap()).unwrap();
+        Publication::prepare(sink, QueryId(7), &scratch).unwrap()
     }
 
     fn listing(staged: &Path, name: &str) -> Bytes {
@@ -155,8 +116,8 @@ mod tests {
         fs::write(&other, "x").unwrap();
         for (staged, name) in [("../../other", "k=1/f"), ("f", "../f"), ("f", "/f")] {
             let publication = publication(&target);
-            fs::write(publication.staging.join("f"), "x").unwrap();
-            let listing = listing(&publication.staging.join(staged), name);
+            fs::write(publication.staging.folder().join("f"), "x").unwrap();
+            let listing = listing(&publication.staging.folder().join(staged), name);
             let error = publication.publish(vec![listing]).unwrap_err().to_string();
             assert!(error.contains("outside"), "{error}");
         }
@@ -168,9 +129,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("sink");
         let publication = publication(&target);
-        let staged = publication.staging.join("f");
+        let staged = publication.staging.folder().join("f");
         fs::write(&staged, "x").unwrap();
-        let missing = publication.staging.join("missing");
+        let missing = publication.staging.folder().join("missing");
         let error = publication.publish(vec![listing(&staged, "f"), listing(&missing, "g")]).unwrap_err().to_string();
         assert!(error.contains("sink/g"), "{error}");
         assert!(!target.exists(), "neither the first file nor the folder that was made for it");
