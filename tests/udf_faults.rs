@@ -8,12 +8,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{process, thread};
 
-use regatta::Error;
 use regatta::error::PoolFailure;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::eventually;
 use regatta::udf::Pool;
+use regatta::{Config, Error};
 use serde::{Deserialize, Serialize};
 
 regatta::testing::worker!();
@@ -121,7 +121,8 @@ fn says(result: Result<Column, Error>, parts: &[&str]) {
 
 /// Each way for itself on each kind of session; then all its processes have ended and the session still works.
 fn on_both(check: impl Fn(&Session, &Path)) {
-    for session in [Session::native().unwrap(), Session::local(2).unwrap()] {
+    let config = || Config { pool_warm: Duration::ZERO, ..Config::default() };
+    for session in [Session::native_with(config()).unwrap(), Session::local_with(2, config()).unwrap()] {
         let folder = tempfile::tempdir().unwrap();
         let workers = session.processes();
         check(&session, folder.path());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
 use polars::prelude::DataFrame;
-use regatta_remote::ActorRef;
+use regatta_remote::{ActorRef, Asker};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -148,8 +148,8 @@ impl Handler<Evaluate> for UdfActor {
         let (host, here, hung) = (Arc::clone(&self.host), self.here, Arc::clone(&self.hung));
         let (offers, words) = (Arc::clone(&self.offers), self.words.clone());
         let thread = self.thread.clone();
-        let under_way = UnderWay::begin(&self.calls);
-        Box::pin(async move {
+        let (under_way, asker) = (UnderWay::begin(&self.calls), Asker::current());
+        let evaluate = async move {
             let thread = thread.ok_or_else(|| UdfError::new("the replica has no thread"))?;
             let (frame, is_here) = match inputs {
                 BatchAt::Here(frame) => (frame, true),
@@ -173,6 +173,13 @@ impl Handler<Evaluate> for UdfActor {
             offers.retain(Offer::waits);
             offers.push(offer);
             Ok(Evaluated { column: BatchAt::There(here, ticket), metrics })
+        };
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                evaluated = evaluate => evaluated,
+                () = asker.gone() => Err(CallFailure::NotFetched("nobody waits for it any more".to_owned())),
+            }
         })
     }
 }

@@ -153,7 +153,8 @@ impl Pools {
 
     /// The replicas on a worker.
     pub(super) fn on(&self, worker: WorkerId) -> Vec<ReplicaId> {
-        let all = self.pools.iter().flat_map(|(id, pool)| pool.replicas.iter().map(|(rank, replica)| (*id, *rank, replica)));
+        let all =
+            self.pools.iter().flat_map(|(id, pool)| pool.replicas.iter().map(|(rank, replica)| (*id, *rank, replica)));
         let there = all.filter(|(.., replica)| replica.grant.worker == worker);
         there.map(|(pool, rank, _)| ReplicaId { pool, rank }).collect()
     }

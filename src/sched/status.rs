@@ -194,14 +194,7 @@ impl WorkerStatus {
 }
 
 /// What keeps a stage or some of its tasks from going on.
-fn waits(
-    query: &Query,
-    index: usize,
-    pools: &Pools,
-    task: Resources,
-    no_workers: bool,
-    now: Instant,
-) -> Vec<Wait> {
+fn waits(query: &Query, index: usize, pools: &Pools, task: Resources, no_workers: bool, now: Instant) -> Vec<Wait> {
     let (stage, spec) = (&query.stages[index], &query.spec.stages[index]);
     let mut waits = Vec::new();
     let mut wait = |count, of: &'static str, on, since| {

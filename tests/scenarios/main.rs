@@ -17,5 +17,6 @@ mod sinks;
 mod structs;
 mod udfs;
 mod verbs;
+mod warm_pools;
 
 regatta::testing::worker!();

@@ -68,13 +68,14 @@ impl Core {
     /// All workers as if nobody used them, and as many that could be added as some stage could need. `None`: nobody knows yet how
     /// large the first worker will be.
     fn emptied(&self, spec: &QuerySpec) -> Option<Ledger> {
-        let added = self.autoscaler.as_ref().map(|scaler| scaler.settings().each);
+        let added = self.autoscaler.as_ref().map(|scaler| (scaler.settings().each, scaler.settings().workers.1));
         if self.ledger.len() == 0 && added.is_none() {
             return None;
         }
         // One worker for each pool and a task, at most.
-        let most = spec.stages.iter().map(|stage| stage.pools.len() + 1).max()?;
-        Some(self.ledger.emptied(added, most))
+        let needed = spec.stages.iter().map(|stage| stage.pools.len() + 1).max()?;
+        let more = added.map_or(0, |(_, most)| needed.min(most.saturating_sub(self.ledger.len())));
+        Some(self.ledger.emptied(added.map(|(each, _)| each), more))
     }
 
     fn refusal(&self, request: String, amount: Resources) -> Error {

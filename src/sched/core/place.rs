@@ -94,9 +94,8 @@ impl Core {
             true => Some((Vec::new(), Vec::new())),
             false => whole.place(task, &mut self.ledger),
         };
-        let placed = placed.or_else(|| {
-            self.evict_for(Evict::Idle(&whole.there), |ledger| whole.place(task, ledger), actions)
-        });
+        let placed =
+            placed.or_else(|| self.evict_for(Evict::Idle(&whole.there), |ledger| whole.place(task, ledger), actions));
         let placed = placed.map(|(replicas, tasks)| {
             // Tasks are charged when they start; until then their places were only tried.
             tasks.iter().for_each(|grant| self.ledger.undo(grant));
@@ -123,7 +122,9 @@ impl Core {
             query.stages[stage].steps[step].pool = Some(pool);
         }
         for (step, grant) in whole.steps.into_iter().zip(placed) {
-            let Some(pool) = self.queries.get(&id).and_then(|query| query.stages[stage].steps[step].pool) else { return };
+            let Some(pool) = self.queries.get(&id).and_then(|query| query.stages[stage].steps[step].pool) else {
+                return;
+            };
             self.start_replica(pool, id, stage, grant, now, actions);
         }
         // Up to the least that was asked for before any task starts.

@@ -114,7 +114,8 @@ impl Core {
         let Some(pool) = self.pools.get_mut(id) else { return };
         let warm = pool.spec.keep_warm.unwrap_or(self.settings.pool_warm);
         pool.unused = Some(now);
-        let replicas: Vec<_> = pool.replicas.iter().map(|(rank, replica)| (*rank, replica.state, replica.idle)).collect();
+        let replicas: Vec<_> =
+            pool.replicas.iter().map(|(rank, replica)| (*rank, replica.state, replica.idle)).collect();
         for (rank, state, idle) in replicas {
             let replica = ReplicaId { pool: id, rank };
             if state != ReplicaState::Ready || warm.is_zero() {

@@ -524,7 +524,9 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
             hear(&actions, &mut ends);
         }
         assert!(ends.values().all(|n| *n == 1), "seed {seed}: a query ended {ends:?} times");
-        assert!(play.core.pools.iter().all(|pool| pool.users.is_empty() && pool.ready().count() == pool.replicas.len()));
+        assert!(
+            play.core.pools.iter().all(|pool| pool.users.is_empty() && pool.ready().count() == pool.replicas.len())
+        );
         play.now += pool_warm;
         play.event(Event::Tick);
         play.assert_idle();

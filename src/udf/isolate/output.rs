@@ -63,11 +63,7 @@ impl Output {
     }
 }
 
-fn each_line(
-    pipe: impl Read + Send + 'static,
-    span: Arc<Mutex<Span>>,
-    mut with: impl FnMut(String) + Send + 'static,
-) {
+fn each_line(pipe: impl Read + Send + 'static, span: Arc<Mutex<Span>>, mut with: impl FnMut(String) + Send + 'static) {
     let read = move || {
         let mut pipe = BufReader::new(pipe);
         let mut line = Vec::new();

@@ -20,14 +20,8 @@ use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
 pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job>, tell: Tell) {
     let tell = Rc::new(RefCell::new(tell));
     let say = |said: Said<'_>| (tell.borrow_mut())(said);
-    let mut life = Life {
-        spec,
-        seat,
-        tell: Rc::clone(&tell),
-        running: None,
-        ends: Ends::default(),
-        carried: Metrics::default(),
-    };
+    let mut life =
+        Life { spec, seat, tell: Rc::clone(&tell), running: None, ends: Ends::default(), carried: Metrics::default() };
     let started = span_of(life.seat.step).in_scope(|| life.start(&mut || !inbox.is_closed()));
     let failed = started.is_err();
     say(Said::Started(started));

@@ -44,7 +44,11 @@ fn queries_at_once_use_the_same_replicas_which_are_charged_once() {
     assert_eq!(play.core.session_status(play.now).workers[0].cpus.1, 0.5);
     let actions = play.event(Event::ReplicaReady(first[0].0));
     let tasks: Vec<_> = runs(&actions);
-    assert_eq!(tasks.iter().map(|(task, _)| task.query).collect::<BTreeSet<_>>().len(), 2, "it serves both: {actions:?}");
+    assert_eq!(
+        tasks.iter().map(|(task, _)| task.query).collect::<BTreeSet<_>>().len(),
+        2,
+        "it serves both: {actions:?}"
+    );
     assert_eq!(pools(&play)[0].queries, [QueryId(1), QueryId(2)]);
     let text = play.core.session_status(play.now).to_string();
     assert!(text.contains("shared by 2 queries"), "{text}");
@@ -287,4 +291,29 @@ fn a_worker_that_leaves_makes_the_pools_that_are_left_with_less_share_it() {
     let actions = play.event(lost(0));
     assert!(failure(&actions).is_none(), "{actions:?}");
     assert_eq!(play.finish(actions), [(QueryId(1), true)].into());
+}
+
+#[test]
+fn what_the_last_worker_that_can_come_could_not_hold_is_not_waited_for() {
+    let scale = ScaleSettings {
+        workers: (1, 1),
+        each: Resources::cpus(2.0),
+        threshold: 1.25,
+        interval: Duration::from_secs(5),
+        downscale: true,
+        idle: Duration::from_secs(60),
+        survivors: 1,
+        exclude: Duration::ZERO,
+    };
+    let mut play = Play { core: Core::new(Settings { scale: Some(scale), ..settings() }), now: Instant::now() };
+    play.event(joined(0, Resources::cpus(2.0)));
+    let pools = (0..5).map(|_| pool(Resources::cpus(0.5), (1, 1))).collect();
+    assert_eq!(
+        starts(&play.submit(1, vec![StageSpec { pools, ..stage(1) }])).len(),
+        5,
+        "no second worker can be added"
+    );
+    let memory = Resources::cpus(0.5).with_memory(1);
+    let pools = vec![pool(memory, (1, 1)), pool(memory, (1, 1))];
+    assert!(failure(&play.submit(2, vec![StageSpec { pools, ..stage(1) }])).is_some());
 }
