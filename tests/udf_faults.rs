@@ -12,7 +12,7 @@ use regatta::error::PoolFailure;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::eventually;
-use regatta::udf::Pool;
+use regatta::udf::{Pool, Registered};
 use regatta::{Config, Error};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,35 @@ impl Udf for Misbehaves {
     }
 
     fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
+        self.misbehave(batch)
+    }
+}
+
+/// The same, with many calls in flight; what blocks, blocks its thread.
+#[derive(Serialize, Deserialize)]
+struct AsyncMisbehaves(Misbehaves);
+
+#[regatta::udf(name = "misbehaves async")]
+impl AsyncUdf for AsyncMisbehaves {
+    type State = ();
+
+    fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+        self.0.output(inputs)
+    }
+
+    async fn start(&self, cx: &mut Start) -> UdfResult<()> {
+        self.0.start(cx)
+    }
+
+    async fn run(&self, (): &(), batch: &Batch) -> UdfResult<Column> {
+        // Until all that are in flight are there.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.0.misbehave(batch)
+    }
+}
+
+impl Misbehaves {
+    fn misbehave(&self, batch: &Batch) -> UdfResult<Column> {
         let column = batch.column(0)?;
         match self.how {
             How::Sleeps => thread::sleep(Duration::from_secs(600)),
@@ -107,7 +136,11 @@ fn isolated(how: How, folder: &Path) -> Pool<Misbehaves> {
     Misbehaves { how, folder: folder.to_owned() }.pool().isolated().batch(100)
 }
 
-fn collect(session: &Session, pool: &Pool<Misbehaves>) -> Result<Column, Error> {
+fn isolated_async(how: How, folder: &Path) -> Pool<AsyncMisbehaves> {
+    AsyncMisbehaves(Misbehaves { how, folder: folder.to_owned() }).pool().isolated().batch(100)
+}
+
+fn collect<U: Registered>(session: &Session, pool: &Pool<U>) -> Result<Column, Error> {
     Ok(numbers().select([pool.on([col("x")])]).collect_on(session)?.column("x").unwrap().clone())
 }
 
@@ -234,6 +267,49 @@ fn a_replica_that_never_becomes_ready_is_an_error_with_its_last_word_and_is_kill
 }
 
 #[test]
+fn the_process_of_an_async_udf_may_do_all_of_that_too() {
+    on_both(|session, folder| {
+        let pool = |how| isolated_async(how, folder);
+        // Each batch does it: it is the first whose second death is heard of, or the end of all attempts to start anew.
+        says(collect(session, &pool(How::Aborts)), &["misbehaves async", "signal: 6", "water in the hold"]);
+        says(collect(session, &pool(How::Panics)), &["misbehaves async", "panicked", "the mast broke"]);
+        says(collect(session, &pool(How::StartAborts)), &["misbehaves async", "could not start", "signal: 6"]);
+        says(collect(session, &pool(How::OtherDtype)), &["misbehaves async", "promised i64", "returned str"]);
+        let limited = pool(How::Allocates).memory(256 << 20);
+        says(collect(session, &limited), &["misbehaves async", "signal: 6", "memory allocation"]);
+        let printed = collect(session, &pool(How::Prints)).unwrap();
+        assert_eq!(printed.i64().unwrap().sum(), Some(999 * 500));
+    });
+}
+
+#[test]
+fn of_many_calls_in_flight_the_one_that_kills_its_process_is_found() {
+    on_both(|session, folder| {
+        let pool = isolated_async(How::ExitsAt300, folder);
+        says(collect(session, &pool), &["a batch of 100 rows", "x: 300", "exit status: 3"]);
+        let nulls = collect(session, &pool.on_error(OnError::Null)).unwrap();
+        assert_eq!(nulls.i64().unwrap().get(299), Some(299));
+        assert_eq!((nulls.null_count(), nulls.i64().unwrap().get(300)), (100, None), "that batch and no other");
+    });
+}
+
+#[test]
+fn an_async_process_whose_thread_is_blocked_is_killed_and_one_that_is_cancelled_too() {
+    on_both(|session, folder| {
+        let blocked = isolated_async(How::Sleeps, folder).batch(1000).timeout(Duration::from_millis(200));
+        says(
+            collect(session, &blocked),
+            &["misbehaves async", "a batch of 1000 rows", "2 replicas", "thread was blocked"],
+        );
+        let query = numbers().select([isolated_async(How::IgnoresCancel, folder).on([col("x")])]);
+        let run = session.submit(query).unwrap();
+        eventually("it runs", || run.status().unwrap().is_some_and(|status| status.stages[0].tasks.1 > 0));
+        run.cancel();
+        eventually("its process has ended", || !processes(folder).any(is_alive));
+    });
+}
+
+#[test]
 fn a_process_ends_with_its_worker_however_that_ends() {
     let folder = tempfile::tempdir().unwrap();
     let session = Session::local(1).unwrap();
@@ -258,4 +334,16 @@ fn a_thread_that_panics_aborts_nothing_and_one_that_never_answers_is_left_behind
         says(collect(&session, &sleeps), &["misbehaves", "0.2 s", "not used again"]);
         assert_eq!(numbers().collect_on(&session).unwrap().height(), 1000);
     }
+}
+
+#[test]
+fn a_thread_that_aborts_takes_its_worker_with_it_once_for_nothing_and_five_times_for_an_error_that_names_the_udf() {
+    let session = Session::local(2).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let thread = |how| Misbehaves { how, folder: folder.path().to_owned() }.pool().batch(100);
+    let workers = session.processes();
+    assert_eq!(collect(&session, &thread(How::AbortsOnce)).unwrap().i64().unwrap().sum(), Some(999 * 500));
+    assert_ne!(session.processes(), workers, "one was replaced");
+    says(collect(&session, &thread(How::Aborts)), &["misbehaves", "replica", "was lost with worker", ".isolated()"]);
+    assert_eq!(numbers().collect_on(&session).unwrap().height(), 1000, "and the workers are there again");
 }

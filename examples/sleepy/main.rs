@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use plot::Sample;
 use regatta::{Config, polars::prelude::*, prelude::*};
-use serde::{Deserialize, Serialize};
 
 const NAP: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(50);
@@ -24,25 +23,10 @@ const LOOK: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Sleeps, and answers with its input.
-#[derive(Serialize, Deserialize)]
-struct Nap;
-
-#[regatta::udf]
-impl Udf for Nap {
-    type State = ();
-
-    fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
-        Ok(inputs[0].dtype().clone())
-    }
-
-    fn start(&self, _: &mut Start) -> UdfResult<()> {
-        Ok(())
-    }
-
-    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
-        thread::sleep(NAP);
-        Ok(batch.column(0)?.clone())
-    }
+#[regatta::udf(dtype = DataType::Int64)]
+fn nap(x: &Column) -> Column {
+    thread::sleep(NAP);
+    x.clone()
 }
 
 #[regatta::main]
@@ -81,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn query() -> Result<LazyFrame, PolarsError> {
     let rows = df!["x" => (0..400).collect::<Vec<i64>>()]?.lazy().into_partitions(100);
-    let naps = rows.with_column(Nap.pool().replicas(4).batch(4).on([col("x")]).alias("y"));
+    let naps = rows.with_column(nap::pool().replicas(4).batch(4).on([col("x")]).alias("y"));
     Ok(naps.select([col("y").sum(), len().alias("rows")]))
 }
 

@@ -123,8 +123,15 @@ const PRIMITIVES: [&str; 17] = [
     "usize",
 ];
 
+/// What a function is called with.
+struct Arguments<'a> {
+    /// The context, with a comma, or nothing.
+    context: Option<Tokens>,
+    columns: Vec<&'a PatType>,
+}
+
 /// What no form allows, and the arguments.
-fn check(function: &ItemFn) -> Result<Vec<&PatType>, Error> {
+fn check(function: &ItemFn) -> Result<Arguments<'_>, Error> {
     let signature = &function.sig;
     if let Some(token) = &signature.unsafety {
         return Err(Error::new_spanned(token, "an unsafe fn cannot be a UDF: nobody would check what it asks for"));
@@ -140,11 +147,36 @@ fn check(function: &ItemFn) -> Result<Vec<&PatType>, Error> {
         let text = "the UDF would be a type of this name, which hides the primitive type: name the function otherwise";
         return Err(Error::new_spanned(&signature.ident, text));
     }
-    if signature.inputs.is_empty() {
+    let mut columns = signature.inputs.iter().map(check_argument).collect::<Result<Vec<_>, _>>()?;
+    let context = match columns.first() {
+        Some(first) if is_context(first)? => {
+            columns.remove(0);
+            Some(quote!(batch.context(),))
+        }
+        _ => None,
+    };
+    for column in &columns {
+        if is_context(column)? {
+            return Err(Error::new_spanned(column, "the context is taken once, before the columns"));
+        }
+    }
+    if columns.is_empty() {
         let text = "a UDF takes at least one column: give the function an argument";
         return Err(Error::new_spanned(&signature.ident, text));
     }
-    signature.inputs.iter().map(check_argument).collect()
+    Ok(Arguments { context, columns })
+}
+
+/// Whether the argument is the context, as functions take it.
+fn is_context(argument: &PatType) -> Result<bool, Error> {
+    let (context, shared) = match &*argument.ty {
+        Type::Reference(reference) => (last_is(&reference.elem, &["Context"]), reference.mutability.is_none()),
+        other => (last_is(other, &["Context"]), false),
+    };
+    match (context, shared) {
+        (true, false) => Err(Error::new_spanned(&argument.ty, "a function takes the context as `&Context`")),
+        (context, _) => Ok(context),
+    }
 }
 
 fn check_argument(argument: &FnArg) -> Result<&PatType, Error> {
@@ -161,7 +193,8 @@ fn check_argument(argument: &FnArg) -> Result<&PatType, Error> {
     }
 }
 
-fn row_wise(ident: &Ident, form: &Form, function: &ItemFn, arguments: &[&PatType]) -> Result<Tokens, Error> {
+fn row_wise(ident: &Ident, form: &Form, function: &ItemFn, arguments: &Arguments<'_>) -> Result<Tokens, Error> {
+    let Arguments { context, columns: arguments } = arguments;
     for argument in arguments {
         if let Type::Reference(reference) = &*argument.ty
             && !last_is(&reference.elem, &["str"])
@@ -205,13 +238,14 @@ fn row_wise(ident: &Ident, form: &Form, function: &ItemFn, arguments: &[&PatType
             let inputs = ::regatta::udf::rows::Inputs::new(batch);
             #(let #columns = inputs.values::<#types>(#indices)?;)*
             ::regatta::udf::rows::#map(<Self as ::regatta::udf::Registered>::NAME, batch, |row| {
-                ::core::option::Option::Some(#ident(#(#columns.at(row)?),*))
+                ::core::option::Option::Some(#ident(#context #(#columns.at(row)?),*))
             })#wait
         }
     })
 }
 
-fn batch_wise(ident: &Ident, form: &Form, dtype: &Expr, arguments: &[&PatType]) -> Result<Tokens, Error> {
+fn batch_wise(ident: &Ident, form: &Form, dtype: &Expr, arguments: &Arguments<'_>) -> Result<Tokens, Error> {
+    let Arguments { context, columns: arguments } = arguments;
     let mut types = Vec::new();
     for argument in arguments {
         match &*argument.ty {
@@ -245,7 +279,7 @@ fn batch_wise(ident: &Ident, form: &Form, dtype: &Expr, arguments: &[&PatType]) 
             batch: &::regatta::udf::Batch,
         ) -> ::regatta::udf::UdfResult<::regatta::polars::prelude::Column> {
             ::regatta::udf::rows::BatchAnswer::into_column(
-                #ident(#(&<#types as ::regatta::udf::rows::WholeColumn>::of(batch.column(#indices)?)?),*)#wait
+                #ident(#context #(&<#types as ::regatta::udf::rows::WholeColumn>::of(batch.column(#indices)?)?),*)#wait
             )
         }
     })

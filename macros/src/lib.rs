@@ -65,6 +65,19 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
+/// # The context
+///
+/// A function whose first argument is `&Context` is told where it runs, and reports numbers there; the columns follow it:
+///
+/// ```text
+/// #[regatta::udf]
+/// fn tokens(cx: &Context, text: &str) -> u64 {
+///     let tokens = text.split_whitespace().count() as u64;
+///     cx.metrics().count("tokens", tokens);
+///     tokens
+/// }
+/// ```
+///
 /// # The name
 ///
 /// The UDF travels under its path in its crate, or under what `#[regatta::udf(name = "...")]` says.

@@ -121,7 +121,7 @@ impl StagePools {
         let UdfOfStep { name, options, dtype } = &step.udf;
         let (mut retry, mut deaths) = (Retry::new(options, Some(step.id)), Deaths::default());
         let (seat, error) = loop {
-            let (seat, result) = self.attempt(step, &inputs, retry.call()).await?;
+            let (seat, result) = self.attempt(step, &inputs, deaths.before(retry.call())).await?;
             let conform = |reply: Reply| Ok(Reply { column: conform(reply.column, dtype)?, ..reply });
             let error = match result.and_then(|reply| conform(reply).map_err(Fault::Failed)) {
                 Ok(reply) => return Ok(reply),

@@ -10,18 +10,18 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, AskError, LocalRef, Node, NodeI
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Piece, Place, Prepare, Register, Release, ReplicaAt,
-    ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor, StopReplica, Submit, TaskEnded,
-    UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
+    ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Persist, Piece, Place, Prepare, Register,
+    Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor,
+    StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
 use crate::error::ClusterError;
 use crate::os;
-use crate::plan::{QueryPlan, Rows, Split, UdfStep, share};
+use crate::plan::{QueryPlan, Rows, Split, Stage, UdfStep, share};
 use crate::sched::{
-    Action, Core, Event, Output, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources, Settings,
-    StageSpec, StepId, TaskId, WorkerId,
+    Action, Core, Event, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources,
+    Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
 use crate::store::{RowRange, Ticket};
 use crate::udf::{Metrics, MetricsByUdf, merge_into};
@@ -106,7 +106,8 @@ impl SchedulerActor {
         let (workers, drivers) = (&[Role::Worker], &[Role::Driver]);
         let published = node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers);
         let published = published.on::<ReplicaSays>(workers).on::<CreditWaits>(workers).on::<ActorEnded>(workers);
-        let published = published.on::<Status>(drivers).on::<WholeStatus>(drivers);
+        let published = published.on::<Locate>(workers);
+        let published = published.on::<Status>(drivers).on::<WholeStatus>(drivers).on::<Persist>(drivers);
         published.on::<SpawnActor>(drivers).on::<StopActor>(drivers);
         node.keep_names(thread);
     }
@@ -173,7 +174,7 @@ impl SchedulerActor {
                 let Some(stage) = self.stage(task.query, task.stage.0) else { return };
                 let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
                 let inputs = stage.inputs.iter();
-                let inputs = inputs.map(|id| (*id, pieces(&split, &self.outputs(task.query, *id)))).collect();
+                let inputs = inputs.map(|id| (*id, self.pieces(task.query, *id, &split))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 let replicas = ready.into_iter().filter_map(|(step, replica, on)| self.replica_at(step, replica, on));
                 let replicas = replicas.collect();
@@ -253,7 +254,7 @@ impl SchedulerActor {
         }
     }
 
-    fn stage(&self, query: QueryId, stage: u32) -> Option<&crate::plan::Stage> {
+    fn stage(&self, query: QueryId, stage: u32) -> Option<&Stage> {
         self.queries.get(&query)?.plan.stages.get(stage as usize)
     }
 
@@ -261,7 +262,13 @@ impl SchedulerActor {
         self.stage(query, stage.0)?.steps().get(step as usize)
     }
 
-    fn outputs(&self, query: QueryId, stage: crate::sched::StageId) -> Vec<(Place, Output)> {
+    /// What a task with this split reads of a stage's output.
+    fn pieces(&self, query: QueryId, stage: StageId, split: &Split) -> Vec<Piece> {
+        let partitions = self.stage(query, stage.0).map_or(1, Stage::partitions);
+        pieces(split, &self.outputs(query, stage), partitions)
+    }
+
+    fn outputs(&self, query: QueryId, stage: StageId) -> Vec<(Place, Output)> {
         let outputs = self.core.outputs(query, stage).into_iter();
         outputs.filter_map(|(worker, output)| Some((self.place(query, worker)?, output))).collect()
     }
@@ -426,6 +433,27 @@ impl Handler<Release> for SchedulerActor {
     }
 }
 
+impl Handler<Persist> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, Persist(query): Persist, _: &mut Self::Context) {
+        self.take(Event::Persist(query));
+    }
+}
+
+impl Handler<Locate> for SchedulerActor {
+    type Result = actix::MessageResult<Locate>;
+
+    fn handle(&mut self, Locate(query): Locate, _: &mut Self::Context) -> Self::Result {
+        let last = self.queries.get(&query).and_then(|submitted| submitted.plan.last());
+        actix::MessageResult(match last.map(|stage| stage.id) {
+            Some(stage) if self.core.is_done(query) => Located::There(self.pieces(query, stage, &Split::Whole)),
+            Some(_) => Located::MadeAgain,
+            None => Located::Nowhere,
+        })
+    }
+}
+
 impl Handler<Status> for SchedulerActor {
     type Result = Option<QueryStatus>;
 
@@ -463,10 +491,17 @@ impl Handler<Undelivered> for SchedulerActor {
     }
 }
 
-/// What a task reads of a stage's output.
-fn pieces(split: &Split, outputs: &[(Place, Output)]) -> Vec<Piece> {
+/// What a task reads of outputs that are so many partitions each.
+fn pieces(split: &Split, outputs: &[(Place, Output)], partitions: usize) -> Vec<Piece> {
     let Split::Share { part, of } = split else {
-        return outputs.iter().map(|(place, o)| Piece { place: *place, ticket: Ticket::Partition(o.id) }).collect();
+        let of_each = match split {
+            Split::Hashed { part, .. } => *part..*part + 1,
+            _ => 0..partitions,
+        };
+        let ids = outputs.iter().flat_map(|(place, output)| {
+            of_each.clone().map(|partition| (*place, PartitionId { partition: partition as u32, ..output.id }))
+        });
+        return ids.map(|(place, id)| Piece { place, ticket: Ticket::Partition(id) }).collect();
     };
     let rows: Vec<u64> = outputs.iter().map(|(_, output)| output.rows).collect();
     let pieces = share(*part, *of, &rows).into_iter().filter_map(|Rows { partition, rows }| {

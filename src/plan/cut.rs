@@ -13,21 +13,30 @@ use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan};
 use polars_plan::prelude::{AnonymousColumnsUdf, ProjectionOptions};
 use polars_utils::arena::{Arena, Node};
 
+use super::aggregate::{Parts, calls_aggregate_udf, in_parts};
 use super::lift::{self, Liftable};
-use super::marker::Marker;
+use super::marker::{Marker, hash_keys};
 use super::rowwise::is_row_wise;
 use super::scan::{Splits, split, split_frame};
 use super::sink::{FileSink, input_of_split_sink};
 use super::wire::{Fragment, placeholder, placeholder_of};
-use super::{Stage, StageProgram, Target, UdfStep, Work};
+use super::{Scatter, Stage, StageProgram, Target, UdfStep, Work};
 use crate::error::PlanError;
 use crate::sched::StageId;
 use crate::udf::UdfCall;
 
 pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError> {
     let (ir, exprs) = (plan.lp_arena, plan.expr_arena);
-    let mut cutter =
-        Cutter { ir, exprs, target, open: Vec::new(), decided: BTreeMap::new(), batches: BTreeMap::new(), names: 0 };
+    let mut cutter = Cutter {
+        ir,
+        exprs,
+        target,
+        open: Vec::new(),
+        decided: BTreeMap::new(),
+        batches: BTreeMap::new(),
+        whole: BTreeMap::new(),
+        names: 0,
+    };
     let mut root = plan.lp_top;
     cutter.lower(root)?;
     root = cutter.draw_in(root);
@@ -56,6 +65,8 @@ struct Cutter {
     decided: BTreeMap<usize, Splits>,
     /// Row-wise nodes whose rows go on in batches of so many.
     batches: BTreeMap<usize, usize>,
+    /// Why aggregations that call UDFs are not split.
+    whole: BTreeMap<usize, String>,
     names: usize,
 }
 
@@ -64,6 +75,7 @@ struct OpenStage {
     steps: Vec<OpenStep>,
     /// Rows that what reads it takes of it, from its start.
     limit: Option<u64>,
+    scatter: Option<Scatter>,
 }
 
 enum Head {
@@ -96,6 +108,7 @@ impl Cutter {
         self.lift_from_scan(node);
         while self.lift_calls(node)? {}
         self.limit(node);
+        self.split_aggregation(node);
         self.share_out_to_sink(node);
         if !is_row_wise(self.ir.get(node), &self.exprs) {
             let inputs: Vec<_> = self.ir.get(node).inputs().collect();
@@ -133,10 +146,50 @@ impl Cutter {
                 static SAID: Once = Once::new();
                 SAID.call_once(|| tracing::warn!("into_partitions has no effect in a native session"));
             }
+            Marker::Repartition(n) => {
+                let Some((filter, keys)) = self.keys_below(input) else { return };
+                if self.target.travels {
+                    return self.scatter(node, filter, Scatter { keys, into: n });
+                }
+                static SAID: Once = Once::new();
+                SAID.call_once(|| tracing::warn!("repartition has no effect in a native session"));
+                self.pass_through(filter);
+            }
             Marker::IntoBatches(rows) => drop(self.batches.insert(node.0, rows)),
         }
+        self.pass_through(node);
+    }
+
+    /// Makes a node with one input hand on what it gets.
+    fn pass_through(&mut self, node: Node) {
+        let Some(input) = single_input(self.ir.get(node)) else { return };
         let columns = self.schema(input);
         self.ir.replace(node, IR::SimpleProjection { input, columns });
+    }
+
+    /// The filter that keeps a marker's keys, and their names. Projections may have come between the two.
+    fn keys_below(&self, mut node: Node) -> Option<(Node, Vec<String>)> {
+        while let IR::SimpleProjection { input, .. } = self.ir.get(node) {
+            node = *input;
+        }
+        let keys = hash_keys(self.ir.get(node), &self.exprs)?;
+        Some((node, keys.iter().map(ToString::to_string).collect()))
+    }
+
+    /// Ends a stage below this filter, whose tasks leave their rows in partitions by the hash of their keys.
+    fn scatter(&mut self, marker: Node, filter: Node, scatter: Scatter) {
+        let Some(input) = single_input(self.ir.get(filter)) else { return };
+        let (columns, of) = (self.schema(marker), scatter.into);
+        let input = self.draw_in(input);
+        let stage = match self.growing_at(input) {
+            Some(stage) => stage,
+            None => self.open(Head::Node(input)),
+        };
+        let keys = scatter.keys.join(", ");
+        self.open[stage.0 as usize].scatter = Some(scatter);
+        let scattered = self.ir.add(placeholder(stage, self.schema(input)));
+        self.decided.insert(scattered.0, Splits::hashed(of, &keys));
+        self.ir.replace(marker, IR::SimpleProjection { input: scattered, columns });
     }
 
     /// Deals what stands on this node `n` shares of the rows. If what is below can be split into so many tasks it is; else a
@@ -180,20 +233,50 @@ impl Cutter {
         self.ir.replace(node, ir);
     }
 
-    /// A sink that can write in parts does not gather what UDF steps leave: as many tasks as there are write a share each.
+    /// Ends a stage with what its tasks aggregate of their own rows; the node then merges that.
+    fn split_aggregation(&mut self, node: Node) {
+        let ir = self.ir.get(node).clone();
+        let Some(input) = single_input(&ir).filter(|_| calls_aggregate_udf(&ir, &self.exprs)) else { return };
+        let top = self.draw_in(input);
+        let top = self.share_out(top).unwrap_or(top);
+        let splits = self.splits(top);
+        if splits.splits.len() < 2 {
+            return;
+        }
+        let (names, rows) = (&mut self.names, self.ir.get(top).schema(&self.ir).into_owned());
+        let Parts { partial, kept, merge } = match in_parts(&ir, &rows, &mut self.exprs, || fresh(names, "kept")) {
+            Ok(parts) => parts,
+            Err(why) => return drop(self.whole.insert(node.0, why)),
+        };
+        let partial = self.ir.add(partial.with_inputs([top]));
+        self.decided.insert(partial.0, splits);
+        let stage = self.open(Head::Node(partial));
+        let kept = self.ir.add(placeholder(stage, kept));
+        self.decided.insert(kept.0, Splits::whole("it gathers its input"));
+        self.ir.replace(node, merge.with_inputs([kept]));
+        self.decided.insert(node.0, Splits::whole("it merges what the tasks of its input have aggregated"));
+    }
+
+    /// A sink that can write in parts does not gather what UDF steps leave.
     fn share_out_to_sink(&mut self, node: Node) {
         let Some(input) = input_of_split_sink(self.ir.get(node), &self.exprs) else { return };
         let top = self.draw_in(input);
-        let Some(stage) = self.growing_at(top) else { return };
-        let Head::Node(head) = self.open[stage.0 as usize].head else { return };
-        let placeholder = self.ir.add(placeholder(stage, self.schema(top)));
-        self.decided.insert(placeholder.0, Splits::shares(self.splits(head).splits.len()));
-        let ir = self.ir.get(node).clone().with_inputs([placeholder]);
+        let Some(shares) = self.share_out(top) else { return };
+        let ir = self.ir.get(node).clone().with_inputs([shares]);
         self.ir.replace(node, ir);
     }
 
+    /// Ends a stage that may still grow here: as many tasks as it has take a share each of what it leaves.
+    fn share_out(&mut self, top: Node) -> Option<Node> {
+        let stage = self.growing_at(top)?;
+        let Head::Node(head) = self.open[stage.0 as usize].head else { return None };
+        let shares = self.ir.add(placeholder(stage, self.schema(top)));
+        self.decided.insert(shares.0, Splits::shares(self.splits(head).splits.len()));
+        Some(shares)
+    }
+
     fn open(&mut self, head: Head) -> StageId {
-        self.open.push(OpenStage { head, steps: Vec::new(), limit: None });
+        self.open.push(OpenStage { head, steps: Vec::new(), limit: None, scatter: None });
         StageId(self.open.len() as u32 - 1)
     }
 
@@ -230,11 +313,12 @@ impl Cutter {
                 below,
                 OpenStep { call: call.call.clone(), inputs, output: Field::new(name.clone(), dtype), then: None },
             );
-            columns.insert(call.at.0, name);
+            let column = self.exprs.add(AExpr::Column(name));
+            columns.extend(call.at.iter().map(|at| (*at, column)));
         }
         let rewritten: Vec<_> = ir.exprs().cloned().collect();
         let rewritten = rewritten.into_iter().map(|mut expr| {
-            expr.set_node(lift::with_columns_for_calls(expr.node(), &columns, &mut self.exprs));
+            expr.set_node(lift::replaced(expr.node(), &columns, &mut self.exprs));
             expr
         });
         let rewritten: Vec<_> = rewritten.collect();
@@ -339,10 +423,13 @@ impl Cutter {
         };
         let fragment = self.fragment(head)?;
         let steps = stage.steps.into_iter().map(|step| self.close_step(step)).collect::<Result<Vec<_>, _>>()?;
-        let Splits { splits, why } = self.splits(head);
+        let Splits { splits, mut why } = self.splits(head);
+        let unsplit = self.ir.iter(head).filter_map(|(node, _)| self.whole.get(&node.0));
+        unsplit.for_each(|reason| why.push_str(&format!("; it aggregates all rows at once, because {reason}")));
         let inputs = self.inputs(head);
         let describe = IRPlan::new(head, self.ir.clone(), self.exprs.clone()).describe();
-        let program = StageProgram { fragment, batches: self.batches_above(head), steps, limit: stage.limit };
+        let (batches, limit, scatter) = (self.batches_above(head), stage.limit, stage.scatter);
+        let program = StageProgram { fragment, batches, steps, limit, scatter };
         Ok(Stage { id, work: Work::Program(program), inputs, splits, why, describe })
     }
 
@@ -410,9 +497,14 @@ impl Cutter {
     }
 
     fn name(&mut self, what: &str) -> PlSmallStr {
-        self.names += 1;
-        format!("__regatta_{what}_{}", self.names).into()
+        fresh(&mut self.names, what)
     }
+}
+
+/// A name that no column has.
+fn fresh(names: &mut usize, what: &str) -> PlSmallStr {
+    *names += 1;
+    format!("__regatta_{what}_{names}").into()
 }
 
 fn single_input(ir: &IR) -> Option<Node> {

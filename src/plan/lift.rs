@@ -1,6 +1,6 @@
 //! UDF calls are taken out of expressions: each becomes a column that a step adds below the node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use polars::prelude::*;
 use polars_plan::dsl::LazySerde;
@@ -40,14 +40,24 @@ pub(super) fn has_udf(root: Node, exprs: &Arena<AExpr>) -> bool {
 
 /// A call that can be lifted: no UDF call is in its inputs, and they are row-wise over columns.
 pub(super) struct Liftable {
-    pub(super) at: Node,
+    /// Wherever it stands: nodes that are equal calls.
+    pub(super) at: BTreeSet<usize>,
     pub(super) call: UdfCall,
     pub(super) inputs: Vec<ExprIR>,
 }
 
-/// The calls in these expressions that can be lifted now, each once.
+impl Liftable {
+    fn is(&self, call: &UdfCall, inputs: &[ExprIR], exprs: &Arena<AExpr>) -> bool {
+        let equal = |(a, b): (&ExprIR, &ExprIR)| {
+            a.output_name() == b.output_name() && exprs.get(a.node()).is_expr_equal_to(exprs.get(b.node()), exprs)
+        };
+        self.call.is_same_as(call) && self.inputs.len() == inputs.len() && self.inputs.iter().zip(inputs).all(equal)
+    }
+}
+
+/// The calls in these expressions that can be lifted now, equal ones as one.
 pub(super) fn liftable(roots: impl IntoIterator<Item = Node>, exprs: &Arena<AExpr>) -> Vec<Liftable> {
-    let mut found: BTreeMap<usize, Liftable> = BTreeMap::new();
+    let mut found: Vec<Liftable> = Vec::new();
     let mut stack: Vec<Node> = roots.into_iter().collect();
     while let Some(at) = stack.pop() {
         let expr = exprs.get(at);
@@ -57,23 +67,24 @@ pub(super) fn liftable(roots: impl IntoIterator<Item = Node>, exprs: &Arena<AExp
         {
             let rows = |e: &ExprIR| expr_is_row_wise(e.node(), exprs);
             if input.iter().all(rows) && input.iter().any(|e| reads_a_column(e.node(), exprs)) {
-                found.insert(at.0, Liftable { at, call, inputs: input.clone() });
+                match found.iter_mut().find(|known| known.is(&call, input, exprs)) {
+                    Some(known) => drop(known.at.insert(at.0)),
+                    None => found.push(Liftable { at: BTreeSet::from([at.0]), call, inputs: input.clone() }),
+                }
             }
             continue;
         }
         stack.extend(below);
     }
-    found.into_values().collect()
+    found.sort_by_key(|call| call.at.first().copied());
+    found
 }
 
-/// A copy of the expression in which calls are columns. Nodes may be shared with other expressions: nothing is changed in place.
-pub(super) fn with_columns_for_calls(
-    root: Node,
-    columns: &BTreeMap<usize, PlSmallStr>,
-    exprs: &mut Arena<AExpr>,
-) -> Node {
-    if let Some(name) = columns.get(&root.0) {
-        return exprs.add(AExpr::Column(name.clone()));
+/// A copy of the expression with others in the place of some nodes. Nodes may be shared with other expressions: nothing is
+/// changed in place.
+pub(super) fn replaced(root: Node, by: &BTreeMap<usize, Node>, exprs: &mut Arena<AExpr>) -> Node {
+    if let Some(other) = by.get(&root.0) {
+        return *other;
     }
     let expr = exprs.get(root).clone();
     let mut inputs = below(&expr);
@@ -82,8 +93,8 @@ pub(super) fn with_columns_for_calls(
     }
     // `inputs_rev_strict` yields them last to first, `replace_inputs` wants them first to last.
     inputs.reverse();
-    let replaced: Vec<_> = inputs.iter().map(|e| with_columns_for_calls(*e, columns, exprs)).collect();
-    if replaced == inputs { root } else { exprs.add(expr.replace_inputs(&replaced)) }
+    let others: Vec<_> = inputs.iter().map(|e| replaced(*e, by, exprs)).collect();
+    if others == inputs { root } else { exprs.add(expr.replace_inputs(&others)) }
 }
 
 /// Splits a scan whose predicate calls UDFs: those terms must not run inside the file reader, batch by batch, before
@@ -105,13 +116,13 @@ pub(super) fn take_udf_terms(scan: &mut IR, exprs: &mut Arena<AExpr>) -> Option<
 // An aggregation stays where it is: it sees its whole group.
 fn call_at(expr: &AExpr) -> Option<UdfCall> {
     match expr {
-        AExpr::AnonymousFunction { function, .. } => udf_of(function).filter(|call| !call.is_aggregate),
+        AExpr::AnonymousFunction { function, .. } => udf_of(function).filter(|call| !call.is_aggregate()),
         _ => None,
     }
 }
 
-// The inputs that are evaluated on the node's own rows, so without the inner expression of `list.eval` and its kin.
-fn below(expr: &AExpr) -> Vec<Node> {
+/// The inputs that are evaluated on the node's own rows, so without the inner expression of `list.eval` and its kin.
+pub(super) fn below(expr: &AExpr) -> Vec<Node> {
     let mut inputs = Vec::new();
     expr.inputs_rev_strict(&mut inputs);
     match expr {

@@ -1,7 +1,8 @@
 //! Which nodes map row to row, so that a piece of the input gives that piece of the output.
 
-use polars_plan::plans::{AExpr, ArenaExprIter, FunctionIR, IR, is_elementwise_rec};
+use polars_plan::plans::{AExpr, ArenaExprIter, FunctionIR, IR, is_elementwise, is_elementwise_rec};
 use polars_utils::arena::{Arena, Node};
+use polars_utils::unitvec;
 
 /// Whether this node may run on each piece of its input alone. Polars' own analysis decides, with one correction: some
 /// functions are flagged elementwise although their second argument has a length of its own.
@@ -24,6 +25,11 @@ pub(super) fn is_row_wise(ir: &IR, exprs: &Arena<AExpr>) -> bool {
 /// Whether row *i* of this expression depends on row *i* of its columns only.
 pub(super) fn expr_is_row_wise(root: Node, exprs: &Arena<AExpr>) -> bool {
     is_elementwise_rec(root, exprs) && !exprs.iter(root).any(|(_, e)| compares_with_a_whole_column(e, exprs))
+}
+
+/// Whether row *i* of this expression depends on row *i* of its inputs only, whatever those are.
+pub(super) fn maps_its_inputs(expr: &AExpr, exprs: &Arena<AExpr>) -> bool {
+    is_elementwise(&mut unitvec![], expr, exprs) && !compares_with_a_whole_column(expr, exprs)
 }
 
 /// Whether any column is read below this expression.

@@ -2,32 +2,51 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::udf::{Batch, Start, Udf, UdfResult};
-
-#[derive(Serialize, Deserialize)]
-struct Same;
+use crate::udf::{Aggregate, Batch, UdfResult};
 
 #[regatta::udf]
-impl Udf for Same {
-    type State = ();
+fn identity(x: i64) -> i64 {
+    x
+}
+
+#[regatta::udf(dtype = DataType::Struct(["a", "b"].map(|name| Field::new(name.into(), DataType::Int64)).into()))]
+fn paired(a: &Series, b: &Series) -> UdfResult<Series> {
+    Ok(StructChunked::from_series("".into(), a.len(), [a, b].into_iter())?.into_series())
+}
+
+/// The sum of its rows.
+#[derive(Serialize, Deserialize)]
+struct Total;
+
+#[regatta::udf]
+impl Aggregate for Total {
+    type Partial = i64;
 
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
         Ok(inputs[0].dtype().clone())
     }
 
-    fn start(&self, _: &mut Start) -> UdfResult<()> {
-        Ok(())
+    fn partial(&self, batch: &Batch) -> UdfResult<i64> {
+        Ok(batch.column(0)?.i64()?.sum().unwrap_or_default())
     }
 
-    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
-        Ok(batch.column(0)?.clone())
+    fn merge(&self, before: i64, after: i64) -> UdfResult<i64> {
+        Ok(before + after)
+    }
+
+    fn finish(&self, sum: i64) -> UdfResult<AnyValue<'static>> {
+        Ok(AnyValue::Int64(sum))
     }
 }
 
 const CLUSTER: Target = Target { tasks: 4, travels: true, in_flight: 64 };
 
 fn same(inputs: impl AsRef<[Expr]>) -> Expr {
-    Same.pool().on(inputs)
+    identity::on(inputs)
+}
+
+fn total(input: &str) -> Expr {
+    Total.on([col(input)])
 }
 
 /// A folder with one file of eight row groups of ten rows.
@@ -70,8 +89,8 @@ fn a_row_wise_query_is_one_stage_split_at_row_groups() {
 #[test]
 fn unnesting_is_row_wise_so_it_stays_behind_its_udf() {
     let table = Table::new();
-    let whole = as_struct(vec![col("a"), col("b")]);
-    let query = table.scan().select([same([whole]).alias("s")]).unnest(by_name(["s"], true, false), None);
+    let query =
+        table.scan().select([paired::on([col("a"), col("b")]).alias("s")]).unnest(by_name(["s"], true, false), None);
     let plan = planned(query.filter(col("a").gt(lit(3))));
     assert_eq!(shape(&plan), [(4, vec![true])]);
     assert_eq!(plan.schema.iter_names().map(|n| n.as_str()).collect::<Vec<_>>(), ["a", "b"]);
@@ -80,7 +99,7 @@ fn unnesting_is_row_wise_so_it_stays_behind_its_udf() {
 #[test]
 fn fields_of_one_call_need_one_call() {
     let table = Table::new();
-    let call = same([as_struct(vec![col("a"), col("b")])]);
+    let call = paired::on([col("a"), col("b")]);
     let plan = planned(table.scan().select([call.struct_().field_by_name("*")]));
     assert_eq!(shape(&plan), [(4, vec![true])]);
 }
@@ -157,6 +176,43 @@ fn a_marker_lets_filters_and_projections_through_and_is_gone_from_the_plan() {
     assert_eq!(shape(&native), [(1, vec![])], "{native}");
 }
 
+/// The verb as users call it.
+fn repartition(query: LazyFrame, n: usize, by: &[Expr]) -> LazyFrame {
+    Marker::repartition(query, n, by)
+}
+
+#[test]
+fn a_hash_regroup_ends_a_stage_and_keeps_its_keys_though_nobody_reads_them() {
+    let table = Table::new();
+    let query = repartition(table.scan(), 3, &[col("b")]).select([same([col("a")]).alias("x")]);
+    let plan = planned(query.clone());
+    assert_eq!(shape(&plan), [(4, vec![]), (3, vec![true])], "{plan}");
+    let scatter = plan.stages[0].program().unwrap().scatter.as_ref().unwrap();
+    assert_eq!((&scatter.keys[..], scatter.into), (&["b".to_owned()][..], 3));
+    assert_eq!(plan.stages[1].splits[2], Split::Hashed { part: 2, of: 3 });
+    let text = plan.to_string();
+    assert!(text.contains("leaves its rows in 3 partitions, by the hash of b"), "{text}");
+    assert!(text.contains("3 tasks (rows of equal b come to one task)\n  reads a hash partition of stage 0"), "{text}");
+    assert!(!text.contains("regatta:reads"), "the filter that kept the key is gone: {text}");
+    let native = plan_natively(query);
+    assert_eq!(shape(&native), [(1, vec![true])], "{native}");
+    assert!(!native.to_string().contains("regatta:re"), "{native}");
+}
+
+#[test]
+fn computed_keys_are_a_column_below_the_marker_only() {
+    let table = Table::new();
+    let keys = [same([col("a")]) % lit(5), col("b") + lit(1)];
+    let plan = planned(repartition(table.scan(), 2, &keys).filter(col("a").gt(lit(9))).select([len()]));
+    assert_eq!(shape(&plan), [(4, vec![true]), (1, vec![])], "{plan}");
+    let plan = planned(repartition(table.scan(), 2, &keys).filter(col("a").gt(lit(9))));
+    assert_eq!(shape(&plan), [(4, vec![true]), (2, vec![])], "{plan}");
+    assert_eq!(plan.schema.iter_names().map(|n| n.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    let twice = repartition(repartition(table.scan(), 5, &[col("a")]), 3, &[col("b")]).filter(col("b").eq(lit(1)));
+    let plan = planned(twice);
+    assert_eq!(shape(&plan), [(4, vec![]), (5, vec![]), (3, vec![])], "{plan}");
+}
+
 fn plan_natively(query: LazyFrame) -> QueryPlan {
     plan(query, Target { tasks: 1, travels: false, in_flight: 64 }).unwrap()
 }
@@ -174,6 +230,56 @@ fn what_sees_all_rows_runs_whole_and_keeps_its_scan() {
     let plan = planned(table.scan().group_by([col("b")]).agg([col("a").sum()]));
     assert_eq!(shape(&plan), [(1, vec![])]);
     assert!(plan.stages[0].why.contains("whole"), "{}", plan.stages[0].why);
+}
+
+#[test]
+fn an_aggregation_by_udfs_is_made_in_parts_where_its_rows_are() {
+    let table = Table::new();
+    let mean = total("a").alias("s") / len().cast(DataType::Int64) + col("a").max() - lit(1i64);
+    let both = [mean.alias("m"), when(col("a").count().gt(lit(3))).then(total("a")).otherwise(col("a").min())];
+    let queries = [
+        table.scan().group_by([col("b")]).agg(both.clone()).sort(["b"], Default::default()),
+        table.scan().group_by_stable([(col("b") + lit(1i64)).alias("k")]).agg([total("a")]).slice(1, 1),
+        table.scan().filter(col("b").gt(lit(0))).select(both),
+    ];
+    for query in queries {
+        let plan = planned(query);
+        assert_eq!(shape(&plan), [(4, vec![]), (1, vec![])], "{plan}");
+        let [partial, merge] = &plan.stages[..] else { panic!("{plan}") };
+        assert!(partial.describe.contains("Total (partial)") && merge.describe.contains("Total (merge)"), "{plan}");
+        assert!(!partial.describe.contains("SLICE"), "the slice is of all groups: {plan}");
+    }
+    // Behind a UDF's rows, too: each task takes a share of them.
+    let after = table.scan().with_column(same([col("a")]).alias("x")).group_by([col("b")]).agg([total("x")]);
+    let plan = planned(after);
+    assert_eq!(shape(&plan), [(4, vec![true]), (4, vec![]), (1, vec![])], "{plan}");
+    let native = plan_natively(table.scan().select([total("a")]));
+    assert_eq!(shape(&native), [(1, vec![])], "one task has no parts: {native}");
+}
+
+fn every_ten() -> DynamicGroupOptions {
+    let ten = Duration::parse("10i");
+    DynamicGroupOptions { every: ten, period: ten, offset: Duration::parse("0i"), ..Default::default() }
+}
+
+#[test]
+fn an_aggregation_that_is_not_made_in_parts_says_why() {
+    let table = Table::new();
+    let group =
+        |key: Expr, agg: Expr| table.scan().group_by([key.alias("k")]).agg([agg]).sort(["k"], Default::default());
+    let cases = [
+        (group(col("b"), total("a") - col("a").mean()), r#"col("a").mean() cannot be merged of parts"#),
+        (group(col("b"), total("a").alias("t") + col("a")), "cannot be merged of parts"),
+        (group(col("b"), Total.on([col("a").sort(Default::default())])), "is not computed row by row"),
+        (group(col("b").shift(lit(1)), total("a")), "the key"),
+        (table.scan().group_by_dynamic(col("a"), [], every_ten()).agg([total("b")]), "its groups are windows"),
+    ];
+    for (query, why) in cases {
+        let plan = planned(query);
+        assert_eq!(shape(&plan), [(1, vec![])], "{plan}");
+        let said = &plan.stages[0].why;
+        assert!(said.contains("it aggregates all rows at once, because") && said.contains(why), "{why}: {plan}");
+    }
 }
 
 #[test]
@@ -205,6 +311,15 @@ fn equal_calls_are_one_step() {
     let call = same([col("a")]);
     let plan = planned(table.scan().select([(call.clone() + lit(1)).alias("x"), (call * lit(2)).alias("y")]));
     assert_eq!(plan.stages[0].steps().len(), 1, "{plan}");
+    // Made anew each time, of inputs that are computed, and where Polars itself looks for no equal expressions.
+    let call = || same([col("a") * lit(2)]);
+    let plan = planned(table.scan().filter(call().gt(lit(5)).and(call().lt(lit(9)))));
+    assert_eq!(plan.stages[0].steps().len(), 1, "{plan}");
+    let plan = planned(table.scan().filter(call().gt(same([col("a") * lit(3)]))));
+    assert_eq!(plan.stages[0].steps().len(), 2, "{plan}");
+    let batched = identity::pool().batch(7).on([col("a") * lit(2)]);
+    let plan = planned(table.scan().filter(call().gt(batched)));
+    assert_eq!(plan.stages[0].steps().len(), 2, "other options: {plan}");
 }
 
 #[test]
@@ -213,7 +328,7 @@ fn a_udf_predicate_does_not_stay_in_the_file_reader() {
     let plan = planned(table.scan().filter(same([col("a")]).gt(lit(5)).and(col("b").eq(lit(1)))));
     assert_eq!(shape(&plan), [(4, vec![true])], "{plan}");
     assert!(plan.stages[0].describe.contains("SELECTION"), "the plain term stays there: {plan}");
-    assert!(!plan.stages[0].describe.contains("Same"), "the UDF's does not: {plan}");
+    assert!(!plan.stages[0].describe.contains("identity"), "the UDF's does not: {plan}");
 }
 
 #[test]

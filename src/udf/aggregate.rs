@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 use polars_plan::prelude::FunctionOptions;
-use regatta_remote::{catch, encode};
+use regatta_remote::{catch, decode, encode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Batch, PoolOptions, Registered, UdfCall, UdfError, UdfResult, registry::conform};
@@ -15,7 +15,8 @@ const ROWS: usize = 1 << 16;
 /// A function of many rows to one value, computed in parts: for `select` and `group_by(..).agg(..)`.
 ///
 /// The rows of a group are cut anywhere; [`partial`](Self::partial) of each piece, [`merge`](Self::merge)d, then
-/// [`finish`](Self::finish)ed, must give the same value for every cut. It has no replicas: it runs where its rows are.
+/// [`finish`](Self::finish)ed, must give the same value for every cut. It has no replicas: it runs where its rows are, each
+/// task makes a partial of its own rows, and one merges them.
 ///
 /// ```
 /// use regatta::{polars::prelude::*, prelude::*};
@@ -80,12 +81,18 @@ pub trait Aggregate: Serialize + DeserializeOwned + Send + Sync + 'static {
     }
 }
 
-/// An [`Aggregate`] with its type erased.
+/// An [`Aggregate`] with its type erased: what is kept of rows is bytes.
 pub(super) trait AnyAggregate: Send + Sync {
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
 
-    /// All parts of one group, and the value as a column of one row.
-    fn aggregate(&self, pieces: &mut dyn Iterator<Item = Batch>, dtype: &DataType) -> UdfResult<Column>;
+    /// The value of one group.
+    fn aggregate(&self, pieces: &mut dyn Iterator<Item = Batch>) -> UdfResult<AnyValue<'static>>;
+
+    /// What is kept of one group.
+    fn partial(&self, pieces: &mut dyn Iterator<Item = Batch>) -> UdfResult<Vec<u8>>;
+
+    /// The value of what was kept of one group, in the order of its rows.
+    fn merge(&self, partials: &mut dyn Iterator<Item = &[u8]>) -> UdfResult<AnyValue<'static>>;
 }
 
 impl<A: Aggregate> AnyAggregate for A {
@@ -93,23 +100,66 @@ impl<A: Aggregate> AnyAggregate for A {
         Aggregate::output(self, inputs)
     }
 
-    fn aggregate(&self, pieces: &mut dyn Iterator<Item = Batch>, dtype: &DataType) -> UdfResult<Column> {
-        let merged = pieces.map(|piece| self.partial(&piece)).reduce(|before, after| self.merge(before?, after?));
-        let value = self.finish(merged.ok_or_else(|| UdfError::new("it was called on no batch"))??)?;
-        let column = Series::from_any_values("".into(), &[value], true)?.into_column();
-        conform(column, dtype)
+    fn aggregate(&self, pieces: &mut dyn Iterator<Item = Batch>) -> UdfResult<AnyValue<'static>> {
+        self.finish(merged(self, pieces.map(|piece| Aggregate::partial(self, &piece)))?)
+    }
+
+    fn partial(&self, pieces: &mut dyn Iterator<Item = Batch>) -> UdfResult<Vec<u8>> {
+        let partial = merged(self, pieces.map(|piece| Aggregate::partial(self, &piece)))?;
+        Ok(encode(&partial)?.into())
+    }
+
+    fn merge(&self, partials: &mut dyn Iterator<Item = &[u8]>) -> UdfResult<AnyValue<'static>> {
+        self.finish(merged(self, partials.map(|partial| Ok(decode(partial)?)))?)
     }
 }
 
-/// Runs an aggregation over one group; a panic is an error with its text. `batch_of` makes the batch of some rows.
+fn merged<A: Aggregate>(udf: &A, mut partials: impl Iterator<Item = UdfResult<A::Partial>>) -> UdfResult<A::Partial> {
+    let first = partials.next().ok_or_else(|| UdfError::new("it was called on no batch"))??;
+    partials.try_fold(first, |before, after| Aggregate::merge(udf, before, after?))
+}
+
+/// The value of one group of rows, as a column of one row. `batch_of` makes the batch of some rows.
 pub(super) fn aggregate(
     udf: &dyn AnyAggregate,
     rows: &DataFrame,
     batch_of: impl Fn(DataFrame) -> Batch,
     dtype: &DataType,
 ) -> UdfResult<Column> {
+    one_row(fenced(|| udf.aggregate(&mut pieces(rows, batch_of)))?, dtype)
+}
+
+/// What is kept of one group of rows, likewise.
+pub(super) fn partial(
+    udf: &dyn AnyAggregate,
+    rows: &DataFrame,
+    batch_of: impl Fn(DataFrame) -> Batch,
+) -> UdfResult<Column> {
+    let kept = fenced(|| udf.partial(&mut pieces(rows, batch_of)))?;
+    Ok(BinaryChunked::from_slice("".into(), &[kept]).into_column())
+}
+
+/// The value of what was kept of one group, in pieces, likewise.
+pub(super) fn merge(udf: &dyn AnyAggregate, kept: &DataFrame, dtype: &DataType) -> UdfResult<Column> {
+    let kept = kept.columns().first().ok_or_else(|| UdfError::new("nothing was kept"))?.binary()?;
+    // Where there is no group, Polars asks all the same, for the dtype.
+    if kept.is_empty() {
+        return Ok(Column::full_null("".into(), 1, dtype));
+    }
+    one_row(fenced(|| udf.merge(&mut kept.iter().flatten()))?, dtype)
+}
+
+fn pieces(rows: &DataFrame, batch_of: impl Fn(DataFrame) -> Batch) -> impl Iterator<Item = Batch> {
     // Also a group without rows has a value.
     let starts = (0..rows.height().max(1)).step_by(ROWS);
-    let mut pieces = starts.map(|start| batch_of(rows.slice(start as i64, ROWS)));
-    catch(|| udf.aggregate(&mut pieces, dtype)).unwrap_or_else(|panic| Err(UdfError::new(format!("panicked: {panic}"))))
+    starts.map(move |start| batch_of(rows.slice(start as i64, ROWS)))
+}
+
+fn one_row(value: AnyValue<'static>, dtype: &DataType) -> UdfResult<Column> {
+    conform(Series::from_any_values("".into(), &[value], true)?.into_column(), dtype)
+}
+
+/// A panic is an error with its text.
+fn fenced<T>(run: impl FnOnce() -> UdfResult<T>) -> UdfResult<T> {
+    catch(run).unwrap_or_else(|panic| Err(UdfError::new(format!("panicked: {panic}"))))
 }

@@ -12,7 +12,7 @@ use polars_plan::prelude::{FunctionOptions, SpecialEq};
 use regatta_remote::{CodecError, decode, encode};
 use serde::{Deserialize, Serialize};
 
-use super::aggregate::{AnyAggregate, aggregate};
+use super::aggregate::{AnyAggregate, aggregate, merge, partial};
 use super::context::Seat;
 use super::inline::Inline;
 use super::registry::{Kind, open};
@@ -26,14 +26,25 @@ pub(crate) struct UdfCall {
     // Encoding arguments can fail; the builder methods cannot, so the failure waits here until the query is planned.
     arguments: Result<Vec<u8>, UdfError>,
     pub(crate) options: PoolOptions,
-    /// Whether it makes one value of many rows.
-    pub(crate) is_aggregate: bool,
+    /// What it does of an aggregation; `None`: it is row-wise.
+    pub(super) aggregates: Option<Part>,
     /// For the calls that Polars evaluates itself. Made at the first such call.
     #[serde(skip)]
     in_place: Arc<Mutex<Option<InPlace>>>,
     /// The task that calls; `None` in plain Polars.
     #[serde(skip)]
     task: Option<CallingTask>,
+}
+
+/// A part of an aggregation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum Part {
+    /// From rows to the value.
+    All,
+    /// From rows to what is kept of them, as bytes.
+    Partial,
+    /// From what was kept of some rows each to the value, of this dtype.
+    Merge(DataType),
 }
 
 /// What evaluates a call that is no step of its own.
@@ -58,11 +69,22 @@ const MARK: &[u8] = b"PLNAMEDFN";
 impl UdfCall {
     pub(super) fn new(name: &str, arguments: Result<Bytes, CodecError>, options: PoolOptions) -> Self {
         let arguments = arguments.map(Vec::from).map_err(UdfError::from);
-        Self { name: name.to_owned(), arguments, options, is_aggregate: false, in_place: Arc::default(), task: None }
+        Self { name: name.to_owned(), arguments, options, aggregates: None, in_place: Arc::default(), task: None }
     }
 
     pub(super) fn aggregate(self) -> Self {
-        Self { is_aggregate: true, ..self }
+        Self { aggregates: Some(Part::All), ..self }
+    }
+
+    /// Whether it makes one value of many rows.
+    pub(crate) fn is_aggregate(&self) -> bool {
+        self.aggregates.is_some()
+    }
+
+    /// An aggregation in two calls: one makes bytes of some rows, the other the value, of this dtype, of such bytes.
+    pub(crate) fn in_parts(&self, dtype: DataType) -> (Self, Self) {
+        let part = |part| Self { aggregates: Some(part), in_place: Arc::default(), ..self.clone() };
+        (part(Part::Partial), part(Part::Merge(dtype)))
     }
 
     /// The call as the expression that Polars plans.
@@ -97,6 +119,13 @@ impl UdfCall {
         Self { options, in_place: Arc::default(), ..self.clone() }
     }
 
+    /// Whether both give the same result for the same inputs: one call will do.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let parts =
+            |call: &Self| (call.name.clone(), call.arguments.clone(), call.options.clone(), call.aggregates.clone());
+        parts(self) == parts(other)
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -113,7 +142,7 @@ impl UdfCall {
     }
 
     pub(super) fn payload(&self) -> Option<Bytes> {
-        encode(&(&self.arguments, &self.options)).ok()
+        encode(&(&self.arguments, &self.options, &self.aggregates)).ok()
     }
 
     /// Reads a call back from what Polars keeps of a named function after decoding a plan.
@@ -123,10 +152,11 @@ impl UdfCall {
         let end = rest.iter().position(|byte| *byte == b'!').ok_or_else(unknown)?;
         let (name, payload) = rest.split_at(end);
         let name = std::str::from_utf8(name)?;
-        let (arguments, options): (Result<Vec<u8>, UdfError>, _) = decode(payload.get(1..).ok_or_else(unknown)?)?;
-        let is_aggregate = open(name, arguments.as_deref().map_err(Clone::clone)?)?.is_aggregate();
+        let (arguments, options, aggregates): (Result<Vec<u8>, UdfError>, _, _) =
+            decode(payload.get(1..).ok_or_else(unknown)?)?;
+        open(name, arguments.as_deref().map_err(Clone::clone)?)?;
         let (name, in_place) = (name.to_owned(), Arc::default());
-        Ok(Self { name, arguments, options, is_aggregate, in_place, task: None })
+        Ok(Self { name, arguments, options, aggregates, in_place, task: None })
     }
 
     fn seat(&self) -> Seat {
@@ -160,7 +190,11 @@ impl UdfCall {
             InPlace::Aggregate(udf) => {
                 let (seat, meter) = (Arc::new(self.seat()), Meter::default());
                 let piece = |rows| Batch::new(rows, Call::ONCE, Context::new(&seat, &meter));
-                let column = aggregate(&*udf, batch, piece, dtype)?;
+                let column = match &self.aggregates {
+                    Some(Part::Partial) => partial(&*udf, batch, piece)?,
+                    Some(Part::Merge(_)) => merge(&*udf, batch, dtype)?,
+                    _ => aggregate(&*udf, batch, piece, dtype)?,
+                };
                 Ok((column, meter.take()))
             }
         }
@@ -219,7 +253,11 @@ impl AnonymousColumnsUdf for UdfCall {
         let fixed =
             |field: &Field| Ok(Field::new(field.name().clone(), field.dtype().clone().materialize_unknown(true)?));
         let inputs = inputs.iter().map(fixed).collect::<PolarsResult<Vec<_>>>()?;
-        let dtype = open(&self.name, arguments).and_then(|udf| udf.output(&inputs)).map_err(|e| self.failed(e))?;
+        let dtype = match &self.aggregates {
+            Some(Part::Partial) => DataType::Binary,
+            Some(Part::Merge(dtype)) => dtype.clone(),
+            _ => open(&self.name, arguments).and_then(|udf| udf.output(&inputs)).map_err(|e| self.failed(e))?,
+        };
         Ok(Field::new(first.name().clone(), dtype))
     }
 
@@ -239,5 +277,27 @@ impl fmt::Debug for InPlace {
             Self::Replica(_) => "Replica",
             Self::Aggregate(_) => "Aggregate",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_survives_its_wire_form_and_one_of_an_unknown_udf_is_named() {
+        let call = |name: &str| {
+            let mut wire = Vec::new();
+            let call = UdfCall::new(name, encode(&()), PoolOptions { batch: Some(7), ..Default::default() });
+            call.try_serialize(&mut wire).unwrap();
+            (call, wire)
+        };
+        let known = super::super::registered()[0];
+        let (sent, wire) = call(known);
+        assert!(UdfCall::from_wire(&wire).is_ok_and(|back| back.is_same_as(&sent)));
+        // As on a worker of another build.
+        let text = UdfCall::from_wire(&call("flying dutchman").1).unwrap_err().to_string();
+        assert!(text.contains("no UDF \"flying dutchman\"") && text.contains("#[regatta::udf]"), "{text}");
+        assert!(UdfCall::from_wire(b"PLNAMEDFNsomebody else's").is_err());
     }
 }

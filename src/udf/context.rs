@@ -22,6 +22,7 @@ pub struct Context {
     /// Who calls. A replica may serve several queries.
     step: Option<StepId>,
     metrics: Meter,
+    attempt: u32,
 }
 
 /// What a replica is told once.
@@ -71,7 +72,7 @@ impl Seat {
 
 impl Context {
     pub(super) fn new(seat: &Arc<Seat>, metrics: &Meter) -> Self {
-        Self { seat: Arc::clone(seat), step: seat.step, metrics: metrics.clone() }
+        Self { seat: Arc::clone(seat), step: seat.step, metrics: metrics.clone(), attempt: 1 }
     }
 
     /// The query whose batch it is; in `start` and `stop` the one for which the replica was started, though others may use it
@@ -98,6 +99,12 @@ impl Context {
     /// The worker that this replica runs on.
     pub fn worker(&self) -> Option<WorkerId> {
         self.seat.worker
+    }
+
+    /// How often the batch at hand has been tried, with this time: from 1. More than 1 only with
+    /// [`Pool::max_retries`](super::Pool::max_retries).
+    pub fn attempt(&self) -> u32 {
+        self.attempt
     }
 
     /// The GPUs that this replica was given, by their number on the worker.
@@ -212,8 +219,8 @@ impl Batch {
     }
 
     pub(super) fn with_slots(columns: DataFrame, call: Call, context: Context, slots: Arc<Semaphore>) -> Self {
-        let step = call.of.or(context.step);
-        Self { columns, call, context: Context { step, ..context }, slots }
+        let context = Context { step: call.of.or(context.step), attempt: call.attempt, ..context };
+        Self { columns, call, context, slots }
     }
 
     /// Where this replica runs, and for whom.
@@ -226,10 +233,13 @@ impl Batch {
         self.context.metrics()
     }
 
-    /// How often this batch has been tried, with this time: from 1. More than 1 only with
-    /// [`Pool::max_retries`](super::Pool::max_retries).
+    /// How often this batch has been tried: see [`Context::attempt`].
     pub fn attempt(&self) -> u32 {
-        self.call.attempt
+        self.context.attempt()
+    }
+
+    pub(super) fn call(&self) -> Call {
+        self.call
     }
 
     pub(super) fn on_error(&self) -> OnError {

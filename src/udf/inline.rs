@@ -55,7 +55,7 @@ impl Inline {
     fn retried(&mut self, udf: &str, inputs: &DataFrame, options: &PoolOptions, dtype: &DataType) -> UdfResult<Reply> {
         let (mut retry, mut deaths) = (Retry::new(options, None), Deaths::default());
         loop {
-            let error = match self.call(inputs, retry.call()) {
+            let error = match self.call(inputs, deaths.before(retry.call())) {
                 Ok(Reply { column, metrics }) => match conform(column, dtype) {
                     Ok(column) => return Ok(Reply { column, metrics }),
                     Err(error) => error,

@@ -4,25 +4,28 @@
 //! IPC file for each batch and each result.
 
 mod child;
+mod many;
 mod output;
 mod wire;
 
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{fmt, fs};
 
 use polars::prelude::{Column, DataFrame};
 
 pub(crate) use child::serve;
+pub(super) use many::IsolatedAsync;
 pub(crate) use output::TARGET as OUTPUT;
 
 use self::output::Output;
-use self::wire::{FromChild, Link, StartChild, ToChild};
+use self::wire::{FromChild, Link, Outcome, StartChild, ToChild};
 use super::context::Seat;
+use super::pool::IN_FLIGHT;
 use super::thread::ReplicaSpec;
 use super::{Call, Metrics, UdfError, UdfResult};
 use crate::cluster::replica_command;
@@ -39,12 +42,18 @@ pub(super) struct Isolated {
 
 /// How a call ended that has no result.
 pub(super) enum Ended {
-    /// The UDF failed; true: by a panic, and the process is not to be used again.
+    /// The UDF failed; true: by a panic, and the replica is not to be used again.
     Failed(UdfError, bool),
     /// The process has died.
     Died(String),
-    /// The call took too long, or nobody wants it any more. The process is to be killed.
+    /// The call took too long, or nobody wants it any more. The process of a UDF that is not async is to be killed.
     Late,
+}
+
+impl From<UdfError> for Ended {
+    fn from(error: UdfError) -> Self {
+        Self::Failed(error, false)
+    }
 }
 
 /// How often is looked whether a call is still wanted.
@@ -82,8 +91,9 @@ impl Isolated {
         let link = Link::new(here);
         let mut child = Self { process, link, output, folder: seat.scratch.clone(), batches: 0 };
         let memory = (spec.options.memory > 0).then_some(spec.options.memory);
-        let start =
-            StartChild { udf: spec.udf.clone(), arguments: spec.arguments.clone(), seat: (**seat).clone(), memory };
+        let in_flight = spec.options.in_flight.unwrap_or(IN_FLIGHT);
+        let (udf, arguments) = (spec.udf.clone(), spec.arguments.clone());
+        let start = StartChild { udf, arguments, seat: (**seat).clone(), memory, in_flight };
         let lost = |child: &mut Self, error| UdfError::new(format!("in start, {}", child.last_words(error)));
         child.link.send(&ToChild::Start(start)).map_err(|error| lost(&mut child, error))?;
         loop {
@@ -109,31 +119,29 @@ impl Isolated {
         call: Call,
         wanted: &mut dyn FnMut() -> bool,
     ) -> Result<(Column, Metrics), Ended> {
-        let number = self.batches;
-        self.batches += 1;
         self.output.belongs_here();
-        let files = Files { inputs: inputs_file(&self.folder, number), result: result_file(&self.folder, number) };
-        let failed = |error: UdfError| Ended::Failed(error, false);
-        wire::write(&files.inputs, inputs).map_err(|error| failed(error.into()))?;
+        let (number, files) = self.hand_over(inputs)?;
         let until = call.timeout.map(|limit| Instant::now() + limit);
         let sent = self.link.send(&ToChild::Run { number, call });
         sent.map_err(|error| Ended::Died(self.last_words(error)))?;
         loop {
             match self.link.receive(LOOK) {
-                Ok(Some(FromChild::Done(Ok(metrics)))) => {
-                    let result = wire::read(&files.result).map_err(|error| failed(error.into()))?;
-                    let column = result.into_columns().pop();
-                    return column
-                        .map(|column| (column, metrics))
-                        .ok_or_else(|| failed(UdfError::new("no column came back")));
-                }
-                Ok(Some(FromChild::Done(Err((error, panicked))))) => return Err(Ended::Failed(error, panicked)),
+                Ok(Some(FromChild::Done { outcome, .. })) => return files.result_of(outcome),
                 Ok(Some(_)) => (),
                 Ok(None) if until.is_some_and(|until| Instant::now() >= until) || !wanted() => return Err(Ended::Late),
                 Ok(None) => (),
                 Err(error) => return Err(Ended::Died(self.last_words(error))),
             }
         }
+    }
+
+    /// Writes a batch to where the process finds it, by its number.
+    fn hand_over(&mut self, inputs: &DataFrame) -> UdfResult<(u64, Files)> {
+        let number = self.batches;
+        self.batches += 1;
+        let files = Files { inputs: inputs_file(&self.folder, number), result: result_file(&self.folder, number) };
+        wire::write(&files.inputs, inputs)?;
+        Ok((number, files))
     }
 
     /// Ends the process in order; one that does not is killed.
@@ -152,7 +160,7 @@ impl Isolated {
     }
 
     /// What can be said of a process that has gone.
-    fn last_words(&mut self, error: std::io::Error) -> String {
+    fn last_words(&mut self, error: impl fmt::Display) -> String {
         let _ = self.process.kill(); // it may only have closed the socket
         let status = self.process.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
         let last = self.output.last_words();
@@ -172,6 +180,16 @@ impl Drop for Isolated {
 struct Files {
     inputs: PathBuf,
     result: PathBuf,
+}
+
+impl Files {
+    /// What the process has left, which says how the call ended.
+    fn result_of(&self, outcome: Outcome) -> Result<(Column, Metrics), Ended> {
+        let metrics = outcome.map_err(|(error, panicked)| Ended::Failed(error, panicked))?;
+        let result = wire::read(&self.result).map_err(UdfError::from)?;
+        let column = result.into_columns().pop().ok_or_else(|| UdfError::new("no column came back"))?;
+        Ok((column, metrics))
+    }
 }
 
 impl Drop for Files {

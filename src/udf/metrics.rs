@@ -26,6 +26,11 @@ impl Meter {
         self.reported().add(name, Metric::Gauge { least: value, most: value, last: value });
     }
 
+    /// Takes over what was reported elsewhere.
+    pub(super) fn add(&self, metrics: &Metrics) {
+        self.reported().merge(metrics);
+    }
+
     pub(crate) fn take(&self) -> Metrics {
         std::mem::take(&mut *self.reported())
     }

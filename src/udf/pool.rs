@@ -10,7 +10,7 @@ use polars_plan::prelude::{FunctionFlags, FunctionOptions};
 use regatta_remote::encode;
 use serde::{Deserialize, Serialize};
 
-use super::{AsyncUdf, OnError, Registered, Udf, UdfCall};
+use super::{AsyncUdf, OnError, Registered, UdfCall};
 
 /// How many replicas a UDF gets, what each costs, and how rows are cut into calls.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -195,7 +195,7 @@ impl<U: Registered> Pool<U> {
     /// A call that runs longer has failed, with [`max_retries`](Self::max_retries) and [`on_error`](Self::on_error) as for other
     /// errors. What becomes of its replica: a thread cannot be stopped, so it is not used again, and a query that has no other
     /// fails and says so; an [`isolated`](Pool::isolated) one is killed and started anew; an async one drops the future and
-    /// goes on.
+    /// goes on, isolated or not.
     #[must_use]
     pub fn timeout(self, limit: Duration) -> Self {
         self.with(|o| o.timeout = Some(limit))
@@ -213,6 +213,14 @@ impl<U: Registered> Pool<U> {
     #[must_use]
     pub fn keep_warm(self, time: Duration) -> Self {
         self.with(|o| o.keep_warm = Some(time))
+    }
+
+    /// Makes each replica a process of its own: this same executable, started again. What the UDF does to its process (a crash,
+    /// a leak, a library that exits, endless output) then touches no other work. Costs a process each, and one write of each
+    /// batch and result to a file that the other side maps.
+    #[must_use]
+    pub fn isolated(self) -> Self {
+        self.with(|o| o.isolated = true)
     }
 
     /// The UDF applied to these inputs. The result is named after the first input; use `.alias` for another name.
@@ -234,16 +242,6 @@ impl<U: AsyncUdf + Registered> Pool<U> {
     #[must_use]
     pub fn in_flight(self, calls: usize) -> Self {
         self.with(|o| o.in_flight = Some(calls))
-    }
-}
-
-impl<U: Udf + Registered> Pool<U> {
-    /// Makes each replica a process of its own: this same executable, started again. What the UDF does to its process (a crash,
-    /// a leak, a library that exits, endless output) then touches no other work. Costs a process each, and one write of each
-    /// batch and result to a file that the other side maps.
-    #[must_use]
-    pub fn isolated(self) -> Self {
-        self.with(|o| o.isolated = true)
     }
 }
 

@@ -10,6 +10,7 @@ use regatta_remote::{catch, decode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::aggregate::AnyAggregate;
+use super::isolate::Ended;
 use super::{Aggregate, AsyncUdf, Batch, Context, Start, Udf, UdfError, UdfResult};
 
 /// A UDF that [`#[regatta::udf]`](macro@crate::udf) has registered.
@@ -125,7 +126,12 @@ pub(super) trait AnyAsyncUdf: Send + Sync {
 
 /// A started [`AsyncUdf`].
 pub(super) trait AsyncReplica {
-    fn run(self: Rc<Self>, batch: Batch) -> LocalBoxFuture<'static, UdfResult<Column>>;
+    /// Whether its process is gone, if it is one.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
+    fn run(self: Rc<Self>, batch: Batch) -> LocalBoxFuture<'static, Result<Column, Ended>>;
 
     /// Does nothing while a call holds on to the replica.
     fn stop<'a>(self: Rc<Self>, cx: &'a Context) -> LocalBoxFuture<'a, UdfResult<()>>;
@@ -146,11 +152,14 @@ impl<U: AsyncUdf> AnyAsyncUdf for U {
 }
 
 impl<U: AsyncUdf> AsyncReplica for Started<U, U::State> {
-    fn run(self: Rc<Self>, batch: Batch) -> LocalBoxFuture<'static, UdfResult<Column>> {
+    fn run(self: Rc<Self>, batch: Batch) -> LocalBoxFuture<'static, Result<Column, Ended>> {
         let run = async move {
             // Rows take their places themselves.
-            let _place = if U::BY_ROW { None } else { Some(batch.slots().acquire().await?) };
-            self.udf.run(&self.state, &batch).await
+            let _place = match U::BY_ROW {
+                true => None,
+                false => Some(batch.slots().acquire().await.map_err(UdfError::from)?),
+            };
+            Ok(self.udf.run(&self.state, &batch).await?)
         };
         run.boxed_local()
     }
@@ -256,10 +265,6 @@ impl Erased {
 
     pub(super) fn is_async(&self) -> bool {
         matches!(self.0, Kind::Async(_))
-    }
-
-    pub(super) fn is_aggregate(&self) -> bool {
-        matches!(self.0, Kind::Aggregate(_))
     }
 }
 

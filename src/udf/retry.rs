@@ -33,11 +33,13 @@ pub(crate) struct Call {
     pub(crate) timeout: Option<Duration>,
     /// Whose it is; `None` where Polars evaluates the call itself: the replica is the caller's own.
     pub(super) of: Option<StepId>,
+    /// A replica has died with this batch: no other runs beside it, so that a second death is its own doing.
+    pub(super) alone: bool,
 }
 
 impl Call {
     /// The only attempt of a call that may take as long as it wants.
-    pub(crate) const ONCE: Self = Self { attempt: 1, on_error: OnError::Raise, timeout: None, of: None };
+    pub(crate) const ONCE: Self = Self { attempt: 1, on_error: OnError::Raise, timeout: None, of: None, alone: false };
 }
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -61,7 +63,7 @@ impl<'a> Retry<'a> {
     pub(crate) fn call(&self) -> Call {
         let last = self.attempt > self.options.max_retries;
         let on_error = if last { self.options.on_error } else { OnError::Raise };
-        Call { attempt: self.attempt, on_error, timeout: self.options.timeout, of: self.of }
+        Call { attempt: self.attempt, on_error, timeout: self.options.timeout, of: self.of, alone: false }
     }
 
     /// The attempt has failed: how long to wait before the next one; `None` if that was the last.
@@ -95,6 +97,11 @@ pub(crate) struct Deaths(usize);
 const DEADLY: usize = 2;
 
 impl Deaths {
+    /// The call, as it is made after such deaths.
+    pub(crate) fn before(&self, call: Call) -> Call {
+        Call { alone: self.0 > 0, ..call }
+    }
+
     /// A replica has died with this batch, which is no failure of the UDF: the batch goes to another replica, unless it has
     /// killed enough of them. Then the error names it.
     pub(crate) fn another(&mut self, why: &str, inputs: &DataFrame) -> Option<UdfError> {
@@ -140,7 +147,7 @@ mod tests {
         let error = UdfError::new("no");
         let mut nominal = 0.1f64;
         for attempt in 1..=12 {
-            assert_eq!(retry.call(), Call { attempt, on_error: OnError::Raise, ..Call::ONCE });
+            assert_eq!(retry.call(), Call { attempt, ..Call::ONCE });
             let delay = retry.failed(&error).unwrap().as_secs_f64() / nominal;
             assert!((0.749..=1.251).contains(&delay), "attempt {attempt}: {delay} of {nominal} s");
             nominal = (nominal * 2.0).min(60.0);

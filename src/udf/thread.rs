@@ -13,6 +13,7 @@ use polars::prelude::{Column, DataFrame};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
+pub(super) use calls::fenced;
 pub(super) use life::log_stop;
 
 use super::context::Seat;
@@ -30,6 +31,7 @@ pub(crate) const CALLS: usize = 4096;
 const GRACE: Duration = Duration::from_secs(2);
 
 /// What a replica is.
+#[derive(Clone)]
 pub(crate) struct ReplicaSpec {
     pub(crate) udf: String,
     pub(crate) arguments: Vec<u8>,
@@ -124,7 +126,7 @@ impl Ends {
         spent.then(|| {
             let (count, last) = (self.count, &self.last);
             UdfError::new(format!(
-                "the replica ended {count} times and is not started again for this query; the last time it {last}"
+                "the replica ended {count} times and is not started again for this query; the last time: {last}"
             ))
         })
     }
@@ -144,7 +146,6 @@ impl ReplicaThread {
         let udf = open(&spec.udf, &spec.arguments)?;
         let ends_calls = spec.options.isolated || udf.is_async();
         thread::Builder::new().name(format!("udf {}", spec.udf)).spawn(move || {
-            let _span = tracing::info_span!("replica", udf = spec.udf, rank = spec.seat.rank).entered();
             let folder = match Folder::new(&spec.seat.scratch) {
                 Ok(folder) => folder,
                 Err(error) => {
@@ -189,10 +190,11 @@ impl ReplicaThread {
     }
 }
 
-/// The span of what a replica does for a step.
-fn span_of(step: Option<StepId>) -> tracing::Span {
+/// The span of what a replica does for a step. Of the highest level, so that it is there wherever a warning is heard: workers
+/// leave out less.
+fn span_of(replica: &ReplicaSpec, step: Option<StepId>) -> tracing::Span {
     let (query, stage) = step.map(|step| (step.query.0, step.stage.0)).unzip();
-    tracing::info_span!("call", query, stage)
+    tracing::error_span!("replica", udf = replica.udf, query, stage, rank = replica.seat.rank)
 }
 
 /// A replica's own folder.

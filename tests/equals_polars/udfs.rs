@@ -87,6 +87,50 @@ fn describe(word: &Series, id: &Series, group: &Series) -> UdfResult<Series> {
     Ok(StructChunked::from_series("".into(), word.len(), fields.iter())?.into_series())
 }
 
+/// How many rows, the first of them that is no null, and their greatest word: a struct, which depends on the order of rows.
+#[derive(Serialize, Deserialize)]
+struct Summary;
+
+#[derive(Serialize, Deserialize)]
+struct Seen {
+    rows: u32,
+    first: Option<i64>,
+    word: Option<String>,
+}
+
+#[regatta::udf(name = "summary")]
+impl Aggregate for Summary {
+    type Partial = Seen;
+
+    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+        let field = |name: &str, dtype| Field::new(name.into(), dtype);
+        let (rows, first) = (field("rows", DataType::UInt32), field("first", DataType::Int64));
+        Ok(DataType::Struct(vec![rows, first, field("word", DataType::String)]))
+    }
+
+    fn partial(&self, batch: &Batch) -> UdfResult<Seen> {
+        let (ids, words) = (batch.column(0)?.i64()?, batch.column(1)?.str()?);
+        let word = words.iter().flatten().max().map(str::to_owned);
+        Ok(Seen { rows: batch.height() as u32, first: ids.iter().flatten().next(), word })
+    }
+
+    fn merge(&self, before: Seen, after: Seen) -> UdfResult<Seen> {
+        let (rows, first) = (before.rows + after.rows, before.first.or(after.first));
+        Ok(Seen { rows, first, word: before.word.max(after.word) })
+    }
+
+    fn finish(&self, Seen { rows, first, word }: Seen) -> UdfResult<AnyValue<'static>> {
+        let word = word.map_or(AnyValue::Null, |word| AnyValue::StringOwned(word.into()));
+        let DataType::Struct(fields) = self.output(&[])? else { unreachable!() };
+        let values = vec![AnyValue::UInt32(rows), first.map_or(AnyValue::Null, AnyValue::Int64), word];
+        Ok(AnyValue::StructOwned(Box::new((values, fields))))
+    }
+}
+
+fn summary() -> Expr {
+    Summary.on([col("id"), col("word")])
+}
+
 /// Fails on some rows, and on a batch without rows.
 #[regatta::udf]
 fn odd(id: i64) -> UdfResult<i64> {
@@ -342,6 +386,70 @@ pub(crate) fn cases() -> Vec<Case> {
             )
             .unwrap(),
             true,
+            &[],
+        ),
+        (
+            "aggregations by udfs, beside others, of keys with nulls, in the order of the groups",
+            scan()
+                .group_by_stable([col("word").alias("by"), (col("group") % lit(3i64)).alias("key")])
+                .agg([
+                    summary().alias("summary"),
+                    (summary().struct_().field_by_name("rows") - len() + col("value").count()).alias("n"),
+                    col("day").max(),
+                    col("id").sum(),
+                ])
+                .unnest(by_name(["summary"], true, false), None),
+            true,
+            &[],
+        ),
+        (
+            "an aggregation by a udf of as many groups as rows, and a slice of them",
+            scan().group_by_stable([col("id")]).agg([summary().alias("s")]).slice(100, 1900),
+            true,
+            &[],
+        ),
+        (
+            "an aggregation by a udf of all rows, of which some tasks have none, and of no rows",
+            concat(
+                [
+                    scan().filter(col("id").gt(lit(1500))).select([summary()]),
+                    scan().filter(col("id").lt(lit(0))).select([summary()]),
+                    scan().filter(col("id").lt(lit(0))).group_by([col("group")]).agg([summary()]).select([col("id")]),
+                ],
+                UnionArgs::default(),
+            )
+            .unwrap(),
+            true,
+            &[],
+        ),
+        (
+            "an aggregation by a udf of what udfs have made, and udfs over it",
+            scan()
+                .with_column(add(1).on([col("id")]).alias("more"))
+                .group_by([add(2).on([col("group")]).alias("key")])
+                .agg([Summary.on([add(3).on([col("more")]), col("word")]).struct_().field_by_name("first").alias("f")])
+                .with_column(add(4).on([col("f")]).alias("g")),
+            false,
+            &[],
+        ),
+        (
+            "aggregations by udfs that run whole: beside a mean, in windows, and of rows that are sorted",
+            scan()
+                .with_column(summary().over([col("group")]).unwrap().struct_().field_by_name("rows").alias("rows"))
+                .group_by([col("group")])
+                .agg([
+                    summary().alias("summary"),
+                    col("value").mean().alias("mean"),
+                    Summary.on([col("id").sort(SortOptions::default()), col("word")]).alias("sorted"),
+                    col("rows").first(),
+                ]),
+            false,
+            &["mean"],
+        ),
+        (
+            "a frame that is too large for the plan, aggregated by a udf",
+            rows(0, 20_000).lazy().group_by([col("group")]).agg([summary()]),
+            false,
             &[],
         ),
         (

@@ -125,6 +125,7 @@ fn calls_are_in_flight_together_and_never_more_than_was_said() {
     on_both(|session| {
         assert_eq!(most_in_flight(session, Waiting(How::Crowded).pool().in_flight(5)), 5.0);
         assert_eq!(most_in_flight(session, Waiting(How::Crowded).pool().in_flight(1)), 1.0);
+        assert_eq!(most_in_flight(session, Waiting(How::Crowded).pool().in_flight(5).isolated()), 5.0);
     });
     let session = Session::native_with(Config { max_async_udf_inflight_tasks: 3, ..Config::default() }).unwrap();
     assert_eq!(most_in_flight(&session, Waiting(How::Crowded).pool()), 3.0, "the session's setting");
@@ -138,9 +139,11 @@ fn calls_are_in_flight_together_and_never_more_than_was_said() {
 #[test]
 fn async_functions_answer_as_others_do() {
     on_both(|session| {
-        let frame = numbers().select([doubled::on([col("x")])]).collect_on(session).unwrap();
-        let expected: Vec<_> = (0..1000).map(|x| (x != 7).then_some(x * 2)).collect();
-        assert_eq!(frame.column("x").unwrap().i64().unwrap().to_vec(), expected, "in the order of the rows");
+        for pool in [doubled::pool(), doubled::pool().isolated().batch(10).replicas(2)] {
+            let frame = numbers().select([pool.on([col("x")])]).collect_on(session).unwrap();
+            let expected: Vec<_> = (0..1000).map(|x| (x != 7).then_some(x * 2)).collect();
+            assert_eq!(frame.column("x").unwrap().i64().unwrap().to_vec(), expected, "in the order of the rows");
+        }
         let words = || df!["s" => [Some("1"), Some("two"), None, Some("4")]].unwrap().lazy();
         let nulls =
             words().select([parsed::pool().on_error(OnError::Null).on([col("s")])]).collect_on(session).unwrap();
@@ -158,8 +161,14 @@ fn async_functions_answer_as_others_do() {
 fn a_call_that_is_overdue_is_dropped_and_its_replica_goes_on() {
     on_both(|session| {
         let pool = |how| Waiting(how).pool().batch(100).timeout(Duration::from_millis(300));
-        let frame = numbers().select([pool(How::FirstHangs).max_retries(1).on([col("x")])]);
-        assert_eq!(frame.collect_on(session).unwrap().column("x").unwrap().i64().unwrap().sum(), Some(999 * 500));
+        for pool in [pool(How::FirstHangs), pool(How::FirstHangs).isolated()] {
+            let frame = numbers().select([pool.max_retries(1).on([col("x")])]).collect_on(session).unwrap();
+            assert_eq!(frame.column("x").unwrap().i64().unwrap().sum(), Some(999 * 500));
+        }
+        // A process whose thread is blocked is killed; the others of its calls are none the worse.
+        let blocks = pool(How::FirstBlocks).isolated().on_error(OnError::Null);
+        let frame = numbers().select([blocks.on([col("x")])]).collect_on(session).unwrap();
+        assert_eq!(frame.column("x").unwrap().null_count(), 100, "the batch that blocks, and no other");
         let error = numbers().select([pool(How::FirstHangs).on([col("x")])]).collect_on(session).unwrap_err();
         says(&error, &["waiting", "replica 0 on worker", "0.3 s", "dropped", ".timeout(..)"]);
         let error = numbers().select([pool(How::FirstBlocks).on([col("x")])]).collect_on(session).unwrap_err();
@@ -181,6 +190,9 @@ fn a_cancelled_query_drops_the_futures_that_run() {
 fn a_panic_fails_its_call_and_the_replica_is_started_anew() {
     on_both(|session| {
         let panics = || Waiting(How::Panics).pool().batch(100);
+        let isolated = panics().isolated().on_error(OnError::Null).on([col("x")]);
+        let frame = numbers().select([isolated]).collect_on(session).unwrap();
+        assert_eq!(frame.column("x").unwrap().null_count(), 100, "the first batch only, also of a process");
         let error = numbers().select([panics().on([col("x")])]).collect_on(session).unwrap_err();
         says(&error, &["waiting", "panicked", "overboard", "asyncs.rs:"]);
         let frame = numbers().select([panics().on_error(OnError::Null).on([col("x")])]).collect_on(session).unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use regatta::polars::prelude::*;
@@ -114,10 +115,12 @@ fn each_row_is_reported_once_also_where_its_batch_was_tried_again() {
         let metrics = reported(&run, "reporting");
         assert_eq!((metrics.counter("rows"), metrics.counter("started")), (1000, 1));
 
-        let run = finished(session, Async.pool().replicas(2).batch(10).keep_warm(Duration::ZERO).on([col("x")]));
-        eventually("both replicas have stopped", || reported(&run, "reporting async").counter("stopped") == 2);
-        let metrics = reported(&run, "reporting async");
-        assert_eq!((metrics.counter("rows"), metrics.counter("started")), (1000, 2));
+        for pool in [Async.pool().batch(10), Async.pool().batch(10).isolated()] {
+            let run = finished(session, pool.replicas(2).keep_warm(Duration::ZERO).on([col("x")]));
+            eventually("both replicas have stopped", || reported(&run, "reporting async").counter("stopped") == 2);
+            let metrics = reported(&run, "reporting async");
+            assert_eq!((metrics.counter("rows"), metrics.counter("started")), (1000, 2));
+        }
 
         let isolated = Reporting { failures: 0 }.pool().isolated().batch(100).keep_warm(Duration::ZERO);
         let run = finished(session, isolated.on([col("x")]));
@@ -144,4 +147,45 @@ fn a_replica_knows_its_place_and_its_folder_goes_with_it() {
         assert!(part(4).iter().all(|worker| ["Some(0)", "Some(1)"].contains(worker)));
         eventually("their folders are gone", || !part(6).iter().any(|scratch| Path::new(scratch).exists()));
     });
+}
+
+#[regatta::udf(name = "chatty")]
+fn chatty(cx: &Context, x: i64) -> i64 {
+    if cx.attempt() == 1 && x == 7 {
+        tracing::warn!("seven bells");
+        println!("printed bells");
+    }
+    x
+}
+
+const AS_DRIVER: &str = "REGATTA_TEST_CHATTY_DRIVER";
+
+/// This test binary, started again by the test below, whose standard error is read there.
+#[test]
+fn driver_of_a_udf_that_logs() {
+    if std::env::var_os(AS_DRIVER).is_some() {
+        let session = Session::local(1).unwrap();
+        for pool in [chatty::pool(), chatty::pool().isolated()] {
+            assert_eq!(numbers().select([pool.on([col("x")])]).collect_on(&session).unwrap().height(), 1000);
+        }
+    }
+}
+
+#[test]
+fn what_a_udf_logs_or_an_isolated_one_prints_is_heard_with_udf_query_stage_and_rank() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "contexts::driver_of_a_udf_that_logs"])
+        .env(AS_DRIVER, "1")
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let said = |what: &str| errors.lines().filter(|line| line.contains(what)).map(str::to_owned).collect::<Vec<_>>();
+    let placed = |line: &String| {
+        ["[worker 0]", "replica{udf=\"chatty\" query=", "stage=0", "rank=0"].iter().all(|part| line.contains(part))
+    };
+    let (logged, printed) = (said("seven bells"), said("printed bells"));
+    assert!(logged.len() == 2 && logged.iter().all(placed), "from its thread, and from its process: {logged:?}");
+    assert!(printed.len() == 1 && printed.iter().all(placed), "only of the process: {printed:?}");
 }

@@ -10,6 +10,7 @@ use regatta::polars::prelude::*;
 use regatta::prelude::*;
 
 use crate::errors::{on_both, says};
+use crate::udfs::numbers;
 
 #[regatta::udf]
 fn normalise(s: &str) -> Option<String> {
@@ -62,6 +63,49 @@ fn half_in_arrow(a: &ArrayRef) -> ArrayRef {
 #[regatta::udf(dtype = DataType::Int64)]
 fn first_only(a: &Column) -> Column {
     a.slice(0, 1)
+}
+
+/// Each form of a function that takes the context: `rows` counts the rows that it saw, `calls` its calls. Says in its result
+/// which replica and attempt it is, and so that of its first attempts fail.
+#[regatta::udf(name = "told by row")]
+fn told_by_row(cx: &Context, x: i64) -> UdfResult<i64> {
+    cx.metrics().count("rows", 1);
+    told(cx).map(|place| place + x)
+}
+
+#[regatta::udf(name = "told by batch", dtype = DataType::Int64)]
+fn told_by_batch(cx: &Context, x: &Series) -> UdfResult<Series> {
+    cx.metrics().count("rows", x.len() as u64);
+    Ok(x + told(cx)?)
+}
+
+#[regatta::udf(name = "told lists")]
+fn told_lists(cx: &Context, x: i64) -> UdfResult<Vec<i64>> {
+    cx.metrics().count("rows", 1);
+    Ok(vec![told(cx)? + x])
+}
+
+#[regatta::udf(name = "told async")]
+async fn told_async(cx: &Context, x: i64) -> UdfResult<i64> {
+    tokio::task::yield_now().await;
+    cx.metrics().count("rows", 1);
+    told(cx).map(|place| place + x)
+}
+
+#[regatta::udf(name = "told async by batch", dtype = DataType::Int64)]
+async fn told_async_by_batch(cx: &Context, x: &Series) -> UdfResult<Series> {
+    tokio::task::yield_now().await;
+    cx.metrics().count("rows", x.len() as u64);
+    Ok(x + told(cx)?)
+}
+
+fn told(cx: &Context) -> UdfResult<i64> {
+    let place = cx.query().zip(cx.stage()).zip(cx.worker());
+    if place.is_some() && cx.attempt() == 1 {
+        return Err(UdfError::new("the first time"));
+    }
+    assert!(cx.rank() < cx.replicas() && cx.devices().is_empty() && cx.scratch().is_dir());
+    Ok(1000 * i64::from(cx.attempt()))
 }
 
 fn words() -> LazyFrame {
@@ -128,6 +172,58 @@ fn functions_of_whole_columns_take_and_return_polars_or_arrow() {
         let error = frame().select([first_only::on([col("a")])]).collect_on(session).expect_err("too few rows");
         says(&error, &["first_only", "1 rows for a batch of 3"]);
     });
+}
+
+#[test]
+fn a_function_is_told_its_context_in_every_form() {
+    type Form = (&'static str, fn(Expr) -> Expr);
+    let forms: [Form; 5] = [
+        ("told by row", |x| told_by_row::pool().batch(100).max_retries(1).on([x])),
+        ("told by batch", |x| told_by_batch::pool().batch(100).replicas(2).max_retries(1).on([x])),
+        ("told lists", |x| told_lists::pool().batch(100).max_retries(1).on([x]).explode(EXPLODE)),
+        ("told async", |x| told_async::pool().batch(100).max_retries(1).on([x])),
+        ("told async by batch", |x| told_async_by_batch::pool().batch(100).max_retries(1).on([x])),
+    ];
+    on_both(|session| {
+        for (name, form) in forms {
+            let mut run = session.submit(numbers().select([form(col("x"))])).unwrap();
+            let answer = run.collect().unwrap();
+            let expected: Vec<_> = (0..1000).map(|x| Some(2000 + x)).collect();
+            assert_eq!(Vec::from(answer.column("x").unwrap().i64().unwrap()), expected, "{name}: the second attempt");
+            assert_eq!(run.status().unwrap().unwrap().metrics[name].counter("rows"), 1000, "{name}");
+        }
+    });
+    let plain = numbers().select([told_by_row::on([col("x")])]).collect().unwrap();
+    assert_eq!(plain.column("x").unwrap().i64().unwrap().first(), Some(1000), "plain Polars has no query");
+}
+
+const EXPLODE: ExplodeOptions = ExplodeOptions { empty_as_null: true, keep_nulls: true };
+
+#[test]
+fn equal_calls_of_one_node_run_once_wherever_they_stand() {
+    let call = || counted::on([col("x") * lit(2i64)]);
+    let queries = [
+        numbers().select([(call() + lit(1i64)).alias("a"), (call() * call()).alias("b")]),
+        numbers().filter(call().gt(lit(10i64)).and(call().lt(lit(90i64)))),
+        numbers().select([when(call().gt(lit(50i64))).then(call()).otherwise(lit(0i64) - call()).alias("a")]),
+        numbers().select([as_struct(vec![call().alias("a"), (call() + lit(1i64)).alias("b")]).alias("s")]),
+        numbers().group_by([col("x") % lit(3i64)]).agg([call().sum().alias("a"), call().max().alias("b")]),
+        numbers().with_columns([call().sum().over([col("x") % lit(3i64)]).unwrap().alias("a"), call().alias("b")]),
+    ];
+    on_both(|session| {
+        for query in &queries {
+            let mut run = session.submit(query.clone()).unwrap();
+            run.collect().unwrap();
+            let calls = run.status().unwrap().unwrap().metrics["counted calls"].counter("calls");
+            assert_eq!(calls, 1000, "{}", run.explain());
+        }
+    });
+}
+
+#[regatta::udf(name = "counted calls")]
+fn counted(cx: &Context, x: i64) -> i64 {
+    cx.metrics().count("calls", 1);
+    x + 1
 }
 
 #[test]

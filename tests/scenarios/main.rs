@@ -5,6 +5,7 @@ mod asyncs;
 mod contexts;
 mod endings;
 mod errors;
+mod flotilla;
 mod frames;
 mod functions;
 mod joining;

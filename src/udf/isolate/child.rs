@@ -1,22 +1,26 @@
 //! The process of an isolated replica.
 
+mod many;
+
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use polars::prelude::Column;
 use regatta_remote::catch;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::wire::{self, FromChild, Link, StartChild, ToChild};
 use super::{inputs_file, result_file};
 use crate::os;
-use crate::udf::registry::{Replica, run_fenced, start_fenced};
+use crate::udf::registry::{Replica, open, run_fenced, start_fenced};
 use crate::udf::thread::log_stop;
 use crate::udf::{Batch, Call, Context, Meter, Metrics, Start, UdfResult};
 
@@ -29,12 +33,15 @@ pub(crate) fn serve() -> io::Result<()> {
     // What the UDF reads from standard input must not be our words.
     os::replace_stdin(&File::open("/dev/null")?)?;
     let words = Rc::new(RefCell::new(Link::new(stream.try_clone()?)));
-    let inbox = listen(Link::new(stream))?;
-    let Ok(ToChild::Start(start)) = inbox.recv() else {
+    let mut inbox = listen(Link::new(stream))?;
+    let Some(ToChild::Start(start)) = inbox.blocking_recv() else {
         return Err(io::Error::other("the first word is not what to start"));
     };
     if let Some(memory) = start.memory {
         os::limit_memory(memory)?;
+    }
+    if open(&start.udf, &start.arguments).is_ok_and(|udf| udf.is_async()) {
+        return many::serve(start, words, inbox);
     }
     let say = |word: FromChild| words.borrow_mut().send(&word);
     let mut replica = match begin(&start, &words) {
@@ -45,14 +52,17 @@ pub(crate) fn serve() -> io::Result<()> {
         Err(error) => return say(FromChild::Started(Err(error))),
     };
     let seat = Arc::new(start.seat);
-    while let Ok(word) = inbox.recv() {
+    while let Some(word) = inbox.blocking_recv() {
         match word {
             ToChild::Run { number, call } => {
                 let meter = Meter::default();
                 let result = run(&mut replica, number, call, Context::new(&seat, &meter), &seat.scratch);
                 let panicked = replica.is_none();
-                say(FromChild::Done(result.map(|()| meter.take()).map_err(|error| (error, panicked))))?;
+                let outcome = result.map(|()| meter.take()).map_err(|error| (error, panicked));
+                say(FromChild::Done { number, outcome })?;
             }
+            // Its parent would kill it.
+            ToChild::Forget { .. } => (),
             ToChild::Stop | ToChild::Start(_) => {
                 let meter = Meter::default();
                 if let Some(replica) = replica.take() {
@@ -67,8 +77,9 @@ pub(crate) fn serve() -> io::Result<()> {
 }
 
 /// Reads the parent's words. When the parent is gone, however, so are we, whatever the UDF does.
-fn listen(mut link: Link) -> io::Result<Receiver<ToChild>> {
-    let (words, inbox) = channel();
+fn listen(mut link: Link) -> io::Result<UnboundedReceiver<ToChild>> {
+    // The parent has no more calls under way than its callers have credits for.
+    let (words, inbox) = unbounded_channel();
     thread::Builder::new().name("regatta-life".to_owned()).spawn(move || {
         loop {
             match link.receive(WAIT) {
@@ -82,12 +93,17 @@ fn listen(mut link: Link) -> io::Result<Receiver<ToChild>> {
 }
 
 fn begin(start: &StartChild, words: &Rc<RefCell<Link>>) -> UdfResult<(Box<dyn Replica>, Metrics)> {
-    let (meter, words) = (Meter::default(), Rc::clone(words));
+    let meter = Meter::default();
+    let replica = start_fenced(&start.udf, &start.arguments, &mut told(start, words, &meter))?;
+    Ok((replica, meter.take()))
+}
+
+/// What `start` is told here.
+fn told(start: &StartChild, words: &Rc<RefCell<Link>>, meter: &Meter) -> Start {
+    let words = Rc::clone(words);
     // A word that is lost is of no consequence: the parent that does not listen has gone.
     let progress = move |doing: &str| drop(words.borrow_mut().send(&FromChild::Progress(doing.to_owned())));
-    let mut cx = Start::new(Context::new(&Arc::new(start.seat.clone()), &meter), None, progress);
-    let replica = start_fenced(&start.udf, &start.arguments, &mut cx)?;
-    Ok((replica, meter.take()))
+    Start::new(Context::new(&Arc::new(start.seat.clone()), meter), None, progress)
 }
 
 fn run(
@@ -95,11 +111,15 @@ fn run(
     number: u64,
     call: Call,
     context: Context,
-    folder: &std::path::Path,
+    folder: &Path,
 ) -> UdfResult<()> {
     let batch = Batch::new(wire::map(&inputs_file(folder, number))?, call, context);
-    let column = run_fenced(replica, &batch);
+    leave(run_fenced(replica, &batch), number, folder)
+}
+
+/// Leaves the result of a call in its file.
+fn leave(result: UdfResult<Column>, number: u64, folder: &Path) -> UdfResult<()> {
     // What the UDF has printed belongs before its answer.
     let _ = io::stdout().flush();
-    Ok(wire::write(&result_file(folder, number), &column?.into_frame())?)
+    Ok(wire::write(&result_file(folder, number), &result?.into_frame())?)
 }

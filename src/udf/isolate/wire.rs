@@ -15,7 +15,14 @@ use crate::udf::{Call, Metrics, Seat, UdfError};
 #[derive(Serialize, Deserialize)]
 pub(super) enum ToChild {
     Start(StartChild),
-    Run { number: u64, call: Call },
+    Run {
+        number: u64,
+        call: Call,
+    },
+    /// Nobody wants this call any more. It is answered all the same.
+    Forget {
+        number: u64,
+    },
     Stop,
 }
 
@@ -26,16 +33,24 @@ pub(super) struct StartChild {
     pub(super) seat: Seat,
     /// Bytes that it may allocate.
     pub(super) memory: Option<u64>,
+    /// Calls that an async one has in flight.
+    pub(super) in_flight: usize,
 }
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum FromChild {
     Progress(String),
     Started(Result<Metrics, UdfError>),
-    /// The result is in its file. An error says whether it was a panic.
-    Done(Result<Metrics, (UdfError, bool)>),
+    /// Each call is answered once.
+    Done {
+        number: u64,
+        outcome: Outcome,
+    },
     Stopped(Metrics),
 }
+
+/// The result is in its file. An error says whether it was a panic.
+pub(super) type Outcome = Result<Metrics, (UdfError, bool)>;
 
 /// The socket between them: frames of four bytes of length and a message.
 pub(super) struct Link {
@@ -50,6 +65,11 @@ const WRITE: Duration = Duration::from_secs(30);
 impl Link {
     pub(super) fn new(stream: UnixStream) -> Self {
         Self { stream, received: Vec::new() }
+    }
+
+    /// The same socket, for words the other way.
+    pub(super) fn other_way(&self) -> io::Result<Self> {
+        Ok(Self::new(self.stream.try_clone()?))
     }
 
     pub(super) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {

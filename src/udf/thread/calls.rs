@@ -4,16 +4,18 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::future::poll_fn;
 use regatta_remote::catch;
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{Mutex, RwLock, Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use tracing::Instrument;
 
 use super::life::log_stop;
 use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, span_of};
 use crate::udf::context::Seat;
+use crate::udf::isolate::{Ended, IsolatedAsync};
 use crate::udf::pool::IN_FLIGHT;
 use crate::udf::registry::{AsyncReplica, Kind, as_high_as, open, panicked_in};
 use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
@@ -36,10 +38,14 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job
         tell: Rc::clone(&tell),
         slots,
         running: Mutex::default(),
+        crowd: RwLock::default(),
         ends: RefCell::default(),
         carried: RefCell::default(),
     });
-    let started = life.start().await;
+    let started = tokio::select! {
+        started = life.start().instrument(span_of(&life.spec, life.seat.step)) => started,
+        () = nobody_calls(&inbox) => return,
+    };
     let failed = started.is_err();
     match started {
         Ok(replica) => *life.running.lock().await = Some(replica),
@@ -53,22 +59,35 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job
     while let Some(job) = inbox.recv().await {
         while calls.try_join_next().is_some() {}
         served = job.call.of.or(served);
-        calls.spawn_local(Rc::clone(&life).answer(job));
+        let span = span_of(&life.spec, served);
+        calls.spawn_local(Rc::clone(&life).answer(job).instrument(span));
     }
     // Nobody waits for them any more.
     calls.shutdown().await;
-    let left = life.stop().await;
+    let left = life.stop().instrument(span_of(&life.spec, served)).await;
     (tell.borrow_mut())(Said::Stopped(served, left));
 }
+
+/// Ends when nobody can call any more.
+async fn nobody_calls(inbox: &mpsc::Receiver<Job>) {
+    while !inbox.is_closed() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// How often is looked whether a replica that starts is still wanted.
+const LOOK: Duration = Duration::from_millis(20);
 
 struct Life {
     spec: ReplicaSpec,
     seat: Arc<Seat>,
     tell: Rc<RefCell<Tell>>,
     slots: Arc<Semaphore>,
-    /// `None` after a panic: what the panic left is not trusted. Locked while it is started anew.
+    /// `None` after a panic or a death: what the panic left is not trusted. Locked while it is started anew.
     running: Mutex<Option<Rc<dyn AsyncReplica>>>,
-    /// How often it has panicked.
+    /// Calls share it; one that is to be alone has it for itself.
+    crowd: RwLock<()>,
+    /// How often it has panicked or died.
     ends: RefCell<Ends>,
     /// What `start` has reported: goes with the next reply.
     carried: RefCell<Metrics>,
@@ -79,6 +98,12 @@ impl Life {
         let meter = Meter::default();
         let tell = Rc::clone(&self.tell);
         let progress = move |doing: &str| (tell.borrow_mut())(Said::Progress(doing));
+        if self.spec.options.isolated {
+            let (spec, seat) = (self.spec.clone(), Arc::clone(&self.seat));
+            let (started, metrics) = IsolatedAsync::start(spec, seat, progress).await?;
+            self.carried.borrow_mut().merge(&metrics);
+            return Ok(started);
+        }
         let mut cx = Start::new(Context::new(&self.seat, &meter), self.spec.directory.clone(), progress);
         let Kind::Async(udf) = cx.decoding(|| open(&self.spec.udf, &self.spec.arguments))?.kind() else {
             return Err(UdfError::new("it is no async UDF"));
@@ -95,6 +120,8 @@ impl Life {
         }
         let Job { inputs, call, asker, began, done } = job;
         let run = async {
+            let _beside_others = if call.alone { None } else { Some(self.crowd.read().await) };
+            let _alone = if call.alone { Some(self.crowd.write().await) } else { None };
             // To start the replica anew is not part of the call's time.
             let replica = self.replica(call).await;
             began();
@@ -111,25 +138,31 @@ impl Life {
         let (meter, height) = (Meter::default(), inputs.height());
         let context = Context::new(&self.seat, &meter);
         let batch = Batch::with_slots(inputs, call, context, Arc::clone(&self.slots));
-        let run = fenced(Rc::clone(&replica).run(batch)).instrument(span_of(call.of));
-        let outcome = match call.timeout {
+        let run = fenced(Rc::clone(&replica).run(batch));
+        // Of a process, its proxy looks after the time.
+        let outcome = match call.timeout.filter(|_| !self.spec.options.isolated) {
             None => run.await,
             Some(limit) => match tokio::time::timeout(limit, run).await {
                 Ok(outcome) => outcome,
-                Err(_) => return Err(UdfError::timed_out(limit, "it was dropped").into()),
+                Err(_) => Ok(Err(Ended::Late)),
             },
         };
+        let outcome = outcome.unwrap_or_else(|panic| Err(Ended::Failed(panicked_in("", panic), true)));
         let column = match outcome {
-            Ok(result) => as_high_as(result?, height)?,
-            Err(panic) => {
-                let panic = panicked_in("", panic);
-                self.ends.borrow_mut().note(call.of, panic.to_string());
-                // Another call may have panicked too: only the first takes the replica away.
-                let mut running = self.running.lock().await;
-                if running.as_ref().is_some_and(|running| Rc::ptr_eq(running, &replica)) {
-                    *running = None;
+            Ok(column) => as_high_as(column, height)?,
+            Err(Ended::Failed(error, panicked)) => {
+                if panicked {
+                    self.take_away(&replica, call, error.to_string()).await;
                 }
-                return Err(panic.into());
+                return Err(error.into());
+            }
+            Err(Ended::Died(why)) => {
+                self.take_away(&replica, call, why.clone()).await;
+                return Err(Fault::Died(why));
+            }
+            Err(Ended::Late) => {
+                let limit = call.timeout.unwrap_or_default();
+                return Err(UdfError::timed_out(limit, "it was dropped").into());
             }
         };
         let mut metrics = self.carried.take();
@@ -139,6 +172,8 @@ impl Life {
 
     async fn replica(&self, call: Call) -> UdfResult<Rc<dyn AsyncReplica>> {
         let mut running = self.running.lock().await;
+        // A process that has ended while it had nothing to do has ended of no batch.
+        running.take_if(|replica| replica.has_ended());
         if let Some(replica) = &*running {
             return Ok(Rc::clone(replica));
         }
@@ -149,6 +184,15 @@ impl Life {
         let replica = self.start().await.inspect_err(failed)?;
         *running = Some(Rc::clone(&replica));
         Ok(replica)
+    }
+
+    /// The replica has ended in one of its calls. Of several that see it, the first takes it away; those that run go on in it.
+    async fn take_away(&self, replica: &Rc<dyn AsyncReplica>, call: Call, why: String) {
+        let mut running = self.running.lock().await;
+        if running.as_ref().is_some_and(|running| Rc::ptr_eq(running, replica)) {
+            *running = None;
+            self.ends.borrow_mut().note(call.of, why);
+        }
     }
 
     async fn stop(&self) -> Metrics {
@@ -164,7 +208,7 @@ impl Life {
 }
 
 /// A future whose panic is its text.
-async fn fenced<T>(future: impl Future<Output = T>) -> Result<T, String> {
+pub(in crate::udf) async fn fenced<T>(future: impl Future<Output = T>) -> Result<T, String> {
     let mut future = std::pin::pin!(future);
     poll_fn(|cx| match catch(|| future.as_mut().poll(cx)) {
         Ok(poll) => poll.map(Ok),

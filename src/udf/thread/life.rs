@@ -22,7 +22,8 @@ pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver
     let say = |said: Said<'_>| (tell.borrow_mut())(said);
     let mut life =
         Life { spec, seat, tell: Rc::clone(&tell), running: None, ends: Ends::default(), carried: Metrics::default() };
-    let started = span_of(life.seat.step).in_scope(|| life.start(&mut || !inbox.is_closed()));
+    let span = span_of(&life.spec, life.seat.step);
+    let started = span.in_scope(|| life.start(&mut || !inbox.is_closed()));
     let failed = started.is_err();
     say(Said::Started(started));
     if failed {
@@ -35,13 +36,14 @@ pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver
         // A call whose asker is gone is not begun. To start the replica anew is not part of the call's time.
         if wanted() {
             served = call.of.or(served);
-            let _span = span_of(served).entered();
+            let _span = span_of(&life.spec, served).entered();
             let ready = life.ready(call, wanted);
             began();
             done(ready.map_err(Fault::from).and_then(|()| life.run(inputs, call, wanted)));
         }
     }
-    say(Said::Stopped(served, life.stop()));
+    let left = span_of(&life.spec, served).in_scope(|| life.stop());
+    say(Said::Stopped(served, left));
 }
 
 /// The next call, of the query whose turn it is; `None` when nobody can call any more.

@@ -1,0 +1,110 @@
+//! An async replica, in its process.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::{AbortHandle, JoinSet, LocalSet};
+
+use super::super::wire::{self, FromChild, Link, Outcome, StartChild, ToChild};
+use super::{inputs_file, leave, told};
+use crate::udf::context::Seat;
+use crate::udf::isolate::Ended;
+use crate::udf::registry::{AsyncReplica, Kind, open, panicked_in};
+use crate::udf::thread::{fenced, log_stop};
+use crate::udf::{Batch, Call, Context, Meter, Metrics, UdfError, UdfResult};
+
+/// Serves its calls, on a runtime of its own.
+pub(super) fn serve(start: StartChild, words: Rc<RefCell<Link>>, inbox: UnboundedReceiver<ToChild>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, answer_all(start, words, inbox))
+}
+
+async fn answer_all(
+    start: StartChild,
+    words: Rc<RefCell<Link>>,
+    mut inbox: UnboundedReceiver<ToChild>,
+) -> io::Result<()> {
+    let say = |word: FromChild| words.borrow_mut().send(&word);
+    let running = match begin(&start, &words).await {
+        Ok((replica, metrics)) => {
+            say(FromChild::Started(Ok(metrics)))?;
+            let (slots, seat) = (Arc::new(Semaphore::new(start.in_flight)), Arc::new(start.seat));
+            Rc::new(Running { replica, seat, slots, words: Rc::clone(&words), calls: RefCell::default() })
+        }
+        Err(error) => return say(FromChild::Started(Err(error))),
+    };
+    let mut tasks = JoinSet::new();
+    while let Some(word) = inbox.recv().await {
+        while tasks.try_join_next().is_some() {}
+        match word {
+            ToChild::Run { number, call } => {
+                let task = tasks.spawn_local(Rc::clone(&running).answer(number, call));
+                running.calls.borrow_mut().insert(number, task);
+            }
+            ToChild::Forget { number } => {
+                // Not there any more: it has its answer.
+                if let Some(call) = running.calls.borrow_mut().remove(&number) {
+                    call.abort();
+                    let outcome = Err((UdfError::new("it was forgotten"), false));
+                    say(FromChild::Done { number, outcome })?;
+                }
+            }
+            ToChild::Stop | ToChild::Start(_) => break,
+        }
+    }
+    // Nobody waits for them any more, and the replica is not stopped while one holds on to it.
+    tasks.shutdown().await;
+    let meter = Meter::default();
+    if let Some(Running { replica, seat, .. }) = Rc::into_inner(running) {
+        log_stop(fenced(replica.stop(&Context::new(&seat, &meter))).await);
+    }
+    say(FromChild::Stopped(meter.take()))
+}
+
+async fn begin(start: &StartChild, words: &Rc<RefCell<Link>>) -> UdfResult<(Rc<dyn AsyncReplica>, Metrics)> {
+    let Kind::Async(udf) = open(&start.udf, &start.arguments)?.kind() else {
+        return Err(UdfError::new("it is no async UDF"));
+    };
+    let meter = Meter::default();
+    let mut cx = told(start, words, &meter);
+    let started = fenced(udf.start(&mut cx)).await.unwrap_or_else(|panic| Err(panicked_in("start ", panic)))?;
+    Ok((started, meter.take()))
+}
+
+struct Running {
+    replica: Rc<dyn AsyncReplica>,
+    seat: Arc<Seat>,
+    slots: Arc<Semaphore>,
+    words: Rc<RefCell<Link>>,
+    /// Those that have no answer yet.
+    calls: RefCell<HashMap<u64, AbortHandle>>,
+}
+
+impl Running {
+    async fn answer(self: Rc<Self>, number: u64, call: Call) {
+        let outcome = self.run(number, call).await;
+        self.calls.borrow_mut().remove(&number);
+        // A parent that cannot be told has gone, and this process goes with it.
+        let _ = self.words.borrow_mut().send(&FromChild::Done { number, outcome });
+    }
+
+    async fn run(&self, number: u64, call: Call) -> Outcome {
+        let (folder, meter) = (&self.seat.scratch, Meter::default());
+        let inputs = wire::map(&inputs_file(folder, number)).map_err(|error| (error.into(), false))?;
+        let batch = Batch::with_slots(inputs, call, Context::new(&self.seat, &meter), Arc::clone(&self.slots));
+        let result = match fenced(Rc::clone(&self.replica).run(batch)).await {
+            Ok(Ok(column)) => Ok(column),
+            Ok(Err(Ended::Failed(error, panicked))) => return Err((error, panicked)),
+            Ok(Err(Ended::Died(why))) => Err(UdfError::new(why)),
+            Ok(Err(Ended::Late)) => Err(UdfError::new("it was forgotten")),
+            Err(panic) => return Err((panicked_in("", panic), true)),
+        };
+        leave(result, number, folder).map_err(|error| (error, false))?;
+        Ok(meter.take())
+    }
+}
