@@ -10,8 +10,10 @@ pub(crate) use capacity::capacity;
 pub(crate) use join::{connect, resolve};
 pub(crate) use local::{LocalSpec, LocalWorkers};
 pub(crate) use scratch::Scratch;
+#[cfg(feature = "gpu")]
+pub(crate) use worker::{MARKER, PROBE, use_fakes_in_tests};
+pub(crate) use worker::{SEVERAL, hello, is_worker, replica_command};
 pub use worker::{TestWorker, become_worker_if_started_as_one};
-pub(crate) use worker::{hello, is_worker, replica_command};
 
 use crate::sched::WorkerId;
 

@@ -4,8 +4,11 @@ use std::fs::{DirBuilder, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+#[cfg(feature = "gpu")]
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 /// CPUs that this process may use.
@@ -53,6 +56,67 @@ pub(crate) fn address_towards(to: SocketAddr) -> io::Result<IpAddr> {
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(to)?;
     Ok(socket.local_addr()?.ip())
+}
+
+/// Hands a copy of an open file to the process at the other end of a socket.
+pub(crate) fn send_file(to: &UnixStream, file: BorrowedFd<'_>) -> io::Result<()> {
+    let mut word = [1u8];
+    let mut part = libc::iovec { iov_base: word.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = Control::default();
+    let message = control.message(&mut part);
+    // SAFETY: the message points to what lives until the call is over, and `control` has room for one header and one file.
+    let sent = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<libc::c_int>() as u32) as _;
+        libc::CMSG_DATA(header).cast::<libc::c_int>().write_unaligned(file.as_raw_fd());
+        libc::sendmsg(to.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
+    };
+    if sent == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The next open file that the process at the other end hands over; `None` once it has gone.
+#[cfg(feature = "gpu")]
+pub(crate) fn receive_file(from: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut word = [0u8];
+    let mut part = libc::iovec { iov_base: word.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = Control::default();
+    loop {
+        let mut message = control.message(&mut part);
+        // SAFETY: as above; the descriptor that comes is open and ours alone.
+        unsafe {
+            match libc::recvmsg(from.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) {
+                0 => return Ok(None),
+                1 => (),
+                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => continue,
+                _ => return Err(io::Error::last_os_error()),
+            }
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {
+                return Err(io::Error::other("a word without a file"));
+            }
+            let file = libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned();
+            return Ok(Some(OwnedFd::from_raw_fd(file)));
+        }
+    }
+}
+
+/// Room for one descriptor beside a message, aligned as its header is.
+#[derive(Default)]
+struct Control([u64; 4]);
+
+impl Control {
+    fn message(&mut self, part: &mut libc::iovec) -> libc::msghdr {
+        // SAFETY: zeros are a value of this C struct.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = part;
+        message.msg_iovlen = 1;
+        message.msg_control = self.0.as_mut_ptr().cast();
+        // SAFETY: it computes a size.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<libc::c_int>() as u32) } as _;
+        message
+    }
 }
 
 /// Makes a folder that only this user can look into; it may be there already.

@@ -174,6 +174,16 @@ pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanEr
 /// Bytes of a plan that travels, with room for what goes with it in a message.
 const MAX_PLAN: usize = MAX_MESSAGE - (1 << 20);
 
+impl UdfStep {
+    /// Its UDF, for people.
+    fn describe(&self) -> String {
+        #[cfg(feature = "gpu")]
+        return crate::gpu::describe(&self.udf, &self.arguments);
+        #[cfg(not(feature = "gpu"))]
+        return self.udf.clone();
+    }
+}
+
 impl StageProgram {
     /// Bytes that it takes to send it.
     fn size(&self) -> usize {

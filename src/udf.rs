@@ -26,7 +26,7 @@ pub use author::{AsyncUdf, Udf};
 pub use context::{Batch, Context, Start};
 pub use error::{UdfError, UdfResult};
 pub use metrics::{Meter, Metric, Metrics, MetricsByUdf};
-pub use pool::{Pool, PoolOptions, Replicas};
+pub use pool::{Pool, PoolOptions, Replicas, RunOn};
 pub use registry::{Erased, Registered, UdfEntry};
 pub use retry::OnError;
 
@@ -36,9 +36,16 @@ pub use {inventory, serde};
 pub use self::arrow::{column_from_arrow, column_to_arrow};
 pub(crate) use call::{CallingTask, UdfCall, batch_of};
 pub(crate) use context::Seat;
-pub(crate) use isolate::{OUTPUT, serve as serve_isolated};
+#[cfg(feature = "gpu")]
+pub(crate) use isolate::serve_several;
+pub(crate) use isolate::{OUTPUT, VISIBLE, serve as serve_isolated};
 pub(crate) use metrics::{TaskMeter, merge_into};
 pub(crate) use registry::{conform, registered};
 pub(crate) use retry::{Call, Deaths, Retry};
 pub(crate) use route::Router;
 pub(crate) use thread::{CALLS, Fault, ReplicaSpec, ReplicaThread, Reply, Said};
+#[cfg(feature = "gpu")]
+pub(crate) use {
+    isolate::{GpuSeat, Link},
+    registry::{AnyUdf, Replica, open},
+};

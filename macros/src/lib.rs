@@ -21,7 +21,7 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand_main(&arguments.into(), function).unwrap_or_else(Error::into_compile_error).into()
 }
 
-/// Registers a UDF, so that workers find it: put it on `impl Udf for YourType` (or `AsyncUdf`, `Aggregate`), or on a function.
+/// Registers a UDF, so that workers find it: put it on `impl Udf for YourType` (or `AsyncUdf`, `Aggregate`, `GpuUdf`), or on a function.
 ///
 /// # On a generic implementation
 ///
@@ -114,7 +114,7 @@ pub fn udf(arguments: TokenStream, item: TokenStream) -> TokenStream {
         }
         (other, _) => Err(Error::new_spanned(
             other,
-            "#[regatta::udf] goes on `impl Udf for YourType` (or AsyncUdf, Aggregate), or on a `fn`",
+            "#[regatta::udf] goes on `impl Udf for YourType` (or AsyncUdf, Aggregate, GpuUdf), or on a `fn`",
         )),
     };
     expanded.unwrap_or_else(Error::into_compile_error).into()
@@ -189,7 +189,8 @@ fn expand_main(arguments: &Tokens, mut function: ItemFn) -> Result<Tokens, Error
 }
 
 /// The traits that a UDF may implement, and what makes one of each.
-const TRAITS: [(&str, &str); 3] = [("Udf", "udf"), ("AsyncUdf", "async_udf"), ("Aggregate", "aggregate")];
+const TRAITS: [(&str, &str); 4] =
+    [("Udf", "udf"), ("AsyncUdf", "async_udf"), ("Aggregate", "aggregate"), ("GpuUdf", "gpu_udf")];
 
 fn expand_udf(name: Option<&LitStr>, instances: &[Type], implementation: &ItemImpl) -> Result<Tokens, Error> {
     let of_trait = implementation.trait_.as_ref().and_then(|(_, path, _)| path.segments.last());
@@ -198,7 +199,7 @@ fn expand_udf(name: Option<&LitStr>, instances: &[Type], implementation: &ItemIm
     let Some(make) = make else {
         return Err(Error::new_spanned(
             implementation.self_ty.as_ref(),
-            "#[regatta::udf] goes on `impl Udf for YourType`, or on one of AsyncUdf or Aggregate",
+            "#[regatta::udf] goes on `impl Udf for YourType`, or on one of AsyncUdf, Aggregate or GpuUdf",
         ));
     };
     let types = match (implementation.generics.params.is_empty(), instances) {

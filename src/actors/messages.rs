@@ -38,7 +38,7 @@ messages! {
     0x010c Locate => Located,
     // To a swordfish.
     0x0201 Prepare => (),
-    0x0202 RunTask => (),
+    0x0202 RunTasks => (),
     0x0203 StartReplica => (),
     0x0204 StopReplica => (),
     0x0205 Serve => (),
@@ -133,6 +133,10 @@ pub(crate) struct RunTask {
     /// Only once this attempt has ended, if it runs here.
     pub(crate) after: Option<(TaskId, Attempt)>,
 }
+
+/// Attempts of tasks, in the order in which they were placed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RunTasks(pub(crate) Vec<RunTask>);
 
 /// A partition, or some of its rows, and where it is.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

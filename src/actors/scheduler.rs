@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::messages::{
     ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Persist, Piece, Place, Prepare, Register,
-    Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor,
+    Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, RunTasks, Serve, SpawnActor, StartReplica, Status, StopActor,
     StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::{Host, SwordfishActor, insist};
@@ -24,7 +24,7 @@ use crate::sched::{
     Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
 use crate::store::{RowRange, Ticket};
-use crate::udf::{Metrics, MetricsByUdf, merge_into};
+use crate::udf::{Metrics, MetricsByUdf, RunOn, merge_into};
 
 /// Places the work of all queries.
 pub struct SchedulerActor {
@@ -89,6 +89,11 @@ enum Outgoing {
 
 /// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
 const OUTBOX: usize = 8192;
+
+/// Tasks in one message, at most.
+const TOGETHER: usize = 64;
+/// Partitions that they name, but for the last of them: keeps the message far below its limit.
+const PIECES_TOGETHER: usize = 10_000;
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -409,10 +414,11 @@ impl Handler<Submit> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, Submit { query, plan, mut given, driver, events }: Submit, _: &mut Self::Context) {
+        let gpus = self.core.has_gpus();
         let stages = plan.stages.iter().map(|stage| StageSpec {
             inputs: stage.inputs.clone(),
             tasks: stage.splits.len(),
-            pools: stage.steps().iter().map(pool_spec).collect(),
+            pools: stage.steps().iter().map(|step| pool_spec(step, gpus)).collect(),
             affinity: BTreeMap::new(),
             limit: stage.program().and_then(|program| program.limit),
             given: given.remove(&stage.id).unwrap_or_default(),
@@ -514,13 +520,20 @@ fn pieces(split: &Split, outputs: &[(Place, Output)], partitions: usize) -> Vec<
     pieces.collect()
 }
 
-fn pool_spec(step: &UdfStep) -> PoolSpec {
+/// What a pool takes; `gpus`: some worker has a GPU.
+fn pool_spec(step: &UdfStep, gpus: bool) -> PoolSpec {
     let options = &step.options;
     let ((least, most), ready_timeout, keep_warm) = (options.replicas, options.ready_timeout, options.keep_warm);
+    let each = Resources::cpus(options.cpus).with_memory(options.memory);
+    let each = if !gpus && options.run_on == RunOn::PreferGpu {
+        tracing::warn!(udf = step.udf, "no worker has a GPU: it runs on CPUs");
+        each
+    } else {
+        each.with_gpus(options.gpus, options.gpu_memory)
+    };
     // What cannot be encoded is nobody else's.
-    let key = encode(&(&step.udf, options, &step.arguments)).map(|key| Arc::from(&*key));
+    let key = encode(&(&step.udf, options, each, &step.arguments)).map(|key| Arc::from(&*key));
     let key = key.unwrap_or_else(|_| Arc::from(os::random().to_le_bytes()));
-    let each = Resources::cpus(options.cpus).with_memory(options.memory).with_gpus(options.gpus, options.gpu_memory);
     PoolSpec { key, udf: step.udf.clone(), each, least, most, ready_timeout, keep_warm }
 }
 
@@ -536,10 +549,21 @@ async fn deliver(
     worker: WorkerId,
     scheduler: actix::WeakAddr<SchedulerActor>,
 ) {
-    while let Some(message) = messages.recv().await {
+    let mut next = None;
+    loop {
+        let message = match next.take() {
+            Some(message) => message,
+            None => match messages.recv().await {
+                Some(message) => message,
+                None => return,
+            },
+        };
         let sent = match message {
             Outgoing::Prepare(message) => insist(&actor, message).await,
-            Outgoing::Run(message) => insist(&actor, message).await,
+            Outgoing::Run(task) => {
+                let tasks = together(task, &mut messages, &mut next);
+                insist(&actor, RunTasks(tasks)).await
+            }
             Outgoing::Start(message) => insist(&actor, message).await,
             Outgoing::Stop(message) => insist(&actor, message).await,
             Outgoing::Serve(message) => insist(&actor, message).await,
@@ -557,11 +581,62 @@ async fn deliver(
     }
 }
 
+/// Tasks that wait to be sent, as one message. `next`: what waits behind them.
+fn together(first: RunTask, messages: &mut mpsc::Receiver<Outgoing>, next: &mut Option<Outgoing>) -> Vec<RunTask> {
+    let pieces = |task: &RunTask| task.inputs.iter().map(|(_, pieces)| 1 + pieces.len()).sum::<usize>();
+    let mut size = pieces(&first);
+    let mut tasks = vec![first];
+    while tasks.len() < TOGETHER && size < PIECES_TOGETHER {
+        match messages.try_recv() {
+            Ok(Outgoing::Run(task)) => {
+                size += pieces(&task);
+                tasks.push(task);
+            }
+            Ok(other) => {
+                *next = Some(other);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    tasks
+}
+
 impl std::fmt::Debug for SchedulerActor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SchedulerActor")
             .field("workers", &self.workers.len())
             .field("queries", &self.queries.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sched::{Attempt, StageId};
+
+    fn run(index: u32) -> RunTask {
+        let task = TaskId { query: QueryId(1), stage: StageId(0), index };
+        let (inputs, replicas) = (Vec::new(), Vec::new());
+        RunTask { task, attempt: Attempt(1), split: Split::Whole, inputs, replicas, after: None }
+    }
+
+    #[test]
+    fn tasks_go_together_in_order_and_never_past_another_message() {
+        let (outbox, mut messages) = mpsc::channel(OUTBOX);
+        (1..100).for_each(|index| drop(outbox.try_send(Outgoing::Run(run(index)))));
+        drop(outbox.try_send(Outgoing::End(End(QueryId(1)))));
+        drop(outbox.try_send(Outgoing::Run(run(100))));
+        let mut next = None;
+        let first = together(run(0), &mut messages, &mut next);
+        assert!(next.is_none());
+        let Ok(Outgoing::Run(task)) = messages.try_recv() else { panic!("a task waits") };
+        let second = together(task, &mut messages, &mut next);
+        let sent: Vec<_> = first.iter().chain(&second).map(|task| task.task.index).collect();
+        assert_eq!(sent, (0..100).collect::<Vec<_>>());
+        assert_eq!(first.len(), TOGETHER);
+        assert!(matches!(next, Some(Outgoing::End(_))));
+        assert!(matches!(messages.try_recv(), Ok(Outgoing::Run(task)) if task.task.index == 100));
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
@@ -13,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::messages::{
     CreditWaits, Dismiss, DropActor, End, Enough, Evaluate, Gone, HostActor, Locate, Located, Piece, Place, Prepare,
-    ReplicaAt, ReplicaSays, RunTask, Serve, StartReplica, StopReplica, TaskEnded, Word,
+    ReplicaAt, ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
@@ -94,7 +93,7 @@ impl SwordfishActor {
         let tasks = node
             .publish(id, actor)
             .on::<Prepare>(head)
-            .on::<RunTask>(head)
+            .on::<RunTasks>(head)
             .on::<Serve>(head)
             .on::<Dismiss>(head)
             .on::<Enough>(head)
@@ -132,7 +131,7 @@ impl SwordfishActor {
         }
     }
 
-    /// Runs a task on a thread of its own, which ends with the task's one report.
+    /// Runs a task on a thread where it may block, from its start to its one report.
     fn start_task(&mut self, message: RunTask, here: Addr<Self>) {
         let RunTask { task, attempt, .. } = message;
         self.tasks.insert((task, attempt), None);
@@ -159,8 +158,8 @@ impl SwordfishActor {
                 }
             }
         };
-        let on_no_thread = report.clone();
-        let run = move || {
+        // These threads are kept for a while: to start one takes as long as the least of tasks.
+        self.host.runtime.handle().spawn_blocking(move || {
             let _span = tracing::info_span!("task", %task, attempt = attempt.0).entered();
             let started = Instant::now();
             let outcome = catch(|| attempt_task(&host, &asked, message, stage, calling))
@@ -172,11 +171,7 @@ impl SwordfishActor {
                 Err(error) => tracing::debug!(%error, took = ?started.elapsed(), "failed"),
             }
             report(outcome);
-        };
-        if let Err(error) = thread::Builder::new().name(format!("{task}")).spawn(run) {
-            let failure = TaskFailure::Store(format!("no thread for the task: {error}"));
-            self.host.runtime.handle().spawn_blocking(move || on_no_thread(Err(failure)));
-        }
+        });
     }
 }
 
@@ -202,16 +197,18 @@ impl Handler<Prepare> for SwordfishActor {
     }
 }
 
-impl Handler<RunTask> for SwordfishActor {
+impl Handler<RunTasks> for SwordfishActor {
     type Result = ();
 
-    fn handle(&mut self, message: RunTask, ctx: &mut Self::Context) {
-        for at in &message.replicas {
-            self.serve(*at);
-        }
-        match message.after.and_then(|before| self.tasks.get_mut(&before)) {
-            Some(next) => *next = Some(message),
-            None => self.start_task(message, ctx.address()),
+    fn handle(&mut self, RunTasks(tasks): RunTasks, ctx: &mut Self::Context) {
+        for task in tasks {
+            for at in &task.replicas {
+                self.serve(*at);
+            }
+            match task.after.and_then(|before| self.tasks.get_mut(&before)) {
+                Some(next) => *next = Some(task),
+                None => self.start_task(task, ctx.address()),
+            }
         }
     }
 }

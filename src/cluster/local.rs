@@ -18,6 +18,7 @@ use super::scratch::folder_of;
 use super::worker::{HandOver, MARKER, TestWorker, write_hand_over};
 use crate::error::ClusterError;
 use crate::sched::WorkerId;
+use crate::udf::VISIBLE;
 
 /// The worker processes of a session. They end when it is closed or dropped, and when this process ends in any way.
 pub(crate) struct LocalWorkers {
@@ -62,8 +63,6 @@ struct LocalWorker {
 
 type LastWords = Arc<Mutex<VecDeque<String>>>;
 
-/// The GPUs that a process sees.
-const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 /// Lines of a worker's standard error that are kept for an error message.
 const KEPT_LINES: usize = 20;
 /// How long a worker may take to end by itself.
@@ -162,8 +161,7 @@ impl LocalWorker {
         let identity = spec.authority.issue(Role::Worker);
         let identity = identity.map_err(|e| ClusterError::network("make a worker's certificate", e))?;
         let (gpus, gpu_memory) = gpus();
-        let visible = std::env::var(VISIBLE).ok();
-        let devices = gpus_of(slot, spec.most, gpus, visible.as_deref());
+        let devices = gpus_of(slot, spec.most, &gpus);
         let capacity = capacity(spec.threads, spec.most).with_gpus(devices.len() as f64, gpu_memory);
         let hand_over = HandOver { worker, identity, head: spec.head, capacity, scratch: spec.scratch.clone() };
         let executable = std::env::current_exe().map_err(|e| ClusterError::os("find this executable", e))?;
@@ -176,7 +174,7 @@ impl LocalWorker {
             .env(MARKER, "1")
             .env("DAFT_FLOTILLA_WORKER", "1")
             .env("POLARS_MAX_THREADS", spec.threads.to_string())
-            .envs((gpus > 0).then(|| (VISIBLE, devices.join(","))))
+            .envs((!gpus.is_empty()).then(|| (VISIBLE, devices.join(","))))
             .stdin(Stdio::piped())
             .stdout(stdout)
             .stderr(Stdio::piped());

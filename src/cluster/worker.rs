@@ -28,7 +28,7 @@ use crate::store::Store;
 use crate::{actor, udf};
 
 /// Set for a process that is to be a worker. What it must know and keep secret comes through its standard input.
-pub(super) const MARKER: &str = "REGATTA_WORKER";
+pub(crate) const MARKER: &str = "REGATTA_WORKER";
 
 /// What a worker reads first from its standard input. The end of that input is the end of the worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,11 +66,22 @@ pub fn become_worker_if_started_as_one() {
     if !is_worker() {
         return COMES_HERE.store(true, Ordering::Relaxed);
     }
-    let outcome = if std::env::var_os(MARKER).is_some_and(|role| role == REPLICA) {
-        log_to_stderr("warn");
-        udf::serve_isolated().map_err(Failure::from)
-    } else {
-        work().map(|never| match never {})
+    #[cfg(feature = "gpu")]
+    use_fakes_in_tests();
+    let role = std::env::var(MARKER).unwrap_or_default();
+    let outcome = match &*role {
+        REPLICA => {
+            log_to_stderr("warn");
+            udf::serve_isolated().map_err(Failure::from)
+        }
+        #[cfg(feature = "gpu")]
+        REPLICAS => {
+            log_to_stderr("warn");
+            udf::serve_several().map_err(Failure::from)
+        }
+        #[cfg(feature = "gpu")]
+        PROBE => crate::gpu::prove().map_err(Failure::from),
+        _ => work().map(|never| match never {}),
     };
     let code = match outcome {
         Ok(()) => 0,
@@ -84,6 +95,21 @@ pub fn become_worker_if_started_as_one() {
 
 /// The value of [`MARKER`] for a process that is to be an isolated replica.
 const REPLICA: &str = "replica";
+/// And for one that is to have several, with a GPU.
+const REPLICAS: &str = "replicas";
+/// What makes a process of [`replica_command`] one for several.
+pub(crate) const SEVERAL: (&str, &str) = (MARKER, REPLICAS);
+/// And for one that is to tell what GPUs there are.
+#[cfg(feature = "gpu")]
+pub(crate) const PROBE: &str = "gpu-probe";
+
+/// Test binaries may run on the fake driver, whose folder this names: others never do.
+#[cfg(feature = "gpu")]
+pub(crate) fn use_fakes_in_tests() {
+    if let (Some(folder), Some(_)) = (std::env::var_os("REGATTA_TEST_FAKES"), TestWorker::arguments()) {
+        regatta_gpu::use_fakes(std::path::Path::new(&folder));
+    }
+}
 
 /// Whether `main` of this program calls [`become_worker_if_started_as_one`].
 static COMES_HERE: AtomicBool = AtomicBool::new(false);
@@ -92,7 +118,7 @@ static COMES_HERE: AtomicBool = AtomicBool::new(false);
 pub(crate) fn replica_command() -> Option<Command> {
     let in_tests = TestWorker::arguments();
     let may = match std::env::var_os(MARKER) {
-        Some(role) => role != REPLICA,
+        Some(role) => role == "1",
         None => Config::joins() || in_tests.is_some() || COMES_HERE.load(Ordering::Relaxed),
     };
     if !may {
@@ -201,11 +227,6 @@ fn work() -> Result<Infallible, Failure> {
     let at = Config::join_at()?;
     let Recruit { worker, capacity, scratch, runtime, store, node, mut events, head } =
         at.as_ref().map_or_else(handed_over, joined)?;
-    #[cfg(feature = "gpu")]
-    match crate::gpu::device_count() {
-        Ok(devices) => tracing::info!(devices, "CUDA devices"),
-        Err(why) => tracing::info!(%why, "no GPU here"),
-    }
     let handle = runtime.handle().clone();
     let worker = match worker {
         Some(worker) => worker,

@@ -69,10 +69,17 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
     let mut bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
     // Into an object store, where one object is there whole or not at all.
     until_cancelled(&mut bound, task.cancelled.clone());
-    let thread = thread::Builder::new().name(format!("task {}", task.output.task.index));
-    // The receiver is gone when the task is cancelled or a step failed: that stops the engine.
-    let engine = thread.spawn(move || fragment::run(bound, move |batch| hand_over.blocking_send(batch).is_err()));
-    let engine = engine.map_err(|e| TaskFailure::Store(format!("no thread for the task: {e}")))?;
+    let engine = if fragment::reads_few_rows(&task.split) {
+        // There is room for one batch. A thread for the engine would take longer than all the rest.
+        let _ = hand_over.try_send(fragment::run_here(bound)?);
+        drop(hand_over);
+        None
+    } else {
+        let thread = thread::Builder::new().name(format!("task {}", task.output.task.index));
+        // The receiver is gone when the task is cancelled or a step failed: that stops the engine.
+        let engine = thread.spawn(move || fragment::run(bound, move |batch| hand_over.blocking_send(batch).is_err()));
+        Some(engine.map_err(|e| TaskFailure::Store(format!("no thread for the task: {e}")))?)
+    };
 
     let mut cancelled = task.cancelled.clone();
     let steps = async {
@@ -95,7 +102,9 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
             outcome = steps => outcome,
         }
     });
-    let engine = engine.join().unwrap_or_else(|_| Err(TaskFailure::Panicked("the task's thread".to_owned())));
+    let engine = engine.map_or(Ok(()), |engine| {
+        engine.join().unwrap_or_else(|_| Err(TaskFailure::Panicked("the task's thread".to_owned())))
+    });
     outcome.and(engine)?;
     partitions.seal()
 }

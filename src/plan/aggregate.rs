@@ -11,7 +11,7 @@ use polars_plan::plans::{AExpr, ArenaExprIter, IR, IRAggExpr};
 use polars_plan::prelude::{AnonymousColumnsUdf, OpaqueColumnUdf, SpecialEq};
 use polars_utils::arena::{Arena, Node};
 
-use super::lift::{below, replaced, udf_of};
+use super::lift::{below, replaced};
 use super::rowwise::{expr_is_row_wise, maps_its_inputs, reads_a_column};
 use crate::udf::UdfCall;
 
@@ -175,7 +175,7 @@ fn is_mergeable(expr: &AExpr) -> bool {
 
 fn aggregate_udf(expr: &AExpr) -> Option<UdfCall> {
     match expr {
-        AExpr::AnonymousFunction { function, .. } => udf_of(function).filter(UdfCall::is_aggregate),
+        AExpr::AnonymousFunction { function, .. } => UdfCall::of(function).filter(UdfCall::is_aggregate),
         _ => None,
     }
 }

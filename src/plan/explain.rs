@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{QueryPlan, Scatter, Split, Stage};
+use crate::udf::RunOn;
 
 impl fmt::Display for QueryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,9 +39,15 @@ fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "  then UDF {} on [{}], {least}..={most} replicas, batches {batch}",
-            step.udf,
+            step.describe(),
             step.inputs.join(", ")
         )?;
+        if step.options.gpus > 0.0 || step.options.gpu_memory > 0 {
+            let else_cpus = if step.options.run_on == RunOn::PreferGpu { " if there is one, else on CPUs" } else { "" };
+            write!(f, ", {} GPU each{else_cpus}", step.options.gpus)?;
+        } else if step.options.run_on == RunOn::CpuOnly {
+            write!(f, ", on CPUs")?;
+        }
         writeln!(f, "{}", if step.then.is_some() { ", then row-wise work" } else { "" })?;
     }
     if let Some(rows) = stage.program().and_then(|program| program.limit) {

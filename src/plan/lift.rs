@@ -3,31 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use polars::prelude::*;
-use polars_plan::dsl::LazySerde;
 use polars_plan::plans::expr_ir::ExprIR;
 use polars_plan::plans::{AExpr, ArenaExprIter, IR, IRPlan, MintermIter};
-use polars_plan::prelude::OpaqueColumnUdf;
 use polars_utils::arena::{Arena, Node};
 
 use super::rowwise::{expr_is_row_wise, reads_a_column};
 use crate::udf::UdfCall;
 
-/// The UDF call behind an anonymous function, if it is one of ours. By its wire form: asking another's function what it is
-/// (`as_any`) may panic.
-pub(super) fn udf_of(function: &OpaqueColumnUdf) -> Option<UdfCall> {
-    let (LazySerde::Deserialized(function) | LazySerde::Named { value: Some(function), .. }) = function else {
-        return None;
-    };
-    let mut wire = Vec::new();
-    function.try_serialize(&mut wire).ok()?;
-    UdfCall::from_wire(&wire).ok()
-}
-
 /// The UDF calls of a plan, with their places. They are what the planner left for Polars to make.
 pub(crate) fn udf_calls(plan: &IRPlan) -> Vec<(Node, UdfCall)> {
     let nodes = (0..plan.expr_arena.len()).map(Node);
     let calls = nodes.filter_map(|node| match plan.expr_arena.get(node) {
-        AExpr::AnonymousFunction { function, .. } => Some((node, udf_of(function)?)),
+        AExpr::AnonymousFunction { function, .. } => Some((node, UdfCall::of(function)?)),
         _ => None,
     });
     calls.collect()
@@ -116,7 +103,7 @@ pub(super) fn take_udf_terms(scan: &mut IR, exprs: &mut Arena<AExpr>) -> Option<
 // An aggregation stays where it is: it sees its whole group.
 fn call_at(expr: &AExpr) -> Option<UdfCall> {
     match expr {
-        AExpr::AnonymousFunction { function, .. } => udf_of(function).filter(|call| !call.is_aggregate()),
+        AExpr::AnonymousFunction { function, .. } => UdfCall::of(function).filter(|call| !call.is_aggregate()),
         _ => None,
     }
 }

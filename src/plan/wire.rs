@@ -12,7 +12,6 @@ use polars_utils::pl_path::PlRefPath;
 use polars_utils::pl_serialize::SerializeOptions;
 use serde::{Deserialize, Serialize};
 
-use super::lift::udf_of;
 use crate::error::{PlanError, PolarsFailure};
 use crate::sched::StageId;
 use crate::udf::UdfCall;
@@ -132,7 +131,7 @@ fn resolve_udfs(exprs: &mut Arena<AExpr>) -> Result<(), PolarsFailure> {
 fn culprit(plan: &IRPlan) -> Option<String> {
     let exprs = (0..plan.expr_arena.len()).map(|n| plan.expr_arena.get(Node(n)));
     let closure = exprs.into_iter().find_map(|expr| match expr {
-        AExpr::AnonymousFunction { function, fmt_str, .. } if udf_of(function).is_none() => {
+        AExpr::AnonymousFunction { function, fmt_str, .. } if UdfCall::of(function).is_none() => {
             Some(format!("the closure {:?} in an expression", fmt_str.as_str()))
         }
         _ => None,

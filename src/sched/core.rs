@@ -277,6 +277,12 @@ impl Core {
         query.map_or_else(Vec::new, |query| query.outputs(stage.0 as usize))
     }
 
+    /// Whether some worker has a GPU, or one that may be added.
+    pub(crate) fn has_gpus(&self) -> bool {
+        let added = self.autoscaler.as_ref().is_some_and(|scaler| scaler.settings().each.wants_gpu());
+        added || self.ledger.capacity().wants_gpu()
+    }
+
     /// The replicas that can take batches of a stage's steps, and where they are.
     pub(crate) fn ready_replicas(&self, query: QueryId, stage: StageId) -> Vec<(StepId, ReplicaId, WorkerId)> {
         let Some(query) = self.queries.get(&query) else { return Vec::new() };

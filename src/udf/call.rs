@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use polars::prelude::*;
 use polars_plan::dsl::LazySerde;
-use polars_plan::prelude::{FunctionOptions, SpecialEq};
+use polars_plan::prelude::{FunctionOptions, OpaqueColumnUdf, SpecialEq};
 use regatta_remote::{CodecError, decode, encode};
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,7 @@ pub(crate) struct CallingTask {
 const MARK: &[u8] = b"PLNAMEDFN";
 
 impl UdfCall {
-    pub(super) fn new(name: &str, arguments: Result<Bytes, CodecError>, options: PoolOptions) -> Self {
+    pub(crate) fn new(name: &str, arguments: Result<Bytes, CodecError>, options: PoolOptions) -> Self {
         let arguments = arguments.map(Vec::from).map_err(UdfError::from);
         Self { name: name.to_owned(), arguments, options, aggregates: None, in_place: Arc::default(), task: None }
     }
@@ -101,11 +101,22 @@ impl UdfCall {
         }
     }
 
+    /// The call behind an anonymous function, if it is one of ours. By its wire form: asking another's function what it is
+    /// (`as_any`) may panic.
+    pub(crate) fn of(function: &OpaqueColumnUdf) -> Option<Self> {
+        let (LazySerde::Deserialized(function) | LazySerde::Named { value: Some(function), .. }) = function else {
+            return None;
+        };
+        let mut wire = Vec::new();
+        function.try_serialize(&mut wire).ok()?;
+        Self::from_wire(&wire).ok()
+    }
+
     /// The options, with what the session says where they leave it open.
     pub(crate) fn planned_options(&self, in_flight: usize) -> UdfResult<PoolOptions> {
-        let is_async = open(&self.name, self.arguments()?)?.is_async();
-        let in_flight = is_async.then(|| self.options.in_flight.unwrap_or(in_flight));
-        Ok(PoolOptions { in_flight, ..self.options.clone() })
+        let udf = open(&self.name, self.arguments()?)?;
+        let in_flight = udf.is_async().then(|| self.options.in_flight.unwrap_or(in_flight));
+        udf.planned(PoolOptions { in_flight, ..self.options.clone() })
     }
 
     /// The same call, made by a task: with its context, and its metrics come back with it.
@@ -256,7 +267,11 @@ impl AnonymousColumnsUdf for UdfCall {
         let dtype = match &self.aggregates {
             Some(Part::Partial) => DataType::Binary,
             Some(Part::Merge(dtype)) => dtype.clone(),
-            _ => open(&self.name, arguments).and_then(|udf| udf.output(&inputs)).map_err(|e| self.failed(e))?,
+            _ => {
+                let udf = open(&self.name, arguments).map_err(|e| self.failed(e))?;
+                udf.planned(self.options.clone()).map_err(|e| self.failed(e))?;
+                udf.output(&inputs).map_err(|e| self.failed(e))?
+            }
         };
         Ok(Field::new(first.name().clone(), dtype))
     }

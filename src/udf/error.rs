@@ -41,7 +41,7 @@ impl UdfError {
     }
 
     /// The same error, with where it happened in front.
-    pub(super) fn within(mut self, place: impl fmt::Display) -> Self {
+    pub(crate) fn within(mut self, place: impl fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
     }

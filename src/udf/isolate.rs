@@ -1,40 +1,39 @@
-//! A replica in a process of its own: this executable, started again.
+//! A replica in another process: this executable, started again.
 //!
 //! Parent and child share a socket (the child's standard input) for words, and the replica's scratch folder for batches: one
-//! IPC file for each batch and each result.
+//! IPC file for each batch and each result. An isolated replica has its process alone; those with a GPU share that of the GPU.
 
 mod child;
 mod many;
 mod output;
+mod process;
 mod wire;
 
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{fmt, fs};
 
 use polars::prelude::{Column, DataFrame};
 
 pub(crate) use child::serve;
+#[cfg(feature = "gpu")]
+pub(crate) use child::serve_several;
 pub(super) use many::IsolatedAsync;
 pub(crate) use output::TARGET as OUTPUT;
 
-use self::output::Output;
-use self::wire::{FromChild, Link, Outcome, StartChild, ToChild};
+use self::process::Process;
+use self::wire::{FromChild, Outcome, StartChild, ToChild};
+pub(crate) use self::wire::{GpuSeat, Link, VISIBLE};
 use super::context::Seat;
 use super::pool::IN_FLIGHT;
 use super::thread::ReplicaSpec;
 use super::{Call, Metrics, UdfError, UdfResult};
-use crate::cluster::replica_command;
 
-/// A replica's process, from its parent.
+/// A replica in another process, from its parent.
 pub(super) struct Isolated {
-    process: Child,
+    process: Arc<Process>,
     link: Link,
-    output: Output,
     folder: PathBuf,
     /// Batches so far.
     batches: u64,
@@ -44,8 +43,10 @@ pub(super) struct Isolated {
 pub(super) enum Ended {
     /// The UDF failed; true: by a panic, and the replica is not to be used again.
     Failed(UdfError, bool),
-    /// The process has died.
+    /// The process has died with this batch in it.
     Died(String),
+    /// The process has died before it began with this batch.
+    DiedBefore(String),
     /// The call took too long, or nobody wants it any more. The process of a UDF that is not async is to be killed.
     Late,
 }
@@ -71,45 +72,25 @@ impl Isolated {
         seat: &Arc<Seat>,
         progress: &dyn Fn(&str),
         wanted: &mut dyn FnMut() -> bool,
+        gpu: Option<GpuSeat>,
     ) -> UdfResult<(Self, Metrics)> {
-        let mut command = replica_command().ok_or_else(|| {
-            UdfError::new(
-                "an isolated replica is this same executable, started again, and its main cannot be one: put \
-                 #[regatta::main] on main, or regatta::testing::worker!() into the test binary",
-            )
-        })?;
-        let (here, there) = UnixStream::pair()?;
-        // One thread for Polars: replicas are what runs in parallel.
-        command
-            .env("POLARS_MAX_THREADS", "1")
-            .stdin(OwnedFd::from(there))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut process = command.spawn()?;
-        drop(command); // and with it our copy of the child's end
-        let output = Output::read(process.stdout.take(), process.stderr.take());
-        let link = Link::new(here);
-        let mut child = Self { process, link, output, folder: seat.scratch.clone(), batches: 0 };
-        let memory = (spec.options.memory > 0).then_some(spec.options.memory);
+        let (process, socket) = Process::enter(gpu.as_ref())?;
+        let mut child = Self { process, link: Link::new(socket), folder: seat.scratch.clone(), batches: 0 };
+        let memory = (gpu.is_none() && spec.options.memory > 0).then_some(spec.options.memory);
         let in_flight = spec.options.in_flight.unwrap_or(IN_FLIGHT);
         let (udf, arguments) = (spec.udf.clone(), spec.arguments.clone());
-        let start = StartChild { udf, arguments, seat: (**seat).clone(), memory, in_flight };
-        let lost = |child: &mut Self, error| UdfError::new(format!("in start, {}", child.last_words(error)));
-        child.link.send(&ToChild::Start(start)).map_err(|error| lost(&mut child, error))?;
+        let start = StartChild { udf, arguments, seat: (**seat).clone(), memory, in_flight, gpu };
+        let lost = |child: &Self, error| UdfError::new(format!("in start, {}", child.process.last_words(error)));
+        child.link.send(&ToChild::Start(Box::new(start))).map_err(|error| lost(&child, error))?;
         loop {
             match child.link.receive(LOOK) {
                 Ok(Some(FromChild::Progress(doing))) => progress(&doing),
                 Ok(Some(FromChild::Started(result))) => return Ok((child, result?)),
                 Ok(None) if wanted() => (),
                 Ok(_) => return Err(UdfError::new("nobody waits for it any more")),
-                Err(error) => return Err(lost(&mut child, error)),
+                Err(error) => return Err(lost(&child, error)),
             }
         }
-    }
-
-    /// Whether the process is gone.
-    pub(super) fn has_ended(&mut self) -> bool {
-        matches!(self.process.try_wait(), Ok(Some(_)))
     }
 
     /// Has the process run one batch.
@@ -119,18 +100,30 @@ impl Isolated {
         call: Call,
         wanted: &mut dyn FnMut() -> bool,
     ) -> Result<(Column, Metrics), Ended> {
-        self.output.belongs_here();
+        self.process.output_belongs_here();
         let (number, files) = self.hand_over(inputs)?;
-        let until = call.timeout.map(|limit| Instant::now() + limit);
         let sent = self.link.send(&ToChild::Run { number, call });
-        sent.map_err(|error| Ended::Died(self.last_words(error)))?;
+        sent.map_err(|error| Ended::DiedBefore(self.process.last_words(error)))?;
+        let (mut began, mut until) = (false, None);
         loop {
             match self.link.receive(LOOK) {
+                Ok(Some(FromChild::Began)) => {
+                    began = true;
+                    until = call.timeout.map(|limit| Instant::now() + limit);
+                }
                 Ok(Some(FromChild::Done { outcome, .. })) => return files.result_of(outcome),
                 Ok(Some(_)) => (),
-                Ok(None) if until.is_some_and(|until| Instant::now() >= until) || !wanted() => return Err(Ended::Late),
+                Ok(None) if until.is_some_and(|until| Instant::now() >= until) => {
+                    // What hangs in it cannot be stopped alone.
+                    self.process.kill();
+                    return Err(Ended::Late);
+                }
+                Ok(None) if !wanted() => return Err(Ended::Late),
                 Ok(None) => (),
-                Err(error) => return Err(Ended::Died(self.last_words(error))),
+                Err(error) => {
+                    let why = self.process.last_words(error);
+                    return Err(if began { Ended::Died(why) } else { Ended::DiedBefore(why) });
+                }
             }
         }
     }
@@ -144,7 +137,7 @@ impl Isolated {
         Ok((number, files))
     }
 
-    /// Ends the process in order; one that does not is killed.
+    /// Ends the replica in order; one that does not goes with its process, if it is alone there.
     pub(super) fn stop(mut self) -> Metrics {
         let until = Instant::now() + STOP;
         if self.link.send(&ToChild::Stop).is_ok() {
@@ -157,22 +150,6 @@ impl Isolated {
             }
         }
         Metrics::default()
-    }
-
-    /// What can be said of a process that has gone.
-    fn last_words(&mut self, error: impl fmt::Display) -> String {
-        let _ = self.process.kill(); // it may only have closed the socket
-        let status = self.process.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-        let last = self.output.last_words();
-        let last = if last.is_empty() { String::new() } else { format!("; its last words: {last}") };
-        format!("its process ended ({status}, {error}){last}")
-    }
-}
-
-impl Drop for Isolated {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -41,6 +41,21 @@ pub struct PoolOptions {
     pub isolated: bool,
     /// How long the replicas stay when no query uses them; `None`: what the session says.
     pub keep_warm: Option<Duration>,
+    /// Whether replicas of a UDF on GPUs may run without one.
+    pub run_on: RunOn,
+}
+
+/// Whether a UDF on GPUs (feature `gpu`) may run on CPUs, where it has a form for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum RunOn {
+    /// On GPUs. A query is refused where no worker has one.
+    #[default]
+    RequireGpu,
+    /// On GPUs if some worker has one when the query starts, else on CPUs: which is logged, and counted in the UDF's metrics
+    /// as `cpu_batches`.
+    PreferGpu,
+    /// On CPUs.
+    CpuOnly,
 }
 
 /// Calls in flight of an async UDF, per replica, where the session has not said otherwise.
@@ -96,6 +111,7 @@ impl Default for PoolOptions {
             in_flight: None,
             isolated: false,
             keep_warm: None,
+            run_on: RunOn::RequireGpu,
         }
     }
 }
@@ -227,6 +243,10 @@ impl<U: Registered> Pool<U> {
     pub fn on<E: AsRef<[Expr]>>(&self, inputs: E) -> Expr {
         // Row-wise, and it may wait: Polars then runs it on a blocking thread wherever the planner leaves it in place.
         let options = FunctionOptions::elementwise().flag(FunctionFlags::OPTIONAL_RE_ENTRANT);
+        #[cfg(feature = "gpu")]
+        if let Some((whole, inputs)) = crate::gpu::fuse(&self.call, inputs.as_ref()) {
+            return Arc::new(whole).expression(&inputs, options);
+        }
         self.call.expression(inputs.as_ref(), options)
     }
 
@@ -242,6 +262,16 @@ impl<U: AsyncUdf + Registered> Pool<U> {
     #[must_use]
     pub fn in_flight(self, calls: usize) -> Self {
         self.with(|o| o.in_flight = Some(calls))
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl<U: crate::gpu::GpuUdf + Registered> Pool<U> {
+    /// Whether replicas may run without a GPU: [`RunOn::RequireGpu`] unless said. The others need a
+    /// [`twin`](crate::gpu::GpuUdf::twin).
+    #[must_use]
+    pub fn run_on(self, run_on: RunOn) -> Self {
+        self.with(|o| o.run_on = run_on)
     }
 }
 

@@ -10,8 +10,8 @@ use regatta_remote::{catch, decode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::aggregate::AnyAggregate;
-use super::isolate::Ended;
-use super::{Aggregate, AsyncUdf, Batch, Context, Start, Udf, UdfError, UdfResult};
+use super::isolate::{Ended, GpuSeat};
+use super::{Aggregate, AsyncUdf, Batch, Context, PoolOptions, Seat, Start, Udf, UdfError, UdfResult};
 
 /// A UDF that [`#[regatta::udf]`](macro@crate::udf) has registered.
 pub trait Registered: Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Batches(Box<dyn AnyUdf>),
     Async(Box<dyn AnyAsyncUdf>),
     Aggregate(Arc<dyn AnyAggregate>),
+    #[cfg(feature = "gpu")]
+    Gpu(Box<dyn crate::gpu::AnyGpuUdf>),
 }
 
 impl Erased {
@@ -47,6 +49,26 @@ impl Erased {
     pub fn aggregate(udf: impl Aggregate) -> Self {
         Self(Kind::Aggregate(Arc::new(udf)))
     }
+
+    /// A [`GpuUdf`](crate::gpu::GpuUdf).
+    #[cfg(feature = "gpu")]
+    pub fn gpu_udf(udf: impl crate::gpu::GpuUdf) -> Self {
+        Self::gpu(Box::new(udf))
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(crate) fn gpu(udf: Box<dyn crate::gpu::AnyGpuUdf>) -> Self {
+        Self(Kind::Gpu(udf))
+    }
+
+    /// The UDF, if it is one on GPUs.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn into_gpu(self) -> Option<Box<dyn crate::gpu::AnyGpuUdf>> {
+        match self.0 {
+            Kind::Gpu(udf) => Some(udf),
+            _ => None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Erased {
@@ -55,6 +77,8 @@ impl std::fmt::Debug for Erased {
             Kind::Batches(_) => "Udf",
             Kind::Async(_) => "AsyncUdf",
             Kind::Aggregate(_) => "Aggregate",
+            #[cfg(feature = "gpu")]
+            Kind::Gpu(_) => "GpuUdf",
         })
     }
 }
@@ -76,7 +100,7 @@ impl UdfEntry {
 inventory::collect!(UdfEntry);
 
 /// A [`Udf`] with its type erased.
-pub(super) trait AnyUdf: Send + Sync {
+pub(crate) trait AnyUdf: Send + Sync {
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
 
     /// The replica borrows nothing: it keeps the UDF's arguments.
@@ -84,7 +108,7 @@ pub(super) trait AnyUdf: Send + Sync {
 }
 
 /// A started [`Udf`]: arguments and state.
-pub(super) trait Replica {
+pub(crate) trait Replica {
     fn run(&mut self, batch: &Batch) -> UdfResult<Column>;
 
     fn stop(self: Box<Self>, cx: &Context) -> UdfResult<()>;
@@ -179,7 +203,23 @@ impl<U: AsyncUdf> AsyncReplica for Started<U, U::State> {
 pub(super) fn start_fenced(name: &str, arguments: &[u8], cx: &mut Start) -> UdfResult<Box<dyn Replica>> {
     match cx.decoding(|| open(name, arguments))?.0 {
         Kind::Batches(udf) => catch(|| udf.start(cx)).unwrap_or_else(|panic| Err(panicked_in("start ", panic))),
+        #[cfg(feature = "gpu")]
+        Kind::Gpu(udf) => {
+            catch(|| crate::gpu::start_twin(&*udf, cx)).unwrap_or_else(|panic| Err(panicked_in("start ", panic)))
+        }
         Kind::Async(_) | Kind::Aggregate(_) => Err(UdfError::new("it is no UDF over batches")),
+    }
+}
+
+/// As [`start_fenced`], of a UDF on the GPU that this process was given.
+pub(super) fn start_on_gpu(name: &str, arguments: &[u8], gpu: &GpuSeat, cx: &mut Start) -> UdfResult<Box<dyn Replica>> {
+    let _ = (gpu, &cx);
+    match open(name, arguments)?.0 {
+        #[cfg(feature = "gpu")]
+        Kind::Gpu(udf) => {
+            catch(|| crate::gpu::start_on_gpu(udf, gpu, cx)).unwrap_or_else(|panic| Err(panicked_in("start ", panic)))
+        }
+        _ => Err(UdfError::new("it is no UDF on GPUs")),
     }
 }
 
@@ -260,6 +300,31 @@ impl Erased {
             Kind::Batches(udf) => udf.output(inputs),
             Kind::Async(udf) => udf.output(inputs),
             Kind::Aggregate(udf) => udf.output(inputs),
+            #[cfg(feature = "gpu")]
+            Kind::Gpu(udf) => udf.output(inputs),
+        }
+    }
+
+    /// What is wrong with these options for this UDF, and those that hold for it.
+    pub(super) fn planned(&self, options: PoolOptions) -> UdfResult<PoolOptions> {
+        match &self.0 {
+            #[cfg(feature = "gpu")]
+            Kind::Gpu(udf) => {
+                crate::gpu::check(&**udf, &options).map_err(UdfError::new)?;
+                let none = options.run_on == super::RunOn::CpuOnly;
+                Ok(if none { PoolOptions { gpus: 0.0, gpu_memory: 0, ..options } } else { options })
+            }
+            _ => Ok(options),
+        }
+    }
+
+    /// The GPU for a replica, if it is to have one.
+    pub(super) fn gpu_for(&self, options: &PoolOptions, seat: &Seat) -> UdfResult<Option<GpuSeat>> {
+        let _ = (options, seat);
+        match &self.0 {
+            #[cfg(feature = "gpu")]
+            Kind::Gpu(udf) => crate::gpu::seat_for(options, seat, udf.twin().is_some()),
+            _ => Ok(None),
         }
     }
 
@@ -269,7 +334,7 @@ impl Erased {
 }
 
 /// The UDF of that name, with its arguments decoded.
-pub(super) fn open(name: &str, arguments: &[u8]) -> UdfResult<Erased> {
+pub(crate) fn open(name: &str, arguments: &[u8]) -> UdfResult<Erased> {
     open_in(&TABLE, name, arguments)
 }
 

@@ -497,7 +497,7 @@ mod tests {
     #[test]
     fn rows_that_become_null_are_logged_once_for_each_batch_with_udf_rows_and_error() {
         let options = PoolOptions { on_error: OnError::Log, ..PoolOptions::default() };
-        let batch = Batch::tried(df!["n" => [1i64, 2, 3]].unwrap(), Retry::new(&options).call());
+        let batch = Batch::tried(df!["n" => [1i64, 2, 3]].unwrap(), Retry::new(&options, None).call());
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(|| ToLog).finish();
         let call = |row| Some(if row == 0 { Ok(0i64) } else { Err(UdfError::new(format!("no {row}"))) });
         let column = tracing::subscriber::with_default(subscriber, || map("doubtful", &batch, call)).unwrap();

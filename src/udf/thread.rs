@@ -157,6 +157,8 @@ impl ReplicaThread {
             match udf.kind() {
                 Kind::Async(_) => calls::live(spec, seat, inbox, Box::new(tell)),
                 Kind::Batches(_) => life::live(spec, seat, inbox, Box::new(tell)),
+                #[cfg(feature = "gpu")]
+                Kind::Gpu(_) => life::live(spec, seat, inbox, Box::new(tell)),
                 Kind::Aggregate(_) => tell(Said::Started(Err(UdfError::new("an aggregation has no replicas")))),
             }
         })?;

@@ -1,4 +1,4 @@
-//! The process of an isolated replica.
+//! The process of replicas.
 
 mod many;
 
@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::wire::{self, FromChild, Link, StartChild, ToChild};
 use super::{inputs_file, result_file};
 use crate::os;
-use crate::udf::registry::{Replica, open, run_fenced, start_fenced};
+use crate::udf::registry::{Replica, open, run_fenced, start_fenced, start_on_gpu};
 use crate::udf::thread::log_stop;
 use crate::udf::{Batch, Call, Context, Meter, Metrics, Start, UdfResult};
 
@@ -29,11 +29,37 @@ const WAIT: Duration = Duration::from_secs(3600);
 
 /// Serves one replica until the parent says that it is enough, or is gone. Never returns in another state.
 pub(crate) fn serve() -> io::Result<()> {
+    serve_on(take_stdin()?, true)
+}
+
+/// Serves all replicas whose sockets come through standard input, each on a thread, until the parent is gone.
+#[cfg(feature = "gpu")]
+pub(crate) fn serve_several() -> io::Result<()> {
+    let door = take_stdin()?;
+    while let Some(socket) = os::receive_file(&door)? {
+        thread::Builder::new().name("udf".to_owned()).spawn(move || {
+            if let Err(error) = serve_on(socket.into(), false) {
+                tracing::warn!(%error, "a replica is gone");
+            }
+        })?;
+    }
+    Ok(())
+}
+
+fn take_stdin() -> io::Result<UnixStream> {
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     // What the UDF reads from standard input must not be our words.
     os::replace_stdin(&File::open("/dev/null")?)?;
+    Ok(stream)
+}
+
+/// Batches run beside each other, but for one that was there when a process died: if it does it again, no other is to blame.
+static BESIDE: RwLock<()> = RwLock::new(());
+
+/// `alone`: it is the only one in this process, which then ends with it.
+fn serve_on(stream: UnixStream, alone: bool) -> io::Result<()> {
     let words = Rc::new(RefCell::new(Link::new(stream.try_clone()?)));
-    let mut inbox = listen(Link::new(stream))?;
+    let mut inbox = listen(Link::new(stream), alone)?;
     let Some(ToChild::Start(start)) = inbox.blocking_recv() else {
         return Err(io::Error::other("the first word is not what to start"));
     };
@@ -41,7 +67,7 @@ pub(crate) fn serve() -> io::Result<()> {
         os::limit_memory(memory)?;
     }
     if open(&start.udf, &start.arguments).is_ok_and(|udf| udf.is_async()) {
-        return many::serve(start, words, inbox);
+        return many::serve(*start, words, inbox);
     }
     let say = |word: FromChild| words.borrow_mut().send(&word);
     let mut replica = match begin(&start, &words) {
@@ -55,10 +81,16 @@ pub(crate) fn serve() -> io::Result<()> {
     while let Some(word) = inbox.blocking_recv() {
         match word {
             ToChild::Run { number, call } => {
+                let (nobody, others) = match call.alone {
+                    true => (Some(BESIDE.write().unwrap_or_else(PoisonError::into_inner)), None),
+                    false => (None, Some(BESIDE.read().unwrap_or_else(PoisonError::into_inner))),
+                };
+                say(FromChild::Began)?;
                 let meter = Meter::default();
                 let result = run(&mut replica, number, call, Context::new(&seat, &meter), &seat.scratch);
                 let panicked = replica.is_none();
                 let outcome = result.map(|()| meter.take()).map_err(|error| (error, panicked));
+                drop((nobody, others));
                 say(FromChild::Done { number, outcome })?;
             }
             // Its parent would kill it.
@@ -76,8 +108,9 @@ pub(crate) fn serve() -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the parent's words. When the parent is gone, however, so are we, whatever the UDF does.
-fn listen(mut link: Link) -> io::Result<UnboundedReceiver<ToChild>> {
+/// Reads the parent's words. When the parent is gone, however, so is this process if the replica is alone in it, whatever the
+/// UDF does; else the replica, after its batch.
+fn listen(mut link: Link, alone: bool) -> io::Result<UnboundedReceiver<ToChild>> {
     // The parent has no more calls under way than its callers have credits for.
     let (words, inbox) = unbounded_channel();
     thread::Builder::new().name("regatta-life".to_owned()).spawn(move || {
@@ -85,7 +118,8 @@ fn listen(mut link: Link) -> io::Result<UnboundedReceiver<ToChild>> {
             match link.receive(WAIT) {
                 Ok(Some(word)) => drop(words.send(word)),
                 Ok(None) => (),
-                Err(_) => std::process::exit(0),
+                Err(_) if alone => std::process::exit(0),
+                Err(_) => return,
             }
         }
     })?;
@@ -94,7 +128,11 @@ fn listen(mut link: Link) -> io::Result<UnboundedReceiver<ToChild>> {
 
 fn begin(start: &StartChild, words: &Rc<RefCell<Link>>) -> UdfResult<(Box<dyn Replica>, Metrics)> {
     let meter = Meter::default();
-    let replica = start_fenced(&start.udf, &start.arguments, &mut told(start, words, &meter))?;
+    let mut cx = told(start, words, &meter);
+    let replica = match &start.gpu {
+        Some(gpu) => start_on_gpu(&start.udf, &start.arguments, gpu, &mut cx)?,
+        None => start_fenced(&start.udf, &start.arguments, &mut cx)?,
+    };
     Ok((replica, meter.take()))
 }
 

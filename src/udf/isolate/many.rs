@@ -60,7 +60,7 @@ impl IsolatedAsync {
         let mut starting = tokio::task::spawn_blocking(move || {
             let _span = span.entered();
             let progress = |doing: &str| drop(said.send(doing.to_owned()));
-            Isolated::start(&spec, &seat, &progress, &mut || asked.strong_count() > 0)
+            Isolated::start(&spec, &seat, &progress, &mut || asked.strong_count() > 0, None)
         });
         let started = loop {
             tokio::select! {
@@ -84,7 +84,7 @@ impl IsolatedAsync {
 
     fn died(&self, why: String) -> Ended {
         let why = self.calls().gone.clone().unwrap_or(why);
-        Ended::Died(self.child.borrow_mut().last_words(why))
+        Ended::Died(self.child.borrow().process.last_words(why))
     }
 
     async fn call(self: Rc<Self>, batch: Batch) -> Result<Column, Ended> {

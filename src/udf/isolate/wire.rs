@@ -14,7 +14,7 @@ use crate::udf::{Call, Metrics, Seat, UdfError};
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum ToChild {
-    Start(StartChild),
+    Start(Box<StartChild>),
     Run {
         number: u64,
         call: Call,
@@ -26,6 +26,20 @@ pub(super) enum ToChild {
     Stop,
 }
 
+/// What a replica on a GPU is given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct GpuSeat {
+    /// Its GPU's name for [`VISIBLE`].
+    pub(crate) device: String,
+    /// Its share of it.
+    pub(crate) share: f64,
+    /// Bytes that it may allocate there; 0: its share.
+    pub(crate) memory: u64,
+}
+
+/// Names the GPUs that a process sees, by number or UUID.
+pub(crate) const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
 #[derive(Serialize, Deserialize)]
 pub(super) struct StartChild {
     pub(super) udf: String,
@@ -35,12 +49,16 @@ pub(super) struct StartChild {
     pub(super) memory: Option<u64>,
     /// Calls that an async one has in flight.
     pub(super) in_flight: usize,
+    /// The GPU that it runs on.
+    pub(super) gpu: Option<GpuSeat>,
 }
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum FromChild {
     Progress(String),
     Started(Result<Metrics, UdfError>),
+    /// A batch runs from now on. Of async ones nobody says it.
+    Began,
     /// Each call is answered once.
     Done {
         number: u64,
@@ -53,7 +71,7 @@ pub(super) enum FromChild {
 pub(super) type Outcome = Result<Metrics, (UdfError, bool)>;
 
 /// The socket between them: frames of four bytes of length and a message.
-pub(super) struct Link {
+pub(crate) struct Link {
     stream: UnixStream,
     received: Vec<u8>,
 }
@@ -63,7 +81,7 @@ const LONGEST: usize = 1 << 30;
 const WRITE: Duration = Duration::from_secs(30);
 
 impl Link {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(crate) fn new(stream: UnixStream) -> Self {
         Self { stream, received: Vec::new() }
     }
 
@@ -72,7 +90,7 @@ impl Link {
         Ok(Self::new(self.stream.try_clone()?))
     }
 
-    pub(super) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
+    pub(crate) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
         let bytes = encode(message).map_err(io::Error::other)?;
         let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
         self.stream.set_write_timeout(Some(WRITE))?;
@@ -81,7 +99,7 @@ impl Link {
     }
 
     /// The next message; `None` if none came in this time.
-    pub(super) fn receive<T: DeserializeOwned>(&mut self, wait: Duration) -> io::Result<Option<T>> {
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self, wait: Duration) -> io::Result<Option<T>> {
         self.stream.set_read_timeout(Some(wait))?;
         loop {
             if let Some(message) = self.next()? {

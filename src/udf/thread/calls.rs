@@ -156,7 +156,7 @@ impl Life {
                 }
                 return Err(error.into());
             }
-            Err(Ended::Died(why)) => {
+            Err(Ended::Died(why) | Ended::DiedBefore(why)) => {
                 self.take_away(&replica, call, why.clone()).await;
                 return Err(Fault::Died(why));
             }

@@ -13,7 +13,7 @@ use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, is_wanted, s
 use crate::sched::QueryId;
 use crate::udf::context::Seat;
 use crate::udf::isolate::{Ended, Isolated};
-use crate::udf::registry::{Replica, as_high_as, run_fenced, start_fenced};
+use crate::udf::registry::{Replica, as_high_as, open, run_fenced, start_fenced};
 use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
 
 /// Starts the replica and serves its calls until nobody can call any more.
@@ -60,15 +60,6 @@ enum Running {
     Isolated(Box<Isolated>),
 }
 
-impl Running {
-    fn has_ended(&mut self) -> bool {
-        match self {
-            Self::Here(_) => false,
-            Self::Isolated(child) => child.has_ended(),
-        }
-    }
-}
-
 struct Life {
     spec: ReplicaSpec,
     seat: Arc<Seat>,
@@ -85,8 +76,9 @@ impl Life {
     fn start(&mut self, wanted: &mut dyn FnMut() -> bool) -> UdfResult<()> {
         let tell = Rc::clone(&self.tell);
         let progress = move |doing: &str| (tell.borrow_mut())(Said::Progress(doing));
-        let (running, metrics) = if self.spec.options.isolated {
-            let (child, metrics) = Isolated::start(&self.spec, &self.seat, &progress, wanted)?;
+        let gpu = open(&self.spec.udf, &self.spec.arguments)?.gpu_for(&self.spec.options, &self.seat)?;
+        let (running, metrics) = if self.spec.options.isolated || gpu.is_some() {
+            let (child, metrics) = Isolated::start(&self.spec, &self.seat, &progress, wanted, gpu)?;
             (Running::Isolated(Box::new(child)), metrics)
         } else {
             let meter = Meter::default();
@@ -100,8 +92,6 @@ impl Life {
 
     /// Starts the replica anew if it has ended.
     fn ready(&mut self, call: Call, wanted: &mut dyn FnMut() -> bool) -> UdfResult<()> {
-        // A process that has ended while it had nothing to do has ended of no batch.
-        self.running.take_if(Running::has_ended);
         if self.running.is_some() {
             return Ok(());
         }
@@ -162,7 +152,16 @@ impl Life {
                 self.ends.note(call.of, why.clone());
                 Err(Fault::Died(why))
             }
-            // Its process goes with it here; the next call has a new one.
+            Err(Ended::DiedBefore(why)) => {
+                // The batch of another replica did it.
+                self.ends.note(call.of, why);
+                self.ready(call, wanted)?;
+                match self.running.take() {
+                    Some(Running::Isolated(child)) => self.run_isolated(child, inputs, call, wanted),
+                    _ => Err(UdfError::new("the replica is gone").into()),
+                }
+            }
+            // What it holds goes with it here; the next call has a new one.
             Err(Ended::Late) => {
                 let limit = call.timeout.unwrap_or_default();
                 Err(UdfError::timed_out(limit, "its process was killed, and the next batch has a new one").into())

@@ -100,7 +100,7 @@ impl Running {
         let result = match fenced(Rc::clone(&self.replica).run(batch)).await {
             Ok(Ok(column)) => Ok(column),
             Ok(Err(Ended::Failed(error, panicked))) => return Err((error, panicked)),
-            Ok(Err(Ended::Died(why))) => Err(UdfError::new(why)),
+            Ok(Err(Ended::Died(why) | Ended::DiedBefore(why))) => Err(UdfError::new(why)),
             Ok(Err(Ended::Late)) => Err(UdfError::new("it was forgotten")),
             Err(panic) => return Err((panicked_in("", panic), true)),
         };

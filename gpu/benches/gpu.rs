@@ -1,0 +1,486 @@
+//! What a GPU takes for copies, launches and whole jobs, each beside the limit that this GPU's own copies and products set, and
+//! beside PyTorch and CuPy where they are installed. Without a GPU it says so. See docs/gpu.md.
+//!
+//! With REGATTA_FAKES=FOLDER it runs small on the fake driver, to see that it runs: its figures mean nothing then.
+
+use regatta_gpu as gpu;
+
+#[path = "../../examples/embed_gpu/encoder.rs"]
+mod encoder;
+#[path = "../../benches/support/report.rs"]
+mod report;
+
+use std::error::Error;
+use std::ffi::c_void;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cudarc::driver::{CudaContext, CudaStream, result};
+use encoder::{Encoder, MINILM, Shape};
+use gpu::{
+    Arg, Blas, CubinCache, Device, GpuError, Grid, HostColumn, HostResult, Kernel, KernelSource, Nvrtc, Pipeline,
+    Pointer, Precision, Product, Slice, Values,
+};
+use report::{Better, Case, Report, quantile};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+const UP: Case = Case { name: "B0 pinned memory to the GPU", unit: "GB/s", better: Better::Higher };
+const DOWN: Case = Case { name: "B0 the GPU to pinned memory", unit: "GB/s", better: Better::Higher };
+const PAGEABLE: Case = Case { name: "B0 pageable memory to the GPU", unit: "GB/s", better: Better::Higher };
+const WITHIN: Case = Case { name: "B0 within the GPU, read and written", unit: "GB/s", better: Better::Higher };
+const LAUNCH: Case = Case { name: "B0 a small kernel, launched", unit: "us", better: Better::Lower };
+const WAIT: Case = Case { name: "B0 a small kernel, launched and waited for", unit: "us", better: Better::Lower };
+const ALLOCATE: Case = Case { name: "B0 1 MiB allocated and freed", unit: "us", better: Better::Lower };
+const COMPILE: Case = Case { name: "B0 kernels compiled", unit: "ms", better: Better::Lower };
+const CACHED: Case = Case { name: "B0 kernels from the cache", unit: "ms", better: Better::Lower };
+const PRODUCT: Case = Case { name: "B0 product of matrices, tf32", unit: "TFLOP/s", better: Better::Higher };
+const SAXPY: Case = Case { name: "B1 saxpy of columns on the host", unit: "Mrow/s", better: Better::Higher };
+const TOP_K: Case = Case { name: "B2 cosine top 10, f16", unit: "ms", better: Better::Lower };
+const RESIZE: Case = Case { name: "B3 1080p to 224 and normalised", unit: "pictures/s", better: Better::Higher };
+const EMBED: Case = Case { name: "B4 MiniLM, 128 tokens, tf32", unit: "/s", better: Better::Higher };
+const CHAIN: Case = Case { name: "B5 three kernels, resident between", unit: "Mrow/s", better: Better::Higher };
+const HOPS: Case = Case { name: "B5 three kernels, through the host between", unit: "Mrow/s", better: Better::Higher };
+/// As the programs of peers name them.
+static CASES: [(&str, &Case); 9] = [
+    ("up", &UP),
+    ("down", &DOWN),
+    ("within", &WITHIN),
+    ("product", &PRODUCT),
+    ("saxpy", &SAXPY),
+    ("top_k", &TOP_K),
+    ("resize", &RESIZE),
+    ("chain", &CHAIN),
+    ("hops", &HOPS),
+];
+
+const OURS: &str = "regatta-gpu";
+const LIMIT: &str = "limit";
+
+/// How large the jobs are.
+struct Sizes {
+    copy: usize,
+    product: usize,
+    rows: usize,
+    corpus: usize,
+    queries: usize,
+    pictures: usize,
+    sentences: usize,
+    shape: Shape,
+    runs: usize,
+}
+
+const FULL: Sizes = Sizes {
+    copy: 256 << 20,
+    product: 8192,
+    rows: 16 << 20,
+    corpus: 1 << 20,
+    queries: 1024,
+    pictures: 64,
+    sentences: 1024,
+    shape: MINILM,
+    runs: 20,
+};
+const TINY: Sizes = Sizes {
+    copy: 1 << 20,
+    product: 64,
+    rows: 1 << 14,
+    corpus: 4096,
+    queries: 4,
+    pictures: 1,
+    sentences: 1,
+    shape: Shape { vocabulary: 100, layers: 1, ..MINILM },
+    runs: 1,
+};
+
+fn main() {
+    let fakes = std::env::var_os("REGATTA_FAKES");
+    if let Some(folder) = &fakes {
+        regatta_gpu::use_fakes(folder.as_ref());
+    }
+    let sizes = if fakes.is_some() { TINY } else { FULL };
+    let mut report = Report::from_args("gpu", LIMIT);
+    let device = match Device::open(0, None) {
+        Ok(device) => device,
+        Err(why) => {
+            println!("nothing was measured: {why}");
+            return;
+        }
+    };
+    println!("{} {}", device.name(), device.arch());
+    for _ in 0..report.repetitions() {
+        if let Err(error) = measure(&device, &sizes, &mut report) {
+            println!("stopped: {error}");
+            std::process::exit(1);
+        }
+        if fakes.is_none() {
+            peers(&mut report);
+        }
+    }
+    report.finish();
+}
+
+fn measure(device: &Device, sizes: &Sizes, report: &mut Report) -> Outcome<()> {
+    let (up, down) = copies(sizes, report)?;
+    calls(device, sizes, report)?;
+    let flops = product(device, sizes)?;
+    report.add(&PRODUCT, OURS, Ok(flops / 1e12));
+
+    let rows = sizes.rows as f64;
+    // Each row is 8 bytes up and 4 down, at the same time.
+    let limit = rows / (rows * 8.0 / up).max(rows * 4.0 / down);
+    report.add(&SAXPY, LIMIT, Ok(limit / 1e6));
+    report.add(&SAXPY, OURS, Ok(rows / saxpy(device, sizes)? / 1e6));
+    let (whole, alone) = top_k(device, sizes)?;
+    report.add(&TOP_K, LIMIT, Ok(alone * 1e3));
+    report.add(&TOP_K, OURS, Ok(whole * 1e3));
+    report.add(&RESIZE, LIMIT, Ok(up / PICTURE as f64));
+    report.add(&RESIZE, OURS, Ok(sizes.pictures as f64 / resize(device, sizes)?));
+    let Shape { hidden, inner, layers, .. } = sizes.shape;
+    let attention = 2 * 2 * TOKENS * TOKENS * hidden;
+    let dense = 2 * TOKENS * (4 * hidden * hidden + 2 * hidden * inner);
+    report.add(&EMBED, LIMIT, Ok(flops / (layers * (attention + dense)) as f64));
+    report.add(&EMBED, OURS, Ok(sizes.sentences as f64 / embed(device, sizes)?));
+    let (resident, hops, kernel) = chain(device, sizes)?;
+    // Up, three kernels and down follow each other.
+    let (there, back) = (rows * 8.0 / up, rows * 4.0 / down);
+    report.add(&CHAIN, LIMIT, Ok(rows / (there + 3.0 * kernel + back) / 1e6));
+    report.add(&CHAIN, OURS, Ok(rows / resident / 1e6));
+    report.add(&HOPS, LIMIT, Ok(rows / (3.0 * there.max(back).max(kernel)) / 1e6));
+    report.add(&HOPS, OURS, Ok(rows / hops / 1e6));
+    Ok(())
+}
+
+/// Seconds that a call takes: the median, after three for warming up.
+fn time(runs: usize, mut call: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
+    let mut seconds = Vec::new();
+    for run in 0..runs + 3 {
+        let start = Instant::now();
+        call()?;
+        if run >= 3 {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    quantile(seconds, 0.5).ok_or_else(|| "no runs".into())
+}
+
+/// Numbers from -1 to 1: some GPUs are faster at zeros.
+fn numbers(len: usize) -> Vec<f32> {
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn bytes_of(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+}
+
+/// What the driver alone can do. Bytes a second up and down.
+fn copies(sizes: &Sizes, report: &mut Report) -> Outcome<(f64, f64)> {
+    let driver = |error: cudarc::driver::DriverError| format!("the driver answers {:?}", error.0);
+    let context = CudaContext::new(0).map_err(driver)?;
+    let stream: Arc<CudaStream> = context.new_stream().map_err(driver)?;
+    let (len, raw) = (sizes.copy, stream.cu_stream());
+    // SAFETY, of all below: each buffer has `len` bytes, lives to the end of the function, and copies are waited for.
+    unsafe {
+        let host: *mut c_void = result::malloc_host(len, 0).map_err(driver)?;
+        let pinned = std::slice::from_raw_parts_mut(host.cast::<u8>(), len);
+        pinned.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * 31 % 251) as u8);
+        let pageable = pinned.to_vec();
+        let (a, b) = (result::malloc_sync(len).map_err(driver)?, result::malloc_sync(len).map_err(driver)?);
+        let wait = || result::stream::synchronize(raw).map_err(driver);
+        let up = time(sizes.runs, || {
+            Ok(result::memcpy_htod_async(a, pinned, raw).map_err(driver).and_then(|()| wait())?)
+        })?;
+        let from_pageable = time(sizes.runs, || {
+            Ok(result::memcpy_htod_async(a, &pageable, raw).map_err(driver).and_then(|()| wait())?)
+        })?;
+        let within = time(sizes.runs, || {
+            Ok(result::memcpy_dtod_async(b, a, len, raw).map_err(driver).and_then(|()| wait())?)
+        })?;
+        let down = time(sizes.runs, || {
+            Ok(result::memcpy_dtoh_async(pinned, b, raw).map_err(driver).and_then(|()| wait())?)
+        })?;
+        for device in [a, b] {
+            result::free_sync(device).map_err(driver)?;
+        }
+        result::free_host(host).map_err(driver)?;
+        let rate = |seconds: f64| len as f64 / seconds;
+        report.add(&UP, OURS, Ok(rate(up) / 1e9));
+        report.add(&PAGEABLE, OURS, Ok(rate(from_pageable) / 1e9));
+        report.add(&DOWN, OURS, Ok(rate(down) / 1e9));
+        report.add(&WITHIN, OURS, Ok(2.0 * rate(within) / 1e9));
+        Ok((rate(up), rate(down)))
+    }
+}
+
+/// What single calls take.
+fn calls(device: &Device, sizes: &Sizes, report: &mut Report) -> Outcome<()> {
+    let kernel = saxpy_kernel(device)?;
+    let out = device.alloc::<f32>(32)?;
+    let many = 1000;
+    // SAFETY: no rows, so nothing is read or written.
+    let launch = || unsafe { launch_saxpy(device, &kernel, [out.pointer(); 3], 0, Grid::blocks(1, 32)) };
+    let issue = time(sizes.runs, || {
+        for _ in 0..many {
+            launch()?;
+        }
+        Ok(device.synchronize()?)
+    })?;
+    report.add(&LAUNCH, OURS, Ok(issue / f64::from(many) * 1e6));
+    let wait = time(sizes.runs, || Ok(launch().and_then(|()| device.synchronize())?))?;
+    report.add(&WAIT, OURS, Ok(wait * 1e6));
+    let allocate = time(sizes.runs, || {
+        for _ in 0..many {
+            device.alloc::<u8>(1 << 20)?;
+        }
+        Ok(device.synchronize()?)
+    });
+    report.add(
+        &ALLOCATE,
+        OURS,
+        allocate.map(|seconds| seconds / f64::from(many) * 1e6).map_err(|error| error.to_string()),
+    );
+
+    let nvrtc = Nvrtc::get(Some(device.cuda_major()))?;
+    let folder = tempfile::tempdir()?;
+    let cache = CubinCache::new(folder.path().join("cubin"), 1 << 30)?;
+    let source = KernelSource::new("top_k.cu", include_str!("../../examples/top_k/top_k.cu"));
+    let compile = time(sizes.runs.min(5), || Ok(nvrtc.compile(&source, device.arch()).map(drop)?))?;
+    report.add(&COMPILE, OURS, Ok(compile * 1e3));
+    let cached = time(sizes.runs, || Ok(nvrtc.compile_cached(&source, device.arch(), &cache).map(drop)?))?;
+    report.add(&CACHED, OURS, Ok(cached * 1e3));
+    Ok(())
+}
+
+/// Operations a second of a large product.
+fn product(device: &Device, sizes: &Sizes) -> Outcome<f64> {
+    let side = sizes.product as u64;
+    let input = device.upload(&numbers(sizes.product * sizes.product))?;
+    let out = device.alloc::<f32>(sizes.product * sizes.product)?;
+    let mut blas = Blas::new(device)?;
+    let precision = Precision::Tf32;
+    let product =
+        Product { rows: side, columns: side, inner: side, b_transposed: true, batch: 1, scale: 1.0, precision };
+    let seconds = time(sizes.runs, || {
+        // SAFETY: all three are squares of that side.
+        unsafe { blas.multiply(product, input.pointer(), input.pointer(), out.pointer()) }?;
+        Ok(device.synchronize()?)
+    })?;
+    Ok(2.0 * (side as f64).powi(3) / seconds)
+}
+
+fn saxpy_kernel(device: &Device) -> Outcome<Kernel> {
+    let source = KernelSource::new("saxpy.cu", include_str!("../../examples/saxpy/saxpy.cu"));
+    Ok(device.kernels(&source)?.kernel("saxpy")?)
+}
+
+/// # Safety
+/// Each pointer has so many floats.
+unsafe fn launch_saxpy(
+    device: &Device,
+    saxpy: &Kernel,
+    [x, y, out]: [Pointer; 3],
+    rows: usize,
+    grid: Grid,
+) -> Result<(), GpuError> {
+    let none = None::<Pointer>;
+    let args = [2.0f32.into(), x.into(), y.into(), none.into(), out.into(), rows.into()];
+    // SAFETY: these are the kernel's parameters; the caller says that the columns have that many rows.
+    unsafe { device.launch(saxpy, grid, &args) }
+}
+
+fn saxpy(device: &Device, sizes: &Sizes) -> Outcome<f64> {
+    let (rows, saxpy) = (sizes.rows, saxpy_kernel(device)?);
+    let (x, y, mut out) = (bytes_of(&numbers(rows)), bytes_of(&numbers(rows)), vec![0; rows * 4]);
+    let mut pipeline = Pipeline::new(device);
+    time(sizes.runs, || through(&mut pipeline, &saxpy, rows, [&x, &y], &mut out))
+}
+
+/// One saxpy of columns on the host.
+fn through(pipeline: &mut Pipeline, saxpy: &Kernel, rows: usize, columns: [&[u8]; 2], out: &mut [u8]) -> Outcome<()> {
+    let columns = columns.map(|bytes| HostColumn { values: Values::Fixed { bytes, each: 4 }, validity: None });
+    let mut result = HostResult { data: out, each: 4, validity: None };
+    pipeline.run::<GpuError>(rows, &columns, &mut result, true, |device, inputs, out| {
+        let pointers = [inputs[0].data(), inputs[1].data(), out.data()];
+        // SAFETY: each of them has that many rows.
+        unsafe { launch_saxpy(device, saxpy, pointers, out.rows(), Grid::over(out.rows())) }
+    })?;
+    Ok(())
+}
+
+const DIM: usize = 384;
+const K: usize = 10;
+
+/// Seconds with the search for the best, and of the product alone.
+fn top_k(device: &Device, sizes: &Sizes) -> Outcome<(f64, f64)> {
+    const SPAN: usize = 2048;
+    let source = KernelSource::new("top_k.cu", include_str!("../../examples/top_k/top_k.cu"));
+    let kernel = device.kernels(&source)?.kernel("top_k")?;
+    let (corpus, queries) = (sizes.corpus, sizes.queries);
+    // Any bits but those of infinities and of what is no number: from -1 to 1.
+    let half =
+        |len: usize| numbers(len).iter().map(|x| (x.to_bits() >> 16 & 0x8000) as u16 | 0x3800).collect::<Vec<u16>>();
+    let (rows, wanted) = (device.upload(&half(corpus * DIM))?, device.upload(&half(queries * DIM))?);
+    let scores = device.alloc::<f32>(queries * corpus)?;
+    let blocks = corpus.div_ceil(SPAN);
+    let best: [Slice<f32>; 2] = [device.alloc(queries * blocks * K)?, device.alloc(queries * blocks * K)?];
+    let ids: [Slice<i32>; 2] = [device.alloc(queries * blocks * K)?, device.alloc(queries * blocks * K)?];
+    let mut blas = Blas::new(device)?;
+    let product = Product {
+        rows: queries as u64,
+        columns: corpus as u64,
+        inner: DIM as u64,
+        b_transposed: true,
+        batch: 1,
+        scale: 1.0,
+        precision: Precision::F16,
+    };
+    let mut multiply = || {
+        // SAFETY: the slices are as long as the product says.
+        unsafe { blas.multiply(product, wanted.pointer(), rows.pointer(), scores.pointer()) }
+    };
+    let alone = time(sizes.runs, || Ok(multiply().and_then(|()| device.synchronize())?))?;
+    let whole = time(sizes.runs, || {
+        multiply()?;
+        let (mut from, mut known, mut width, mut to) = (scores.pointer(), None, corpus, 0);
+        loop {
+            let blocks = width.div_ceil(SPAN);
+            let (n, k) = (width as i32, K as i32);
+            let args = [from.into(), Arg::from(known), n.into(), k.into(), (&best[to]).into(), (&ids[to]).into()];
+            let grid = Grid { blocks: [blocks as u32, queries as u32, 1], threads: [256, 1, 1], shared: 0 };
+            // SAFETY: blocks read rows of that width and write `K` places each, for which there is room.
+            unsafe { device.launch(&kernel, grid, &args) }?;
+            (from, known, width, to) = (best[to].pointer(), Some(ids[to].pointer()), blocks * K, 1 - to);
+            if blocks == 1 {
+                return Ok(device.synchronize()?);
+            }
+        }
+    })?;
+    Ok((whole, alone))
+}
+
+const HEIGHT: usize = 1080;
+const WIDTH: usize = 1920;
+const PICTURE: usize = HEIGHT * WIDTH * 3;
+const SIDE: usize = 224;
+
+fn resize(device: &Device, sizes: &Sizes) -> Outcome<f64> {
+    let source = KernelSource::new("resize.cu", include_str!("../../examples/resize/resize.cu"));
+    let kernel = device.kernels(&source)?.kernel("resize")?;
+    let count = sizes.pictures;
+    let bytes: Vec<u8> = (0..count * PICTURE).map(|i| (i * 31 % 251) as u8).collect();
+    let offsets: Vec<i64> = (0..=count).map(|i| (i * PICTURE) as i64).collect();
+    let sides = |side: usize| vec![(side as i32).to_ne_bytes(); count].concat();
+    let (heights, widths) = (sides(HEIGHT), sides(WIDTH));
+    let fixed = |bytes| HostColumn { values: Values::Fixed { bytes, each: 4 }, validity: None };
+    let pictures =
+        HostColumn { values: Values::Variable { offsets: &offsets, bytes: &bytes, each: 1 }, validity: None };
+    let columns = [pictures, fixed(&heights), fixed(&widths)];
+    let each = 3 * SIDE * SIDE * 4;
+    let (mut out, mut valid) = (vec![0; count * each], vec![0; count.div_ceil(8)]);
+    let mut pipeline = Pipeline::new(device);
+    time(sizes.runs, || {
+        let mut result = HostResult { data: &mut out, each, validity: Some(&mut valid) };
+        pipeline.run::<GpuError>(count, &columns, &mut result, true, |device, inputs, out| {
+            let [bytes, heights, widths] = [0, 1, 2].map(|n: usize| inputs[n].data().into());
+            let (offsets, valid) = (inputs[0].offsets().into(), out.validity().into());
+            let side = (SIDE as i32).into();
+            let args = [bytes, offsets, heights, widths, side, out.data().into(), valid, out.rows().into()];
+            // SAFETY: these are the kernel's parameters; it checks each picture's bytes.
+            unsafe { device.launch(&kernel, Grid::over(out.rows() * SIDE * SIDE), &args) }
+        })?;
+        Ok(())
+    })
+}
+
+const TOKENS: usize = 128;
+
+fn embed(device: &Device, sizes: &Sizes) -> Outcome<f64> {
+    let Shape { vocabulary, hidden, inner, .. } = sizes.shape;
+    let weight = |name: &str| {
+        let len = match name {
+            "embeddings.word_embeddings.weight" => vocabulary * hidden,
+            "embeddings.position_embeddings.weight" => TOKENS * hidden,
+            _ if name.ends_with("bias") || name.contains("LayerNorm") => inner.max(hidden),
+            _ => inner.max(hidden) * hidden,
+        };
+        Ok::<_, GpuError>(numbers(len).iter().map(|x| x / 20.0).collect())
+    };
+    let mut encoder = Encoder::new(device, sizes.shape, Precision::Tf32, weight)?;
+    let tokens: Vec<i32> = (0..sizes.sentences * TOKENS).map(|i| 1 + (i * 7919 % (vocabulary - 1)) as i32).collect();
+    let (tokens, out) = (device.upload(&tokens)?, device.alloc::<f32>(sizes.sentences * hidden)?);
+    time(sizes.runs, || {
+        // SAFETY: the slices are that long.
+        unsafe { encoder.encode(device, tokens.pointer(), sizes.sentences, TOKENS, out.pointer()) }?;
+        Ok(device.synchronize()?)
+    })
+}
+
+/// Seconds of three kernels that hand over on the device, of three through the host, and of one kernel alone.
+fn chain(device: &Device, sizes: &Sizes) -> Outcome<(f64, f64, f64)> {
+    let (rows, saxpy) = (sizes.rows, saxpy_kernel(device)?);
+    let (x, y) = (numbers(rows), numbers(rows));
+    let (on_x, on_y, on_out) = (device.upload(&x)?, device.upload(&y)?, device.alloc::<f32>(rows)?);
+    let kernel = time(sizes.runs, || {
+        let pointers = [on_x.pointer(), on_y.pointer(), on_out.pointer()];
+        // SAFETY: each of them has that many rows.
+        unsafe { launch_saxpy(device, &saxpy, pointers, rows, Grid::over(rows)) }?;
+        Ok(device.synchronize()?)
+    })?;
+    let (x, y) = (bytes_of(&x), bytes_of(&y));
+    let mut out = vec![0; rows * 4];
+    let mut pipeline = Pipeline::new(device);
+    let columns = [&x, &y].map(|bytes| HostColumn { values: Values::Fixed { bytes, each: 4 }, validity: None });
+    let resident = time(sizes.runs, || {
+        let mut result = HostResult { data: &mut out, each: 4, validity: None };
+        pipeline.run::<GpuError>(rows, &columns, &mut result, true, |device, inputs, out| {
+            let middle = device.alloc::<f32>(out.rows())?;
+            let (x, y, n) = (inputs[0].data(), inputs[1].data(), out.rows());
+            for [from, to] in [[x, out.data()], [out.data(), middle.pointer()], [middle.pointer(), out.data()]] {
+                // SAFETY: each of them has that many rows.
+                unsafe { launch_saxpy(device, &saxpy, [from, y, to], n, Grid::over(n)) }?;
+            }
+            Ok(())
+        })?;
+        Ok(())
+    })?;
+    let mut middle = vec![0; rows * 4];
+    let hops = time(sizes.runs, || {
+        through(&mut pipeline, &saxpy, rows, [&x, &y], &mut out)?;
+        through(&mut pipeline, &saxpy, rows, [&out, &y], &mut middle)?;
+        through(&mut pipeline, &saxpy, rows, [&middle, &y], &mut out)
+    })?;
+    Ok((resident, hops, kernel))
+}
+
+/// PyTorch and CuPy, if Python has them: lines of `system case figure`, or why there is none.
+fn peers(report: &mut Report) {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/peers/gpu.py");
+    let output = Command::new("python3").arg(program).output();
+    let text = match &output {
+        Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
+        Err(error) => format!("peers python3 cannot be started: {error}"),
+    };
+    for line in text.lines() {
+        let mut words = line.splitn(3, ' ');
+        let (system, name, figure) = (words.next(), words.next(), words.next().unwrap_or_default());
+        let system = match system {
+            Some("torch") => "PyTorch",
+            Some("cupy") => "CuPy",
+            _ => {
+                println!("{line}");
+                continue;
+            }
+        };
+        if let Some((_, case)) = CASES.iter().find(|(known, _)| Some(*known) == name) {
+            report.add(case, system, figure.parse().map_err(|_| figure.to_owned()));
+        }
+    }
+}

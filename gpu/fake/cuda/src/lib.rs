@@ -1,0 +1,77 @@
+//! A stand-in for the CUDA driver, for tests: unmodified cudarc runs on it, without a GPU.
+//!
+//! It is stricter than a GPU, on purpose: **nothing that is put on a stream happens before something waits for it**, in any
+//! order that the streams' events allow. New memory is poisoned, ends of allocations are guarded, copies are checked against
+//! the allocation they touch, and everything is counted: see [`control`]. Kernels are host code: an image is a shared object
+//! that the fake NVRTC has made of the CUDA source.
+//!
+//! Behaviour comes from the environment when the library is loaded: `FAKE_CUDA_DEVICES` (1), `FAKE_CUDA_MEMORY` (bytes of
+//! each device, 1 GiB), `FAKE_CUDA_INIT` (a code that `cuInit` returns).
+
+#![allow(non_snake_case)]
+
+pub mod control;
+mod device;
+mod memory;
+mod module;
+mod streams;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use control::Counts;
+use memory::Memory;
+use streams::Streams;
+
+/// What a call returns: 0, or the code of an error.
+type Code = u32;
+
+const OK: Code = 0;
+const INVALID_VALUE: Code = 1;
+const OUT_OF_MEMORY: Code = 2;
+const NO_DEVICE: Code = 100;
+const INVALID_DEVICE: Code = 101;
+const INVALID_IMAGE: Code = 200;
+const NO_BINARY: Code = 209;
+const NOT_FOUND: Code = 500;
+const NOT_READY: Code = 600;
+const ILLEGAL_ADDRESS: Code = 700;
+
+/// All that the driver knows.
+struct Driver {
+    streams: Streams,
+    memory: Memory,
+    counts: Counts,
+    /// The first error on a device: every later call returns it.
+    sticky: Code,
+    /// How many of the next allocations fail.
+    failing_allocations: u64,
+}
+
+static DRIVER: Mutex<Driver> = Mutex::new(Driver {
+    streams: Streams::NEW,
+    memory: Memory::NEW,
+    counts: Counts::NONE,
+    sticky: OK,
+    failing_allocations: 0,
+});
+
+fn driver() -> MutexGuard<'static, Driver> {
+    DRIVER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a call, unless the device has had an error before; and tells the error that the call ran into.
+fn call(body: impl FnOnce(&mut Driver) -> Result<(), Code>) -> Code {
+    let mut driver = driver();
+    if driver.sticky != OK {
+        return driver.sticky;
+    }
+    match body(&mut driver) {
+        Ok(()) => driver.sticky,
+        Err(code) => code,
+    }
+}
+
+/// A number from the environment.
+fn setting(name: &str, unless: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(unless)
+}

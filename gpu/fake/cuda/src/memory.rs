@@ -1,0 +1,401 @@
+//! Memory of devices and of the host: poisoned, guarded, bounded, counted.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::BTreeMap;
+use std::ffi::{c_int, c_uint, c_void};
+use std::ptr;
+
+use super::{Code, Driver, ILLEGAL_ADDRESS, INVALID_VALUE, OK, OUT_OF_MEMORY, call, driver, setting};
+
+/// What new memory holds, what freed memory holds, and what stands behind each allocation.
+const NEW: u8 = 0xA5;
+const FREED: u8 = 0xDD;
+const GUARD: u8 = 0x7E;
+/// Bytes of a guard; and the alignment of an allocation.
+const GUARDED: usize = 256;
+
+struct Block {
+    size: usize,
+    pool: u64,
+}
+
+/// A pool keeps what is freed, up to what it may have, until it is trimmed.
+#[derive(Default)]
+struct Pool {
+    /// 0: no bound.
+    most: u64,
+    used: u64,
+    kept: u64,
+}
+
+pub(crate) struct Memory {
+    blocks: BTreeMap<u64, Block>,
+    pinned: BTreeMap<u64, usize>,
+    /// 0 is that of allocations without one: it keeps nothing.
+    pools: BTreeMap<u64, Pool>,
+    last: u64,
+    limit: u64,
+}
+
+impl Memory {
+    pub(crate) const NEW: Self =
+        Self { blocks: BTreeMap::new(), pinned: BTreeMap::new(), pools: BTreeMap::new(), last: 0, limit: 0 };
+
+    pub(crate) fn limit(&mut self) -> u64 {
+        if self.limit == 0 {
+            self.limit = setting("FAKE_CUDA_MEMORY", 1 << 30);
+        }
+        self.limit
+    }
+
+    pub(crate) fn set_limit(&mut self, bytes: u64) {
+        self.limit = bytes;
+    }
+
+    fn reserved(&self) -> u64 {
+        self.pools.values().map(|pool| pool.used + pool.kept).sum()
+    }
+
+    /// Charges a pool, with what it has kept first.
+    fn charge(&mut self, id: u64, bytes: u64) -> Result<(), Code> {
+        let (limit, reserved) = (self.limit(), self.reserved());
+        let pool = self.pools.entry(id).or_default();
+        let reused = pool.kept.min(bytes);
+        if reserved - reused + bytes > limit || (pool.most > 0 && pool.used + bytes > pool.most) {
+            return Err(OUT_OF_MEMORY);
+        }
+        pool.used += bytes;
+        pool.kept -= reused;
+        Ok(())
+    }
+
+    /// How many bytes of an allocation there are from here on.
+    fn after(&self, address: u64) -> Option<usize> {
+        let (start, block) = self.blocks.range(..=address).next_back()?;
+        block.size.checked_sub((address - start) as usize)
+    }
+
+    fn is_pinned(&self, address: u64) -> bool {
+        self.pinned.range(..=address).next_back().is_some_and(|(start, size)| address < start + *size as u64)
+    }
+}
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size + GUARDED, GUARDED).expect("a size that is no size")
+}
+
+impl Driver {
+    fn allocate(&mut self, pool: u64, size: usize) -> Result<u64, Code> {
+        if size == 0 {
+            return Err(INVALID_VALUE);
+        }
+        if self.failing_allocations > 0 {
+            self.failing_allocations -= 1;
+            return Err(OUT_OF_MEMORY);
+        }
+        self.memory.charge(pool, size as u64)?;
+        // SAFETY: neither is zero; what is written is what was allocated.
+        let address = unsafe {
+            let start = alloc(layout(size));
+            ptr::write_bytes(start, NEW, size);
+            ptr::write_bytes(start.add(size), GUARD, GUARDED);
+            start.expose_provenance() as u64
+        };
+        self.memory.blocks.insert(address, Block { size, pool });
+        let counts = &mut self.counts;
+        counts.device_bytes += size as u64;
+        counts.peak_device_bytes = counts.peak_device_bytes.max(counts.device_bytes);
+        Ok(address)
+    }
+
+    fn free(&mut self, address: u64) {
+        let Some(Block { size, pool }) = self.memory.blocks.remove(&address) else {
+            return self.fault(format_args!("memory is freed that is not there"));
+        };
+        let start: *mut u8 = ptr::with_exposed_provenance_mut(address as usize);
+        // SAFETY: it is an allocation of this size, with its guard.
+        let guarded = unsafe { std::slice::from_raw_parts(start.add(size), GUARDED).iter().all(|byte| *byte == GUARD) };
+        if !guarded {
+            self.fault(format_args!("a kernel has written behind an allocation of {size} bytes"));
+        }
+        if let Some(pool) = self.memory.pools.get_mut(&pool) {
+            pool.used -= size as u64;
+            pool.kept += size as u64;
+        }
+        if pool == 0 {
+            self.trim(0);
+        }
+        self.counts.device_bytes -= size as u64;
+        // SAFETY: as above; nobody has it any more.
+        unsafe {
+            ptr::write_bytes(start, FREED, size);
+            dealloc(start, layout(size));
+        }
+    }
+
+    fn trim(&mut self, pool: u64) {
+        if let Some(pool) = self.memory.pools.get_mut(&pool) {
+            pool.kept = 0;
+        }
+    }
+
+    fn fault(&mut self, what: std::fmt::Arguments<'_>) {
+        eprintln!("[fake cuda] {what}");
+        self.counts.faults += 1;
+    }
+
+    /// Whether so many bytes from this address are one allocation's.
+    fn within(&mut self, what: &str, address: u64, bytes: usize) -> Result<(), Code> {
+        match self.memory.after(address) {
+            Some(there) if bytes <= there => Ok(()),
+            Some(there) => {
+                self.fault(format_args!("{what}: {bytes} bytes where the allocation has {there} more"));
+                Err(INVALID_VALUE)
+            }
+            None => {
+                self.fault(format_args!("{what}: an address that is no device's"));
+                Err(ILLEGAL_ADDRESS)
+            }
+        }
+    }
+
+    /// Copies when the stream comes to it. What is gone by then is a fault.
+    fn copy(
+        &mut self,
+        stream: *mut c_void,
+        what: &'static str,
+        to: u64,
+        from: u64,
+        bytes: usize,
+        on_device: (bool, bool),
+    ) {
+        self.put(stream, move |driver| {
+            let there = [(on_device.0, to), (on_device.1, from)]
+                .iter()
+                .all(|(device, address)| !device || driver.memory.after(*address).is_some_and(|there| bytes <= there));
+            if !there {
+                return driver.fault(format_args!("{what}: the memory was freed before the copy"));
+            }
+            // SAFETY: device memory is there, as was just seen; host memory is there until its copy has been waited for,
+            // which is what callers owe a driver.
+            unsafe {
+                let from: *const u8 = ptr::with_exposed_provenance(from as usize);
+                ptr::copy(from, ptr::with_exposed_provenance_mut(to as usize), bytes);
+            }
+        });
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemPoolCreate(pool: *mut *mut c_void, properties: *const PoolProperties) -> Code {
+    call(|driver| {
+        driver.memory.last += 1;
+        let id = driver.memory.last;
+        let most = unsafe { (*properties).most as u64 };
+        driver.memory.pools.insert(id, Pool { most, ..Pool::default() });
+        driver.counts.pools += 1;
+        unsafe { pool.write(ptr::without_provenance_mut(id as usize)) };
+        Ok(())
+    })
+}
+
+/// `CUmemPoolProps`, as far as it is read here.
+#[repr(C)]
+struct PoolProperties {
+    kind: c_int,
+    handles: c_int,
+    location: [c_int; 2],
+    security: *const c_void,
+    most: usize,
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemPoolDestroy(pool: *mut c_void) -> Code {
+    call(|driver| {
+        let pool = driver.memory.pools.remove(&(pool.addr() as u64)).ok_or(INVALID_VALUE)?;
+        driver.counts.pools -= 1;
+        if pool.used > 0 {
+            driver.fault(format_args!("a pool is destroyed that {} bytes are of", pool.used));
+        }
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemPoolTrimTo(pool: *mut c_void, _: usize) -> Code {
+    call(|driver| {
+        driver.counts.trims += 1;
+        driver.trim(pool.addr() as u64);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemPoolSetAttribute(_: *mut c_void, _: c_int, _: *mut c_void) -> Code {
+    OK
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemAllocFromPoolAsync(
+    address: *mut u64,
+    bytes: usize,
+    pool: *mut c_void,
+    _: *mut c_void,
+) -> Code {
+    call(|driver| {
+        let allocated = driver.allocate(pool.addr() as u64, bytes)?;
+        unsafe { address.write(allocated) };
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: *mut c_void) -> Code {
+    unsafe { cuMemAllocFromPoolAsync(address, bytes, ptr::null_mut(), stream) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Code {
+    unsafe { cuMemAllocAsync(address, bytes, ptr::null_mut()) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemFreeAsync(address: u64, stream: *mut c_void) -> Code {
+    call(|driver| {
+        driver.put(stream, move |driver| driver.free(address));
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemFree_v2(address: u64) -> Code {
+    call(|driver| {
+        driver.drain_all();
+        driver.free(address);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Code {
+    let mut driver = driver();
+    let (limit, reserved) = (driver.memory.limit(), driver.memory.reserved());
+    unsafe {
+        free.write(limit.saturating_sub(reserved) as usize);
+        total.write(limit as usize);
+    }
+    OK
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, _: c_uint) -> Code {
+    call(|driver| {
+        if bytes == 0 {
+            return Err(INVALID_VALUE);
+        }
+        // SAFETY: it is not zero; what is written is what was allocated.
+        let start = unsafe { alloc(layout(bytes)) };
+        unsafe { ptr::write_bytes(start, NEW, bytes) };
+        driver.memory.pinned.insert(start.expose_provenance() as u64, bytes);
+        driver.counts.pinned_bytes += bytes as u64;
+        unsafe { address.write(start.cast()) };
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemFreeHost(address: *mut c_void) -> Code {
+    call(|driver| {
+        // As a real one does: what is under way may use it.
+        driver.drain_all();
+        let size = driver.memory.pinned.remove(&(address.addr() as u64)).ok_or(INVALID_VALUE)?;
+        driver.counts.pinned_bytes -= size as u64;
+        // SAFETY: it was allocated so.
+        unsafe { dealloc(address.cast(), layout(size)) };
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: *mut c_void) -> Code {
+    call(|driver| {
+        driver.within("a copy to the device", to, bytes)?;
+        driver.counts.to_device += bytes as u64;
+        driver.counts.copies += 1;
+        let address = from.expose_provenance() as u64;
+        if driver.memory.is_pinned(address) {
+            driver.copy(stream, "a copy to the device", to, address, bytes, (true, false));
+        } else {
+            // Staged by the driver, before the call returns.
+            // SAFETY: the caller says that they are there.
+            let staged = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), bytes) }.to_vec();
+            driver.put(stream, move |driver| {
+                if driver.memory.after(to).is_none_or(|there| bytes > there) {
+                    return driver.fault(format_args!("a copy to the device: the memory was freed before it"));
+                }
+                // SAFETY: just seen.
+                unsafe {
+                    ptr::copy_nonoverlapping(staged.as_ptr(), ptr::with_exposed_provenance_mut(to as usize), bytes);
+                }
+            });
+        }
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize) -> Code {
+    match unsafe { cuMemcpyHtoDAsync_v2(to, from, bytes, ptr::null_mut()) } {
+        OK => super::streams::synchronize(ptr::null_mut()),
+        code => code,
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: *mut c_void) -> Code {
+    call(|driver| {
+        driver.within("a copy from the device", from, bytes)?;
+        driver.counts.from_device += bytes as u64;
+        driver.counts.copies += 1;
+        let address = to.expose_provenance() as u64;
+        driver.copy(stream, "a copy from the device", address, from, bytes, (false, true));
+        if !driver.memory.is_pinned(address) {
+            driver.drain(stream);
+        }
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize) -> Code {
+    match cuMemcpyDtoHAsync_v2(to, from, bytes, ptr::null_mut()) {
+        OK => super::streams::synchronize(ptr::null_mut()),
+        code => code,
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: *mut c_void) -> Code {
+    call(|driver| {
+        driver.within("a copy on the device", to, bytes)?;
+        driver.within("a copy on the device", from, bytes)?;
+        driver.counts.within_device += bytes as u64;
+        driver.copy(stream, "a copy on the device", to, from, bytes, (true, true));
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemsetD8Async(to: u64, byte: u8, bytes: usize, stream: *mut c_void) -> Code {
+    call(|driver| {
+        driver.within("a memset", to, bytes)?;
+        driver.put(stream, move |driver| {
+            if driver.memory.after(to).is_none_or(|there| bytes > there) {
+                return driver.fault(format_args!("a memset: the memory was freed before it"));
+            }
+            // SAFETY: just seen.
+            unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(to as usize), byte, bytes) };
+        });
+        Ok(())
+    })
+}

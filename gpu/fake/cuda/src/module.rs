@@ -1,0 +1,149 @@
+//! Modules and kernels: shared objects of the host, made by the fake NVRTC.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd};
+
+use super::{Code, INVALID_IMAGE, INVALID_VALUE, NO_BINARY, NOT_FOUND, OK, OUT_OF_MEMORY, call};
+
+// Of the C library, which std links.
+unsafe extern "C" {
+    fn dlopen(path: *const c_char, flags: c_int) -> *mut c_void;
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
+    fn dlclose(library: *mut c_void) -> c_int;
+    fn memfd_create(name: *const c_char, flags: c_uint) -> c_int;
+}
+
+const RTLD_NOW: c_int = 2;
+/// The parameters of a kernel, at most.
+const PARAMETERS: usize = 64;
+
+/// Runs all blocks of a grid; returns a code if the kernel trapped.
+type Run = unsafe extern "C" fn(*const c_uint, *const c_uint, c_uint, *mut *mut c_void) -> Code;
+/// Writes the size of each parameter, and returns how many there are.
+type Sizes = unsafe extern "C" fn(*mut usize) -> usize;
+
+struct Function {
+    run: Run,
+    sizes: Vec<usize>,
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuModuleLoadData(module: *mut *mut c_void, image: *const c_void) -> Code {
+    call(|driver| {
+        let library = unsafe { open(image.cast())? };
+        driver.counts.modules += 1;
+        unsafe { module.write(library) };
+        Ok(())
+    })
+}
+
+/// Loads an ELF image, whose own header says how long it is, as cubins do.
+unsafe fn open(image: *const u8) -> Result<*mut c_void, Code> {
+    let byte = |at: usize| unsafe { image.add(at).read() };
+    if (0..4).map(byte).ne(*b"\x7fELF") {
+        return Err(INVALID_IMAGE);
+    }
+    let number = |at: usize, bytes: usize| (0..bytes).rev().fold(0, |number, n| number << 8 | byte(at + n) as usize);
+    // The section headers are last.
+    let length = number(40, 8) + number(58, 2) * number(60, 2);
+    let image = unsafe { std::slice::from_raw_parts(image, length) };
+    let file = unsafe { memfd_create(c"fake-cuda-module".as_ptr(), 0) };
+    if file < 0 {
+        return Err(OUT_OF_MEMORY);
+    }
+    let mut file = unsafe { File::from_raw_fd(file) };
+    file.write_all(image).map_err(|_| OUT_OF_MEMORY)?;
+    let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| INVALID_VALUE)?;
+    let library = unsafe { dlopen(path.as_ptr(), RTLD_NOW) };
+    if library.is_null() { Err(NO_BINARY) } else { Ok(library) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuModuleUnload(module: *mut c_void) -> Code {
+    call(|driver| {
+        // Kernels of it may wait in a stream.
+        driver.drain_all();
+        driver.counts.modules -= 1;
+        // SAFETY: it came from `dlopen`, and nothing of it is used any more.
+        unsafe { dlclose(module) };
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuModuleGetFunction(function: *mut *mut c_void, module: *mut c_void, name: *const c_char) -> Code {
+    call(|_| {
+        let name = unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| NOT_FOUND)?;
+        let symbol = |suffix: &str| {
+            let name = CString::new(format!("{name}{suffix}")).map_err(|_| NOT_FOUND)?;
+            let symbol = unsafe { dlsym(module, name.as_ptr()) };
+            if symbol.is_null() { Err(NOT_FOUND) } else { Ok(symbol) }
+        };
+        // SAFETY: the fake NVRTC makes them of these types.
+        let (run, sizes) = unsafe {
+            let run = std::mem::transmute::<*mut c_void, Run>(symbol("_on_host")?);
+            (run, std::mem::transmute::<*mut c_void, Sizes>(symbol("_arg_sizes")?))
+        };
+        let mut all = [0; PARAMETERS];
+        let count = unsafe { sizes(all.as_mut_ptr()) };
+        // Functions are never freed by a driver's caller: one is small, and lives on.
+        let made = Box::new(Function { run, sizes: all[..count].to_vec() });
+        unsafe { function.write(Box::into_raw(made).cast()) };
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuFuncSetAttribute(_: *mut c_void, _: c_int, _: c_int) -> Code {
+    OK
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuFuncGetAttribute(value: *mut c_int, _: c_int, _: *mut c_void) -> Code {
+    unsafe { value.write(0) };
+    OK
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuLaunchKernel(
+    function: *mut c_void,
+    grid_x: c_uint,
+    grid_y: c_uint,
+    grid_z: c_uint,
+    block_x: c_uint,
+    block_y: c_uint,
+    block_z: c_uint,
+    shared: c_uint,
+    stream: *mut c_void,
+    parameters: *mut *mut c_void,
+    _: *mut *mut c_void,
+) -> Code {
+    call(|driver| {
+        let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+        let threads = block.iter().try_fold(1u32, |product, n| product.checked_mul(*n)).unwrap_or(u32::MAX);
+        if grid.contains(&0) || threads == 0 || threads > 1024 || grid_y > 65535 || grid_z > 65535 {
+            return Err(INVALID_VALUE);
+        }
+        let function = unsafe { &*function.cast::<Function>() };
+        // The values are read now, and the kernel runs later. Words, for their alignment.
+        let value = |(n, size): (usize, &usize)| {
+            let mut value = vec![0u64; size.div_ceil(8)];
+            unsafe { (*parameters.add(n)).cast::<u8>().copy_to(value.as_mut_ptr().cast(), *size) };
+            value
+        };
+        let mut values: Vec<_> = function.sizes.iter().enumerate().map(value).collect();
+        driver.counts.launches += 1;
+        let run = function.run;
+        driver.put(stream, move |driver| {
+            let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
+            // SAFETY: there is a value of the right size for each parameter; what a kernel then touches is its author's duty.
+            let code = unsafe { run(grid.as_ptr(), block.as_ptr(), shared, pointers.as_mut_ptr()) };
+            if code != OK {
+                driver.sticky = code;
+            }
+        });
+        Ok(())
+    })
+}

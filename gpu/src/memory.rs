@@ -1,0 +1,179 @@
+//! Memory on a device, and memory of the host that a device copies from and to.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use cudarc::driver::{result, sys};
+
+use crate::device::log;
+use crate::error::Doing;
+use crate::{Device, GpuError, Pointer};
+
+/// Values that mean the same on the host and on a device, whatever their bytes.
+///
+/// # Safety
+/// Every pattern of bits is a value, and there is no padding.
+pub unsafe trait Plain: Copy + Default + Send + 'static {}
+
+macro_rules! plain {
+    ($($number:ty),*) => {$(
+        // SAFETY: it is a number.
+        unsafe impl Plain for $number {}
+    )*};
+}
+plain!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64);
+
+/// Bytes on a device, freed behind what was launched before.
+pub(crate) struct Memory {
+    address: u64,
+    device: Device,
+}
+
+impl Memory {
+    pub(crate) fn new(address: u64, device: Device) -> Self {
+        Self { address, device }
+    }
+
+    pub(crate) fn pointer(&self) -> Pointer {
+        Pointer(self.address)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let stream = self.device.streams().1.cu_stream();
+        // SAFETY: it was allocated on that stream, and nothing launched later has its address.
+        let freed = self.device.bind().and_then(|()| unsafe { result::free_async(self.address, stream) }.doing("free"));
+        log("free memory", freed);
+    }
+}
+
+/// Values on a device. When it is dropped, it is freed behind the kernels that were launched before.
+pub struct Slice<T> {
+    memory: Memory,
+    len: usize,
+    values: PhantomData<T>,
+}
+
+impl<T> Slice<T> {
+    pub(crate) fn new(memory: Memory, len: usize) -> Self {
+        Self { memory, len, values: PhantomData }
+    }
+
+    /// Where it is.
+    pub fn pointer(&self) -> Pointer {
+        self.memory.pointer()
+    }
+
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl<T> fmt::Debug for Slice<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slice").field("at", &self.pointer()).field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// Host memory that does not move, for copies that do not wait. Nothing here knows of the copies that are under way: whoever
+/// has it waits for their events.
+pub(crate) struct Pinned {
+    start: NonNull<u8>,
+    bytes: usize,
+    device: Device,
+}
+
+/// Which way copies go.
+pub(crate) enum Way {
+    /// The host writes from front to back and never reads.
+    Up,
+    Down,
+}
+
+impl Pinned {
+    pub(crate) fn new(device: &Device, bytes: usize, way: Way) -> Result<Self, GpuError> {
+        device.bind()?;
+        let flags = match way {
+            Way::Up => sys::CU_MEMHOSTALLOC_WRITECOMBINED,
+            Way::Down => 0,
+        };
+        let bytes = bytes.max(1);
+        // SAFETY: it is freed in `drop`.
+        let start = unsafe { result::malloc_host(bytes, flags) }.doing(format!("pin {bytes} bytes of host memory"))?;
+        let start = NonNull::new(start.cast()).ok_or_else(|| GpuError::invalid("the driver pinned memory nowhere"))?;
+        Ok(Self { start, bytes, device: device.clone() })
+    }
+
+    /// The first bytes. No copy from the device may be under way.
+    pub(crate) fn get(&self, bytes: usize) -> &[u8] {
+        assert!(bytes <= self.bytes, "a slab of {} bytes", self.bytes);
+        // SAFETY: so many are there; what the driver or a copy left in them are bytes.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), bytes) }
+    }
+
+    /// The first bytes. No copy may be under way.
+    pub(crate) fn get_mut(&mut self, bytes: usize) -> &mut [u8] {
+        assert!(bytes <= self.bytes, "a slab of {} bytes", self.bytes);
+        // SAFETY: as above, and borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), bytes) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: it was allocated so, and copies of it have been waited for.
+        let freed = unsafe { result::free_host(self.start.as_ptr().cast()) };
+        log("free pinned memory", self.device.bind().and_then(|()| freed.doing("free")));
+    }
+}
+
+/// A point in a stream that others wait for. Untimed.
+pub(crate) struct Event {
+    raw: sys::CUevent,
+    device: Device,
+}
+
+impl Event {
+    /// `sleeps`: a thread that waits for it sleeps, instead of turning.
+    pub(crate) fn new(device: &Device, sleeps: bool) -> Result<Self, GpuError> {
+        device.bind()?;
+        let flags = if sleeps { SLEEPS } else { sys::CUevent_flags::CU_EVENT_DISABLE_TIMING };
+        Ok(Self { raw: result::event::create(flags).doing("make an event")?, device: device.clone() })
+    }
+
+    pub(crate) fn record(&self, stream: sys::CUstream) -> Result<(), GpuError> {
+        // SAFETY: both are ours.
+        unsafe { result::event::record(self.raw, stream) }.doing("record an event")
+    }
+
+    /// Has a stream wait for it.
+    pub(crate) fn before(&self, stream: sys::CUstream) -> Result<(), GpuError> {
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: both are ours.
+        unsafe { result::stream::wait_event(stream, self.raw, flags) }.doing("order two streams")
+    }
+
+    pub(crate) fn wait(&self) -> Result<(), GpuError> {
+        // SAFETY: it is ours.
+        unsafe { result::event::synchronize(self.raw) }.doing("wait for the device")
+    }
+}
+
+/// With times, which nobody reads: the bindings have no value for both flags.
+const SLEEPS: sys::CUevent_flags = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: it is ours, and nobody waits for it any more.
+        let destroyed = unsafe { result::event::destroy(self.raw) };
+        log("destroy an event", self.device.bind().and_then(|()| destroyed.doing("destroy")));
+    }
+}

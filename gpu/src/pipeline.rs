@@ -1,0 +1,362 @@
+//! Batches through a device: some rows go up while kernels run on others and the result of a third lot comes down.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use cudarc::driver::result;
+
+use crate::column::{HostColumn, Input, Output, Packing, aligned, append_bits, bit_bytes, check};
+use crate::error::Doing;
+use crate::memory::{Event, Memory, Pinned, Way};
+use crate::{Device, GpuError};
+
+/// Where the result of a batch goes, on the host.
+#[derive(Debug)]
+pub struct HostResult<'a> {
+    /// So many bytes for each row.
+    pub data: &'a mut [u8],
+    /// Bytes of a row.
+    pub each: usize,
+    /// A bit for each row, all zero at first, for kernels that make rows null.
+    pub validity: Option<&'a mut [u8]>,
+}
+
+/// What a batch has taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Pieces that it went through the device in.
+    pub pieces: u64,
+    /// How often there was not enough memory.
+    pub out_of_memory: u64,
+    /// Bytes copied to the device.
+    pub bytes_up: u64,
+    /// And from it.
+    pub bytes_down: u64,
+}
+
+/// Takes batches through a device, in pieces that overlap.
+///
+/// Three pieces are under way at most, each in a slot of its own: pinned memory to go up from, memory on the device, pinned
+/// memory to come down to. Between streams, and before the host touches a slot, stand events of our own.
+pub struct Pipeline {
+    // Dropped before the device, and after what is under way was waited for.
+    slots: [Option<Slot>; SLOTS],
+    device: Device,
+    /// Rows of a piece at most, since memory ran out; `None`: as many as is fast.
+    most: Option<Most>,
+    #[cfg(test)]
+    pub(crate) without: Option<Edge>,
+}
+
+/// What orders the streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Edge {
+    /// Kernels run after their inputs are there.
+    Uploaded,
+    /// A result comes down after its kernels ran.
+    Computed,
+    /// The host reads a result, and writes to the slot again, after it came down.
+    Downloaded,
+}
+
+/// After memory ran out, pieces are smaller, and grow again as they succeed.
+#[derive(Debug, Clone, Copy)]
+struct Most {
+    rows: usize,
+    /// Pieces that succeeded since the last change.
+    successes: u32,
+}
+
+const SLOTS: usize = 3;
+/// Bytes of a piece, inputs and result: copies of less are slower for each byte, and more make the first one late.
+const PIECE: Range<usize> = 4 << 20..16 << 20;
+/// So many pieces have to succeed before they grow by a quarter.
+const PATIENCE: u32 = 8;
+
+struct Slot {
+    up: Pinned,
+    device_in: Memory,
+    device_out: Memory,
+    /// What `device_in` and `device_out` have; `up` and `down` are as large.
+    bytes: (usize, usize),
+    down: Pinned,
+    uploaded: Event,
+    computed: Event,
+    downloaded: Event,
+}
+
+/// A piece that is under way.
+struct Piece {
+    slot: usize,
+    rows: Range<usize>,
+}
+
+impl Pipeline {
+    /// A pipeline on this device. It allocates when it is used.
+    pub fn new(device: &Device) -> Self {
+        Self {
+            slots: [const { None }; SLOTS],
+            device: device.clone(),
+            most: None,
+            #[cfg(test)]
+            without: None,
+        }
+    }
+
+    /// Takes a batch through the device. `launch` is called for each piece, with its inputs and where its result goes; it
+    /// launches kernels and does not wait for them. It must not have other effects: where memory runs out, a piece goes
+    /// through it again, or in halves. With `row_wise` false there is one piece.
+    ///
+    /// # Errors
+    /// What `launch` says; a kernel failed; there is not enough memory for one row, or for the whole batch if it may not be
+    /// cut. After [an error that is sticky](GpuError::is_sticky) the process is of no use any more.
+    pub fn run<E: From<GpuError>>(
+        &mut self,
+        rows: usize,
+        columns: &[HostColumn<'_>],
+        result: &mut HostResult<'_>,
+        row_wise: bool,
+        mut launch: impl FnMut(&Device, &[Input], &Output) -> Result<(), E>,
+    ) -> Result<Report, E> {
+        check(columns, rows)?;
+        let bits = result.validity.as_ref().is_none_or(|bits| bits.len() * 8 >= rows);
+        if rows.checked_mul(result.each) != Some(result.data.len()) || !bits {
+            return Err(GpuError::invalid(format!("there is no place for the result of {rows} rows")).into());
+        }
+        let mut under_way = VecDeque::new();
+        let mut report = Report::default();
+        let done = self
+            .pieces(rows, columns, result, row_wise, &mut launch, &mut under_way, &mut report)
+            .and_then(|()| under_way.drain(..).try_for_each(|piece| self.harvest(&piece, result)).map_err(E::from));
+        if done.is_err() {
+            // Nothing may be under way in the slots when they are used again.
+            crate::device::log("wait for what was under way", self.device.synchronize());
+        }
+        done.map(|()| report)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call, cut off for its error handling")]
+    fn pieces<E: From<GpuError>>(
+        &mut self,
+        rows: usize,
+        columns: &[HostColumn<'_>],
+        result: &mut HostResult<'_>,
+        row_wise: bool,
+        launch: &mut impl FnMut(&Device, &[Input], &Output) -> Result<(), E>,
+        under_way: &mut VecDeque<Piece>,
+        report: &mut Report,
+    ) -> Result<(), E> {
+        let whole = Packing::of(columns, 0..rows).bytes + output_bytes(result, rows).1;
+        let natural = if row_wise { natural(rows, whole) } else { rows };
+        let (mut start, mut starved) = (0, false);
+        while start < rows {
+            let most = self.most.filter(|_| row_wise).map_or(natural, |most| most.rows.min(natural));
+            let range = start..rows.min(start + most.max(1));
+            if under_way.len() == SLOTS
+                && let Some(oldest) = under_way.pop_front()
+            {
+                self.harvest(&oldest, result)?;
+            }
+            // The slot that was used the longest ago.
+            let slot = (0..SLOTS).find(|slot| under_way.iter().all(|piece| piece.slot != *slot)).unwrap_or(0);
+            self.device.was_starved();
+            match self.submit(slot, range.clone(), columns, result, launch) {
+                Ok((up, down)) => {
+                    report.bytes_up += up as u64;
+                    report.bytes_down += down as u64;
+                    under_way.push_back(Piece { slot, rows: range.clone() });
+                    start = range.end;
+                    report.pieces += 1;
+                    if starved && row_wise {
+                        self.smaller(range.len());
+                    } else {
+                        self.succeeded(natural);
+                    }
+                    starved = false;
+                }
+                Err(error) if !self.device.was_starved() => return Err(error),
+                Err(_) => {
+                    report.out_of_memory += 1;
+                    under_way.drain(..).try_for_each(|piece| self.harvest(&piece, result))?;
+                    self.give_back()?;
+                    // Once more as it is, now that all is free; then halves.
+                    if starved && (range.len() == 1 || !row_wise) {
+                        let bytes = Packing::of(columns, range.clone()).bytes + output_bytes(result, range.len()).1;
+                        return Err(GpuError::TooLarge { rows: range.len(), bytes }.into());
+                    }
+                    if starved {
+                        self.smaller(range.len());
+                    }
+                    starved = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pieces are half of what was too much.
+    fn smaller(&mut self, rows: usize) {
+        let rows = (rows / 2).max(1);
+        tracing::debug!(rows, "not enough memory on the GPU: smaller pieces");
+        self.most = Some(Most { rows, successes: 0 });
+    }
+
+    /// Pieces grow again, until they are as large as is fast.
+    fn succeeded(&mut self, natural: usize) {
+        if let Some(most) = &mut self.most {
+            most.successes += 1;
+            if most.successes >= PATIENCE {
+                *most = Most { rows: most.rows + most.rows / 4 + 1, successes: 0 };
+            }
+            if most.rows >= natural {
+                self.most = None;
+            }
+        }
+    }
+
+    /// Gives the pool's memory back, and that of all slots.
+    fn give_back(&mut self) -> Result<(), GpuError> {
+        self.device.synchronize()?;
+        self.slots = [const { None }; SLOTS];
+        self.device.synchronize()?;
+        self.device.trim()
+    }
+
+    /// Puts a piece on its way; returns the bytes that it copies up and down.
+    fn submit<E: From<GpuError>>(
+        &mut self,
+        slot: usize,
+        rows: Range<usize>,
+        columns: &[HostColumn<'_>],
+        result: &HostResult<'_>,
+        launch: &mut impl FnMut(&Device, &[Input], &Output) -> Result<(), E>,
+    ) -> Result<(usize, usize), E> {
+        let count = rows.len();
+        let packing = Packing::of(columns, rows);
+        let (validity_at, out) = output_bytes(result, count);
+        let (computes, computed) = (self.keeps(Edge::Uploaded), self.keeps(Edge::Computed));
+        let device = self.device.clone();
+        let (upload, compute, download) = device.streams();
+        let slot = self.room(slot, (packing.bytes, out))?;
+        packing.write(columns, slot.up.get_mut(packing.bytes));
+        if packing.bytes > 0 {
+            // SAFETY: the slot is as large, and nobody writes to its pinned memory before `downloaded`, which comes later.
+            unsafe {
+                let to = slot.device_in.pointer().0;
+                result::memcpy_htod_async(to, slot.up.get(packing.bytes), upload.cu_stream())
+            }
+            .doing("copy a batch to the device")?;
+        }
+        slot.uploaded.record(upload.cu_stream())?;
+        if computes {
+            slot.uploaded.before(compute.cu_stream())?;
+        }
+        let data = slot.device_out.pointer();
+        let validity = result.validity.as_ref().map(|_| data.after(validity_at));
+        if let Some(validity) = validity {
+            device.fill(validity, 0xFF, bit_bytes(count))?;
+        }
+        let inputs = packing.inputs(slot.device_in.pointer());
+        launch(&device, &inputs, &Output { rows: count, data, validity })?;
+        slot.computed.record(compute.cu_stream())?;
+        if computed {
+            slot.computed.before(download.cu_stream())?;
+        }
+        // SAFETY: as above; the copy has the length of what is wanted, not that of the slot.
+        unsafe { result::memcpy_dtoh_async(slot.down.get_mut(out), data.0, download.cu_stream()) }
+            .doing("copy a result from the device")?;
+        slot.downloaded.record(download.cu_stream())?;
+        Ok((packing.bytes, out))
+    }
+
+    /// Waits for a piece, and copies its result to where it belongs.
+    fn harvest(&self, piece: &Piece, result: &mut HostResult<'_>) -> Result<(), GpuError> {
+        let Some(slot) = &self.slots[piece.slot] else { return Ok(()) };
+        if self.keeps(Edge::Downloaded) {
+            slot.downloaded.wait()?;
+        }
+        let (start, count, each) = (piece.rows.start, piece.rows.len(), result.each);
+        let (validity_at, bytes) = output_bytes(result, count);
+        let from = slot.down.get(bytes);
+        result.data[start * each..][..count * each].copy_from_slice(&from[..count * each]);
+        if let Some(validity) = &mut result.validity {
+            append_bits(validity, start, &from[validity_at..], count);
+        }
+        Ok(())
+    }
+
+    /// The slot, large enough. Nothing may be under way in it.
+    fn room(&mut self, slot: usize, bytes: (usize, usize)) -> Result<&mut Slot, GpuError> {
+        let (device, slot) = (&self.device, &mut self.slots[slot]);
+        let had = slot.as_ref().map_or((0, 0), |slot| slot.bytes);
+        let slot = match slot.take().filter(|_| had.0 >= bytes.0 && had.1 >= bytes.1) {
+            Some(large) => slot.insert(large),
+            None => {
+                let room = (had.0.max(aligned(bytes.0)), had.1.max(aligned(bytes.1)));
+                let made = Slot::new(device, room)?;
+                // Other streams than that of the allocation use it.
+                device.synchronize_compute()?;
+                slot.insert(made)
+            }
+        };
+        Ok(slot)
+    }
+
+    #[cfg(test)]
+    fn keeps(&self, edge: Edge) -> bool {
+        self.without != Some(edge)
+    }
+
+    #[cfg(not(test))]
+    fn keeps(&self, _: Edge) -> bool {
+        true
+    }
+}
+
+impl Slot {
+    fn new(device: &Device, bytes: (usize, usize)) -> Result<Self, GpuError> {
+        Ok(Self {
+            device_in: device.memory(bytes.0)?,
+            device_out: device.memory(bytes.1)?,
+            up: Pinned::new(device, bytes.0, Way::Up)?,
+            down: Pinned::new(device, bytes.1, Way::Down)?,
+            bytes,
+            uploaded: Event::new(device, false)?,
+            computed: Event::new(device, false)?,
+            downloaded: Event::new(device, true)?,
+        })
+    }
+}
+
+/// Where the validity of so many rows of the result is in its slab, and how long that is.
+fn output_bytes(result: &HostResult<'_>, rows: usize) -> (usize, usize) {
+    let data = aligned(rows * result.each);
+    match result.validity {
+        Some(_) => (data, data + bit_bytes(rows)),
+        None => (data, rows * result.each),
+    }
+}
+
+/// Rows of a piece of a batch of so many bytes: at least four pieces, if those are large enough to be fast.
+fn natural(rows: usize, bytes: usize) -> usize {
+    let each = bytes.div_ceil(rows.max(1)).max(1);
+    let piece = (bytes / 4).clamp(PIECE.start, PIECE.end);
+    // Whole words of bits.
+    (piece / each).max(1).next_multiple_of(32)
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        crate::device::log("wait for what was under way", self.device.synchronize());
+    }
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("device", &self.device).field("most", &self.most).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
