@@ -21,6 +21,7 @@ pub enum Runner {
 /// |---|---|---|
 /// | `DAFT_RUNNER` | `native` | `native`: in this process; `flotilla`: on the cluster at `REGATTA_ADDRESS`, else on local worker processes |
 /// | `DAFT_ACTOR_UDF_READY_TIMEOUT` | 120 | seconds for UDF replicas to become ready |
+/// | `REGATTA_POOL_WARM_SECONDS` | 60 | how long the replicas of a UDF stay for the next query when no query uses them |
 /// | `DAFT_MIN_CPU_PER_TASK` | 0.5 | CPU that one task is charged |
 /// | `DAFT_SCHEDULER_LINEAR` | `false` | one task in flight, for debugging |
 /// | `DAFT_AUTOSCALING_THRESHOLD` | 1.25 | what waits over what there is, above which more workers are asked for; at least 1 |
@@ -40,6 +41,8 @@ pub struct Config {
     pub runner: Runner,
     /// How long UDF replicas may take to become ready.
     pub actor_udf_ready_timeout: Duration,
+    /// How long the replicas of a UDF stay for the next query when no query uses them, where its pool does not say.
+    pub pool_warm: Duration,
     /// CPU that one task is charged.
     pub min_cpu_per_task: f64,
     /// One task in flight, of all queries: for debugging.
@@ -89,6 +92,7 @@ impl Default for Config {
         Self {
             runner: Runner::Native,
             actor_udf_ready_timeout: Duration::from_secs(120),
+            pool_warm: Duration::from_secs(60),
             min_cpu_per_task: 0.5,
             scheduler_linear: false,
             autoscaling_threshold: 1.25,
@@ -140,6 +144,9 @@ impl Config {
         }
         if let Some(timeout) = seconds(&get, "DAFT_ACTOR_UDF_READY_TIMEOUT")? {
             config.actor_udf_ready_timeout = timeout;
+        }
+        if let Some(time) = seconds(&get, "REGATTA_POOL_WARM_SECONDS")? {
+            config.pool_warm = time;
         }
         if let Some(timeout) = seconds(&get, "REGATTA_WORKER_TIMEOUT")? {
             config.worker_timeout = timeout;
@@ -271,6 +278,7 @@ mod tests {
             with("DAFT_ACTOR_UDF_READY_TIMEOUT", "1.5").unwrap().actor_udf_ready_timeout,
             Duration::from_millis(1500)
         );
+        assert_eq!(with("REGATTA_POOL_WARM_SECONDS", "0").unwrap().pool_warm, Duration::ZERO);
         assert_eq!(with("DAFT_MIN_CPU_PER_TASK", "2").unwrap().min_cpu_per_task, 2.0);
         assert_eq!(with("DAFT_AUTOSCALING_THRESHOLD", "2.5").unwrap().autoscaling_threshold, 2.5);
         assert!(!with("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", "False").unwrap().autoscaling_downscale_enabled);
@@ -312,6 +320,7 @@ mod tests {
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "-1"),
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "0"),
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "inf"),
+            ("REGATTA_POOL_WARM_SECONDS", "for ever"),
             ("DAFT_SCHEDULER_LINEAR", "yes please"),
             ("DAFT_AUTOSCALING_THRESHOLD", "0.9"),
             ("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", "perhaps"),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
 use crate::os;
-use crate::sched::{PoolId, QueryId, TaskId, WorkerId};
+use crate::sched::{QueryId, StepId, TaskId, WorkerId};
 use crate::udf::UdfError;
 
 /// Why a session or a query failed.
@@ -291,10 +291,10 @@ impl TaskFailure {
 
 /// A pool of UDF replicas that did not come up, or broke.
 #[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
-#[error("UDF {udf}, {pool}: {cause}")]
+#[error("UDF {udf}, {step}: {cause}")]
 pub struct PoolError {
     /// Which call of which stage.
-    pub pool: PoolId,
+    pub step: StepId,
     /// The UDF's registered name.
     pub udf: String,
     /// Why.
@@ -331,7 +331,11 @@ pub enum PoolFailure {
         progress: Option<String>,
     },
     /// The worker with a replica is gone.
-    #[error("replica {rank} was lost with {worker}: {why}")]
+    #[error(
+        "replica {rank} was lost with {worker}: {why}. With it the stage has lost five: the UDF may be what ends its workers \
+         (it aborts, exits, or takes all memory). Try it with .isolated(): then it ends a process of its own, and the error \
+         says how"
+    )]
     Lost {
         /// Which replica.
         rank: u32,

@@ -63,7 +63,7 @@ pub use frame::{Batches, LazyFrameExt, Run};
 pub use polars_ooc::Allocator;
 pub use regatta_macros::{Message, actor, main, udf};
 pub use sched::{
-    PoolId, PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, TaskId, Wait, WaitsFor, WorkerId,
+    PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, StepId, TaskId, Wait, WaitsFor, WorkerId,
     WorkerStatus,
 };
 pub use session::{Cluster, Persisted, Session};

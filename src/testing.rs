@@ -92,6 +92,7 @@ mod tests {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         for (page, least, folders) in [
             ("docs/scheduler.md", 60, &["src", "tests/scenarios"][..]),
+            ("docs/udfs.md", 50, &["src", "tests"]),
             ("docs/semantics.md", 50, &["remote/src", "remote/tests"]),
         ] {
             let text = fs::read_to_string(here.join(page)).unwrap();

@@ -81,7 +81,9 @@ impl Work {
     }
 
     fn session(&self, workers: usize) -> Session {
-        Session::local_with(workers, Config { scratch: self.scratch(), ..Config::default() }).unwrap()
+        // Pools that are kept warm would be left on purpose.
+        let config = Config { scratch: self.scratch(), pool_warm: Duration::ZERO, ..Config::default() };
+        Session::local_with(workers, config).unwrap()
     }
 
     fn rows(&self) -> LazyFrame {

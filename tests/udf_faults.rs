@@ -8,12 +8,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{process, thread};
 
-use regatta::Error;
 use regatta::error::PoolFailure;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::eventually;
 use regatta::udf::{Pool, Registered};
+use regatta::{Config, Error};
 use serde::{Deserialize, Serialize};
 
 regatta::testing::worker!();
@@ -154,7 +154,8 @@ fn says(result: Result<Column, Error>, parts: &[&str]) {
 
 /// Each way for itself on each kind of session; then all its processes have ended and the session still works.
 fn on_both(check: impl Fn(&Session, &Path)) {
-    for session in [Session::native().unwrap(), Session::local(2).unwrap()] {
+    let config = || Config { pool_warm: Duration::ZERO, ..Config::default() };
+    for session in [Session::native_with(config()).unwrap(), Session::local_with(2, config()).unwrap()] {
         let folder = tempfile::tempdir().unwrap();
         let workers = session.processes();
         check(&session, folder.path());
@@ -333,4 +334,16 @@ fn a_thread_that_panics_aborts_nothing_and_one_that_never_answers_is_left_behind
         says(collect(&session, &sleeps), &["misbehaves", "0.2 s", "not used again"]);
         assert_eq!(numbers().collect_on(&session).unwrap().height(), 1000);
     }
+}
+
+#[test]
+fn a_thread_that_aborts_takes_its_worker_with_it_once_for_nothing_and_five_times_for_an_error_that_names_the_udf() {
+    let session = Session::local(2).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let thread = |how| Misbehaves { how, folder: folder.path().to_owned() }.pool().batch(100);
+    let workers = session.processes();
+    assert_eq!(collect(&session, &thread(How::AbortsOnce)).unwrap().i64().unwrap().sum(), Some(999 * 500));
+    assert_ne!(session.processes(), workers, "one was replaced");
+    says(collect(&session, &thread(How::Aborts)), &["misbehaves", "replica", "was lost with worker", ".isolated()"]);
+    assert_eq!(numbers().collect_on(&session).unwrap().height(), 1000, "and the workers are there again");
 }

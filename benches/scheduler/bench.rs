@@ -122,6 +122,7 @@ fn cluster(workers: u32) -> (Core, Instant) {
     let mut core = Core::new(Settings {
         task: Resources::cpus(0.5),
         ready_timeout: Duration::from_secs(120),
+        pool_warm: Duration::ZERO,
         worker_timeout: Duration::from_secs(120),
         linear: false,
         max_task_backlog: None,

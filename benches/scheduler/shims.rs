@@ -12,7 +12,7 @@ pub(crate) mod error {
     use std::time::Duration;
 
     use super::udf::UdfError;
-    use crate::sched::{PoolId, TaskId};
+    use crate::sched::{StepId, TaskId};
 
     #[derive(Debug, Clone)]
     pub(crate) enum Error {
@@ -45,7 +45,7 @@ pub(crate) mod error {
 
     #[derive(Debug, Clone)]
     pub(crate) struct PoolError {
-        pub(crate) pool: PoolId,
+        pub(crate) step: StepId,
         pub(crate) udf: String,
         pub(crate) cause: PoolFailure,
     }

@@ -16,7 +16,7 @@ use crate::cluster::ClusterProvider;
 use crate::error::{ActorError, ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{
-    Attempt, MAX_ATTEMPTS, Outcome, Output, PoolId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId,
+    Attempt, MAX_ATTEMPTS, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, StepId,
     TaskId, WorkerId,
 };
 use crate::store::Ticket;
@@ -97,15 +97,19 @@ pub(crate) enum Word {
     /// It has had nothing to do for a while, or has something to do again.
     Idle(bool),
     Failed(UdfError),
-    /// It has ended in order; what it still had to report.
-    Stopped(Metrics),
+    /// It hangs in a call that took longer than it may.
+    Hung,
+    /// It does not come back from a call that nobody waits for any more.
+    Stuck,
+    /// It has ended in order; what it still had to report, to the step that it served last.
+    Stopped(StepId, Metrics),
 }
 
 /// Batches of tasks on this worker wait for room at a replica; 0: no longer.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct CreditWaits {
     pub(crate) worker: WorkerId,
-    pub(crate) pool: PoolId,
+    pub(crate) step: StepId,
     pub(crate) batches: usize,
 }
 
@@ -141,9 +145,10 @@ pub(crate) struct Piece {
     pub(crate) ticket: Ticket,
 }
 
-/// A replica that takes batches.
+/// A replica that takes batches of a step.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct ReplicaAt {
+    pub(crate) step: StepId,
     pub(crate) replica: ReplicaId,
     pub(crate) place: Place,
     pub(crate) actor: ActorId,
@@ -153,6 +158,8 @@ pub(crate) struct ReplicaAt {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct StartReplica {
     pub(crate) replica: ReplicaId,
+    /// For whom: others may use it too.
+    pub(crate) step: StepId,
     pub(crate) udf: String,
     pub(crate) arguments: Vec<u8>,
     pub(crate) options: PoolOptions,

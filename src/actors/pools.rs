@@ -15,7 +15,7 @@ use super::{Host, UdfActor};
 use crate::engine::Pools;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::UdfStep;
-use crate::sched::ReplicaId;
+use crate::sched::{QueryId, ReplicaId, StageId, StepId};
 use crate::store::{decode_frame, encode_frame};
 use crate::udf::{Call, Deaths, Fault, PoolOptions, Reply, Retry, Router, UdfError, UdfResult, conform};
 
@@ -43,6 +43,7 @@ impl UdfOfStep {
 }
 
 struct StepPool {
+    id: StepId,
     udf: UdfOfStep,
     seats: Mutex<Seats>,
     /// A credit came back, or a replica came.
@@ -66,17 +67,23 @@ struct Seat {
 }
 
 impl StagePools {
-    pub(super) fn new(host: Arc<Host>, here: Place, udfs: impl IntoIterator<Item = UdfOfStep>) -> Self {
-        let steps = udfs.into_iter().map(|udf| {
+    pub(super) fn new(
+        host: Arc<Host>,
+        here: Place,
+        (query, stage): (QueryId, StageId),
+        udfs: impl IntoIterator<Item = UdfOfStep>,
+    ) -> Self {
+        let steps = udfs.into_iter().enumerate().map(|(step, udf)| {
+            let id = StepId { query, stage, step: step as u32 };
             let seats = Seats { router: Router::with_credits(udf.options.in_flight), ..Seats::default() };
-            StepPool { udf, seats: Mutex::new(seats), room: Notify::new(), waiting: AtomicUsize::new(0) }
+            StepPool { id, udf, seats: Mutex::new(seats), room: Notify::new(), waiting: AtomicUsize::new(0) }
         });
         Self { host, here, steps: steps.collect() }
     }
 
     /// Adds a replica, or takes one in again that was thought lost. `local`: it runs in this process.
     pub(super) fn add(&self, at: ReplicaAt, local: Option<LocalRef<UdfActor>>) {
-        let Some(step) = self.steps.get(at.replica.pool.step as usize) else { return };
+        let Some(step) = self.steps.get(at.step.step as usize) else { return };
         let mut seats = step.seats();
         match seats.replicas.iter().position(|seat| seat.at.replica == at.replica) {
             Some(known) => seats.router.set_gone(known, false),
@@ -91,10 +98,13 @@ impl StagePools {
 
     /// A replica will be stopped: it gets no further batch.
     pub(super) fn dismiss(&self, replica: ReplicaId) {
-        let Some(step) = self.steps.get(replica.pool.step as usize) else { return };
-        let mut seats = step.seats();
-        if let Some(known) = seats.replicas.iter().position(|seat| seat.at.replica == replica) {
-            seats.router.set_gone(known, true);
+        for step in &self.steps {
+            let mut seats = step.seats();
+            if let Some(known) = seats.replicas.iter().position(|seat| seat.at.replica == replica) {
+                seats.router.set_gone(known, true);
+                drop(seats);
+                step.room.notify_waiters();
+            }
         }
     }
 
@@ -109,7 +119,7 @@ impl StagePools {
         let unknown = || TaskFailure::Panicked(format!("step {step} has no pool"));
         let step = self.steps.get(step).ok_or_else(unknown)?;
         let UdfOfStep { name, options, dtype } = &step.udf;
-        let (mut retry, mut deaths) = (Retry::new(options), Deaths::default());
+        let (mut retry, mut deaths) = (Retry::new(options, Some(step.id)), Deaths::default());
         let (seat, error) = loop {
             let (seat, result) = self.attempt(step, &inputs, deaths.before(retry.call())).await?;
             let conform = |reply: Reply| Ok(Reply { column: conform(reply.column, dtype)?, ..reply });

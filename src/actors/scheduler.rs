@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
-use regatta_remote::{ActorId, ActorRef, Arbiter, AskError, LocalRef, Node, NodeId, Role};
+use regatta_remote::{ActorId, ActorRef, Arbiter, AskError, LocalRef, Node, NodeId, Role, encode};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
@@ -17,10 +17,11 @@ use super::messages::{
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
 use crate::error::ClusterError;
-use crate::plan::{QueryPlan, Rows, Split, Stage, share};
+use crate::os;
+use crate::plan::{QueryPlan, Rows, Split, Stage, UdfStep, share};
 use crate::sched::{
     Action, Core, Event, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources,
-    Settings, StageId, StageSpec, TaskId, WorkerId,
+    Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
 use crate::store::{RowRange, Ticket};
 use crate::udf::{Metrics, MetricsByUdf, RunOn, merge_into};
@@ -31,7 +32,8 @@ pub struct SchedulerActor {
     host: Arc<Host>,
     workers: HashMap<WorkerId, Crew>,
     queries: HashMap<QueryId, Submitted>,
-    replicas: HashMap<ReplicaId, ActorId>,
+    /// Replicas that have become ready, and where.
+    replicas: HashMap<ReplicaId, (WorkerId, ActorId)>,
     /// Users' actors started so far.
     pub(super) hosted: u64,
     /// `None`: workers neither come nor go.
@@ -148,6 +150,7 @@ impl SchedulerActor {
                     self.send(worker, Outgoing::Gone(Gone(node)));
                 }
             }
+            self.replicas.retain(|_, (on, _)| *on != worker);
             // Its process may still be there, stopped or cut off: it is of no use any more.
             self.provide(move |provider| provider.retire(worker));
             self.take(Event::Lost { worker, why });
@@ -178,22 +181,23 @@ impl SchedulerActor {
                 let inputs = stage.inputs.iter();
                 let inputs = inputs.map(|id| (*id, self.pieces(task.query, *id, &split))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
-                let replicas = ready.into_iter().filter_map(|(replica, on)| self.replica_at(replica, on)).collect();
+                let replicas = ready.into_iter().filter_map(|(step, replica, on)| self.replica_at(step, replica, on));
+                let replicas = replicas.collect();
                 self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
             }
-            Action::StartReplica { worker, replica, devices } => {
-                let stage = self.stage(replica.pool.query, replica.pool.stage.0);
-                if let Some(step) = stage.and_then(|stage| stage.steps().get(replica.pool.step as usize)) {
-                    let (udf, arguments, options) = (step.udf.clone(), step.arguments.clone(), step.options.clone());
-                    self.send(worker, Outgoing::Start(StartReplica { replica, udf, arguments, options, devices }));
+            Action::StartReplica { worker, replica, step, devices } => {
+                if let Some(of) = self.step(step) {
+                    let (udf, arguments, options) = (of.udf.clone(), of.arguments.clone(), of.options.clone());
+                    let start = StartReplica { replica, step, udf, arguments, options, devices };
+                    self.send(worker, Outgoing::Start(start));
                 }
             }
             Action::StopReplica { worker, replica } => {
                 self.replicas.remove(&replica);
                 self.send(worker, Outgoing::Stop(StopReplica(replica)));
             }
-            Action::Serve { replica, on, tell } => {
-                if let Some(at) = self.replica_at(replica, on) {
+            Action::Serve { step, replica, on, tell } => {
+                if let Some(at) = self.replica_at(step, replica, on) {
                     for worker in tell {
                         self.send(worker, Outgoing::Serve(Serve(at)));
                     }
@@ -210,6 +214,7 @@ impl SchedulerActor {
             Action::Retire { worker } => {
                 // Its outbox goes with it; its end is then nobody's loss.
                 self.workers.remove(&worker);
+                self.replicas.retain(|_, (on, _)| *on != worker);
                 self.provide(move |provider| provider.retire(worker));
             }
             Action::Report(query, report) => self.report(query, report),
@@ -258,6 +263,10 @@ impl SchedulerActor {
         self.queries.get(&query)?.plan.stages.get(stage as usize)
     }
 
+    fn step(&self, StepId { query, stage, step }: StepId) -> Option<&UdfStep> {
+        self.stage(query, stage.0)?.steps().get(step as usize)
+    }
+
     /// What a task with this split reads of a stage's output.
     fn pieces(&self, query: QueryId, stage: StageId, split: &Split) -> Vec<Piece> {
         let partitions = self.stage(query, stage.0).map_or(1, Stage::partitions);
@@ -276,18 +285,16 @@ impl SchedulerActor {
         }
     }
 
-    fn replica_stopped(&mut self, replica: ReplicaId, metrics: &Metrics) {
-        let ReplicaId { pool, .. } = replica;
-        let Some(submitted) = self.queries.get_mut(&pool.query) else { return };
-        let stage = submitted.plan.stages.get(pool.stage.0 as usize);
-        if let Some(step) = stage.and_then(|stage| stage.steps().get(pool.step as usize)) {
-            merge_into(&mut submitted.reported.replicas, &step.udf, metrics);
+    fn replica_stopped(&mut self, step: StepId, metrics: &Metrics) {
+        let Some(udf) = self.step(step).map(|step| step.udf.clone()) else { return };
+        if let Some(submitted) = self.queries.get_mut(&step.query) {
+            merge_into(&mut submitted.reported.replicas, &udf, metrics);
         }
     }
 
-    fn replica_at(&self, replica: ReplicaId, on: WorkerId) -> Option<ReplicaAt> {
+    fn replica_at(&self, step: StepId, replica: ReplicaId, on: WorkerId) -> Option<ReplicaAt> {
         let place = self.workers.get(&on)?.place;
-        Some(ReplicaAt { replica, place, actor: *self.replicas.get(&replica)? })
+        Some(ReplicaAt { step, replica, place, actor: self.replicas.get(&replica)?.1 })
     }
 }
 
@@ -379,10 +386,15 @@ impl Handler<ReplicaSays> for SchedulerActor {
         let event = match word {
             Word::Progress(doing) => Event::ReplicaProgress { replica, doing },
             Word::Failed(error) => Event::ReplicaFailed { replica, error },
-            Word::Stopped(metrics) => return self.replica_stopped(replica, &metrics),
+            Word::Hung => Event::ReplicaHung(replica),
+            Word::Stuck => Event::ReplicaStuck(replica),
+            Word::Stopped(step, metrics) => return self.replica_stopped(step, &metrics),
             Word::Idle(idle) => Event::ReplicaIdle { replica, idle },
             Word::Ready(actor) => {
-                self.replicas.insert(replica, actor);
+                // The word of one that was stopped meanwhile comes too late.
+                if let Some(on) = self.core.replica_on(replica) {
+                    self.replicas.insert(replica, (on, actor));
+                }
                 Event::ReplicaReady(replica)
             }
         };
@@ -393,8 +405,8 @@ impl Handler<ReplicaSays> for SchedulerActor {
 impl Handler<CreditWaits> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, CreditWaits { worker, pool, batches }: CreditWaits, _: &mut Self::Context) {
-        self.take(Event::CreditWait { worker, pool, batches });
+    fn handle(&mut self, CreditWaits { worker, step, batches }: CreditWaits, _: &mut Self::Context) {
+        self.take(Event::CreditWait { worker, step, batches });
     }
 }
 
@@ -424,7 +436,6 @@ impl Handler<Release> for SchedulerActor {
     fn handle(&mut self, Release(query): Release, _: &mut Self::Context) {
         self.take(Event::Release(query));
         self.queries.remove(&query);
-        self.replicas.retain(|id, _| id.pool.query != query);
     }
 }
 
@@ -510,9 +521,9 @@ fn pieces(split: &Split, outputs: &[(Place, Output)], partitions: usize) -> Vec<
 }
 
 /// What a pool takes; `gpus`: some worker has a GPU.
-fn pool_spec(step: &crate::plan::UdfStep, gpus: bool) -> PoolSpec {
+fn pool_spec(step: &UdfStep, gpus: bool) -> PoolSpec {
     let options = &step.options;
-    let ((least, most), ready_timeout) = (options.replicas, options.ready_timeout);
+    let ((least, most), ready_timeout, keep_warm) = (options.replicas, options.ready_timeout, options.keep_warm);
     let each = Resources::cpus(options.cpus).with_memory(options.memory);
     let each = if !gpus && options.run_on == RunOn::PreferGpu {
         tracing::warn!(udf = step.udf, "no worker has a GPU: it runs on CPUs");
@@ -520,7 +531,10 @@ fn pool_spec(step: &crate::plan::UdfStep, gpus: bool) -> PoolSpec {
     } else {
         each.with_gpus(options.gpus, options.gpu_memory)
     };
-    PoolSpec { udf: step.udf.clone(), each, least, most, ready_timeout }
+    // What cannot be encoded is nobody else's.
+    let key = encode(&(&step.udf, options, each, &step.arguments)).map(|key| Arc::from(&*key));
+    let key = key.unwrap_or_else(|_| Arc::from(os::random().to_le_bytes()));
+    PoolSpec { key, udf: step.udf.clone(), each, least, most, ready_timeout, keep_warm }
 }
 
 /// The machine that a worker runs on; `None` for processes of this one, which never come back.

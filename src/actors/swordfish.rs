@@ -19,8 +19,8 @@ use super::{Host, SchedulerActor, UdfActor, insist};
 use crate::engine::{Inputs, Program, TaskRun, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::held_at;
-use crate::sched::{Attempt, Outcome, PartitionId, PoolId, QueryId, ReplicaId, StageId, TaskId};
-use crate::udf::{CallingTask, TaskMeter, UdfError};
+use crate::sched::{Attempt, Outcome, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
+use crate::udf::{CALLS, CallingTask, TaskMeter, UdfError};
 
 /// Runs the tasks and replicas of one worker.
 pub struct SwordfishActor {
@@ -78,10 +78,6 @@ struct Running {
 const LOOK: Duration = Duration::from_millis(500);
 /// Words on such batches that may wait to be sent; more are said later.
 const WAITS: usize = 64;
-/// Calls that wait at a replica or run there, from all workers. Each of them has a credit of its own pool.
-const REPLICA_MAILBOX: usize = 256;
-/// The same for a replica of an async UDF, which has many calls in flight.
-const ASYNC_MAILBOX: usize = 4096;
 
 impl SwordfishActor {
     pub(crate) fn new(host: Arc<Host>, here: Place, scheduler: ActorRef<SchedulerActor>) -> Self {
@@ -115,9 +111,9 @@ impl SwordfishActor {
         for (query, work) in &mut self.queries {
             for (stage, here) in &mut work.stages {
                 for (step, batches) in here.pools.waiting().enumerate() {
-                    let pool = PoolId { query: *query, stage: *stage, step: step as u32 };
                     let said = here.said.entry(step).or_default();
-                    let waits = CreditWaits { worker: self.here.worker, pool, batches };
+                    let id = StepId { query: *query, stage: *stage, step: step as u32 };
+                    let waits = CreditWaits { worker: self.here.worker, step: id, batches };
                     // What has no place now is said at the next look.
                     if *said != batches && self.waits.try_send(waits).is_ok() {
                         *said = batches;
@@ -129,7 +125,7 @@ impl SwordfishActor {
 
     fn serve(&mut self, at: ReplicaAt) {
         let local = self.replicas.get(&at.replica).map(|running| running.actor.clone());
-        let stage = self.queries.get(&at.replica.pool.query).and_then(|work| work.stages.get(&at.replica.pool.stage));
+        let stage = self.queries.get(&at.step.query).and_then(|work| work.stages.get(&at.step.stage));
         if let Some(stage) = stage {
             stage.pools.add(at, local);
         }
@@ -195,7 +191,7 @@ impl Handler<Prepare> for SwordfishActor {
         let udfs: Vec<_> = program.steps.iter().map(UdfOfStep::of).collect();
         let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
         let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
-        let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, udfs));
+        let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, (query, stage), udfs));
         let here = StageHere { program, pools, said: HashMap::new(), cancel: watch::Sender::new(false) };
         self.work(query).stages.insert(stage, here);
     }
@@ -246,10 +242,8 @@ impl Handler<Dismiss> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, Dismiss(replica): Dismiss, _: &mut Self::Context) {
-        let stage = self.queries.get(&replica.pool.query).and_then(|work| work.stages.get(&replica.pool.stage));
-        if let Some(stage) = stage {
-            stage.pools.dismiss(replica);
-        }
+        let stages = self.queries.values().flat_map(|work| work.stages.values());
+        stages.for_each(|stage| stage.pools.dismiss(replica));
     }
 }
 
@@ -271,8 +265,7 @@ impl Handler<StartReplica> for SwordfishActor {
             }
         };
         let (host, here, scheduler) = (Arc::clone(&self.host), self.here, self.scheduler.clone());
-        let mailbox = if spec.options.in_flight.is_some() { ASYNC_MAILBOX } else { REPLICA_MAILBOX };
-        let actor = arbiter.spawn(mailbox, move |_| UdfActor::new(host, here, spec, number, scheduler));
+        let actor = arbiter.spawn(CALLS, move |_| UdfActor::new(host, here, spec, number, scheduler));
         if let Some(node) = &self.host.node {
             node.publish(number, &actor).on::<Evaluate>(&[Role::Worker]);
         }
@@ -299,12 +292,6 @@ impl Handler<End> for SwordfishActor {
         }
         for next in self.tasks.values_mut() {
             next.take_if(|next| next.task.query == query);
-        }
-        let of_query: Vec<_> = self.replicas.keys().filter(|id| id.pool.query == query).copied().collect();
-        for id in of_query {
-            if let Some(running) = self.replicas.remove(&id) {
-                self.stop(running);
-            }
         }
         self.host.store.drop_query(query);
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
 use polars::prelude::DataFrame;
-use regatta_remote::ActorRef;
+use regatta_remote::{ActorRef, Asker};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::messages::{BatchAt, CallFailure, Evaluate, Evaluated, Place, ReplicaSays, StartReplica, Word};
@@ -15,9 +16,9 @@ use super::{Host, SchedulerActor, insist};
 use crate::actor::ActorDirectory;
 use crate::sched::ReplicaId;
 use crate::store::{Offer, decode_frame, encode_frame};
-use crate::udf::{Call, ReplicaSpec, ReplicaThread, Reply, Said, Seat, UdfError};
+use crate::udf::{Call, Fault, ReplicaSpec, ReplicaThread, Reply, Said, Seat, UdfError};
 
-/// A replica of a UDF: started once, then one batch at a time.
+/// A replica of a UDF: started once, then one batch at a time, of whatever query.
 pub struct UdfActor {
     host: Arc<Host>,
     here: Place,
@@ -35,7 +36,7 @@ pub struct UdfActor {
     looked: (u64, bool),
 }
 
-/// What a replica has to do.
+/// What a replica has to do, also if nobody waits for it any more.
 #[derive(Default)]
 struct Calls {
     begun: AtomicU64,
@@ -84,6 +85,9 @@ impl UdfActor {
     }
 }
 
+/// A call that nobody wants any more may go on for so long before its replica is given up. Others may wait behind it.
+const ABANDONED: Duration = Duration::from_secs(10);
+
 /// A call, or the start, for as long as it takes.
 struct UnderWay(Arc<Calls>);
 
@@ -104,6 +108,7 @@ impl Actor for UdfActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        let StartReplica { replica, step, udf, arguments, options, devices } = self.spec.clone();
         // The start counts as a call: who starts is not idle.
         let mut starting = Some(UnderWay::begin(&self.calls));
         let (words, number) = (self.words.clone(), self.number);
@@ -117,14 +122,14 @@ impl Actor for UdfActor {
                 Said::Progress(doing) => Word::Progress(doing.to_owned()),
                 Said::Started(Ok(())) => Word::Ready(number),
                 Said::Started(Err(error)) => Word::Failed(error),
-                Said::Stopped(metrics) if metrics.is_empty() => return,
-                Said::Stopped(metrics) => Word::Stopped(metrics),
+                Said::Stopped(_, metrics) if metrics.is_empty() => return,
+                Said::Stopped(served, metrics) => Word::Stopped(served.unwrap_or(step), metrics),
             };
             let _ = words.try_send(word);
         };
-        let StartReplica { replica, udf, arguments, options, devices } = self.spec.clone();
         tracing::debug!(udf, rank = replica.rank, ?devices, "starts");
-        let seat = Seat::of(replica, self.here.worker, options.replicas.1, devices, self.host.store.folder());
+        let (worker, scratch) = (self.here.worker, self.host.store.folder());
+        let seat = Seat::of(step, replica.rank, worker, options.replicas.1, devices, scratch);
         let directory: Arc<dyn ActorDirectory> = Arc::<Host>::clone(&self.host);
         let spec = ReplicaSpec { udf, arguments, options, seat, directory: Some(directory) };
         match ReplicaThread::start(spec, tell) {
@@ -141,11 +146,10 @@ impl Handler<Evaluate> for UdfActor {
     fn handle(&mut self, message: Evaluate, _: &mut Self::Context) -> Self::Result {
         let Evaluate { inputs, call } = message;
         let (host, here, hung) = (Arc::clone(&self.host), self.here, Arc::clone(&self.hung));
-        let offers = Arc::clone(&self.offers);
+        let (offers, words) = (Arc::clone(&self.offers), self.words.clone());
         let thread = self.thread.clone();
-        let call_under_way = UnderWay::begin(&self.calls);
-        Box::pin(async move {
-            let _call = call_under_way;
+        let (under_way, asker) = (UnderWay::begin(&self.calls), Asker::current());
+        let evaluate = async move {
             let thread = thread.ok_or_else(|| UdfError::new("the replica has no thread"))?;
             let (frame, is_here) = match inputs {
                 BatchAt::Here(frame) => (frame, true),
@@ -156,7 +160,8 @@ impl Handler<Evaluate> for UdfActor {
                     (decode_frame(bytes).map_err(|error| CallFailure::NotFetched(error.to_string()))?, false)
                 }
             };
-            let Reply { column, metrics } = evaluate(&thread, frame, call, &hung).await?;
+            let evaluation = Evaluation { thread, hung, words, runtime: host.runtime.handle().clone() };
+            let Reply { column, metrics } = evaluation.run(frame, call, under_way).await?;
             let result = column.into_frame();
             if is_here {
                 return Ok(Evaluated { column: BatchAt::Here(result), metrics });
@@ -168,39 +173,91 @@ impl Handler<Evaluate> for UdfActor {
             offers.retain(Offer::waits);
             offers.push(offer);
             Ok(Evaluated { column: BatchAt::There(here, ticket), metrics })
+        };
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                evaluated = evaluate => evaluated,
+                () = asker.gone() => Err(CallFailure::NotFetched("nobody waits for it any more".to_owned())),
+            }
         })
     }
 }
 
-/// Has the replica's thread run one batch. The time-out begins when the batch does.
-async fn evaluate(
-    thread: &ReplicaThread,
-    inputs: DataFrame,
-    call: Call,
-    hung: &watch::Sender<bool>,
-) -> Result<Reply, CallFailure> {
-    let (began, begins) = oneshot::channel();
-    let (done, result) = oneshot::channel();
-    let told_began = move || _ = began.send(());
-    // The call ends with this future, if it is dropped.
-    let _wanted = thread.run(inputs, call, told_began, move |result| drop(done.send(result)));
-    let mut hangs = hung.subscribe();
-    tokio::select! {
-        biased;
-        _ = begins => (), // an error: the thread has ended, and so has `result`
-        _ = hangs.wait_for(|hangs| *hangs) => return Err(CallFailure::Hung),
+/// What runs one batch.
+struct Evaluation {
+    thread: ReplicaThread,
+    hung: Arc<watch::Sender<bool>>,
+    words: mpsc::Sender<Word>,
+    runtime: Handle,
+}
+
+impl Evaluation {
+    /// Has the replica's thread run one batch. The time-out begins when the batch does.
+    async fn run(self, inputs: DataFrame, call: Call, under_way: UnderWay) -> Result<Reply, CallFailure> {
+        let (began, begins) = oneshot::channel();
+        let (done, result) = oneshot::channel();
+        let told_began = move || _ = began.send(());
+        let tell_result = move |result| {
+            drop(under_way);
+            drop(done.send(result));
+        };
+        // The call ends with this future, if it is dropped.
+        let _wanted = self.thread.run(inputs, call, told_began, tell_result);
+        let mut hangs = self.hung.subscribe();
+        tokio::select! {
+            biased;
+            _ = begins => (), // an error: the thread has ended, and so has `result`
+            _ = hangs.wait_for(|hangs| *hangs) => return Err(CallFailure::Hung),
+        }
+        let mut running = Running { result: Some(result), words: self.words.clone(), runtime: self.runtime };
+        let result = match self.thread.patience(&call) {
+            None => running.ends().await,
+            Some(limit) => match tokio::time::timeout(limit, running.ends()).await {
+                Ok(result) => result,
+                Err(_) => {
+                    running.result = None;
+                    self.hung.send_replace(true);
+                    let _ = self.words.send(Word::Hung).await;
+                    return Err(CallFailure::TimedOut);
+                }
+            },
+        };
+        running.result = None;
+        Ok(result.unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended").into()))?)
     }
-    let result = match thread.patience(&call) {
-        None => result.await,
-        Some(limit) => match tokio::time::timeout(limit, result).await {
-            Ok(result) => result,
-            Err(_) => {
-                hung.send_replace(true);
-                return Err(CallFailure::TimedOut);
-            }
-        },
-    };
-    Ok(result.unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended").into()))?)
+}
+
+type CallResult = Result<Reply, Fault>;
+
+/// A call that has begun. If this is dropped before it has ended, it is seen to that it ends.
+struct Running {
+    result: Option<oneshot::Receiver<CallResult>>,
+    words: mpsc::Sender<Word>,
+    runtime: Handle,
+}
+
+impl Running {
+    /// Cancel safe: it can be waited for again.
+    async fn ends(&mut self) -> Result<CallResult, oneshot::error::RecvError> {
+        match &mut self.result {
+            Some(result) => result.await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(result) = self.result.take() {
+            let words = self.words.clone();
+            self.runtime.spawn(async move {
+                if tokio::time::timeout(ABANDONED, result).await.is_err() {
+                    let _ = words.send(Word::Stuck).await;
+                }
+            });
+        }
+    }
 }
 
 async fn report(replica: ReplicaId, mut words: mpsc::Receiver<Word>, scheduler: ActorRef<SchedulerActor>) {

@@ -118,7 +118,7 @@ pub(crate) fn seat_for(options: &PoolOptions, seat: &Seat, twin: bool) -> UdfRes
             None => format!("this worker does not see its GPU {device}"),
         },
         // Where Polars makes the call itself nobody gives out devices.
-        (_, None) if seat.replica.is_none_or(|(.., step)| step == u32::MAX) => match name_of(0) {
+        (_, None) if seat.step.is_none_or(|step| step.step == u32::MAX) => match name_of(0) {
             Some(name) => return on(name),
             None => "this process sees no GPU".to_owned(),
         },

@@ -8,10 +8,11 @@ use super::actors::Actors;
 use super::autoscale::{Autoscaler, ScaleSettings};
 use super::ledger::{Grant, Ledger};
 use super::policy::{DefaultScheduler, LinearScheduler, Policy};
+use super::pool::{PoolSpec, Pools};
 use super::query::{Outcome, Phase, Query, QuerySpec, Report, Task, TaskState};
 use super::queues::Queues;
-use super::status::{QueryStatus, SessionStatus, WorkerStatus};
-use super::{Attempt, Output, PoolId, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
+use super::status::{PoolStatus, QueryStatus, SessionStatus, WorkerStatus};
+use super::{Attempt, Output, PoolId, QueryId, ReplicaId, Resources, StageId, StepId, TaskId, WorkerId};
 use crate::error::{Error, TaskError, TaskFailure};
 use crate::udf::UdfError;
 
@@ -21,6 +22,8 @@ pub(crate) struct Settings {
     /// What one task takes.
     pub(crate) task: Resources,
     pub(crate) ready_timeout: Duration,
+    /// How long a pool stays when nobody uses it.
+    pub(crate) pool_warm: Duration,
     /// How long queries wait while there is no worker at all.
     pub(crate) worker_timeout: Duration,
     /// One task in flight, of all queries: for debugging.
@@ -72,13 +75,17 @@ pub(crate) enum Event {
     /// Batches of tasks on this worker wait for a replica to have room; 0: no longer.
     CreditWait {
         worker: WorkerId,
-        pool: PoolId,
+        step: StepId,
         batches: usize,
     },
     ReplicaFailed {
         replica: ReplicaId,
         error: UdfError,
     },
+    /// A replica hangs in a call that took longer than it may, and will not take another.
+    ReplicaHung(ReplicaId),
+    /// A replica does not come back from a call that nobody waits for any more.
+    ReplicaStuck(ReplicaId),
     /// Time has passed. Wanted often: deadlines and the autoscaler are looked at then.
     Tick,
 }
@@ -102,6 +109,8 @@ pub(crate) enum Action {
     StartReplica {
         worker: WorkerId,
         replica: ReplicaId,
+        /// Who is the first to need it.
+        step: StepId,
         /// GPUs that it may use, by their number on the worker.
         devices: Vec<u32>,
     },
@@ -109,13 +118,14 @@ pub(crate) enum Action {
         worker: WorkerId,
         replica: ReplicaId,
     },
-    /// A replica can take batches: tell the workers that have the stage.
+    /// A replica can take batches of this step: tell the workers that have its stage.
     Serve {
+        step: StepId,
         replica: ReplicaId,
         on: WorkerId,
         tell: Vec<WorkerId>,
     },
-    /// A replica will be stopped: tell the workers that have the stage.
+    /// A replica will be stopped: tell the workers that have a stage which uses it.
     Dismiss {
         replica: ReplicaId,
         tell: Vec<WorkerId>,
@@ -155,8 +165,8 @@ pub(crate) struct Core {
     /// Whose turn it is: queries take turns at free room, task by task. Those that are done have none.
     turns: VecDeque<QueryId>,
     timers: BTreeSet<(Instant, Timer)>,
-    /// Replicas that have nothing to do, the longest idle first.
-    idle: BTreeSet<(Instant, ReplicaId)>,
+    /// Of all queries.
+    pools: Pools,
     /// Stages that wait for room to be admitted.
     unadmitted: BTreeSet<(QueryId, usize)>,
     promise: Promise,
@@ -177,6 +187,8 @@ enum Timer {
     Ready(ReplicaId),
     /// A task's back-off is over.
     Retry(TaskId, Attempt),
+    /// A pool may have been unused for its time.
+    Cool(PoolId),
 }
 
 impl Core {
@@ -191,7 +203,7 @@ impl Core {
             queues: Queues::new(settings.max_task_backlog),
             turns: VecDeque::new(),
             timers: BTreeSet::new(),
-            idle: BTreeSet::new(),
+            pools: Pools::default(),
             unadmitted: BTreeSet::new(),
             promise: Promise::default(),
             autoscaler: settings.scale.clone().map(Autoscaler::new),
@@ -238,15 +250,13 @@ impl Core {
             Event::Persist(query) => self.queries.get_mut(&query).into_iter().for_each(|query| query.persisted = true),
             Event::Release(query) => self.end(query, None, now, &mut actions),
             Event::TaskEnded { task, attempt, outcome } => self.task_ended(task, attempt, outcome, now, &mut actions),
-            Event::ReplicaProgress { replica, doing } => {
-                if let Some(replica) = self.replica(replica) {
-                    replica.progress = Some(doing);
-                }
-            }
+            Event::ReplicaProgress { replica, doing } => self.replica_progress(replica, doing),
             Event::ReplicaReady(replica) => self.replica_ready(replica, &mut actions),
             Event::ReplicaIdle { replica, idle } => self.replica_idle(replica, idle, now),
-            Event::CreditWait { worker, pool, batches } => self.credit_wait(worker, pool, batches, now),
+            Event::CreditWait { worker, step, batches } => self.credit_wait(worker, step, batches, now),
             Event::ReplicaFailed { replica, error } => self.replica_failed(replica, error, now, &mut actions),
+            Event::ReplicaHung(replica) => self.replica_hung(replica, &mut actions),
+            Event::ReplicaStuck(replica) => self.replica_stuck(replica, now, &mut actions),
             Event::Tick => self.tick(now, &mut actions),
         }
         self.advance(now, &mut actions);
@@ -273,15 +283,23 @@ impl Core {
         added || self.ledger.capacity().wants_gpu()
     }
 
-    /// The replicas of a stage's steps that can take batches: `(step, rank, worker)`.
-    pub(crate) fn ready_replicas(&self, query: QueryId, stage: StageId) -> Vec<(ReplicaId, WorkerId)> {
+    /// The replicas that can take batches of a stage's steps, and where they are.
+    pub(crate) fn ready_replicas(&self, query: QueryId, stage: StageId) -> Vec<(StepId, ReplicaId, WorkerId)> {
         let Some(query) = self.queries.get(&query) else { return Vec::new() };
-        let pools = query.stages.get(stage.0 as usize).map_or(&[][..], |s| &s.pools);
-        let ready = pools.iter().enumerate().flat_map(|(step, pool)| {
-            let worker = |rank: usize| pool.replicas[rank].grant.worker;
-            pool.ready().map(move |rank| (query.replica_id(stage.0 as usize, step, rank), worker(rank)))
+        let steps = query.stages.get(stage.0 as usize).map_or(&[][..], |stage| &stage.steps);
+        let pools = steps.iter().enumerate().filter_map(|(step, state)| {
+            let id = state.pool?;
+            Some((query.step_id(stage.0 as usize, step), id, self.pools.get(id)?))
+        });
+        let ready = pools.flat_map(|(step, id, pool)| {
+            pool.ready().map(move |rank| (step, ReplicaId { pool: id, rank }, pool.replicas[&rank].grant.worker))
         });
         ready.collect()
+    }
+
+    /// Where a replica is that has neither been stopped nor gone with its worker.
+    pub(crate) fn replica_on(&self, replica: ReplicaId) -> Option<WorkerId> {
+        Some(self.pools.replica(replica)?.grant.worker)
     }
 
     /// Whether all partitions of a query's result are there.
@@ -291,7 +309,7 @@ impl Core {
 
     /// What a query waits for, and since when.
     pub(crate) fn status(&self, query: QueryId, now: Instant) -> Option<QueryStatus> {
-        Some(QueryStatus::of(self.queries.get(&query)?, self.settings.task, self.ledger.len() == 0, now))
+        Some(QueryStatus::of(self.queries.get(&query)?, &self.pools, self.settings.task, self.ledger.len() == 0, now))
     }
 
     /// Where everything stands.
@@ -309,16 +327,26 @@ impl Core {
             wanted: wanted.map(|(wanted, since)| (wanted, since.map_or(Duration::ZERO, |at| now.duration_since(at)))),
             backlog: self.backlog().as_cpus(),
             queries: queries.collect(),
+            pools: self.pools.iter().map(|pool| PoolStatus::of(pool, now)).collect(),
         }
     }
 
+    /// What nothing but room keeps from starting: tasks, and replicas up to the least that was asked for.
     fn backlog(&self) -> Resources {
-        let live = self.turns.iter().filter_map(|id| self.queries.get(id));
-        live.map(|query| query.backlog(self.settings.task)).fold(Resources::NONE, Resources::plus)
+        let live = || self.turns.iter().filter_map(|id| self.queries.get(id));
+        let tasks = self.settings.task.times(live().map(Query::backlog).sum());
+        let open = live().flat_map(|query| query.open.iter().map(|stage| &query.spec.stages[*stage].pools));
+        let wanted: BTreeMap<&[u8], &PoolSpec> = open.flatten().map(|pool| (&*pool.key, pool)).collect();
+        let missing = wanted.values().map(|spec| {
+            let there = self.pools.of(spec).map_or(0, |(_, pool)| pool.alive());
+            spec.each.in_all().times(spec.least.max(1).saturating_sub(there))
+        });
+        missing.fold(tasks, Resources::plus)
     }
 
-    fn submit(&mut self, spec: QuerySpec, now: Instant, actions: &mut Vec<Action>) {
+    fn submit(&mut self, mut spec: QuerySpec, now: Instant, actions: &mut Vec<Action>) {
         let id = spec.id;
+        self.share_cpus(&mut spec);
         let infeasible = self.infeasible(&spec);
         let query = Query::new(spec, |worker| self.ledger.has(worker), now);
         let is_done = query.stages.last().is_none_or(|last| last.phase == Phase::Done);
@@ -326,7 +354,7 @@ impl Core {
         self.turns.push_back(id);
         match infeasible {
             Some(error) => self.end(id, Some(error), now, actions),
-            None if is_done => self.query_done(id, actions),
+            None if is_done => self.query_done(id, now, actions),
             None => (),
         }
     }
@@ -399,19 +427,25 @@ impl Core {
             let needed = query.is_needed(input.0 as usize);
             query.settle_kept(input.0 as usize, needed, &mut self.ledger);
         }
-        self.stop_pools(id.query, stage, actions);
+        self.leave_pools(id.query, stage, now, actions);
         if is_result {
-            self.query_done(id.query, actions);
+            self.query_done(id.query, now, actions);
         }
     }
 
-    fn query_done(&mut self, id: QueryId, actions: &mut Vec<Action>) {
-        if let Some(query) = self.queries.get_mut(&id) {
-            query.done = true;
-            self.turns.retain(|turn| *turn != id);
-            self.ended = true;
-            actions.push(Action::Report(id, Report::Done));
+    fn query_done(&mut self, id: QueryId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        query.done = true;
+        let stages = query.stages.len();
+        for stage in query.stages.iter_mut().filter(|stage| stage.phase == Phase::Running && !stage.steps.is_empty()) {
+            stage.phase = Phase::Waiting;
         }
+        self.turns.retain(|turn| *turn != id);
+        self.unadmitted.retain(|(query, _)| *query != id);
+        self.ended = true;
+        // An input that was lost and is made again is not needed any more.
+        (0..stages).for_each(|stage| self.leave_pools(id, stage, now, actions));
+        actions.push(Action::Report(id, Report::Done));
     }
 
     /// Gives back the room of an attempt that is over: to who waits behind it, or to all.
@@ -460,6 +494,7 @@ impl Core {
             match timer {
                 Timer::Ready(replica) => self.check_ready(replica, now, actions),
                 Timer::Retry(task, attempt) => self.wake(task, attempt),
+                Timer::Cool(pool) => self.cool(pool, now, actions),
             }
         }
         self.check_workers(now, actions);
@@ -483,7 +518,7 @@ impl Core {
         }
         let (stages, done) = (query.stages.len(), query.done);
         left.into_iter().for_each(|(task, was)| self.vacate(task, was, now));
-        (0..stages).for_each(|stage| self.stop_pools(id, stage, actions));
+        (0..stages).for_each(|stage| self.leave_pools(id, stage, now, actions));
         self.queries.remove(&id);
         self.unadmitted.retain(|(query, _)| *query != id);
         self.turns.retain(|turn| *turn != id);

@@ -27,9 +27,9 @@ pub struct TaskId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Attempt(pub(crate) u32);
 
-/// The replicas that serve one UDF step of a stage.
+/// A UDF call of a stage. A pool of replicas serves it, and perhaps others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct PoolId {
+pub struct StepId {
     /// The query.
     pub query: QueryId,
     /// The stage.
@@ -37,6 +37,10 @@ pub struct PoolId {
     /// Which of the stage's UDF steps, from 0.
     pub step: u32,
 }
+
+/// The replicas of one UDF with its arguments and options. No number is used twice in a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct PoolId(pub(crate) u64);
 
 /// One replica of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -74,7 +78,7 @@ impl fmt::Display for TaskId {
     }
 }
 
-impl fmt::Display for PoolId {
+impl fmt::Display for StepId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, stage {}, step {}", self.query, self.stage.0, self.step)
     }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Grant, Ledger};
-use super::{Affinity, Attempt, PartitionId, PoolId, QueryId, ReplicaId, Resources, StageId, TaskId, WorkerId};
+use super::ledger::Ledger;
+use super::pool::PoolSpec;
+use super::{Affinity, Attempt, PartitionId, PoolId, QueryId, StageId, StepId, TaskId, WorkerId};
 use crate::error::{Error, TaskFailure};
 
 /// What the scheduler needs to know of a query. Inputs come before the stages that read them; the last stage yields the result.
@@ -28,17 +29,6 @@ pub(crate) struct StageSpec {
     pub(crate) limit: Option<u64>,
     /// Its partitions, if the driver holds them already: then it needs no run.
     pub(crate) given: Vec<Output>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct PoolSpec {
-    pub(crate) udf: String,
-    /// What one replica takes.
-    pub(crate) each: Resources,
-    pub(crate) least: usize,
-    pub(crate) most: usize,
-    /// In place of the session's.
-    pub(crate) ready_timeout: Option<Duration>,
 }
 
 /// A sealed partition that a task left in its worker's store.
@@ -94,7 +84,7 @@ pub(super) struct Stage {
     pub(super) ended: (u32, Duration),
     /// Rows and bytes that its tasks have left.
     pub(super) output: (u64, u64),
-    pub(super) pools: Vec<Pool>,
+    pub(super) steps: Vec<Step>,
     /// Stages that read it.
     pub(super) readers: Vec<usize>,
     /// Workers that have the stage's program.
@@ -156,35 +146,15 @@ pub(super) enum TaskState {
     Dropped,
 }
 
-/// Replicas by rank. A rank is never used twice.
-#[derive(Debug)]
-pub(super) struct Pool {
-    pub(super) replicas: Vec<Replica>,
-    /// Those that have not been stopped.
-    pub(super) alive: usize,
-    /// How many went with their workers.
+/// A UDF step of a stage, and what it has of its pool.
+#[derive(Debug, Default)]
+pub(super) struct Step {
+    /// While the stage runs.
+    pub(super) pool: Option<PoolId>,
+    /// How many replicas went with their workers while the stage used them.
     pub(super) lost: usize,
     /// Batches that wait for a replica to have room, by the worker of their tasks, and since when.
     pub(super) waiting: BTreeMap<WorkerId, (usize, Instant)>,
-    /// How many there may be: fewer than asked for, once an extra was idle and let go.
-    pub(super) most: usize,
-}
-
-#[derive(Debug)]
-pub(super) struct Replica {
-    pub(super) grant: Grant,
-    pub(super) state: ReplicaState,
-    pub(super) since: Instant,
-    pub(super) progress: Option<String>,
-    /// Since when it has had nothing to do, as it says itself.
-    pub(super) idle: Option<Instant>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ReplicaState {
-    Starting,
-    Ready,
-    Stopped,
 }
 
 /// Tasks that take longer do not wait at workers: another worker might be free sooner, and nothing would be gained.
@@ -209,12 +179,8 @@ impl Query {
         TaskId { query: self.spec.id, stage: StageId(stage as u32), index: index as u32 }
     }
 
-    pub(super) fn pool_id(&self, stage: usize, step: usize) -> PoolId {
-        PoolId { query: self.spec.id, stage: StageId(stage as u32), step: step as u32 }
-    }
-
-    pub(super) fn replica_id(&self, stage: usize, step: usize, rank: usize) -> ReplicaId {
-        ReplicaId { pool: self.pool_id(stage, step), rank: rank as u32 }
+    pub(super) fn step_id(&self, stage: usize, step: usize) -> StepId {
+        StepId { query: self.spec.id, stage: StageId(stage as u32), step: step as u32 }
     }
 
     /// The worker that holds most bytes of a stage's inputs, the lowest number among equals.
@@ -229,16 +195,9 @@ impl Query {
         held.into_iter().max_by_key(|(worker, bytes)| (*bytes, Reverse(*worker))).map(|(worker, _)| worker)
     }
 
-    /// What nothing but room keeps from starting: tasks, and replicas up to the least that was asked for.
-    pub(super) fn backlog(&self, task: Resources) -> Resources {
-        let waits = self.open.iter().map(|index| {
-            let stage = &self.stages[*index];
-            let pools = self.spec.stages[*index].pools.iter().zip(&stage.pools);
-            let missing =
-                pools.map(|(spec, pool)| spec.each.in_all().times(spec.least.max(1).saturating_sub(pool.alive)));
-            missing.fold(task.times(stage.waiting() + stage.queued), Resources::plus)
-        });
-        waits.fold(Resources::NONE, Resources::plus)
+    /// Tasks that nothing but room keeps from starting.
+    pub(super) fn backlog(&self) -> usize {
+        self.open.iter().map(|index| self.stages[*index].waiting() + self.stages[*index].queued).sum()
     }
 
     pub(super) fn inputs_done(&self, stage: usize) -> bool {
@@ -296,13 +255,6 @@ impl Stage {
         let task = |state| Task { attempt: Attempt(1), state };
         let given = spec.given.iter().map(|output| task(TaskState::Done(WorkerId::DRIVER, *output)));
         let to_run = spec.tasks.saturating_sub(spec.given.len());
-        let pool = |pool: &PoolSpec| Pool {
-            replicas: Vec::new(),
-            alive: 0,
-            lost: 0,
-            waiting: BTreeMap::new(),
-            most: pool.most,
-        };
         let mut stage = Self {
             // A stage without a task has nothing to wait for.
             phase: if to_run == 0 { Phase::Done } else { Phase::Waiting },
@@ -315,7 +267,7 @@ impl Stage {
             left: to_run,
             ended: (0, Duration::ZERO),
             output: (0, 0),
-            pools: spec.pools.iter().map(pool).collect(),
+            steps: spec.pools.iter().map(|_| Step::default()).collect(),
             readers: Vec::new(),
             prepared: BTreeSet::new(),
             holders: BTreeSet::new(),
@@ -364,34 +316,10 @@ impl Stage {
         self.pending.len() + self.pinned.values().map(VecDeque::len).sum::<usize>()
     }
 
-    /// Every pool has a replica that can take a batch.
-    pub(super) fn is_served(&self) -> bool {
-        self.pools.iter().all(|pool| pool.ready().next().is_some())
-    }
-
     /// Whether its tasks are so short that a worker would wait for the scheduler between two of them.
     pub(super) fn is_quick(&self) -> bool {
         let (ended, ran) = self.ended;
         ended > 0 && ran < QUICK * ended
-    }
-}
-
-impl Pool {
-    pub(super) fn ready(&self) -> impl Iterator<Item = usize> + '_ {
-        self.replicas.iter().enumerate().filter(|(_, r)| r.state == ReplicaState::Ready).map(|(rank, _)| rank)
-    }
-
-    /// Some replica has nothing to do: another would have nothing to do either.
-    pub(super) fn has_idle(&self) -> bool {
-        self.replicas.iter().any(|r| r.state == ReplicaState::Ready && r.idle.is_some())
-    }
-
-    /// Takes a replica out; its charge if it was not out already.
-    pub(super) fn stop(&mut self, rank: usize) -> Option<Grant> {
-        let replica = self.replicas.get_mut(rank).filter(|replica| replica.state != ReplicaState::Stopped)?;
-        replica.state = ReplicaState::Stopped;
-        self.alive -= 1;
-        Some(replica.grant.clone())
     }
 }
 

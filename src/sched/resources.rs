@@ -35,6 +35,11 @@ impl Resources {
         Self { milligpus: thousandths(gpus), gpu_memory, ..self }
     }
 
+    /// These, with so many thousandths of the CPUs.
+    pub(super) fn with_share_of_cpus(self, thousandths: u64) -> Self {
+        Self { millicpus: self.millicpus * thousandths / 1000, ..self }
+    }
+
     pub(crate) fn as_cpus(self) -> f64 {
         self.millicpus as f64 / 1000.0
     }

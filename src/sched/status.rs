@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
-use super::query::{Phase, Query, ReplicaState};
+use super::pool::{Pool, PoolSpec, Pools};
+use super::query::{Phase, Query};
 use super::queues::Desk;
 use super::resources::Bytes;
 use super::{QueryId, Resources, StageId, WorkerId};
@@ -89,6 +90,10 @@ pub struct PoolStatus {
     pub idle: usize,
     /// Replicas that are in `start`, with their last progress.
     pub starting: Vec<Option<String>>,
+    /// Queries that use it now; one pool serves all that call the same UDF with the same arguments and options.
+    pub queries: Vec<QueryId>,
+    /// For how long nobody has used it: it is kept warm.
+    pub unused: Option<Duration>,
 }
 
 /// Where a session stands: its workers and its queries.
@@ -103,6 +108,8 @@ pub struct SessionStatus {
     pub backlog: f64,
     /// Queries that were submitted and not dropped, in the order in which it is their turn.
     pub queries: Vec<(QueryId, QueryStatus)>,
+    /// Its UDF pools, those that are kept warm too.
+    pub pools: Vec<PoolStatus>,
 }
 
 /// Where a worker stands.
@@ -126,33 +133,47 @@ pub struct WorkerStatus {
 }
 
 impl QueryStatus {
-    pub(super) fn of(query: &Query, task: Resources, no_workers: bool, now: Instant) -> Self {
+    pub(super) fn of(query: &Query, pools: &Pools, task: Resources, no_workers: bool, now: Instant) -> Self {
         let stages =
-            (0..query.stages.len()).map(|stage| StageStatus::of(query, stage, task, no_workers, now)).collect();
+            (0..query.stages.len()).map(|stage| StageStatus::of(query, stage, pools, task, no_workers, now)).collect();
         Self { stages, metrics: MetricsByUdf::new() }
     }
 }
 
 impl StageStatus {
-    fn of(query: &Query, index: usize, task: Resources, no_workers: bool, now: Instant) -> Self {
+    fn of(query: &Query, index: usize, pools: &Pools, task: Resources, no_workers: bool, now: Instant) -> Self {
         let stage = &query.stages[index];
-        let pools = stage.pools.iter().zip(&query.spec.stages[index].pools).map(|(pool, spec)| {
-            let starting = pool.replicas.iter().filter(|r| r.state == ReplicaState::Starting);
-            PoolStatus {
-                udf: spec.udf.clone(),
-                ready: pool.ready().count(),
-                idle: pool.ready().filter(|rank| pool.replicas[*rank].idle.is_some()).count(),
-                starting: starting.map(|r| r.progress.clone()).collect(),
-            }
+        let of_steps = query.spec.stages[index].pools.iter().zip(&stage.steps).map(|(spec, step)| {
+            let pool = step.pool.and_then(|pool| pools.get(pool));
+            pool.map_or_else(|| PoolStatus::none(spec), |pool| PoolStatus::of(pool, now))
         });
         let done = stage.tasks.len() - stage.left;
         Self {
-            waits: waits(query, index, task, no_workers, now),
+            waits: waits(query, index, pools, task, no_workers, now),
             time: if stage.phase == Phase::Done { stage.ran } else { now.duration_since(stage.since) },
             output: stage.output,
             tasks: (stage.left - stage.running, stage.running, done),
-            pools: pools.collect(),
+            pools: of_steps.collect(),
         }
+    }
+}
+
+impl PoolStatus {
+    pub(super) fn of(pool: &Pool, now: Instant) -> Self {
+        Self {
+            udf: pool.spec.udf.clone(),
+            ready: pool.ready().count(),
+            idle: pool.ready().filter(|rank| pool.replicas[rank].idle.is_some()).count(),
+            starting: pool.starting().map(|replica| replica.progress.clone()).collect(),
+            queries: pool.queries(),
+            unused: pool.unused.map(|since| now.duration_since(since)),
+        }
+    }
+
+    /// There is none yet, or none any more.
+    fn none(spec: &PoolSpec) -> Self {
+        let (udf, starting, queries) = (spec.udf.clone(), Vec::new(), Vec::new());
+        Self { udf, ready: 0, idle: 0, starting, queries, unused: None }
     }
 }
 
@@ -173,7 +194,7 @@ impl WorkerStatus {
 }
 
 /// What keeps a stage or some of its tasks from going on.
-fn waits(query: &Query, index: usize, task: Resources, no_workers: bool, now: Instant) -> Vec<Wait> {
+fn waits(query: &Query, index: usize, pools: &Pools, task: Resources, no_workers: bool, now: Instant) -> Vec<Wait> {
     let (stage, spec) = (&query.stages[index], &query.spec.stages[index]);
     let mut waits = Vec::new();
     let mut wait = |count, of: &'static str, on, since| {
@@ -181,7 +202,9 @@ fn waits(query: &Query, index: usize, task: Resources, no_workers: bool, now: In
             waits.push(Wait { count, of: of.into(), on, time: now.duration_since(since) });
         }
     };
-    let not_ready = stage.pools.iter().zip(&spec.pools).find(|(pool, _)| pool.ready().next().is_none());
+    let used: Vec<_> = stage.steps.iter().map(|step| step.pool.and_then(|pool| pools.get(pool))).collect();
+    let is_ready = |pool: &Option<&Pool>| pool.is_some_and(|pool| pool.ready().next().is_some());
+    let not_ready = used.iter().zip(&spec.pools).find(|(pool, _)| !is_ready(pool));
     let since = stage.since.max(stage.moved);
     match (stage.phase, query.open.contains(&index)) {
         (Phase::Done, _) => (),
@@ -211,12 +234,14 @@ fn waits(query: &Query, index: usize, task: Resources, no_workers: bool, now: In
     wait(stage.queued, "task", WaitsFor::TaskBefore, since);
     let first = stage.delayed.values().min().copied().unwrap_or(now);
     wait(stage.delayed.len(), "task", WaitsFor::BackOff, first);
-    for (pool, spec) in stage.pools.iter().zip(&spec.pools) {
-        for replica in pool.replicas.iter().filter(|r| r.state == ReplicaState::Starting) {
+    for ((step, pool), spec) in stage.steps.iter().zip(&used).zip(&spec.pools) {
+        for replica in pool.iter().flat_map(|pool| pool.starting()) {
             let on = WaitsFor::Start(spec.udf.clone(), replica.grant.worker, replica.progress.clone());
             wait(1, "replica", on, replica.since);
         }
-        for (worker, (batches, since)) in &pool.waiting {
+        let missing = pool.map_or(0, |pool| pool.spec.least.saturating_sub(pool.alive()));
+        wait(missing, "replica", WaitsFor::Capacity(format!("UDF {}, {}", spec.udf, spec.each)), stage.since);
+        for (worker, (batches, since)) in &step.waiting {
             wait(*batches, "batch", WaitsFor::Credit(spec.udf.clone(), *worker), *since);
         }
     }
@@ -235,6 +260,7 @@ impl fmt::Display for SessionStatus {
             )?;
         }
         writeln!(f, "{} CPU of work waits for room", self.backlog)?;
+        self.pools.iter().try_for_each(|pool| writeln!(f, "{pool}"))?;
         self.queries.iter().try_for_each(|(query, status)| write!(f, "{query}:\n{status}"))
     }
 }
@@ -278,14 +304,26 @@ impl fmt::Display for QueryStatus {
             )?;
             stage.waits.iter().try_for_each(|wait| writeln!(f, "  {wait}"))?;
             for pool in &stage.pools {
-                write!(f, "  UDF {}: {} ready", pool.udf, pool.ready)?;
-                if pool.idle > 0 {
-                    write!(f, ", {} of them idle", pool.idle)?;
-                }
-                writeln!(f)?;
+                writeln!(f, "  {pool}")?;
             }
         }
         self.metrics.iter().try_for_each(|(udf, metrics)| writeln!(f, "UDF {udf} reports: {metrics}"))
+    }
+}
+
+impl fmt::Display for PoolStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UDF {}: {} ready", self.udf, self.ready)?;
+        if self.idle > 0 {
+            write!(f, ", {} of them idle", self.idle)?;
+        }
+        if self.queries.len() > 1 {
+            write!(f, "; shared by {} queries", self.queries.len())?;
+        }
+        if let Some(unused) = self.unused {
+            write!(f, "; kept warm, unused for {:.2} s", unused.as_secs_f64())?;
+        }
+        Ok(())
     }
 }
 

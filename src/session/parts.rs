@@ -65,6 +65,7 @@ impl Head {
         let settings = Settings {
             task: Resources::cpus(config.min_cpu_per_task),
             ready_timeout: config.actor_udf_ready_timeout,
+            pool_warm: config.pool_warm,
             worker_timeout: config.worker_timeout,
             linear: config.scheduler_linear,
             max_task_backlog: config.max_task_backlog,

@@ -13,12 +13,14 @@ use tokio::sync::Semaphore;
 
 use super::{Call, Meter, OnError, UdfError, UdfResult, arrow::column_to_arrow};
 use crate::actor::{Directory, LOOK_UP, RemoteActor};
-use crate::sched::{QueryId, ReplicaId, StageId, WorkerId};
+use crate::sched::{QueryId, StageId, StepId, WorkerId};
 
 /// Where a replica runs and for whom, and where it reports numbers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Context {
     seat: Arc<Seat>,
+    /// Who calls. A replica may serve several queries.
+    step: Option<StepId>,
     metrics: Meter,
     attempt: u32,
 }
@@ -26,8 +28,8 @@ pub struct Context {
 /// What a replica is told once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seat {
-    /// `None` where Polars calls the UDF itself.
-    pub(crate) replica: Option<(QueryId, StageId, u32)>,
+    /// For whom it is started; `None` where Polars calls the UDF itself.
+    pub(crate) step: Option<StepId>,
     pub(crate) worker: Option<WorkerId>,
     pub(crate) rank: usize,
     pub(crate) replicas: usize,
@@ -37,12 +39,18 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn of(replica: ReplicaId, worker: WorkerId, replicas: usize, devices: Vec<u32>, scratch: &Path) -> Self {
-        let pool = replica.pool;
+    pub(crate) fn of(
+        step: StepId,
+        rank: u32,
+        worker: WorkerId,
+        replicas: usize,
+        devices: Vec<u32>,
+        scratch: &Path,
+    ) -> Self {
         Self {
-            replica: Some((pool.query, pool.stage, pool.step)),
+            step: Some(step),
             worker: Some(worker),
-            rank: replica.rank as usize,
+            rank: rank as usize,
             replicas,
             devices,
             scratch: scratch.to_owned(),
@@ -52,7 +60,7 @@ impl Seat {
     /// A call that Polars makes itself: one replica, next to whoever calls.
     pub(crate) fn in_place(task: Option<(QueryId, StageId, WorkerId)>, scratch: PathBuf) -> Self {
         Self {
-            replica: task.map(|(query, stage, _)| (query, stage, u32::MAX)),
+            step: task.map(|(query, stage, _)| StepId { query, stage, step: u32::MAX }),
             worker: task.map(|(_, _, worker)| worker),
             rank: 0,
             replicas: 1,
@@ -64,17 +72,18 @@ impl Seat {
 
 impl Context {
     pub(super) fn new(seat: &Arc<Seat>, metrics: &Meter) -> Self {
-        Self { seat: Arc::clone(seat), metrics: metrics.clone(), attempt: 1 }
+        Self { seat: Arc::clone(seat), step: seat.step, metrics: metrics.clone(), attempt: 1 }
     }
 
-    /// The query; `None` where Polars runs the query without a session.
+    /// The query whose batch it is; in `start` and `stop` the one for which the replica was started, though others may use it
+    /// too. `None` where Polars runs the query without a session.
     pub fn query(&self) -> Option<QueryId> {
-        self.seat.replica.map(|(query, ..)| query)
+        self.step.map(|step| step.query)
     }
 
     /// The stage of the query that calls.
     pub fn stage(&self) -> Option<StageId> {
-        self.seat.replica.map(|(_, stage, _)| stage)
+        self.step.map(|step| step.stage)
     }
 
     /// This replica's number in its pool, from 0.
@@ -103,15 +112,16 @@ impl Context {
         &self.seat.devices
     }
 
-    /// A folder of this replica's own, removed with it.
+    /// A folder of this replica's own, removed with it: what one query leaves there, the next one finds.
     pub fn scratch(&self) -> &Path {
         &self.seat.scratch
     }
 
     /// A number for this replica's random choices: the same each time that the replica is started for the same query,
-    /// another one for each replica and query.
+    /// another one for each replica and query. What `start` is told is that of the query for which it starts.
     pub fn seed(&self) -> u64 {
-        let (query, stage, step) = self.seat.replica.unwrap_or((QueryId(0), StageId(0), 0));
+        let of_nobody = StepId { query: QueryId(0), stage: StageId(0), step: 0 };
+        let StepId { query, stage, step } = self.step.unwrap_or(of_nobody);
         // `DefaultHasher::new` has fixed keys.
         let mut hasher = std::hash::DefaultHasher::new();
         hasher.write_u64(query.0);
@@ -209,7 +219,7 @@ impl Batch {
     }
 
     pub(super) fn with_slots(columns: DataFrame, call: Call, context: Context, slots: Arc<Semaphore>) -> Self {
-        let context = Context { attempt: call.attempt, ..context };
+        let context = Context { step: call.of.or(context.step), attempt: call.attempt, ..context };
         Self { columns, call, context, slots }
     }
 
@@ -293,13 +303,12 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sched::PoolId;
 
     #[test]
     fn a_seed_is_the_same_for_the_same_replica_and_no_other() {
         let context = |query, rank| {
-            let pool = PoolId { query: QueryId(query), stage: StageId(0), step: 0 };
-            let seat = Seat::of(ReplicaId { pool, rank }, WorkerId(rank), 4, vec![rank, 7], Path::new(""));
+            let step = StepId { query: QueryId(query), stage: StageId(0), step: 0 };
+            let seat = Seat::of(step, rank, WorkerId(rank), 4, vec![rank, 7], Path::new(""));
             Context::new(&Arc::new(seat), &Meter::default())
         };
         assert_eq!(context(1, 2).seed(), context(1, 2).seed());

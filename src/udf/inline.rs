@@ -53,7 +53,7 @@ impl Inline {
     }
 
     fn retried(&mut self, udf: &str, inputs: &DataFrame, options: &PoolOptions, dtype: &DataType) -> UdfResult<Reply> {
-        let (mut retry, mut deaths) = (Retry::new(options), Deaths::default());
+        let (mut retry, mut deaths) = (Retry::new(options, None), Deaths::default());
         loop {
             let error = match self.call(inputs, deaths.before(retry.call())) {
                 Ok(Reply { column, metrics }) => match conform(column, dtype) {

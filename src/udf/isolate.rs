@@ -100,6 +100,7 @@ impl Isolated {
         call: Call,
         wanted: &mut dyn FnMut() -> bool,
     ) -> Result<(Column, Metrics), Ended> {
+        self.process.output_belongs_here();
         let (number, files) = self.hand_over(inputs)?;
         let sent = self.link.send(&ToChild::Run { number, call });
         sent.map_err(|error| Ended::DiedBefore(self.process.last_words(error)))?;

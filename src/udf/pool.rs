@@ -39,6 +39,8 @@ pub struct PoolOptions {
     pub in_flight: Option<usize>,
     /// Each replica is a process of its own.
     pub isolated: bool,
+    /// How long the replicas stay when no query uses them; `None`: what the session says.
+    pub keep_warm: Option<Duration>,
     /// Whether replicas of a UDF on GPUs may run without one.
     pub run_on: RunOn,
 }
@@ -108,6 +110,7 @@ impl Default for PoolOptions {
             ready_timeout: None,
             in_flight: None,
             isolated: false,
+            keep_warm: None,
             run_on: RunOn::RequireGpu,
         }
     }
@@ -218,6 +221,14 @@ impl<U: Registered> Pool<U> {
     #[must_use]
     pub fn ready_timeout(self, limit: Duration) -> Self {
         self.with(|o| o.ready_timeout = Some(limit))
+    }
+
+    /// How long the replicas stay when no query uses them any more, in place of [`Config::pool_warm`](crate::Config::pool_warm):
+    /// a query of this session or cluster that calls the same UDF with the same arguments and options finds them started.
+    /// Zero: they end with the last query.
+    #[must_use]
+    pub fn keep_warm(self, time: Duration) -> Self {
+        self.with(|o| o.keep_warm = Some(time))
     }
 
     /// Makes each replica a process of its own: this same executable, started again. What the UDF does to its process (a crash,

@@ -150,6 +150,11 @@ pub(super) trait AnyAsyncUdf: Send + Sync {
 
 /// A started [`AsyncUdf`].
 pub(super) trait AsyncReplica {
+    /// Whether its process is gone, if it is one.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     fn run(self: Rc<Self>, batch: Batch) -> LocalBoxFuture<'static, Result<Column, Ended>>;
 
     /// Does nothing while a call holds on to the replica.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::thread::Reply;
 use super::{Metrics, PoolOptions, UdfError, UdfResult};
+use crate::sched::StepId;
 
 /// What becomes of rows for which a UDF fails, after the last retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -30,13 +31,15 @@ pub(crate) struct Call {
     pub(super) on_error: OnError,
     /// How long it may run.
     pub(crate) timeout: Option<Duration>,
+    /// Whose it is; `None` where Polars evaluates the call itself: the replica is the caller's own.
+    pub(super) of: Option<StepId>,
     /// A replica has died with this batch: no other runs beside it, so that a second death is its own doing.
     pub(super) alone: bool,
 }
 
 impl Call {
     /// The only attempt of a call that may take as long as it wants.
-    pub(crate) const ONCE: Self = Self { attempt: 1, on_error: OnError::Raise, timeout: None, alone: false };
+    pub(crate) const ONCE: Self = Self { attempt: 1, on_error: OnError::Raise, timeout: None, of: None, alone: false };
 }
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -46,20 +49,21 @@ const LONGEST_DELAY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Retry<'a> {
     options: &'a PoolOptions,
+    of: Option<StepId>,
     attempt: u32,
     delay: Duration,
 }
 
 impl<'a> Retry<'a> {
-    pub(crate) fn new(options: &'a PoolOptions) -> Self {
-        Self { options, attempt: 1, delay: FIRST_DELAY }
+    pub(crate) fn new(options: &'a PoolOptions, of: Option<StepId>) -> Self {
+        Self { options, of, attempt: 1, delay: FIRST_DELAY }
     }
 
     /// The attempt that is to run now.
     pub(crate) fn call(&self) -> Call {
         let last = self.attempt > self.options.max_retries;
         let on_error = if last { self.options.on_error } else { OnError::Raise };
-        Call { attempt: self.attempt, on_error, timeout: self.options.timeout, alone: false }
+        Call { attempt: self.attempt, on_error, timeout: self.options.timeout, of: self.of, alone: false }
     }
 
     /// The attempt has failed: how long to wait before the next one; `None` if that was the last.
@@ -139,7 +143,7 @@ mod tests {
     #[test]
     fn delays_double_to_a_minute_with_jitter_and_attempts_are_counted() {
         let options = PoolOptions { max_retries: 12, on_error: OnError::Null, ..PoolOptions::default() };
-        let mut retry = Retry::new(&options);
+        let mut retry = Retry::new(&options, None);
         let error = UdfError::new("no");
         let mut nominal = 0.1f64;
         for attempt in 1..=12 {
@@ -174,7 +178,7 @@ mod tests {
     #[test]
     fn an_error_may_ask_for_a_longer_delay_up_to_a_minute() {
         let options = PoolOptions { max_retries: 2, ..PoolOptions::default() };
-        let mut retry = Retry::new(&options);
+        let mut retry = Retry::new(&options, None);
         let busy = |seconds| UdfError::new("busy").retry_after(Duration::from_secs(seconds));
         assert_eq!(retry.failed(&busy(7)), Some(Duration::from_secs(7)));
         assert_eq!(retry.failed(&busy(3600)), Some(Duration::from_secs(60)));

@@ -61,7 +61,10 @@ pub trait Value: Sized {
     fn dtype() -> DataType;
 
     /// Builds the column.
-    fn collect(values: impl Iterator<Item = Option<Self>>) -> Column;
+    ///
+    /// # Errors
+    /// The values are too many for one column.
+    fn collect(values: impl Iterator<Item = Option<Self>>) -> UdfResult<Column>;
 }
 
 macro_rules! answers {
@@ -71,8 +74,8 @@ macro_rules! answers {
                 DataType::$dtype
             }
 
-            fn collect(values: impl Iterator<Item = Option<Self>>) -> Column {
-                <$chunked>::from_iter_options(PlSmallStr::EMPTY, values).into_column()
+            fn collect(values: impl Iterator<Item = Option<Self>>) -> UdfResult<Column> {
+                Ok(<$chunked>::from_iter_options(PlSmallStr::EMPTY, values).into_column())
             }
         }
 
@@ -157,7 +160,7 @@ impl<T: Value> Value for Vec<T> {
         DataType::List(Box::new(T::dtype()))
     }
 
-    fn collect(values: impl Iterator<Item = Option<Self>>) -> Column {
+    fn collect(values: impl Iterator<Item = Option<Self>>) -> UdfResult<Column> {
         let (mut flat, mut lengths, mut valid) = (Vec::new(), Vec::new(), Vec::new());
         for value in values {
             valid.push(value.is_some());
@@ -165,7 +168,7 @@ impl<T: Value> Value for Vec<T> {
             flat.extend(value.into_iter().flatten().map(Some));
             lengths.push(flat.len() - before);
         }
-        let inner = T::collect(flat.into_iter()).take_materialized_series().rechunk();
+        let inner = T::collect(flat.into_iter())?.take_materialized_series().rechunk();
         let validity = valid.contains(&false).then(|| valid.into_iter().collect());
         lists(&inner, &lengths, validity)
     }
@@ -203,13 +206,12 @@ impl<T: Value, E: Into<UdfError>> Answer for Result<Option<Vec<T>>, E> {
     }
 }
 
-fn lists(inner: &Series, lengths: &[usize], validity: Option<Bitmap>) -> Column {
-    let offsets =
-        Offsets::<i64>::try_from_lengths(lengths.iter().copied()).expect("they add up to the length of a Vec");
+fn lists(inner: &Series, lengths: &[usize], validity: Option<Bitmap>) -> UdfResult<Column> {
+    let offsets = Offsets::<i64>::try_from_lengths(lengths.iter().copied())?;
     let values = inner.chunks()[0].clone();
     let dtype = ListArray::<i64>::default_datatype(values.dtype().clone());
     let array = ListArray::new(dtype, offsets.into(), values, validity).boxed();
-    Series::from_arrow("".into(), array).expect("lists of a column of Polars are one").into()
+    Ok(Series::from_arrow("".into(), array)?.into())
 }
 
 arguments! {
@@ -325,7 +327,7 @@ pub fn map<R: Answer>(udf: &str, batch: &Batch, mut call: impl FnMut(usize) -> O
     let rows = (0..batch.height()).map_while(|row| failures.pass(row, call(row).map_or(Ok(None), R::answer)));
     let column = R::Value::collect(rows);
     failures.settle(udf)?;
-    Ok(column)
+    column
 }
 
 /// [`map`] for an async function: as many rows at once as its replica may have in flight.
@@ -357,7 +359,7 @@ pub async fn map_async<R: Answer, F: Future<Output = R>>(
     drop(answers);
     let column = R::Value::collect(rows.into_iter());
     failures.settle(udf)?;
-    Ok(column)
+    column
 }
 
 /// Rows of one batch whose futures exist at once; places in flight bound those that run.
@@ -495,7 +497,7 @@ mod tests {
     #[test]
     fn rows_that_become_null_are_logged_once_for_each_batch_with_udf_rows_and_error() {
         let options = PoolOptions { on_error: OnError::Log, ..PoolOptions::default() };
-        let batch = Batch::tried(df!["n" => [1i64, 2, 3]].unwrap(), Retry::new(&options).call());
+        let batch = Batch::tried(df!["n" => [1i64, 2, 3]].unwrap(), Retry::new(&options, None).call());
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(|| ToLog).finish();
         let call = |row| Some(if row == 0 { Ok(0i64) } else { Err(UdfError::new(format!("no {row}"))) });
         let column = tracing::subscriber::with_default(subscriber, || map("doubtful", &batch, call)).unwrap();

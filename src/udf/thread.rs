@@ -2,6 +2,7 @@
 
 mod calls;
 mod life;
+mod turns;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use polars::prelude::{Column, DataFrame};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) use calls::fenced;
@@ -19,9 +21,12 @@ use super::registry::{Kind, open};
 use super::{Call, Metrics, PoolOptions, UdfError, UdfResult};
 use crate::actor::Directory;
 use crate::os;
+use crate::sched::{QueryId, StepId};
 
-/// How often a replica that panicked or died is started again.
+/// How often a replica that panicked or died is started again for one query.
 const RESTARTS: usize = 4;
+/// Calls that may be at a replica, from all tasks of all queries that use it. Each of them has a credit of its own task stream.
+pub(crate) const CALLS: usize = 4096;
 /// What a replica that ends overdue calls itself is given to do so, beyond their time.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -42,8 +47,8 @@ pub(crate) enum Said<'a> {
     Progress(&'a str),
     /// How `start` ended, once.
     Started(UdfResult<()>),
-    /// It has ended in order: what is left to report.
-    Stopped(Metrics),
+    /// It has ended in order: what is left to report, to the step that it served last.
+    Stopped(Option<StepId>, Metrics),
 }
 
 type Tell = Box<dyn FnMut(Said<'_>) + Send>;
@@ -73,8 +78,8 @@ impl From<UdfError> for Fault {
 /// Calls to a replica. The thread ends, and drops the state, after the last handle is gone.
 #[derive(Debug, Clone)]
 pub(crate) struct ReplicaThread {
-    // Bounded by who calls: an actor by its mailbox's places, an in-place call by waiting for its result.
-    jobs: mpsc::UnboundedSender<Job>,
+    // As many as the places in its actor's mailbox; an in-place call waits for its result.
+    jobs: mpsc::Sender<Job>,
     ends_calls: bool,
 }
 
@@ -99,6 +104,34 @@ impl Job {
     }
 }
 
+/// How often a replica has ended for the query that it ended for last, and why. Each query has its own restarts: a replica
+/// outlives the one that it broke for.
+#[derive(Debug, Default)]
+struct Ends {
+    query: Option<QueryId>,
+    count: usize,
+    last: String,
+}
+
+impl Ends {
+    fn note(&mut self, call: Option<StepId>, why: String) {
+        let query = call.map(|step| step.query);
+        self.count = if self.query == query { self.count + 1 } else { 1 };
+        (self.query, self.last) = (query, why);
+    }
+
+    /// Why the replica is not started again for this call.
+    fn spent(&self, call: Option<StepId>) -> Option<UdfError> {
+        let spent = self.count > RESTARTS && self.query == call.map(|step| step.query);
+        spent.then(|| {
+            let (count, last) = (self.count, &self.last);
+            UdfError::new(format!(
+                "the replica ended {count} times and is not started again for this query; the last time: {last}"
+            ))
+        })
+    }
+}
+
 fn is_wanted(asker: &mut oneshot::Receiver<()>) -> bool {
     !matches!(asker.try_recv(), Err(oneshot::error::TryRecvError::Closed))
 }
@@ -109,13 +142,10 @@ impl ReplicaThread {
     /// # Errors
     /// There is no such UDF, or no thread.
     pub(crate) fn start(spec: ReplicaSpec, mut tell: impl FnMut(Said<'_>) + Send + 'static) -> UdfResult<Self> {
-        let (jobs, inbox) = mpsc::unbounded_channel();
+        let (jobs, inbox) = mpsc::channel(CALLS);
         let udf = open(&spec.udf, &spec.arguments)?;
         let ends_calls = spec.options.isolated || udf.is_async();
         thread::Builder::new().name(format!("udf {}", spec.udf)).spawn(move || {
-            let (query, stage) = spec.seat.replica.map(|(query, stage, _)| (query.0, stage.0)).unzip();
-            // Of the highest level, so that it is there wherever a warning is heard: workers leave out less.
-            let _span = tracing::error_span!("replica", udf = spec.udf, query, stage, rank = spec.seat.rank).entered();
             let folder = match Folder::new(&spec.seat.scratch) {
                 Ok(folder) => folder,
                 Err(error) => {
@@ -144,8 +174,14 @@ impl ReplicaThread {
         done: impl FnOnce(Result<Reply, Fault>) + Send + 'static,
     ) -> Wanted {
         let (wanted, asker) = oneshot::channel();
-        // The thread ends early only where `start` failed, and its caller has heard that.
-        let _ = self.jobs.send(Job { inputs, call, asker, began: Box::new(began), done: Box::new(done) });
+        let job = Job { inputs, call, asker, began: Box::new(began), done: Box::new(done) };
+        match self.jobs.try_send(job) {
+            // The thread ends early only where `start` failed, and its caller has heard that.
+            Ok(()) | Err(TrySendError::Closed(_)) => (),
+            Err(TrySendError::Full(job)) => {
+                (job.done)(Err(UdfError::new(format!("{CALLS} calls wait at the replica already")).into()));
+            }
+        }
         Wanted { _asker: wanted }
     }
 
@@ -154,6 +190,13 @@ impl ReplicaThread {
         let grace = if self.ends_calls { GRACE } else { Duration::ZERO };
         call.timeout.map(|limit| limit.saturating_add(grace))
     }
+}
+
+/// The span of what a replica does for a step. Of the highest level, so that it is there wherever a warning is heard: workers
+/// leave out less.
+fn span_of(replica: &ReplicaSpec, step: Option<StepId>) -> tracing::Span {
+    let (query, stage) = step.map(|step| (step.query.0, step.stage.0)).unzip();
+    tracing::error_span!("replica", udf = replica.udf, query, stage, rank = replica.seat.rank)
 }
 
 /// A replica's own folder.

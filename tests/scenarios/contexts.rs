@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
@@ -100,7 +101,7 @@ fn finished(session: &Session, expr: Expr) -> Run {
 #[test]
 fn each_row_is_reported_once_also_where_its_batch_was_tried_again() {
     on_both(|session| {
-        let pool = || Reporting { failures: 1 }.pool().replicas(2).batch(100).max_retries(1);
+        let pool = || Reporting { failures: 1 }.pool().replicas(2).batch(100).max_retries(1).keep_warm(Duration::ZERO);
         let run = finished(session, pool().on([col("x")]));
         eventually("both replicas have stopped", || reported(&run, "reporting").counter("stopped") == 2);
         let metrics = reported(&run, "reporting");
@@ -115,13 +116,14 @@ fn each_row_is_reported_once_also_where_its_batch_was_tried_again() {
         assert_eq!((metrics.counter("rows"), metrics.counter("started")), (1000, 1));
 
         for pool in [Async.pool().batch(10), Async.pool().batch(10).isolated()] {
-            let run = finished(session, pool.replicas(2).on([col("x")]));
+            let run = finished(session, pool.replicas(2).keep_warm(Duration::ZERO).on([col("x")]));
             eventually("both replicas have stopped", || reported(&run, "reporting async").counter("stopped") == 2);
             let metrics = reported(&run, "reporting async");
             assert_eq!((metrics.counter("rows"), metrics.counter("started")), (1000, 2));
         }
 
-        let run = finished(session, Reporting { failures: 0 }.pool().isolated().batch(100).on([col("x")]));
+        let isolated = Reporting { failures: 0 }.pool().isolated().batch(100).keep_warm(Duration::ZERO);
+        let run = finished(session, isolated.on([col("x")]));
         eventually("the replica has stopped", || reported(&run, "reporting").counter("stopped") == 1);
         let metrics = reported(&run, "reporting");
         assert_eq!((metrics.counter("rows"), metrics.counter("started")), (1000, 1));
@@ -132,7 +134,7 @@ fn each_row_is_reported_once_also_where_its_batch_was_tried_again() {
 fn a_replica_knows_its_place_and_its_folder_goes_with_it() {
     let folder = tempfile::tempdir().unwrap();
     on_both(|session| {
-        let pool = Reporting { failures: 0 }.pool().replicas(2).batch(10);
+        let pool = Reporting { failures: 0 }.pool().replicas(2).batch(10).keep_warm(Duration::ZERO);
         let query = row_groups(folder.path(), 1000).select([pool.on([col("x")])]);
         let frame = query.collect_on(session).unwrap();
         let places: BTreeSet<_> = frame.column("x").unwrap().str().unwrap().iter().flatten().collect();

@@ -5,6 +5,7 @@ mod asyncs;
 mod contexts;
 mod endings;
 mod errors;
+mod flotilla;
 mod frames;
 mod functions;
 mod joining;
@@ -17,5 +18,6 @@ mod sinks;
 mod structs;
 mod udfs;
 mod verbs;
+mod warm_pools;
 
 regatta::testing::worker!();

@@ -18,6 +18,7 @@ fn eager(idle: Duration) -> Config {
     Config {
         autoscaler_update_interval: Duration::from_millis(50),
         autoscaling_downscale_idle: idle,
+        pool_warm: Duration::ZERO,
         ..Config::default()
     }
 }

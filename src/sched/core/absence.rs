@@ -18,6 +18,12 @@ impl Core {
 
     /// Fails queries that none of the workers can hold.
     pub(super) fn end_infeasible(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        // Workers are not what they were when these were submitted.
+        for id in self.turns.clone() {
+            let Some(mut query) = self.queries.remove(&id) else { continue };
+            self.share_cpus(&mut query.spec);
+            self.queries.insert(id, query);
+        }
         let live = self.turns.iter().filter_map(|id| self.queries.get(id));
         let refused: Vec<_> = live.filter_map(|query| Some((query.spec.id, self.infeasible(&query.spec)?))).collect();
         for (query, error) in refused {

@@ -2,19 +2,15 @@
 
 use super::Core;
 use crate::error::{ClusterError, Error};
+use crate::sched::ledger::Ledger;
+use crate::sched::pool::distinct;
 use crate::sched::query::{QuerySpec, StageSpec};
 use crate::sched::{Affinity, Resources, WorkerId};
 
 impl Core {
     /// What of this query could not be placed even if every worker were idle, and all that can be added were there.
     pub(super) fn infeasible(&self, spec: &QuerySpec) -> Option<Error> {
-        let added = self.autoscaler.as_ref().map(|scaler| scaler.settings().each);
-        if self.ledger.len() == 0 && added.is_none() {
-            return None; // nobody knows yet how large the first worker will be
-        }
-        // One worker for each pool and a task, at most, could be added.
-        let most = spec.stages.iter().map(|stage| stage.pools.len() + 1).max()?;
-        let empty = self.ledger.emptied(added, most);
+        let empty = self.emptied(spec)?;
         let task = self.settings.task;
         spec.stages.iter().enumerate().find_map(|(index, stage)| {
             let mut empty = empty.clone();
@@ -25,24 +21,61 @@ impl Core {
                 }
             }
             let mut amounts = Vec::new();
-            let mut fits = |amount| {
+            let mut fits_too = |amount| {
                 amounts.push(amount);
-                let placed = empty.place_all(&amounts);
-                placed.iter().flatten().for_each(|grant| empty.undo(grant));
-                placed.is_some()
+                fits(&mut empty, &amounts)
             };
-            for (step, pool) in stage.pools.iter().enumerate() {
-                if !fits(pool.each) {
+            for (step, pool) in distinct(&stage.pools) {
+                if !fits_too(pool.each) {
                     let beside = if step > 0 { " beside one replica of each UDF before it" } else { "" };
                     let request = format!("a replica of UDF {} ({}){beside}", pool.udf, pool.each);
                     return Some(self.refusal(request, pool.each));
                 }
             }
-            (!fits(task)).then(|| {
+            (!fits_too(task)).then(|| {
                 let beside = if stage.pools.is_empty() { "" } else { " beside one replica of each of its UDFs" };
                 self.refusal(format!("a task of stage {index} ({task}){beside}"), task)
             })
         })
+    }
+
+    /// Lets the pools of a stage share the CPUs where each of them fits beside a task, but not all of them together: their
+    /// replicas are slower then, which is better than not to run. Memory and GPUs cannot be shared so.
+    pub(super) fn share_cpus(&self, spec: &mut QuerySpec) {
+        if spec.stages.iter().all(|stage| distinct(&stage.pools).count() < 2) {
+            return;
+        }
+        let (Some(mut empty), task) = (self.emptied(spec), self.settings.task) else { return };
+        for stage in &mut spec.stages {
+            let pools: Vec<Resources> = distinct(&stage.pools).map(|(_, pool)| pool.each).collect();
+            if pools.len() < 2 || pools.iter().any(|each| !fits(&mut empty, &[*each, task])) {
+                continue;
+            }
+            let at = |share: u64| pools.iter().map(move |each| each.with_share_of_cpus(share)).chain([task]);
+            // The largest share of what was asked for, in thousandths; not one that fits: memory or GPUs are short.
+            let (mut least, mut most) = (0, 1001);
+            while most - least > 1 {
+                let middle = (least + most) / 2;
+                let amounts: Vec<_> = at(middle).collect();
+                *(if fits(&mut empty, &amounts) { &mut least } else { &mut most }) = middle;
+            }
+            if (1..1000).contains(&least) {
+                stage.pools.iter_mut().for_each(|pool| pool.each = pool.each.with_share_of_cpus(least));
+            }
+        }
+    }
+
+    /// All workers as if nobody used them, and as many that could be added as some stage could need. `None`: nobody knows yet how
+    /// large the first worker will be.
+    fn emptied(&self, spec: &QuerySpec) -> Option<Ledger> {
+        let added = self.autoscaler.as_ref().map(|scaler| (scaler.settings().each, scaler.settings().workers.1));
+        if self.ledger.len() == 0 && added.is_none() {
+            return None;
+        }
+        // One worker for each pool and a task, at most.
+        let needed = spec.stages.iter().map(|stage| stage.pools.len() + 1).max()?;
+        let more = added.map_or(0, |(_, most)| needed.min(most.saturating_sub(self.ledger.len())));
+        Some(self.ledger.emptied(added.map(|(each, _)| each), more))
     }
 
     fn refusal(&self, request: String, amount: Resources) -> Error {
@@ -62,4 +95,10 @@ fn pins(stage: &StageSpec, task: Resources) -> impl Iterator<Item = (WorkerId, R
     workers.sort_unstable();
     workers.dedup();
     workers.into_iter().map(move |worker| (worker, task))
+}
+
+fn fits(empty: &mut Ledger, amounts: &[Resources]) -> bool {
+    let placed = empty.place_all(amounts);
+    placed.iter().flatten().for_each(|grant| empty.undo(grant));
+    placed.is_some()
 }

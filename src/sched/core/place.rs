@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
+use super::pools::Evict;
 use super::{Action, Core, Timer};
 use crate::sched::ledger::{Grant, Ledger};
-use crate::sched::query::{Phase, PoolSpec, Query, Replica, ReplicaState, TaskState};
-use crate::sched::{Affinity, QueryId, Resources, WorkerId};
+use crate::sched::pool::{Pool, Pools, distinct};
+use crate::sched::query::{Phase, Query, TaskState};
+use crate::sched::{Affinity, PoolId, QueryId, ReplicaId, Resources, StepId, WorkerId};
 
 impl Core {
     /// Starts what can be started. Queries take turns, one task each; within a query, stages nearest to the result come first.
@@ -24,7 +26,7 @@ impl Core {
             }
             let query = self.turns[turn];
             self.each_open_stage(query, |core, stage| {
-                core.extend(query, stage, |_, most| most, now, actions);
+                core.extend(query, stage, |_, pool| pool.most, now, actions);
                 false
             });
         }
@@ -32,7 +34,7 @@ impl Core {
 
     /// Whether anything could start: nothing does where no task has room, since what is admitted leaves room for one.
     fn has_room(&self) -> bool {
-        self.ledger.has_room(self.settings.task) || self.queues.has_place() || !self.idle.is_empty()
+        self.ledger.has_room(self.settings.task) || self.queues.has_place() || self.pools.has_idle()
     }
 
     /// Open stages of a query, those nearest to the result first, until `until` says so.
@@ -59,29 +61,41 @@ impl Core {
     /// A task more than there are replicas would only wait for them: before it starts, so does another replica of each pool.
     fn keep_pace(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
         let Some(state) = self.queries.get(&id).map(|query| &query.stages[stage]) else { return false };
-        if state.pools.is_empty() || state.waiting() == 0 {
+        if state.steps.is_empty() || state.waiting() == 0 {
             return false;
         }
-        let (tasks, before) = (state.running + 1, actions.len());
-        self.extend(id, stage, |pool, most| pool.least.max(tasks.min(most)), now, actions);
+        let before = actions.len();
+        let tasks = |core: &Self, pool: &Pool| core.tasks_of(pool) + 1;
+        self.extend(id, stage, |core, pool| pool.spec.least.max(tasks(core, pool).min(pool.most)), now, actions);
         actions.len() > before
+    }
+
+    /// Running tasks of all stages that use a pool.
+    fn tasks_of(&self, pool: &Pool) -> usize {
+        let mut stages: Vec<_> = pool.users.iter().map(|step| (step.query, step.stage)).collect();
+        stages.dedup();
+        let stage = |(query, stage): (QueryId, crate::sched::StageId)| {
+            self.queries.get(&query).and_then(|query| query.stages.get(stage.0 as usize))
+        };
+        stages.into_iter().filter_map(stage).map(|stage| stage.running).sum()
     }
 
     /// A stage is admitted whole: one replica of each of its pools and room for one task, or nothing.
     pub(super) fn admit(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) {
         let Some(query) = self.queries.get(&id) else { return };
         let state = &query.stages[stage];
-        let refused = state.refused == Some(self.ledger.room()) && self.idle.is_empty();
+        let refused = state.refused == Some(self.ledger.room()) && !self.pools.has_idle();
         if state.phase != Phase::Waiting || refused {
             return;
         }
-        let (whole, task) = (Whole::of(query, stage), self.settings.task);
+        let (whole, task) = (Whole::of(query, stage, &self.pools), self.settings.task);
         let placed = match whole.is_plain() {
             // Its tasks take what room they find.
             true => Some((Vec::new(), Vec::new())),
             false => whole.place(task, &mut self.ledger),
         };
-        let placed = placed.or_else(|| self.evict_for(|ledger| whole.place(task, ledger), actions));
+        let placed =
+            placed.or_else(|| self.evict_for(Evict::Idle(&whole.there), |ledger| whole.place(task, ledger), actions));
         let placed = placed.map(|(replicas, tasks)| {
             // Tasks are charged when they start; until then their places were only tried.
             tasks.iter().for_each(|grant| self.ledger.undo(grant));
@@ -102,23 +116,29 @@ impl Core {
         state.near = near;
         state.since = now;
         state.moved = now;
-        for (step, pool) in state.pools.iter_mut().enumerate() {
-            pool.most = query.spec.stages[stage].pools[step].most;
+        for step in 0..state.steps.len() {
+            let user = query.step_id(stage, step);
+            let pool = self.pools.join(user, &query.spec.stages[stage].pools[step]);
+            query.stages[stage].steps[step].pool = Some(pool);
         }
-        for (step, grant) in placed.into_iter().enumerate() {
-            self.start_replica(id, stage, step, grant, now, actions);
+        for (step, grant) in whole.steps.into_iter().zip(placed) {
+            let Some(pool) = self.queries.get(&id).and_then(|query| query.stages[stage].steps[step].pool) else {
+                return;
+            };
+            self.start_replica(pool, id, stage, grant, now, actions);
         }
         // Up to the least that was asked for before any task starts.
-        self.extend(id, stage, |pool, _| pool.least, now, actions);
+        self.extend(id, stage, |_, pool| pool.spec.least, now, actions);
     }
 
     fn start_task(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
         let (admits, amount) = (self.policy.admits(self.running), self.settings.task);
-        let Some(query) = self.queries.get_mut(&id) else { return false };
-        let state = &query.stages[stage];
-        if state.phase != Phase::Running || state.waiting() == 0 || !state.is_served() || !admits {
+        let Some(state) = self.queries.get(&id).map(|query| &query.stages[stage]) else { return false };
+        if state.phase != Phase::Running || state.waiting() == 0 || !admits || !self.is_served(id, stage) {
             return false;
         }
+        let Some(query) = self.queries.get_mut(&id) else { return false };
+        let state = &query.stages[stage];
         let mut place = |wish| self.policy.place(amount, wish, &mut self.ledger);
         let mut pinned = state.pinned.keys();
         let found = pinned.find_map(|worker| Some((place(Some(Affinity::Hard(*worker)))?, true)));
@@ -128,7 +148,9 @@ impl Core {
             Some((place(wish.or_else(|| state.near.map(Affinity::Soft)))?, false))
         });
         let Some((worker, pinned)) = found else {
-            return self.queue_task(id, stage, actions) || self.evict_for_task(actions);
+            return self.evict_for_task(id, stage, Evict::Unused, actions)
+                || self.queue_task(id, stage, actions)
+                || self.evict_for_task(id, stage, Evict::Idle(&[]), actions);
         };
         let state = &mut query.stages[stage];
         let index = if pinned { state.take_pinned(worker) } else { state.pending.pop_front() };
@@ -166,12 +188,15 @@ impl Core {
         true
     }
 
-    fn evict_for_task(&mut self, actions: &mut Vec<Action>) -> bool {
+    fn evict_for_task(&mut self, id: QueryId, stage: usize, who: Evict<'_>, actions: &mut Vec<Action>) -> bool {
+        let Some(state) = self.queries.get(&id).map(|query| &query.stages[stage]) else { return false };
+        let (pins, others): (Vec<_>, _) = (state.pinned.keys().copied().collect(), !state.pending.is_empty());
         let task = self.settings.task;
-        if self.ledger.has_room(task) {
-            return false; // there is, but not where the task must be
-        }
-        let freed = self.evict_for(|ledger| ledger.place(task, Resources::NONE), actions);
+        let place = |ledger: &mut Ledger| {
+            let pinned = pins.iter().find_map(|worker| ledger.place_on(*worker, task));
+            pinned.or_else(|| others.then(|| ledger.place(task, Resources::NONE)).flatten())
+        };
+        let freed = self.evict_for(who, place, actions);
         // The room is there; whose turn it is takes it.
         freed.iter().for_each(|grant| self.ledger.release(grant));
         freed.is_some()
@@ -183,62 +208,81 @@ impl Core {
         &mut self,
         id: QueryId,
         stage: usize,
-        count: impl Fn(&PoolSpec, usize) -> usize,
+        count: impl Fn(&Self, &Pool) -> usize,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let steps = self.queries.get(&id).filter(|q| q.stages[stage].phase == Phase::Running);
-        for step in 0..steps.map_or(0, |query| query.stages[stage].pools.len()) {
-            loop {
-                let Some(query) = self.queries.get(&id) else { return };
-                let (pool, spec) = (&query.stages[stage].pools[step], &query.spec.stages[stage].pools[step]);
-                if pool.alive >= count(spec, pool.most) || pool.has_idle() {
+        let running = self.queries.get(&id).map(|q| &q.stages[stage]).filter(|stage| stage.phase == Phase::Running);
+        let pools: Vec<_> = running.into_iter().flat_map(|stage| &stage.steps).filter_map(|step| step.pool).collect();
+        for id_of_pool in pools {
+            while let Some(pool) = self.pools.get(id_of_pool) {
+                if pool.replicas.len() >= count(self, pool) || pool.has_idle() {
                     break;
                 }
                 // The only replica of a pool that has work need leave no room.
-                let spare = if pool.alive == 0 { Resources::NONE } else { self.settings.task };
-                let Some(grant) = self.ledger.place(spec.each, spare) else { break };
-                self.start_replica(id, stage, step, grant, now, actions);
+                let spare = if pool.replicas.is_empty() { Resources::NONE } else { self.settings.task };
+                let Some(grant) = self.ledger.place(pool.spec.each, spare) else { break };
+                self.start_replica(id_of_pool, id, stage, grant, now, actions);
             }
         }
     }
 
+    /// Starts one more replica of a pool, for this stage first.
     fn start_replica(
         &mut self,
-        id: QueryId,
+        id: PoolId,
+        query: QueryId,
         stage: usize,
-        step: usize,
         grant: Grant,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let Some(query) = self.queries.get_mut(&id) else { return };
-        let replica = query.replica_id(stage, step, query.stages[stage].pools[step].replicas.len());
+        let Some(query) = self.queries.get(&query) else { return };
+        let step = query.stages[stage].steps.iter().position(|step| step.pool == Some(id));
+        let step: StepId = query.step_id(stage, step.unwrap_or_default());
         let (worker, devices) = (grant.worker, grant.devices.clone());
-        let pool = &mut query.stages[stage].pools[step];
-        pool.replicas.push(Replica { grant, state: ReplicaState::Starting, since: now, progress: None, idle: None });
-        pool.alive += 1;
-        let timeout = self.ready_timeout(replica.pool);
+        let Some(pool) = self.pools.get_mut(id) else { return };
+        let replica = ReplicaId { pool: id, rank: pool.start(grant, now) };
+        let timeout = self.pools.get(id).map(|pool| self.ready_timeout(pool)).unwrap_or_default();
         self.timers.insert((now + timeout, Timer::Ready(replica)));
-        actions.push(Action::StartReplica { worker, replica, devices });
+        actions.push(Action::StartReplica { worker, replica, step, devices });
     }
 }
 
 /// What a stage needs to be admitted.
 pub(super) struct Whole {
+    /// Steps whose pools have no replica, each pool once.
+    steps: Vec<usize>,
     replicas: Vec<Resources>,
+    /// Pools that have.
+    there: Vec<PoolId>,
     pins: Vec<WorkerId>,
 }
 
 impl Whole {
-    pub(super) fn of(query: &Query, stage: usize) -> Self {
-        let replicas = query.spec.stages[stage].pools.iter().map(|pool| pool.each).collect();
-        Self { replicas, pins: query.stages[stage].pinned.keys().copied().collect() }
+    pub(super) fn of(query: &Query, stage: usize, pools: &Pools) -> Self {
+        let specs = &query.spec.stages[stage].pools;
+        let mut whole = Self {
+            steps: Vec::new(),
+            replicas: Vec::new(),
+            there: Vec::new(),
+            pins: query.stages[stage].pinned.keys().copied().collect(),
+        };
+        for (step, spec) in distinct(specs) {
+            match pools.of(spec).filter(|(_, pool)| pool.alive() > 0) {
+                Some((pool, _)) => whole.there.push(pool),
+                None => {
+                    whole.steps.push(step);
+                    whole.replicas.push(spec.each);
+                }
+            }
+        }
+        whole
     }
 
-    /// No replica and no certain worker.
+    /// No pool and no certain worker.
     fn is_plain(&self) -> bool {
-        self.replicas.is_empty() && self.pins.is_empty()
+        self.replicas.is_empty() && self.there.is_empty() && self.pins.is_empty()
     }
 
     /// Charges a replica of each pool, and a task: one on each worker on which some must run.

@@ -1,96 +1,178 @@
-//! Replicas: ready, failed, late, idle, let go.
+//! Pools: used, left, warm; their replicas: ready, failed, late, hung, idle, let go.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{Action, Core};
+use super::{Action, Core, Timer};
 use crate::error::{PoolError, PoolFailure};
 use crate::sched::ledger::{Grant, Ledger};
-use crate::sched::query::{Pool, Query, Replica, ReplicaState};
-use crate::sched::{PoolId, QueryId, ReplicaId, WorkerId};
+use crate::sched::pool::{Pool, Pools, ReplicaState};
+use crate::sched::{PoolId, QueryId, ReplicaId, StageId, StepId, WorkerId};
 use crate::udf::UdfError;
 
+/// Who may be let go to make room.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Evict<'a> {
+    /// Replicas of pools that nobody uses.
+    Unused,
+    /// Those first, then idle extras of the others. Of these pools, which are about to be used, one replica stays.
+    Idle(&'a [PoolId]),
+}
+
 impl Core {
-    pub(super) fn replica(&mut self, id: ReplicaId) -> Option<&mut Replica> {
-        self.pool_mut(id.pool)?.replicas.get_mut(id.rank as usize)
+    pub(super) fn replica_progress(&mut self, id: ReplicaId, doing: String) {
+        if let Some(replica) = self.pools.replica_mut(id) {
+            replica.progress = Some(doing);
+        }
     }
 
     pub(super) fn replica_ready(&mut self, id: ReplicaId, actions: &mut Vec<Action>) {
-        let Some(replica) = self.replica(id).filter(|r| r.state == ReplicaState::Starting) else { return };
+        let Some(replica) = self.pools.replica_mut(id).filter(|r| r.state == ReplicaState::Starting) else { return };
         replica.state = ReplicaState::Ready;
         let on = replica.grant.worker;
-        actions.push(Action::Serve { replica: id, on, tell: self.prepared(id.pool) });
+        let users = self.pools.get(id.pool).into_iter().flat_map(|pool| &pool.users);
+        actions.extend(users.map(|step| Action::Serve { step: *step, replica: id, on, tell: self.prepared(*step) }));
     }
 
     pub(super) fn replica_idle(&mut self, id: ReplicaId, idle: bool, now: Instant) {
-        let Some(replica) = self.replica(id).filter(|r| r.state == ReplicaState::Ready) else { return };
-        let was = std::mem::replace(&mut replica.idle, idle.then_some(now));
-        if let Some(since) = was {
-            self.idle.remove(&(since, id));
-        }
-        if idle {
-            self.idle.insert((now, id));
+        let Some(pool) = self.pools.get(id.pool) else { return };
+        let ready = pool.replicas.get(&id.rank).is_some_and(|replica| replica.state == ReplicaState::Ready);
+        // What it does while nobody uses it is for nobody.
+        if ready && !pool.users.is_empty() {
+            self.pools.set_idle(id, idle.then_some(now));
         }
     }
 
     pub(super) fn replica_failed(&mut self, id: ReplicaId, error: UdfError, now: Instant, actions: &mut Vec<Action>) {
-        let Some(replica) = self.replica(id).filter(|r| r.state != ReplicaState::Stopped) else { return };
+        let Some(replica) = self.pools.replica(id) else { return };
         let worker = replica.grant.worker.to_string();
         self.fail_pool(id, PoolFailure::Start { rank: id.rank, worker, error }, now, actions);
     }
 
-    pub(super) fn credit_wait(&mut self, worker: WorkerId, pool: PoolId, batches: usize, now: Instant) {
-        let Some(pool) = self.pool_mut(pool) else { return };
-        if batches == 0 {
-            pool.waiting.remove(&worker);
-        } else {
-            pool.waiting.entry(worker).or_insert((batches, now)).0 = batches;
+    /// A replica hangs in a call that took longer than it may. Those who use it hear it from itself.
+    pub(super) fn replica_hung(&mut self, id: ReplicaId, actions: &mut Vec<Action>) {
+        let Some(replica) = self.pools.replica_mut(id) else { return };
+        replica.state = ReplicaState::Hung;
+        self.pools.set_idle(id, None);
+        if self.pools.get(id.pool).is_some_and(|pool| pool.users.is_empty()) {
+            self.stop_replica(id, actions);
         }
     }
 
-    /// A pool without a ready replica after the time-out fails its query; where some are ready, the others are given up.
-    pub(super) fn check_ready(&mut self, id: ReplicaId, now: Instant, actions: &mut Vec<Action>) {
-        let timeout = self.ready_timeout(id.pool);
-        let Some(replica) = self.replica(id).filter(|r| r.state == ReplicaState::Starting) else { return };
-        let (worker, progress) = (replica.grant.worker.to_string(), replica.progress.clone());
-        if self.pool_mut(id.pool).is_some_and(|pool| pool.ready().next().is_some()) {
-            self.stop_replica(id, actions);
+    pub(super) fn credit_wait(&mut self, worker: WorkerId, step: StepId, batches: usize, now: Instant) {
+        let stage = self.queries.get_mut(&step.query).and_then(|query| query.stages.get_mut(step.stage.0 as usize));
+        let Some(step) = stage.and_then(|stage| stage.steps.get_mut(step.step as usize)) else { return };
+        if batches == 0 {
+            step.waiting.remove(&worker);
         } else {
-            let cause = PoolFailure::NotReady { rank: id.rank, worker, timeout, progress };
-            self.fail_pool(id, cause, now, actions);
+            step.waiting.entry(worker).or_insert((batches, now)).0 = batches;
         }
+    }
+
+    /// A pool without a ready replica after the time-out fails its queries; where some are ready, the others are given up.
+    pub(super) fn check_ready(&mut self, id: ReplicaId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(pool) = self.pools.get(id.pool) else { return };
+        let Some(replica) = pool.replicas.get(&id.rank).filter(|r| r.state == ReplicaState::Starting) else { return };
+        if pool.ready().next().is_some() {
+            return self.stop_replica(id, actions);
+        }
+        let (worker, progress) = (replica.grant.worker.to_string(), replica.progress.clone());
+        let cause = PoolFailure::NotReady { rank: id.rank, worker, timeout: self.ready_timeout(pool), progress };
+        self.fail_pool(id, cause, now, actions);
     }
 
     /// How long the replicas of a pool may take to become ready.
-    pub(super) fn ready_timeout(&self, id: PoolId) -> Duration {
-        let stage = self.queries.get(&id.query).and_then(|query| query.spec.stages.get(id.stage.0 as usize));
-        let pool = stage.and_then(|stage| stage.pools.get(id.step as usize));
-        pool.and_then(|pool| pool.ready_timeout).unwrap_or(self.settings.ready_timeout)
+    pub(super) fn ready_timeout(&self, pool: &Pool) -> Duration {
+        pool.spec.ready_timeout.unwrap_or(self.settings.ready_timeout)
     }
 
-    pub(super) fn stop_pools(&mut self, id: QueryId, stage: usize, actions: &mut Vec<Action>) {
-        let Some(query) = self.queries.get(&id) else { return };
-        let pools = query.stages[stage].pools.iter().enumerate();
-        let ranks = pools.flat_map(|(step, pool)| (0..pool.replicas.len()).map(move |rank| (step, rank)));
-        let replicas: Vec<_> = ranks.map(|(step, rank)| query.replica_id(stage, step, rank)).collect();
-        replicas.into_iter().for_each(|replica| self.stop_replica(replica, actions));
+    /// Whether every pool of a stage has a replica that can take a batch.
+    pub(super) fn is_served(&self, id: QueryId, stage: usize) -> bool {
+        let Some(query) = self.queries.get(&id) else { return false };
+        let pools = query.stages[stage].steps.iter().map(|step| self.pools.get(step.pool?));
+        pools.into_iter().all(|pool| pool.is_some_and(Pool::is_served))
     }
 
-    /// Makes room by letting idle extras go, the longest idle first, if `place` then succeeds. No more than are needed.
+    /// A stage needs its pools no more. Those that nobody else uses stay warm for their time.
+    pub(super) fn leave_pools(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) {
+        let steps = self.queries.get(&id).map_or(0, |query| query.stages[stage].steps.len());
+        for step in 0..steps {
+            let Some(query) = self.queries.get_mut(&id) else { return };
+            let (user, state) = (query.step_id(stage, step), &mut query.stages[stage].steps[step]);
+            state.waiting.clear();
+            let Some(pool) = state.pool.take() else { continue };
+            let Some(left) = self.pools.get_mut(pool) else { continue };
+            left.users.remove(&user);
+            if left.users.is_empty() {
+                self.unused(pool, now, actions);
+            }
+        }
+    }
+
+    /// Nobody uses a pool any more: what is not ready goes, the rest waits for the next query.
+    fn unused(&mut self, id: PoolId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(pool) = self.pools.get_mut(id) else { return };
+        let warm = pool.spec.keep_warm.unwrap_or(self.settings.pool_warm);
+        pool.unused = Some(now);
+        let replicas: Vec<_> =
+            pool.replicas.iter().map(|(rank, replica)| (*rank, replica.state, replica.idle)).collect();
+        for (rank, state, idle) in replicas {
+            let replica = ReplicaId { pool: id, rank };
+            if state != ReplicaState::Ready || warm.is_zero() {
+                self.stop_replica(replica, actions);
+            } else if idle.is_none() {
+                self.pools.set_idle(replica, Some(now));
+            }
+        }
+        self.pools.drop_if_empty(id);
+        self.cool_later(id, now);
+    }
+
+    /// Has a pool that nobody uses looked at when its time is over. It may be used again until then.
+    fn cool_later(&mut self, id: PoolId, now: Instant) {
+        let Some(pool) = self.pools.get_mut(id).filter(|pool| !pool.cools) else { return };
+        let warm = pool.spec.keep_warm.unwrap_or(self.settings.pool_warm);
+        let until = pool.unused.unwrap_or(now).checked_add(warm);
+        pool.cools = until.is_some();
+        self.timers.extend(until.map(|until| (until, Timer::Cool(id))));
+    }
+
+    /// A pool that nobody has used for its time goes.
+    pub(super) fn cool(&mut self, id: PoolId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(pool) = self.pools.get_mut(id) else { return };
+        pool.cools = false;
+        let Some(since) = pool.unused else { return };
+        let warm = pool.spec.keep_warm.unwrap_or(self.settings.pool_warm);
+        if now.duration_since(since) < warm {
+            return self.cool_later(id, now);
+        }
+        let ranks: Vec<_> = pool.replicas.keys().copied().collect();
+        ranks.into_iter().for_each(|rank| self.stop_replica(ReplicaId { pool: id, rank }, actions));
+    }
+
+    /// Makes room by letting idle replicas go, if `place` then succeeds: those that nobody uses first, the longest idle first.
+    /// No more than are needed.
     pub(super) fn evict_for<T>(
         &mut self,
+        who: Evict<'_>,
         mut place: impl FnMut(&mut Ledger) -> Option<T>,
         actions: &mut Vec<Action>,
     ) -> Option<T> {
+        let unused = |id: &ReplicaId| self.pools.get(id.pool).is_some_and(|pool| pool.users.is_empty());
+        let (first, then): (Vec<_>, Vec<_>) = self.pools.idle().map(|(_, id)| id).partition(unused);
+        let (then, wanted) = match who {
+            Evict::Unused => (Vec::new(), &[][..]),
+            Evict::Idle(wanted) => (then, wanted),
+        };
         let mut freed: Vec<(ReplicaId, Grant)> = Vec::new();
         let mut taken: BTreeMap<PoolId, usize> = BTreeMap::new();
         let mut placed = None;
-        for (_, id) in &self.idle {
+        for id in first.into_iter().chain(then) {
             let taken = taken.entry(id.pool).or_default();
-            let Some(grant) = extra(&self.queries, *id, *taken) else { continue };
+            let Some(grant) = spare(&self.pools, id, *taken, wanted) else { continue };
             *taken += 1;
             self.ledger.undo(&grant);
-            freed.push((*id, grant));
+            freed.push((id, grant));
             placed = place(&mut self.ledger);
             if placed.is_some() {
                 break;
@@ -105,74 +187,78 @@ impl Core {
         placed
     }
 
-    /// Extras that have been idle for as long as a worker may be go.
+    /// Extras of pools in use that have been idle for as long as a worker may be go.
     pub(super) fn retire_replicas(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let Some(scale) = self.autoscaler.as_ref().map(|scaler| scaler.settings()).filter(|scale| scale.downscale)
         else {
             return;
         };
-        let long = self.idle.iter().take_while(|(since, _)| now.duration_since(*since) >= scale.idle);
-        let long: Vec<_> = long.map(|(_, replica)| *replica).collect();
-        for id in long {
-            if let Some(grant) = extra(&self.queries, id, 0) {
+        let long = self.pools.idle().take_while(|(since, _)| now.duration_since(*since) >= scale.idle);
+        let long = long.map(|(_, replica)| replica);
+        let used = |id: &ReplicaId| self.pools.get(id.pool).is_some_and(|pool| !pool.users.is_empty());
+        for id in long.filter(used).collect::<Vec<_>>() {
+            if let Some(grant) = spare(&self.pools, id, 0, &[]) {
                 self.let_go(id, actions);
                 self.ledger.release(&grant);
             }
         }
     }
 
-    /// Stops an extra, whose charge the caller has: its pool does not grow again, for others were enough.
+    /// Stops a replica, whose charge the caller has: its pool does not grow again, for others were enough.
     fn let_go(&mut self, id: ReplicaId, actions: &mut Vec<Action>) {
-        actions.push(Action::Dismiss { replica: id, tell: self.prepared(id.pool) });
+        actions.push(self.dismissal(id));
         self.take_out(id, actions);
-        if let Some(pool) = self.pool_mut(id.pool) {
-            pool.most = pool.alive;
+        if let Some(pool) = self.pools.get_mut(id.pool) {
+            pool.most = pool.alive();
         }
     }
 
-    fn stop_replica(&mut self, id: ReplicaId, actions: &mut Vec<Action>) {
+    pub(super) fn stop_replica(&mut self, id: ReplicaId, actions: &mut Vec<Action>) {
         let grant = self.take_out(id, actions);
         grant.iter().for_each(|grant| self.ledger.release(grant));
     }
 
     /// Stops a replica, once; its charge is then the caller's.
     fn take_out(&mut self, id: ReplicaId, actions: &mut Vec<Action>) -> Option<Grant> {
-        let grant = self.pool_mut(id.pool)?.stop(id.rank as usize)?;
-        self.forget_idle(id);
+        let grant = self.pools.take(id)?;
         actions.push(Action::StopReplica { worker: grant.worker, replica: id });
         Some(grant)
     }
 
-    /// A replica that has stopped is not idle.
-    pub(super) fn forget_idle(&mut self, id: ReplicaId) {
-        if let Some(since) = self.replica(id).and_then(|replica| replica.idle.take()) {
-            self.idle.remove(&(since, id));
+    fn fail_pool(&mut self, id: ReplicaId, cause: PoolFailure, now: Instant, actions: &mut Vec<Action>) {
+        let Some(pool) = self.pools.get(id.pool) else { return };
+        let (udf, users) = (pool.spec.udf.clone(), pool.users.clone());
+        for step in users {
+            let error = PoolError { step, udf: udf.clone(), cause: cause.clone() };
+            self.end(step.query, Some(error.into()), now, actions);
         }
     }
 
-    fn fail_pool(&mut self, id: ReplicaId, cause: PoolFailure, now: Instant, actions: &mut Vec<Action>) {
-        let Some(query) = self.queries.get(&id.pool.query) else { return };
-        let udf = query.spec.stages[id.pool.stage.0 as usize].pools[id.pool.step as usize].udf.clone();
-        self.end(id.pool.query, Some(PoolError { pool: id.pool, udf, cause }.into()), now, actions);
+    pub(super) fn dismissal(&self, replica: ReplicaId) -> Action {
+        let users = self.pools.get(replica.pool).into_iter().flat_map(|pool| &pool.users);
+        let mut tell: Vec<_> = users.flat_map(|step| self.prepared(*step)).collect();
+        tell.sort_unstable();
+        tell.dedup();
+        Action::Dismiss { replica, tell }
     }
 
-    /// Workers that have the stage of a pool.
-    fn prepared(&self, pool: PoolId) -> Vec<WorkerId> {
-        let stage = self.queries.get(&pool.query).and_then(|query| query.stages.get(pool.stage.0 as usize));
+    /// Workers that have the stage of a step.
+    fn prepared(&self, step: StepId) -> Vec<WorkerId> {
+        let StepId { query, stage: StageId(stage), .. } = step;
+        let stage = self.queries.get(&query).and_then(|query| query.stages.get(stage as usize));
         stage.map(|stage| stage.prepared.iter().copied().collect()).unwrap_or_default()
-    }
-
-    fn pool_mut(&mut self, id: PoolId) -> Option<&mut Pool> {
-        self.queries.get_mut(&id.query)?.stages.get_mut(id.stage.0 as usize)?.pools.get_mut(id.step as usize)
     }
 }
 
-/// The charge of a replica that its pool can do without, when `taken` others are let go: one that takes batches stays.
-fn extra(queries: &BTreeMap<QueryId, Query>, id: ReplicaId, taken: usize) -> Option<Grant> {
-    let (stage, step) = (id.pool.stage.0 as usize, id.pool.step as usize);
-    let query = queries.get(&id.pool.query)?;
-    let (pool, spec) = (query.stages.get(stage)?.pools.get(step)?, query.spec.stages.get(stage)?.pools.get(step)?);
-    let replica = pool.replicas.get(id.rank as usize)?;
-    let enough = pool.alive > spec.least.max(1) + taken && pool.ready().count() > 1 + taken;
-    enough.then(|| replica.grant.clone())
+/// The charge of a replica that can be done without, when `taken` others of its pool are let go: of a pool in use one that
+/// takes batches stays, and as many as must be there.
+fn spare(pools: &Pools, id: ReplicaId, taken: usize, wanted: &[PoolId]) -> Option<Grant> {
+    let pool = pools.get(id.pool)?;
+    let stay = match (pool.users.is_empty(), wanted.contains(&id.pool)) {
+        (true, false) => 0,
+        (true, true) => 1,
+        (false, _) => pool.spec.least.max(1),
+    };
+    let enough = stay == 0 || (pool.alive() > stay + taken && pool.ready().count() > 1 + taken);
+    enough.then(|| pool.replicas.get(&id.rank).map(|replica| replica.grant.clone()))?
 }

@@ -39,7 +39,9 @@ impl Core {
             let task = Grant::without_gpus(worker, self.settings.task);
             (0..desk.running).for_each(|_| without_tasks.undo(&task));
         }
-        let Some((replicas, tasks)) = Whole::of(query, stage).place(self.settings.task, &mut without_tasks) else {
+        let Some((replicas, tasks)) =
+            Whole::of(query, stage, &self.pools).place(self.settings.task, &mut without_tasks)
+        else {
             return;
         };
         self.promise.to = Some((query.spec.id, stage));

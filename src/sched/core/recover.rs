@@ -1,28 +1,37 @@
 //! What a lost worker costs: its running tasks and the partitions that only it held. They run again elsewhere, as new
 //! attempts; what reads them waits.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{Action, Core, Timer};
 use crate::error::{Error, PoolError, PoolFailure, TaskError, TaskFailure};
 use crate::sched::ledger::Ledger;
-use crate::sched::query::{Phase, Query, ReplicaState, TaskState};
-use crate::sched::{Attempt, QueryId, ReplicaId, TaskId, WorkerId};
+use crate::sched::query::{Phase, Query, TaskState};
+use crate::sched::{Attempt, PoolId, QueryId, ReplicaId, TaskId, WorkerId};
 
 /// Attempts of one task before its failure is the query's.
 pub(crate) const MAX_ATTEMPTS: u32 = 5;
-/// Replicas that a pool may lose before the query fails: a UDF that kills its workers must not kill them all.
+/// Replicas that a stage may lose of a pool before its query fails: a UDF that kills its workers must not kill them all.
 const MAX_LOST_REPLICAS: usize = 4;
 /// How long a task waits before its second attempt; each further one waits twice as long. A worker that is lost is known to
 /// be before the attempts are used up.
 const BACK_OFF: Duration = Duration::from_millis(250);
 
-/// What a query has lost with a worker.
+/// What a pool has lost.
+struct LostReplicas {
+    count: usize,
+    last: ReplicaId,
+    on: WorkerId,
+    /// None is left.
+    all: bool,
+}
+
+/// What a query has lost with a worker, or with a pool.
 #[derive(Default)]
 struct Lost {
     /// Attempts that are over, as they were: their room is to be given back.
     attempts: Vec<(TaskId, TaskState)>,
-    replicas: Vec<ReplicaId>,
     /// Stages of which a pool has no replica left. They are admitted whole again: what is left of them must not hold the room
     /// that the others need.
     stages: Vec<usize>,
@@ -37,21 +46,65 @@ impl Core {
         if let Some(scaler) = &mut self.autoscaler {
             scaler.lost();
         }
+        let pools = self.lose_replicas(worker);
         // Those that still wait say so again.
         self.unadmitted.clear();
+        self.lose_from_queries(Some(worker), why, &pools, now, actions);
+        self.make_room_for_a_task(now, actions);
+        self.end_infeasible(now, actions);
+    }
+
+    /// The room that stages were admitted with for their tasks may have been on the worker that is lost. If no task runs and
+    /// none could, they give up their pools and are admitted whole again, one after the other.
+    fn make_room_for_a_task(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.running > 0 || self.ledger.has_room(self.settings.task) {
+            return;
+        }
+        for id in self.turns.clone() {
+            for stage in 0..self.queries.get(&id).map_or(0, |query| query.stages.len()) {
+                let Some(state) = self.queries.get_mut(&id).map(|query| &mut query.stages[stage]) else { break };
+                if state.phase == Phase::Running && !state.steps.is_empty() {
+                    state.phase = Phase::Waiting;
+                    state.since = now;
+                    self.leave_pools(id, stage, now, actions);
+                }
+            }
+        }
+    }
+
+    /// A replica is of no more use through no fault of those who use it now. If it was the last one of its pool, they begin
+    /// anew with another.
+    pub(super) fn replica_stuck(&mut self, id: ReplicaId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(on) = self.pools.replica(id).map(|replica| replica.grant.worker) else { return };
+        actions.push(self.dismissal(id));
+        self.stop_replica(id, actions);
+        if self.pools.get(id.pool).is_some_and(|pool| pool.alive() == 0) {
+            let pools = [(id.pool, LostReplicas { count: 1, last: id, on, all: true })].into();
+            let why = "it does not come back from a call of a query that has ended";
+            self.lose_from_queries(None, why, &pools, now, actions);
+        }
+    }
+
+    fn lose_from_queries(
+        &mut self,
+        worker: Option<WorkerId>,
+        why: &str,
+        pools: &BTreeMap<PoolId, LostReplicas>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let mut failed = Vec::new();
         let persisted = self.queries.iter().filter(|(_, query)| query.done && query.persisted).map(|(id, _)| *id);
         let concerned: Vec<_> = self.turns.iter().copied().chain(persisted).collect();
         for id in concerned {
             let Some(query) = self.queries.get_mut(&id) else { continue };
-            let lost = query.lose(worker, why, now, &mut self.ledger);
+            let lost = query.lose(worker, why, pools, now, &mut self.ledger);
             if query.done && query.stages.last().is_some_and(|last| last.phase != Phase::Done) {
                 query.done = false;
                 self.turns.push_back(id);
             }
             lost.attempts.into_iter().for_each(|(task, was)| self.vacate(task, was, now));
-            lost.replicas.into_iter().for_each(|replica| self.forget_idle(replica));
-            lost.stages.into_iter().for_each(|stage| self.stop_pools(id, stage, actions));
+            lost.stages.into_iter().for_each(|stage| self.leave_pools(id, stage, now, actions));
             match lost.failed {
                 Some(error) => failed.push((id, error)),
                 None => self.step_back_all(id, now, actions),
@@ -60,7 +113,18 @@ impl Core {
         for (query, error) in failed {
             self.end(query, Some(error), now, actions);
         }
-        self.end_infeasible(now, actions);
+    }
+
+    /// Takes the replicas of a lost worker out of their pools. Their charges are gone with it.
+    fn lose_replicas(&mut self, worker: WorkerId) -> BTreeMap<PoolId, LostReplicas> {
+        let mut lost = BTreeMap::new();
+        for id in self.pools.on(worker) {
+            self.pools.take(id);
+            let all = self.pools.get(id.pool).is_none_or(|pool| pool.alive() == 0);
+            let before = lost.get(&id.pool).map_or(0, |lost: &LostReplicas| lost.count);
+            lost.insert(id.pool, LostReplicas { count: before + 1, last: id, on: worker, all });
+        }
+        lost
     }
 
     /// Makes the next attempt of a task wait for its back-off. False if there is none.
@@ -121,22 +185,32 @@ impl Core {
         if blocked && state.phase == Phase::Running && state.running + state.queued == 0 {
             state.phase = Phase::Waiting;
             state.since = now;
-            self.stop_pools(id, stage, actions);
+            self.leave_pools(id, stage, now, actions);
         }
     }
 }
 
 impl Query {
-    fn lose(&mut self, worker: WorkerId, why: &str, now: Instant, ledger: &mut Ledger) -> Lost {
+    fn lose(
+        &mut self,
+        worker: Option<WorkerId>,
+        why: &str,
+        pools: &BTreeMap<PoolId, LostReplicas>,
+        now: Instant,
+        ledger: &mut Ledger,
+    ) -> Lost {
         let mut lost = Lost::default();
         // Readers before what they read: who must run again needs its inputs again.
         for stage in (0..self.stages.len()).rev() {
-            self.stages[stage].prepared.remove(&worker);
-            self.stages[stage].holders.remove(&worker);
-            self.stages[stage].unpin(worker);
+            if let Some(worker) = worker {
+                self.stages[stage].prepared.remove(&worker);
+                self.stages[stage].holders.remove(&worker);
+                self.stages[stage].unpin(worker);
+                self.stages[stage].steps.iter_mut().for_each(|step| _ = step.waiting.remove(&worker));
+            }
             let needed = self.is_needed(stage);
             self.settle_kept(stage, needed, ledger);
-            let replicas = self.lose_replicas(stage, worker, why, &mut lost);
+            let replicas = self.lose_replicas(stage, why, pools);
             let tasks = replicas.and_then(|pool_is_gone| {
                 self.lose_tasks(stage, worker, pool_is_gone, why, ledger, &mut lost)?;
                 Ok(pool_is_gone)
@@ -159,26 +233,24 @@ impl Query {
     }
 
     /// True if a pool of a running stage has no replica left.
-    fn lose_replicas(&mut self, stage: usize, worker: WorkerId, why: &str, lost: &mut Lost) -> Result<bool, Error> {
+    fn lose_replicas(
+        &mut self,
+        stage: usize,
+        why: &str,
+        pools: &BTreeMap<PoolId, LostReplicas>,
+    ) -> Result<bool, Error> {
         let mut gone = false;
-        for step in 0..self.stages[stage].pools.len() {
-            let pool = &mut self.stages[stage].pools[step];
-            let there = |rank: &usize| {
-                let replica = &pool.replicas[*rank];
-                replica.grant.worker == worker && replica.state != ReplicaState::Stopped
-            };
-            let ranks: Vec<_> = (0..pool.replicas.len()).filter(there).collect();
-            let Some(&last) = ranks.last() else { continue };
-            pool.lost += ranks.len();
-            ranks.iter().for_each(|rank| drop(pool.stop(*rank)));
-            gone |= pool.alive == 0;
-            let too_many = pool.lost > MAX_LOST_REPLICAS;
-            lost.replicas.extend(ranks.iter().map(|rank| self.replica_id(stage, step, *rank)));
-            if too_many {
-                let id = self.replica_id(stage, step, last);
-                let cause = PoolFailure::Lost { rank: id.rank, worker: worker.to_string(), why: why.to_owned() };
+        for step in 0..self.stages[stage].steps.len() {
+            let id = self.step_id(stage, step);
+            let state = &mut self.stages[stage].steps[step];
+            let Some(lost) = state.pool.and_then(|pool| pools.get(&pool)) else { continue };
+            state.lost += lost.count;
+            gone |= lost.all;
+            if state.lost > MAX_LOST_REPLICAS {
+                let (rank, worker) = (lost.last.rank, lost.on.to_string());
+                let cause = PoolFailure::Lost { rank, worker, why: why.to_owned() };
                 let udf = self.spec.stages[stage].pools[step].udf.clone();
-                return Err(PoolError { pool: id.pool, udf, cause }.into());
+                return Err(PoolError { step: id, udf, cause }.into());
             }
         }
         Ok(gone)
@@ -187,7 +259,7 @@ impl Query {
     fn lose_tasks(
         &mut self,
         stage: usize,
-        worker: WorkerId,
+        worker: Option<WorkerId>,
         pool_is_gone: bool,
         why: &str,
         ledger: &Ledger,
@@ -196,11 +268,12 @@ impl Query {
         let needed = self.is_needed(stage);
         for index in 0..self.stages[stage].tasks.len() {
             let was = self.stages[stage].tasks[index].state;
+            let on = self.stages[stage].tasks[index].is_on().or(worker);
             match was {
-                TaskState::Running { on, .. } | TaskState::Queued { on, .. } if on == worker || pool_is_gone => {
+                TaskState::Running { on, .. } | TaskState::Queued { on, .. } if Some(on) == worker || pool_is_gone => {
                     lost.attempts.push((self.task_id(stage, index), was));
                 }
-                TaskState::Done(on, output) if on == worker => {
+                TaskState::Done(on, output) if Some(on) == worker => {
                     let (rows, bytes) = self.stages[stage].output;
                     self.stages[stage].output = (rows - output.rows, bytes - output.bytes);
                     if !needed {
@@ -218,7 +291,8 @@ impl Query {
             if attempt >= MAX_ATTEMPTS {
                 let cause = TaskFailure::WorkerLost(why.to_owned());
                 let task = self.task_id(stage, index);
-                return Err(TaskError { task, attempt, worker: worker.to_string(), cause }.into());
+                let worker = on.map(|worker| worker.to_string()).unwrap_or_default();
+                return Err(TaskError { task, attempt, worker, cause }.into());
             }
             task.attempt = Attempt(attempt + 1);
             self.stages[stage].enqueue(index, &self.spec.stages[stage], |worker| ledger.has(worker));

@@ -1,9 +1,10 @@
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::recover::MAX_ATTEMPTS;
 use super::*;
 use crate::error::TaskFailure;
-use crate::sched::query::PoolSpec;
+use crate::sched::pool::PoolSpec;
 use crate::sched::{Affinity, PartitionId, StageSpec};
 
 const WORKERS: Duration = Duration::from_secs(5);
@@ -14,6 +15,7 @@ fn settings() -> Settings {
     Settings {
         task: Resources::cpus(0.5),
         ready_timeout: READY,
+        pool_warm: Duration::ZERO,
         worker_timeout: WORKERS,
         linear: false,
         max_task_backlog: Some(0),
@@ -81,7 +83,8 @@ impl Play {
     fn assert_idle(&self) {
         assert_eq!(self.core.running, 0);
         assert_eq!(self.core.queues.desks().count(), 0);
-        assert!(self.core.idle.is_empty());
+        assert!(!self.core.pools.has_idle());
+        assert_eq!(self.core.pools.iter().count(), 0);
         assert!(self.core.ledger.is_unused(), "charges are left: {:?}", self.core.ledger);
         assert!(self.core.queries.is_empty());
     }
@@ -99,14 +102,19 @@ fn stage(tasks: usize) -> StageSpec {
 }
 
 fn udf_stage(tasks: usize, cpus: f64, replicas: (usize, usize)) -> StageSpec {
-    let pool = PoolSpec {
-        udf: "oar".to_owned(),
-        each: Resources::cpus(cpus),
-        least: replicas.0,
-        most: replicas.1,
-        ready_timeout: None,
-    };
-    StageSpec { pools: vec![pool], ..stage(tasks) }
+    StageSpec { pools: vec![pool(Resources::cpus(cpus), replicas)], ..stage(tasks) }
+}
+
+/// A pool that no other step uses.
+fn pool(each: Resources, (least, most): (usize, usize)) -> PoolSpec {
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    let key = MADE.fetch_add(1, Ordering::Relaxed).to_le_bytes().into();
+    PoolSpec { key, udf: "oar".to_owned(), each, least, most, ready_timeout: None, keep_warm: None }
+}
+
+/// A pool that other steps use too, one for each `n`.
+fn shared(n: usize) -> PoolSpec {
+    PoolSpec { key: [n as u8].into(), ..pool(Resources::cpus(0.5), (1, 2)) }
 }
 
 fn runs(actions: &[Action]) -> Vec<(TaskId, Attempt)> {
@@ -353,7 +361,7 @@ fn a_pool_that_has_lost_its_last_replica_is_admitted_again_with_its_tasks() {
     assert_eq!(running.len(), 3);
     let actions = play.event(Event::Lost { worker: on, why: "killed".to_owned() });
     let (again, _) = starts(&actions)[0];
-    assert_eq!((again.pool, again.rank), (replica.pool, 1));
+    assert_ne!(again, replica);
     assert!(runs(&actions).is_empty(), "no replica is ready");
     let actions = play.event(Event::ReplicaReady(again));
     let second = runs(&actions);
@@ -455,7 +463,9 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
             (state % n as u64) as usize
         };
         let max_task_backlog = [None, Some(0), Some(1)][seed as usize % 3];
-        let mut play = Play { core: Core::new(Settings { max_task_backlog, ..settings() }), now: Instant::now() };
+        let pool_warm = Duration::from_secs([0, 1, 3600][seed as usize / 3 % 3]);
+        let settings = Settings { max_task_backlog, pool_warm, ..settings() };
+        let mut play = Play { core: Core::new(settings), now: Instant::now() };
         for (worker, cpus) in [1.0, 1.5, 2.0].into_iter().enumerate() {
             play.event(joined(worker as u32, Resources::cpus(cpus)));
         }
@@ -476,7 +486,10 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
                     let wish = [Affinity::Soft, Affinity::Hard][next(2)](WorkerId(next(4) as u32));
                     let affinity = (0..next(3)).map(|task| (task, wish)).collect();
                     let reads = if next(2) == 0 { stage(1) } else { udf_stage(2, 0.5, (1, 2)) };
-                    let gather = StageSpec { inputs: vec![StageId(0)], ..reads };
+                    let mut gather = StageSpec { inputs: vec![StageId(0)], ..reads };
+                    if next(2) == 0 {
+                        gather.pools.extend([shared(next(2)), shared(next(2))]);
+                    }
                     submitted.insert(QueryId(step));
                     play.submit(step, vec![StageSpec { affinity, ..first }, gather])
                 }
@@ -494,7 +507,12 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
                 5 if next(4) == 0 => play.event(lost(next(2) as u32)),
                 6 if !ready.is_empty() => {
                     let replica = ready[next(ready.len())];
-                    play.event(Event::ReplicaIdle { replica, idle: next(3) > 0 })
+                    match next(9) {
+                        0 => play.event(Event::ReplicaHung(replica)),
+                        1 => play.event(Event::ReplicaStuck(replica)),
+                        2 => play.event(Event::ReplicaFailed { replica, error: UdfError::new("no") }),
+                        idle => play.event(Event::ReplicaIdle { replica, idle: idle > 4 }),
+                    }
                 }
                 7 if next(2) == 0 => {
                     play.event(Event::Silent { worker: WorkerId(next(3) as u32), silent: next(2) == 0 })
@@ -532,6 +550,11 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
             hear(&actions, &mut ends);
         }
         assert!(ends.values().all(|n| *n == 1), "seed {seed}: a query ended {ends:?} times");
+        assert!(
+            play.core.pools.iter().all(|pool| pool.users.is_empty() && pool.ready().count() == pool.replicas.len())
+        );
+        play.now += pool_warm;
+        play.event(Event::Tick);
         play.assert_idle();
     }
 }
@@ -539,12 +562,8 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
 #[test]
 fn replicas_are_named_by_pool_and_rank() {
     let mut play = Play::with_workers(&[2.0]);
-    let replicas = starts(&play.submit(7, vec![udf_stage(1, 0.5, (2, 2))]));
-    let pool = PoolId { query: QueryId(7), stage: StageId(0), step: 0 };
-    assert_eq!(
-        replicas.iter().map(|r| r.0).collect::<Vec<_>>(),
-        [ReplicaId { pool, rank: 0 }, ReplicaId { pool, rank: 1 }]
-    );
+    let replicas: Vec<_> = starts(&play.submit(7, vec![udf_stage(1, 0.5, (2, 2))])).iter().map(|r| r.0).collect();
+    assert_eq!(replicas, [0, 1].map(|rank| ReplicaId { pool: PoolId(1), rank }));
 }
 
 #[test]
@@ -676,3 +695,4 @@ mod limits;
 mod pools;
 mod queues;
 mod scenarios;
+mod warm;

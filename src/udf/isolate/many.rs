@@ -133,6 +133,10 @@ impl IsolatedAsync {
 }
 
 impl AsyncReplica for IsolatedAsync {
+    fn has_ended(&self) -> bool {
+        self.calls().gone.is_some()
+    }
+
     fn run(self: Rc<Self>, batch: Batch) -> LocalBoxFuture<'static, Result<Column, Ended>> {
         self.call(batch).boxed_local()
     }

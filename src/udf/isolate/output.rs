@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use tracing::Span;
+
 /// The target of these lines in the log.
 pub(crate) const TARGET: &str = "regatta::output";
 /// Bytes of one line; a longer one is cut into several.
@@ -17,22 +19,25 @@ const KEPT: usize = 5;
 const REST: Duration = Duration::from_millis(500);
 
 pub(super) struct Output {
+    /// Whose its lines are: that of the call that runs.
+    span: Arc<Mutex<Span>>,
     kept: Arc<Mutex<VecDeque<String>>>,
     /// Closed when standard error has ended.
     ended: Receiver<()>,
 }
 
 impl Output {
-    /// Reads both to their end, on threads of their own, in the current span.
+    /// Reads both to their end, on threads of their own. Lines belong to the current span.
     pub(super) fn read(stdout: Option<impl Read + Send + 'static>, stderr: Option<impl Read + Send + 'static>) -> Self {
         let kept: Arc<Mutex<VecDeque<String>>> = Arc::default();
+        let span = Arc::new(Mutex::new(Span::current()));
         let (open, ended) = channel();
         if let Some(stdout) = stdout {
-            each_line(stdout, |line| tracing::info!(target: TARGET, "{line}"));
+            each_line(stdout, Arc::clone(&span), |line| tracing::info!(target: TARGET, "{line}"));
         }
         if let Some(stderr) = stderr {
             let kept = Arc::clone(&kept);
-            each_line(stderr, move |line| {
+            each_line(stderr, Arc::clone(&span), move |line| {
                 let _open = &open;
                 tracing::info!(target: TARGET, stream = "stderr", "{line}");
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,7 +47,12 @@ impl Output {
                 }
             });
         }
-        Self { kept, ended }
+        Self { span, kept, ended }
+    }
+
+    /// From here on lines belong to the current span.
+    pub(super) fn belongs_here(&self) {
+        *self.span.lock().unwrap_or_else(PoisonError::into_inner) = Span::current();
     }
 
     /// The last lines of standard error, of a process that has ended.
@@ -53,14 +63,13 @@ impl Output {
     }
 }
 
-fn each_line(pipe: impl Read + Send + 'static, mut with: impl FnMut(String) + Send + 'static) {
-    let span = tracing::Span::current();
+fn each_line(pipe: impl Read + Send + 'static, span: Arc<Mutex<Span>>, mut with: impl FnMut(String) + Send + 'static) {
     let read = move || {
-        let _span = span.entered();
         let mut pipe = BufReader::new(pipe);
         let mut line = Vec::new();
         while matches!(pipe.by_ref().take(LINE).read_until(b'\n', &mut line), Ok(length) if length > 0) {
-            with(String::from_utf8_lossy(&line).trim_end().to_owned());
+            let span = span.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            span.in_scope(|| with(String::from_utf8_lossy(&line).trim_end().to_owned()));
             line.clear();
         }
     };

@@ -75,6 +75,11 @@ impl Process {
         let _ = lock(&self.child).kill();
     }
 
+    /// From here on what it prints belongs to the current span.
+    pub(super) fn output_belongs_here(&self) {
+        lock(&self.output).belongs_here();
+    }
+
     /// What can be said of it when it has gone.
     pub(super) fn last_words(&self, error: impl fmt::Display) -> String {
         self.kill(); // it may only have closed the socket

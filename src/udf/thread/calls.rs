@@ -1,6 +1,6 @@
 //! The life of a replica that has many calls in flight.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -10,9 +10,10 @@ use futures_util::future::poll_fn;
 use regatta_remote::catch;
 use tokio::sync::{Mutex, RwLock, Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
+use tracing::Instrument;
 
 use super::life::log_stop;
-use super::{Call, Fault, Job, RESTARTS, ReplicaSpec, Reply, Said, Tell};
+use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, span_of};
 use crate::udf::context::Seat;
 use crate::udf::isolate::{Ended, IsolatedAsync};
 use crate::udf::pool::IN_FLIGHT;
@@ -21,14 +22,14 @@ use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
 use polars::prelude::DataFrame;
 
 /// Starts the replica and serves its calls, on a runtime of its own, until nobody can call any more.
-pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, inbox: mpsc::UnboundedReceiver<Job>, mut tell: Tell) {
+pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, inbox: mpsc::Receiver<Job>, mut tell: Tell) {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => LocalSet::new().block_on(&runtime, serve(spec, seat, inbox, tell)),
         Err(error) => tell(Said::Started(Err(UdfError::new(format!("no runtime for the replica: {error}"))))),
     }
 }
 
-async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::UnboundedReceiver<Job>, tell: Tell) {
+async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job>, tell: Tell) {
     let slots = Arc::new(Semaphore::new(spec.options.in_flight.unwrap_or(IN_FLIGHT)));
     let tell = Rc::new(RefCell::new(tell));
     let life = Rc::new(Life {
@@ -38,12 +39,11 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::UnboundedRec
         slots,
         running: Mutex::default(),
         crowd: RwLock::default(),
-        ends: Cell::new(0),
-        last: RefCell::default(),
+        ends: RefCell::default(),
         carried: RefCell::default(),
     });
     let started = tokio::select! {
-        started = life.start() => started,
+        started = life.start().instrument(span_of(&life.spec, life.seat.step)) => started,
         () = nobody_calls(&inbox) => return,
     };
     let failed = started.is_err();
@@ -55,19 +55,21 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::UnboundedRec
         return;
     }
     (tell.borrow_mut())(Said::Started(Ok(())));
-    let mut calls = JoinSet::new();
+    let (mut calls, mut served) = (JoinSet::new(), life.seat.step);
     while let Some(job) = inbox.recv().await {
         while calls.try_join_next().is_some() {}
-        calls.spawn_local(Rc::clone(&life).answer(job));
+        served = job.call.of.or(served);
+        let span = span_of(&life.spec, served);
+        calls.spawn_local(Rc::clone(&life).answer(job).instrument(span));
     }
     // Nobody waits for them any more.
     calls.shutdown().await;
-    let left = life.stop().await;
-    (tell.borrow_mut())(Said::Stopped(left));
+    let left = life.stop().instrument(span_of(&life.spec, served)).await;
+    (tell.borrow_mut())(Said::Stopped(served, left));
 }
 
 /// Ends when nobody can call any more.
-async fn nobody_calls(inbox: &mpsc::UnboundedReceiver<Job>) {
+async fn nobody_calls(inbox: &mpsc::Receiver<Job>) {
     while !inbox.is_closed() {
         tokio::time::sleep(LOOK).await;
     }
@@ -85,9 +87,8 @@ struct Life {
     running: Mutex<Option<Rc<dyn AsyncReplica>>>,
     /// Calls share it; one that is to be alone has it for itself.
     crowd: RwLock<()>,
-    /// How often it has panicked or died, and what it said the last time.
-    ends: Cell<usize>,
-    last: RefCell<String>,
+    /// How often it has panicked or died.
+    ends: RefCell<Ends>,
     /// What `start` has reported: goes with the next reply.
     carried: RefCell<Metrics>,
 }
@@ -122,7 +123,7 @@ impl Life {
             let _beside_others = if call.alone { None } else { Some(self.crowd.read().await) };
             let _alone = if call.alone { Some(self.crowd.write().await) } else { None };
             // To start the replica anew is not part of the call's time.
-            let replica = self.replica().await;
+            let replica = self.replica(call).await;
             began();
             self.run(replica?, inputs, call).await
         };
@@ -151,12 +152,12 @@ impl Life {
             Ok(column) => as_high_as(column, height)?,
             Err(Ended::Failed(error, panicked)) => {
                 if panicked {
-                    self.take_away(&replica, error.to_string()).await;
+                    self.take_away(&replica, call, error.to_string()).await;
                 }
                 return Err(error.into());
             }
             Err(Ended::Died(why) | Ended::DiedBefore(why)) => {
-                self.take_away(&replica, why.clone()).await;
+                self.take_away(&replica, call, why.clone()).await;
                 return Err(Fault::Died(why));
             }
             Err(Ended::Late) => {
@@ -169,34 +170,29 @@ impl Life {
         Ok(Reply { column, metrics })
     }
 
-    async fn replica(&self) -> UdfResult<Rc<dyn AsyncReplica>> {
+    async fn replica(&self, call: Call) -> UdfResult<Rc<dyn AsyncReplica>> {
         let mut running = self.running.lock().await;
+        // A process that has ended while it had nothing to do has ended of no batch.
+        running.take_if(|replica| replica.has_ended());
         if let Some(replica) = &*running {
             return Ok(Rc::clone(replica));
         }
-        let ends = self.ends.get();
-        if ends > RESTARTS {
-            let last = self.last.borrow();
-            let text = format!("the replica ended {ends} times and is not started again; the last time: {last}");
-            return Err(UdfError::new(text));
+        if let Some(error) = self.ends.borrow().spent(call.of) {
+            return Err(error);
         }
-        let replica = self.start().await.inspect_err(|error| self.ended(error.to_string()))?;
+        let failed = |error: &UdfError| self.ends.borrow_mut().note(call.of, error.to_string());
+        let replica = self.start().await.inspect_err(failed)?;
         *running = Some(Rc::clone(&replica));
         Ok(replica)
     }
 
     /// The replica has ended in one of its calls. Of several that see it, the first takes it away; those that run go on in it.
-    async fn take_away(&self, replica: &Rc<dyn AsyncReplica>, why: String) {
+    async fn take_away(&self, replica: &Rc<dyn AsyncReplica>, call: Call, why: String) {
         let mut running = self.running.lock().await;
         if running.as_ref().is_some_and(|running| Rc::ptr_eq(running, replica)) {
             *running = None;
-            self.ended(why);
+            self.ends.borrow_mut().note(call.of, why);
         }
-    }
-
-    fn ended(&self, why: String) {
-        self.ends.set(self.ends.get() + 1);
-        self.last.replace(why);
     }
 
     async fn stop(&self) -> Metrics {

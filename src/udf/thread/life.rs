@@ -8,42 +8,51 @@ use polars::prelude::{Column, DataFrame};
 use regatta_remote::catch;
 use tokio::sync::mpsc;
 
-use super::{Call, Fault, Job, RESTARTS, ReplicaSpec, Reply, Said, Tell, is_wanted};
+use super::turns::Turns;
+use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, is_wanted, span_of};
+use crate::sched::QueryId;
 use crate::udf::context::Seat;
 use crate::udf::isolate::{Ended, Isolated};
 use crate::udf::registry::{Replica, as_high_as, open, run_fenced, start_fenced};
 use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
 
 /// Starts the replica and serves its calls until nobody can call any more.
-pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::UnboundedReceiver<Job>, tell: Tell) {
+pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job>, tell: Tell) {
     let tell = Rc::new(RefCell::new(tell));
     let say = |said: Said<'_>| (tell.borrow_mut())(said);
-    let mut life = Life {
-        spec,
-        seat,
-        tell: Rc::clone(&tell),
-        running: None,
-        ends: 0,
-        last: String::new(),
-        carried: Metrics::default(),
-    };
-    let started = life.start(&mut || !inbox.is_closed());
+    let mut life =
+        Life { spec, seat, tell: Rc::clone(&tell), running: None, ends: Ends::default(), carried: Metrics::default() };
+    let span = span_of(&life.spec, life.seat.step);
+    let started = span.in_scope(|| life.start(&mut || !inbox.is_closed()));
     let failed = started.is_err();
     say(Said::Started(started));
     if failed {
         return;
     }
-    while let Some(job) = inbox.blocking_recv() {
+    let (mut turns, mut served) = (Turns::new(), life.seat.step);
+    while let Some(job) = next(&mut turns, &mut inbox) {
         let Job { inputs, call, mut asker, began, done } = job;
         let wanted = &mut || is_wanted(&mut asker);
         // A call whose asker is gone is not begun. To start the replica anew is not part of the call's time.
         if wanted() {
-            let ready = life.ready(wanted);
+            served = call.of.or(served);
+            let _span = span_of(&life.spec, served).entered();
+            let ready = life.ready(call, wanted);
             began();
             done(ready.map_err(Fault::from).and_then(|()| life.run(inputs, call, wanted)));
         }
     }
-    say(Said::Stopped(life.stop()));
+    let left = span_of(&life.spec, served).in_scope(|| life.stop());
+    say(Said::Stopped(served, left));
+}
+
+/// The next call, of the query whose turn it is; `None` when nobody can call any more.
+fn next(turns: &mut Turns<Option<QueryId>, Job>, inbox: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    let query = |job: &Job| job.call.of.map(|step| step.query);
+    while let Ok(job) = inbox.try_recv() {
+        turns.push(query(&job), job);
+    }
+    turns.pop().or_else(|| inbox.blocking_recv())
 }
 
 enum Running {
@@ -57,9 +66,8 @@ struct Life {
     tell: Rc<RefCell<Tell>>,
     /// `None` after a panic: what the panic left is not trusted.
     running: Option<Running>,
-    /// How often it has panicked or died, and what was said the last time.
-    ends: usize,
-    last: String,
+    /// How often it has panicked or died.
+    ends: Ends,
     /// What `start` has reported: goes with the next reply.
     carried: Metrics,
 }
@@ -83,18 +91,16 @@ impl Life {
     }
 
     /// Starts the replica anew if it has ended.
-    fn ready(&mut self, wanted: &mut dyn FnMut() -> bool) -> UdfResult<()> {
+    fn ready(&mut self, call: Call, wanted: &mut dyn FnMut() -> bool) -> UdfResult<()> {
         if self.running.is_some() {
             return Ok(());
         }
-        if self.ends > RESTARTS {
-            let (ends, last) = (self.ends, &self.last);
-            let text = format!("the replica ended {ends} times and is not started again; the last time: {last}");
-            return Err(UdfError::new(text));
+        if let Some(error) = self.ends.spent(call.of) {
+            return Err(error);
         }
         let started = self.start(wanted);
         if let Err(error) = &started {
-            self.ended(error.to_string());
+            self.ends.note(call.of, error.to_string());
         }
         started
     }
@@ -117,7 +123,7 @@ impl Life {
         let result = run_fenced(&mut replica, &batch);
         self.running = replica.map(Running::Here);
         if let (None, Err(panic)) = (&self.running, &result) {
-            self.ended(panic.to_string());
+            self.ends.note(call.of, panic.to_string());
         }
         Ok((result?, meter.take()))
     }
@@ -136,20 +142,20 @@ impl Life {
             }
             Err(Ended::Failed(error, panicked)) => {
                 if panicked {
-                    self.ended(error.to_string());
+                    self.ends.note(call.of, error.to_string());
                 } else {
                     self.running = Some(Running::Isolated(child));
                 }
                 Err(error.into())
             }
             Err(Ended::Died(why)) => {
-                self.ended(why.clone());
+                self.ends.note(call.of, why.clone());
                 Err(Fault::Died(why))
             }
             Err(Ended::DiedBefore(why)) => {
                 // The batch of another replica did it.
-                self.ended(why);
-                self.ready(wanted)?;
+                self.ends.note(call.of, why);
+                self.ready(call, wanted)?;
                 match self.running.take() {
                     Some(Running::Isolated(child)) => self.run_isolated(child, inputs, call, wanted),
                     _ => Err(UdfError::new("the replica is gone").into()),
@@ -161,11 +167,6 @@ impl Life {
                 Err(UdfError::timed_out(limit, "its process was killed, and the next batch has a new one").into())
             }
         }
-    }
-
-    fn ended(&mut self, why: String) {
-        self.ends += 1;
-        self.last = why;
     }
 
     fn stop(&mut self) -> Metrics {

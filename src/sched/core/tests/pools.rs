@@ -75,9 +75,8 @@ fn replicas_that_must_be_there_are_not_let_go() {
 #[test]
 fn a_stage_that_has_lost_one_of_its_pools_gives_up_the_others_and_starts_whole() {
     let mut play = Play::with_workers(&[1.0, 1.0, 1.0]);
-    let pool =
-        || PoolSpec { udf: "oar".to_owned(), each: Resources::cpus(0.5), least: 1, most: 1, ready_timeout: None };
-    let first = starts(&play.submit(1, vec![StageSpec { pools: vec![pool(), pool()], ..stage(1) }]));
+    let pools = (0..2).map(|_| pool(Resources::cpus(0.5), (1, 1)));
+    let first = starts(&play.submit(1, vec![StageSpec { pools: pools.collect(), ..stage(1) }]));
     assert_eq!(first.iter().map(|(_, on)| on.0).collect::<Vec<_>>(), [0, 1]);
     first.iter().for_each(|(replica, _)| drop(play.event(Event::ReplicaReady(*replica))));
     let actions = play.event(lost(0));

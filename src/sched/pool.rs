@@ -1,0 +1,212 @@
+//! Pools of replicas. Stages that call the same UDF with the same arguments and options use the same pool, of whatever
+//! query; one that nobody uses stays for a while, so that the next one need not start it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::ledger::Grant;
+use super::{PoolId, QueryId, ReplicaId, Resources, StepId, WorkerId};
+
+/// What a step asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct PoolSpec {
+    /// Steps with equal keys are served by one pool: the UDF, its arguments and its options.
+    pub(crate) key: Arc<[u8]>,
+    pub(crate) udf: String,
+    /// What one replica takes.
+    pub(crate) each: Resources,
+    pub(crate) least: usize,
+    pub(crate) most: usize,
+    /// In place of the session's.
+    pub(crate) ready_timeout: Option<Duration>,
+    /// How long it stays when nobody uses it, in place of what the session says.
+    pub(crate) keep_warm: Option<Duration>,
+}
+
+/// All pools, by number and by key.
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    pools: BTreeMap<PoolId, Pool>,
+    by_key: BTreeMap<Arc<[u8]>, PoolId>,
+    made: u64,
+    /// Replicas that have nothing to do, the longest idle first.
+    idle: BTreeSet<(Instant, ReplicaId)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) spec: PoolSpec,
+    /// By rank. A rank is never used twice.
+    pub(super) replicas: BTreeMap<u32, Replica>,
+    started: u32,
+    /// Steps of running stages.
+    pub(super) users: BTreeSet<StepId>,
+    /// Since when there is none.
+    pub(super) unused: Option<Instant>,
+    /// A timer will look whether it has been unused for its time.
+    pub(super) cools: bool,
+    /// How many replicas there may be: fewer than asked for, once an extra was idle and let go.
+    pub(super) most: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Replica {
+    pub(super) grant: Grant,
+    pub(super) state: ReplicaState,
+    pub(super) since: Instant,
+    pub(super) progress: Option<String>,
+    /// Since when it has had nothing to do, as it says itself, or because nobody uses its pool.
+    pub(super) idle: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReplicaState {
+    Starting,
+    Ready,
+    /// It hangs in a call and is of no more use. Whoever used it then knows; nobody else gets it.
+    Hung,
+}
+
+impl Pools {
+    pub(super) fn get(&self, id: PoolId) -> Option<&Pool> {
+        self.pools.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: PoolId) -> Option<&mut Pool> {
+        self.pools.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.values()
+    }
+
+    /// The pool that serves such steps, if there is one.
+    pub(super) fn of(&self, spec: &PoolSpec) -> Option<(PoolId, &Pool)> {
+        let id = *self.by_key.get(&spec.key)?;
+        Some((id, self.pools.get(&id)?))
+    }
+
+    /// Has a step served by its pool, which is made if need be. It may then have all its replicas again.
+    pub(super) fn join(&mut self, step: StepId, spec: &PoolSpec) -> PoolId {
+        let id = *self.by_key.entry(Arc::clone(&spec.key)).or_insert_with(|| {
+            self.made += 1;
+            PoolId(self.made)
+        });
+        let pool = self.pools.entry(id).or_insert_with(|| Pool {
+            spec: spec.clone(),
+            replicas: BTreeMap::new(),
+            started: 0,
+            users: BTreeSet::new(),
+            unused: None,
+            cools: false,
+            most: spec.most,
+        });
+        pool.users.insert(step);
+        pool.unused = None;
+        pool.most = pool.spec.most;
+        id
+    }
+
+    pub(super) fn replica(&self, id: ReplicaId) -> Option<&Replica> {
+        self.pools.get(&id.pool)?.replicas.get(&id.rank)
+    }
+
+    pub(super) fn replica_mut(&mut self, id: ReplicaId) -> Option<&mut Replica> {
+        self.pools.get_mut(&id.pool)?.replicas.get_mut(&id.rank)
+    }
+
+    /// Notes that a replica has nothing to do since then, or has something to do.
+    pub(super) fn set_idle(&mut self, id: ReplicaId, since: Option<Instant>) {
+        let Some(replica) = self.replica_mut(id) else { return };
+        if let Some(before) = std::mem::replace(&mut replica.idle, since) {
+            self.idle.remove(&(before, id));
+        }
+        self.idle.extend(since.map(|since| (since, id)));
+    }
+
+    /// Replicas that have nothing to do, the longest idle first.
+    pub(super) fn idle(&self) -> impl Iterator<Item = (Instant, ReplicaId)> + '_ {
+        self.idle.iter().copied()
+    }
+
+    pub(super) fn has_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    /// Takes a replica out; its charge, unless it was not there any more. With the last one goes a pool that nobody uses.
+    pub(super) fn take(&mut self, id: ReplicaId) -> Option<Grant> {
+        self.set_idle(id, None);
+        let pool = self.pools.get_mut(&id.pool)?;
+        let replica = pool.replicas.remove(&id.rank)?;
+        self.drop_if_empty(id.pool);
+        Some(replica.grant)
+    }
+
+    /// Forgets a pool that nobody uses and that has no replica.
+    pub(super) fn drop_if_empty(&mut self, id: PoolId) {
+        if let Some(pool) = self.pools.get(&id).filter(|pool| pool.users.is_empty() && pool.replicas.is_empty()) {
+            self.by_key.remove(&pool.spec.key);
+            self.pools.remove(&id);
+        }
+    }
+
+    /// The replicas on a worker.
+    pub(super) fn on(&self, worker: WorkerId) -> Vec<ReplicaId> {
+        let all =
+            self.pools.iter().flat_map(|(id, pool)| pool.replicas.iter().map(|(rank, replica)| (*id, *rank, replica)));
+        let there = all.filter(|(.., replica)| replica.grant.worker == worker);
+        there.map(|(pool, rank, _)| ReplicaId { pool, rank }).collect()
+    }
+}
+
+impl Pool {
+    /// Adds a replica, which starts now: its rank.
+    pub(super) fn start(&mut self, grant: Grant, now: Instant) -> u32 {
+        let rank = self.started;
+        self.started += 1;
+        let replica = Replica { grant, state: ReplicaState::Starting, since: now, progress: None, idle: None };
+        self.replicas.insert(rank, replica);
+        rank
+    }
+
+    fn count(&self, state: ReplicaState) -> usize {
+        self.replicas.values().filter(|replica| replica.state == state).count()
+    }
+
+    pub(super) fn starting(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.values().filter(|replica| replica.state == ReplicaState::Starting)
+    }
+
+    /// Ranks of the replicas that take batches.
+    pub(super) fn ready(&self) -> impl Iterator<Item = u32> + '_ {
+        self.replicas.iter().filter(|(_, replica)| replica.state == ReplicaState::Ready).map(|(rank, _)| *rank)
+    }
+
+    /// Replicas that take batches or will.
+    pub(super) fn alive(&self) -> usize {
+        self.replicas.len() - self.count(ReplicaState::Hung)
+    }
+
+    /// Whether tasks can run. With nothing but replicas that hang they fail, and say so.
+    pub(super) fn is_served(&self) -> bool {
+        self.ready().next().is_some() || (self.starting().next().is_none() && !self.replicas.is_empty())
+    }
+
+    /// Some replica has nothing to do: another would have nothing to do either.
+    pub(super) fn has_idle(&self) -> bool {
+        self.replicas.values().any(|replica| replica.state == ReplicaState::Ready && replica.idle.is_some())
+    }
+
+    /// Queries that use it.
+    pub(super) fn queries(&self) -> Vec<QueryId> {
+        let mut queries: Vec<_> = self.users.iter().map(|step| step.query).collect();
+        queries.dedup();
+        queries
+    }
+}
+
+/// Each of these pools once, in order, with the first step that it serves.
+pub(super) fn distinct(pools: &[PoolSpec]) -> impl Iterator<Item = (usize, &PoolSpec)> {
+    pools.iter().enumerate().filter(|(step, pool)| pools[..*step].iter().all(|before| before.key != pool.key))
+}
