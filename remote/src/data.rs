@@ -39,7 +39,7 @@ pub trait DataSource: Send + Sync + 'static {
     fn open(&self, ticket: &[u8], peer: NodeId) -> Result<Box<dyn DataReader>, String>;
 
     /// The peer has taken everything. Never called for a transfer that was cancelled or failed; may be missed when
-    /// the connection is lost at the end.
+    /// the connection is lost at the end. Called on a thread of the network: it must not block.
     fn delivered(&self, ticket: &[u8], peer: NodeId);
 }
 

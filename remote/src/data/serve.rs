@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::wire::{Allowance, Request};
 use super::{CREDIT, DataReader, MAX_REFUSAL, OK, REFUSED, TAKEN, Ticket};
 use crate::close::Code;
+use crate::fence::catch;
 use crate::identity::NodeId;
 use crate::lane::{SLICE, STALL, StreamStop, write_slices};
 use crate::node::Shared;
@@ -90,8 +91,9 @@ impl Transfer {
                 let Some(held) = shared.peers.held(self.peer, number) else {
                     return self.refuse("it is not held any more").await;
                 };
-                self.allowance = Allowance::new(credit, held.total());
-                self.produce(Box::new(held)).await?;
+                let mut held = Box::new(held);
+                let first = first(&mut *held, credit);
+                self.produce(held, first, credit).await?;
                 self.delivered().await?;
                 shared.peers.let_go(self.peer, number);
                 return Ok(());
@@ -102,17 +104,22 @@ impl Transfer {
         };
         let opened = {
             let (source, ticket, peer) = (Arc::clone(source), ticket.clone(), self.peer);
-            blocking(move || source.open(&ticket, peer)).await
+            // With its first bytes: a hop to a thread that may touch the disk and back is most of what a small transfer costs.
+            blocking(move || {
+                let mut reader = source.open(&ticket, peer)?;
+                // What it says when it panics is not for the peer, as the text of a refusal is.
+                let first = catch(|| first(&mut *reader, credit));
+                Ok((reader, first.unwrap_or_else(|panic| Some(Err(io::Error::other(panic))))))
+            })
+            .await
         };
-        let reader = match opened {
-            Ok(Ok(reader)) => reader,
+        let (reader, first) = match opened {
+            Ok(Ok(opened)) => opened,
             Ok(Err(text)) | Err(text) => return self.refuse(&text).await,
         };
-        self.allowance = Allowance::new(credit, reader.total());
-        self.produce(reader).await?;
+        self.produce(reader, first, credit).await?;
         self.delivered().await?;
-        let (source, peer) = (Arc::clone(source), self.peer);
-        blocking(move || source.delivered(&ticket, peer)).await.map_err(Stop::Source)
+        catch(|| source.delivered(&ticket, self.peer)).map_err(Stop::Source)
     }
 
     /// Waits until the consumer has taken everything.
@@ -148,12 +155,21 @@ impl Transfer {
         self.send.finish().map_err(|_| Stop::Gone)
     }
 
-    /// Sends the total and all bytes, never beyond the credit.
-    async fn produce(&mut self, mut reader: Box<dyn DataReader>) -> Result<(), Stop> {
+    /// Sends the total and all bytes, never beyond the credit. `first`: what was read already.
+    async fn produce(
+        &mut self,
+        mut reader: Box<dyn DataReader>,
+        first: Option<io::Result<Bytes>>,
+        credit: u64,
+    ) -> Result<(), Stop> {
+        self.allowance = Allowance::new(credit, reader.total());
         let mut answer = BytesMut::with_capacity(9);
         answer.put_u8(OK);
         answer.put_u64_le(self.allowance.left);
         let mut slices = vec![answer.freeze()];
+        if let Some(bytes) = first {
+            self.cut(bytes, &mut slices)?;
+        }
         while self.allowance.left > 0 {
             while self.allowance.may_send() == 0 {
                 // What was read goes out before we wait.
@@ -172,17 +188,23 @@ impl Transfer {
             written.map_err(stop)?;
             let (returned, bytes) = read.map_err(Stop::Source)?;
             reader = returned;
-            let mut bytes = bytes.map_err(|error| Stop::Source(error.to_string()))?;
-            let size = bytes.len() as u64;
-            if size > max || !self.allowance.sent(size) {
-                return Err(Stop::Source(format!("read {size} bytes where {} are left", self.allowance.left)));
-            }
             slices = Vec::new();
-            while !bytes.is_empty() {
-                slices.push(bytes.split_to(bytes.len().min(SLICE)));
-            }
+            self.cut(bytes, &mut slices)?;
         }
         self.write(slices).await
+    }
+
+    /// Takes what was read into account, and cuts it into slices.
+    fn cut(&mut self, bytes: io::Result<Bytes>, slices: &mut Vec<Bytes>) -> Result<(), Stop> {
+        let mut bytes = bytes.map_err(|error| Stop::Source(error.to_string()))?;
+        let size = bytes.len() as u64;
+        if size > READ || !self.allowance.sent(size) {
+            return Err(Stop::Source(format!("read {size} bytes where {} are left", self.allowance.left)));
+        }
+        while !bytes.is_empty() {
+            slices.push(bytes.split_to(bytes.len().min(SLICE)));
+        }
+        Ok(())
     }
 
     /// Reads one message of the consumer; true when it has taken everything.
@@ -212,6 +234,12 @@ impl Transfer {
     async fn write(&mut self, slices: Vec<Bytes>) -> Result<(), Stop> {
         write_slices(&mut self.send, slices).await.map_err(stop)
     }
+}
+
+/// What may be sent at once; `None` if that is nothing.
+fn first(reader: &mut dyn DataReader, credit: u64) -> Option<io::Result<Bytes>> {
+    let max = credit.min(reader.total()).min(READ) as usize;
+    (max > 0).then(|| reader.read(max))
 }
 
 fn stop(stop: StreamStop) -> Stop {
