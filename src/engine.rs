@@ -4,6 +4,7 @@
 mod fragment;
 mod program;
 mod regroup;
+mod scatter;
 mod sink;
 mod task;
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
 use crate::os;
-use crate::sched::{PoolId, TaskId, WorkerId};
+use crate::sched::{PoolId, QueryId, TaskId, WorkerId};
 use crate::udf::UdfError;
 
 /// Why a session or a query failed.
@@ -88,6 +88,16 @@ pub enum PlanError {
         /// The maximum.
         max: usize,
     },
+    /// Some of a sink's files could be there without the others.
+    #[error(
+        "a sink of many files cannot be published whole in an object store, and would leave some of them in {target} if the query \
+         failed. Write one file there, or the folder to a file system that the workers share; in this process alone, plain \
+         Polars' collect() writes it as it goes"
+    )]
+    ManyFiles {
+        /// Where they were to be written.
+        target: String,
+    },
     /// A UDF call makes no sense.
     #[error("UDF {udf}: {why}")]
     Udf {
@@ -127,7 +137,7 @@ impl PlanError {
 #[error("{text}")]
 pub struct PolarsFailure {
     /// The innermost variant of `PolarsError`, in lower case: `io`, `schema mismatch`, ...; of `io`, also `file not found` and
-    /// `no permission`.
+    /// `no permission`; of readers, also `corrupt file`.
     pub kind: String,
     /// The text with its context.
     pub text: String,
@@ -155,6 +165,7 @@ impl PolarsFailure {
         match self.kind.as_str() {
             NOT_FOUND => files,
             NO_PERMISSION => ". Let the user of that process read it",
+            CORRUPT => ". The file is damaged, or of another format: write it again, or leave it out of the scan",
             MISMATCH => ". Files of one scan must agree: cast the column where it is written, or scan the files apart",
             _ => "",
         }
@@ -163,6 +174,7 @@ impl PolarsFailure {
 
 const NOT_FOUND: &str = "file not found";
 const NO_PERMISSION: &str = "no permission";
+const CORRUPT: &str = "corrupt file";
 const MISMATCH: &str = "schema mismatch";
 const FILES_HERE: &str = ". Queries are planned in this process: it must see files under the path that the workers see them \
                           under";
@@ -185,6 +197,7 @@ fn kind(error: &PolarsError) -> &'static str {
         PolarsError::IO { error, .. } if error.kind() == ErrorKind::NotFound => NOT_FOUND,
         PolarsError::IO { error, .. } if error.kind() == ErrorKind::PermissionDenied => NO_PERMISSION,
         PolarsError::IO { .. } => "io",
+        PolarsError::ComputeError(text) if text.contains("out of specification") => CORRUPT,
         PolarsError::SchemaMismatch(_) => MISMATCH,
         PolarsError::ShapeMismatch(_) => "shape mismatch",
         PolarsError::InvalidOperation(_) => "invalid operation",
@@ -245,6 +258,15 @@ pub enum TaskFailure {
     /// The worker is gone.
     #[error("the worker was lost: {0}")]
     WorkerLost(String),
+    /// Persisted rows were lost with their worker and are being made again; the task waits for them.
+    #[error("the rows that {0} persisted were lost with their worker, and are being made again")]
+    MadeAgain(QueryId),
+    /// Persisted rows are gone for good.
+    #[error(
+        "the rows that {0} persisted are gone: their handle was dropped, or they were lost with their worker and could not be \
+         made again. Persist the query again"
+    )]
+    NotPersisted(QueryId),
     /// The query ended first.
     #[error("cancelled")]
     Cancelled,
@@ -253,7 +275,7 @@ pub enum TaskFailure {
 impl TaskFailure {
     /// Whether another attempt may succeed.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Transfer { .. } | Self::WorkerLost(_))
+        matches!(self, Self::Transfer { .. } | Self::WorkerLost(_) | Self::MadeAgain(_))
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod publish;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -91,22 +91,26 @@ impl Run {
         Batches { partitions: batches }
     }
 
-    /// Waits until the whole result is there, and leaves it where it is.
-    pub(crate) fn held(&mut self) -> Result<Vec<(Place, Output)>, Error> {
+    /// Waits until the whole result is there, and leaves it where it is: so many partitions.
+    pub(crate) fn persist(&mut self) -> Result<usize, Error> {
         let mut events = self.events.take().ok_or(ClusterError::Closed)?;
-        let held = self.session.host().wait(async move {
-            let mut held = BTreeMap::new();
+        self.session.persist(self.query)?;
+        let made = self.session.host().wait(async move {
+            let mut made = BTreeSet::new();
             loop {
                 match events.recv().await {
-                    // One that was made again after its worker was lost replaces the first.
-                    Some(RunEvent::Partition { index, place, output }) => drop(held.insert(index, (place, output))),
-                    Some(RunEvent::Done) => return Ok(held),
+                    Some(RunEvent::Partition { index, .. }) => drop(made.insert(index)),
+                    Some(RunEvent::Done) => return Ok(made.len()),
                     Some(RunEvent::Failed(error)) => return Err(error),
                     None => return Err(ClusterError::Closed.into()),
                 }
             }
         });
-        Ok(held??.into_values().collect())
+        made?
+    }
+
+    pub(crate) fn query(&self) -> QueryId {
+        self.query
     }
 
     /// Where the query stands; `None` when it has ended.
@@ -230,6 +234,26 @@ pub trait LazyFrameExt: Sized {
     #[must_use]
     fn generate(self, name: &str, lists: Expr) -> Self;
 
+    /// Moves the rows into `partitions` partitions, so that all rows for which `by` yields the same are in one of them; what
+    /// follows runs as so many tasks. Each of `by` yields one column. Nulls are equal, as are NaNs. The rows' order is lost. Without
+    /// `by` it is [`into_partitions`](Self::into_partitions). Without effect in a [native](Session::native) session, which has one
+    /// partition.
+    fn repartition(self, partitions: usize, by: impl AsRef<[Expr]>) -> LazyFrame;
+
+    /// Puts the rows into a random order, which is the same for the same rows and seed, wherever the query runs. A sort by
+    /// random numbers: it runs whole on one worker. With `limit`, a random sample.
+    ///
+    /// ```
+    /// use regatta::{polars::prelude::*, prelude::*};
+    ///
+    /// let cards = df!["card" => (1..=52).collect::<Vec<_>>()].unwrap().lazy();
+    /// let hand = cards.shuffle(7).limit(5).collect_on(&Session::native()?)?;
+    /// assert_eq!(hand.height(), 5);
+    /// # Ok::<(), regatta::Error>(())
+    /// ```
+    #[must_use]
+    fn shuffle(self, seed: u64) -> Self;
+
     /// Deals the rows into `partitions` of equal row counts, in order, by splitting and merging; what follows runs as so
     /// many tasks. Moves only rows that change partitions' hands. Without effect in a [native](Session::native) session,
     /// which has one partition.
@@ -259,6 +283,19 @@ impl LazyFrameExt for LazyFrame {
         self.with_column(lists.alias(name)).explode(by_name([name], true, false), no_row_for_none)
     }
 
+    fn repartition(self, partitions: usize, by: impl AsRef<[Expr]>) -> LazyFrame {
+        match by.as_ref() {
+            [] => self.into_partitions(partitions),
+            by => Marker::repartition(self, partitions.max(1), by),
+        }
+    }
+
+    fn shuffle(self, seed: u64) -> Self {
+        const ROW: &str = "__regatta_row";
+        let numbered = self.with_row_index(ROW, None);
+        numbered.sort_by_exprs([random(col(ROW), seed)], Default::default()).drop(by_name([ROW], true, false))
+    }
+
     fn into_partitions(self, partitions: usize) -> LazyFrame {
         Marker::IntoPartitions(partitions.max(1)).on(self)
     }
@@ -266,6 +303,14 @@ impl LazyFrameExt for LazyFrame {
     fn into_batches(self, rows: usize) -> LazyFrame {
         Marker::IntoBatches(rows.max(1)).on(self)
     }
+}
+
+/// A number for each row number, no two alike: SplitMix64, whose steps can all be undone.
+fn random(row: Expr, seed: u64) -> Expr {
+    let mix = |x: Expr, shift: u32, by: u64| x.clone().xor(x.floor_div(lit(1u64 << shift))) * lit(by);
+    let x = row.cast(DataType::UInt64) * lit(0x9e37_79b9_7f4a_7c15u64) + lit(seed);
+    let x = mix(mix(x, 30, 0xbf58_476d_1ce4_e5b9), 27, 0x94d0_49bb_1331_11eb);
+    mix(x, 31, 1)
 }
 
 fn decode(partition: Bytes) -> Result<DataFrame, Error> {

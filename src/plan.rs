@@ -23,7 +23,7 @@ use polars_plan::plans::IRPlan;
 use regatta_remote::MAX_MESSAGE;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use held::{held_by, scan_held};
+pub(crate) use held::{held_at, held_by, scan_held};
 pub(crate) use lift::udf_calls;
 pub(crate) use marker::Marker;
 pub(crate) use share::{Rows, share};
@@ -75,6 +75,11 @@ impl Stage {
         }
     }
 
+    /// Partitions that each of its tasks leaves.
+    pub(crate) fn partitions(&self) -> usize {
+        self.program().and_then(|program| program.scatter.as_ref()).map_or(1, |scatter| scatter.into)
+    }
+
     pub(crate) fn steps(&self) -> &[UdfStep] {
         self.program().map_or(&[], |program| &program.steps)
     }
@@ -89,6 +94,17 @@ pub(crate) struct StageProgram {
     pub(crate) steps: Vec<UdfStep>,
     /// Rows that a task leaves at most.
     pub(crate) limit: Option<u64>,
+    /// A task leaves several partitions, if this is said.
+    pub(crate) scatter: Option<Scatter>,
+}
+
+/// Rows go to partitions by the hash of their keys.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Scatter {
+    /// Columns.
+    pub(crate) keys: Vec<String>,
+    /// Partitions that each task leaves, empty ones too.
+    pub(crate) into: usize,
 }
 
 /// One UDF call per row of a stage, and what follows it.
@@ -120,6 +136,8 @@ pub(crate) enum Split {
     Slice { offset: usize, len: usize },
     /// The `part`-th of `of` equal shares of the rows that the stage below left.
     Share { part: usize, of: usize },
+    /// The `part`-th of the `of` partitions that each task of the stage below has scattered its rows to.
+    Hashed { part: usize, of: usize },
 }
 
 /// Where a plan will run.
@@ -143,6 +161,7 @@ pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanEr
     let optimised = optimise(query)?;
     let root = optimised.lp_arena.get(optimised.lp_top);
     let sink = FileSink::of(root);
+    sink::refuse_many_objects(root)?;
     let schema = if sink.is_some() { FileSink::schema() } else { root.schema(&optimised.lp_arena).into_owned() };
     let stages = cut::cut(optimised, target)?;
     let size = stages.iter().filter_map(Stage::program).map(StageProgram::size).sum();

@@ -18,7 +18,9 @@ use std::time::Duration;
 use polars::prelude::LazyFrame;
 use regatta_remote::{Arbiter, Authority, Node, Role, catch};
 
-use crate::actors::{Host, MAILBOX, Place, Relay, SCHEDULER, SchedulerActor, SwordfishActor, UseProvider, Worker};
+use crate::actors::{
+    Host, MAILBOX, Persist, Place, Relay, SCHEDULER, SchedulerActor, SwordfishActor, UseProvider, Worker,
+};
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
@@ -306,6 +308,11 @@ impl Session {
 
     pub(crate) fn host(&self) -> &Arc<Host> {
         &self.inner.host
+    }
+
+    /// Lets what a query leaves be made again if it is lost.
+    pub(crate) fn persist(&self, query: QueryId) -> Result<(), ClusterError> {
+        self.inner.door.ask(self.host(), Persist(query))
     }
 
     /// Ends a query, whatever its state. Never waits.

@@ -21,7 +21,7 @@ use dashmap::DashMap;
 use polars::prelude::{DataFrame, Schema};
 
 use crate::error::TaskFailure;
-use crate::sched::{Output, PartitionId, QueryId};
+use crate::sched::{Attempt, Output, PartitionId, QueryId, TaskId};
 
 pub(crate) use ipc::{decode_frame, encode_frame};
 pub(crate) use serve::{RowRange, Ticket};
@@ -131,9 +131,9 @@ impl Store {
         Offer { store: Arc::clone(self), number }
     }
 
-    /// Drops one partition. Readers that have begun finish.
-    pub(crate) fn drop_partition(&self, id: PartitionId) {
-        self.partitions.remove(&id);
+    /// Drops the partitions of an attempt. Readers that have begun finish.
+    pub(crate) fn drop_attempt(&self, task: TaskId, attempt: Attempt) {
+        self.partitions.retain(|id, _| (id.task, id.attempt) != (task, attempt));
     }
 
     /// Drops all partitions of a query. Readers that have begun finish.

@@ -80,3 +80,41 @@ fn close(a: &Column, b: &Column) -> bool {
         (x, y) => x == y,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    #[test]
+    fn every_test_that_a_page_names_exists() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for (page, least, folders) in [
+            ("docs/scheduler.md", 60, &["src", "tests/scenarios"][..]),
+            ("docs/semantics.md", 50, &["remote/src", "remote/tests"]),
+        ] {
+            let text = fs::read_to_string(here.join(page)).unwrap();
+            let mut sources = String::new();
+            folders.iter().for_each(|folder| read_all(&here.join(folder), &mut sources));
+            // A test's name is a sentence: at least three words.
+            let is_name =
+                |code: &&str| code.matches('_').count() >= 3 && !code.contains(' ') && **code == code.to_lowercase();
+            let named: BTreeSet<&str> = text.split('`').skip(1).step_by(2).filter(is_name).collect();
+            assert!(named.len() > least, "{page}: the names are no longer found: {named:?}");
+            let missing: Vec<_> = named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+            assert!(missing.is_empty(), "{page} names tests that do not exist: {missing:?}");
+        }
+    }
+
+    fn read_all(folder: &Path, into: &mut String) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read_all(&path, into);
+            } else {
+                into.push_str(&fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+}

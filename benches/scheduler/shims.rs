@@ -33,6 +33,7 @@ pub(crate) mod error {
     #[derive(Debug, Clone)]
     pub(crate) enum TaskFailure {
         WorkerLost(String),
+        MadeAgain(QueryId),
         Cancelled,
     }
 

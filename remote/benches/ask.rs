@@ -2,6 +2,8 @@
 
 #[path = "support/bare.rs"]
 mod bare;
+#[path = "../../benches/support/foreign.rs"]
+mod foreign;
 #[path = "support/ours.rs"]
 mod ours;
 #[path = "support/peer.rs"]
@@ -17,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use bare::Service;
 use bytes::Bytes;
+use foreign::{Figures, figure};
 use ours::{ECHO, Echo, Echoer, Ours, SOON};
 use peer::{Peer, cpu};
 use quinn::{RecvStream, SendStream};
@@ -55,8 +58,6 @@ static CASES: [(&str, Case); 8] = [
     ("bulk", BULK),
 ];
 
-type Figures = Vec<(String, f64)>;
-
 fn main() {
     if let Some((system, handed)) = peer::role() {
         return serve(&system, &handed);
@@ -66,19 +67,15 @@ fn main() {
         add(&mut report, "regatta-remote", Ok(regatta()));
         add(&mut report, "quinn, echo on a thread", Ok(quinn(Service::EchoOnThread)));
         add(&mut report, "quinn, echo inline", Ok(quinn(Service::EchoInline)));
-        add(&mut report, "ractor_cluster", peer::foreign("ractor/bin/ractor-peer", &[]));
-        add(&mut report, "Ray actor", peer::foreign("ray/bin/python", &[&peer::script("ray_ask.py")]));
+        add(&mut report, "ractor_cluster", foreign::foreign("ractor/bin/ractor-peer", &[]));
+        add(&mut report, "Ray actor", foreign::python("ray_ask.py", &[]));
     }
     report.finish();
 }
 
 fn add(report: &mut Report, system: &'static str, figures: Result<Figures, String>) {
     for (name, case) in &CASES {
-        let figure = figures.clone().and_then(|figures| {
-            let found = figures.iter().find(|(known, _)| known == name);
-            found.map(|(_, figure)| *figure).ok_or_else(|| "it does not have this".to_owned())
-        });
-        report.add(case, system, figure);
+        report.add(case, system, figure(&figures, name));
     }
 }
 

@@ -2,6 +2,8 @@
 
 #[path = "support/bare.rs"]
 mod bare;
+#[path = "../../benches/support/foreign.rs"]
+mod foreign;
 #[path = "support/ours.rs"]
 mod ours;
 #[path = "support/peer.rs"]
@@ -182,13 +184,9 @@ fn memcpy(report: &mut Report) {
 }
 
 fn ray(report: &mut Report) {
-    let figures = peer::foreign("ray/bin/python", &[peer::script("ray_bulk.py").as_str()]);
+    let figures = foreign::python("ray_bulk.py", &[]);
     for way in &WAYS {
-        let speed = figures.clone().and_then(|figures| {
-            let found = figures.iter().find(|(name, _)| name == way.key);
-            found.map(|(_, speed)| *speed).ok_or_else(|| "it did not say".to_owned())
-        });
-        report.add(&way.speed, "Ray", speed);
+        report.add(&way.speed, "Ray", foreign::figure(&figures, way.key));
         report.add(&way.cost, "Ray", Err("its store and raylet are processes of their own".to_owned()));
     }
 }

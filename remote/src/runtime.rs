@@ -23,6 +23,9 @@ use crate::supervise::Restarts;
 /// How long starting or joining one thread may take.
 const THREAD_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Threads for what may block. They come with their work and go when idle; those of the network wait for some of it.
+const BLOCKING_THREADS: usize = 4096;
+
 /// The threads of a process: a tokio runtime for the network, and an actix system whose arbiters run
 /// actors. Clones share them; they end with [`shutdown`](Self::shutdown) or with the last clone.
 #[derive(Clone)]
@@ -52,6 +55,7 @@ impl Runtime {
             .worker_threads(net_threads.max(1))
             .thread_name(format!("{name}-net"))
             .thread_keep_alive(LINGER)
+            .max_blocking_threads(BLOCKING_THREADS)
             .enable_all()
             .build()?;
         let (system, ended) = start_system(name)?;

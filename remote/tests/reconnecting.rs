@@ -152,16 +152,22 @@ fn another_node_at_the_address_of_a_lost_one_is_left_alone() {
     });
 }
 
+/// Two nodes of a simulated world that have lost each other and are kept apart, in the middle of dialling; and the worker's events.
+async fn dialling(world: &World) -> (Pair, Receiver<PeerEvent>) {
+    let pair = pair(world).await;
+    let mut events = pair.worker.events();
+    lose(&pair).await;
+    assert!(matches!(next(&mut events).await, PeerEvent::Down { .. }));
+    world.sim.as_ref().unwrap().partition(host(&pair.head), host(&pair.worker));
+    sleep(Duration::from_secs(2)).await;
+    (pair, events)
+}
+
 #[test]
 fn a_node_that_closes_dials_nobody_any_more() {
     World::simulated(6, |world| async move {
         let sim = world.sim.clone().unwrap();
-        let pair = pair(&world).await;
-        let mut events = pair.worker.events();
-        lose(&pair).await;
-        assert!(matches!(next(&mut events).await, PeerEvent::Down { .. }));
-        sim.partition(host(&pair.head), host(&pair.worker));
-        sleep(Duration::from_secs(2)).await;
+        let (pair, _events) = dialling(&world).await;
         let started = Instant::now();
         pair.worker.close(SOON).await;
         assert!(started.elapsed() < SOON, "it waited for its redial");
@@ -174,15 +180,9 @@ fn a_node_that_closes_dials_nobody_any_more() {
 #[test]
 fn a_disconnect_ends_the_dialling() {
     World::simulated(7, |world| async move {
-        let sim = world.sim.clone().unwrap();
-        let pair = pair(&world).await;
-        let mut events = pair.worker.events();
-        lose(&pair).await;
-        assert!(matches!(next(&mut events).await, PeerEvent::Down { .. }));
-        sim.partition(host(&pair.head), host(&pair.worker));
-        sleep(Duration::from_secs(2)).await;
+        let (pair, events) = dialling(&world).await;
         pair.worker.disconnect(pair.head.id());
-        sim.heal(host(&pair.head), host(&pair.worker));
+        world.sim.as_ref().unwrap().heal(host(&pair.head), host(&pair.worker));
         sleep(Duration::from_secs(30)).await;
         assert!(pair.worker.peers().is_empty() && events.is_empty());
     });

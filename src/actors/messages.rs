@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
-use regatta_remote::{ActorId, ActorRef, Address, CodecError, NodeId, decode, encode, messages};
+use regatta_remote::{ActorId, ActorRef, Address, NodeId, messages};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::SwordfishActor;
 use crate::actor::ActorSpec;
 use crate::cluster::ClusterProvider;
-use crate::error::{ActorError, ClusterError, Error, PolarsFailure};
+use crate::error::{ActorError, ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{
     Attempt, MAX_ATTEMPTS, Outcome, Output, PoolId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId,
@@ -34,9 +34,11 @@ messages! {
     0x0108 Release => (),
     0x0109 Status => Option<QueryStatus>,
     0x010a WholeStatus => SessionStatus,
+    0x010b Persist => (),
+    0x010c Locate => Located,
     // To a swordfish.
     0x0201 Prepare => (),
-    0x0202 RunTask => (),
+    0x0202 RunTasks => (),
     0x0203 StartReplica => (),
     0x0204 StopReplica => (),
     0x0205 Serve => (),
@@ -128,29 +130,15 @@ pub(crate) struct RunTask {
     pub(crate) after: Option<(TaskId, Attempt)>,
 }
 
+/// Attempts of tasks, in the order in which they were placed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RunTasks(pub(crate) Vec<RunTask>);
+
 /// A partition, or some of its rows, and where it is.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Piece {
     pub(crate) place: Place,
     pub(crate) ticket: Ticket,
-}
-
-impl Piece {
-    /// What stands for it in a plan.
-    ///
-    /// # Errors
-    /// It cannot be encoded.
-    pub(crate) fn name(&self) -> Result<String, CodecError> {
-        Ok(encode(self)?.iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-
-    /// # Errors
-    /// It is no such name.
-    pub(crate) fn from_name(name: &str) -> Result<Self, PolarsFailure> {
-        let bytes = name.as_bytes().chunks(2).map(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        let piece = bytes.collect::<Option<Vec<_>>>().and_then(|bytes| decode(&bytes).ok());
-        piece.ok_or_else(|| PolarsFailure::new("protocol", "a persisted partition has no usable name"))
-    }
 }
 
 /// A replica that takes batches.
@@ -346,6 +334,25 @@ pub(crate) enum RunEvent {
 /// The session wants no more of a query.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Release(pub(crate) QueryId);
+
+/// The result of a query is to stay: what is lost of it with a worker is made again.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Persist(pub(crate) QueryId);
+
+/// A task reads what a query has persisted.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Locate(pub(crate) QueryId);
+
+/// Where persisted partitions are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Located {
+    /// All of them, in order.
+    There(Vec<Piece>),
+    /// Some were lost and are being made again.
+    MadeAgain,
+    /// There is no such query.
+    Nowhere,
+}
 
 /// Where a query stands.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

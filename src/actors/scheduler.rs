@@ -10,17 +10,17 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, AskError, LocalRef, Node, NodeI
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Piece, Place, Prepare, Register, Release, ReplicaAt,
-    ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor, StopReplica, Submit, TaskEnded,
-    UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
+    ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Persist, Piece, Place, Prepare, Register,
+    Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, RunTasks, Serve, SpawnActor, StartReplica, Status, StopActor,
+    StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::{Host, SwordfishActor, insist};
 use crate::cluster::ClusterProvider;
 use crate::error::ClusterError;
-use crate::plan::{QueryPlan, Rows, Split, share};
+use crate::plan::{QueryPlan, Rows, Split, Stage, share};
 use crate::sched::{
-    Action, Core, Event, Output, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources, Settings,
-    StageSpec, TaskId, WorkerId,
+    Action, Core, Event, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources,
+    Settings, StageId, StageSpec, TaskId, WorkerId,
 };
 use crate::store::{RowRange, Ticket};
 use crate::udf::{Metrics, MetricsByUdf, RunOn, merge_into};
@@ -88,6 +88,11 @@ enum Outgoing {
 /// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
 const OUTBOX: usize = 8192;
 
+/// Tasks in one message, at most.
+const TOGETHER: usize = 64;
+/// Partitions that they name, but for the last of them: keeps the message far below its limit.
+const PIECES_TOGETHER: usize = 10_000;
+
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -104,7 +109,8 @@ impl SchedulerActor {
         let (workers, drivers) = (&[Role::Worker], &[Role::Driver]);
         let published = node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers);
         let published = published.on::<ReplicaSays>(workers).on::<CreditWaits>(workers).on::<ActorEnded>(workers);
-        let published = published.on::<Status>(drivers).on::<WholeStatus>(drivers);
+        let published = published.on::<Locate>(workers);
+        let published = published.on::<Status>(drivers).on::<WholeStatus>(drivers).on::<Persist>(drivers);
         published.on::<SpawnActor>(drivers).on::<StopActor>(drivers);
         node.keep_names(thread);
     }
@@ -170,7 +176,7 @@ impl SchedulerActor {
                 let Some(stage) = self.stage(task.query, task.stage.0) else { return };
                 let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
                 let inputs = stage.inputs.iter();
-                let inputs = inputs.map(|id| (*id, pieces(&split, &self.outputs(task.query, *id)))).collect();
+                let inputs = inputs.map(|id| (*id, self.pieces(task.query, *id, &split))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 let replicas = ready.into_iter().filter_map(|(replica, on)| self.replica_at(replica, on)).collect();
                 self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
@@ -248,11 +254,17 @@ impl SchedulerActor {
         }
     }
 
-    fn stage(&self, query: QueryId, stage: u32) -> Option<&crate::plan::Stage> {
+    fn stage(&self, query: QueryId, stage: u32) -> Option<&Stage> {
         self.queries.get(&query)?.plan.stages.get(stage as usize)
     }
 
-    fn outputs(&self, query: QueryId, stage: crate::sched::StageId) -> Vec<(Place, Output)> {
+    /// What a task with this split reads of a stage's output.
+    fn pieces(&self, query: QueryId, stage: StageId, split: &Split) -> Vec<Piece> {
+        let partitions = self.stage(query, stage.0).map_or(1, Stage::partitions);
+        pieces(split, &self.outputs(query, stage), partitions)
+    }
+
+    fn outputs(&self, query: QueryId, stage: StageId) -> Vec<(Place, Output)> {
         let outputs = self.core.outputs(query, stage).into_iter();
         outputs.filter_map(|(worker, output)| Some((self.place(query, worker)?, output))).collect()
     }
@@ -416,6 +428,27 @@ impl Handler<Release> for SchedulerActor {
     }
 }
 
+impl Handler<Persist> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, Persist(query): Persist, _: &mut Self::Context) {
+        self.take(Event::Persist(query));
+    }
+}
+
+impl Handler<Locate> for SchedulerActor {
+    type Result = actix::MessageResult<Locate>;
+
+    fn handle(&mut self, Locate(query): Locate, _: &mut Self::Context) -> Self::Result {
+        let last = self.queries.get(&query).and_then(|submitted| submitted.plan.last());
+        actix::MessageResult(match last.map(|stage| stage.id) {
+            Some(stage) if self.core.is_done(query) => Located::There(self.pieces(query, stage, &Split::Whole)),
+            Some(_) => Located::MadeAgain,
+            None => Located::Nowhere,
+        })
+    }
+}
+
 impl Handler<Status> for SchedulerActor {
     type Result = Option<QueryStatus>;
 
@@ -453,10 +486,17 @@ impl Handler<Undelivered> for SchedulerActor {
     }
 }
 
-/// What a task reads of a stage's output.
-fn pieces(split: &Split, outputs: &[(Place, Output)]) -> Vec<Piece> {
+/// What a task reads of outputs that are so many partitions each.
+fn pieces(split: &Split, outputs: &[(Place, Output)], partitions: usize) -> Vec<Piece> {
     let Split::Share { part, of } = split else {
-        return outputs.iter().map(|(place, o)| Piece { place: *place, ticket: Ticket::Partition(o.id) }).collect();
+        let of_each = match split {
+            Split::Hashed { part, .. } => *part..*part + 1,
+            _ => 0..partitions,
+        };
+        let ids = outputs.iter().flat_map(|(place, output)| {
+            of_each.clone().map(|partition| (*place, PartitionId { partition: partition as u32, ..output.id }))
+        });
+        return ids.map(|(place, id)| Piece { place, ticket: Ticket::Partition(id) }).collect();
     };
     let rows: Vec<u64> = outputs.iter().map(|(_, output)| output.rows).collect();
     let pieces = share(*part, *of, &rows).into_iter().filter_map(|Rows { partition, rows }| {
@@ -495,10 +535,21 @@ async fn deliver(
     worker: WorkerId,
     scheduler: actix::WeakAddr<SchedulerActor>,
 ) {
-    while let Some(message) = messages.recv().await {
+    let mut next = None;
+    loop {
+        let message = match next.take() {
+            Some(message) => message,
+            None => match messages.recv().await {
+                Some(message) => message,
+                None => return,
+            },
+        };
         let sent = match message {
             Outgoing::Prepare(message) => insist(&actor, message).await,
-            Outgoing::Run(message) => insist(&actor, message).await,
+            Outgoing::Run(task) => {
+                let tasks = together(task, &mut messages, &mut next);
+                insist(&actor, RunTasks(tasks)).await
+            }
             Outgoing::Start(message) => insist(&actor, message).await,
             Outgoing::Stop(message) => insist(&actor, message).await,
             Outgoing::Serve(message) => insist(&actor, message).await,
@@ -516,11 +567,62 @@ async fn deliver(
     }
 }
 
+/// Tasks that wait to be sent, as one message. `next`: what waits behind them.
+fn together(first: RunTask, messages: &mut mpsc::Receiver<Outgoing>, next: &mut Option<Outgoing>) -> Vec<RunTask> {
+    let pieces = |task: &RunTask| task.inputs.iter().map(|(_, pieces)| 1 + pieces.len()).sum::<usize>();
+    let mut size = pieces(&first);
+    let mut tasks = vec![first];
+    while tasks.len() < TOGETHER && size < PIECES_TOGETHER {
+        match messages.try_recv() {
+            Ok(Outgoing::Run(task)) => {
+                size += pieces(&task);
+                tasks.push(task);
+            }
+            Ok(other) => {
+                *next = Some(other);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    tasks
+}
+
 impl std::fmt::Debug for SchedulerActor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SchedulerActor")
             .field("workers", &self.workers.len())
             .field("queries", &self.queries.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sched::{Attempt, StageId};
+
+    fn run(index: u32) -> RunTask {
+        let task = TaskId { query: QueryId(1), stage: StageId(0), index };
+        let (inputs, replicas) = (Vec::new(), Vec::new());
+        RunTask { task, attempt: Attempt(1), split: Split::Whole, inputs, replicas, after: None }
+    }
+
+    #[test]
+    fn tasks_go_together_in_order_and_never_past_another_message() {
+        let (outbox, mut messages) = mpsc::channel(OUTBOX);
+        (1..100).for_each(|index| drop(outbox.try_send(Outgoing::Run(run(index)))));
+        drop(outbox.try_send(Outgoing::End(End(QueryId(1)))));
+        drop(outbox.try_send(Outgoing::Run(run(100))));
+        let mut next = None;
+        let first = together(run(0), &mut messages, &mut next);
+        assert!(next.is_none());
+        let Ok(Outgoing::Run(task)) = messages.try_recv() else { panic!("a task waits") };
+        let second = together(task, &mut messages, &mut next);
+        let sent: Vec<_> = first.iter().chain(&second).map(|task| task.task.index).collect();
+        assert_eq!(sent, (0..100).collect::<Vec<_>>());
+        assert_eq!(first.len(), TOGETHER);
+        assert!(matches!(next, Some(Outgoing::End(_))));
+        assert!(matches!(messages.try_recv(), Ok(Outgoing::Run(task)) if task.task.index == 100));
     }
 }

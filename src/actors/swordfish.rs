@@ -1,8 +1,8 @@
 //! The actor of a worker: takes tasks and replicas, keeps what they share, and forgets a query when it ends.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
@@ -11,13 +11,14 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    CreditWaits, Dismiss, DropActor, End, Enough, Evaluate, Gone, HostActor, Piece, Place, Prepare, ReplicaAt,
-    ReplicaSays, RunTask, Serve, StartReplica, StopReplica, TaskEnded, Word,
+    CreditWaits, Dismiss, DropActor, End, Enough, Evaluate, Gone, HostActor, Locate, Located, Piece, Place, Prepare,
+    ReplicaAt, ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
 use crate::engine::{Inputs, Program, TaskRun, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
+use crate::plan::held_at;
 use crate::sched::{Attempt, Outcome, PartitionId, PoolId, QueryId, ReplicaId, StageId, TaskId};
 use crate::udf::{CallingTask, TaskMeter, UdfError};
 
@@ -96,7 +97,7 @@ impl SwordfishActor {
         let tasks = node
             .publish(id, actor)
             .on::<Prepare>(head)
-            .on::<RunTask>(head)
+            .on::<RunTasks>(head)
             .on::<Serve>(head)
             .on::<Dismiss>(head)
             .on::<Enough>(head)
@@ -134,11 +135,12 @@ impl SwordfishActor {
         }
     }
 
-    /// Runs a task on a thread of its own, which ends with the task's one report.
+    /// Runs a task on a thread where it may block, from its start to its one report.
     fn start_task(&mut self, message: RunTask, here: Addr<Self>) {
         let RunTask { task, attempt, .. } = message;
         self.tasks.insert((task, attempt), None);
         let (host, scheduler) = (Arc::clone(&self.host), self.scheduler.clone());
+        let asked = scheduler.clone();
         let work = self.work(task.query);
         let stage = work.stages.get(&task.stage).map(StageHere::for_task);
         let runtime = host.runtime.handle().clone();
@@ -160,11 +162,11 @@ impl SwordfishActor {
                 }
             }
         };
-        let on_no_thread = report.clone();
-        let run = move || {
+        // These threads are kept for a while: to start one takes as long as the least of tasks.
+        self.host.runtime.handle().spawn_blocking(move || {
             let _span = tracing::info_span!("task", %task, attempt = attempt.0).entered();
             let started = Instant::now();
-            let outcome = catch(|| attempt_task(&host, message, stage, calling))
+            let outcome = catch(|| attempt_task(&host, &asked, message, stage, calling))
                 .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
             match &outcome {
                 Ok(output) => {
@@ -173,11 +175,7 @@ impl SwordfishActor {
                 Err(error) => tracing::debug!(%error, took = ?started.elapsed(), "failed"),
             }
             report(outcome);
-        };
-        if let Err(error) = thread::Builder::new().name(format!("{task}")).spawn(run) {
-            let failure = TaskFailure::Store(format!("no thread for the task: {error}"));
-            self.host.runtime.handle().spawn_blocking(move || on_no_thread(Err(failure)));
-        }
+        });
     }
 }
 
@@ -203,16 +201,18 @@ impl Handler<Prepare> for SwordfishActor {
     }
 }
 
-impl Handler<RunTask> for SwordfishActor {
+impl Handler<RunTasks> for SwordfishActor {
     type Result = ();
 
-    fn handle(&mut self, message: RunTask, ctx: &mut Self::Context) {
-        for at in &message.replicas {
-            self.serve(*at);
-        }
-        match message.after.and_then(|before| self.tasks.get_mut(&before)) {
-            Some(next) => *next = Some(message),
-            None => self.start_task(message, ctx.address()),
+    fn handle(&mut self, RunTasks(tasks): RunTasks, ctx: &mut Self::Context) {
+        for task in tasks {
+            for at in &task.replicas {
+                self.serve(*at);
+            }
+            match task.after.and_then(|before| self.tasks.get_mut(&before)) {
+                Some(next) => *next = Some(task),
+                None => self.start_task(task, ctx.address()),
+            }
         }
     }
 }
@@ -340,7 +340,13 @@ impl SwordfishActor {
     }
 }
 
-fn attempt_task(host: &Arc<Host>, message: RunTask, stage: Option<StageOfTask>, calling: CallingTask) -> Outcome {
+fn attempt_task(
+    host: &Arc<Host>,
+    scheduler: &ActorRef<SchedulerActor>,
+    message: RunTask,
+    stage: Option<StageOfTask>,
+    calling: CallingTask,
+) -> Outcome {
     let unprepared = || PolarsFailure::new("protocol", "the stage's program did not come before its task");
     let StageOfTask { program, pools, cancelled } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();
@@ -351,7 +357,7 @@ fn attempt_task(host: &Arc<Host>, message: RunTask, stage: Option<StageOfTask>, 
         tokio::select! {
             biased;
             _ = cancelled.wait_for(|cancelled| *cancelled) => Err(TaskFailure::Cancelled),
-            inputs = gather(host, message.inputs, held) => inputs,
+            inputs = gather(host, scheduler, message.inputs, held) => inputs,
         }
     })?;
     let output = PartitionId { task: message.task, attempt: message.attempt, partition: 0 };
@@ -368,7 +374,7 @@ fn attempt_task(host: &Arc<Host>, message: RunTask, stage: Option<StageOfTask>, 
     });
     if *cancelled.borrow() {
         // It may have ended between its last batch and the seal: then the query's partitions have been dropped already.
-        host.store.drop_partition(output);
+        host.store.drop_attempt(output.task, output.attempt);
         return Err(TaskFailure::Cancelled);
     }
     outcome
@@ -383,24 +389,43 @@ async fn report_waits(mut waits: mpsc::Receiver<CreditWaits>, scheduler: ActorRe
 }
 
 /// Brings all input partitions here, in order.
-async fn gather(host: &Host, inputs: Vec<(StageId, Vec<Piece>)>, held: Vec<String>) -> Result<Inputs, TaskFailure> {
+async fn gather(
+    host: &Host,
+    scheduler: &ActorRef<SchedulerActor>,
+    inputs: Vec<(StageId, Vec<Piece>)>,
+    held: Vec<String>,
+) -> Result<Inputs, TaskFailure> {
     let mut gathered = Inputs::default();
     for (stage, pieces) in inputs {
         let fetches = pieces.iter().map(|piece| host.read(&piece.place, piece.ticket));
         gathered.stages.insert(stage, try_join_all(fetches).await?);
     }
-    let fetches = held.into_iter().map(|name| async move {
-        let Piece { place, ticket } = Piece::from_name(&name)?;
-        let lost = |failure| match failure {
-            TaskFailure::Transfer { from, why } => {
-                TaskFailure::Transfer { from, why: format!("{why}. It was persisted there: persist the query again") }
-            }
-            other => other,
+    let mut located = HashMap::new();
+    let mut pieces = Vec::new();
+    for name in held {
+        let (query, partition) =
+            held_at(&name).ok_or_else(|| PolarsFailure::new("protocol", "a persisted partition has no usable name"))?;
+        let there = match located.entry(query) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(entry) => entry.insert(locate(scheduler, query).await?),
         };
-        Ok::<_, TaskFailure>((name, host.read(&place, ticket).await.map_err(lost)?))
-    });
+        pieces.push((name, *there.get(partition).ok_or(TaskFailure::NotPersisted(query))?));
+    }
+    let fetches = pieces
+        .into_iter()
+        .map(|(name, piece)| async move { Ok::<_, TaskFailure>((name, host.read(&piece.place, piece.ticket).await?)) });
     gathered.held.extend(try_join_all(fetches).await?);
     Ok(gathered)
+}
+
+/// Asks where the partitions of a persisted result are.
+async fn locate(scheduler: &ActorRef<SchedulerActor>, query: QueryId) -> Result<Vec<Piece>, TaskFailure> {
+    match insist(scheduler, Locate(query)).await {
+        Ok(Located::There(pieces)) => Ok(pieces),
+        Ok(Located::MadeAgain) => Err(TaskFailure::MadeAgain(query)),
+        Ok(Located::Nowhere) => Err(TaskFailure::NotPersisted(query)),
+        Err(error) => Err(TaskFailure::Transfer { from: "the scheduler".to_owned(), why: error.to_string() }),
+    }
 }
 
 impl std::fmt::Debug for SwordfishActor {

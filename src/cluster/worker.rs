@@ -139,7 +139,10 @@ pub(crate) fn is_worker() -> bool {
 pub(crate) fn hello() -> Bytes {
     let (version, udfs, actors) =
         (env!("CARGO_PKG_VERSION"), udf::registered().join(", "), actor::registered().join(", "));
-    format!("regatta {version}, polars 0.55.2, UDFs [{udfs}], actors [{actors}]").into()
+    let stores = [("s3", cfg!(feature = "s3")), ("gcs", cfg!(feature = "gcs")), ("azure", cfg!(feature = "azure"))];
+    let stores: Vec<_> = stores.into_iter().filter_map(|(name, is_in)| is_in.then_some(name)).collect();
+    let stores = stores.join(", ");
+    format!("regatta {version}, polars 0.55.2, object stores [{stores}], UDFs [{udfs}], actors [{actors}]").into()
 }
 
 pub(super) fn write_hand_over(to: &mut impl Write, hand_over: &HandOver) -> io::Result<()> {

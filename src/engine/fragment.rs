@@ -28,6 +28,20 @@ pub(super) struct Bound {
     exprs: Arena<AExpr>,
 }
 
+/// Rows that the in-memory engine is done with before the streaming engine would have begun.
+const FEW: usize = 1024;
+
+/// Whether a task reads few rows of a frame and no more: what it runs is row-wise then, or it would have no such split.
+pub(super) fn reads_few_rows(split: &Split) -> bool {
+    matches!(split, Split::Slice { len, .. } if *len <= FEW)
+}
+
+/// Runs it on the in-memory engine, on this thread.
+pub(super) fn run_here(bound: Bound) -> Result<DataFrame, TaskFailure> {
+    let Bound { top, mut ir, mut exprs } = bound;
+    fenced(|| execute_in_memory(top, &mut ir, &mut exprs))
+}
+
 pub(super) fn schema(plan: &IRPlan) -> SchemaRef {
     plan.lp_arena.get(plan.lp_top).schema(&plan.lp_arena).into_owned()
 }

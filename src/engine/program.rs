@@ -8,7 +8,7 @@ use polars_utils::arena::Node;
 
 use super::fragment;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{FileSink, Split, StageProgram, UdfStep, udf_calls};
+use crate::plan::{FileSink, Scatter, Split, StageProgram, UdfStep, udf_calls};
 use crate::udf::{CallingTask, UdfCall, batch_of};
 
 /// What every task of a stage runs.
@@ -20,6 +20,7 @@ pub(crate) struct Program {
     pub(super) steps: Vec<Step>,
     /// Rows that a task leaves at most.
     pub(super) limit: Option<u64>,
+    pub(super) scatter: Option<Scatter>,
     pub(super) schema: SchemaRef,
     /// Its tasks write files instead of rows.
     pub(super) sink: Option<FileSink>,
@@ -55,7 +56,8 @@ impl Program {
             steps.push(Step { spec, then, calls });
         }
         let calls = udf_calls(&fragment);
-        Ok(Self { fragment, calls, batches: program.batches, steps, limit: program.limit, schema, sink })
+        let StageProgram { batches, limit, scatter, .. } = program;
+        Ok(Self { fragment, calls, batches, steps, limit, scatter, schema, sink })
     }
 }
 

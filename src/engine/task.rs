@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::program::{Program, Step};
 use super::regroup::regroup;
-use super::sink::write_files;
+use super::scatter::Partitions;
+use super::sink::{until_cancelled, write_files};
 use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Split;
@@ -63,13 +64,22 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
     if let Some(sink) = &task.program.sink {
         return write_files(&task, sink);
     }
-    let mut writer = task.store.writer(task.output, &task.program.schema)?;
+    let mut partitions = Partitions::new(&task)?;
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
-    let bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
-    let thread = thread::Builder::new().name(format!("task {}", task.output.task.index));
-    // The receiver is gone when the task is cancelled or a step failed: that stops the engine.
-    let engine = thread.spawn(move || fragment::run(bound, move |batch| hand_over.blocking_send(batch).is_err()));
-    let engine = engine.map_err(|e| TaskFailure::Store(format!("no thread for the task: {e}")))?;
+    let mut bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
+    // Into an object store, where one object is there whole or not at all.
+    until_cancelled(&mut bound, task.cancelled.clone());
+    let engine = if fragment::reads_few_rows(&task.split) {
+        // There is room for one batch. A thread for the engine would take longer than all the rest.
+        let _ = hand_over.try_send(fragment::run_here(bound)?);
+        drop(hand_over);
+        None
+    } else {
+        let thread = thread::Builder::new().name(format!("task {}", task.output.task.index));
+        // The receiver is gone when the task is cancelled or a step failed: that stops the engine.
+        let engine = thread.spawn(move || fragment::run(bound, move |batch| hand_over.blocking_send(batch).is_err()));
+        Some(engine.map_err(|e| TaskFailure::Store(format!("no thread for the task: {e}")))?)
+    };
 
     let mut cancelled = task.cancelled.clone();
     let steps = async {
@@ -81,7 +91,7 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
         {
             let taken = batch.head(Some(usize::try_from(left).unwrap_or(usize::MAX)));
             left -= taken.height() as u64;
-            writer.write(&taken)?;
+            partitions.write(&taken)?;
         }
         Ok(())
     };
@@ -92,9 +102,11 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
             outcome = steps => outcome,
         }
     });
-    let engine = engine.join().unwrap_or_else(|_| Err(TaskFailure::Panicked("the task's thread".to_owned())));
+    let engine = engine.map_or(Ok(()), |engine| {
+        engine.join().unwrap_or_else(|_| Err(TaskFailure::Panicked("the task's thread".to_owned())))
+    });
     outcome.and(engine)?;
-    writer.seal()
+    partitions.seal()
 }
 
 fn through_steps<'a>(
@@ -105,9 +117,10 @@ fn through_steps<'a>(
 ) -> BoxStream<'a, Result<DataFrame, TaskFailure>> {
     let received = stream::unfold(batches, |mut batches| async { Some((Ok(batches.recv().await?), batches)) });
     let handed_on = regroup(received.boxed(), program.batches);
-    program.steps.iter().enumerate().fold(handed_on, |batches, (index, step)| {
+    let left = program.steps.iter().enumerate().fold(handed_on, |batches, (index, step)| {
         regroup(through_step(batches, index, step, pools, calling).boxed(), step.spec.batches)
-    })
+    });
+    regroup(left, program.scatter.as_ref().map(|scatter| Partitions::batch(scatter.into)))
 }
 
 /// Several calls at once, results in the order of the rows.

@@ -15,12 +15,12 @@ use polars_utils::arena::{Arena, Node};
 
 use super::aggregate::{Parts, calls_aggregate_udf, in_parts};
 use super::lift::{self, Liftable};
-use super::marker::Marker;
+use super::marker::{Marker, hash_keys};
 use super::rowwise::is_row_wise;
 use super::scan::{Splits, split, split_frame};
 use super::sink::{FileSink, input_of_split_sink};
 use super::wire::{Fragment, placeholder, placeholder_of};
-use super::{Stage, StageProgram, Target, UdfStep, Work};
+use super::{Scatter, Stage, StageProgram, Target, UdfStep, Work};
 use crate::error::PlanError;
 use crate::sched::StageId;
 use crate::udf::UdfCall;
@@ -75,6 +75,7 @@ struct OpenStage {
     steps: Vec<OpenStep>,
     /// Rows that what reads it takes of it, from its start.
     limit: Option<u64>,
+    scatter: Option<Scatter>,
 }
 
 enum Head {
@@ -145,10 +146,50 @@ impl Cutter {
                 static SAID: Once = Once::new();
                 SAID.call_once(|| tracing::warn!("into_partitions has no effect in a native session"));
             }
+            Marker::Repartition(n) => {
+                let Some((filter, keys)) = self.keys_below(input) else { return };
+                if self.target.travels {
+                    return self.scatter(node, filter, Scatter { keys, into: n });
+                }
+                static SAID: Once = Once::new();
+                SAID.call_once(|| tracing::warn!("repartition has no effect in a native session"));
+                self.pass_through(filter);
+            }
             Marker::IntoBatches(rows) => drop(self.batches.insert(node.0, rows)),
         }
+        self.pass_through(node);
+    }
+
+    /// Makes a node with one input hand on what it gets.
+    fn pass_through(&mut self, node: Node) {
+        let Some(input) = single_input(self.ir.get(node)) else { return };
         let columns = self.schema(input);
         self.ir.replace(node, IR::SimpleProjection { input, columns });
+    }
+
+    /// The filter that keeps a marker's keys, and their names. Projections may have come between the two.
+    fn keys_below(&self, mut node: Node) -> Option<(Node, Vec<String>)> {
+        while let IR::SimpleProjection { input, .. } = self.ir.get(node) {
+            node = *input;
+        }
+        let keys = hash_keys(self.ir.get(node), &self.exprs)?;
+        Some((node, keys.iter().map(ToString::to_string).collect()))
+    }
+
+    /// Ends a stage below this filter, whose tasks leave their rows in partitions by the hash of their keys.
+    fn scatter(&mut self, marker: Node, filter: Node, scatter: Scatter) {
+        let Some(input) = single_input(self.ir.get(filter)) else { return };
+        let (columns, of) = (self.schema(marker), scatter.into);
+        let input = self.draw_in(input);
+        let stage = match self.growing_at(input) {
+            Some(stage) => stage,
+            None => self.open(Head::Node(input)),
+        };
+        let keys = scatter.keys.join(", ");
+        self.open[stage.0 as usize].scatter = Some(scatter);
+        let scattered = self.ir.add(placeholder(stage, self.schema(input)));
+        self.decided.insert(scattered.0, Splits::hashed(of, &keys));
+        self.ir.replace(marker, IR::SimpleProjection { input: scattered, columns });
     }
 
     /// Deals what stands on this node `n` shares of the rows. If what is below can be split into so many tasks it is; else a
@@ -235,7 +276,7 @@ impl Cutter {
     }
 
     fn open(&mut self, head: Head) -> StageId {
-        self.open.push(OpenStage { head, steps: Vec::new(), limit: None });
+        self.open.push(OpenStage { head, steps: Vec::new(), limit: None, scatter: None });
         StageId(self.open.len() as u32 - 1)
     }
 
@@ -387,7 +428,8 @@ impl Cutter {
         unsplit.for_each(|reason| why.push_str(&format!("; it aggregates all rows at once, because {reason}")));
         let inputs = self.inputs(head);
         let describe = IRPlan::new(head, self.ir.clone(), self.exprs.clone()).describe();
-        let program = StageProgram { fragment, batches: self.batches_above(head), steps, limit: stage.limit };
+        let (batches, limit, scatter) = (self.batches_above(head), stage.limit, stage.scatter);
+        let program = StageProgram { fragment, batches, steps, limit, scatter };
         Ok(Stage { id, work: Work::Program(program), inputs, splits, why, describe })
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{QueryPlan, Split, Stage};
+use super::{QueryPlan, Scatter, Split, Stage};
 use crate::udf::RunOn;
 
 impl fmt::Display for QueryPlan {
@@ -21,7 +21,11 @@ fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let parts = stage.splits.len();
     let what = if stage.program().is_some() { "task" } else { "partition" };
     writeln!(f, "stage {}: {parts} {what}{} ({})", stage.id.0, if parts == 1 { "" } else { "s" }, stage.why)?;
-    let reads = if matches!(stage.splits[..], [Split::Share { .. }, ..]) { "shares" } else { "all" };
+    let reads = match stage.splits[..] {
+        [Split::Share { .. }, ..] => "shares",
+        [Split::Hashed { .. }, ..] => "a hash partition",
+        _ => "all",
+    };
     for input in &stage.inputs {
         writeln!(f, "  reads {reads} of stage {}", input.0)?;
     }
@@ -49,6 +53,10 @@ fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if let Some(rows) = stage.program().and_then(|program| program.limit) {
         writeln!(f, "  ends with the first {rows} rows")?;
     }
+    if let Some(Scatter { keys, into }) = stage.program().and_then(|program| program.scatter.as_ref()) {
+        let s = if *into == 1 { "" } else { "s" };
+        writeln!(f, "  leaves its rows in {into} partition{s}, by the hash of {}", keys.join(", "))?;
+    }
     Ok(())
 }
 
@@ -60,6 +68,7 @@ impl fmt::Display for Split {
             Self::Rows { file, offset, len, .. } => write!(f, "file {file} rows {offset}..{}", offset + len),
             Self::Slice { offset, len } => write!(f, "rows {offset}..{}", offset + len),
             Self::Share { part, of } => write!(f, "share {part} of {of}"),
+            Self::Hashed { part, of } => write!(f, "hash partition {part} of {of}"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use polars::prelude::*;
 use polars_arrow::io::ipc::read::{get_row_count_from_blocks, read_file_metadata};
-use polars_io::prelude::ParquetReader;
+use polars_io::prelude::{FileMetadata, ParquetReader};
 use polars_plan::dsl::FileScanIR;
 
 /// A file of a scan.
@@ -36,6 +36,16 @@ impl Layout {
         parts.map_or(Self::Unknown, Self::Parts)
     }
 
+    /// The `file`-th file of a scan of an object store, by the footers that Polars has read for its plan.
+    pub(super) fn remote(file: usize, format: &FileScanIR) -> Self {
+        let FileScanIR::Parquet { first_metadata, metadata_per_source, .. } = format else { return Self::Unknown };
+        let footer = match metadata_per_source {
+            Some(footers) => footers.get(file),
+            None => first_metadata.as_ref().filter(|_| file == 0),
+        };
+        footer.map_or(Self::Unknown, |footer| Self::Parts(parts_of(footer)))
+    }
+
     pub(super) fn rows(&self) -> Option<usize> {
         match self {
             Self::Parts(parts) => Some(parts.iter().map(|part| part.rows).sum()),
@@ -54,8 +64,15 @@ impl Layout {
 
 fn row_groups(path: &Path) -> Option<Vec<Part>> {
     let mut reader = ParquetReader::new(File::open(path).ok()?);
-    let groups = reader.get_metadata().ok()?.row_groups.iter();
-    Some(groups.map(|group| Part { rows: group.num_rows(), bytes: group.total_byte_size() as u64 }).collect())
+    Some(parts_of(reader.get_metadata().ok()?))
+}
+
+fn parts_of(footer: &FileMetadata) -> Vec<Part> {
+    footer
+        .row_groups
+        .iter()
+        .map(|group| Part { rows: group.num_rows(), bytes: group.total_byte_size() as u64 })
+        .collect()
 }
 
 fn record_batches(path: &Path) -> Option<Vec<Part>> {

@@ -1,4 +1,5 @@
-//! Partitions that workers hold beyond their query, as a scan: one path for each, whose name says where it is.
+//! What a query has persisted on the workers, as a scan: one path for each partition, whose name says which it is. Where it is, the
+//! scheduler knows.
 //!
 //! To Polars it is a scan of IPC files, so that filters and projections are pushed into it. Plain Polars cannot run it.
 
@@ -9,11 +10,14 @@ use polars_plan::dsl::{DslPlan, FileScanDsl, FileScanIR, ScanSources, UnifiedSca
 use polars_plan::plans::{FileInfo, IR};
 use polars_utils::pl_path::PlRefPath;
 
+use crate::sched::QueryId;
+
 const MARK: &str = "regatta-held:";
 
-/// A query over partitions of one schema, in order.
-pub(crate) fn scan_held(schema: SchemaRef, names: &[String]) -> LazyFrame {
-    let paths = names.iter().map(|name| PlRefPath::new(format!("{MARK}{name}").as_str()));
+/// A query over so many partitions that another has left, in order.
+pub(crate) fn scan_held(schema: SchemaRef, query: QueryId, partitions: usize) -> LazyFrame {
+    let path = |partition| PlRefPath::new(format!("{MARK}{:016x}.{partition}", query.0).as_str());
+    let paths = (0..partitions).map(path);
     let sources = ScanSources::Paths(paths.collect());
     let args = UnifiedScanArgs { glob: false, cache: false, ..Default::default() };
     // Given here, so that nothing looks for files.
@@ -35,6 +39,12 @@ pub(crate) fn scan_held(schema: SchemaRef, names: &[String]) -> LazyFrame {
     });
     // On a bare scan, `with_row_index` makes another one and forgets what is given here.
     scan.select([all().as_expr()])
+}
+
+/// What a partition's name says: who has left it, and which it is.
+pub(crate) fn held_at(name: &str) -> Option<(QueryId, usize)> {
+    let (query, partition) = name.split_once('.')?;
+    Some((QueryId(u64::from_str_radix(query, 16).ok()?), partition.parse().ok()?))
 }
 
 /// The names of the partitions that this node scans; none if it is no such scan.

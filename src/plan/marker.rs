@@ -1,17 +1,22 @@
 //! Verbs that Polars does not know, as nodes that pass its optimiser: identity functions with a name of ours.
 //!
-//! To Polars a marker is an opaque function over whole frames: filters and projections pass through it, slices do not,
-//! and it keeps order. The planner takes every marker out; plain Polars runs it as the identity.
+//! To Polars a marker is an opaque function over whole frames: projections pass through it, filters too unless it has keys,
+//! slices do not, and it keeps order. The planner takes every marker out; plain Polars runs it as the identity.
 
 use std::sync::Arc;
 
 use polars::prelude::*;
 use polars_plan::dsl::DslPlan;
-use polars_plan::plans::{DslFunction, FunctionIR, IR};
+use polars_plan::plans::expr_ir::ExprIR;
+use polars_plan::plans::{AExpr, DslFunction, FunctionIR, IR};
+use polars_plan::prelude::FunctionOptions;
+use polars_utils::arena::Arena;
 
 /// What a marker asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Marker {
+    /// So many partitions by the hash of some columns, which [`hash_keys`] finds.
+    Repartition(usize),
     /// So many partitions of equal row counts, in order.
     IntoPartitions(usize),
     /// Batches of at most so many rows, and of at least 0.8 of them but for the last of a partition.
@@ -19,6 +24,7 @@ pub(crate) enum Marker {
 }
 
 const MARK: &str = "regatta:";
+const REPARTITION: &str = "repartition";
 const INTO_PARTITIONS: &str = "into_partitions";
 const INTO_BATCHES: &str = "into_batches";
 
@@ -26,13 +32,15 @@ impl Marker {
     /// Puts the marker on top of a query.
     pub(crate) fn on(self, query: LazyFrame) -> LazyFrame {
         let (verb, n) = match self {
+            Self::Repartition(n) => (REPARTITION, n),
             Self::IntoPartitions(n) => (INTO_PARTITIONS, n),
             Self::IntoBatches(rows) => (INTO_BATCHES, rows),
         };
         let function = FunctionIR::Opaque {
             function: Arc::new(Ok::<DataFrame, PolarsError>),
             schema: None,
-            predicate_pd: true,
+            // What is filtered later must not get between this marker and the filter that keeps its keys.
+            predicate_pd: !matches!(self, Self::Repartition(_)),
             projection_pd: true,
             streamable: true,
             fmt_str: format!("{MARK}{verb}:{n}").into(),
@@ -43,15 +51,58 @@ impl Marker {
             .with_optimizations(flags)
     }
 
+    /// Asks for `partitions` partitions of a query, by the hash of what these expressions yield.
+    ///
+    /// Polars drops columns that nobody reads, so a filter below the marker reads the keys. It lets all rows through, and is not
+    /// row-wise: it stays where it is.
+    pub(crate) fn repartition(query: LazyFrame, partitions: usize, by: &[Expr]) -> LazyFrame {
+        if by.iter().all(|key| matches!(key, Expr::Column(_))) {
+            return Self::Repartition(partitions).on(query.filter(reads(by)));
+        }
+        let named = by.iter().enumerate().map(|(at, key)| key.clone().alias(format!("{at}")));
+        let query = query.with_column(as_struct(named.collect()).alias(KEY)).filter(reads(&[col(KEY)]));
+        Self::Repartition(partitions).on(query).drop(by_name([KEY], true, false))
+    }
+
     /// The marker that this node is.
     pub(super) fn of(ir: &IR) -> Option<Self> {
         let IR::MapFunction { function: FunctionIR::Opaque { fmt_str, .. }, .. } = ir else { return None };
         let (verb, n) = fmt_str.strip_prefix(MARK)?.split_once(':')?;
         let n = n.parse().ok()?;
         match verb {
+            REPARTITION => Some(Self::Repartition(n)),
             INTO_PARTITIONS => Some(Self::IntoPartitions(n)),
             INTO_BATCHES => Some(Self::IntoBatches(n)),
             _ => None,
         }
     }
+}
+
+/// Computed keys are one column of this name, below the marker.
+const KEY: &str = "__regatta_key";
+const READS: &str = "regatta:reads";
+
+/// True for every row, whatever is in these columns.
+fn reads(keys: &[Expr]) -> Expr {
+    let all = |columns: &mut [Column]| {
+        let height = columns.iter().map(Column::len).max().unwrap_or_default();
+        Ok(Column::new_scalar(READS.into(), true.into(), height))
+    };
+    let mut reads = map_multiple(all, keys, |_, _| Ok(Field::new(READS.into(), DataType::Boolean)));
+    if let Expr::AnonymousFunction { options, fmt_str, .. } = &mut reads {
+        *options = FunctionOptions::length_preserving();
+        **fmt_str = READS.into();
+    }
+    reads
+}
+
+/// The keys of the marker above this filter, if it is such a filter.
+pub(super) fn hash_keys(filter: &IR, exprs: &Arena<AExpr>) -> Option<Vec<PlSmallStr>> {
+    let IR::Filter { predicate, .. } = filter else { return None };
+    let AExpr::AnonymousFunction { input, fmt_str, .. } = exprs.get(predicate.node()) else { return None };
+    let column = |key: &ExprIR| match exprs.get(key.node()) {
+        AExpr::Column(name) => Some(name.clone()),
+        _ => None,
+    };
+    (fmt_str.as_str() == READS).then(|| input.iter().map(column).collect()).flatten()
 }

@@ -27,6 +27,11 @@ impl Splits {
         let splits = (0..of).map(|part| Split::Share { part, of }).collect();
         Self { splits, why: "equal shares of the rows below".to_owned() }
     }
+
+    pub(super) fn hashed(of: usize, keys: &str) -> Self {
+        let splits = (0..of).map(|part| Split::Hashed { part, of }).collect();
+        Self { splits, why: format!("rows of equal {keys} come to one task") }
+    }
 }
 
 /// A task reads no more than this where files can be cut: what it reads and makes must fit into memory.
@@ -68,11 +73,11 @@ pub(super) fn split(scan: &IR, tasks: usize) -> Splits {
     let ScanSources::Paths(paths) = sources else {
         return Splits::whole("the scan reads memory of the driver");
     };
-    let layout = |path: &PlRefPath| match path.has_scheme() {
-        true => Layout::Unknown,
+    let layout = |(file, path): (usize, &PlRefPath)| match path.has_scheme() {
+        true => Layout::remote(file, scan_type),
         false => Layout::of(path.as_std_path(), scan_type),
     };
-    let files: Vec<_> = paths.iter().map(layout).collect();
+    let files: Vec<_> = paths.iter().enumerate().map(layout).collect();
     let rows: Option<usize> = files.iter().map(Layout::rows).sum();
     let counted = match (&args.pre_slice, &args.row_index, rows) {
         (None, None, _) => None,
@@ -80,14 +85,16 @@ pub(super) fn split(scan: &IR, tasks: usize) -> Splits {
         _ => return Splits::whole("it counts rows across files, of which some have no count"),
     };
     let known: Vec<u64> = files.iter().filter_map(Layout::bytes).collect();
-    let share = (known.iter().sum::<u64>() / tasks as u64).clamp(1, MOST);
-    let splits = group(&files, share, counted);
+    // A file whose size is not known is taken for one like the others.
+    let usual = known.iter().sum::<u64>().checked_div(known.len() as u64).unwrap_or_default().max(1);
+    let all = known.iter().sum::<u64>() + usual * (files.len() - known.len()) as u64;
+    let splits = group(&files, (all / tasks as u64).clamp(1, MOST), usual, counted);
     let parts: usize = files.iter().map(|file| if let Layout::Parts(parts) = file { parts.len() } else { 0 }).sum();
     let plural = |n: usize| if n == 1 { "" } else { "s" };
     let parts = match **scan_type {
         FileScanIR::Parquet { .. } => format!(", {parts} row group{}", plural(parts)),
         FileScanIR::Ipc { .. } => format!(", {parts} record batch{}", if parts == 1 { "" } else { "es" }),
-        _ => String::new(),
+        _ => ", each read whole, as text is".to_owned(),
     };
     Splits { splits, why: format!("{} file{}{parts}", files.len(), plural(files.len())) }
 }
@@ -106,8 +113,8 @@ fn window(slice: Option<&Slice>, rows: usize) -> Range<usize> {
 }
 
 /// Small files are put together until they hold `share` bytes; a large one is cut where a part of it ends. With a window,
-/// which needs all files' counts, only its rows are covered.
-fn group(files: &[Layout], share: u64, window: Option<Range<usize>>) -> Vec<Split> {
+/// which needs all files' counts, only its rows are covered. A file of unknown size counts as `usual` bytes.
+fn group(files: &[Layout], share: u64, usual: u64, window: Option<Range<usize>>) -> Vec<Split> {
     let mut grouped = Grouped { share, splits: Vec::new(), together: Vec::new(), bytes: 0, rows_before: 0 };
     let mut before = 0;
     for (file, layout) in files.iter().enumerate() {
@@ -126,7 +133,7 @@ fn group(files: &[Layout], share: u64, window: Option<Range<usize>>) -> Vec<Spli
                 grouped.flush();
                 grouped.cut(file, parts, wanted, counted);
             }
-            _ => grouped.add(file, layout.bytes().unwrap_or(share), counted),
+            _ => grouped.add(file, layout.bytes().unwrap_or(usual), counted),
         }
         before += rows;
     }

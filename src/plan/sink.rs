@@ -9,6 +9,7 @@ use polars_utils::arena::{Arena, Node};
 use serde::{Deserialize, Serialize};
 
 use super::rowwise::expr_is_row_wise;
+use crate::error::PlanError;
 use crate::sched::QueryId;
 
 /// A sink that writes into the file system: a file, or files in a folder.
@@ -58,6 +59,16 @@ impl FileSink {
     pub(crate) fn schema() -> SchemaRef {
         let fields = [Field::new("path".into(), DataType::String), Field::new("bytes".into(), DataType::UInt64)];
         Arc::new(Schema::from_iter(fields))
+    }
+}
+
+/// Nobody publishes the files of a sink into an object store: Polars writes each to its place.
+pub(super) fn refuse_many_objects(ir: &IR) -> Result<(), PlanError> {
+    match ir {
+        IR::Sink { payload: SinkTypeIR::Partitioned(files), .. } if files.base_path.has_scheme() => {
+            Err(PlanError::ManyFiles { target: files.base_path.to_string() })
+        }
+        _ => Ok(()),
     }
 }
 

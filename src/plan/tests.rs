@@ -176,6 +176,43 @@ fn a_marker_lets_filters_and_projections_through_and_is_gone_from_the_plan() {
     assert_eq!(shape(&native), [(1, vec![])], "{native}");
 }
 
+/// The verb as users call it.
+fn repartition(query: LazyFrame, n: usize, by: &[Expr]) -> LazyFrame {
+    Marker::repartition(query, n, by)
+}
+
+#[test]
+fn a_hash_regroup_ends_a_stage_and_keeps_its_keys_though_nobody_reads_them() {
+    let table = Table::new();
+    let query = repartition(table.scan(), 3, &[col("b")]).select([same([col("a")]).alias("x")]);
+    let plan = planned(query.clone());
+    assert_eq!(shape(&plan), [(4, vec![]), (3, vec![true])], "{plan}");
+    let scatter = plan.stages[0].program().unwrap().scatter.as_ref().unwrap();
+    assert_eq!((&scatter.keys[..], scatter.into), (&["b".to_owned()][..], 3));
+    assert_eq!(plan.stages[1].splits[2], Split::Hashed { part: 2, of: 3 });
+    let text = plan.to_string();
+    assert!(text.contains("leaves its rows in 3 partitions, by the hash of b"), "{text}");
+    assert!(text.contains("3 tasks (rows of equal b come to one task)\n  reads a hash partition of stage 0"), "{text}");
+    assert!(!text.contains("regatta:reads"), "the filter that kept the key is gone: {text}");
+    let native = plan_natively(query);
+    assert_eq!(shape(&native), [(1, vec![true])], "{native}");
+    assert!(!native.to_string().contains("regatta:re"), "{native}");
+}
+
+#[test]
+fn computed_keys_are_a_column_below_the_marker_only() {
+    let table = Table::new();
+    let keys = [same([col("a")]) % lit(5), col("b") + lit(1)];
+    let plan = planned(repartition(table.scan(), 2, &keys).filter(col("a").gt(lit(9))).select([len()]));
+    assert_eq!(shape(&plan), [(4, vec![true]), (1, vec![])], "{plan}");
+    let plan = planned(repartition(table.scan(), 2, &keys).filter(col("a").gt(lit(9))));
+    assert_eq!(shape(&plan), [(4, vec![true]), (2, vec![])], "{plan}");
+    assert_eq!(plan.schema.iter_names().map(|n| n.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    let twice = repartition(repartition(table.scan(), 5, &[col("a")]), 3, &[col("b")]).filter(col("b").eq(lit(1)));
+    let plan = planned(twice);
+    assert_eq!(shape(&plan), [(4, vec![]), (5, vec![]), (3, vec![])], "{plan}");
+}
+
 fn plan_natively(query: LazyFrame) -> QueryPlan {
     plan(query, Target { tasks: 1, travels: false, in_flight: 64 }).unwrap()
 }

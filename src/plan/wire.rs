@@ -1,5 +1,6 @@
 //! Fragments as they travel: Polars' IR in its self-describing form.
 
+use std::fmt;
 use std::sync::Arc;
 
 use polars::prelude::*;
@@ -16,7 +17,7 @@ use crate::sched::StageId;
 use crate::udf::UdfCall;
 
 /// A piece of a plan that an engine runs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Fragment {
     /// Polars' msgpack form: it carries every node kind that can travel at all, which bincode does not.
     Encoded(Vec<u8>),
@@ -29,9 +30,13 @@ pub(crate) enum Fragment {
 #[derive(Clone)]
 pub(crate) struct Resident(Arc<IRPlan>);
 
-impl std::fmt::Debug for Resident {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Resident")
+// Plans hold what scans of object stores need, secrets too.
+impl fmt::Debug for Fragment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Encoded(bytes) => write!(f, "Encoded({} bytes)", bytes.len()),
+            Self::Resident(_) => f.write_str("Resident"),
+        }
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) enum Event {
         silent: bool,
     },
     Submit(QuerySpec),
+    /// What the query leaves is to stay until it is released: what is lost of it is made again.
+    Persist(QueryId),
     /// The submitter wants no more of the query: running ones are cancelled, finished ones lose their partitions.
     Release(QueryId),
     TaskEnded {
@@ -233,6 +235,7 @@ impl Core {
             }
             Event::Silent { worker, silent } => self.ledger.set_silent(worker, silent.then_some(now)),
             Event::Submit(spec) => self.submit(spec, now, &mut actions),
+            Event::Persist(query) => self.queries.get_mut(&query).into_iter().for_each(|query| query.persisted = true),
             Event::Release(query) => self.end(query, None, now, &mut actions),
             Event::TaskEnded { task, attempt, outcome } => self.task_ended(task, attempt, outcome, now, &mut actions),
             Event::ReplicaProgress { replica, doing } => {
@@ -279,6 +282,11 @@ impl Core {
             pool.ready().map(move |rank| (query.replica_id(stage.0 as usize, step, rank), worker(rank)))
         });
         ready.collect()
+    }
+
+    /// Whether all partitions of a query's result are there.
+    pub(crate) fn is_done(&self, query: QueryId) -> bool {
+        self.queries.get(&query).is_some_and(|query| query.done)
     }
 
     /// What a query waits for, and since when.
@@ -340,6 +348,8 @@ impl Core {
             Ok(output) => self.task_done(id, on, output, now, actions),
             // Its stage has enough without it.
             Err(cause) if is_over || matches!(cause, TaskFailure::Cancelled) => self.put_back(id),
+            // However often: those rows come, or their query fails and is gone.
+            Err(TaskFailure::MadeAgain(persisted)) if self.queries.contains_key(&persisted) => self.wait(id, now),
             Err(cause) => {
                 let again = cause.is_retryable() && self.retry(id, now);
                 if !again {

@@ -71,6 +71,8 @@ pub(super) struct Query {
     pub(super) open: BTreeSet<usize>,
     /// `Done` has been reported; partitions are kept until the query is released.
     pub(super) done: bool,
+    /// What is lost of its result is made again even so.
+    pub(super) persisted: bool,
 }
 
 #[derive(Debug)]
@@ -192,7 +194,7 @@ impl Query {
     /// Wishes for workers that are not there are soft ones.
     pub(super) fn new(spec: QuerySpec, is_there: impl Fn(WorkerId) -> bool, now: Instant) -> Self {
         let stages = spec.stages.iter().map(|stage| Stage::new(stage, &is_there, now)).collect();
-        let mut query = Self { spec, stages, open: BTreeSet::new(), done: false };
+        let mut query = Self { spec, stages, open: BTreeSet::new(), done: false, persisted: false };
         for stage in 0..query.stages.len() {
             for input in query.spec.stages[stage].inputs.clone() {
                 let readers = query.stages.get_mut(input.0 as usize).map(|input| &mut input.readers);

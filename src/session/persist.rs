@@ -4,16 +4,14 @@ use std::sync::Arc;
 
 use polars::prelude::LazyFrame;
 
-use crate::actors::Piece;
-use crate::error::{ClusterError, Error};
+use crate::error::Error;
 use crate::frame::Run;
 use crate::plan::scan_held;
-use crate::store::Ticket;
 
 /// A result that stays in the partitions, and on the workers, where it was made, until this is dropped.
 ///
-/// A worker that holds some of it does not retire. What a lost worker held is lost: queries that need it fail and say so, and
-/// persisting again makes it anew.
+/// A worker that holds some of it does not retire. What is lost with a worker is made again from the query, at once and no more
+/// than that; queries that read it wait meanwhile. It is made from what that query reads: another `Persisted` must still be there.
 ///
 /// ```
 /// use regatta::{polars::prelude::*, prelude::*};
@@ -27,19 +25,17 @@ use crate::store::Ticket;
 pub struct Persisted {
     /// Holds the partitions.
     run: Run,
-    names: Vec<String>,
+    partitions: usize,
 }
 
 impl Persisted {
     pub(crate) fn new(mut run: Run) -> Result<Self, Error> {
-        let held = run.held()?.into_iter();
-        let names = held.map(|(place, output)| Piece { place, ticket: Ticket::Partition(output.id) }.name());
-        let names = names.collect::<Result<_, _>>().map_err(|e| ClusterError::network("name the partitions", e))?;
-        Ok(Self { run, names })
+        let partitions = run.persist()?;
+        Ok(Self { run, partitions })
     }
 
     /// A query over the rows, for this session alone. It fails once this is dropped.
     pub fn lazy(&self) -> LazyFrame {
-        scan_held(Arc::clone(self.run.schema()), &self.names)
+        scan_held(Arc::clone(self.run.schema()), self.run.query(), self.partitions)
     }
 }

@@ -142,7 +142,7 @@ fn rows_of_a_partition_are_served_alone() {
             let rows = decode_frame(bytes.into()).unwrap();
             assert!(rows.equals_missing(&whole.slice(offset as i64, len as usize)), "{offset}+{len}: {rows}");
         }
-        store.drop_partition(partition(1));
+        store.drop_attempt(partition(1).task, partition(1).attempt);
     }
 }
 

@@ -299,10 +299,11 @@ mod tests {
     fn a_seed_is_the_same_for_the_same_replica_and_no_other() {
         let context = |query, rank| {
             let pool = PoolId { query: QueryId(query), stage: StageId(0), step: 0 };
-            let seat = Seat::of(ReplicaId { pool, rank }, WorkerId(rank), 4, Vec::new(), Path::new(""));
+            let seat = Seat::of(ReplicaId { pool, rank }, WorkerId(rank), 4, vec![rank, 7], Path::new(""));
             Context::new(&Arc::new(seat), &Meter::default())
         };
         assert_eq!(context(1, 2).seed(), context(1, 2).seed());
+        assert_eq!(context(1, 2).devices(), [2, 7], "those that the scheduler gave it");
         let seeds: std::collections::BTreeSet<_> =
             (0..10).flat_map(|query| (0..10).map(move |rank| context(query, rank).seed())).collect();
         assert_eq!(seeds.len(), 100);

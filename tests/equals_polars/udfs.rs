@@ -5,7 +5,7 @@ use regatta::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::Case;
-use crate::sources::{rows, scan};
+use crate::sources::{path, rows, scan};
 
 /// Adds to an integer; its state counts, so that a state shared by threads would show.
 #[derive(Serialize, Deserialize)]
@@ -399,6 +399,23 @@ pub(crate) fn cases() -> Vec<Case> {
                     col("id").sum(),
                 ])
                 .unnest(by_name(["summary"], true, false), None),
+            true,
+            &[],
+        ),
+        (
+            "an aggregation by a udf of keys that are categories, floats, decimals and dates",
+            scan()
+                .group_by_stable([col("kind"), col("value"), col("price").gt(lit(40)).alias("dear"), col("day")])
+                .agg([summary().alias("s"), col("value").min().alias("least"), col("price").sum().alias("total")]),
+            true,
+            &[],
+        ),
+        (
+            "an aggregation by a udf of keys that are NaN, both zeros and null",
+            LazyFrame::scan_parquet(path("parquet/nasty.parquet"), Default::default())
+                .unwrap()
+                .group_by_stable([col("größe"), col("flag")])
+                .agg([Summary.on([col("id"), col("名")]).alias("s"), col("größe").max().alias("most")]),
             true,
             &[],
         ),

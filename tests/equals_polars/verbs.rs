@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use polars_plan::plans::{HintIR, Sorted};
+use regatta::LazyFrameExt;
 use regatta::polars::prelude::*;
 
 use crate::Case;
@@ -421,10 +422,41 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         (
             "an opaque marker is none of the answer's business",
-            regatta::LazyFrameExt::into_partitions(scan(), 4).filter(col("id").gt(lit(500))),
+            scan().into_partitions(4).filter(col("id").gt(lit(500))),
             true,
             &[],
         ),
+        (
+            "a hash regroup, and what needs all rows above it",
+            scan().repartition(3, [col("group")]).group_by([col("group")]).agg([col("id").sum(), len()]),
+            false,
+            &[],
+        ),
+        (
+            "a hash regroup of computed keys, filtered, counted",
+            scan().repartition(5, [col("id") % lit(7), col("word")]).filter(col("id").gt(lit(500))).select([len()]),
+            true,
+            &[],
+        ),
+        (
+            "a hash regroup of nasty columns",
+            nasty_scan().repartition(4, [as_struct(vec![col("list"), col("名")])]),
+            false,
+            &[],
+        ),
+        (
+            "a hash regroup, joined",
+            scan().repartition(3, [col("group")]).join(
+                small().repartition(2, [col("name")]),
+                [col("group")],
+                [col("group")],
+                JoinArgs::new(JoinType::Left),
+            ),
+            false,
+            &[],
+        ),
+        ("shuffled", scan().shuffle(42), true, &[]),
+        ("a sample", scan().filter(col("group").gt(lit(4))).shuffle(7).limit(20).select([col("id")]), true, &[]),
         (
             "a large frame, grouped",
             rows(0, 20_000).lazy().group_by([col("group"), col("kind")]).agg([col("id").sum(), col("price").max()]),

@@ -112,6 +112,21 @@ fn a_query_survives_the_loss_of_any_worker_with_the_right_answer() {
 }
 
 #[test]
+fn a_hash_regroup_survives_the_loss_of_a_worker_with_the_right_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(3).unwrap();
+    let slow = |name: &str| Process.pool().replicas(2).batch(20).on([col("x")]).alias(name);
+    let twice = row_groups(folder.path(), 4000).with_column(slow("one")).repartition(6, [col("x") % lit(100)]);
+    let query = twice.with_column(slow("process")).select([col("x").sum(), len(), col("process").max()]);
+    let mut run = session.submit(query).unwrap();
+    // In the middle of what reads the hash partitions, of which the lost worker held some.
+    eventually("some of the second stage is done", || run.status().unwrap().unwrap().stages[1].tasks.2 > 0);
+    let process = session.processes()[1].to_string();
+    assert!(Command::new("kill").args(["-9", &process]).status().unwrap().success());
+    assert_right(run.collect());
+}
+
+#[test]
 fn a_query_survives_a_worker_that_is_stopped_and_the_worker_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let session = Session::local(3).unwrap();

@@ -1,5 +1,7 @@
 //! Errors say what failed, where, why, and what to do.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
 use std::time::Duration;
 
 use regatta::error::{ClusterError, PlanError, PoolFailure, TaskFailure};
@@ -140,6 +142,50 @@ fn a_file_that_a_worker_does_not_see_is_named_with_that_worker_its_host_and_the_
     says(&error, &["keel.parquet", "worker 0", "on host", "every machine must see files under the same path"]);
 }
 
+const AS_READER: &str = "REGATTA_TEST_AS_READER";
+
+/// Started by the test below: a process that may not read what it is not allowed to, and says how that ends.
+#[test]
+fn reads_without_permission() {
+    let Some(folder) = std::env::var_os(AS_READER).map(std::path::PathBuf::from) else { return };
+    let path = folder.join("keel.parquet");
+    let forbid = |path: &std::path::Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o000)).unwrap();
+    for (name, session) in [("native", Session::native().unwrap()), ("local", Session::local(1).unwrap())] {
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        // The driver may read it when it plans; the task may not any more.
+        let slow = numbers().with_column(crate::udfs::Process.pool().batch(10).on([col("x")]).alias("process"));
+        let keel = scan(path.to_str().unwrap());
+        let mut run = session.submit(slow.join(keel, [col("x")], [col("x")], JoinArgs::new(JoinType::Inner))).unwrap();
+        forbid(&path);
+        println!("\n{name}, in a task: {}", run.collect().expect_err("it may not be read"));
+        let planning = scan(path.to_str().unwrap()).collect_on(&session).expect_err("it may not be read");
+        println!("\n{name}, planning: {planning}");
+    }
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_named_with_its_host_and_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("keel.parquet"), df!["x" => (0..1000i64).collect::<Vec<_>>()]);
+    let program = std::env::current_exe().unwrap();
+    // Root reads everything, unless it has given up the capability to.
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let mut reader = Command::new(if is_root { std::path::Path::new("setpriv") } else { &program });
+    if is_root {
+        reader.arg("--bounding-set=-dac_override,-dac_read_search").arg(&program);
+    }
+    reader.args(["--exact", "errors::reads_without_permission", "--nocapture"]).env(AS_READER, folder.path());
+    let said = reader.output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    for begins in ["native, in a task: ", "native, planning: ", "local, in a task: ", "local, planning: "] {
+        let error = said.lines().find_map(|line| line.strip_prefix(begins)).unwrap_or_else(|| panic!("{said}"));
+        for part in ["keel.parquet", "ermission denied", host.trim(), "Let the user of that process read it"] {
+            assert!(error.contains(part), "{part:?} is missing {begins}{error}");
+        }
+    }
+}
+
 #[test]
 fn files_of_different_schemas_name_the_column_and_both_types() {
     let folder = tempfile::tempdir().unwrap();
@@ -159,13 +205,13 @@ fn a_file_that_is_corrupt_is_named() {
     on_both(|session| {
         std::fs::write(&path, b"PAR1 this is no Parquet file").unwrap();
         let error = scan(path.to_str().unwrap()).collect_on(session).expect_err("no footer");
-        says(&error, &["hull.parquet", "parquet"]);
+        says(&error, &["hull.parquet", "parquet", "is damaged", "write it again"]);
         write(&path, df!["x" => (0..100_000i64).map(|x| x * x % 65_537).collect::<Vec<_>>()]);
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[4..40].fill(0xff); // the head of the first page
         std::fs::write(&path, bytes).unwrap();
         let error = scan(path.to_str().unwrap()).collect_on(session).expect_err("a page is broken");
-        says(&error, &["hull.parquet", "stage 0, task 0", "worker 0"]);
+        says(&error, &["hull.parquet", "stage 0, task 0", "worker 0", "is damaged", "write it again"]);
     });
 }
 

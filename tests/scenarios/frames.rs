@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
+use regatta::testing::eventually;
 
 /// The height of each batch that a call sees: without a batch size, a task's rows are one call if they are few.
 #[regatta::udf(dtype = DataType::Int64)]
@@ -40,6 +42,55 @@ fn into_partitions_deals_equal_shares_in_order() {
     let ordered = again(10).collect_on(&session).unwrap();
     assert!(ordered.equals(&numbers(400).collect().unwrap()), "{ordered}");
     assert_eq!(session.partitions_held(), 0);
+}
+
+#[test]
+fn a_hash_regroup_brings_equal_keys_together_in_as_many_tasks_as_were_asked_for() {
+    let session = Session::local(2).unwrap();
+    let keyed = numbers(5000).with_column((col("id") % lit(40)).alias("key"));
+    let partitions = |query: LazyFrame| {
+        let mut run = session.submit(query).unwrap();
+        let partitions: Vec<_> = run.batches().collect::<Result<_, _>>().unwrap();
+        partitions
+    };
+    for query in [
+        keyed.clone().repartition(8, [col("key")]),
+        // From many tasks, behind a UDF, by a key that is not in the answer.
+        keyed
+            .clone()
+            .into_partitions(5)
+            .with_column(batch_height::pool().replicas(2).on([col("id")]).alias("height"))
+            .repartition(8, [col("key") * lit(2)]),
+    ] {
+        let partitions = partitions(query);
+        assert_eq!(partitions.len(), 8);
+        let mut seen = BTreeSet::new();
+        for partition in &partitions {
+            let keys: BTreeSet<_> = partition.column("key").unwrap().i64().unwrap().iter().flatten().collect();
+            assert!(keys.iter().all(|key| seen.insert(*key)), "{keys:?} are elsewhere too");
+        }
+        assert_eq!(seen.len(), 40);
+        let rows = partitions.iter().flat_map(|p| p.column("id").unwrap().i64().unwrap().iter().flatten());
+        assert!(rows.collect::<BTreeSet<_>>().into_iter().eq(0..5000), "each row once");
+        assert_eq!(partitions.iter().map(DataFrame::height).sum::<usize>(), 5000);
+    }
+    assert_eq!(partitions(numbers(10).repartition(3, [])).iter().map(DataFrame::height).collect::<Vec<_>>(), [3, 3, 4]);
+    assert_eq!(session.partitions_held(), 0);
+}
+
+#[test]
+fn a_shuffle_depends_on_rows_and_seed_alone() {
+    let (native, local) = (Session::native().unwrap(), Session::local(2).unwrap());
+    let ids = |frame: DataFrame| frame.column("id").unwrap().i64().unwrap().iter().flatten().collect::<Vec<_>>();
+    let shuffled = |seed| numbers(1000).shuffle(seed);
+    let one = ids(shuffled(1).collect_on(&local).unwrap());
+    assert_eq!(one, ids(shuffled(1).collect_on(&native).unwrap()));
+    assert_eq!(one, ids(shuffled(1).collect().unwrap()), "plain Polars too");
+    assert_ne!(one, ids(shuffled(2).collect_on(&local).unwrap()));
+    assert_eq!(one.iter().copied().collect::<BTreeSet<_>>(), (0..1000).collect(), "no row is lost or doubled");
+    // Of 999 neighbours about one is still one; of halves, about half has changed sides.
+    assert!(one.windows(2).filter(|pair| pair[0] + 1 == pair[1]).count() < 20, "{one:?}");
+    assert!((200..300).contains(&one[..500].iter().filter(|id| **id < 500).count()), "{one:?}");
 }
 
 #[test]
@@ -111,6 +162,30 @@ fn the_same_call_twice_runs_once() {
     assert_eq!(seen(folder.path()), ((0..300).collect(), 300), "each row once");
     query.collect_on(&Session::native().unwrap()).unwrap();
     assert_eq!(seen(folder.path()).1, 600, "natively too");
+}
+
+#[test]
+fn what_a_lost_worker_held_of_a_persisted_result_is_made_again_and_no_more_than_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(2).unwrap();
+    let udf = leave_a_file::pool().replicas(2).batch(10).on(in_folder(folder.path())).alias("seen");
+    let persisted = numbers(400).into_partitions(40).with_column(udf).persist_on(&session).unwrap();
+    assert_eq!(seen(folder.path()).1, 400);
+    let sums = || persisted.lazy().select([col("seen").sum(), len().alias("rows")]);
+    let before = sums();
+    for process in [session.processes()[0], session.processes()[1]] {
+        assert!(Command::new("kill").args(["-9", &process.to_string()]).status().unwrap().success());
+        for query in [before.clone(), sums()] {
+            let answer = query.collect_on(&session).unwrap();
+            assert_eq!(answer.column("seen").unwrap().i64().unwrap().get(0), Some(399 * 200));
+            assert_eq!(answer.column("rows").unwrap().u32().unwrap().get(0), Some(400));
+        }
+        eventually("another worker is there", || session.processes().len() == 2);
+    }
+    let (_, times) = seen(folder.path());
+    assert!((401..1200).contains(&times), "{times} rows were made for 400, of which workers were lost twice");
+    drop(persisted);
+    eventually("nothing is left of it", || session.partitions_held() == 0);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! The other process of a measurement.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -74,33 +73,6 @@ pub(crate) fn cpu(process: u32) -> Duration {
     let fields = stat.rsplit(") ").next().expect("fields follow the name");
     let ticks: u64 = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
     Duration::from_millis(ticks * 10)
-}
-
-/// Runs a program that `benches/peers/setup.sh` has made: lines of `name value`.
-pub(crate) fn foreign(program: &str, args: &[&str]) -> Result<Vec<(String, f64)>, String> {
-    let home = std::env::var_os("REGATTA_PEERS").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/regatta/peers")));
-    let path = home.unwrap_or_default().join(program);
-    if !path.exists() {
-        return Err("not there; benches/peers/setup.sh makes it".to_owned());
-    }
-    let done = Command::new("timeout").arg("100").arg(&path).args(args).output();
-    let done = done.map_err(|error| error.to_string())?;
-    if !done.status.success() {
-        let text = String::from_utf8_lossy(&done.stderr);
-        return Err(format!("{}: {}", done.status, text.trim().lines().last().unwrap_or_default()));
-    }
-    let text = String::from_utf8_lossy(&done.stdout);
-    let figure = |line: &str| {
-        let (name, value) = line.rsplit_once(' ')?;
-        Some((name.to_owned(), value.parse().ok()?))
-    };
-    Ok(text.lines().filter_map(figure).collect())
-}
-
-/// A script beside `benches/peers/setup.sh`.
-pub(crate) fn script(name: &str) -> String {
-    format!("{}/../benches/peers/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 const PEER: &str = "--peer";

@@ -34,7 +34,7 @@ fn some_files(seed: u64, uncounted: bool) -> (Vec<Layout>, u64, usize) {
 fn splits_cover_every_row_once_in_order_and_end_where_a_part_ends() {
     for seed in 0..500u64 {
         let (files, share, _) = some_files(seed, true);
-        let splits = group(&files, share, None);
+        let splits = group(&files, share, 1, None);
         let all: Vec<_> = covered(&files, &[Split::Whole]);
         assert_eq!(covered(&files, &splits), all, "seed {seed}");
         let named: Vec<_> =
@@ -69,7 +69,7 @@ fn a_window_is_covered_exactly_and_every_split_knows_the_rows_before_its_files()
         let total: usize = files.iter().filter_map(Layout::rows).sum();
         for slice in [Slice::Positive { offset, len: 40 }, Slice::Negative { offset_from_end: offset, len: 25 }] {
             let window = window(Some(&slice), total);
-            let splits = group(&files, share, Some(window.clone()));
+            let splits = group(&files, share, 1, Some(window.clone()));
             let all = covered(&files, &[Split::Whole]);
             if window.is_empty() {
                 assert_eq!(splits, [Split::Whole], "seed {seed}: Polars slices what is left");
@@ -95,9 +95,9 @@ fn a_window_is_covered_exactly_and_every_split_knows_the_rows_before_its_files()
 #[test]
 fn pieces_are_about_their_share() {
     let even = |n| Layout::Parts(vec![Part { rows: 10, bytes: 100 }; n]);
-    assert_eq!(group(&[even(8)], 200, None).len(), 4);
+    assert_eq!(group(&[even(8)], 200, 1, None).len(), 4);
     let small: Vec<_> = (0..20).map(|_| even(1)).collect();
-    assert_eq!(group(&small, 500, None).len(), 4, "small files are put together");
+    assert_eq!(group(&small, 500, 1, None).len(), 4, "small files are put together");
     let text: Vec<_> = (0..6).map(|_| Layout::Bytes(1000)).collect();
-    assert_eq!(group(&text, 2000, None).len(), 3, "text files too");
+    assert_eq!(group(&text, 2000, 1, None).len(), 3, "text files too");
 }

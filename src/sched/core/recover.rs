@@ -40,9 +40,15 @@ impl Core {
         // Those that still wait say so again.
         self.unadmitted.clear();
         let mut failed = Vec::new();
-        for id in self.turns.clone() {
+        let persisted = self.queries.iter().filter(|(_, query)| query.done && query.persisted).map(|(id, _)| *id);
+        let concerned: Vec<_> = self.turns.iter().copied().chain(persisted).collect();
+        for id in concerned {
             let Some(query) = self.queries.get_mut(&id) else { continue };
             let lost = query.lose(worker, why, now, &mut self.ledger);
+            if query.done && query.stages.last().is_some_and(|last| last.phase != Phase::Done) {
+                query.done = false;
+                self.turns.push_back(id);
+            }
             lost.attempts.into_iter().for_each(|(task, was)| self.vacate(task, was, now));
             lost.replicas.into_iter().for_each(|replica| self.forget_idle(replica));
             lost.stages.into_iter().for_each(|stage| self.stop_pools(id, stage, actions));
@@ -60,14 +66,25 @@ impl Core {
     /// Makes the next attempt of a task wait for its back-off. False if there is none.
     pub(super) fn retry(&mut self, id: TaskId, now: Instant) -> bool {
         let Some(stage) = self.stage_mut(id) else { return false };
-        let index = id.index as usize;
-        let Some(task) = stage.tasks.get_mut(index).filter(|task| task.attempt.0 < MAX_ATTEMPTS) else { return false };
-        let back_off = BACK_OFF * 2u32.pow(task.attempt.0 - 1);
+        let Some(attempt) = stage.tasks.get(id.index as usize).map(|task| task.attempt.0) else { return false };
+        if attempt < MAX_ATTEMPTS {
+            self.delay(id, BACK_OFF * 2u32.pow(attempt - 1), now);
+        }
+        attempt < MAX_ATTEMPTS
+    }
+
+    /// Makes the next attempt of a task wait for persisted rows that are being made again, whatever number it has.
+    pub(super) fn wait(&mut self, id: TaskId, now: Instant) {
+        self.delay(id, BACK_OFF, now);
+    }
+
+    fn delay(&mut self, id: TaskId, time: Duration, now: Instant) {
+        let Some(stage) = self.stage_mut(id) else { return };
+        let Some(task) = stage.tasks.get_mut(id.index as usize) else { return };
         task.attempt = Attempt(task.attempt.0 + 1);
         let timer = Timer::Retry(id, task.attempt);
-        stage.delayed.insert(index, now);
-        self.timers.insert((now + back_off, timer));
-        true
+        stage.delayed.insert(id.index as usize, now);
+        self.timers.insert((now + time, timer));
     }
 
     /// An attempt was stopped because its stage had enough without it. It runs again only if what the others left is lost.

@@ -408,6 +408,32 @@ fn without_a_worker_queries_wait_for_one_and_then_fail() {
 }
 
 #[test]
+fn what_is_lost_of_a_persisted_result_is_made_again_and_whoever_reads_it_waits() {
+    let mut play = Play::with_workers(&[4.0, 4.0]);
+    let persisted = QueryId(1);
+    let actions = play.submit(1, vec![stage(3), StageSpec { inputs: vec![StageId(0)], ..stage(3) }]);
+    play.event(Event::Persist(persisted));
+    assert_eq!(play.finish(actions), [(persisted, true)].into());
+    let mut again = play.event(Event::Lost { worker: WorkerId(0), why: "killed".to_owned() });
+    assert!(!runs(&again).is_empty() && !play.core.is_done(persisted), "{again:?}");
+    let mut reader = runs(&play.submit(2, vec![stage(1)]))[0];
+    for _ in 0..20 {
+        let (task, attempt) = reader;
+        let lost = Err(TaskFailure::MadeAgain(persisted));
+        assert!(failure(&play.event(Event::TaskEnded { task, attempt, outcome: lost })).is_none());
+        play.now += Duration::from_secs(1);
+        reader = runs(&play.event(Event::Tick))[0];
+    }
+    again.push(Action::Run { worker: WorkerId(1), task: reader.0, attempt: reader.1, after: None });
+    assert_eq!(play.finish(again), [(persisted, true), (QueryId(2), true)].into());
+    // What nobody has persisted is not made again once it is done.
+    play.event(Event::Release(persisted));
+    assert!(runs(&play.event(Event::Lost { worker: WorkerId(1), why: "killed".to_owned() })).is_empty());
+    play.event(Event::Release(QueryId(2)));
+    play.assert_idle();
+}
+
+#[test]
 fn what_waited_for_the_first_worker_and_is_too_large_for_it_fails_then() {
     let mut play = Play::with_workers(&[]);
     assert!(failure(&play.submit(1, vec![udf_stage(1, 4.0, (1, 1))])).is_none());

@@ -1,0 +1,156 @@
+//! The partitions that a task leaves: one, or several, to which its rows go by the hash of their keys.
+
+use polars::prelude::*;
+use polars_core::hashing::columns_to_hashes;
+use polars_utils::aliases::{PlSeedableRandomStateQuality, SeedableFromU64SeedExt};
+use polars_utils::hashing::hash_to_partition;
+
+use super::task::TaskRun;
+use crate::error::{PolarsFailure, TaskFailure};
+use crate::sched::{Output, PartitionId};
+use crate::store::PartitionWriter;
+
+/// The same in every process, so that equal keys meet.
+const SEED: u64 = 0x5eed_0f7e_6a77_a000;
+/// Rows that each partition is given of a batch, on average.
+const ROWS: usize = 4096;
+/// Rows of a batch, at most.
+const MOST_ROWS: usize = 1 << 20;
+
+/// Writes a task's partitions. Dropped before [`seal`](Self::seal), it leaves nothing.
+pub(super) struct Partitions {
+    keys: Vec<String>,
+    writers: Vec<PartitionWriter>,
+}
+
+impl Partitions {
+    pub(super) fn new(task: &TaskRun) -> Result<Self, TaskFailure> {
+        let (keys, into) = task.program.scatter.as_ref().map_or((&[][..], 1), |s| (&s.keys, s.into));
+        let writers = (0..into as u32).map(|partition| {
+            let id = PartitionId { partition, ..task.output };
+            task.store.writer(id, &task.program.schema)
+        });
+        Ok(Self { keys: keys.to_vec(), writers: writers.collect::<Result<_, _>>()? })
+    }
+
+    /// Rows of the batches that are to be scattered: too small ones would make tiny record batches.
+    pub(super) fn batch(into: usize) -> usize {
+        into.saturating_mul(ROWS).min(MOST_ROWS)
+    }
+
+    pub(super) fn write(&mut self, batch: &DataFrame) -> Result<(), TaskFailure> {
+        if let [writer] = &mut self.writers[..] {
+            return writer.write(batch);
+        }
+        let pieces = scatter(batch, &self.keys, self.writers.len()).map_err(PolarsFailure::from)?;
+        for (writer, piece) in self.writers.iter_mut().zip(pieces) {
+            if piece.height() > 0 {
+                writer.write(&piece)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Completes all of them. The output stands for them together, under the first one's name.
+    pub(super) fn seal(self) -> Result<Output, TaskFailure> {
+        let sealed = self.writers.into_iter().map(PartitionWriter::seal).collect::<Result<Vec<_>, _>>()?;
+        let together = |a: Output, b: Output| Output { id: a.id, rows: a.rows + b.rows, bytes: a.bytes + b.bytes };
+        let whole = sealed.into_iter().reduce(together);
+        whole.ok_or_else(|| TaskFailure::Store("a task that leaves no partition".to_owned()))
+    }
+}
+
+/// The rows for each of `into` partitions, in their order.
+fn scatter(batch: &DataFrame, keys: &[String], into: usize) -> PolarsResult<impl Iterator<Item = DataFrame>> {
+    let keys: Vec<_> = keys.iter().map(|key| comparable(batch.column(key)?)).collect::<PolarsResult<_>>()?;
+    let mut keys = DataFrame::new(batch.height(), keys)?;
+    keys.rechunk_mut_par();
+    let mut hashes = Vec::with_capacity(batch.height());
+    columns_to_hashes(&keys, Some(PlSeedableRandomStateQuality::seed_from_u64(SEED)), &mut hashes)?;
+    let mut rows: Vec<Vec<IdxSize>> = vec![Vec::new(); into];
+    for (row, hash) in hashes.into_iter().enumerate() {
+        rows[hash_to_partition(hash, into)].push(row as IdxSize);
+    }
+    let together = batch.take(&IdxCa::from_vec(PlSmallStr::EMPTY, rows.concat()))?;
+    let mut taken = 0;
+    Ok(rows.into_iter().map(move |rows| {
+        taken += rows.len();
+        together.slice((taken - rows.len()) as i64, rows.len())
+    }))
+}
+
+/// A key whose hash is the same in all processes. Inside lists Polars hashes a category's number, which is its process's own.
+fn comparable(key: &Column) -> PolarsResult<Column> {
+    let dtype = by_text(key.dtype());
+    if dtype == *key.dtype() { Ok(key.clone()) } else { key.cast(&dtype) }
+}
+
+fn by_text(dtype: &DataType) -> DataType {
+    match dtype {
+        DataType::Categorical(..) => DataType::String,
+        DataType::List(inner) => DataType::List(Box::new(by_text(inner))),
+        DataType::Array(inner, width) => DataType::Array(Box::new(by_text(inner)), *width),
+        DataType::Struct(fields) => DataType::Struct(
+            fields.iter().map(|field| Field::new(field.name().clone(), by_text(field.dtype()))).collect(),
+        ),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_in_one_partition_with_all_of_its_key_in_whatever_batch() {
+        let keys = [Some(0.0), Some(-0.0), Some(f64::NAN), Some(-f64::NAN), None, Some(1.5), Some(2.5)];
+        let rows = 700i64;
+        let frame = df![
+            "key" => (0..rows).map(|row| keys[row as usize % keys.len()]).collect::<Vec<_>>(),
+            "id" => (0..rows).collect::<Vec<_>>(),
+        ];
+        let frame = frame.unwrap();
+        for into in [2, 3, 16] {
+            let mut partition_of = vec![None; rows as usize];
+            for batch in [frame.head(Some(311)), frame.slice(311, 389)] {
+                for (partition, piece) in scatter(&batch, &["key".to_owned()], into).unwrap().enumerate() {
+                    let ids: Vec<_> = piece.column("id").unwrap().i64().unwrap().iter().flatten().collect();
+                    assert!(ids.is_sorted(), "in their order: {ids:?}");
+                    ids.iter().for_each(|id| assert_eq!(partition_of[*id as usize].replace(partition), None, "once"));
+                }
+            }
+            for row in 0..rows as usize {
+                let key = row % keys.len();
+                // 0.0 is -0.0, and a NaN is any other.
+                let same = if key == 1 || key == 3 { key - 1 } else { key };
+                assert!(partition_of[row].is_some());
+                assert_eq!(partition_of[row], partition_of[same], "row {row} into {into}");
+            }
+        }
+    }
+
+    #[test]
+    fn categories_in_lists_meet_by_their_text() {
+        let categories = |words: &[&str]| {
+            let words = Column::new("w".into(), words)
+                .cast(&DataType::from_categories(Categories::random("".into(), CategoricalPhysical::U32)));
+            let list = words
+                .unwrap()
+                .as_materialized_series()
+                .reshape_list(&[ReshapeDimension::Infer, ReshapeDimension::new(1)]);
+            DataFrame::new_infer_broadcast(vec![list.unwrap().into_column()]).unwrap()
+        };
+        let place = |frame: &DataFrame, row: usize| {
+            let words = ["w".to_owned()];
+            let pieces: Vec<_> =
+                scatter(&frame.slice(row as i64, 1), &words, 1000).unwrap().map(|p| p.height()).collect();
+            pieces.iter().position(|height| *height == 1)
+        };
+        // The same words, with numbers of their own.
+        let (one, other) = (categories(&["oak", "elm", "ash"]), categories(&["ash", "oak", "elm"]));
+        for (row, at) in [(0, 1), (1, 2), (2, 0)] {
+            assert_eq!(place(&one, row), place(&other, at));
+        }
+        assert_ne!(place(&one, 0), place(&one, 1));
+    }
+}
