@@ -11,8 +11,9 @@ mod report;
 
 use foreign::{figure, python};
 use local::{WORKERS, numbers, seconds, workers};
+use regatta::polars::prelude::*;
+use regatta::prelude::*;
 use regatta::{LazyFrameExt, Session};
-use regatta::{polars::prelude::*, prelude::*};
 use report::{Better, Case, Report};
 
 #[global_allocator]

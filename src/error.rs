@@ -137,7 +137,7 @@ impl PlanError {
 #[error("{text}")]
 pub struct PolarsFailure {
     /// The innermost variant of `PolarsError`, in lower case: `io`, `schema mismatch`, ...; of `io`, also `file not found` and
-    /// `no permission`; of readers, also `corrupt file`.
+    /// `no permission`; of readers, also `corrupt file`; of object stores, also `no access`.
     pub kind: String,
     /// The text with its context.
     pub text: String,
@@ -165,6 +165,9 @@ impl PolarsFailure {
         match self.kind.as_str() {
             NOT_FOUND => files,
             NO_PERMISSION => ". Let the user of that process read it",
+            NO_ACCESS => {
+                ". Check the keys in the cloud_options of the scan or sink, or in the environment of that process"
+            }
             CORRUPT => ". The file is damaged, or of another format: write it again, or leave it out of the scan",
             MISMATCH => ". Files of one scan must agree: cast the column where it is written, or scan the files apart",
             _ => "",
@@ -174,6 +177,7 @@ impl PolarsFailure {
 
 const NOT_FOUND: &str = "file not found";
 const NO_PERMISSION: &str = "no permission";
+const NO_ACCESS: &str = "no access";
 const CORRUPT: &str = "corrupt file";
 const MISMATCH: &str = "schema mismatch";
 const FILES_HERE: &str = ". Queries are planned in this process: it must see files under the path that the workers see them \
@@ -194,6 +198,7 @@ fn kind(error: &PolarsError) -> &'static str {
     match error {
         PolarsError::Context { error, .. } | PolarsError::ExprContext { error, .. } => kind(error),
         PolarsError::ColumnNotFound(_) => "column not found",
+        PolarsError::IO { error, .. } if is_refused(&error.to_string()) => NO_ACCESS,
         PolarsError::IO { error, .. } if error.kind() == ErrorKind::NotFound => NOT_FOUND,
         PolarsError::IO { error, .. } if error.kind() == ErrorKind::PermissionDenied => NO_PERMISSION,
         PolarsError::IO { .. } => "io",
@@ -206,6 +211,11 @@ fn kind(error: &PolarsError) -> &'static str {
         PolarsError::Duplicate(_) => "duplicate",
         _ => "compute",
     }
+}
+
+/// Whether an object store says that it does not let us in.
+fn is_refused(text: &str) -> bool {
+    text.contains("object-store error") && ["403 Forbidden", "401 Unauthorized"].iter().any(|code| text.contains(code))
 }
 
 /// A task that failed: where and why.

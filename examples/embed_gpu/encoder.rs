@@ -1,7 +1,7 @@
 //! MiniLM's encoder (BERT) on a GPU: matrix products by cuBLASLt, the rest by the kernels beside this file. Everything is put
 //! on the device's stream, and nothing is waited for.
 
-use crate::gpu::{Arg, Blas, Device, GpuError, Grid, Kernel, KernelSource, Module, Pointer, Precision, Product, Slice};
+use super::gpu::{Arg, Blas, Device, GpuError, Grid, Kernel, KernelSource, Module, Pointer, Precision, Product, Slice};
 
 /// The shape of a model.
 #[derive(Debug, Clone, Copy)]

@@ -31,9 +31,9 @@ pub(super) struct Bound {
 /// Rows that the in-memory engine is done with before the streaming engine would have begun.
 const FEW: usize = 1024;
 
-/// Whether a task reads few rows of a frame and no more: what it runs is row-wise then, or it would have no such split.
-pub(super) fn reads_few_rows(split: &Split) -> bool {
-    matches!(split, Split::Slice { len, .. } if *len <= FEW)
+/// Whether a task hands on what it makes of few rows of a frame: it is row-wise then, or it would have no such split.
+pub(super) fn reads_few_rows(bound: &Bound, split: &Split) -> bool {
+    matches!(split, Split::Slice { len, .. } if *len <= FEW) && !matches!(bound.ir.get(bound.top), IR::Sink { .. })
 }
 
 /// Runs it on the in-memory engine, on this thread.

@@ -24,8 +24,7 @@ use crate::store::Staging;
 pub(super) fn write_files(task: &TaskRun, sink: &FileSink) -> Result<Output, TaskFailure> {
     let folder = AttemptFolder::make(sink, task.output)?;
     let mut bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
-    redirect(&mut bound, sink, &folder.path)?;
-    until_cancelled(&mut bound, task.cancelled.clone());
+    redirect(&mut bound, sink, &folder.path, task.cancelled.clone())?;
     fragment::run(bound, |_| false)?;
     // Whoever began the query has cleaned up: nobody would publish these files.
     if *task.cancelled.borrow() || !folder.staging.is_wanted() {
@@ -96,9 +95,13 @@ impl Drop for AttemptFolder {
 const AGAIN: usize = 20;
 const APART: Duration = Duration::from_millis(20);
 
-/// Lets a sink fail when the task is cancelled: Polars has no other way to stop one.
-pub(super) fn until_cancelled(bound: &mut Bound, cancelled: watch::Receiver<bool>) {
-    let IR::Sink { input, payload } = bound.ir.get(bound.top).clone() else { return };
+/// Lets the sink write into `folder`, and stop when the task is cancelled.
+fn redirect(
+    bound: &mut Bound,
+    sink: &FileSink,
+    folder: &Path,
+    cancelled: watch::Receiver<bool>,
+) -> Result<(), TaskFailure> {
     let guard = FunctionIR::Opaque {
         function: Arc::new(move |batch: DataFrame| match *cancelled.borrow() {
             true => Err(polars_err!(ComputeError: "the task was cancelled")),
@@ -110,13 +113,8 @@ pub(super) fn until_cancelled(bound: &mut Bound, cancelled: watch::Receiver<bool
         streamable: true,
         fmt_str: "until cancelled".into(),
     };
-    let input = bound.ir.add(IR::MapFunction { input, function: guard });
-    bound.top = bound.ir.add(IR::Sink { input, payload });
-}
-
-/// Lets the sink write into `folder`.
-fn redirect(bound: &mut Bound, sink: &FileSink, folder: &Path) -> Result<(), TaskFailure> {
     let IR::Sink { input, payload } = bound.ir.get(bound.top).clone() else { return Ok(()) };
+    let input = bound.ir.add(IR::MapFunction { input, function: guard });
     let path = |path: &Path| PlRefPath::try_from_path(path).map_err(PolarsFailure::from);
     let payload = match payload {
         SinkTypeIR::File(mut file) => {

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::program::{Program, Step};
 use super::regroup::regroup;
 use super::scatter::Partitions;
-use super::sink::{until_cancelled, write_files};
+use super::sink::write_files;
 use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Split;
@@ -66,10 +66,8 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
     }
     let mut partitions = Partitions::new(&task)?;
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
-    let mut bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
-    // Into an object store, where one object is there whole or not at all.
-    until_cancelled(&mut bound, task.cancelled.clone());
-    let engine = if fragment::reads_few_rows(&task.split) {
+    let bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
+    let engine = if fragment::reads_few_rows(&bound, &task.split) {
         // There is room for one batch. A thread for the engine would take longer than all the rest.
         let _ = hand_over.try_send(fragment::run_here(bound)?);
         drop(hand_over);

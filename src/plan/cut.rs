@@ -18,7 +18,7 @@ use super::lift::{self, Liftable};
 use super::marker::{Marker, hash_keys};
 use super::rowwise::is_row_wise;
 use super::scan::{Splits, split, split_frame};
-use super::sink::{FileSink, input_of_split_sink};
+use super::sink::{FileSink, input_of_object, input_of_split_sink};
 use super::wire::{Fragment, placeholder, placeholder_of};
 use super::{Scatter, Stage, StageProgram, Target, UdfStep, Work};
 use crate::error::PlanError;
@@ -110,6 +110,7 @@ impl Cutter {
         self.limit(node);
         self.split_aggregation(node);
         self.share_out_to_sink(node);
+        self.complete_below_object(node);
         if !is_row_wise(self.ir.get(node), &self.exprs) {
             let inputs: Vec<_> = self.ir.get(node).inputs().collect();
             let inputs: Vec<_> = inputs.into_iter().map(|input| self.draw_in(input)).collect();
@@ -263,6 +264,21 @@ impl Cutter {
         let top = self.draw_in(input);
         let Some(shares) = self.share_out(top) else { return };
         let ir = self.ir.get(node).clone().with_inputs([shares]);
+        self.ir.replace(node, ir);
+    }
+
+    /// Ends a stage below what writes an object: Polars completes an upload whose rows have failed half-way, so all of them are
+    /// there before it begins.
+    fn complete_below_object(&mut self, node: Node) {
+        let Some(input) = input_of_object(self.ir.get(node)) else { return };
+        let top = self.draw_in(input);
+        let stage = match self.growing_at(top) {
+            Some(stage) => stage,
+            None => self.open(Head::Node(top)),
+        };
+        let placeholder = self.ir.add(placeholder(stage, self.schema(top)));
+        self.decided.insert(placeholder.0, Splits::whole("it writes one object, once all rows are there"));
+        let ir = self.ir.get(node).clone().with_inputs([placeholder]);
         self.ir.replace(node, ir);
     }
 
@@ -463,7 +479,11 @@ impl Cutter {
     }
 
     fn splits(&self, head: Node) -> Splits {
-        let base = self.row_wise_base(input_of_split_sink(self.ir.get(head), &self.exprs).unwrap_or(head));
+        let base = self.row_wise_base(
+            input_of_split_sink(self.ir.get(head), &self.exprs)
+                .or_else(|| input_of_object(self.ir.get(head)))
+                .unwrap_or(head),
+        );
         match (self.decided.get(&base.0), self.ir.get(base)) {
             (Some(decided), _) => decided.clone(),
             (None, IR::DataFrameScan { .. }) => Splits::whole("a small frame of the driver"),

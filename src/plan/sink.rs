@@ -87,6 +87,16 @@ pub(super) fn make_absolute(plan: &mut IRPlan) -> PolarsResult<()> {
     Ok(())
 }
 
+/// The input of a sink that writes one object.
+pub(super) fn input_of_object(ir: &IR) -> Option<Node> {
+    match ir {
+        IR::Sink { input, payload: SinkTypeIR::File(FileSinkOptions { target: SinkTarget::Path(path), .. }) } => {
+            path.has_scheme().then_some(*input)
+        }
+        _ => None,
+    }
+}
+
 /// The input of a sink of which each task can write its own files.
 pub(super) fn input_of_split_sink(ir: &IR, exprs: &Arena<AExpr>) -> Option<Node> {
     let IR::Sink { input, payload: SinkTypeIR::Partitioned(files) } = ir else { return None };

@@ -176,6 +176,18 @@ fn a_marker_lets_filters_and_projections_through_and_is_gone_from_the_plan() {
     assert_eq!(shape(&native), [(1, vec![])], "{native}");
 }
 
+#[test]
+fn explain_says_that_text_files_are_read_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["a.csv", "b.csv"] {
+        std::fs::write(folder.path().join(file), "x,y\n1,2\n3,4\n").unwrap();
+    }
+    let path = format!("{}/*.csv", folder.path().display());
+    let plan = planned(LazyCsvReader::new(path.as_str().into()).finish().unwrap());
+    assert_eq!(shape(&plan), [(2, vec![])], "{plan}");
+    assert_eq!(plan.stages[0].why, "2 files, each read whole, as text is");
+}
+
 /// The verb as users call it.
 fn repartition(query: LazyFrame, n: usize, by: &[Expr]) -> LazyFrame {
     Marker::repartition(query, n, by)

@@ -32,15 +32,16 @@ impl Server {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cloud/s3_server.sh");
         let mut command = Command::new(script);
         command.arg(port.to_string()).envs(variables.iter().copied());
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // Not a pipe: it logs every request, and stands still when nobody reads.
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let to_log = log.reopen().unwrap();
+        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(to_log).spawn().unwrap();
         let mut server = Self { process, port };
         // It may have to be installed.
         let deadline = Instant::now() + Duration::from_secs(50);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             if server.process.try_wait().unwrap().is_some() || Instant::now() > deadline {
-                let _ = server.process.kill();
-                let mut why = String::new();
-                let _ = server.process.stderr.take().unwrap().read_to_string(&mut why);
+                let why = std::fs::read_to_string(log.path()).unwrap_or_default();
                 println!("skipped: there is no S3-compatible server: {why}");
                 assert!(std::env::var_os("REQUIRE_MOTO").is_none(), "REQUIRE_MOTO is set");
                 return None;

@@ -112,6 +112,20 @@ fn a_query_survives_the_loss_of_any_worker_with_the_right_answer() {
 }
 
 #[test]
+fn a_limit_is_exact_though_a_worker_is_lost_in_the_middle() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(3).unwrap();
+    let slow = Process.pool().replicas(2).batch(20).on([col("x")]).alias("process");
+    let query =
+        row_groups(folder.path(), 4000).with_column(slow).filter((col("x") % lit(3)).eq(lit(0))).slice(50, 1200);
+    let mut run = session.submit(query).unwrap();
+    signal_in_the_middle("-9", &session, &run, 1);
+    let rows = run.collect().unwrap();
+    let rows: Vec<_> = rows.column("x").unwrap().i64().unwrap().iter().flatten().collect();
+    assert!(rows.iter().copied().eq((0..4000).step_by(3).skip(50).take(1200)), "{rows:?}");
+}
+
+#[test]
 fn a_hash_regroup_survives_the_loss_of_a_worker_with_the_right_answer() {
     let folder = tempfile::tempdir().unwrap();
     let session = Session::local(3).unwrap();
