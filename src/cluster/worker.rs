@@ -80,7 +80,7 @@ pub fn become_worker_if_started_as_one() {
             udf::serve_several().map_err(Failure::from)
         }
         #[cfg(feature = "gpu")]
-        PROBE => crate::gpu::answer_probe().map_err(Failure::from),
+        PROBE => crate::gpu::prove().map_err(Failure::from),
         _ => work().map(|never| match never {}),
     };
     let code = match outcome {

@@ -80,7 +80,7 @@ impl Drop for Ended {
 }
 
 /// The child's side: tells what GPUs there are.
-pub(crate) fn answer_probe() -> io::Result<()> {
+pub(crate) fn prove() -> io::Result<()> {
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     os::replace_stdin(&File::open("/dev/null")?)?;
     let gpus = regatta_gpu::devices().map_err(|error| error.to_string());
