@@ -70,7 +70,7 @@ impl GpuUdf for TopK {
             let blocks = width.div_ceil(SPAN);
             let best = gpu.alloc::<f32>(queries * blocks * self.k)?;
             let best_ids = if blocks == 1 { None } else { Some(gpu.alloc::<i32>(queries * blocks * self.k)?) };
-            let to = best_ids.as_ref().map_or(out.data(), Slice::pointer);
+            let to = best_ids.as_ref().map_or_else(|| out.data(), Slice::pointer);
             let from = ids.as_ref().map(Slice::pointer);
             let (n, k) = (width as i32, self.k as i32);
             let args = [values.pointer().into(), from.into(), n.into(), k.into(), best.pointer().into(), to.into()];

@@ -278,7 +278,7 @@ fn pools_that_fit_one_by_one_but_not_together_share_the_cpus() {
     assert_eq!(play.finish(last), [(QueryId(1), true)].into());
     // Memory is not shared, nor is what does not fit alone.
     let big = Resources::cpus(0.5).with_gpus(1.0, 0);
-    let stage = StageSpec { pools: vec![super::pool(big, (1, 1)), super::pool(big, (1, 1))], ..stage(1) };
+    let stage = StageSpec { pools: vec![pool(big, (1, 1)), pool(big, (1, 1))], ..stage(1) };
     assert!(failure(&play.submit(2, vec![stage])).is_some());
 }
 
