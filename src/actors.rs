@@ -8,6 +8,7 @@ mod gateway;
 mod host;
 mod hosted;
 mod messages;
+mod outbox;
 mod pools;
 mod relay;
 mod scheduler;

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
-use regatta_remote::{ActorId, ActorRef, Arbiter, AskError, LocalRef, Node, NodeId, Role, encode};
+use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Role, encode};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
     ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Persist, Piece, Place, Prepare, Register,
-    Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, RunTasks, Serve, SpawnActor, StartReplica, Status, StopActor,
+    Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor,
     StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
 };
-use super::{Host, SwordfishActor, insist};
+use super::outbox::{OUTBOX, Outgoing, Undelivered, deliver};
+use super::{Host, SwordfishActor};
 use crate::cluster::ClusterProvider;
 use crate::error::ClusterError;
 use crate::os;
@@ -74,26 +75,6 @@ impl Reported {
         total
     }
 }
-
-enum Outgoing {
-    Prepare(Prepare),
-    Run(RunTask),
-    Start(StartReplica),
-    Stop(StopReplica),
-    Serve(Serve),
-    Enough(Enough),
-    End(End),
-    Gone(Gone),
-    Dismiss(Dismiss),
-}
-
-/// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
-const OUTBOX: usize = 8192;
-
-/// Tasks in one message, at most.
-const TOGETHER: usize = 64;
-/// Partitions that they name, but for the last of them: keeps the message far below its limit.
-const PIECES_TOGETHER: usize = 10_000;
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -478,16 +459,6 @@ impl Handler<WholeStatus> for SchedulerActor {
     }
 }
 
-/// A message could not be delivered.
-struct Undelivered {
-    worker: WorkerId,
-    error: AskError,
-}
-
-impl actix::Message for Undelivered {
-    type Result = ();
-}
-
 impl Handler<Undelivered> for SchedulerActor {
     type Result = ();
 
@@ -542,101 +513,11 @@ fn machine(place: &Place) -> Option<IpAddr> {
     place.node.map(|(_, address)| address.ip()).filter(|ip| !ip.is_loopback())
 }
 
-/// Sends a worker's messages one after the other, each until it has certainly been taken. Ends with the outbox.
-async fn deliver(
-    actor: ActorRef<SwordfishActor>,
-    mut messages: mpsc::Receiver<Outgoing>,
-    worker: WorkerId,
-    scheduler: actix::WeakAddr<SchedulerActor>,
-) {
-    let mut next = None;
-    loop {
-        let message = match next.take() {
-            Some(message) => message,
-            None => match messages.recv().await {
-                Some(message) => message,
-                None => return,
-            },
-        };
-        let sent = match message {
-            Outgoing::Prepare(message) => insist(&actor, message).await,
-            Outgoing::Run(task) => {
-                let tasks = together(task, &mut messages, &mut next);
-                insist(&actor, RunTasks(tasks)).await
-            }
-            Outgoing::Start(message) => insist(&actor, message).await,
-            Outgoing::Stop(message) => insist(&actor, message).await,
-            Outgoing::Serve(message) => insist(&actor, message).await,
-            Outgoing::Enough(message) => insist(&actor, message).await,
-            Outgoing::End(message) => insist(&actor, message).await,
-            Outgoing::Gone(message) => insist(&actor, message).await,
-            Outgoing::Dismiss(message) => insist(&actor, message).await,
-        };
-        if let Err(error) = sent {
-            if let Some(scheduler) = scheduler.upgrade() {
-                scheduler.do_send(Undelivered { worker, error });
-            }
-            return;
-        }
-    }
-}
-
-/// Tasks that wait to be sent, as one message. `next`: what waits behind them.
-fn together(first: RunTask, messages: &mut mpsc::Receiver<Outgoing>, next: &mut Option<Outgoing>) -> Vec<RunTask> {
-    let pieces = |task: &RunTask| task.inputs.iter().map(|(_, pieces)| 1 + pieces.len()).sum::<usize>();
-    let mut size = pieces(&first);
-    let mut tasks = vec![first];
-    while tasks.len() < TOGETHER && size < PIECES_TOGETHER {
-        match messages.try_recv() {
-            Ok(Outgoing::Run(task)) => {
-                size += pieces(&task);
-                tasks.push(task);
-            }
-            Ok(other) => {
-                *next = Some(other);
-                break;
-            }
-            Err(_) => break,
-        }
-    }
-    tasks
-}
-
 impl std::fmt::Debug for SchedulerActor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SchedulerActor")
             .field("workers", &self.workers.len())
             .field("queries", &self.queries.len())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sched::{Attempt, StageId};
-
-    fn run(index: u32) -> RunTask {
-        let task = TaskId { query: QueryId(1), stage: StageId(0), index };
-        let (inputs, replicas) = (Vec::new(), Vec::new());
-        RunTask { task, attempt: Attempt(1), split: Split::Whole, inputs, replicas, after: None }
-    }
-
-    #[test]
-    fn tasks_go_together_in_order_and_never_past_another_message() {
-        let (outbox, mut messages) = mpsc::channel(OUTBOX);
-        (1..100).for_each(|index| drop(outbox.try_send(Outgoing::Run(run(index)))));
-        drop(outbox.try_send(Outgoing::End(End(QueryId(1)))));
-        drop(outbox.try_send(Outgoing::Run(run(100))));
-        let mut next = None;
-        let first = together(run(0), &mut messages, &mut next);
-        assert!(next.is_none());
-        let Ok(Outgoing::Run(task)) = messages.try_recv() else { panic!("a task waits") };
-        let second = together(task, &mut messages, &mut next);
-        let sent: Vec<_> = first.iter().chain(&second).map(|task| task.task.index).collect();
-        assert_eq!(sent, (0..100).collect::<Vec<_>>());
-        assert_eq!(first.len(), TOGETHER);
-        assert!(matches!(next, Some(Outgoing::End(_))));
-        assert!(matches!(messages.try_recv(), Ok(Outgoing::Run(task)) if task.task.index == 100));
     }
 }
