@@ -46,7 +46,7 @@ async fn a_lost_connection_ends_a_watch_and_frees_both_sides(world: World) {
     pair.worker.disconnect(pair.head.id());
     assert!(matches!(watching.await.unwrap(), Down::NodeLost { .. }));
     eventually("no peers", || pair.worker.peers().is_empty() && pair.head.peers().is_empty()).await;
-    assert_eq!(pair.remote().down().await, Down::NodeLost { cause: "not connected".into() });
+    assert_eq!(pair.remote().down().await, Down::NodeLost { cause: "not connected to the node".into() });
     // Connected again, a new watch is as good as the first; the old one stays ended.
     pair.worker.connect(pair.head.address().unwrap(), SOON).await.unwrap();
     let watching = watch(&world, pair.remote());

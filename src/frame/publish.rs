@@ -98,10 +98,9 @@ fn is_plain(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn publication(target: &Path) -> Publication {
+    fn publication(target: &Path, scratch: &Scratch) -> Publication {
         let sink = FileSink { target: target.to_owned(), is_folder: true, mkdir: true };
-        let scratch = Scratch::create(target.parent().unwrap()).unwrap();
-        Publication::prepare(sink, QueryId(7), &scratch).unwrap()
+        Publication::prepare(sink, QueryId(7), scratch).unwrap()
     }
 
     fn listing(staged: &Path, name: &str) -> Bytes {
@@ -112,10 +111,11 @@ mod tests {
     #[test]
     fn a_worker_cannot_name_files_outside_of_the_sink() {
         let folder = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create(folder.path()).unwrap();
         let (target, other) = (folder.path().join("sink"), folder.path().join("other"));
         fs::write(&other, "x").unwrap();
         for (staged, name) in [("../../other", "k=1/f"), ("f", "../f"), ("f", "/f")] {
-            let publication = publication(&target);
+            let publication = publication(&target, &scratch);
             fs::write(publication.staging.folder().join("f"), "x").unwrap();
             let listing = listing(&publication.staging.folder().join(staged), name);
             let error = publication.publish(vec![listing]).unwrap_err().to_string();
@@ -127,8 +127,9 @@ mod tests {
     #[test]
     fn when_one_file_cannot_be_published_none_is() {
         let folder = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create(folder.path()).unwrap();
         let target = folder.path().join("sink");
-        let publication = publication(&target);
+        let publication = publication(&target, &scratch);
         let staged = publication.staging.folder().join("f");
         fs::write(&staged, "x").unwrap();
         let missing = publication.staging.folder().join("missing");

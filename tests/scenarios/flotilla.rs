@@ -66,7 +66,8 @@ fn one_udf_is_used_on_several_columns_and_several_of_a_type_keep_apart() {
 #[test]
 fn a_call_on_nothing_but_literals_answers_for_every_row() {
     on_both(|session| {
-        let rows = numbers().into_partitions(4).with_column(Adds(1).pool().on([lit(41i64)]).alias("y"));
+        let rows =
+            numbers().into_partitions(4).with_column(Adds(1).pool().on([lit(41).cast(DataType::Int64)]).alias("y"));
         let frame = rows.collect_on(session).unwrap();
         assert_eq!(frame.height(), 1000);
         assert!(frame.column("y").unwrap().i64().unwrap().iter().all(|y| y == Some(42)));
