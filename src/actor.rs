@@ -45,6 +45,7 @@ use std::time::Duration;
 use regatta_remote::{Names, Node, Role, encode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::config::ClusterAt;
 use crate::error::{ActorError, ClusterError};
 use crate::sched::WorkerId;
 
@@ -159,6 +160,9 @@ pub(crate) trait ActorDirectory: Send + Sync {
 
     /// The node whose handles arguments hold; `None` if there can be none.
     fn receiver(&self) -> Option<Node>;
+
+    /// What lets one process of this one's own in to the cluster.
+    fn admit(&self) -> Result<ClusterAt, ClusterError>;
 }
 
 /// `None`: outside of any session.

@@ -18,9 +18,7 @@ use std::time::Duration;
 use polars::prelude::LazyFrame;
 use regatta_remote::{Arbiter, Authority, Node, Role, catch};
 
-use crate::actors::{
-    Host, MAILBOX, Persist, Place, Relay, SCHEDULER, SchedulerActor, SwordfishActor, UseProvider, Worker,
-};
+use crate::actors::{Host, MAILBOX, Persist, Place, SwordfishActor, UseProvider, Worker};
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
@@ -178,13 +176,7 @@ impl Session {
         })?;
         let here = Head::new(ground, &config, Some(scale))?;
         let node = here.ground.host.node.clone().ok_or(ClusterError::Closed)?;
-        here.watch_peers(&node, None);
-        // Frames of queries are fetched from here.
-        Relay::serve(&here.ground.host);
-        // Certificates live a day; the head renews them.
-        let renewal = node.serve_joins(Arc::clone(&authority));
-        renewal.map_err(|e| ClusterError::network("serve the cluster's certificates", e))?;
-        SchedulerActor::publish(&node, SCHEDULER, &here.scheduler, &here.arbiter);
+        here.serve(&node, Arc::clone(&authority))?;
         let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
         let workers = LocalWorkers::new(LocalSpec {
             authority,

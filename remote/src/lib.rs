@@ -83,6 +83,7 @@ pub use runtime::{Arbiter, Runtime};
 pub use stream::{ConsumerGone, ItemSender, Items, Replies};
 pub use supervise::Restarts;
 pub use trace::TraceContext;
+pub use travel::detached_in;
 
 #[doc(hidden)]
 pub use actix;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use actix::{Actor, Context};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, sleep};
 
 use crate::actor::{ActorId, ActorRef, Address};
 use crate::error::AskError;
@@ -16,6 +17,7 @@ use crate::identity::{NodeId, Role};
 use crate::local::LocalRef;
 use crate::node::Node;
 use crate::peers::PeerEvent;
+use crate::redial::WINDOW;
 use crate::runtime::Arbiter;
 use registry::{Find, Register, Registry, Sweep, Unregister};
 
@@ -25,6 +27,11 @@ const NAMES: ActorId = ActorId(0);
 const MAILBOX: usize = 1024;
 /// How long the registry may take to hear of an actor's end; it is told again until it has.
 const TOLD: Duration = Duration::from_secs(10);
+/// How long the names of a node that was lost are remembered: it may come back as long as it is dialled, and once more so long
+/// as a dial may take.
+const REMEMBERED: Duration = WINDOW.saturating_mul(2);
+/// The pause before it is told again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The names of a cluster's actors, as one of its nodes sees them. From [`Node::names`].
 #[derive(Clone)]
@@ -114,12 +121,17 @@ impl Node {
         let all = &[Role::Head, Role::Driver, Role::Worker];
         self.publish(NAMES, &registry).on::<Register>(all).on::<Find>(all).on::<Unregister>(all);
         let mut events = self.events();
-        self.shared().net.handle.spawn(async move {
+        let handle = self.shared().net.handle.clone();
+        handle.clone().spawn(async move {
             loop {
                 match events.recv().await {
                     Ok(PeerEvent::Down { .. }) | Err(RecvError::Lagged(_)) => {
-                        // Not taken only by a registry that is gone; a find looks for itself whether a node is there.
-                        let _ = registry.tell(Sweep, TOLD).await;
+                        let registry = registry.clone();
+                        handle.spawn(async move {
+                            sleep(REMEMBERED).await;
+                            // Not taken only by a registry that is gone; a find looks for itself whether a node is there.
+                            let _ = registry.tell(Sweep, TOLD).await;
+                        });
                     }
                     Ok(_) => (),
                     Err(RecvError::Closed) => return,
@@ -136,7 +148,8 @@ impl Node {
 
 impl Names {
     /// Gives a name to an actor that this node publishes. Registering the same actor again changes nothing. The name goes
-    /// with the actor, and when the head loses this node.
+    /// with the actor. While the head has lost this node nobody finds it, and another actor may take it; else it is there again
+    /// as soon as the two are connected again.
     ///
     /// # Errors
     /// [`NameError::Taken`] if another actor has it; the actor is not published; the head does not answer.
@@ -157,12 +170,17 @@ impl Names {
         let (down, node, head) = (actor.watch(), self.node.weak(), self.head);
         self.node.shared().net.handle.spawn(async move {
             down.await;
-            // Told until it is heard, unless this node ends. A head that has lost it has forgotten the name anyway.
+            // Told until it is heard, unless this node ends, or is lost so long that the head has forgotten the name.
+            let mut heard = Instant::now();
             while let Some(node) = node.upgrade() {
                 match node.names(head).registry().ask(gone.clone(), TOLD).await {
-                    Err(AskError::Busy | AskError::Deadline) => (),
-                    _ => return,
+                    Ok(_) => return,
+                    Err(AskError::Busy | AskError::Deadline) => heard = Instant::now(),
+                    Err(_) if heard.elapsed() > REMEMBERED => return,
+                    Err(_) => (),
                 }
+                drop(node);
+                sleep(AGAIN).await;
             }
         });
         Ok(())

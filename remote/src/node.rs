@@ -116,6 +116,11 @@ impl Node {
         self.shared().peers.list()
     }
 
+    /// Where a peer's control connection leads; `None` if it is not up.
+    pub fn address_of(&self, peer: NodeId) -> Option<SocketAddr> {
+        Some(self.link(peer)?.connection.remote_address())
+    }
+
     /// Whether a peer cannot have declared this node dead: it has acknowledged a heartbeat of the last 9 seconds, and
     /// waits for 10. To be asked before doing for it what must not be done twice. False if it is not up.
     pub fn is_leased(&self, peer: NodeId) -> bool {

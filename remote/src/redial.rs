@@ -20,7 +20,7 @@ use crate::node::Shared;
 use crate::peers::{Losing, Loss};
 
 /// How long a lost peer is dialled: as long as a silent one is waited for. Then its work may have been given away.
-const WINDOW: Duration = DEAD;
+pub(crate) const WINDOW: Duration = DEAD;
 /// How long one dial may take.
 const PATIENCE: Duration = SUSPECT;
 /// Longest pause before the first dial; it doubles up to the last, and each pause is drawn from all up to it.

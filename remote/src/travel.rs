@@ -1,7 +1,7 @@
 //! References to actors inside messages: what of them travels, and how the receiver finds the actor again.
 
 use std::any::type_name;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,7 +64,10 @@ impl<'de, A: Actor<Context = Context<A>>> Deserialize<'de> for ActorRef<A> {
         }
         Ok(match CURRENT.with_borrow(Clone::clone) {
             Some(node) => node.actor_at(travelling.address, travelling.at),
-            None => Self::detached(travelling),
+            None => {
+                DETACHED.set(true);
+                Self::detached(travelling)
+            }
         })
     }
 }
@@ -85,8 +88,17 @@ impl Drop for Receiving {
     }
 }
 
+/// Runs `decode`, and says whether it read references that reach nobody, because it ran outside of
+/// [`Node::decoding`]: for who makes a node only if one is needed.
+pub fn detached_in<T>(decode: impl FnOnce() -> T) -> (T, bool) {
+    DETACHED.set(false);
+    let decoded = decode();
+    (decoded, DETACHED.get())
+}
+
 thread_local! {
     static CURRENT: RefCell<Option<Node>> = const { RefCell::new(None) };
+    static DETACHED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// How long a connection on demand may take; whoever waits for it has a deadline of its own.

@@ -230,3 +230,34 @@ async fn many_who_connect_to_one_address_share_a_connection(world: World) {
     worker.disconnect(head.id());
     eventually("gone", || head.peers().is_empty() && worker.peers().is_empty()).await;
 }
+
+#[test]
+fn a_name_is_there_again_with_its_node_unless_another_actor_has_taken_it() {
+    World::simulated(8, |world| async move {
+        let pair = pair(&world).await;
+        pair.head.keep_names(&pair.arbiter);
+        let tester = || pair.arbiter.spawn(1, |_| Tester(Seen::default()));
+        let actors = [tester(), tester(), tester()];
+        let (here, there) = (pair.head.names(pair.head.id()), pair.worker.names(pair.head.id()));
+        for (number, actor) in actors.iter().enumerate() {
+            pair.worker.publish(ActorId(number as u64 + 1), actor).on::<Echo>(&[Role::Head]).on::<Stop>(&[Role::Head]);
+            there.register(&format!("pilot {number}"), actor, SOON).await.unwrap();
+        }
+        let mut events = pair.worker.events();
+        lose(&pair).await;
+        let error = here.find::<Tester>("pilot 0", SOON).await.unwrap_err();
+        assert!(matches!(&error, NameError::Unknown { known, .. } if known.is_empty()), "{error}");
+        here.register("pilot 1", &pair.actor, SOON).await.unwrap();
+        // Its end is told to the head as soon as that is there again.
+        ActorRef::from(actors[2].clone()).tell(Stop, SOON).await.unwrap();
+        assert!(matches!(next(&mut events).await, PeerEvent::Down { .. }));
+        assert!(matches!(next(&mut events).await, PeerEvent::Up(_)));
+        sleep(Duration::from_secs(60)).await; // longer than what is lost is remembered
+        let pilot = here.find::<Tester>("pilot 0", SOON).await.unwrap();
+        assert_eq!(pilot.ask(Echo("ahoy".into()), SOON).await.unwrap(), "ahoy");
+        let other = here.find::<Tester>("pilot 1", SOON).await.unwrap();
+        assert_eq!(other.address().unwrap().node, pair.head.id());
+        let error = here.find::<Tester>("pilot 2", SOON).await.unwrap_err();
+        assert!(matches!(error, NameError::Unknown { .. }), "{error}");
+    });
+}

@@ -1,14 +1,14 @@
-//! The head's door: queries of drivers elsewhere, and numbers for workers that join by token.
+//! The head's door: queries of drivers elsewhere, numbers for workers that join by token, and tokens for processes of theirs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
-use regatta_remote::{ActorId, LocalRef, Node, NodeId, Role};
+use regatta_remote::{ActorId, Authority, LocalRef, Node, NodeId, Role};
 use tokio::sync::{Mutex, mpsc};
 
-use super::messages::{DriverDown, Enrol, Hear, Release, RunEvent, Submit, SubmitFrom};
+use super::messages::{Admit, DriverDown, Enrol, Hear, Release, RunEvent, Submit, SubmitFrom};
 use super::{CONTROL, Host, SchedulerActor};
 use crate::error::ClusterError;
 use crate::sched::{QueryId, WorkerId};
@@ -17,6 +17,7 @@ use crate::sched::{QueryId, WorkerId};
 pub(crate) struct GatewayActor {
     scheduler: LocalRef<SchedulerActor>,
     host: Arc<Host>,
+    authority: Arc<Authority>,
     queries: HashMap<QueryId, Guest>,
     /// The number of the next worker.
     next: u32,
@@ -31,6 +32,8 @@ struct Guest {
 
 /// How long an ask waits for something to tell; well below its deadline.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a process of a worker's own may take to enter.
+const ADMISSION: Duration = Duration::from_secs(30);
 /// Events that go in one answer.
 const EVENTS: usize = 256;
 
@@ -38,14 +41,14 @@ impl GatewayActor {
     /// Asks that wait here at most: each query of a driver elsewhere has one.
     pub(crate) const MAILBOX: usize = 8192;
 
-    pub(crate) fn new(host: Arc<Host>, scheduler: LocalRef<SchedulerActor>) -> Self {
-        Self { scheduler, host, queries: HashMap::new(), next: 0 }
+    pub(crate) fn new(host: Arc<Host>, scheduler: LocalRef<SchedulerActor>, authority: Arc<Authority>) -> Self {
+        Self { scheduler, host, authority, queries: HashMap::new(), next: 0 }
     }
 
     /// Makes a gateway reachable.
     pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>) {
         let drivers = &[Role::Driver];
-        let published = node.publish(id, actor).on::<Enrol>(&[Role::Worker]);
+        let published = node.publish(id, actor).on::<Enrol>(&[Role::Worker]).on::<Admit>(&[Role::Worker]);
         published.on::<SubmitFrom>(drivers).on::<Hear>(drivers).on::<Release>(drivers);
     }
 
@@ -55,6 +58,12 @@ impl GatewayActor {
         // A scheduler that is gone holds no query.
         self.host.runtime.handle().spawn(async move { scheduler.tell(Release(query), CONTROL).await });
     }
+}
+
+/// A token for one process, which only dials.
+pub(super) fn admission(authority: &Authority) -> Result<String, ClusterError> {
+    let token = authority.token(Role::Driver, ADMISSION);
+    Ok(token.map_err(|e| ClusterError::network("make a token", e))?.to_string())
 }
 
 impl Actor for GatewayActor {
@@ -68,6 +77,14 @@ impl Handler<Enrol> for GatewayActor {
         let worker = WorkerId(self.next);
         self.next += 1;
         actix::MessageResult(worker)
+    }
+}
+
+impl Handler<Admit> for GatewayActor {
+    type Result = Result<String, ClusterError>;
+
+    fn handle(&mut self, _: Admit, _: &mut Self::Context) -> Self::Result {
+        admission(&self.authority)
     }
 }
 

@@ -11,10 +11,12 @@ use regatta_remote::{
     ActorId, ActorRef, Address, Arbiter, Authority, Fetch, Names, Node, NodeId, Role, Runtime, encode,
 };
 
-use super::messages::Place;
-use super::{CONTROL, FIRST_REPLICA, SWORDFISH, SwordfishActor, UdfActor};
+use super::gateway::admission;
+use super::messages::{Admit, Place};
+use super::{CONTROL, FIRST_REPLICA, GATEWAY, GatewayActor, SWORDFISH, SwordfishActor, UdfActor};
 use crate::actor::ActorDirectory;
 use crate::cluster::hello;
+use crate::config::ClusterAt;
 use crate::error::{ClusterError, TaskFailure};
 use crate::sched::WorkerId;
 use crate::store::{Store, Ticket};
@@ -31,7 +33,7 @@ pub(crate) struct Host {
     replicas: AtomicU64,
     /// Where all is in this process: a node for users' actors, made when the first is started or looked for. They are then
     /// found, sent and decoded as they are on a cluster.
-    own: OnceLock<Result<(Node, Arbiter), ClusterError>>,
+    own: OnceLock<Result<OwnNode, ClusterError>>,
     /// Nodes that cannot be dialled from here, though they may live.
     unreachable: DashSet<NodeId>,
 }
@@ -67,11 +69,15 @@ impl Host {
     pub(crate) fn actor_node(&self) -> Result<(Node, Names), ClusterError> {
         let node = match &self.node {
             Some(node) => node.clone(),
-            None => self.own.get_or_init(|| own_node(&self.runtime)).as_ref().map_err(Clone::clone)?.0.clone(),
+            None => self.own()?.node.clone(),
         };
         let head = node.peers().into_iter().find(|peer| peer.role == Role::Head).map(|head| head.node);
         let names = node.names(head.unwrap_or_else(|| node.id()));
         Ok((node, names))
+    }
+
+    fn own(&self) -> Result<&OwnNode, ClusterError> {
+        self.own.get_or_init(|| OwnNode::new(&self.runtime)).as_ref().map_err(Clone::clone)
     }
 
     /// A node is gone: what waits for it ends now, and nobody dials it again, which would take a time-out to fail.
@@ -220,18 +226,43 @@ impl ActorDirectory for Host {
     }
 
     fn receiver(&self) -> Option<Node> {
-        self.node.clone().or_else(|| Some(self.own.get()?.as_ref().ok()?.0.clone()))
+        self.node.clone().or_else(|| Some(self.own.get()?.as_ref().ok()?.node.clone()))
+    }
+
+    fn admit(&self) -> Result<ClusterAt, ClusterError> {
+        let failed = |error: &dyn std::fmt::Display| ClusterError::network("enter the cluster", error);
+        let Some(node) = &self.node else {
+            let own = self.own()?;
+            let address = own.node.address().map_err(|error| failed(&error))?;
+            return Ok(ClusterAt { address: address.to_string(), token: admission(&own.authority)? });
+        };
+        let head = self.head.ok_or(ClusterError::Closed)?;
+        let address = node.address_of(head).ok_or_else(|| failed(&"the head is not connected"))?;
+        let gateway = node.actor::<GatewayActor>(Address { node: head, actor: GATEWAY });
+        let token = self.wait(async move { gateway.ask(Admit, CONTROL).await })?;
+        Ok(ClusterAt { address: address.to_string(), token: token.map_err(|error| failed(&error))?? })
     }
 }
 
-/// A cluster of one node on the loopback, which keeps its own names.
-fn own_node(runtime: &Runtime) -> Result<(Node, Arbiter), ClusterError> {
-    let failed = |error: &dyn std::fmt::Display| ClusterError::network("make a node for actors of this process", error);
-    let authority = Authority::new().map_err(|error| failed(&error))?;
-    let identity = authority.issue(Role::Head).map_err(|error| failed(&error))?;
-    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let node = Node::bind(identity, loopback, hello(), runtime).map_err(|error| failed(&error))?;
-    let arbiter = runtime.arbiter().map_err(|error| failed(&error))?;
-    node.keep_names(&arbiter);
-    Ok((node, arbiter))
+/// The head of a cluster on the loopback, which keeps its own names. Isolated replicas enter it.
+#[derive(Debug)]
+struct OwnNode {
+    node: Node,
+    authority: Arc<Authority>,
+    _names: Arbiter,
+}
+
+impl OwnNode {
+    fn new(runtime: &Runtime) -> Result<Self, ClusterError> {
+        let failed =
+            |error: &dyn std::fmt::Display| ClusterError::network("make a node for actors of this process", error);
+        let authority = Arc::new(Authority::new().map_err(|error| failed(&error))?);
+        let identity = authority.issue(Role::Head).map_err(|error| failed(&error))?;
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let node = Node::bind(identity, loopback, hello(), runtime).map_err(|error| failed(&error))?;
+        let arbiter = runtime.arbiter().map_err(|error| failed(&error))?;
+        node.keep_names(&arbiter);
+        node.serve_joins(Arc::clone(&authority)).map_err(|error| failed(&error))?;
+        Ok(Self { node, authority, _names: arbiter })
+    }
 }

@@ -54,6 +54,7 @@ messages! {
     0x0401 Enrol => WorkerId,
     0x0402 SubmitFrom => Result<(), ClusterError>,
     0x0403 Hear => Result<Vec<RunEvent>, ClusterError>,
+    0x0404 Admit => Result<String, ClusterError>,
 }
 
 /// A worker, as other processes find it. Without a node it is in this process.
@@ -325,6 +326,10 @@ pub(crate) struct Hear(pub(crate) QueryId);
 /// A worker that nobody of this cluster started asks for its number.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Enrol;
+
+/// A worker asks for a token with which one process of its own may enter: an isolated replica that looks for actors.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Admit;
 
 /// A driver is lost.
 #[derive(Debug)]

@@ -9,7 +9,6 @@ use regatta_remote::{Authority, Node, Role};
 use super::door::Door;
 use super::parts::{Ground, Head};
 use super::{Session, Tasks};
-use crate::actors::{GATEWAY, GatewayActor, Relay, SCHEDULER, SchedulerActor};
 use crate::cluster::{hello, is_worker, resolve};
 use crate::config::Config;
 use crate::error::{ClusterError, Error};
@@ -65,16 +64,8 @@ impl Cluster {
             Ok(Some((node.map_err(|e| ClusterError::network(cannot(), e))?, None)))
         })?;
         let head = Head::new(ground, &config, None)?;
-        let host = Arc::clone(&head.ground.host);
-        let node = host.node.clone().ok_or(ClusterError::Closed)?;
-        Relay::serve(&host);
-        let scheduler = head.scheduler.clone();
-        let gateway = head.arbiter.spawn(GatewayActor::MAILBOX, move |_| GatewayActor::new(host, scheduler));
-        SchedulerActor::publish(&node, SCHEDULER, &head.scheduler, &head.arbiter);
-        GatewayActor::publish(&node, GATEWAY, &gateway);
-        head.watch_peers(&node, Some(gateway));
-        // Last: from here on others come in.
-        node.serve_joins(Arc::clone(&authority)).map_err(|e| ClusterError::network(cannot(), e))?;
+        let node = head.ground.host.node.clone().ok_or(ClusterError::Closed)?;
+        head.serve(&node, Arc::clone(&authority))?;
         let address = node.address().map_err(|e| ClusterError::network(cannot(), e))?;
         let Head { ground, scheduler, arbiter, .. } = head;
         let session = Session::of(ground, Door::Here(scheduler), vec![arbiter], None, Tasks::Ask);

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use regatta_remote::{Arbiter, LocalRef, Node, NodeId, PeerEvent, Role, Runtime};
+use regatta_remote::{Arbiter, Authority, LocalRef, Node, NodeId, PeerEvent, Role, Runtime};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
-use crate::actors::{CONTROL, DriverDown, GatewayActor, Host, MAILBOX, SchedulerActor, WorkerDown, WorkerSilent};
+use crate::actors::{
+    CONTROL, DriverDown, GATEWAY, GatewayActor, Host, MAILBOX, Relay, SCHEDULER, SchedulerActor, WorkerDown,
+    WorkerSilent,
+};
 use crate::cluster::{LocalWorkers, Scratch};
 use crate::config::Config;
 use crate::error::ClusterError;
@@ -88,25 +91,36 @@ impl Head {
         })
     }
 
+    /// Serves a cluster at this node.
+    pub(super) fn serve(&self, node: &Node, authority: Arc<Authority>) -> Result<(), ClusterError> {
+        // Frames of queries are fetched from here.
+        Relay::serve(&self.ground.host);
+        let (host, scheduler, joins) = (Arc::clone(&self.ground.host), self.scheduler.clone(), Arc::clone(&authority));
+        let gateway = self.arbiter.spawn(GatewayActor::MAILBOX, move |_| GatewayActor::new(host, scheduler, joins));
+        SchedulerActor::publish(node, SCHEDULER, &self.scheduler, &self.arbiter);
+        GatewayActor::publish(node, GATEWAY, &gateway);
+        self.watch_peers(node, gateway);
+        // Last: from here on others come in. It also renews certificates, which live a day.
+        node.serve_joins(authority).map_err(|e| ClusterError::network("let others in", e))
+    }
+
     /// Tells the scheduler of workers that are lost, and the gateway of drivers.
-    pub(super) fn watch_peers(&self, node: &Node, gateway: Option<LocalRef<GatewayActor>>) {
+    fn watch_peers(&self, node: &Node, gateway: LocalRef<GatewayActor>) {
         let (mut events, scheduler) = (node.events(), self.scheduler.clone());
         self.ground.host.runtime.handle().spawn(async move {
             loop {
                 // An actor that is gone has no use for what it is told.
                 match events.recv().await {
                     Ok(PeerEvent::Down { peer, .. }) if peer.role == Role::Driver => {
-                        if let Some(gateway) = &gateway {
-                            let _ = gateway.tell(DriverDown(peer.node), CONTROL).await;
-                        }
+                        let _ = gateway.tell(DriverDown(peer.node), CONTROL).await;
                     }
                     Ok(PeerEvent::Down { peer, cause }) => {
                         let _ = scheduler.tell(WorkerDown { node: peer.node, why: cause }, CONTROL).await;
                     }
-                    Ok(PeerEvent::Suspect(peer)) => {
+                    Ok(PeerEvent::Suspect(peer)) if peer.role == Role::Worker => {
                         let _ = scheduler.tell(WorkerSilent { node: peer.node, silent: true }, CONTROL).await;
                     }
-                    Ok(PeerEvent::Recovered(peer)) => {
+                    Ok(PeerEvent::Recovered(peer)) if peer.role == Role::Worker => {
                         let _ = scheduler.tell(WorkerSilent { node: peer.node, silent: false }, CONTROL).await;
                     }
                     Ok(_) => (),

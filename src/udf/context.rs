@@ -140,6 +140,10 @@ impl Context {
     }
 }
 
+pub(super) fn no_directory() -> UdfError {
+    UdfError::new("actors are found in replicas of a session, not where Polars evaluates the call itself")
+}
+
 /// What `start` is told, and where it reports progress.
 pub struct Start {
     context: Context,
@@ -171,11 +175,9 @@ impl Start {
     /// [`run`](super::Udf::run) asks it by [`ask_blocking`](ActorRef::ask_blocking).
     ///
     /// # Errors
-    /// Nobody has the name, or an actor of another type; or Polars evaluates the call itself, outside of any session, or the
-    /// replica is [`isolated`](super::Pool::isolated).
+    /// Nobody has the name, or an actor of another type; or Polars evaluates the call itself.
     pub fn actor<A: RemoteActor>(&self, name: &str) -> UdfResult<ActorRef<A>> {
-        let outside = "actors are found in replicas of a session: not where Polars evaluates the call itself, nor in isolated ones";
-        let (names, runtime) = self.directory.as_ref().ok_or_else(|| UdfError::new(outside))?.names()?;
+        let (names, runtime) = self.directory.as_ref().ok_or_else(no_directory)?.names()?;
         let (found, result) = std::sync::mpsc::sync_channel(1);
         let name = name.to_owned();
         runtime.spawn(async move { found.send(names.find(&name, LOOK_UP).await) });

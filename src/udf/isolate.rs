@@ -25,10 +25,12 @@ pub(crate) use output::TARGET as OUTPUT;
 use self::process::Process;
 use self::wire::{FromChild, Outcome, StartChild, ToChild};
 pub(crate) use self::wire::{GpuSeat, Link, VISIBLE};
-use super::context::Seat;
+use super::context::{Seat, no_directory};
 use super::pool::IN_FLIGHT;
 use super::thread::ReplicaSpec;
 use super::{Call, Metrics, UdfError, UdfResult};
+use crate::actor::Directory;
+use crate::config::ClusterAt;
 
 /// A replica in another process, from its parent.
 pub(super) struct Isolated {
@@ -85,6 +87,10 @@ impl Isolated {
         loop {
             match child.link.receive(LOOK) {
                 Ok(Some(FromChild::Progress(doing))) => progress(&doing),
+                Ok(Some(FromChild::Admit)) => {
+                    let admitted = admit(&spec.directory).map(|ClusterAt { address, token }| (address, token));
+                    child.link.send(&ToChild::Admitted(admitted)).map_err(|error| lost(&child, error))?;
+                }
                 Ok(Some(FromChild::Started(result))) => return Ok((child, result?)),
                 Ok(None) if wanted() => (),
                 Ok(_) => return Err(UdfError::new("nobody waits for it any more")),
@@ -151,6 +157,10 @@ impl Isolated {
         }
         Metrics::default()
     }
+}
+
+fn admit(directory: &Directory) -> UdfResult<ClusterAt> {
+    Ok(directory.as_ref().ok_or_else(no_directory)?.admit()?)
 }
 
 /// The files of one batch, removed with it. Who has mapped one keeps what is in it.

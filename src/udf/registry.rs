@@ -214,7 +214,7 @@ pub(super) fn start_fenced(name: &str, arguments: &[u8], cx: &mut Start) -> UdfR
 /// As [`start_fenced`], of a UDF on the GPU that this process was given.
 pub(super) fn start_on_gpu(name: &str, arguments: &[u8], gpu: &GpuSeat, cx: &mut Start) -> UdfResult<Box<dyn Replica>> {
     let _ = (gpu, &cx);
-    match open(name, arguments)?.0 {
+    match cx.decoding(|| open(name, arguments))?.0 {
         #[cfg(feature = "gpu")]
         Kind::Gpu(udf) => {
             catch(|| crate::gpu::start_on_gpu(udf, gpu, cx)).unwrap_or_else(|panic| Err(panicked_in("start ", panic)))

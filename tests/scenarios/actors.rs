@@ -128,6 +128,28 @@ impl Udf for Count {
     }
 }
 
+/// The same, waiting for the answer with others.
+#[derive(Serialize, Deserialize)]
+struct CountLater;
+
+#[regatta::udf]
+impl AsyncUdf for CountLater {
+    type State = ActorRef<Counter>;
+
+    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    async fn start(&self, cx: &mut Start) -> UdfResult<Self::State> {
+        cx.actor("counter")
+    }
+
+    async fn run(&self, counter: &Self::State, batch: &Batch) -> UdfResult<Column> {
+        counter.ask(Add(batch.height() as u64), SOON).await?;
+        Ok(batch.column(0)?.clone())
+    }
+}
+
 fn down(actor: &ActorRef<Counter>) -> Down {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(actor.down())
@@ -157,12 +179,20 @@ fn an_actor_is_spawned_asked_found_by_name_and_stopped() {
 }
 
 #[test]
-fn udfs_of_all_workers_share_an_actor_by_its_name_or_by_a_handle_in_their_arguments() {
+fn udfs_of_all_workers_isolated_or_not_share_an_actor_by_its_name_or_by_a_handle_in_their_arguments() {
     on_both(|session| {
         let actor = session.spawn(counter(0).named("counter")).unwrap();
-        for (round, count) in [Count(None), Count(Some(actor.clone()))].into_iter().enumerate() {
-            let query = numbers().select([count.pool().replicas(2).batch(100).on([col("x")]).sum()]);
-            let answer = query.collect_on(session).unwrap();
+        let replicas = |pool: regatta::udf::Pool<Count>| pool.replicas(2).batch(100).on([col("x")]);
+        let (by_name, by_handle) = (|| Count(None).pool(), || Count(Some(actor.clone())).pool());
+        let calls = [
+            replicas(by_name()),
+            replicas(by_handle()),
+            replicas(by_name().isolated()),
+            replicas(by_handle().isolated()),
+            CountLater.pool().batch(100).isolated().on([col("x")]),
+        ];
+        for (round, call) in calls.into_iter().enumerate() {
+            let answer = numbers().select([call.sum()]).collect_on(session).unwrap();
             assert_eq!(answer.column("x").unwrap().i64().unwrap().get(0), Some(999 * 500));
             assert_eq!(actor.ask_blocking(Add(0), SOON).unwrap(), 1000 * (round as u64 + 1));
         }
@@ -210,6 +240,11 @@ fn what_makes_no_sense_is_refused_in_words() {
         session.stop(&session.actor::<Counter>("counter").unwrap()).unwrap();
         eventually("the name is free", || is_unknown(session.actor::<Counter>("counter")));
         says(&query.collect_on(session).unwrap_err(), &["count", "could not start", "no actor is named \"counter\""]);
+        let isolated = numbers().select([Count(None).pool().isolated().on([col("x")])]);
+        says(
+            &isolated.collect_on(session).unwrap_err(),
+            &["count", "could not start", "no actor is named \"counter\""],
+        );
     });
 }
 

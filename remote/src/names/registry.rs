@@ -41,7 +41,7 @@ pub(super) struct Unregister {
     pub(super) only: Option<Address>,
 }
 
-/// Forget the actors of nodes that are gone.
+/// Forget the actors of nodes that are gone, and have not come back.
 #[derive(Debug)]
 pub(super) struct Sweep;
 
@@ -75,8 +75,9 @@ impl Registry {
     }
 
     /// Whether a node is this one or connected to it.
-    fn is_there(&self, node: NodeId) -> bool {
-        self.node.upgrade().is_some_and(|here| here.id() == node || here.link(node).is_some())
+    fn is_there(&self) -> impl Fn(NodeId) -> bool + use<> {
+        let here = self.node.upgrade();
+        move |node| here.as_ref().is_some_and(|here| here.id() == node || here.link(node).is_some())
     }
 }
 
@@ -89,28 +90,23 @@ impl Handler<Register> for Registry {
 
     fn handle(&mut self, Register { name, address, mut at, kind }: Register, _: &mut Context<Self>) -> Self::Result {
         // The node may have been lost while its message waited: then nothing would end the entry.
-        if !self.is_there(address.node) {
+        let is_there = self.is_there();
+        if !is_there(address.node) {
             return Err(NameError::NodeGone { node: address.node });
         }
         if at.is_none() {
             let link = self.node.upgrade().and_then(|node| node.link(address.node));
             at = link.map(|link| link.connection.remote_address());
         }
-        self.table.register(name, Entry { address, at, kind })
+        self.table.register(name, Entry { address, at, kind }, is_there)
     }
 }
 
 impl Handler<Find> for Registry {
     type Result = Result<Entry, NameError>;
 
-    fn handle(&mut self, Find { name }: Find, ctx: &mut Context<Self>) -> Self::Result {
-        match self.table.find(&name)? {
-            entry if self.is_there(entry.address.node) => Ok(entry.clone()),
-            _ => {
-                self.handle(Sweep, ctx);
-                Err(self.table.unknown(&name))
-            }
-        }
+    fn handle(&mut self, Find { name }: Find, _: &mut Context<Self>) -> Self::Result {
+        self.table.find(&name, self.is_there()).cloned()
     }
 }
 
@@ -118,7 +114,7 @@ impl Handler<Unregister> for Registry {
     type Result = Result<(), NameError>;
 
     fn handle(&mut self, Unregister { name, only }: Unregister, _: &mut Context<Self>) -> Self::Result {
-        self.table.unregister(&name, only)
+        self.table.unregister(&name, only, self.is_there())
     }
 }
 
@@ -126,48 +122,54 @@ impl Handler<Sweep> for Registry {
     type Result = ();
 
     fn handle(&mut self, _: Sweep, _: &mut Context<Self>) {
-        let mut table = std::mem::take(&mut self.table);
-        table.0.retain(|_, entry| self.is_there(entry.address.node));
-        self.table = table;
+        let is_there = self.is_there();
+        self.table.0.retain(|_, entry| is_there(entry.address.node));
     }
 }
 
-/// Names and who has them. Pure.
+/// Names and who has them. One whose node is not there is remembered, in case it comes back, and counts for nothing. Pure.
 #[derive(Default)]
 struct Table(BTreeMap<String, Entry>);
 
 impl Table {
-    fn register(&mut self, name: String, entry: Entry) -> Result<(), NameError> {
+    fn register(&mut self, name: String, entry: Entry, is_there: impl Fn(NodeId) -> bool) -> Result<(), NameError> {
         if name.is_empty() || name.len() > LONGEST {
             return Err(NameError::Malformed { name: name.chars().take(LONGEST).collect(), max: LONGEST });
         }
         match self.0.get(&name) {
             // The answer to an earlier try was lost.
             Some(has) if *has == entry => Ok(()),
-            Some(has) => Err(NameError::Taken { name, by: has.address, kind: has.kind.clone() }),
+            Some(has) if is_there(has.address.node) => {
+                Err(NameError::Taken { name, by: has.address, kind: has.kind.clone() })
+            }
             None if self.0.len() >= MOST => Err(NameError::TooMany { max: MOST }),
-            None => {
+            _ => {
                 self.0.insert(name, entry);
                 Ok(())
             }
         }
     }
 
-    fn find(&self, name: &str) -> Result<&Entry, NameError> {
-        self.0.get(name).ok_or_else(|| self.unknown(name))
+    fn find(&self, name: &str, is_there: impl Fn(NodeId) -> bool) -> Result<&Entry, NameError> {
+        let there = |entry: &&Entry| is_there(entry.address.node);
+        self.0.get(name).filter(there).ok_or_else(|| {
+            let known = self.0.iter().filter(|(_, entry)| there(entry)).take(LISTED);
+            let name = name.chars().take(LONGEST).collect();
+            NameError::Unknown { name, known: known.map(|(name, _)| name.clone()).collect() }
+        })
     }
 
-    fn unregister(&mut self, name: &str, only: Option<Address>) -> Result<(), NameError> {
-        let entry = self.find(name)?;
+    fn unregister(
+        &mut self,
+        name: &str,
+        only: Option<Address>,
+        is_there: impl Fn(NodeId) -> bool,
+    ) -> Result<(), NameError> {
+        let entry = self.find(name, is_there)?;
         if only.is_none_or(|only| entry.address == only) {
             self.0.remove(name);
         }
         Ok(())
-    }
-
-    fn unknown(&self, name: &str) -> NameError {
-        let name = name.chars().take(LONGEST).collect();
-        NameError::Unknown { name, known: self.0.keys().take(LISTED).cloned().collect() }
     }
 }
 
@@ -184,28 +186,30 @@ mod tests {
     #[test]
     fn a_name_has_one_actor_and_is_taken_back_only_from_it() {
         let mut table = Table::default();
-        table.register("a".to_owned(), entry(1)).unwrap();
-        table.register("a".to_owned(), entry(1)).unwrap();
-        let error = table.register("a".to_owned(), entry(2)).unwrap_err();
+        table.register("a".to_owned(), entry(1), |_| true).unwrap();
+        table.register("a".to_owned(), entry(1), |_| true).unwrap();
+        let error = table.register("a".to_owned(), entry(2), |_| true).unwrap_err();
         assert!(matches!(&error, NameError::Taken { by, .. } if *by == entry(1).address), "{error}");
-        table.unregister("a", Some(entry(2).address)).unwrap();
-        assert_eq!(table.find("a").unwrap(), &entry(1));
-        table.unregister("a", Some(entry(1).address)).unwrap();
-        assert!(matches!(table.find("a"), Err(NameError::Unknown { .. })));
-        assert!(matches!(table.unregister("a", None), Err(NameError::Unknown { .. })));
+        table.unregister("a", Some(entry(2).address), |_| true).unwrap();
+        assert_eq!(table.find("a", |_| true).unwrap(), &entry(1));
+        table.unregister("a", Some(entry(1).address), |_| true).unwrap();
+        assert!(matches!(table.find("a", |_| true), Err(NameError::Unknown { .. })));
+        assert!(matches!(table.unregister("a", None, |_| true), Err(NameError::Unknown { .. })));
     }
 
     #[test]
     fn names_and_their_number_are_bounded() {
         let mut table = Table::default();
         for name in [String::new(), "x".repeat(LONGEST + 1)] {
-            assert!(matches!(table.register(name, entry(1)), Err(NameError::Malformed { .. })));
+            assert!(matches!(table.register(name, entry(1), |_| true), Err(NameError::Malformed { .. })));
         }
         for number in 0..MOST {
-            table.register(number.to_string(), entry(1)).unwrap();
+            table.register(number.to_string(), entry(1), |_| true).unwrap();
         }
-        assert!(matches!(table.register("one more".to_owned(), entry(1)), Err(NameError::TooMany { .. })));
-        let NameError::Unknown { known, .. } = table.find("one more").unwrap_err() else { panic!("it is not there") };
+        assert!(matches!(table.register("one more".to_owned(), entry(1), |_| true), Err(NameError::TooMany { .. })));
+        let NameError::Unknown { known, .. } = table.find("one more", |_| true).unwrap_err() else {
+            panic!("it is not there")
+        };
         assert_eq!(known.len(), LISTED);
     }
 }

@@ -1,5 +1,6 @@
 //! The process of replicas.
 
+mod entry;
 mod many;
 
 use std::cell::RefCell;
@@ -14,15 +15,17 @@ use std::thread;
 use std::time::Duration;
 
 use polars::prelude::Column;
-use regatta_remote::catch;
+use regatta_remote::{catch, detached_in};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use self::entry::Entry;
 use super::wire::{self, FromChild, Link, StartChild, ToChild};
 use super::{inputs_file, result_file};
+use crate::actor::ActorDirectory;
 use crate::os;
 use crate::udf::registry::{Replica, open, run_fenced, start_fenced, start_on_gpu};
 use crate::udf::thread::log_stop;
-use crate::udf::{Batch, Call, Context, Meter, Metrics, Start, UdfResult};
+use crate::udf::{Batch, Call, Context, Meter, Metrics, Start, UdfError, UdfResult};
 
 /// How long a read waits; then it waits again.
 const WAIT: Duration = Duration::from_secs(3600);
@@ -59,18 +62,35 @@ static BESIDE: RwLock<()> = RwLock::new(());
 /// `alone`: it is the only one in this process, which then ends with it.
 fn serve_on(stream: UnixStream, alone: bool) -> io::Result<()> {
     let words = Rc::new(RefCell::new(Link::new(stream.try_clone()?)));
-    let mut inbox = listen(Link::new(stream), alone)?;
+    let entry = Arc::new(Entry::new(Link::new(stream.try_clone()?)));
+    let mut inbox = listen(Link::new(stream), alone, Arc::clone(&entry))?;
+    let served = serve_through(words, &mut inbox, &entry);
+    entry.leave();
+    served
+}
+
+fn serve_through(
+    words: Rc<RefCell<Link>>,
+    inbox: &mut UnboundedReceiver<ToChild>,
+    entry: &Arc<Entry>,
+) -> io::Result<()> {
     let Some(ToChild::Start(start)) = inbox.blocking_recv() else {
         return Err(io::Error::other("the first word is not what to start"));
     };
     if let Some(memory) = start.memory {
         os::limit_memory(memory)?;
     }
-    if open(&start.udf, &start.arguments).is_ok_and(|udf| udf.is_async()) {
-        return many::serve(*start, words, inbox);
+    let (udf, holds_actors) = detached_in(|| open(&start.udf, &start.arguments));
+    let entered = if holds_actors { entry.names().map(drop) } else { Ok(()) };
+    let udf = match entered.map_err(UdfError::from).and(udf) {
+        Ok(udf) => udf,
+        Err(error) => return words.borrow_mut().send(&FromChild::Started(Err(error))),
+    };
+    if udf.is_async() {
+        return many::serve(*start, words, inbox, entry);
     }
     let say = |word: FromChild| words.borrow_mut().send(&word);
-    let mut replica = match begin(&start, &words) {
+    let mut replica = match begin(&start, &words, entry) {
         Ok((replica, metrics)) => {
             say(FromChild::Started(Ok(metrics)))?;
             Some(replica)
@@ -93,8 +113,8 @@ fn serve_on(stream: UnixStream, alone: bool) -> io::Result<()> {
                 drop((nobody, others));
                 say(FromChild::Done { number, outcome })?;
             }
-            // Its parent would kill it.
-            ToChild::Forget { .. } => (),
+            // Its parent would kill it; and the other goes to who waits for it.
+            ToChild::Forget { .. } | ToChild::Admitted(_) => (),
             ToChild::Stop | ToChild::Start(_) => {
                 let meter = Meter::default();
                 if let Some(replica) = replica.take() {
@@ -110,15 +130,19 @@ fn serve_on(stream: UnixStream, alone: bool) -> io::Result<()> {
 
 /// Reads the parent's words. When the parent is gone, however, so is this process if the replica is alone in it, whatever the
 /// UDF does; else the replica, after its batch.
-fn listen(mut link: Link, alone: bool) -> io::Result<UnboundedReceiver<ToChild>> {
+fn listen(mut link: Link, alone: bool, entry: Arc<Entry>) -> io::Result<UnboundedReceiver<ToChild>> {
     // The parent has no more calls under way than its callers have credits for.
     let (words, inbox) = unbounded_channel();
     thread::Builder::new().name("regatta-life".to_owned()).spawn(move || {
         loop {
             match link.receive(WAIT) {
+                Ok(Some(ToChild::Admitted(admitted))) => entry.admitted(admitted),
                 Ok(Some(word)) => drop(words.send(word)),
                 Ok(None) => (),
-                Err(_) if alone => std::process::exit(0),
+                Err(_) if alone => {
+                    entry.leave();
+                    std::process::exit(0)
+                }
                 Err(_) => return,
             }
         }
@@ -126,9 +150,9 @@ fn listen(mut link: Link, alone: bool) -> io::Result<UnboundedReceiver<ToChild>>
     Ok(inbox)
 }
 
-fn begin(start: &StartChild, words: &Rc<RefCell<Link>>) -> UdfResult<(Box<dyn Replica>, Metrics)> {
+fn begin(start: &StartChild, words: &Rc<RefCell<Link>>, entry: &Arc<Entry>) -> UdfResult<(Box<dyn Replica>, Metrics)> {
     let meter = Meter::default();
-    let mut cx = told(start, words, &meter);
+    let mut cx = told(start, words, entry, &meter);
     let replica = match &start.gpu {
         Some(gpu) => start_on_gpu(&start.udf, &start.arguments, gpu, &mut cx)?,
         None => start_fenced(&start.udf, &start.arguments, &mut cx)?,
@@ -137,11 +161,12 @@ fn begin(start: &StartChild, words: &Rc<RefCell<Link>>) -> UdfResult<(Box<dyn Re
 }
 
 /// What `start` is told here.
-fn told(start: &StartChild, words: &Rc<RefCell<Link>>, meter: &Meter) -> Start {
+fn told(start: &StartChild, words: &Rc<RefCell<Link>>, entry: &Arc<Entry>, meter: &Meter) -> Start {
     let words = Rc::clone(words);
     // A word that is lost is of no consequence: the parent that does not listen has gone.
     let progress = move |doing: &str| drop(words.borrow_mut().send(&FromChild::Progress(doing.to_owned())));
-    Start::new(Context::new(&Arc::new(start.seat.clone()), meter), None, progress)
+    let directory: Arc<dyn ActorDirectory> = Arc::<Entry>::clone(entry);
+    Start::new(Context::new(&Arc::new(start.seat.clone()), meter), Some(directory), progress)
 }
 
 fn run(

@@ -15,6 +15,8 @@ use crate::udf::{Call, Metrics, Seat, UdfError};
 #[derive(Serialize, Deserialize)]
 pub(super) enum ToChild {
     Start(Box<StartChild>),
+    /// Where its cluster is, and a token that lets it in.
+    Admitted(Result<(String, String), UdfError>),
     Run {
         number: u64,
         call: Call,
@@ -56,6 +58,8 @@ pub(super) struct StartChild {
 #[derive(Serialize, Deserialize)]
 pub(super) enum FromChild {
     Progress(String),
+    /// It looks for an actor, and must enter its cluster for that. Only in `start`.
+    Admit,
     Started(Result<Metrics, UdfError>),
     /// A batch runs from now on. Of async ones nobody says it.
     Began,

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
 
 use super::super::wire::{self, FromChild, Link, Outcome, StartChild, ToChild};
+use super::entry::Entry;
 use super::{inputs_file, leave, told};
 use crate::udf::context::Seat;
 use crate::udf::isolate::Ended;
@@ -19,18 +20,24 @@ use crate::udf::thread::{fenced, log_stop};
 use crate::udf::{Batch, Call, Context, Meter, Metrics, UdfError, UdfResult};
 
 /// Serves its calls, on a runtime of its own.
-pub(super) fn serve(start: StartChild, words: Rc<RefCell<Link>>, inbox: UnboundedReceiver<ToChild>) -> io::Result<()> {
+pub(super) fn serve(
+    start: StartChild,
+    words: Rc<RefCell<Link>>,
+    inbox: &mut UnboundedReceiver<ToChild>,
+    entry: &Arc<Entry>,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, answer_all(start, words, inbox))
+    LocalSet::new().block_on(&runtime, answer_all(start, words, inbox, entry))
 }
 
 async fn answer_all(
     start: StartChild,
     words: Rc<RefCell<Link>>,
-    mut inbox: UnboundedReceiver<ToChild>,
+    inbox: &mut UnboundedReceiver<ToChild>,
+    entry: &Arc<Entry>,
 ) -> io::Result<()> {
     let say = |word: FromChild| words.borrow_mut().send(&word);
-    let running = match begin(&start, &words).await {
+    let running = match begin(&start, &words, entry).await {
         Ok((replica, metrics)) => {
             say(FromChild::Started(Ok(metrics)))?;
             let (slots, seat) = (Arc::new(Semaphore::new(start.in_flight)), Arc::new(start.seat));
@@ -54,6 +61,8 @@ async fn answer_all(
                     say(FromChild::Done { number, outcome })?;
                 }
             }
+            // Goes to who waits for it.
+            ToChild::Admitted(_) => (),
             ToChild::Stop | ToChild::Start(_) => break,
         }
     }
@@ -66,12 +75,16 @@ async fn answer_all(
     say(FromChild::Stopped(meter.take()))
 }
 
-async fn begin(start: &StartChild, words: &Rc<RefCell<Link>>) -> UdfResult<(Rc<dyn AsyncReplica>, Metrics)> {
-    let Kind::Async(udf) = open(&start.udf, &start.arguments)?.kind() else {
+async fn begin(
+    start: &StartChild,
+    words: &Rc<RefCell<Link>>,
+    entry: &Arc<Entry>,
+) -> UdfResult<(Rc<dyn AsyncReplica>, Metrics)> {
+    let meter = Meter::default();
+    let mut cx = told(start, words, entry, &meter);
+    let Kind::Async(udf) = cx.decoding(|| open(&start.udf, &start.arguments))?.kind() else {
         return Err(UdfError::new("it is no async UDF"));
     };
-    let meter = Meter::default();
-    let mut cx = told(start, words, &meter);
     let started = fenced(udf.start(&mut cx)).await.unwrap_or_else(|panic| Err(panicked_in("start ", panic)))?;
     Ok((started, meter.take()))
 }
