@@ -1,31 +1,21 @@
 //! Documents to embeddings, with the same weights on every system. See docs/benchmarks.md.
 
-#[path = "support/foreign.rs"]
-mod foreign;
-#[path = "support/local.rs"]
-#[allow(dead_code)]
-mod local;
 #[path = "../examples/embed/minilm.rs"]
 mod minilm;
-#[path = "support/report.rs"]
-#[allow(dead_code)]
-mod report;
+mod support;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use foreign::{figure, python};
-use local::{WORKERS, workers};
 use minilm::MiniLm;
 use polars_plan::dsl::{FileWriteFormat, SinkDestination, SinkTarget, UnifiedSinkArgs};
 use regatta::{polars::prelude::*, prelude::*};
-use report::{Better, Case, Report};
 use serde::{Deserialize, Serialize};
-
-#[global_allocator]
-static ALLOCATOR: regatta::Allocator = regatta::Allocator;
+use support::foreign::{figure, python};
+use support::local::{WORKERS, workers};
+use support::report::{Better, Case, Report};
 
 const FILES: u32 = 8;
 const DOCUMENTS: u32 = 1024;

@@ -1,22 +1,12 @@
 //! A UDF that hands back what it gets, over rows that the workers have already. See docs/benchmarks.md.
 
-#[path = "support/foreign.rs"]
-mod foreign;
-#[path = "support/local.rs"]
-#[allow(dead_code)]
-mod local;
-#[path = "support/report.rs"]
-#[allow(dead_code)]
-mod report;
+mod support;
 
-use foreign::{figure, python};
-use local::{WORKERS, numbers, seconds, workers};
 use regatta::polars::prelude::*;
 use regatta::{LazyFrameExt, Session};
-use report::{Better, Case, Report};
-
-#[global_allocator]
-static ALLOCATOR: regatta::Allocator = regatta::Allocator;
+use support::foreign::{figure, python};
+use support::local::{WORKERS, numbers, seconds, workers};
+use support::report::{Better, Case, Report};
 
 const ROWS: i64 = 10_000_000;
 

@@ -1,26 +1,16 @@
 //! From a query to eight replicas of its UDF that take batches, on a cluster that is up. See docs/benchmarks.md.
 
-#[path = "support/foreign.rs"]
-mod foreign;
-#[path = "support/local.rs"]
-#[allow(dead_code)]
-mod local;
-#[path = "support/report.rs"]
-#[allow(dead_code)]
-mod report;
+mod support;
 
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use foreign::{figure, python};
-use local::{numbers, workers};
 use regatta::{polars::prelude::*, prelude::*};
-use report::{Better, Case, Report, quantile};
 use serde::{Deserialize, Serialize};
-
-#[global_allocator]
-static ALLOCATOR: regatta::Allocator = regatta::Allocator;
+use support::foreign::{figure, python};
+use support::local::{numbers, workers};
+use support::report::{Better, Case, Report, quantile};
 
 const REPLICAS: usize = 8;
 

@@ -1,21 +1,11 @@
 //! From nothing to a cluster of four workers of this machine that take work. See docs/benchmarks.md.
 
-#[path = "support/foreign.rs"]
-mod foreign;
-#[path = "support/local.rs"]
-#[allow(dead_code)]
-mod local;
-#[path = "support/report.rs"]
-#[allow(dead_code)]
-mod report;
+mod support;
 
-use foreign::{figure, python};
-use local::seconds;
 use regatta::Session;
-use report::{Better, Case, Report};
-
-#[global_allocator]
-static ALLOCATOR: regatta::Allocator = regatta::Allocator;
+use support::foreign::{figure, python};
+use support::local::seconds;
+use support::report::{Better, Case, Report};
 
 const START: Case = Case { name: "four workers, up", unit: "s", better: Better::Lower };
 const WHOLE: Case = Case { name: "and down again", unit: "s", better: Better::Lower };

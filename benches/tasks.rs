@@ -1,21 +1,11 @@
 //! Tasks that do next to nothing, from the driver to workers and back. See docs/benchmarks.md.
 
-#[path = "support/foreign.rs"]
-mod foreign;
-#[path = "support/local.rs"]
-#[allow(dead_code)]
-mod local;
-#[path = "support/report.rs"]
-#[allow(dead_code)]
-mod report;
+mod support;
 
-use foreign::{figure, python};
-use local::{numbers, seconds, workers};
 use regatta::{LazyFrameExt, Session};
-use report::{Better, Case, Report};
-
-#[global_allocator]
-static ALLOCATOR: regatta::Allocator = regatta::Allocator;
+use support::foreign::{figure, python};
+use support::local::{numbers, seconds, workers};
+use support::report::{Better, Case, Report};
 
 const TASKS: usize = 20_000;
 

@@ -1,25 +1,15 @@
 //! What it costs to call a UDF of each form, against a direct call of the same code. See docs/benchmarks.md.
 
-#[path = "support/foreign.rs"]
-mod foreign;
-#[path = "support/local.rs"]
-#[allow(dead_code)]
-mod local;
-#[path = "support/report.rs"]
-#[allow(dead_code)]
-mod report;
+mod support;
 
 use std::hint::black_box;
 
-use foreign::{figure, python};
 use futures_util::future::join_all;
-use local::{WORKERS, numbers, seconds, workers};
 use regatta::{polars::prelude::*, prelude::*};
-use report::{Better, Case, Report};
 use serde::{Deserialize, Serialize};
-
-#[global_allocator]
-static ALLOCATOR: regatta::Allocator = regatta::Allocator;
+use support::foreign::{figure, python};
+use support::local::{WORKERS, numbers, seconds, workers};
+use support::report::{Better, Case, Report};
 
 const ROWS: i64 = 500_000;
 /// Rows of the async UDF.

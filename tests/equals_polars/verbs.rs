@@ -274,6 +274,16 @@ pub(crate) fn cases() -> Vec<Case> {
             false,
             &[],
         ),
+        (
+            "join where two columns are ordered",
+            scan()
+                .limit(300)
+                .join_builder()
+                .with(df!["low" => [10i64, 100, 250], "most" => [3i64, 9, 11]].unwrap().lazy())
+                .join_where(vec![col("id").gt(col("low")), col("group").lt(col("most"))]),
+            false,
+            &[],
+        ),
         ("sort", sorted(&["größe", "id"], &[false, true]), true, &[]),
         ("sort by text and categories", sorted(&["kind", "名", "id"], &[true, false, false]), true, &[]),
         ("sort, sliced", sorted(&["flag", "id"], &[true, false]).slice(17, 80), true, &[]),
