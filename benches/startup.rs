@@ -5,7 +5,7 @@ mod support;
 use regatta::Session;
 use support::foreign::{figure, python};
 use support::local::seconds;
-use support::report::{Better, Case, Report};
+use support::report::{Better, Case, Report, quantile};
 
 const START: Case = Case { name: "four workers, up", unit: "s", better: Better::Lower };
 const WHOLE: Case = Case { name: "and down again", unit: "s", better: Better::Lower };
@@ -21,7 +21,7 @@ fn main() {
             up.push(started.elapsed().as_secs_f64());
             drop(session);
         });
-        report.add(&START, "regatta", Ok(report::quantile(up, 0.5).expect("it was measured")));
+        report.add(&START, "regatta", Ok(quantile(up, 0.5).expect("it was measured")));
         report.add(&WHOLE, "regatta", Ok(whole));
         let ray = python("ray_startup.py", &[]);
         report.add(&START, "ray.init", figure(&ray, "up"));

@@ -26,7 +26,7 @@ pub use author::{AsyncUdf, Udf};
 pub use context::{Batch, Context, Start};
 pub use error::{UdfError, UdfResult};
 pub use metrics::{Meter, Metric, Metrics, MetricsByUdf};
-pub use pool::{Pool, PoolOptions, Replicas, RunOn};
+pub use pool::{Count, Pool, PoolOptions, RunOn};
 pub use registry::{Erased, Registered, UdfEntry};
 pub use retry::OnError;
 

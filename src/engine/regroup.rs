@@ -7,11 +7,16 @@ use crate::error::{PolarsFailure, TaskFailure};
 
 type Batches<'a> = BoxStream<'a, Result<DataFrame, TaskFailure>>;
 
-/// Cuts and joins batches so that each has at most `rows` rows, and at least 0.8 of them but for the last. Nearly full
-/// ones go on as they are: nothing is cut for the sake of the last few rows.
-pub(super) fn regroup(batches: Batches<'_>, rows: Option<usize>) -> Batches<'_> {
+/// Batches of at most `rows` rows, and of at least 0.8 of them but for the last. Nearly full ones go on as they are: nothing is
+/// cut for the sake of the last few rows.
+pub(super) fn nearly_full(batches: Batches<'_>, rows: Option<usize>) -> Batches<'_> {
     let Some(rows) = rows else { return batches };
-    let state = Some((batches, Group { rows: rows.max(1), held: None, rest: None }));
+    regroup(batches, ((rows * 4).div_ceil(5), rows))
+}
+
+/// Cuts and joins batches so that each has no more rows than the most, and no fewer than the least but for the last.
+pub(super) fn regroup(batches: Batches<'_>, (least, most): (usize, usize)) -> Batches<'_> {
+    let state = Some((batches, Group { least, most: most.max(1), held: None, rest: None }));
     unfold(state, |state| async move {
         let (mut batches, mut group) = state?;
         loop {
@@ -29,7 +34,8 @@ pub(super) fn regroup(batches: Batches<'_>, rows: Option<usize>) -> Batches<'_> 
 }
 
 struct Group {
-    rows: usize,
+    least: usize,
+    most: usize,
     /// Rows that are too few to go on alone.
     held: Option<DataFrame>,
     /// What is left of the batch that came last.
@@ -41,7 +47,7 @@ impl Group {
     fn next(&mut self) -> Result<Option<DataFrame>, TaskFailure> {
         while let Some(rest) = self.rest.take() {
             let height = self.held.as_ref().map_or(0, DataFrame::height);
-            let take = (self.rows - height).min(rest.height());
+            let take = (self.most - height).min(rest.height());
             if take < rest.height() {
                 self.rest = Some(rest.slice(take as i64, rest.height() - take));
             }
@@ -53,7 +59,7 @@ impl Group {
                 }
                 None => taken,
             };
-            if grown.height() * 5 >= self.rows * 4 {
+            if grown.height() >= self.least.max(1) {
                 return Ok(Some(grown));
             }
             self.held = (grown.height() > 0).then_some(grown);
@@ -70,25 +76,46 @@ mod tests {
 
     use super::*;
 
+    const HEIGHTS: [i64; 12] = [3, 0, 900, 1, 1, 1, 79, 20, 5, 250, 0, 17];
+
+    /// What a regrouping makes of batches of these heights: heights too, once all rows are found in order.
+    fn regrouped(by: impl Fn(Batches<'static>) -> Batches<'static>) -> (Vec<usize>, usize) {
+        let mut from = 0;
+        let batches = HEIGHTS.iter().map(|height| {
+            let ids: Vec<_> = (from..from + height).collect();
+            from += height;
+            Ok(df!["id" => ids].unwrap())
+        });
+        let batches: Vec<_> = batches.collect();
+        let batches = by(iter(batches).boxed()).try_collect::<Vec<_>>().now_or_never().unwrap().unwrap();
+        let mut heights: Vec<_> = batches.iter().map(DataFrame::height).collect();
+        let whole = batches.into_iter().reduce(|a, b| a.vstack(&b).unwrap()).unwrap();
+        let ids: Vec<_> = whole.column("id").unwrap().i64().unwrap().iter().flatten().collect();
+        assert_eq!(ids, (0..from).collect::<Vec<_>>());
+        let last = heights.pop().unwrap();
+        (heights, last)
+    }
+
     #[test]
     fn batches_are_nearly_full_and_rows_stay_in_order() {
-        let heights = [3i64, 0, 900, 1, 1, 1, 79, 20, 5, 250, 0, 17];
         for rows in [1, 2, 7, 100, 1000, 5000] {
-            let mut from = 0;
-            let batches = heights.iter().map(|height| {
-                let ids: Vec<_> = (from..from + height).collect();
-                from += height;
-                Ok(df!["id" => ids].unwrap())
-            });
-            let batches: Vec<_> = batches.collect();
-            let regrouped = regroup(iter(batches).boxed(), Some(rows)).try_collect::<Vec<_>>();
-            let regrouped = regrouped.now_or_never().unwrap().unwrap();
-            let (last, full) = regrouped.split_last().unwrap();
-            assert!(full.iter().all(|b| b.height() <= rows && b.height() * 5 >= rows * 4), "{rows}: {full:?}");
-            assert!((1..=rows).contains(&last.height()), "{rows}: {last:?}");
-            let whole = regrouped.into_iter().reduce(|a, b| a.vstack(&b).unwrap()).unwrap();
-            let ids: Vec<_> = whole.column("id").unwrap().i64().unwrap().iter().flatten().collect();
-            assert_eq!(ids, (0..from).collect::<Vec<_>>());
+            let (full, last) = regrouped(|batches| nearly_full(batches, Some(rows)));
+            assert!(full.iter().all(|height| *height <= rows && height * 5 >= rows * 4), "{rows}: {full:?}");
+            assert!((1..=rows).contains(&last), "{rows}: {last}");
         }
+    }
+
+    #[test]
+    fn batches_have_as_many_rows_as_was_asked_for_and_rows_stay_in_order() {
+        for (least, most) in [(1, 1), (7, 7), (1, 100), (100, 100), (64, 256), (5000, 5000)] {
+            let (full, last) = regrouped(|batches| regroup(batches, (least, most)));
+            assert!(full.iter().all(|height| (least..=most).contains(height)), "{least} to {most}: {full:?}");
+            assert!((1..=most).contains(&last), "{least} to {most}: {last}");
+        }
+        assert_eq!(
+            regrouped(|batches| regroup(batches, (1, 1000))).0.len(),
+            9,
+            "none is joined without need, or empty"
+        );
     }
 }

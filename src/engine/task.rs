@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::program::{Program, Step};
-use super::regroup::regroup;
+use super::regroup::{nearly_full, regroup};
 use super::scatter::Partitions;
 use super::sink::write_files;
 use super::{Pools, fragment};
@@ -114,11 +114,11 @@ fn through_steps<'a>(
     calling: &'a CallingTask,
 ) -> BoxStream<'a, Result<DataFrame, TaskFailure>> {
     let received = stream::unfold(batches, |mut batches| async { Some((Ok(batches.recv().await?), batches)) });
-    let handed_on = regroup(received.boxed(), program.batches);
+    let handed_on = nearly_full(received.boxed(), program.batches);
     let left = program.steps.iter().enumerate().fold(handed_on, |batches, (index, step)| {
-        regroup(through_step(batches, index, step, pools, calling).boxed(), step.spec.batches)
+        nearly_full(through_step(batches, index, step, pools, calling).boxed(), step.spec.batches)
     });
-    regroup(left, program.scatter.as_ref().map(|scatter| Partitions::batch(scatter.into)))
+    nearly_full(left, program.scatter.as_ref().map(|scatter| Partitions::batch(scatter.into)))
 }
 
 /// Several calls at once, results in the order of the rows.
@@ -134,19 +134,15 @@ fn through_step<'a>(
         None => (CALL_ROWS, CALLS),
         Some(calls) => (ASYNC_CALL_ROWS, calls.saturating_mul(options.replicas.1).clamp(CALLS, ASYNC_CALLS)),
     };
-    let rows = options.batch.unwrap_or(rows).max(1);
-    let pieces = batches.map_ok(move |batch| stream::iter(pieces(batch, rows).map(Ok::<_, TaskFailure>))).try_flatten();
+    let pieces = regroup(batches, options.batch.unwrap_or((1, rows)));
     let calls = pieces.map(move |piece| async move {
         let piece = piece?;
-        let inputs = step.inputs(&piece).map_err(PolarsFailure::from)?;
+        let mut inputs = step.inputs(&piece).map_err(PolarsFailure::from)?;
+        // Authors may count on one array for each input.
+        inputs.rechunk_mut();
         let Reply { column, metrics } = pools.call(index, inputs).await?;
         calling.meter.add(&step.spec.udf, &metrics);
         step.finish(piece, column, calling)
     });
     calls.buffered(at_once)
-}
-
-fn pieces(batch: DataFrame, rows: usize) -> impl Iterator<Item = DataFrame> + Send {
-    let height = batch.height();
-    (0..height).step_by(rows).map(move |offset| batch.slice(offset as i64, rows))
 }

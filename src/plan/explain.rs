@@ -34,8 +34,11 @@ fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
     for step in stage.steps() {
         let (least, most) = step.options.replicas;
-        let batch =
-            step.options.batch.map_or_else(|| "as they come".to_owned(), |rows| format!("of at most {rows} rows"));
+        let batch = match step.options.batch {
+            None => "as they come".to_owned(),
+            Some((least, most)) if least == most => format!("of {most} rows"),
+            Some((least, most)) => format!("of {least} to {most} rows"),
+        };
         write!(
             f,
             "  then UDF {} on [{}], {least}..={most} replicas, batches {batch}",

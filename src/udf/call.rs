@@ -303,7 +303,7 @@ mod tests {
     fn a_call_survives_its_wire_form_and_one_of_an_unknown_udf_is_named() {
         let call = |name: &str| {
             let mut wire = Vec::new();
-            let call = UdfCall::new(name, encode(&()), PoolOptions { batch: Some(7), ..Default::default() });
+            let call = UdfCall::new(name, encode(&()), PoolOptions { batch: Some((7, 7)), ..Default::default() });
             call.try_serialize(&mut wire).unwrap();
             (call, wire)
         };

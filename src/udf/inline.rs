@@ -41,7 +41,7 @@ impl Inline {
         dtype: &DataType,
     ) -> UdfResult<(Column, Metrics)> {
         let height = inputs.height();
-        let rows = options.batch.unwrap_or(height).max(1);
+        let rows = options.batch.map_or(height, |(_, most)| most).max(1);
         // A batch without rows never reaches a UDF.
         let (mut result, mut metrics) = (Column::new_empty("".into(), dtype), Metrics::default());
         for offset in (0..height).step_by(rows) {

@@ -25,8 +25,8 @@ pub struct PoolOptions {
     pub gpu_memory: u64,
     /// Bytes of memory that one replica is charged.
     pub memory: u64,
-    /// Rows of one call, at most; `None`: as the rows come.
-    pub batch: Option<usize>,
+    /// Rows of one call: the least, but for the last of a task, and the most; `None`: as the rows come.
+    pub batch: Option<(usize, usize)>,
     /// How often a batch that failed runs again.
     pub max_retries: u32,
     /// What becomes of rows that fail for good.
@@ -79,8 +79,13 @@ impl PoolOptions {
                 self.gpus
             ));
         }
-        if self.batch == Some(0) {
-            return Err("batch(0) would never hand a row to the UDF: use at least 1, or leave it out".to_owned());
+        if let Some((least, most)) = self.batch
+            && (least == 0 || least > most)
+        {
+            let batch = if least == most { format!("batch({most})") } else { format!("batch({least}..={most})") };
+            return Err(format!(
+                "{batch} would never hand a row to the UDF: use batch(n) or batch(least..=most) with least >= 1, or leave it out"
+            ));
         }
         if self.timeout == Some(Duration::ZERO) {
             return Err("timeout(0) would fail every call: use a longer one, or leave it out".to_owned());
@@ -123,17 +128,17 @@ pub struct Pool<U> {
     udf: PhantomData<fn() -> U>,
 }
 
-/// What [`Pool::replicas`] takes: a number, or a range from the least to the most.
+/// What [`Pool::replicas`] and [`Pool::batch`] take: a number, or a range from the least to the most.
 #[derive(Debug, Clone, Copy)]
-pub struct Replicas(usize, usize);
+pub struct Count(usize, usize);
 
-impl From<usize> for Replicas {
+impl From<usize> for Count {
     fn from(n: usize) -> Self {
         Self(n, n)
     }
 }
 
-impl From<RangeInclusive<usize>> for Replicas {
+impl From<RangeInclusive<usize>> for Count {
     fn from(range: RangeInclusive<usize>) -> Self {
         Self(*range.start(), *range.end())
     }
@@ -148,8 +153,8 @@ impl<U: Registered> Pool<U> {
     /// How many replicas: `4`, or `1..=8` to start with one and take what fits up to eight.
     /// A pool runs with at least one while it has work, whatever the lower bound.
     #[must_use]
-    pub fn replicas(self, replicas: impl Into<Replicas>) -> Self {
-        let Replicas(least, most) = replicas.into();
+    pub fn replicas(self, replicas: impl Into<Count>) -> Self {
+        let Count(least, most) = replicas.into();
         self.with(|o| o.replicas = (least, most))
     }
 
@@ -179,10 +184,12 @@ impl<U: Registered> Pool<U> {
         self.with(|o| o.memory = bytes)
     }
 
-    /// Rows of one call, at most.
+    /// Rows of one call: `256`, or `64..=256` to wait for 64 and take up to 256. The last call of each task has what is left.
+    /// Where Polars evaluates the call itself only the most counts.
     #[must_use]
-    pub fn batch(self, rows: usize) -> Self {
-        self.with(|o| o.batch = Some(rows))
+    pub fn batch(self, rows: impl Into<Count>) -> Self {
+        let Count(least, most) = rows.into();
+        self.with(|o| o.batch = Some((least, most)))
     }
 
     /// How often a batch that failed runs again, on the same or another replica; 0 unless said.

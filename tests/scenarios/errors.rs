@@ -75,6 +75,7 @@ fn inputs_and_options_that_make_no_sense_are_refused_while_planning() {
     let (least, most) = (3, 2);
     says(&refused(Faulty(Fault::RunError).pool().replicas(least..=most).on([col("x")])), &["replicas(3..=2)"]);
     says(&refused(Faulty(Fault::RunError).pool().batch(0).on([col("x")])), &["batch(0)"]);
+    says(&refused(Faulty(Fault::RunError).pool().batch(least..=most).on([col("x")])), &["batch(3..=2)"]);
     says(&refused(Faulty(Fault::RunError).pool().timeout(Duration::ZERO).on([col("x")])), &["timeout(0)"]);
     says(&refused(Faulty(Fault::RunError).pool().cpus(f64::NAN).on([col("x")])), &["cpus(NaN)"]);
     says(&refused(Faulty(Fault::RunError).pool().on([])), &["faulty", "no column"]);

@@ -208,3 +208,21 @@ fn into_batches_hands_on_batches_of_that_height() {
         );
     }
 }
+
+#[test]
+fn calls_have_as_many_rows_as_was_asked_for_however_the_rows_come() {
+    for session in [Session::native().unwrap(), Session::local(2).unwrap()] {
+        let scarce = numbers(10_000).into_partitions(2).filter((col("id") % lit(3)).eq(lit(0))).into_batches(7);
+        let query = scarce.with_columns([
+            batch_height::pool().batch(64).on([col("id")]).alias("exact"),
+            batch_height::pool().batch(60..=500).on([col("id")]).alias("range"),
+        ]);
+        let frame = query.collect_on(&session).unwrap();
+        assert_eq!(frame.height(), 3334);
+        for (name, least, most) in [("exact", 64, 64), ("range", 60, 500)] {
+            let heights = frame.column(name).unwrap().i64().unwrap().iter().flatten();
+            let others: Vec<_> = heights.filter(|rows| !(least..=most).contains(rows)).collect();
+            assert!(others.len() < 2 * least as usize, "the last call of each of two tasks at most: {name} {others:?}");
+        }
+    }
+}

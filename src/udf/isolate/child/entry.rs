@@ -49,7 +49,10 @@ impl Entry {
     pub(super) fn leave(&self) {
         if let Some(Ok(Entered { node, runtime, .. })) = self.node.get() {
             let (node, (gone, left)) = (node.clone(), channel());
-            runtime.handle().spawn(async move { gone.send(node.close(GOODBYE).await) });
+            runtime.handle().spawn(async move {
+                node.close(GOODBYE).await;
+                gone.send(())
+            });
             let _ = left.recv_timeout(GOODBYE);
         }
     }
