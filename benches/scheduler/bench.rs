@@ -6,13 +6,20 @@ mod shims;
 
 /// The crate's own sources.
 #[path = "../../src"]
-#[allow(dead_code, unused_imports, unreachable_pub, unnameable_types, missing_debug_implementations)]
+#[allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    unnameable_types,
+    missing_debug_implementations,
+    reason = "a part of it"
+)]
 mod house {
     pub(crate) mod sched;
 }
 
 #[path = "../support/report.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with others")]
 mod report;
 
 use std::collections::VecDeque;

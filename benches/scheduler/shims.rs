@@ -1,5 +1,5 @@
 //! What `src/sched` names of the rest of the crate, without Polars: as much as it needs to compile. None of it runs here.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "it only compiles")]
 
 pub(crate) mod udf {
     #[derive(Debug, Clone)]

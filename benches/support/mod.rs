@@ -1,5 +1,5 @@
-//! What the benchmarks of whole queries have in common. Each uses a part of it.
-#![allow(dead_code)]
+//! What the benchmarks of whole queries have in common.
+#![allow(dead_code, reason = "each uses a part of it")]
 
 pub(crate) mod foreign;
 pub(crate) mod local;

@@ -19,8 +19,8 @@ use regatta::{Config, polars::prelude::*, prelude::*};
 
 const NAP: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(50);
-/// How long the cluster may take to shrink after its work.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the work and the shrinking after it may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sleeps, and answers with its input.
 #[regatta::udf(dtype = DataType::Int64)]
@@ -41,13 +41,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{}", query()?.collect_on(&Session::from_env()?)?);
         return Ok(());
     }
-    let config = Config::from_env()?;
     let mut answer = DataFrame::empty();
     for idle in [0, 2] {
         let config = Config {
             autoscaling_downscale_idle: Duration::from_secs(idle),
             autoscaler_update_interval: Duration::from_millis(500),
-            ..config.clone()
+            ..Config::from_env()?
         };
         let samples;
         (answer, samples) = watch(&Session::elastic_with(1..=4, config)?)?;
@@ -83,7 +82,6 @@ fn watch(session: &Session) -> Result<(DataFrame, Vec<Sample>), Box<dyn Error>> 
 
 fn look(session: &Session, started: Instant, done: &AtomicBool) -> Result<Vec<Sample>, regatta::Error> {
     let mut samples = Vec::new();
-    let mut shrinks_since = None;
     loop {
         let status = session.status()?;
         let pools = status.queries.iter().flat_map(|(_, query)| &query.stages).flat_map(|stage| &stage.pools);
@@ -93,11 +91,8 @@ fn look(session: &Session, started: Instant, done: &AtomicBool) -> Result<Vec<Sa
             replicas: pools.map(|pool| pool.ready).sum(),
             backlog: status.backlog,
         });
-        if done.load(Ordering::Relaxed) {
-            let since = *shrinks_since.get_or_insert_with(Instant::now);
-            if status.workers.len() == 1 || since.elapsed() > PATIENCE {
-                return Ok(samples);
-            }
+        if done.load(Ordering::Relaxed) && (status.workers.len() == 1 || started.elapsed() > PATIENCE) {
+            return Ok(samples);
         }
         thread::sleep(LOOK);
     }

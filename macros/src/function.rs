@@ -29,7 +29,7 @@ pub(crate) fn expand(name: Option<&LitStr>, dtype: Option<&Expr>, function: &Ite
 
         #(#cfg)*
         #[doc = #about]
-        #[allow(non_camel_case_types, clippy::empty_structs_with_brackets)]
+        #[allow(non_camel_case_types, clippy::empty_structs_with_brackets, reason = "it has the function's name")]
         #[derive(
             ::core::clone::Clone, ::core::marker::Copy, ::core::fmt::Debug,
             ::regatta::udf::serde::Serialize, ::regatta::udf::serde::Deserialize,
@@ -38,7 +38,7 @@ pub(crate) fn expand(name: Option<&LitStr>, dtype: Option<&Expr>, function: &Ite
         #visibility struct #ident {}
 
         #(#cfg)*
-        #[allow(dead_code)]
+        #[allow(dead_code, reason = "of on and pool a program may use one")]
         const _: () = {
             impl #ident {
                 /// The function applied to these columns, by one replica. The result is named after the first.

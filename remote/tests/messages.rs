@@ -238,7 +238,7 @@ async fn an_actor_lives_as_long_as_its_references(world: World) {
 
 async fn dropping_an_arbiter_ends_its_actors(world: World) {
     /// Holds on to itself.
-    #[allow(dead_code)] // only held
+    #[allow(dead_code, reason = "only held")]
     struct Keeper(actix::Addr<Self>, Arc<()>);
     impl actix::Actor for Keeper {
         type Context = actix::Context<Self>;

@@ -112,7 +112,8 @@ impl Context {
         &self.seat.devices
     }
 
-    /// A folder of this replica's own, removed with it: what one query leaves there, the next one finds.
+    /// A folder of this replica's own, removed with it: what one query leaves there, the next one finds, as `start` may want it. What
+    /// is of one query alone, keep under its [`query`](Self::query), and remove it when the batch is done.
     pub fn scratch(&self) -> &Path {
         &self.seat.scratch
     }

@@ -407,7 +407,7 @@ pub(crate) fn cases() -> Vec<Case> {
         (
             "with the columns of another frame",
             {
-                #[allow(deprecated)]
+                #[allow(deprecated, reason = "people still have it in their queries")]
                 let query = scan().with_context([small()]).select([col("id"), col("name").first()]);
                 query
             },

@@ -13,6 +13,7 @@ use regatta::{Error, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::errors::{on_both, says};
+use crate::joining::{cluster, join};
 use crate::udfs::numbers;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -197,6 +198,17 @@ fn udfs_of_all_workers_isolated_or_not_share_an_actor_by_its_name_or_by_a_handle
             assert_eq!(actor.ask_blocking(Add(0), SOON).unwrap(), 1000 * (round as u64 + 1));
         }
     });
+}
+
+#[test]
+fn isolated_replicas_of_workers_that_joined_find_actors_too() {
+    let cluster = cluster();
+    let _workers = join(&cluster, 2);
+    let actor = cluster.session().spawn(counter(0).named("counter")).unwrap();
+    let query = numbers().select([Count(None).pool().replicas(2).batch(100).isolated().on([col("x")]).sum()]);
+    let answer = query.collect_on(cluster.session()).unwrap();
+    assert_eq!(answer.column("x").unwrap().i64().unwrap().get(0), Some(999 * 500));
+    assert_eq!(actor.ask_blocking(Add(0), SOON).unwrap(), 1000);
 }
 
 #[test]

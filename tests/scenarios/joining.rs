@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(5);
 const LOST: Duration = Duration::from_secs(30);
 
 /// A process of this test binary; killed with the test.
-struct Other(Child);
+pub(crate) struct Other(Child);
 
 impl Other {
     /// As a worker, with these variables.
@@ -64,11 +64,11 @@ impl Drop for Other {
     }
 }
 
-fn cluster() -> Cluster {
+pub(crate) fn cluster() -> Cluster {
     Cluster::serve(ANYWHERE).unwrap()
 }
 
-fn join(cluster: &Cluster, workers: u32) -> Vec<Other> {
+pub(crate) fn join(cluster: &Cluster, workers: u32) -> Vec<Other> {
     let token = cluster.worker_token(workers, VALID).unwrap();
     let address = cluster.address().to_string();
     let start = || Other::worker(&[("REGATTA_JOIN", &address), ("REGATTA_TOKEN", &token)]);

@@ -1,9 +1,12 @@
 //! Where things run.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::udfs::{Process, numbers};
 
@@ -53,4 +56,42 @@ fn a_large_result_comes_partition_by_partition_in_order() {
     }
     assert_eq!(next, 1_000_000);
     assert_eq!(batches, 4, "one for each task");
+}
+
+/// Answers at once, but for the batch that begins with 0: that waits for a file.
+#[derive(Serialize, Deserialize)]
+struct Lock(PathBuf);
+
+#[regatta::udf]
+impl AsyncUdf for Lock {
+    type State = ();
+
+    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    async fn start(&self, _: &mut Start) -> UdfResult<()> {
+        Ok(())
+    }
+
+    async fn run(&self, (): &(), batch: &Batch) -> UdfResult<Column> {
+        while batch.column(0)?.i64()?.first() == Some(0) && !self.0.exists() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(batch.column(0)?.clone())
+    }
+}
+
+#[test]
+fn the_first_rows_are_there_while_another_task_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = folder.path().join("open");
+    let rows = df!["x" => (100..200i64).chain(0..100).collect::<Vec<_>>()].unwrap().lazy().into_partitions(2);
+    let session = Session::local(2).unwrap();
+    let mut run = session.submit(rows.select([Lock(open.clone()).pool().batch(100).on([col("x")])])).unwrap();
+    let mut batches = run.batches();
+    let first = batches.next().unwrap().unwrap();
+    assert_eq!(first.column("x").unwrap().i64().unwrap().first(), Some(100));
+    std::fs::write(open, "").unwrap();
+    assert_eq!(batches.map(|batch| batch.unwrap().height()).sum::<usize>(), 100);
 }
