@@ -91,6 +91,30 @@ impl Run {
         Batches { partitions: batches }
     }
 
+    /// [`batches`](Self::batches) for async code, on any executor. Dropping it ends the query.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future of a next batch is dropped.
+    pub fn stream(mut self) -> impl Stream<Item = Result<DataFrame, Error>> + Send + Unpin + use<> {
+        let (sender, frames) = mpsc::channel(1);
+        let (events, publication) = (self.events.take(), self.publication.take());
+        let host = Arc::clone(self.session.host());
+        self.session.host().runtime.handle().spawn(async move {
+            let partitions = match events {
+                Some(events) => results(events, host, publication),
+                None => stream::once(ready(Err(ClusterError::Closed.into()))).boxed(),
+            };
+            let mut frames = partitions.then(decode_beside).boxed();
+            while let Some(frame) = frames.next().await {
+                if sender.send(frame).await.is_err() {
+                    return;
+                }
+            }
+        });
+        stream::unfold((frames, self), |(mut frames, run)| async { Some((frames.recv().await?, (frames, run))) })
+            .boxed()
+    }
+
     /// Waits until the whole result is there, and leaves it where it is: so many partitions.
     pub(crate) fn persist(&mut self) -> Result<usize, Error> {
         let mut events = self.events.take().ok_or(ClusterError::Closed)?;
@@ -315,6 +339,12 @@ fn random(row: Expr, seed: u64) -> Expr {
 
 fn decode(partition: Bytes) -> Result<DataFrame, Error> {
     Ok(crate::store::decode_frame(partition).map_err(driver_failed)?)
+}
+
+/// [`decode`], not on a thread of the network.
+async fn decode_beside(partition: Result<Bytes, Error>) -> Result<DataFrame, Error> {
+    let decoded = tokio::task::spawn_blocking(move || decode(partition?));
+    decoded.await.map_err(|_| ClusterError::Closed)?
 }
 
 fn append(result: &mut Option<DataFrame>, batch: DataFrame) -> Result<(), Error> {

@@ -2,9 +2,12 @@
 
 use std::future::IntoFuture;
 
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use regatta::error::{ClusterError, Error};
 use regatta::prelude::*;
+use regatta::testing::eventually;
 
-use crate::udfs::{Process, numbers};
+use crate::udfs::{Endless, Process, numbers};
 use regatta::polars::prelude::*;
 
 fn query() -> LazyFrame {
@@ -23,6 +26,24 @@ async fn on_a_current_thread_runtime_a_run_is_awaited() {
 async fn on_a_current_thread_runtime_the_blocking_forms_work_too() {
     let session = Session::local(1).unwrap();
     assert_eq!(query().collect_on(&session).unwrap().shape(), (1000, 2));
+}
+
+#[tokio::test]
+async fn on_a_current_thread_runtime_batches_are_awaited_one_by_one() {
+    for session in [Session::native().unwrap(), Session::local(2).unwrap()] {
+        let parts = || query().into_partitions(4);
+        let batches: Vec<_> = session.submit(parts()).unwrap().stream().try_collect().await.unwrap();
+        let whole = batches.into_iter().reduce(|a, b| a.vstack(&b).unwrap()).unwrap();
+        assert!(whole.column("x").unwrap().i64().unwrap().iter().eq((0..1000).map(Some)), "all rows, in order");
+        let mut run = session.submit(parts()).unwrap();
+        run.collect().unwrap();
+        let taken = run.stream().try_collect::<Vec<_>>().await.expect_err("it was taken");
+        assert!(matches!(taken, Error::Cluster(ClusterError::Closed)), "{taken}");
+        let mut endless = session.submit(numbers().select([Endless.pool().on([col("x")])])).unwrap().stream();
+        assert!(endless.next().now_or_never().is_none());
+        drop(endless);
+        eventually("the query has ended", || session.status().unwrap().queries.is_empty());
+    }
 }
 
 #[tokio::test]
