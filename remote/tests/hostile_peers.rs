@@ -302,7 +302,7 @@ async fn a_flood_of_streams_ends_at_their_number(world: World) {
     assert_eq!(streams.len(), 128);
     assert!(timeout(SOON / 8, data.open_uni()).await.is_err(), "nobody needs these");
     eventually("all are served", || scene.pair.head.in_hand().transfers >= 128).await;
-    sleep(Duration::from_millis(500)).await;
+    sleep(Duration::from_millis(500)).await; // time to serve more, or to keep it
     assert!(scene.pair.head.in_hand().transfers <= 130, "{:?}", scene.pair.head.in_hand());
     assert!(memory() < before + MUCH, "{} bytes more", memory() - before);
     data.close(0u8.into(), b"");
@@ -373,7 +373,7 @@ async fn frames_that_are_replayed_or_out_of_order_do_nothing(world: World) {
     said(&["DEBUG", "nobody waits for", &rogue.name(), "call=77"]).await;
     // A cancel before its ask: lanes may overtake each other, and then the ask is skipped.
     lanes[0].0.write_all(&Frame::of(CANCEL, 9).bytes(wire, &[])).await.unwrap();
-    sleep(Duration::from_millis(300)).await;
+    sleep(Duration::from_millis(300)).await; // the cancel is there first
     lanes[1].0.write_all(&[ask(1, 9).bytes(wire, &echo), ask(1, 10).bytes(wire, &echo)].concat()).await.unwrap();
     assert_eq!(rogue.read(&mut lanes[0].1).await.1, 10, "9 was cancelled");
     // Beats from the future, and acknowledgements of beats that were never sent.

@@ -209,7 +209,7 @@ async fn a_goodbye_is_not_dialled_again(world: World) {
     pair.head.close(SOON).await;
     eventually("no peers", || pair.worker.peers().is_empty()).await;
     let events = pair.worker.events();
-    sleep(Duration::from_millis(500)).await;
+    sleep(Duration::from_millis(500)).await; // ten times the first pause
     assert!(events.is_empty());
 }
 

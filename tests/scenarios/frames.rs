@@ -226,3 +226,29 @@ fn calls_have_as_many_rows_as_was_asked_for_however_the_rows_come() {
         }
     }
 }
+
+const AS_NATIVE: &str = "REGATTA_TEST_NATIVE_PARTITIONS";
+
+/// This test binary, started again by the test below, whose standard error is read there.
+#[test]
+fn driver_with_one_partition() {
+    if std::env::var_os(AS_NATIVE).is_some() {
+        tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+        let session = Session::native().unwrap();
+        for _ in 0..3 {
+            let query = numbers(100).into_partitions(4).repartition(3, [col("id")]);
+            assert_eq!(query.collect_on(&session).unwrap().height(), 100);
+        }
+    }
+}
+
+#[test]
+fn a_native_session_says_once_that_partitions_have_no_effect() {
+    let mut driver = Command::new(std::env::current_exe().unwrap());
+    let said = driver.args(["--exact", "frames::driver_with_one_partition"]).env(AS_NATIVE, "1").output().unwrap();
+    let errors = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success(), "{errors}");
+    for verb in ["into_partitions", "repartition"] {
+        assert_eq!(errors.matches(&format!("{verb} has no effect in a native session")).count(), 1, "{errors}");
+    }
+}
