@@ -8,7 +8,6 @@
 
 mod plot;
 
-use std::error::Error;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -30,7 +29,7 @@ fn nap(x: &Column) -> Column {
 }
 
 #[regatta::main]
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let svg = match arguments.next().as_deref() {
         None => None,
@@ -45,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for idle in [0, 2] {
         let config = Config {
             autoscaling_downscale_idle: Duration::from_secs(idle),
+            pool_warm: Duration::ZERO, // else its replicas, and their workers, wait for another query
             autoscaler_update_interval: Duration::from_millis(500),
             ..Config::from_env()?
         };
@@ -69,7 +69,7 @@ fn query() -> Result<LazyFrame, PolarsError> {
 }
 
 /// Runs the query, and looks at the session until all but one worker have gone.
-fn watch(session: &Session) -> Result<(DataFrame, Vec<Sample>), Box<dyn Error>> {
+fn watch(session: &Session) -> Result<(DataFrame, Vec<Sample>), Box<dyn std::error::Error>> {
     let (started, done) = (Instant::now(), AtomicBool::new(false));
     thread::scope(|scope| {
         let looks = scope.spawn(|| look(session, started, &done));
