@@ -180,6 +180,11 @@ impl Device {
         self.0.driver / 1000
     }
 
+    /// The CUDA version of the driver: 13000 for 13.0.
+    pub(crate) fn driver(&self) -> u32 {
+        self.0.driver
+    }
+
     /// Compiles kernels for this device, or takes them from the cache on disk, and loads them.
     ///
     /// # Errors
