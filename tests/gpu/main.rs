@@ -3,6 +3,8 @@
 
 #![cfg(feature = "gpu")]
 
+mod examples;
+
 use std::sync::Once;
 
 use regatta::gpu::{Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin};
