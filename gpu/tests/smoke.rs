@@ -14,7 +14,7 @@ fn every_check_holds_on_the_fakes() {
     let fakes = regatta_fakes::folder();
     let (output, text) = smoke(&["--fakes", fakes.to_str().unwrap()]);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(text.lines().filter(|line| line.starts_with("ok ")).count(), 12, "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("ok ")).count(), 13, "{text}");
     assert!(text.contains("FAKE"), "{text}");
 }
 
