@@ -18,6 +18,7 @@ use regatta::gpu::{self, GpuUdf};
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::udf::RunOn;
+use regatta_fakes::numbers;
 use resize::Resize;
 use top_k::{TopK, arrays};
 
@@ -43,25 +44,15 @@ fn flat(arrays: &Column) -> Vec<f32> {
     arrays.f32().unwrap().iter().map(|number| number.unwrap_or(f32::NAN)).collect()
 }
 
-/// Numbers from -1 to 1, always the same.
-fn numbers(len: usize) -> Vec<f32> {
-    let mut state = 1u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
-}
-
 #[test]
 fn the_closest_vectors_are_those_of_the_twin() {
     let (dim, rows) = (32, 5000);
     let folder = tempfile::tempdir().unwrap();
     let corpus = folder.path().join("corpus.parquet");
     let column = |numbers| arrays(Series::new("".into(), numbers), dim).unwrap();
-    let mut frame = df!["vector" => column(numbers(rows * dim))].unwrap();
+    let mut frame = df!["vector" => column(numbers(1, rows * dim))].unwrap();
     ParquetWriter::new(File::create(&corpus).unwrap()).finish(&mut frame).unwrap();
-    let queries = df!["query" => column(numbers(50 * dim))].unwrap().lazy();
+    let queries = df!["query" => column(numbers(2, 50 * dim))].unwrap().lazy();
     let [on_gpu, twin] = both(|run_on| {
         let top_k = TopK { corpus: corpus.clone(), dim, k: 5 };
         queries.clone().select([top_k.pool().run_on(run_on).on([col("query")]).alias("result")])

@@ -174,6 +174,19 @@ fn a_batch_that_faults_the_device_is_quarantined_and_the_rest_goes_on_in_a_new_p
 }
 
 #[test]
+fn a_batch_that_is_larger_than_the_pool_s_gpu_memory_goes_through_in_pieces() {
+    with_gpus();
+    let session = Session::local(1).unwrap();
+    let data = frame(300_000);
+    let expected = data.clone().lazy().select([plain().alias("r")]).collect().unwrap();
+    let pool = Saxpy { a: 2.0 }.pool().gpu_memory(256 << 10).batch(300_000);
+    let (got, metrics) = answer(&session, data.lazy().select([pool.on([col("x"), col("y")]).alias("r")]));
+    assert!(got.equals_missing(&expected), "{got:?}");
+    assert!(metrics.counter("gpu_out_of_memory") > 0, "{metrics:?}");
+    assert_eq!(metrics.counter("gpu_bytes_down"), 300_000 * 4, "each row came back once");
+}
+
+#[test]
 fn udfs_that_read_each_other_hand_over_on_the_device() {
     with_gpus();
     let session = Session::local(1).unwrap();
@@ -283,6 +296,10 @@ fn without_a_gpu() {
 fn without_a_gpu_the_twin_runs_if_it_may_and_else_the_error_says_what_to_do() {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "without_a_gpu", "--nocapture"]).env(WITHOUT, "1").env_remove("REGATTA_TEST_FAKES");
+    // No GPU where there is one, and no library of NVIDIA but those of the whole machine.
+    let empty = tempfile::tempdir().unwrap();
+    command.env("CUDA_VISIBLE_DEVICES", "").env("HOME", empty.path());
+    command.env_remove("XDG_CACHE_HOME").env_remove("REGATTA_CUDA_LIBS");
     let said = command.output().unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
 }
