@@ -305,13 +305,6 @@ impl Device {
         Ok(())
     }
 
-    /// Waits for the kernels alone.
-    pub(crate) fn synchronize_compute(&self) -> Result<(), GpuError> {
-        self.bind()?;
-        // SAFETY: it is a stream of ours.
-        unsafe { result::stream::synchronize(self.0.compute.cu_stream()) }.doing("wait for the device")
-    }
-
     pub(crate) fn memory(&self, bytes: usize) -> Result<Memory, GpuError> {
         self.bind()?;
         // SAFETY: pool and stream are ours. The driver does not allocate nothing.

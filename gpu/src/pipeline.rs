@@ -335,8 +335,10 @@ fn room<'a>(
     }
     let room = (had.0.max(aligned(bytes.0)), had.1.max(aligned(bytes.1)));
     let made = Slot::new(device, room, order)?;
-    // Other streams than that of the allocation use it.
-    device.synchronize_compute()?;
+    // What goes up waits for the allocation, which is in the order of the kernels; what comes down waits for those.
+    let (upload, compute, _) = device.streams();
+    made.computed.record(compute.cu_stream())?;
+    made.computed.before(upload.cu_stream())?;
     Ok(slot.insert(made))
 }
 
