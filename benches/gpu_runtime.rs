@@ -29,15 +29,6 @@ static ALLOCATOR: regatta::Allocator = regatta::Allocator;
 const ROWS: Case = Case { name: "B6 saxpy of columns on workers", unit: "Mrow/s", better: Better::Higher };
 const AGAIN: Case = Case { name: "B7 from a broken device to one that is ready", unit: "s", better: Better::Lower };
 
-/// That of the example, but for the row that breaks the device.
-const SOURCE: &str = r#"
-extern "C" __global__ void saxpy(float a, const float* x, const float* y, float* out, unsigned long long rows) {
-    unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= rows) return;
-    if (x[i] == -1.0f) __trap();
-    out[i] = a * x[i] + y[i];
-}"#;
-
 #[derive(Serialize, Deserialize)]
 struct Saxpy {
     a: f32,
@@ -52,7 +43,7 @@ impl GpuUdf for Saxpy {
     }
 
     fn start(&self, gpu: &Device, _: &mut Start) -> UdfResult<Kernel> {
-        Ok(gpu.kernels(&KernelSource::new("saxpy.cu", SOURCE))?.kernel("saxpy")?)
+        Ok(gpu.kernels(&source())?.kernel("saxpy")?)
     }
 
     fn launch(&self, saxpy: &mut Kernel, gpu: &Device, inputs: &[Input], out: &Output) -> UdfResult<()> {
@@ -63,6 +54,10 @@ impl GpuUdf for Saxpy {
         let a = self.a;
         Some(Twin::function(move |batch| Ok((&(batch.column(0)? * a) + batch.column(1)?)?)))
     }
+}
+
+fn source() -> KernelSource {
+    KernelSource::new("gpu_runtime.cu", include_str!("gpu_runtime.cu"))
 }
 
 fn launch(a: f32, saxpy: &Kernel, gpu: &Device, inputs: &[Input], out: &Output) -> Result<(), GpuError> {
@@ -121,7 +116,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Seconds of the same work by this process, without the runtime.
 fn alone(device: &Device, x: &[f32]) -> Result<f64, Box<dyn Error>> {
-    let saxpy = device.kernels(&KernelSource::new("saxpy.cu", SOURCE))?.kernel("saxpy")?;
+    let saxpy = device.kernels(&source())?.kernel("saxpy")?;
     let bytes: Vec<u8> = x.iter().flat_map(|x| x.to_ne_bytes()).collect();
     let column = HostColumn { values: Values::Fixed { bytes: &bytes, each: 4 }, validity: None };
     let (mut out, mut pipeline) = (vec![0; bytes.len()], Pipeline::new(device));

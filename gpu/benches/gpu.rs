@@ -28,6 +28,7 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const UP: Case = Case { name: "B0 pinned memory to the GPU", unit: "GB/s", better: Better::Higher };
 const DOWN: Case = Case { name: "B0 the GPU to pinned memory", unit: "GB/s", better: Better::Higher };
+const BOTH: Case = Case { name: "B0 both ways at once, in all", unit: "GB/s", better: Better::Higher };
 const PAGEABLE: Case = Case { name: "B0 pageable memory to the GPU", unit: "GB/s", better: Better::Higher };
 const WITHIN: Case = Case { name: "B0 within the GPU, read and written", unit: "GB/s", better: Better::Higher };
 const LAUNCH: Case = Case { name: "B0 a small kernel, launched", unit: "us", better: Better::Lower };
@@ -134,14 +135,14 @@ fn main() {
 }
 
 fn measure(device: &Device, sizes: &Sizes, report: &mut Report) -> Outcome<()> {
-    let (up, down) = copies(sizes, report)?;
+    let (up, down, both) = copies(sizes, report)?;
     calls(device, sizes, report)?;
     let flops = product(device, sizes)?;
     report.add(&PRODUCT, OURS, Ok(flops / 1e12));
 
     let rows = sizes.rows as f64;
     // Each row is 8 bytes up and 4 down, at the same time.
-    let limit = rows / (rows * 8.0 / up).max(rows * 4.0 / down);
+    let limit = rows / (rows * 8.0 / up).max(rows * 4.0 / down).max(rows * 12.0 / both);
     report.add(&SAXPY, LIMIT, Ok(limit / 1e6));
     report.add(&SAXPY, OURS, Ok(rows / saxpy(device, sizes)? / 1e6));
     let (whole, alone) = top_k(device, sizes)?;
@@ -186,8 +187,8 @@ fn bytes_of(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
 }
 
-/// What the driver alone can do. Bytes a second up and down.
-fn copies(sizes: &Sizes, report: &mut Report) -> Outcome<(f64, f64)> {
+/// What the driver alone can do. Bytes a second up, down, and both ways at once.
+fn copies(sizes: &Sizes, report: &mut Report) -> Outcome<(f64, f64, f64)> {
     let driver = |error: cudarc::driver::DriverError| format!("the driver answers {:?}", error.0);
     let context = CudaContext::new(0).map_err(driver)?;
     let stream: Arc<CudaStream> = context.new_stream().map_err(driver)?;
@@ -212,16 +213,27 @@ fn copies(sizes: &Sizes, report: &mut Report) -> Outcome<(f64, f64)> {
         let down = time(sizes.runs, || {
             Ok(result::memcpy_dtoh_async(pinned, b, raw).map_err(driver).and_then(|()| wait())?)
         })?;
+        let other = context.new_stream().map_err(driver)?;
+        let back: *mut c_void = result::malloc_host(len, 0).map_err(driver)?;
+        let to = std::slice::from_raw_parts_mut(back.cast::<u8>(), len);
+        let both = time(sizes.runs, || {
+            result::memcpy_htod_async(a, pinned, raw).map_err(driver)?;
+            result::memcpy_dtoh_async(to, b, other.cu_stream()).map_err(driver)?;
+            wait()?;
+            Ok(result::stream::synchronize(other.cu_stream()).map_err(driver)?)
+        })?;
+        result::free_host(back).map_err(driver)?;
         for device in [a, b] {
             result::free_sync(device).map_err(driver)?;
         }
         result::free_host(host).map_err(driver)?;
         let rate = |seconds: f64| len as f64 / seconds;
         report.add(&UP, OURS, Ok(rate(up) / 1e9));
+        report.add(&BOTH, OURS, Ok(2.0 * rate(both) / 1e9));
         report.add(&PAGEABLE, OURS, Ok(rate(from_pageable) / 1e9));
         report.add(&DOWN, OURS, Ok(rate(down) / 1e9));
         report.add(&WITHIN, OURS, Ok(2.0 * rate(within) / 1e9));
-        Ok((rate(up), rate(down)))
+        Ok((rate(up), rate(down), 2.0 * rate(both)))
     }
 }
 

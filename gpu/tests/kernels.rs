@@ -1,4 +1,4 @@
-//! The kernels of the examples, without a GPU: NVRTC makes machine code of them for each kind of device, within their budgets
+//! The kernels of the examples, and of the programs for a machine with a GPU, without one: NVRTC makes machine code of them for each kind of device, within their budgets
 //! of registers and without spills; and what they compute, built for the host from the same source, is what plain Rust
 //! computes. What this cannot see: races within a warp, the memory model, speed.
 
@@ -42,11 +42,15 @@ fn budgets() -> Vec<(KernelSource, Vec<(&'static str, u32)>)> {
         ("mean_pool", 64),
         ("count_tokens", 32),
     ];
+    let smoke = KernelSource::new("gpu_smoke.cu", include_str!("../src/bin/gpu_smoke.cu"));
+    let runtime = KernelSource::new("gpu_runtime.cu", include_str!("../../benches/gpu_runtime.cu"));
     vec![
         (saxpy(), vec![("saxpy", 32)]),
         (top_k(), vec![("top_k", 64), ("normalise", 48)]),
         (resize(), vec![("resize", 64)]),
         (encoder(), encoder_kernels),
+        (smoke, vec![("saxpy", 32), ("sums", 32), ("slow", 32), ("breaks", 16)]),
+        (runtime, vec![("saxpy", 32)]),
     ]
 }
 
