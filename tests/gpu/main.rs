@@ -136,6 +136,21 @@ fn a_kernel_on_workers_and_in_this_process_equals_the_cpu() {
 }
 
 #[test]
+fn frames_without_rows_of_one_row_and_of_nulls_alone_come_back_as_on_the_cpu() {
+    with_gpus();
+    for session in [Session::local(1).unwrap(), Session::native().unwrap()] {
+        for x in [vec![], vec![Some(1f32)], vec![None; 33]] {
+            let y = vec![2f32; x.len()];
+            let data = df!["x" => Float32Chunked::new("x".into(), x).into_series(), "y" => y].unwrap();
+            let expected = data.clone().lazy().select([plain().alias("r")]).collect().unwrap();
+            let call = Saxpy { a: 2.0 }.pool().gpus(0.5).on([col("x"), col("y")]).alias("r");
+            let (got, _) = answer(&session, data.lazy().select([call]));
+            assert!(got.equals_missing(&expected) && got.schema() == expected.schema(), "{got:?}");
+        }
+    }
+}
+
+#[test]
 fn text_goes_by_offsets() {
     with_gpus();
     let session = Session::local(1).unwrap();
