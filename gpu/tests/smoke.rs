@@ -30,6 +30,15 @@ fn without_a_driver_it_says_so_and_fails() {
     assert_eq!(text.lines().count(), 1, "{text}");
 }
 
+#[test]
+fn the_fake_driver_is_refused_where_it_was_not_asked_for() {
+    let mut smoke = Command::new(env!("CARGO_BIN_EXE_gpu_smoke"));
+    let output = smoke.env("LD_LIBRARY_PATH", regatta_fakes::folder()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+    assert!(text.contains("Regatta's fake one, which is for tests only"), "{text}");
+}
+
 /// A driver alone, as on a machine without a toolkit, and then with the compiler too.
 #[test]
 fn where_a_library_is_missing_the_checks_that_need_it_name_it_and_the_others_hold() {
