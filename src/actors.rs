@@ -7,6 +7,7 @@
 mod gateway;
 mod host;
 mod hosted;
+mod lanes;
 mod messages;
 mod outbox;
 mod pools;

@@ -64,7 +64,7 @@ pub struct Config {
     /// How long a machine whose worker was let go is not taken in again, unless more are asked for.
     pub autoscaling_pending_release_exclude: Duration,
     /// Short tasks that may wait at one worker behind those that run there, so that it need not wait for the scheduler;
-    /// unset: one behind each.
+    /// unset: behind each what takes ten milliseconds, one task at least.
     pub max_task_backlog: Option<usize>,
     /// Calls that a replica of an async UDF has in flight, where its pool does not say.
     pub max_async_udf_inflight_tasks: usize,

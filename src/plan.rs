@@ -31,7 +31,7 @@ pub(crate) use sink::FileSink;
 pub(crate) use wire::{Fragment, placeholder_of};
 
 use crate::error::{PlanError, PolarsFailure};
-use crate::sched::StageId;
+use crate::sched::{QueryId, StageId};
 use crate::udf::PoolOptions;
 
 /// A query, cut into stages; the last one yields the result.
@@ -52,6 +52,8 @@ pub(crate) struct Stage {
     pub(crate) inputs: Vec<StageId>,
     /// One task each.
     pub(crate) splits: Vec<Split>,
+    /// The persisted partitions that each task reads, in the order of the splits; empty if none does.
+    pub(crate) held: Vec<Vec<(QueryId, usize)>>,
     /// Why it has these tasks, for people.
     pub(crate) why: String,
     /// The fragment as Polars describes it, for people.

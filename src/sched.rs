@@ -12,6 +12,7 @@ mod query;
 mod queues;
 mod resources;
 mod status;
+mod waiting;
 
 pub(crate) use self::core::{Action, Core, Event, MAX_ATTEMPTS, Settings};
 pub(crate) use autoscale::ScaleSettings;

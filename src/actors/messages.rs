@@ -25,7 +25,7 @@ use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
 messages! {
     // To the scheduler.
     0x0101 Register => Result<(), ClusterError>,
-    0x0102 TaskEnded => (),
+    0x0102 TasksEnded => (),
     0x0103 ReplicaSays => (),
     0x0104 CreditWaits => (),
     0x0105 SpawnActor => Result<Hosted, ActorError>,
@@ -81,6 +81,10 @@ pub(crate) struct TaskEnded {
     /// What its UDF calls have reported.
     pub(crate) metrics: MetricsByUdf,
 }
+
+/// Attempts of tasks that have ended on one worker, in this order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TasksEnded(pub(crate) Vec<TaskEnded>);
 
 /// A replica reports.
 #[derive(Debug, Clone, Serialize, Deserialize)]

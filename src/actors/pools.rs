@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use polars::prelude::{Column, DataFrame, DataType};
 use regatta_remote::{ActorRef, AskError, LocalRef};
@@ -18,6 +18,10 @@ use crate::plan::UdfStep;
 use crate::sched::{QueryId, ReplicaId, StageId, StepId};
 use crate::store::{decode_frame, encode_frame};
 use crate::udf::{Call, Deaths, Fault, PoolOptions, Reply, Retry, Router, UdfError, UdfResult, conform};
+
+/// How long a batch takes to a replica of another worker and back, at least, and for each byte.
+const TRAVEL: Duration = Duration::from_millis(1);
+const TRAVEL_NS_PER_BYTE: u64 = 2;
 
 /// How long one call may take before it counts as hung. The end of the query or of the replica's worker ends it sooner.
 const CALL: Duration = Duration::from_secs(3600);
@@ -152,7 +156,7 @@ impl StagePools {
         call: Call,
     ) -> Result<(Seat, Result<Reply, Fault>), TaskFailure> {
         loop {
-            let (seat, credit) = step.credit(inputs.height()).await?;
+            let (seat, credit) = step.credit(inputs).await?;
             let fault = match self.evaluate(&seat, inputs, call).await {
                 Ok(reply) => return Ok((seat, Ok(reply))),
                 Err(CallEnd::Replica(CallFailure::Failed(error))) => Fault::Failed(error),
@@ -268,20 +272,29 @@ impl StepPool {
     ///
     /// # Errors
     /// Every replica hangs in an earlier call, or is lost. Those that may still be starting are not waited for.
-    async fn credit(&self, rows: usize) -> Result<(Seat, Credit<'_>), TaskFailure> {
+    async fn credit(&self, inputs: &DataFrame) -> Result<(Seat, Credit<'_>), TaskFailure> {
+        let (rows, bytes) = (inputs.height(), inputs.estimated_size() as u64);
+        let travel = TRAVEL + Duration::from_nanos(bytes.saturating_mul(TRAVEL_NS_PER_BYTE));
+        // A batch waits no longer for a replica here than it would travel to another.
+        let patient = Instant::now() + travel;
         loop {
             let room = self.room.notified(); // before the look: it hears every later change
+            let waits_here = Instant::now() < patient;
             {
                 let mut seats = self.seats();
-                if let Some(index) = seats.router.acquire(rows) {
-                    return Ok((seats.replicas[index].clone(), Credit { step: self, index, rows }));
+                if let Some(index) = seats.router.acquire(rows, if waits_here { travel } else { Duration::ZERO }) {
+                    let credit = Credit { step: self, index, rows, since: Instant::now() };
+                    return Ok((seats.replicas[index].clone(), credit));
                 }
                 if seats.router.is_empty() {
                     return Err(self.spent(&seats));
                 }
             }
             let _waits = Waits::new(&self.waiting);
-            room.await;
+            match waits_here {
+                true => drop(tokio::time::timeout_at(patient.into(), room).await),
+                false => room.await,
+            }
         }
     }
 }
@@ -338,12 +351,14 @@ struct Credit<'a> {
     step: &'a StepPool,
     index: usize,
     rows: usize,
+    since: Instant,
 }
 
 impl Drop for Credit<'_> {
     fn drop(&mut self) {
-        self.step.seats().router.release(self.index, self.rows);
-        self.step.room.notify_one();
+        self.step.seats().router.release(self.index, self.rows, self.since.elapsed());
+        // All: one that waits for a replica here leaves what came free elsewhere to others.
+        self.step.room.notify_waiters();
     }
 }
 

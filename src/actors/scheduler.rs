@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::messages::{
     ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Persist, Piece, Place, Prepare, Register,
     Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor,
-    StopReplica, Submit, TaskEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
+    StopReplica, Submit, TaskEnded, TasksEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::outbox::{OUTBOX, Outgoing, Undelivered, deliver};
 use super::{Host, SwordfishActor};
@@ -21,8 +21,8 @@ use crate::error::ClusterError;
 use crate::os;
 use crate::plan::{QueryPlan, Rows, Split, Stage, UdfStep, share};
 use crate::sched::{
-    Action, Core, Event, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources,
-    Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
+    Action, Affinity, Core, Event, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report,
+    Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
 use crate::store::{RowRange, Ticket};
 use crate::udf::{Metrics, MetricsByUdf, RunOn, merge_into};
@@ -90,7 +90,7 @@ impl SchedulerActor {
     /// actors; and the names of the cluster's actors, which the head keeps on this thread.
     pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>, thread: &Arbiter) {
         let (workers, drivers) = (&[Role::Worker], &[Role::Driver]);
-        let published = node.publish(id, actor).on::<Register>(workers).on::<TaskEnded>(workers);
+        let published = node.publish(id, actor).on::<Register>(workers).on::<TasksEnded>(workers);
         let published = published.on::<ReplicaSays>(workers).on::<CreditWaits>(workers).on::<ActorEnded>(workers);
         let published = published.on::<Locate>(workers);
         let published = published.on::<Status>(drivers).on::<WholeStatus>(drivers).on::<Persist>(drivers);
@@ -266,6 +266,35 @@ impl SchedulerActor {
         }
     }
 
+    /// For each stage, the tasks that read persisted partitions, and the worker that has most of them.
+    fn near_persisted(&self, plan: &QueryPlan) -> Vec<BTreeMap<usize, Affinity>> {
+        let mut places: HashMap<QueryId, Vec<WorkerId>> = HashMap::new();
+        let mut near = |read: &[(QueryId, usize)]| {
+            let mut there: BTreeMap<WorkerId, usize> = BTreeMap::new();
+            for (query, partition) in read {
+                let places = places.entry(*query).or_insert_with(|| self.persisted(*query));
+                places.get(*partition).into_iter().for_each(|worker| *there.entry(*worker).or_default() += 1);
+            }
+            there.into_iter().max_by_key(|(_, partitions)| *partitions).map(|(worker, _)| Affinity::Soft(worker))
+        };
+        let stages = plan.stages.iter().map(|stage| {
+            let tasks = stage.held.iter().enumerate();
+            tasks.filter_map(|(task, read)| Some((task, near(read)?))).collect()
+        });
+        stages.collect()
+    }
+
+    /// Where the partitions of a persisted result are, in order; none while they are being made again.
+    fn persisted(&self, query: QueryId) -> Vec<WorkerId> {
+        self.located(query).unwrap_or_default().into_iter().map(|piece| piece.place.worker).collect()
+    }
+
+    /// The partitions of a finished query's result.
+    fn located(&self, query: QueryId) -> Option<Vec<Piece>> {
+        let last = self.queries.get(&query)?.plan.last()?.id;
+        self.core.is_done(query).then(|| self.pieces(query, last, &Split::Whole))
+    }
+
     fn replica_stopped(&mut self, step: StepId, metrics: &Metrics) {
         let Some(udf) = self.step(step).map(|step| step.udf.clone()) else { return };
         if let Some(submitted) = self.queries.get_mut(&step.query) {
@@ -349,14 +378,16 @@ impl Handler<WorkerSilent> for SchedulerActor {
     }
 }
 
-impl Handler<TaskEnded> for SchedulerActor {
+impl Handler<TasksEnded> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, TaskEnded { task, attempt, outcome, metrics }: TaskEnded, _: &mut Self::Context) {
-        if let (Ok(_), Some(submitted)) = (&outcome, self.queries.get_mut(&task.query)) {
-            submitted.reported.tasks.insert(task, metrics);
+    fn handle(&mut self, TasksEnded(ended): TasksEnded, _: &mut Self::Context) {
+        for TaskEnded { task, attempt, outcome, metrics } in ended {
+            if let (Ok(_), Some(submitted)) = (&outcome, self.queries.get_mut(&task.query)) {
+                submitted.reported.tasks.insert(task, metrics);
+            }
+            self.take(Event::TaskEnded { task, attempt, outcome });
         }
-        self.take(Event::TaskEnded { task, attempt, outcome });
     }
 }
 
@@ -396,11 +427,12 @@ impl Handler<Submit> for SchedulerActor {
 
     fn handle(&mut self, Submit { query, plan, mut given, driver, events }: Submit, _: &mut Self::Context) {
         let gpus = self.core.has_gpus();
-        let stages = plan.stages.iter().map(|stage| StageSpec {
+        let affinity = self.near_persisted(&plan);
+        let stages = plan.stages.iter().zip(affinity).map(|(stage, affinity)| StageSpec {
             inputs: stage.inputs.clone(),
             tasks: stage.splits.len(),
             pools: stage.steps().iter().map(|step| pool_spec(step, gpus)).collect(),
-            affinity: BTreeMap::new(),
+            affinity,
             limit: stage.program().and_then(|program| program.limit),
             given: given.remove(&stage.id).unwrap_or_default(),
         });
@@ -432,10 +464,9 @@ impl Handler<Locate> for SchedulerActor {
     type Result = actix::MessageResult<Locate>;
 
     fn handle(&mut self, Locate(query): Locate, _: &mut Self::Context) -> Self::Result {
-        let last = self.queries.get(&query).and_then(|submitted| submitted.plan.last());
-        actix::MessageResult(match last.map(|stage| stage.id) {
-            Some(stage) if self.core.is_done(query) => Located::There(self.pieces(query, stage, &Split::Whole)),
-            Some(_) => Located::MadeAgain,
+        actix::MessageResult(match self.located(query) {
+            Some(pieces) => Located::There(pieces),
+            None if self.queries.contains_key(&query) => Located::MadeAgain,
             None => Located::Nowhere,
         })
     }

@@ -5,14 +5,15 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler};
+use actix::{Actor, AsyncContext, Context, Handler};
 use futures_util::future::try_join_all;
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
 use tokio::sync::{mpsc, watch};
 
+use super::lanes::Lanes;
 use super::messages::{
     CreditWaits, Dismiss, DropActor, End, Enough, Evaluate, Gone, HostActor, Locate, Located, Piece, Place, Prepare,
-    ReplicaAt, ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, Word,
+    ReplicaAt, ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
@@ -29,12 +30,15 @@ pub struct SwordfishActor {
     pub(super) scheduler: ActorRef<SchedulerActor>,
     queries: HashMap<QueryId, Work>,
     replicas: HashMap<ReplicaId, Running>,
-    /// Attempts that run here, and what is to start when they have ended.
-    tasks: HashMap<(TaskId, Attempt), Option<RunTask>>,
+    lanes: Lanes<(TaskId, Attempt), Job>,
+    ended: mpsc::Sender<TaskEnded>,
     waits: mpsc::Sender<CreditWaits>,
     /// Users' actors and their threads.
     pub(super) hosted: HashMap<ActorId, Arbiter>,
 }
+
+/// Runs an attempt of a task to its end.
+type Job = Box<dyn FnOnce() -> TaskEnded + Send>;
 
 /// What this worker keeps of a query.
 struct Work {
@@ -78,13 +82,19 @@ struct Running {
 const LOOK: Duration = Duration::from_millis(500);
 /// Words on such batches that may wait to be sent; more are said later.
 const WAITS: usize = 64;
+/// Ends of tasks that may wait to be sent; then their threads wait.
+const ENDS: usize = 1024;
+/// Ends of tasks in one message, at most.
+const TOGETHER: usize = 64;
 
 impl SwordfishActor {
     pub(crate) fn new(host: Arc<Host>, here: Place, scheduler: ActorRef<SchedulerActor>) -> Self {
         let (waits, to_send) = mpsc::channel(WAITS);
         host.runtime.handle().spawn(report_waits(to_send, scheduler.clone()));
-        let (queries, replicas, tasks) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { host, here, scheduler, queries, replicas, tasks, waits, hosted: HashMap::new() }
+        let (ended, ends) = mpsc::channel(ENDS);
+        host.runtime.handle().spawn(report_ends(ends, scheduler.clone(), Arc::clone(&host)));
+        let (queries, replicas, hosted) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { host, here, scheduler, queries, replicas, lanes: Lanes::default(), ended, waits, hosted }
     }
 
     /// Makes a swordfish reachable for the head of its cluster, and for nobody else.
@@ -132,37 +142,37 @@ impl SwordfishActor {
     }
 
     /// Runs a task on a thread where it may block, from its start to its one report.
-    fn start_task(&mut self, message: RunTask, here: Addr<Self>) {
+    fn start_task(&mut self, message: RunTask) {
+        let (key, after) = ((message.task, message.attempt), message.after);
+        let job = self.job(message);
+        let Some((lane, job)) = self.lanes.put(after, key, job) else { return };
+        let (lanes, ended) = (self.lanes.clone(), self.ended.clone());
+        // These threads are kept for a while: to start one takes as long as the least of tasks.
+        self.host.runtime.handle().spawn_blocking(move || {
+            let mut next = Some((key, job));
+            while let Some((key, job)) = next.take() {
+                let end = job();
+                next = lanes.next(lane, key);
+                // An error: this worker is on its way out.
+                drop(ended.blocking_send(end));
+            }
+        });
+    }
+
+    fn job(&mut self, message: RunTask) -> Job {
         let RunTask { task, attempt, .. } = message;
-        self.tasks.insert((task, attempt), None);
         let (host, scheduler) = (Arc::clone(&self.host), self.scheduler.clone());
-        let asked = scheduler.clone();
-        let work = self.work(task.query);
-        let stage = work.stages.get(&task.stage).map(StageHere::for_task);
-        let runtime = host.runtime.handle().clone();
+        let stage = self.work(task.query).stages.get(&task.stage).map(StageHere::for_task);
         let meter = TaskMeter::default();
         let calling = CallingTask {
             at: (task.query, task.stage, self.here.worker),
             scratch: host.store.folder().to_owned(),
             meter: meter.clone(),
         };
-        let report = {
-            let (runtime, host) = (runtime.clone(), Arc::clone(&host));
-            move |outcome: Outcome| {
-                // First: what waits for this one need not wait for the scheduler.
-                here.do_send(TaskOver(task, attempt));
-                let ended = TaskEnded { task, attempt, outcome, metrics: meter.take() };
-                if let Err(error) = runtime.block_on(insist(&scheduler, ended)) {
-                    tracing::error!(%task, %error, "could not report the end of a task");
-                    host.leave();
-                }
-            }
-        };
-        // These threads are kept for a while: to start one takes as long as the least of tasks.
-        self.host.runtime.handle().spawn_blocking(move || {
+        Box::new(move || {
             let _span = tracing::info_span!("task", %task, attempt = attempt.0).entered();
             let started = Instant::now();
-            let outcome = catch(|| attempt_task(&host, &asked, message, stage, calling))
+            let outcome = catch(|| attempt_task(&host, &scheduler, message, stage, calling))
                 .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
             match &outcome {
                 Ok(output) => {
@@ -170,8 +180,8 @@ impl SwordfishActor {
                 }
                 Err(error) => tracing::debug!(%error, took = ?started.elapsed(), "failed"),
             }
-            report(outcome);
-        });
+            TaskEnded { task, attempt, outcome, metrics: meter.take() }
+        })
     }
 }
 
@@ -200,32 +210,12 @@ impl Handler<Prepare> for SwordfishActor {
 impl Handler<RunTasks> for SwordfishActor {
     type Result = ();
 
-    fn handle(&mut self, RunTasks(tasks): RunTasks, ctx: &mut Self::Context) {
+    fn handle(&mut self, RunTasks(tasks): RunTasks, _: &mut Self::Context) {
         for task in tasks {
             for at in &task.replicas {
                 self.serve(*at);
             }
-            match task.after.and_then(|before| self.tasks.get_mut(&before)) {
-                Some(next) => *next = Some(task),
-                None => self.start_task(task, ctx.address()),
-            }
-        }
-    }
-}
-
-/// An attempt has ended here, however.
-struct TaskOver(TaskId, Attempt);
-
-impl actix::Message for TaskOver {
-    type Result = ();
-}
-
-impl Handler<TaskOver> for SwordfishActor {
-    type Result = ();
-
-    fn handle(&mut self, TaskOver(task, attempt): TaskOver, ctx: &mut Self::Context) {
-        if let Some(Some(next)) = self.tasks.remove(&(task, attempt)) {
-            self.start_task(next, ctx.address());
+            self.start_task(task);
         }
     }
 }
@@ -290,9 +280,7 @@ impl Handler<End> for SwordfishActor {
         if let Some(work) = self.queries.remove(&query) {
             work.stages.into_values().for_each(StageHere::stop);
         }
-        for next in self.tasks.values_mut() {
-            next.take_if(|next| next.task.query == query);
-        }
+        self.lanes.retain(|(task, _)| task.query != query);
         self.host.store.drop_query(query);
     }
 }
@@ -371,6 +359,17 @@ async fn report_waits(mut waits: mpsc::Receiver<CreditWaits>, scheduler: ActorRe
     while let Some(word) = waits.recv().await {
         if let Err(error) = insist(&scheduler, word).await {
             tracing::debug!(%error, "could not tell the scheduler what waits");
+        }
+    }
+}
+
+/// Tells the scheduler how tasks ended: those that have ended meanwhile, in one message.
+async fn report_ends(mut ends: mpsc::Receiver<TaskEnded>, scheduler: ActorRef<SchedulerActor>, host: Arc<Host>) {
+    let mut together = Vec::new();
+    while ends.recv_many(&mut together, TOGETHER).await > 0 {
+        if let Err(error) = insist(&scheduler, TasksEnded(std::mem::take(&mut together))).await {
+            tracing::error!(%error, "could not report the ends of tasks");
+            return host.leave();
         }
     }
 }

@@ -14,6 +14,7 @@ use polars_plan::prelude::{AnonymousColumnsUdf, ProjectionOptions};
 use polars_utils::arena::{Arena, Node};
 
 use super::aggregate::{Parts, calls_aggregate_udf, in_parts};
+use super::held::held_by_splits;
 use super::lift::{self, Liftable};
 use super::marker::{Marker, hash_keys};
 use super::rowwise::is_row_wise;
@@ -434,7 +435,7 @@ impl Cutter {
                 let Splits { splits, why } = split_frame(&frame, self.target.tasks);
                 let frame = Arc::unwrap_or_clone(frame);
                 let (work, inputs, describe) = (Work::Frame(frame), Vec::new(), String::new());
-                return Ok(Stage { id, work, inputs, splits, why, describe });
+                return Ok(Stage { id, work, inputs, splits, held: Vec::new(), why, describe });
             }
         };
         let fragment = self.fragment(head)?;
@@ -443,10 +444,11 @@ impl Cutter {
         let unsplit = self.ir.iter(head).filter_map(|(node, _)| self.whole.get(&node.0));
         unsplit.for_each(|reason| why.push_str(&format!("; it aggregates all rows at once, because {reason}")));
         let inputs = self.inputs(head);
+        let held = held_by_splits(self.ir.iter(head).map(|(_, ir)| ir), &splits);
         let describe = IRPlan::new(head, self.ir.clone(), self.exprs.clone()).describe();
         let (batches, limit, scatter) = (self.batches_above(head), stage.limit, stage.scatter);
         let program = StageProgram { fragment, batches, steps, limit, scatter };
-        Ok(Stage { id, work: Work::Program(program), inputs, splits, why, describe })
+        Ok(Stage { id, work: Work::Program(program), inputs, splits, held, why, describe })
     }
 
     fn close_step(&self, step: OpenStep) -> Result<UdfStep, PlanError> {

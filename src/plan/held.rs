@@ -10,6 +10,7 @@ use polars_plan::dsl::{DslPlan, FileScanDsl, FileScanIR, ScanSources, UnifiedSca
 use polars_plan::plans::{FileInfo, IR};
 use polars_utils::pl_path::PlRefPath;
 
+use super::Split;
 use crate::sched::QueryId;
 
 const MARK: &str = "regatta-held:";
@@ -45,6 +46,17 @@ pub(crate) fn scan_held(schema: SchemaRef, query: QueryId, partitions: usize) ->
 pub(crate) fn held_at(name: &str) -> Option<(QueryId, usize)> {
     let (query, partition) = name.split_once('.')?;
     Some((QueryId(u64::from_str_radix(query, 16).ok()?), partition.parse().ok()?))
+}
+
+/// The persisted partitions that each task reads of these nodes; nothing if there are none.
+pub(super) fn held_by_splits<'a>(nodes: impl Iterator<Item = &'a IR>, splits: &[Split]) -> Vec<Vec<(QueryId, usize)>> {
+    let all: Vec<_> = nodes.flat_map(|ir| held_by(ir).into_iter().filter_map(held_at)).collect();
+    let of = |split: &Split| match split {
+        // Only a scan that is alone in its stage is split by files.
+        Split::Files { files, .. } => files.iter().filter_map(|file| all.get(*file)).copied().collect(),
+        _ => all.clone(),
+    };
+    if all.is_empty() { Vec::new() } else { splits.iter().map(of).collect() }
 }
 
 /// The names of the partitions that this node scans; none if it is no such scan.

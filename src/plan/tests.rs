@@ -390,3 +390,12 @@ fn a_fragment_travels_and_comes_back_the_same() {
     let back = plan.stages[0].program().unwrap().fragment.open().unwrap();
     assert_eq!(back.describe(), plan.stages[0].describe);
 }
+
+#[test]
+fn each_task_over_persisted_rows_knows_which_partition_it_reads() {
+    let rows = || scan_held(Arc::new(Schema::from_iter([Field::new("a".into(), DataType::Int64)])), QueryId(7), 3);
+    let plan = plan(rows().filter(col("a").gt(lit(1))), CLUSTER).unwrap();
+    assert_eq!(plan.stages[0].held, [0, 1, 2].map(|partition| vec![(QueryId(7), partition)]));
+    let plan = super::plan(df!["a" => [1i64]].unwrap().lazy(), CLUSTER).unwrap();
+    assert!(plan.stages[0].held.is_empty());
+}

@@ -28,7 +28,7 @@ pub(crate) struct Settings {
     pub(crate) worker_timeout: Duration,
     /// One task in flight, of all queries: for debugging.
     pub(crate) linear: bool,
-    /// Tasks that may wait at one worker behind those that run; unset, one behind each.
+    /// Tasks that may wait at one worker behind those that run; unset, what takes ten milliseconds behind each.
     pub(crate) max_task_backlog: Option<usize>,
     /// `None`: workers neither come nor go.
     pub(crate) scale: Option<ScaleSettings>,
@@ -454,33 +454,36 @@ impl Core {
             TaskState::Running { on, .. } => {
                 self.running -= 1;
                 self.stage_mut(task).into_iter().for_each(|stage| stage.running -= 1);
-                let next = self.queues.end(task, on);
-                let begun = next.is_some_and(|next| self.begin(next, task, on, now));
-                if !begun {
+                let mut next = self.queues.end(task);
+                // Those that are about to leave as well are passed over.
+                while let Some(id) = next.filter(|id| !self.begin(*id, on, now)) {
+                    next = self.queues.end(id);
+                }
+                if next.is_none() {
                     self.ledger.release(&Grant::without_gpus(on, self.settings.task));
                 }
             }
-            TaskState::Queued { on, behind } => {
+            TaskState::Queued { .. } => {
                 self.running -= 1;
                 self.stage_mut(task).into_iter().for_each(|stage| stage.queued -= 1);
-                self.queues.leave(behind, on);
+                self.queues.leave(task);
             }
             TaskState::Pending | TaskState::Done(..) | TaskState::Dropped => (),
         }
     }
 
-    /// A task that waited at its worker runs from now on.
-    fn begin(&mut self, id: TaskId, after: TaskId, worker: WorkerId, now: Instant) -> bool {
+    /// A task that waited at its worker runs from now on; false if it waits no more.
+    fn begin(&mut self, id: TaskId, worker: WorkerId, now: Instant) -> bool {
         let Some(stage) = self.stage_mut(id) else { return false };
         let Some(task) = stage.tasks.get_mut(id.index as usize) else { return false };
-        if !matches!(task.state, TaskState::Queued { behind, .. } if behind == after) {
+        if !matches!(task.state, TaskState::Queued { .. }) {
             return false;
         }
         task.state = TaskState::Running { on: worker, since: now };
         stage.queued -= 1;
         stage.running += 1;
-        let quick = stage.is_quick();
-        self.queues.start(id, worker, quick);
+        let depth = stage.depth();
+        self.queues.begun(id, depth);
         true
     }
 

@@ -1,13 +1,14 @@
 //! One query's state: its stages, tasks and pools.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use super::pool::PoolSpec;
+use super::waiting::Waiting;
 use super::{Affinity, Attempt, PartitionId, PoolId, QueryId, StageId, StepId, TaskId, WorkerId};
 use crate::error::{Error, TaskFailure};
 
@@ -70,9 +71,7 @@ pub(super) struct Stage {
     pub(super) phase: Phase,
     pub(super) tasks: Vec<Task>,
     /// Tasks to be started, by index.
-    pub(super) pending: VecDeque<usize>,
-    /// Tasks to be started on one worker and no other.
-    pub(super) pinned: BTreeMap<WorkerId, VecDeque<usize>>,
+    pub(super) waiting: Waiting,
     /// Tasks that wait before their next attempt, and since when.
     pub(super) delayed: BTreeMap<usize, Instant>,
     /// Tasks that run, and that wait at a worker behind one that does.
@@ -139,7 +138,6 @@ pub(super) enum TaskState {
     /// At a worker, behind a task that runs there and whose room it will take.
     Queued {
         on: WorkerId,
-        behind: TaskId,
     },
     Done(WorkerId, Output),
     /// Done, and what it left is gone; nobody reads it.
@@ -159,6 +157,11 @@ pub(super) struct Step {
 
 /// Tasks that take longer do not wait at workers: another worker might be free sooner, and nothing would be gained.
 const QUICK: Duration = Duration::from_millis(100);
+/// How much work may wait behind a task: far more than the time in which the scheduler hears of an end and answers.
+const AHEAD: Duration = Duration::from_millis(10);
+/// The same in tasks, at most; and one for each so many that have ended, for the next ones may be others.
+const DEEPEST: usize = 64;
+const ENDED_EACH: u32 = 64;
 
 impl Query {
     /// Wishes for workers that are not there are soft ones.
@@ -197,7 +200,7 @@ impl Query {
 
     /// Tasks that nothing but room keeps from starting.
     pub(super) fn backlog(&self) -> usize {
-        self.open.iter().map(|index| self.stages[*index].waiting() + self.stages[*index].queued).sum()
+        self.open.iter().map(|index| self.stages[*index].waiting.len() + self.stages[*index].queued).sum()
     }
 
     pub(super) fn inputs_done(&self, stage: usize) -> bool {
@@ -259,8 +262,7 @@ impl Stage {
             // A stage without a task has nothing to wait for.
             phase: if to_run == 0 { Phase::Done } else { Phase::Waiting },
             tasks: given.chain(std::iter::repeat_with(|| task(TaskState::Pending)).take(to_run)).collect(),
-            pending: VecDeque::new(),
-            pinned: BTreeMap::new(),
+            waiting: Waiting::default(),
             delayed: BTreeMap::new(),
             running: 0,
             queued: 0,
@@ -284,42 +286,23 @@ impl Stage {
 
     /// Puts a task where it waits for its turn: the last, but where not all may be needed, in order.
     pub(super) fn enqueue(&mut self, index: usize, spec: &StageSpec, is_there: impl Fn(WorkerId) -> bool) {
-        match spec.affinity.get(&index) {
-            Some(Affinity::Hard(worker)) if is_there(*worker) => {
-                self.pinned.entry(*worker).or_default().push_back(index)
-            }
-            _ if spec.limit.is_some() => {
-                let place = self.pending.partition_point(|before| *before < index);
-                self.pending.insert(place, index);
-            }
-            _ => self.pending.push_back(index),
+        let wish = spec.affinity.get(&index).copied();
+        let wish = wish.filter(|(Affinity::Hard(worker) | Affinity::Soft(worker))| is_there(*worker));
+        match wish {
+            Some(Affinity::Soft(_)) | None if spec.limit.is_some() => self.waiting.insert(index),
+            _ => self.waiting.push(index, wish),
         }
     }
 
-    /// Takes the next task that must run on this worker.
-    pub(super) fn take_pinned(&mut self, worker: WorkerId) -> Option<usize> {
-        let tasks = self.pinned.get_mut(&worker)?;
-        let task = tasks.pop_front();
-        if tasks.is_empty() {
-            self.pinned.remove(&worker);
-        }
-        task
-    }
-
-    /// Lets tasks that had to run on a worker run anywhere: it is gone.
-    pub(super) fn unpin(&mut self, worker: WorkerId) {
-        self.pending.extend(self.pinned.remove(&worker).into_iter().flatten());
-    }
-
-    /// Tasks that could start if there were room.
-    pub(super) fn waiting(&self) -> usize {
-        self.pending.len() + self.pinned.values().map(VecDeque::len).sum::<usize>()
-    }
-
-    /// Whether its tasks are so short that a worker would wait for the scheduler between two of them.
-    pub(super) fn is_quick(&self) -> bool {
+    /// How many tasks may wait at a worker behind one of this stage. None, unless its tasks are so short that the worker would
+    /// wait for the scheduler between two of them.
+    pub(super) fn depth(&self) -> usize {
         let (ended, ran) = self.ended;
-        ended > 0 && ran < QUICK * ended
+        if ended == 0 || ran >= QUICK * ended {
+            return 0;
+        }
+        let ahead = AHEAD.as_nanos() * u128::from(ended) / ran.as_nanos().max(1);
+        ahead.min(u128::from(ended / ENDED_EACH)).clamp(1, DEEPEST as u128) as usize
     }
 }
 

@@ -211,22 +211,23 @@ fn waits(query: &Query, index: usize, pools: &Pools, task: Resources, no_workers
         (_, false) => {
             let missing =
                 spec.inputs.iter().filter(|id| query.stages.get(id.0 as usize).is_some_and(|s| s.phase != Phase::Done));
-            wait(stage.waiting(), "task", WaitsFor::Inputs(missing.copied().collect()), stage.since);
+            wait(stage.waiting.len(), "task", WaitsFor::Inputs(missing.copied().collect()), stage.since);
         }
         (Phase::Waiting | Phase::Running, true) if no_workers => {
-            wait(stage.waiting(), "task", WaitsFor::Workers, since);
+            wait(stage.waiting.len(), "task", WaitsFor::Workers, since);
         }
         (Phase::Waiting, true) => {
             let udfs: String =
                 spec.pools.iter().map(|pool| format!(" beside UDF {} ({})", pool.udf, pool.each)).collect();
-            wait(stage.waiting(), "task", WaitsFor::Capacity(format!("{task}{udfs}")), stage.since);
+            wait(stage.waiting.len(), "task", WaitsFor::Capacity(format!("{task}{udfs}")), stage.since);
         }
         (Phase::Running, true) => match not_ready {
-            Some((_, spec)) => wait(stage.waiting(), "task", WaitsFor::Replica(spec.udf.clone()), stage.since),
+            Some((_, spec)) => wait(stage.waiting.len(), "task", WaitsFor::Replica(spec.udf.clone()), stage.since),
             None => {
-                wait(stage.pending.len(), "task", WaitsFor::Capacity(task.to_string()), since);
-                for (worker, tasks) in &stage.pinned {
-                    wait(tasks.len(), "task", WaitsFor::Worker(*worker), since);
+                let pinned: usize = stage.waiting.pinned().map(|(_, tasks)| tasks).sum();
+                wait(stage.waiting.len() - pinned, "task", WaitsFor::Capacity(task.to_string()), since);
+                for (worker, tasks) in stage.waiting.pinned() {
+                    wait(tasks, "task", WaitsFor::Worker(worker), since);
                 }
             }
         },

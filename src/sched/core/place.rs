@@ -61,7 +61,7 @@ impl Core {
     /// A task more than there are replicas would only wait for them: before it starts, so does another replica of each pool.
     fn keep_pace(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
         let Some(state) = self.queries.get(&id).map(|query| &query.stages[stage]) else { return false };
-        if state.steps.is_empty() || state.waiting() == 0 {
+        if state.steps.is_empty() || state.waiting.len() == 0 {
             return false;
         }
         let before = actions.len();
@@ -134,34 +134,40 @@ impl Core {
     fn start_task(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
         let (admits, amount) = (self.policy.admits(self.running), self.settings.task);
         let Some(state) = self.queries.get(&id).map(|query| &query.stages[stage]) else { return false };
-        if state.phase != Phase::Running || state.waiting() == 0 || !admits || !self.is_served(id, stage) {
+        if state.phase != Phase::Running || state.waiting.len() == 0 || !admits || !self.is_served(id, stage) {
             return false;
         }
         let Some(query) = self.queries.get_mut(&id) else { return false };
         let state = &query.stages[stage];
         let mut place = |wish| self.policy.place(amount, wish, &mut self.ledger);
-        let mut pinned = state.pinned.keys();
-        let found = pinned.find_map(|worker| Some((place(Some(Affinity::Hard(*worker)))?, true)));
-        let found = found.or_else(|| {
-            let index = state.pending.front()?;
-            let wish = query.spec.stages[stage].affinity.get(index).copied();
-            Some((place(wish.or_else(|| state.near.map(Affinity::Soft)))?, false))
-        });
-        let Some((worker, pinned)) = found else {
+        let mut found = state.waiting.pins().find_map(|worker| place(Some(Affinity::Hard(worker))));
+        if found.is_none() && state.waiting.any() {
+            found = place(state.near.map(Affinity::Soft));
+        }
+        if found.is_none()
+            && let Some(wanted) = state.waiting.most_wanted()
+        {
+            found = place(None);
+            // Rather where a task wants to be.
+            if let Some(worker) = found.filter(|worker| !state.waiting.has_for(*worker)) {
+                self.ledger.undo(&Grant::without_gpus(worker, amount));
+                found = self.policy.place(amount, Some(Affinity::Soft(wanted)), &mut self.ledger);
+            }
+        }
+        let Some(worker) = found else {
             return self.evict_for_task(id, stage, Evict::Unused, actions)
                 || self.queue_task(id, stage, actions)
                 || self.evict_for_task(id, stage, Evict::Idle(&[]), actions);
         };
         let state = &mut query.stages[stage];
-        let index = if pinned { state.take_pinned(worker) } else { state.pending.pop_front() };
-        let Some(index) = index else { return false };
+        let Some(index) = state.waiting.take_any(worker) else { return false };
         state.running += 1;
         state.moved = now;
         state.tasks[index].state = TaskState::Running { on: worker, since: now };
-        let quick = state.is_quick();
+        let depth = state.depth();
         let task = query.task_id(stage, index);
         self.running += 1;
-        self.queues.start(task, worker, quick);
+        self.queues.start(task, worker, depth);
         run(query, stage, index, worker, None, actions);
         true
     }
@@ -170,18 +176,20 @@ impl Core {
     /// admitted: then room is to come free here.
     fn queue_task(&mut self, id: QueryId, stage: usize, actions: &mut Vec<Action>) -> bool {
         let Some(query) = self.queries.get_mut(&id) else { return false };
-        let Some(&index) = query.stages[stage].pending.front().filter(|_| self.unadmitted.is_empty()) else {
+        let waiting = &query.stages[stage].waiting;
+        if !self.unadmitted.is_empty() || waiting.len() == 0 {
             return false;
-        };
-        let task = query.task_id(stage, index);
-        let Some((behind, on)) = self.queues.wait(task, |worker| self.ledger.is_open(worker)) else { return false };
+        }
+        let ready = |worker| self.ledger.is_open(worker) && waiting.has_for(worker);
+        let Some((behind, on)) = self.queues.place(ready) else { return false };
+        let Some(index) = query.stages[stage].waiting.take(on) else { return false };
+        self.queues.wait(query.task_id(stage, index), behind);
         self.running += 1;
         let state = &mut query.stages[stage];
-        state.pending.pop_front();
         state.queued += 1;
-        state.tasks[index].state = TaskState::Queued { on, behind };
-        let leader = self.queries.get(&behind.query).and_then(|query| query.stages.get(behind.stage.0 as usize));
-        let attempt = leader.and_then(|stage| stage.tasks.get(behind.index as usize)).map(|task| task.attempt);
+        state.tasks[index].state = TaskState::Queued { on };
+        let before = self.queries.get(&behind.query).and_then(|query| query.stages.get(behind.stage.0 as usize));
+        let attempt = before.and_then(|stage| stage.tasks.get(behind.index as usize)).map(|task| task.attempt);
         if let Some(query) = self.queries.get_mut(&id) {
             run(query, stage, index, on, attempt.map(|attempt| (behind, attempt)), actions);
         }
@@ -190,7 +198,8 @@ impl Core {
 
     fn evict_for_task(&mut self, id: QueryId, stage: usize, who: Evict<'_>, actions: &mut Vec<Action>) -> bool {
         let Some(state) = self.queries.get(&id).map(|query| &query.stages[stage]) else { return false };
-        let (pins, others): (Vec<_>, _) = (state.pinned.keys().copied().collect(), !state.pending.is_empty());
+        let pins: Vec<_> = state.waiting.pins().collect();
+        let others = state.waiting.any() || state.waiting.most_wanted().is_some();
         let task = self.settings.task;
         let place = |ledger: &mut Ledger| {
             let pinned = pins.iter().find_map(|worker| ledger.place_on(*worker, task));
@@ -266,7 +275,7 @@ impl Whole {
             steps: Vec::new(),
             replicas: Vec::new(),
             there: Vec::new(),
-            pins: query.stages[stage].pinned.keys().copied().collect(),
+            pins: query.stages[stage].waiting.pins().collect(),
         };
         for (step, spec) in distinct(specs) {
             match pools.of(spec).filter(|(_, pool)| pool.alive() > 0) {

@@ -205,7 +205,7 @@ impl Query {
             if let Some(worker) = worker {
                 self.stages[stage].prepared.remove(&worker);
                 self.stages[stage].holders.remove(&worker);
-                self.stages[stage].unpin(worker);
+                self.stages[stage].waiting.lose(worker);
                 self.stages[stage].steps.iter_mut().for_each(|step| _ = step.waiting.remove(&worker));
             }
             let needed = self.is_needed(stage);

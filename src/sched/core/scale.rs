@@ -42,7 +42,7 @@ impl Core {
         for query in self.queries.values_mut() {
             for stage in &mut query.stages {
                 stage.prepared.remove(&worker);
-                stage.unpin(worker);
+                stage.waiting.lose(worker);
                 if stage.holders.remove(&worker) {
                     let held =
                         stage.tasks.iter_mut().filter(|t| matches!(t.state, TaskState::Done(on, _) if on == worker));

@@ -80,6 +80,28 @@ fn no_more_wait_at_a_worker_than_the_backlog_that_is_allowed() {
 }
 
 #[test]
+fn of_short_tasks_as_many_wait_as_take_ten_milliseconds_and_few_before_that_is_known() {
+    let mut play = play(&[0.5], None);
+    play.submit(1, vec![stage(2000)]);
+    let mut waiting = Vec::new();
+    for index in 0..1500 {
+        play.now += Duration::from_millis(1);
+        play.done(task(index), Attempt(1));
+        let desk = play.core.session_status(play.now).workers[0].tasks;
+        assert_eq!(desk.0, 1);
+        waiting.push(desk.1);
+    }
+    assert!(waiting.is_sorted(), "{waiting:?}");
+    assert_eq!([0, 100, 200, 1000, 1499].map(|index| waiting[index]), [1, 1, 3, 10, 10]);
+    // The next ones are longer.
+    for index in 1500..1510 {
+        play.now += Duration::from_millis(500);
+        play.done(task(index), Attempt(1));
+    }
+    assert_eq!(play.core.session_status(play.now).workers[0].tasks, (1, 2));
+}
+
+#[test]
 fn long_tasks_do_not_wait_at_workers_for_another_may_be_free_sooner() {
     let mut play = play(&[1.0], None);
     play.submit(1, vec![stage(9)]);

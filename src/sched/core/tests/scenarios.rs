@@ -168,6 +168,25 @@ fn gpus_are_never_given_to_more_replicas_than_they_hold_whoever_asks() {
 }
 
 #[test]
+fn tasks_run_on_the_workers_that_hold_what_they_read_and_elsewhere_only_where_there_is_room_to_spare() {
+    let near = |workers: &[u32]| StageSpec {
+        affinity: workers.iter().map(|worker| Affinity::Soft(WorkerId(*worker))).enumerate().collect(),
+        ..stage(workers.len())
+    };
+    let mut play = Play::with_workers(&[0.5, 0.5]);
+    let placed = |actions: &[Action]| -> Vec<_> {
+        runs(actions).iter().map(|(task, _)| task.index).zip(workers(actions)).collect()
+    };
+    assert_eq!(placed(&play.submit(1, vec![near(&[0, 0, 0, 1, 1])])), [(0, 0), (3, 1)]);
+    for (ends, begins) in [(0, Some((1, 0))), (3, Some((4, 1))), (4, Some((2, 1))), (1, None), (2, None)] {
+        // Long ones, so that none waits at a worker.
+        play.now += Duration::from_secs(1);
+        let actions = play.done(TaskId { query: QueryId(1), stage: StageId(0), index: ends }, Attempt(1));
+        assert_eq!(placed(&actions), Vec::from_iter(begins), "when task {ends} has ended");
+    }
+}
+
+#[test]
 fn a_task_that_must_run_on_a_busy_worker_waits_and_lets_others_go() {
     let mut play = Play::with_workers(&[0.5, 0.5]);
     let pinned = StageSpec { affinity: [(0, Affinity::Hard(WorkerId(0)))].into(), ..stage(2) };
