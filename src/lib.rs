@@ -89,6 +89,11 @@ struct ClusterPage;
 #[doc = include_str!("../docs/udfs.md")]
 struct Udfs;
 
+/// And that of the guide to GPUs.
+#[cfg(all(doctest, feature = "gpu"))]
+#[doc = include_str!("../docs/gpu.md")]
+struct GpuPage;
+
 /// What most programs need.
 pub mod prelude {
     pub use crate::actor::RemoteActor;

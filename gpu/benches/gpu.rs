@@ -28,6 +28,7 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const UP: Case = Case { name: "B0 pinned memory to the GPU", unit: "GB/s", better: Better::Higher };
 const DOWN: Case = Case { name: "B0 the GPU to pinned memory", unit: "GB/s", better: Better::Higher };
+const BOTH: Case = Case { name: "B0 both ways at once, in all", unit: "GB/s", better: Better::Higher };
 const PAGEABLE: Case = Case { name: "B0 pageable memory to the GPU", unit: "GB/s", better: Better::Higher };
 const WITHIN: Case = Case { name: "B0 within the GPU, read and written", unit: "GB/s", better: Better::Higher };
 const LAUNCH: Case = Case { name: "B0 a small kernel, launched", unit: "us", better: Better::Lower };
@@ -42,6 +43,18 @@ const RESIZE: Case = Case { name: "B3 1080p to 224 and normalised", unit: "pictu
 const EMBED: Case = Case { name: "B4 MiniLM, 128 tokens, tf32", unit: "/s", better: Better::Higher };
 const CHAIN: Case = Case { name: "B5 three kernels, resident between", unit: "Mrow/s", better: Better::Higher };
 const HOPS: Case = Case { name: "B5 three kernels, through the host between", unit: "Mrow/s", better: Better::Higher };
+const fn rate(name: &'static str) -> Case {
+    Case { name, unit: "Mrow/s", better: Better::Higher }
+}
+const fn passes(name: &'static str) -> Case {
+    Case { name, unit: "passes", better: Better::Lower }
+}
+/// Batches that are so many times as large as the memory there is.
+static TIGHT: [(usize, Case, Case); 3] = [
+    (2, rate("B7 saxpy in half of its memory"), passes("B7 launches over the rows, in half")),
+    (4, rate("B7 saxpy in a quarter of its memory"), passes("B7 launches over the rows, in a quarter")),
+    (8, rate("B7 saxpy in an eighth of its memory"), passes("B7 launches over the rows, in an eighth")),
+];
 /// As the programs of peers name them.
 static CASES: [(&str, &Case); 9] = [
     ("up", &UP),
@@ -122,14 +135,14 @@ fn main() {
 }
 
 fn measure(device: &Device, sizes: &Sizes, report: &mut Report) -> Outcome<()> {
-    let (up, down) = copies(sizes, report)?;
+    let (up, down, both) = copies(sizes, report)?;
     calls(device, sizes, report)?;
     let flops = product(device, sizes)?;
     report.add(&PRODUCT, OURS, Ok(flops / 1e12));
 
     let rows = sizes.rows as f64;
     // Each row is 8 bytes up and 4 down, at the same time.
-    let limit = rows / (rows * 8.0 / up).max(rows * 4.0 / down);
+    let limit = rows / (rows * 8.0 / up).max(rows * 4.0 / down).max(rows * 12.0 / both);
     report.add(&SAXPY, LIMIT, Ok(limit / 1e6));
     report.add(&SAXPY, OURS, Ok(rows / saxpy(device, sizes)? / 1e6));
     let (whole, alone) = top_k(device, sizes)?;
@@ -149,7 +162,7 @@ fn measure(device: &Device, sizes: &Sizes, report: &mut Report) -> Outcome<()> {
     report.add(&CHAIN, OURS, Ok(rows / resident / 1e6));
     report.add(&HOPS, LIMIT, Ok(rows / (3.0 * there.max(back).max(kernel)) / 1e6));
     report.add(&HOPS, OURS, Ok(rows / hops / 1e6));
-    Ok(())
+    tight(sizes, report)
 }
 
 /// Seconds that a call takes: the median, after three for warming up.
@@ -167,22 +180,15 @@ fn time(runs: usize, mut call: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
 
 /// Numbers from -1 to 1: some GPUs are faster at zeros.
 fn numbers(len: usize) -> Vec<f32> {
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
+    regatta_fakes::numbers(1, len)
 }
 
 fn bytes_of(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
 }
 
-/// What the driver alone can do. Bytes a second up and down.
-fn copies(sizes: &Sizes, report: &mut Report) -> Outcome<(f64, f64)> {
+/// What the driver alone can do. Bytes a second up, down, and both ways at once.
+fn copies(sizes: &Sizes, report: &mut Report) -> Outcome<(f64, f64, f64)> {
     let driver = |error: cudarc::driver::DriverError| format!("the driver answers {:?}", error.0);
     let context = CudaContext::new(0).map_err(driver)?;
     let stream: Arc<CudaStream> = context.new_stream().map_err(driver)?;
@@ -207,16 +213,27 @@ fn copies(sizes: &Sizes, report: &mut Report) -> Outcome<(f64, f64)> {
         let down = time(sizes.runs, || {
             Ok(result::memcpy_dtoh_async(pinned, b, raw).map_err(driver).and_then(|()| wait())?)
         })?;
+        let other = context.new_stream().map_err(driver)?;
+        let back: *mut c_void = result::malloc_host(len, 0).map_err(driver)?;
+        let to = std::slice::from_raw_parts_mut(back.cast::<u8>(), len);
+        let both = time(sizes.runs, || {
+            result::memcpy_htod_async(a, pinned, raw).map_err(driver)?;
+            result::memcpy_dtoh_async(to, b, other.cu_stream()).map_err(driver)?;
+            wait()?;
+            Ok(result::stream::synchronize(other.cu_stream()).map_err(driver)?)
+        })?;
+        result::free_host(back).map_err(driver)?;
         for device in [a, b] {
             result::free_sync(device).map_err(driver)?;
         }
         result::free_host(host).map_err(driver)?;
         let rate = |seconds: f64| len as f64 / seconds;
         report.add(&UP, OURS, Ok(rate(up) / 1e9));
+        report.add(&BOTH, OURS, Ok(2.0 * rate(both) / 1e9));
         report.add(&PAGEABLE, OURS, Ok(rate(from_pageable) / 1e9));
         report.add(&DOWN, OURS, Ok(rate(down) / 1e9));
         report.add(&WITHIN, OURS, Ok(2.0 * rate(within) / 1e9));
-        Ok((rate(up), rate(down)))
+        Ok((rate(up), rate(down), 2.0 * rate(both)))
     }
 }
 
@@ -300,19 +317,55 @@ fn saxpy(device: &Device, sizes: &Sizes) -> Outcome<f64> {
     let (rows, saxpy) = (sizes.rows, saxpy_kernel(device)?);
     let (x, y, mut out) = (bytes_of(&numbers(rows)), bytes_of(&numbers(rows)), vec![0; rows * 4]);
     let mut pipeline = Pipeline::new(device);
-    time(sizes.runs, || through(&mut pipeline, &saxpy, rows, [&x, &y], &mut out))
+    time(sizes.runs, || through(&mut pipeline, &saxpy, rows, [&x, &y], &mut out).map(drop))
 }
 
-/// One saxpy of columns on the host.
-fn through(pipeline: &mut Pipeline, saxpy: &Kernel, rows: usize, columns: [&[u8]; 2], out: &mut [u8]) -> Outcome<()> {
+/// Batches for which there is too little memory, each on a pipeline that does not know yet.
+fn tight(sizes: &Sizes, report: &mut Report) -> Outcome<()> {
+    let rows = sizes.rows;
+    let (x, y, mut expected, mut out) =
+        (bytes_of(&numbers(rows)), bytes_of(&numbers(rows)), vec![0; rows * 4], vec![0; rows * 4]);
+    let run = |device: &Device, out: &mut [u8]| -> Outcome<(f64, usize)> {
+        let (saxpy, mut launched) = (saxpy_kernel(device)?, 0);
+        let seconds = time(sizes.runs, || {
+            launched = through(&mut Pipeline::new(device), &saxpy, rows, [&x, &y], out)?;
+            Ok(())
+        })?;
+        Ok((rows as f64 / seconds / 1e6, launched))
+    };
+    let (whole, _) = run(&Device::open(0, None)?, &mut expected)?;
+    for (times, rate, passes) in &TIGHT {
+        out.fill(0);
+        let (part, launched) = run(&Device::open(0, Some((rows * 12 / times) as u64))?, &mut out)?;
+        if out != expected {
+            return Err(format!("{}: another result than with all memory", rate.name).into());
+        }
+        report.add(rate, LIMIT, Ok(whole));
+        report.add(rate, OURS, Ok(part));
+        report.add(passes, LIMIT, Ok(1.0));
+        report.add(passes, OURS, Ok(launched as f64 / rows as f64));
+    }
+    Ok(())
+}
+
+/// One saxpy of columns on the host. Returns how many rows were launched.
+fn through(
+    pipeline: &mut Pipeline,
+    saxpy: &Kernel,
+    rows: usize,
+    columns: [&[u8]; 2],
+    out: &mut [u8],
+) -> Outcome<usize> {
     let columns = columns.map(|bytes| HostColumn { values: Values::Fixed { bytes, each: 4 }, validity: None });
     let mut result = HostResult { data: out, each: 4, validity: None };
+    let mut launched = 0;
     pipeline.run::<GpuError>(rows, &columns, &mut result, true, |device, inputs, out| {
+        launched += out.rows();
         let pointers = [inputs[0].data(), inputs[1].data(), out.data()];
         // SAFETY: each of them has that many rows.
         unsafe { launch_saxpy(device, saxpy, pointers, out.rows(), Grid::over(out.rows())) }
     })?;
-    Ok(())
+    Ok(launched)
 }
 
 const DIM: usize = 384;
@@ -455,7 +508,7 @@ fn chain(device: &Device, sizes: &Sizes) -> Outcome<(f64, f64, f64)> {
     let hops = time(sizes.runs, || {
         through(&mut pipeline, &saxpy, rows, [&x, &y], &mut out)?;
         through(&mut pipeline, &saxpy, rows, [&out, &y], &mut middle)?;
-        through(&mut pipeline, &saxpy, rows, [&middle, &y], &mut out)
+        through(&mut pipeline, &saxpy, rows, [&middle, &y], &mut out).map(drop)
     })?;
     Ok((resident, hops, kernel))
 }

@@ -180,6 +180,11 @@ impl Device {
         self.0.driver / 1000
     }
 
+    /// The CUDA version of the driver: 13000 for 13.0.
+    pub(crate) fn driver(&self) -> u32 {
+        self.0.driver
+    }
+
     /// Compiles kernels for this device, or takes them from the cache on disk, and loads them.
     ///
     /// # Errors
@@ -298,13 +303,6 @@ impl Device {
             unsafe { result::stream::synchronize(stream.cu_stream()) }.doing("wait for the device")?;
         }
         Ok(())
-    }
-
-    /// Waits for the kernels alone.
-    pub(crate) fn synchronize_compute(&self) -> Result<(), GpuError> {
-        self.bind()?;
-        // SAFETY: it is a stream of ours.
-        unsafe { result::stream::synchronize(self.0.compute.cu_stream()) }.doing("wait for the device")
     }
 
     pub(crate) fn memory(&self, bytes: usize) -> Result<Memory, GpuError> {

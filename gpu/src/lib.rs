@@ -25,5 +25,5 @@ pub use load::use_fakes;
 pub use load::{LibraryMissing, search_dirs};
 pub use memory::{Plain, Slice};
 pub use nvrtc::{Arch, CompileError, Image, KernelSource, Nvrtc};
-pub use pipeline::{HostResult, Pipeline, Report};
+pub use pipeline::{HostResult, Pipeline, Report, Times};
 pub use probe::{DeviceInfo, GpuUnavailable, device_count, devices, driver_present};

@@ -133,7 +133,8 @@ pub(crate) fn load(
             }
         }
     }
-    for name in (11..=newest_major.min(20)).rev().map(|major| format!("{prefix}{major}")) {
+    let by_name = (11..=newest_major.min(20)).rev().filter(|_| !fakes_are_used());
+    for name in by_name.map(|major| format!("{prefix}{major}")) {
         if let Ok(library) = open(&name) {
             return Ok(Loaded { file: name.into(), library });
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use cudarc::driver::{result, sys};
 
@@ -135,17 +136,32 @@ impl Drop for Pinned {
     }
 }
 
-/// A point in a stream that others wait for. Untimed.
+/// A point in a stream that others wait for.
 pub(crate) struct Event {
     raw: sys::CUevent,
     device: Device,
 }
 
+/// What an event is for, beside the order of streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Nothing.
+    Order,
+    /// A thread waits for it, and sleeps instead of turning.
+    Sleep,
+    /// It tells when.
+    Time,
+}
+
 impl Event {
-    /// `sleeps`: a thread that waits for it sleeps, instead of turning.
-    pub(crate) fn new(device: &Device, sleeps: bool) -> Result<Self, GpuError> {
+    pub(crate) fn new(device: &Device, what: Use) -> Result<Self, GpuError> {
         device.bind()?;
-        let flags = if sleeps { SLEEPS } else { sys::CUevent_flags::CU_EVENT_DISABLE_TIMING };
+        // The bindings have no value for both flags, so those for sleeping have times too.
+        let flags = match what {
+            Use::Order => sys::CUevent_flags::CU_EVENT_DISABLE_TIMING,
+            Use::Sleep => sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC,
+            Use::Time => sys::CUevent_flags::CU_EVENT_DEFAULT,
+        };
         Ok(Self { raw: result::event::create(flags).doing("make an event")?, device: device.clone() })
     }
 
@@ -165,10 +181,14 @@ impl Event {
         // SAFETY: it is ours.
         unsafe { result::event::synchronize(self.raw) }.doing("wait for the device")
     }
-}
 
-/// With times, which nobody reads: the bindings have no value for both flags.
-const SLEEPS: sys::CUevent_flags = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
+    /// How long before another one it was. Both have been reached, and tell when.
+    pub(crate) fn until(&self, end: &Self) -> Result<Duration, GpuError> {
+        // SAFETY: both are ours.
+        let milliseconds = unsafe { result::event::elapsed(self.raw, end.raw) }.doing("read the time of events")?;
+        Ok(Duration::try_from_secs_f32(milliseconds / 1e3).unwrap_or_default())
+    }
+}
 
 impl Drop for Event {
     fn drop(&mut self) {

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
-use cudarc::driver::result;
+use cudarc::driver::{CudaStream, result};
 
 use crate::column::{HostColumn, Input, Output, Packing, aligned, append_bits, bit_bytes, check};
 use crate::error::Doing;
-use crate::memory::{Event, Memory, Pinned, Way};
+use crate::memory::{Event, Memory, Pinned, Use, Way};
 use crate::{Device, GpuError};
 
 /// Where the result of a batch goes, on the host.
@@ -33,6 +34,23 @@ pub struct Report {
     pub bytes_up: u64,
     /// And from it.
     pub bytes_down: u64,
+    /// What took how long, if the pipeline [tells times](Pipeline::timed).
+    pub times: Option<Times>,
+}
+
+/// What took how long on the device, by its own clock. Copies up, kernels and copies down overlap where `all` is less than
+/// their sum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Times {
+    /// Copying to the device.
+    pub up: Duration,
+    /// Kernels.
+    pub kernels: Duration,
+    /// Copying from the device.
+    pub down: Duration,
+    /// From the begin of the first copy to the end of the last one.
+    pub all: Duration,
 }
 
 /// Takes batches through a device, in pieces that overlap.
@@ -45,19 +63,14 @@ pub struct Pipeline {
     device: Device,
     /// Rows of a piece at most, since memory ran out; `None`: as many as is fast.
     most: Option<Most>,
-    #[cfg(test)]
-    pub(crate) without: Option<Edge>,
+    clock: Option<Clock>,
 }
 
-/// What orders the streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Edge {
-    /// Kernels run after their inputs are there.
-    Uploaded,
-    /// A result comes down after its kernels ran.
-    Computed,
-    /// The host reads a result, and writes to the slot again, after it came down.
-    Downloaded,
+/// Events that tell when things have begun.
+struct Clock {
+    batch: Event,
+    /// Of each slot: up, kernels, down.
+    begins: [[Event; 3]; SLOTS],
 }
 
 /// After memory ran out, pieces are smaller, and grow again as they succeed.
@@ -95,13 +108,23 @@ struct Piece {
 impl Pipeline {
     /// A pipeline on this device. It allocates when it is used.
     pub fn new(device: &Device) -> Self {
-        Self {
-            slots: [const { None }; SLOTS],
-            device: device.clone(),
-            most: None,
-            #[cfg(test)]
-            without: None,
+        Self { slots: [const { None }; SLOTS], device: device.clone(), most: None, clock: None }
+    }
+
+    /// One whose reports say what took how long, for measurements: its events cost a little more.
+    ///
+    /// # Errors
+    /// The driver is older than that of CUDA 12.8, or refuses.
+    pub fn timed(device: &Device) -> Result<Self, GpuError> {
+        if device.driver() < 12080 {
+            return Err(GpuError::invalid("times of events need a driver for CUDA 12.8 or newer"));
         }
+        let event = || Event::new(device, Use::Time);
+        let begins = || Ok::<_, GpuError>([event()?, event()?, event()?]);
+        let clock = Clock { batch: event()?, begins: [begins()?, begins()?, begins()?] };
+        let mut timed = Self::new(device);
+        timed.clock = Some(clock);
+        Ok(timed)
     }
 
     /// Takes a batch through the device. `launch` is called for each piece, with its inputs and where its result goes; it
@@ -125,10 +148,15 @@ impl Pipeline {
             return Err(GpuError::invalid(format!("there is no place for the result of {rows} rows")).into());
         }
         let mut under_way = VecDeque::new();
-        let mut report = Report::default();
-        let done = self
-            .pieces(rows, columns, result, row_wise, &mut launch, &mut under_way, &mut report)
-            .and_then(|()| under_way.drain(..).try_for_each(|piece| self.harvest(&piece, result)).map_err(E::from));
+        let mut report = Report { times: self.clock.as_ref().map(|_| Times::default()), ..Report::default() };
+        if let Some(clock) = &self.clock {
+            clock.batch.record(self.device.streams().0.cu_stream())?;
+        }
+        let done =
+            self.pieces(rows, columns, result, row_wise, &mut launch, &mut under_way, &mut report).and_then(|()| {
+                let mut rest = under_way.drain(..);
+                rest.try_for_each(|piece| self.harvest(&piece, result, &mut report)).map_err(E::from)
+            });
         if done.is_err() {
             // Nothing may be under way in the slots when they are used again.
             crate::device::log("wait for what was under way", self.device.synchronize());
@@ -156,7 +184,7 @@ impl Pipeline {
             if under_way.len() == SLOTS
                 && let Some(oldest) = under_way.pop_front()
             {
-                self.harvest(&oldest, result)?;
+                self.harvest(&oldest, result, report)?;
             }
             // The slot that was used the longest ago.
             let slot = (0..SLOTS).find(|slot| under_way.iter().all(|piece| piece.slot != *slot)).unwrap_or(0);
@@ -178,7 +206,7 @@ impl Pipeline {
                 Err(error) if !self.device.was_starved() => return Err(error),
                 Err(_) => {
                     report.out_of_memory += 1;
-                    under_way.drain(..).try_for_each(|piece| self.harvest(&piece, result))?;
+                    under_way.drain(..).try_for_each(|piece| self.harvest(&piece, result, report))?;
                     self.give_back()?;
                     // Once more as it is, now that all is free; then halves.
                     if starved && (range.len() == 1 || !row_wise) {
@@ -235,11 +263,15 @@ impl Pipeline {
         let count = rows.len();
         let packing = Packing::of(columns, rows);
         let (validity_at, out) = output_bytes(result, count);
-        let (computes, computed) = (self.keeps(Edge::Uploaded), self.keeps(Edge::Computed));
         let device = self.device.clone();
         let (upload, compute, download) = device.streams();
-        let slot = self.room(slot, (packing.bytes, out))?;
+        let begins = self.clock.as_ref().map(|clock| &clock.begins[slot]);
+        let begin =
+            |what: usize, stream: &CudaStream| begins.map_or(Ok(()), |all| all[what].record(stream.cu_stream()));
+        let order = if begins.is_some() { Use::Time } else { Use::Order };
+        let slot = room(&mut self.slots[slot], &device, (packing.bytes, out), order)?;
         packing.write(columns, slot.up.get_mut(packing.bytes));
+        begin(0, upload)?;
         if packing.bytes > 0 {
             // SAFETY: the slot is as large, and nobody writes to its pinned memory before `downloaded`, which comes later.
             unsafe {
@@ -249,9 +281,8 @@ impl Pipeline {
             .doing("copy a batch to the device")?;
         }
         slot.uploaded.record(upload.cu_stream())?;
-        if computes {
-            slot.uploaded.before(compute.cu_stream())?;
-        }
+        slot.uploaded.before(compute.cu_stream())?;
+        begin(1, compute)?;
         let data = slot.device_out.pointer();
         let validity = result.validity.as_ref().map(|_| data.after(validity_at));
         if let Some(validity) = validity {
@@ -260,9 +291,8 @@ impl Pipeline {
         let inputs = packing.inputs(slot.device_in.pointer());
         launch(&device, &inputs, &Output { rows: count, data, validity })?;
         slot.computed.record(compute.cu_stream())?;
-        if computed {
-            slot.computed.before(download.cu_stream())?;
-        }
+        slot.computed.before(download.cu_stream())?;
+        begin(2, download)?;
         // SAFETY: as above; the copy has the length of what is wanted, not that of the slot.
         unsafe { result::memcpy_dtoh_async(slot.down.get_mut(out), data.0, download.cu_stream()) }
             .doing("copy a result from the device")?;
@@ -271,10 +301,15 @@ impl Pipeline {
     }
 
     /// Waits for a piece, and copies its result to where it belongs.
-    fn harvest(&self, piece: &Piece, result: &mut HostResult<'_>) -> Result<(), GpuError> {
+    fn harvest(&self, piece: &Piece, result: &mut HostResult<'_>, report: &mut Report) -> Result<(), GpuError> {
         let Some(slot) = &self.slots[piece.slot] else { return Ok(()) };
-        if self.keeps(Edge::Downloaded) {
-            slot.downloaded.wait()?;
+        slot.downloaded.wait()?;
+        if let (Some(clock), Some(times)) = (&self.clock, &mut report.times) {
+            let [up, kernels, down] = &clock.begins[piece.slot];
+            times.up += up.until(&slot.uploaded)?;
+            times.kernels += kernels.until(&slot.computed)?;
+            times.down += down.until(&slot.downloaded)?;
+            times.all = clock.batch.until(&slot.downloaded)?;
         }
         let (start, count, each) = (piece.rows.start, piece.rows.len(), result.each);
         let (validity_at, bytes) = output_bytes(result, count);
@@ -285,46 +320,39 @@ impl Pipeline {
         }
         Ok(())
     }
+}
 
-    /// The slot, large enough. Nothing may be under way in it.
-    fn room(&mut self, slot: usize, bytes: (usize, usize)) -> Result<&mut Slot, GpuError> {
-        let (device, slot) = (&self.device, &mut self.slots[slot]);
-        let had = slot.as_ref().map_or((0, 0), |slot| slot.bytes);
-        let slot = match slot.take().filter(|_| had.0 >= bytes.0 && had.1 >= bytes.1) {
-            Some(large) => slot.insert(large),
-            None => {
-                let room = (had.0.max(aligned(bytes.0)), had.1.max(aligned(bytes.1)));
-                let made = Slot::new(device, room)?;
-                // Other streams than that of the allocation use it.
-                device.synchronize_compute()?;
-                slot.insert(made)
-            }
-        };
-        Ok(slot)
+/// The slot, large enough. Nothing may be under way in it.
+fn room<'a>(
+    slot: &'a mut Option<Slot>,
+    device: &Device,
+    bytes: (usize, usize),
+    order: Use,
+) -> Result<&'a mut Slot, GpuError> {
+    let had = slot.as_ref().map_or((0, 0), |slot| slot.bytes);
+    if let Some(large) = slot.take().filter(|_| had.0 >= bytes.0 && had.1 >= bytes.1) {
+        return Ok(slot.insert(large));
     }
-
-    #[cfg(test)]
-    fn keeps(&self, edge: Edge) -> bool {
-        self.without != Some(edge)
-    }
-
-    #[cfg(not(test))]
-    fn keeps(&self, _: Edge) -> bool {
-        true
-    }
+    let room = (had.0.max(aligned(bytes.0)), had.1.max(aligned(bytes.1)));
+    let made = Slot::new(device, room, order)?;
+    // What goes up waits for the allocation, which is in the order of the kernels; what comes down waits for those.
+    let (upload, compute, _) = device.streams();
+    made.computed.record(compute.cu_stream())?;
+    made.computed.before(upload.cu_stream())?;
+    Ok(slot.insert(made))
 }
 
 impl Slot {
-    fn new(device: &Device, bytes: (usize, usize)) -> Result<Self, GpuError> {
+    fn new(device: &Device, bytes: (usize, usize), order: Use) -> Result<Self, GpuError> {
         Ok(Self {
             device_in: device.memory(bytes.0)?,
             device_out: device.memory(bytes.1)?,
             up: Pinned::new(device, bytes.0, Way::Up)?,
             down: Pinned::new(device, bytes.1, Way::Down)?,
             bytes,
-            uploaded: Event::new(device, false)?,
-            computed: Event::new(device, false)?,
-            downloaded: Event::new(device, true)?,
+            uploaded: Event::new(device, order)?,
+            computed: Event::new(device, order)?,
+            downloaded: Event::new(device, Use::Sleep)?,
         })
     }
 }

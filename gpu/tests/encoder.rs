@@ -9,6 +9,7 @@ mod encoder;
 
 use encoder::{Encoder, Shape};
 use gpu::{Device, GpuError, Precision};
+use regatta_fakes::Counts;
 
 const SHAPE: Shape = Shape { vocabulary: 20, hidden: 64, heads: 2, inner: 96, layers: 2 };
 const LENGTH: usize = 8;
@@ -128,6 +129,7 @@ fn erf(x: f64) -> f64 {
 fn the_encoder_gives_what_plain_loops_give() {
     gpu::use_fakes(&regatta_fakes::folder());
     let driver = regatta_fakes::Driver::alone();
+    let before = driver.counts();
     let device = Device::open(0, None).unwrap();
     let weights = |name: &str| Ok::<_, GpuError>(weight(name));
     let mut encoder = Encoder::new(&device, SHAPE, Precision::F32, weights).unwrap();
@@ -146,5 +148,9 @@ fn the_encoder_gives_what_plain_loops_give() {
         let error = got.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
         assert!(error < 1e-5, "{sentence:?}: {error}");
     }
-    assert_eq!(driver.counts().faults, 0, "every access was within an allocation");
+    drop((encoder, on_device, out, device));
+    let Counts { faults, device_bytes, streams, events, pools, modules, .. } = driver.counts();
+    assert_eq!(faults, 0, "every access was within an allocation");
+    let left = [device_bytes, streams, events, pools, modules];
+    assert_eq!(left, [before.device_bytes, before.streams, before.events, before.pools, before.modules]);
 }

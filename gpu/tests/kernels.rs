@@ -1,13 +1,15 @@
-//! The kernels of the examples, without a GPU: NVRTC makes machine code of them for each kind of device, within their budgets
+//! The kernels of the examples, and of the programs for a machine with a GPU, without one: NVRTC makes machine code of them for each kind of device, within their budgets
 //! of registers and without spills; and what they compute, built for the host from the same source, is what plain Rust
 //! computes. What this cannot see: races within a warp, the memory model, speed.
 
 mod host;
 
+use std::process::Command;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use host::{HostKernels, arg, at, at_mut};
-use regatta_gpu::{Arch, CubinCache, KernelSource, Nvrtc};
+use regatta_fakes::numbers;
+use regatta_gpu::{Arch, CubinCache, KernelSource, Nvrtc, search_dirs};
 
 const ARCHS: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
 
@@ -40,11 +42,15 @@ fn budgets() -> Vec<(KernelSource, Vec<(&'static str, u32)>)> {
         ("mean_pool", 64),
         ("count_tokens", 32),
     ];
+    let smoke = KernelSource::new("gpu_smoke.cu", include_str!("../src/bin/gpu_smoke.cu"));
+    let runtime = KernelSource::new("gpu_runtime.cu", include_str!("../../benches/gpu_runtime.cu"));
     vec![
         (saxpy(), vec![("saxpy", 32)]),
         (top_k(), vec![("top_k", 64), ("normalise", 48)]),
         (resize(), vec![("resize", 64)]),
         (encoder(), encoder_kernels),
+        (smoke, vec![("saxpy", 32), ("sums", 32), ("slow", 32), ("breaks", 16)]),
+        (runtime, vec![("saxpy", 32)]),
     ]
 }
 
@@ -58,6 +64,30 @@ fn nvrtc() -> Option<&'static Nvrtc> {
             None
         }
     }
+}
+
+/// This test binary where there is no library of NVIDIA to be found.
+#[test]
+fn without_the_compiler_its_tests_say_that_they_are_skipped_and_fail_where_it_is_required() {
+    let home = std::env::var("HOME").unwrap_or_default();
+    if search_dirs().iter().any(|dir| !dir.starts_with(&home) && dir.join("libnvrtc.so").exists()) {
+        return eprintln!("SKIPPED: a toolkit is installed for the whole machine");
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let run = |required: &str| {
+        let mut test = Command::new(std::env::current_exe().unwrap());
+        test.args(["a_device_newer_than_the_compiler_gets_ptx", "--nocapture"]).env("REQUIRE_NVRTC", required);
+        test.env("HOME", empty.path());
+        for name in ["XDG_CACHE_HOME", "REGATTA_CUDA_LIBS", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", "CONDA_PREFIX"] {
+            test.env_remove(name);
+        }
+        let output = test.output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (passes, said) = run("0");
+    assert!(passes && said.contains("SKIPPED: libnvrtc.so cannot be loaded; looked in "), "{said}");
+    let (passes, said) = run("1");
+    assert!(!passes && said.contains("libnvrtc.so cannot be loaded; looked in "), "{said}");
 }
 
 /// What ptxas says of each kernel: its name, registers, bytes spilled.
@@ -141,18 +171,6 @@ fn the_cache_gives_what_was_compiled_and_a_damaged_file_is_compiled_again() {
         assert_ne!(nvrtc.key(&other, Arch(90)), key);
     }
     assert_ne!(nvrtc.key(&saxpy(), Arch(89)), key);
-}
-
-/// Numbers from -1 to 1, the same for each seed.
-fn numbers(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
 }
 
 fn assert_close(got: &[f32], expected: &[f32], tolerance: f32) {

@@ -1,32 +1,16 @@
 //! Where the fake driver and compiler are, and what tests ask the driver that this process has loaded.
 
+#[path = "../cuda/src/counts.rs"]
+mod counts;
+
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{env, fs};
 
+pub use counts::Counts;
 use libloading::os::unix::{Library, Symbol};
-
-/// What has happened, and what is there: the struct of the same name in the driver.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub to_device: u64,
-    pub from_device: u64,
-    pub within_device: u64,
-    pub copies: u64,
-    pub launches: u64,
-    pub faults: u64,
-    pub trims: u64,
-    pub device_bytes: u64,
-    pub pinned_bytes: u64,
-    pub streams: u64,
-    pub events: u64,
-    pub pools: u64,
-    pub modules: u64,
-    pub peak_device_bytes: u64,
-}
 
 /// The folder with the fakes, under the names of what they stand in for: for `regatta_gpu::use_fakes`.
 ///
@@ -96,8 +80,27 @@ impl Driver {
         unsafe { self.call::<unsafe extern "C" fn(u32)>("fake_cuda_set_sticky")(code) };
     }
 
+    /// Calls from now on that order do nothing: the `n`-th one where bit `n` is set. With `eager`, copies to a device happen
+    /// at once, not when something waits for them.
+    pub fn leave_out(&self, calls: u64, eager: bool) {
+        // SAFETY: it takes a number and a bool.
+        unsafe { self.call::<unsafe extern "C" fn(u64, bool)>("fake_cuda_leave_out")(calls, eager) };
+    }
+
     fn call<F>(&self, name: &str) -> Symbol<F> {
         // SAFETY: callers name its type.
         unsafe { self.library.get(name.as_bytes()) }.expect("the driver at hand is the fake one")
     }
+}
+
+/// Numbers from -1 to 1, the same for each seed.
+pub fn numbers(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
 }

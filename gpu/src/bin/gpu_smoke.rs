@@ -10,38 +10,14 @@
 
 use std::error::Error;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use regatta_gpu::{
-    Bits, Blas, CubinCache, Device, GpuError, Grid, HostColumn, HostResult, KernelSource, Nvrtc, Pipeline, Precision,
-    Product, Values,
+    Arg, Bits, Blas, CubinCache, Device, GpuError, Grid, HostColumn, HostResult, KernelSource, Nvrtc, Pipeline,
+    Precision, Product, Report, Times, Values,
 };
 
 type Outcome = Result<String, Box<dyn Error>>;
-
-const KERNELS: &str = r#"
-// out = a * x + y where the bit is set, else the row is made null.
-extern "C" __global__ void saxpy(float a, const float* x, const float* y, const unsigned char* valid, float* out,
-                                 unsigned* nulls, unsigned long long rows) {
-    unsigned long long row = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (row >= rows) return;
-    if (!valid || (valid[row / 8] >> (row % 8) & 1)) out[row] = a * x[row] + y[row];
-    else if (nulls) atomicAnd(&nulls[row / 32], ~(1u << (row % 32)));
-}
-// The sum of each block's numbers: shuffles, shared memory and a barrier.
-extern "C" __global__ void sums(const float* in, float* out) {
-    __shared__ float warps[8];
-    float sum = in[blockIdx.x * 256 + threadIdx.x];
-    for (int by = 16; by > 0; by /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, by);
-    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        for (int warp = 1; warp < 8; warp++) sum += warps[warp];
-        out[blockIdx.x] = sum;
-    }
-}
-extern "C" __global__ void breaks(int* out) { if (threadIdx.x == 0) __trap(); out[threadIdx.x] = 1; }
-"#;
 
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
@@ -79,6 +55,7 @@ fn main() -> ExitCode {
     report("shuffles", shuffles(&device));
     report("nothing", nothing(&device));
     report("pipeline", pipeline(&device));
+    report("overlap", overlap(&device));
     for precision in [Precision::F32, Precision::Tf32, Precision::F16] {
         report("product", product(&device, precision));
     }
@@ -91,7 +68,7 @@ fn main() -> ExitCode {
 }
 
 fn source() -> KernelSource {
-    KernelSource::new("smoke.cu", KERNELS)
+    KernelSource::new("gpu_smoke.cu", include_str!("gpu_smoke.cu"))
 }
 
 /// Numbers from -1 to 1, the same for each seed.
@@ -175,10 +152,55 @@ fn pipeline(device: &Device) -> Outcome {
     run_saxpy(&mut Pipeline::new(device), &saxpy, rows)
 }
 
+/// Bytes of numbers.
+fn bytes_of(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+}
+
+fn numbers_of(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|bytes| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+}
+
+/// Copies up, kernels and copies down happen at the same time, by the device's own clock. Kernels are made slow enough for
+/// the host to keep up.
+fn overlap(device: &Device) -> Outcome {
+    let slow = device.kernels(&source())?.kernel("slow")?;
+    let rows = 2 << 20;
+    let (x, y) = (numbers(8, rows), numbers(9, rows));
+    let (x_bytes, y_bytes, mut out) = (bytes_of(&x), bytes_of(&y), vec![0; rows * 4]);
+    let columns =
+        [&x_bytes, &y_bytes].map(|bytes| HostColumn { values: Values::Fixed { bytes, each: 4 }, validity: None });
+    let mut pipeline = Pipeline::timed(device)?;
+    let mut run = |steps: i32| {
+        let mut result = HostResult { data: &mut out, each: 4, validity: None };
+        pipeline.run::<GpuError>(rows, &columns, &mut result, true, |device, inputs, output| {
+            let [x, y, out] = [inputs[0].data(), inputs[1].data(), output.data()].map(Arg::from);
+            // SAFETY: these are the kernel's parameters, and each column has that many rows.
+            unsafe { device.launch(&slow, Grid::over(output.rows()), &[x, y, out, steps.into(), output.rows().into()]) }
+        })
+    };
+    let mut steps = 64;
+    let Report { times, pieces, .. } = loop {
+        let start = Instant::now();
+        let report = run(steps)?;
+        if start.elapsed() > Duration::from_millis(100) || steps > 1 << 24 {
+            break report;
+        }
+        steps *= 4;
+    };
+    let Times { up, kernels, down, all, .. } = times.ok_or("a pipeline that is timed tells no times")?;
+    let error = largest_error(&numbers_of(&out), x.iter().zip(&y).map(|(x, y)| f64::from(*x) + f64::from(*y)));
+    let (sum, longest) = (up + kernels + down, up.max(kernels).max(down));
+    let what = format!("{pieces} pieces, {up:.1?} up, {kernels:.1?} of kernels, {down:.1?} down, {all:.1?} in all");
+    if all > (sum + longest) / 2 {
+        return Err(format!("{what}: most of it one after the other").into());
+    }
+    within(error, 1e-6, &what)
+}
+
 fn run_saxpy(pipeline: &mut Pipeline, saxpy: &regatta_gpu::Kernel, rows: usize) -> Outcome {
     let (x, y) = (numbers(4, rows), numbers(5, rows));
-    let (x_bytes, y_bytes): (Vec<u8>, Vec<u8>) =
-        (x.iter().flat_map(|x| x.to_ne_bytes()).collect(), y.iter().flat_map(|y| y.to_ne_bytes()).collect());
+    let (x_bytes, y_bytes) = (bytes_of(&x), bytes_of(&y));
     let bits: Vec<u8> = (0..rows / 8 + 2).map(|i| (i * 37 + 11) as u8).collect();
     let offset = 3;
     let fixed = |bytes| HostColumn { values: Values::Fixed { bytes, each: 4 }, validity: None };
@@ -202,8 +224,7 @@ fn run_saxpy(pipeline: &mut Pipeline, saxpy: &regatta_gpu::Kernel, rows: usize) 
             return Err(format!("row {row} is null or not null wrongly").into());
         }
     }
-    let got: Vec<f32> =
-        data.chunks_exact(4).map(|bytes| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect();
+    let got = numbers_of(&data);
     let valid = |row: &usize| bit(&bits, row + offset) == 1;
     let valid_rows: Vec<f32> = (0..rows).filter(valid).map(|row| got[row]).collect();
     let expected = (0..rows).filter(valid).map(|row| 2.5 * f64::from(x[row]) + f64::from(y[row]));

@@ -1,5 +1,7 @@
 //! On the fake driver, which does nothing before somebody waits for it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use regatta_fakes::{Counts, Driver};
 
 use super::*;
@@ -16,6 +18,10 @@ extern "C" __global__ void lengths(const long long* offsets, const unsigned* val
   out[i] = offsets[i + 1] - offsets[i];
   if (valid && !(valid[i / 32] >> (i % 32) & 1)) nulls[i / 32] &= ~(1u << (i % 32));
 }
+extern "C" __global__ void doubled(const float* in, float* out, unsigned long long rows, unsigned long long width) {
+  unsigned long long row = blockIdx.x * (unsigned long long)blockDim.x + threadIdx.x;
+  for (unsigned long long i = row * width; row < rows && i < (row + 1) * width; ++i) out[i] = 2 * in[i];
+}
 extern "C" __global__ void trap(float* out) { __trap(); }
 "#;
 
@@ -23,6 +29,8 @@ struct Rig {
     pipeline: Pipeline,
     device: Device,
     saxpy: Kernel,
+    doubled: Kernel,
+    batches: usize,
     /// What was there before.
     before: Counts,
     // Last: others may have it when all else is gone.
@@ -35,8 +43,9 @@ impl Rig {
         let driver = Driver::alone();
         let before = driver.counts();
         let device = Device::open(0, memory).unwrap();
-        let saxpy = device.kernels(&KernelSource::new("test.cu", KERNELS)).unwrap().kernel("saxpy").unwrap();
-        Self { pipeline: Pipeline::new(&device), device, saxpy, before, driver }
+        let kernels = device.kernels(&KernelSource::new("test.cu", KERNELS)).unwrap();
+        let [saxpy, doubled] = ["saxpy", "doubled"].map(|name| kernels.kernel(name).unwrap());
+        Self { pipeline: Pipeline::new(&device), device, saxpy, doubled, batches: 0, before, driver }
     }
 
     /// The answer, and what it took.
@@ -53,10 +62,33 @@ impl Rig {
         Ok((out, report))
     }
 
+    /// So many rows of 256 floats, none of which was there before: whether they come back doubled, and what it took.
+    /// `launches` may have its own part in each launch.
+    fn doubles(
+        &mut self,
+        rows: usize,
+        mut launches: impl FnMut(&Device, &Driver) -> Result<(), GpuError>,
+    ) -> Result<(bool, Report), GpuError> {
+        let (width, seed) = (256, self.batches as f32 / 8.0);
+        self.batches += 1;
+        let (input, mut out) = (numbers(rows * width, seed).0, vec![0f32; rows * width]);
+        let columns =
+            [HostColumn { values: Values::Fixed { bytes: bytes_of(&input), each: 4 * width }, validity: None }];
+        let mut result = HostResult { data: bytes_of_mut(&mut out), each: 4 * width, validity: None };
+        let (kernel, driver) = (&self.doubled, &self.driver);
+        let report = self.pipeline.run(rows, &columns, &mut result, true, |device, inputs, out| {
+            launches(device, driver)?;
+            let args = [inputs[0].data().into(), out.data().into(), out.rows().into(), width.into()];
+            // SAFETY: these are the kernel's parameters, and both have so many rows of that width.
+            unsafe { device.launch(kernel, Grid::over(out.rows()), &args) }
+        })?;
+        Ok((input.iter().zip(&out).all(|(input, out)| *out == 2.0 * input), report))
+    }
+
     /// Nothing is left on the device, and nothing went where it should not.
     fn end(self) {
-        let Self { pipeline, device, saxpy, before, driver } = self;
-        drop((pipeline, saxpy, device));
+        let Self { pipeline, device, saxpy, doubled, before, driver, .. } = self;
+        drop((pipeline, saxpy, doubled, device));
         let after = driver.counts();
         let left = |counts: &Counts| {
             let Counts { device_bytes, pinned_bytes, streams, events, pools, modules, faults, .. } = *counts;
@@ -94,6 +126,8 @@ fn expected(x: &[f32], y: &[f32]) -> Vec<f32> {
 
 /// Rows of which there are several pieces: 12 bytes each, and pieces of 4 MiB.
 const MANY: usize = 2_000_000;
+/// Rows of 2 KiB, of which there are four pieces.
+const FOUR: usize = 9000;
 
 #[test]
 fn batches_of_any_size_come_back_right_and_each_byte_goes_once() {
@@ -114,20 +148,115 @@ fn batches_of_any_size_come_back_right_and_each_byte_goes_once() {
     rig.end();
 }
 
+/// Whether what is done goes right and without a fault, and how many calls there are in it that order.
+fn goes_right(rig: &mut Rig, done: impl FnOnce(&mut Rig) -> bool) -> (bool, u64) {
+    let before = rig.driver.counts();
+    let right = done(rig);
+    rig.driver.leave_out(0, false);
+    let after = rig.driver.counts();
+    rig.device.synchronize().unwrap();
+    // The others are not to find what was meant to be.
+    rig.before.faults += after.faults - before.faults;
+    (right && after.faults == before.faults, after.orders - before.orders)
+}
+
 #[test]
-fn without_any_one_of_its_edges_the_pipeline_is_wrong() {
+fn without_any_one_event_or_wait_of_its_pieces_the_pipeline_is_wrong() {
     let mut rig = Rig::new(None);
-    let mut seed = 0.0;
-    for (edge, right) in
-        [(None, true), (Some(Edge::Uploaded), false), (Some(Edge::Computed), false), (Some(Edge::Downloaded), false)]
-    {
-        rig.pipeline.without = edge;
-        seed += 1.0;
-        let (x, y) = numbers(MANY, seed);
-        let (out, _) = rig.saxpy(&x, &y).unwrap();
-        assert_eq!(out == expected(&x, &y), right, "without {edge:?}");
-        rig.device.synchronize().unwrap();
+    for (slots_are_there, orders) in [
+        // Of each of four pieces: three events are recorded, two waited for by a stream and one by the host.
+        (true, 4 * 6),
+        // And of three slots the allocation.
+        (false, 4 * 6 + 3 * 2),
+    ] {
+        // What a GPU may do at once or late.
+        let mut without = |call: Option<u64>, eager: bool| {
+            rig.pipeline = Pipeline::new(&rig.device);
+            assert!(!slots_are_there || rig.doubles(FOUR, |_, _| Ok(())).unwrap().0);
+            goes_right(&mut rig, |rig| {
+                rig.driver.leave_out(call.map_or(0, |call| 1 << call), eager);
+                rig.doubles(FOUR, |_, _| Ok(())).unwrap().0
+            })
+        };
+        for eager in [false, true] {
+            assert_eq!(without(None, eager), (true, orders));
+        }
+        let needless = |call: &u64| [false, true].into_iter().all(|eager| without(Some(*call), eager).0);
+        let needless: Vec<_> = (0..orders).filter(needless).collect();
+        assert!(needless.is_empty(), "nothing is wrong without these calls of {orders}: {needless:?}");
     }
+    rig.end();
+}
+
+#[test]
+fn what_is_under_way_is_waited_for_before_its_memory_goes() {
+    #[derive(Debug, Clone, Copy)]
+    enum Ends {
+        Error,
+        Panic,
+        OutOfMemory,
+    }
+    // The three streams are waited for in this order: up, kernels, down. Kernels wait for what goes up, so that either of the
+    // first two is enough.
+    for (ends, memory, needed) in [
+        (Ends::Error, None, vec![0b11, 0b100]),
+        (Ends::Panic, None, vec![0b11, 0b100]),
+        // First two pieces are harvested; and after the streams, they are waited for again, for what is freed behind kernels.
+        // There is enough for the slots, and not twice.
+        (Ends::OutOfMemory, Some(16 << 20), vec![0b01, 0b10, 0b1100, 0b100_0000]),
+    ] {
+        let mut rig = Rig::new(memory);
+        let done = |rig: &mut Rig, calls| {
+            rig.pipeline = Pipeline::new(&rig.device);
+            let mut launches = 0;
+            let third = |device: &Device, driver: &Driver| {
+                launches += 1;
+                if launches != 3 {
+                    return Ok(());
+                }
+                driver.leave_out(calls, false);
+                match ends {
+                    Ends::Error => Err(GpuError::invalid("no")),
+                    Ends::Panic => resume_unwind(Box::new(())),
+                    Ends::OutOfMemory => {
+                        driver.fail_allocations(1);
+                        device.alloc::<u8>(1).map(drop)
+                    }
+                }
+            };
+            let ended = catch_unwind(AssertUnwindSafe(|| rig.doubles(FOUR, third)));
+            match ends {
+                Ends::OutOfMemory => matches!(ended, Ok(Ok((true, Report { out_of_memory: 1, .. })))),
+                Ends::Error => {
+                    rig.driver.leave_out(0, false);
+                    // In larger pieces: the slots are made anew.
+                    matches!(ended, Ok(Err(_))) && rig.doubles(2 * FOUR, |_, _| Ok(())).unwrap().0
+                }
+                Ends::Panic => {
+                    rig.pipeline = Pipeline::new(&rig.device);
+                    ended.is_err()
+                }
+            }
+        };
+        assert!(goes_right(&mut rig, |rig| done(rig, 0)).0, "{ends:?}");
+        for calls in needed {
+            assert!(!goes_right(&mut rig, |rig| done(rig, calls)).0, "{ends:?}: nothing is wrong without {calls:b}");
+        }
+        rig.end();
+    }
+}
+
+#[test]
+fn copies_and_kernels_overlap_by_the_times_of_their_events() {
+    let mut rig = Rig::new(None);
+    rig.pipeline = Pipeline::timed(&rig.device).unwrap();
+    let (right, report) = rig.doubles(FOUR, |_, _| Ok(())).unwrap();
+    let Times { up, kernels, down, all, .. } = report.times.unwrap();
+    let (sum, longest) = (up + kernels + down, up.max(kernels).max(down));
+    assert!(right && all >= longest && all < (sum + longest) / 2, "{report:?}");
+    assert!(rig.saxpy(&[1.0], &[2.0]).unwrap().1.times.is_some());
+    rig.pipeline = Pipeline::new(&rig.device);
+    assert_eq!(rig.saxpy(&[1.0], &[2.0]).unwrap().1.times, None);
     rig.end();
 }
 
@@ -247,7 +376,7 @@ fn an_error_of_the_author_leaves_nothing_under_way_and_a_trap_is_sticky() {
     assert!(broken.is_sticky() && broken.to_string().contains("trapped"), "{broken}");
     assert!(rig.saxpy(&x, &y).unwrap_err().is_sticky(), "and so is every later call");
     // What the process still had it has lost.
-    drop((trap, kernels, rig.pipeline, rig.saxpy, rig.device));
+    drop((trap, kernels, rig.pipeline, rig.saxpy, rig.doubled, rig.device));
     rig.driver.set_sticky(0);
 }
 

@@ -1,50 +1,7 @@
 //! What tests ask the fake driver, and tell it. Called by name: a test loads the same library.
 
+use super::counts::Counts;
 use super::{Code, driver};
-
-/// What has happened, and what is there. The same struct is declared where it is read.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct Counts {
-    /// Bytes copied to devices, from them, and within them.
-    pub to_device: u64,
-    pub from_device: u64,
-    pub within_device: u64,
-    /// Copies in either direction between host and device.
-    pub copies: u64,
-    pub launches: u64,
-    /// Accesses outside of an allocation, writes into the guard behind one, and memory freed twice.
-    pub faults: u64,
-    pub trims: u64,
-    /// What lives: bytes on devices, pinned bytes, streams, events, pools, modules.
-    pub device_bytes: u64,
-    pub pinned_bytes: u64,
-    pub streams: u64,
-    pub events: u64,
-    pub pools: u64,
-    pub modules: u64,
-    /// The most bytes on devices at once.
-    pub peak_device_bytes: u64,
-}
-
-impl Counts {
-    pub(crate) const NONE: Self = Self {
-        to_device: 0,
-        from_device: 0,
-        within_device: 0,
-        copies: 0,
-        launches: 0,
-        faults: 0,
-        trims: 0,
-        device_bytes: 0,
-        pinned_bytes: 0,
-        streams: 0,
-        events: 0,
-        pools: 0,
-        modules: 0,
-        peak_device_bytes: 0,
-    };
-}
 
 /// Copies the counts.
 ///
@@ -77,4 +34,12 @@ pub extern "C" fn fake_cuda_set_sticky(code: Code) {
         driver.forget_all();
     }
     driver.sticky = code;
+}
+
+/// Makes calls from now on that order, of those that [`Counts::orders`] counts, do nothing: the `n`-th one where bit `n` is
+/// set. With `eager`, a copy to a device happens at once, not when something waits for it: a GPU may do either.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_leave_out(calls: u64, eager: bool) {
+    let mut driver = driver();
+    (driver.leave_out, driver.eager) = (calls, eager);
 }

@@ -2,8 +2,9 @@
 //!
 //! It is stricter than a GPU, on purpose: **nothing that is put on a stream happens before something waits for it**, in any
 //! order that the streams' events allow. New memory is poisoned, ends of allocations are guarded, copies are checked against
-//! the allocation they touch, and everything is counted: see [`control`]. Kernels are host code: an image is a shared object
-//! that the fake NVRTC has made of the CUDA source.
+//! the allocation they touch, and everything is counted: see [`control`]. Events tell a time of its own, in which a copy
+//! takes as long as it has bytes and a kernel as it has threads: what overlaps is seen. Kernels are host code: an image is a
+//! shared object that the fake NVRTC has made of the CUDA source.
 //!
 //! Behaviour comes from the environment when the library is loaded: `FAKE_CUDA_DEVICES` (1), `FAKE_CUDA_MEMORY` (bytes of
 //! each device, 1 GiB), `FAKE_CUDA_INIT` (a code that `cuInit` returns).
@@ -11,14 +12,15 @@
 #![allow(non_snake_case)]
 
 pub mod control;
+pub mod counts;
 mod device;
 mod memory;
 mod module;
 mod streams;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use control::Counts;
+use counts::Counts;
 use memory::Memory;
 use streams::Streams;
 
@@ -32,11 +34,13 @@ const NO_DEVICE: Code = 100;
 const INVALID_DEVICE: Code = 101;
 const INVALID_IMAGE: Code = 200;
 const NO_BINARY: Code = 209;
+const INVALID_HANDLE: Code = 400;
 const NOT_FOUND: Code = 500;
 const NOT_READY: Code = 600;
 const ILLEGAL_ADDRESS: Code = 700;
 
 /// All that the driver knows.
+#[derive(Default)]
 struct Driver {
     streams: Streams,
     memory: Memory,
@@ -45,15 +49,13 @@ struct Driver {
     sticky: Code,
     /// How many of the next allocations fail.
     failing_allocations: u64,
+    /// A bit for each of the next calls that order: it does nothing.
+    leave_out: u64,
+    /// Copies to devices happen at once.
+    eager: bool,
 }
 
-static DRIVER: Mutex<Driver> = Mutex::new(Driver {
-    streams: Streams::NEW,
-    memory: Memory::NEW,
-    counts: Counts::NONE,
-    sticky: OK,
-    failing_allocations: 0,
-});
+static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(Mutex::default);
 
 fn driver() -> MutexGuard<'static, Driver> {
     DRIVER.lock().unwrap_or_else(PoisonError::into_inner)

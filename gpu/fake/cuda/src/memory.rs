@@ -14,9 +14,21 @@ const GUARD: u8 = 0x7E;
 /// Bytes of a guard; and the alignment of an allocation.
 const GUARDED: usize = 256;
 
+/// Bytes that are copied in a nanosecond between host and device, and on one.
+const LINK: u64 = 16;
+const ON_DEVICE: u64 = 256;
+
 struct Block {
     size: usize,
     pool: u64,
+    /// Its stream has come to where it was allocated.
+    there: bool,
+}
+
+struct Pinned {
+    size: usize,
+    /// Copies that are under way.
+    copies: usize,
 }
 
 /// A pool keeps what is freed, up to what it may have, until it is trimmed.
@@ -28,9 +40,10 @@ struct Pool {
     kept: u64,
 }
 
+#[derive(Default)]
 pub(crate) struct Memory {
     blocks: BTreeMap<u64, Block>,
-    pinned: BTreeMap<u64, usize>,
+    pinned: BTreeMap<u64, Pinned>,
     /// 0 is that of allocations without one: it keeps nothing.
     pools: BTreeMap<u64, Pool>,
     last: u64,
@@ -38,9 +51,6 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) const NEW: Self =
-        Self { blocks: BTreeMap::new(), pinned: BTreeMap::new(), pools: BTreeMap::new(), last: 0, limit: 0 };
-
     pub(crate) fn limit(&mut self) -> u64 {
         if self.limit == 0 {
             self.limit = setting("FAKE_CUDA_MEMORY", 1 << 30);
@@ -75,8 +85,9 @@ impl Memory {
         block.size.checked_sub((address - start) as usize)
     }
 
-    fn is_pinned(&self, address: u64) -> bool {
-        self.pinned.range(..=address).next_back().is_some_and(|(start, size)| address < start + *size as u64)
+    fn pinned(&mut self, address: u64) -> Option<&mut Pinned> {
+        let (start, pinned) = self.pinned.range_mut(..=address).next_back()?;
+        (address < start + pinned.size as u64).then_some(pinned)
     }
 }
 
@@ -85,7 +96,8 @@ fn layout(size: usize) -> Layout {
 }
 
 impl Driver {
-    fn allocate(&mut self, pool: u64, size: usize) -> Result<u64, Code> {
+    /// Other streams may use it once its own has come to it.
+    fn allocate(&mut self, pool: u64, size: usize, stream: *mut c_void) -> Result<u64, Code> {
         if size == 0 {
             return Err(INVALID_VALUE);
         }
@@ -101,7 +113,12 @@ impl Driver {
             ptr::write_bytes(start.add(size), GUARD, GUARDED);
             start.expose_provenance() as u64
         };
-        self.memory.blocks.insert(address, Block { size, pool });
+        self.memory.blocks.insert(address, Block { size, pool, there: false });
+        self.put(stream, 0, move |driver| {
+            if let Some(block) = driver.memory.blocks.get_mut(&address) {
+                block.there = true;
+            }
+        });
         let counts = &mut self.counts;
         counts.device_bytes += size as u64;
         counts.peak_device_bytes = counts.peak_device_bytes.max(counts.device_bytes);
@@ -109,7 +126,7 @@ impl Driver {
     }
 
     fn free(&mut self, address: u64) {
-        let Some(Block { size, pool }) = self.memory.blocks.remove(&address) else {
+        let Some(Block { size, pool, .. }) = self.memory.blocks.remove(&address) else {
             return self.fault(format_args!("memory is freed that is not there"));
         };
         let start: *mut u8 = ptr::with_exposed_provenance_mut(address as usize);
@@ -159,31 +176,49 @@ impl Driver {
         }
     }
 
-    /// Copies when the stream comes to it. What is gone by then is a fault.
-    fn copy(
-        &mut self,
-        stream: *mut c_void,
-        what: &'static str,
-        to: u64,
-        from: u64,
-        bytes: usize,
-        on_device: (bool, bool),
-    ) {
-        self.put(stream, move |driver| {
-            let there = [(on_device.0, to), (on_device.1, from)]
-                .iter()
-                .all(|(device, address)| !device || driver.memory.after(*address).is_some_and(|there| bytes <= there));
-            if !there {
-                return driver.fault(format_args!("{what}: the memory was freed before the copy"));
-            }
+    /// Whether these bytes are there, now that a stream has come to what it does to them; a fault if not.
+    fn is_there(&mut self, what: &str, address: u64, bytes: usize) -> bool {
+        let block = self.memory.blocks.range(..=address).next_back();
+        match block.filter(|(start, block)| address - **start + bytes as u64 <= block.size as u64) {
+            Some((_, block)) if block.there => return true,
+            Some(_) => self.fault(format_args!("{what}: before the memory is allocated in its stream")),
+            None => self.fault(format_args!("{what}: after the memory was freed")),
+        }
+        false
+    }
+
+    /// Copies when the stream comes to it.
+    fn copy(&mut self, stream: *mut c_void, what: &'static str, to: Place, from: Place, bytes: usize) {
+        let sides = [to, from];
+        let hosts = sides.map(|side| match side {
+            Place::Host(address) => Some(address),
+            Place::Device(_) => None,
+        });
+        let hosts = move || hosts.into_iter().flatten();
+        hosts().for_each(|address| self.memory.pinned(address).into_iter().for_each(|pinned| pinned.copies += 1));
+        let speed = if hosts().next().is_some() { LINK } else { ON_DEVICE };
+        self.put(stream, bytes as u64 / speed, move |driver| {
+            hosts().for_each(|address| driver.memory.pinned(address).into_iter().for_each(|pinned| pinned.copies -= 1));
+            let [to, from] = sides.map(|side| match side {
+                Place::Host(address) => Some(address),
+                Place::Device(address) => driver.is_there(what, address, bytes).then_some(address),
+            });
+            let (Some(to), Some(from)) = (to, from) else { return };
             // SAFETY: device memory is there, as was just seen; host memory is there until its copy has been waited for,
-            // which is what callers owe a driver.
+            // which is what callers owe a driver, and pinned memory is held to it.
             unsafe {
                 let from: *const u8 = ptr::with_exposed_provenance(from as usize);
                 ptr::copy(from, ptr::with_exposed_provenance_mut(to as usize), bytes);
             }
         });
     }
+}
+
+/// One side of a copy.
+#[derive(Clone, Copy)]
+enum Place {
+    Host(u64),
+    Device(u64),
 }
 
 #[unsafe(no_mangle)]
@@ -240,10 +275,10 @@ unsafe extern "C" fn cuMemAllocFromPoolAsync(
     address: *mut u64,
     bytes: usize,
     pool: *mut c_void,
-    _: *mut c_void,
+    stream: *mut c_void,
 ) -> Code {
     call(|driver| {
-        let allocated = driver.allocate(pool.addr() as u64, bytes)?;
+        let allocated = driver.allocate(pool.addr() as u64, bytes, stream)?;
         unsafe { address.write(allocated) };
         Ok(())
     })
@@ -256,13 +291,16 @@ unsafe extern "C" fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: *m
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Code {
-    unsafe { cuMemAllocAsync(address, bytes, ptr::null_mut()) }
+    match unsafe { cuMemAllocAsync(address, bytes, ptr::null_mut()) } {
+        OK => super::streams::synchronize(ptr::null_mut()),
+        code => code,
+    }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn cuMemFreeAsync(address: u64, stream: *mut c_void) -> Code {
     call(|driver| {
-        driver.put(stream, move |driver| driver.free(address));
+        driver.put(stream, 0, move |driver| driver.free(address));
         Ok(())
     })
 }
@@ -296,7 +334,7 @@ unsafe extern "C" fn cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, _: 
         // SAFETY: it is not zero; what is written is what was allocated.
         let start = unsafe { alloc(layout(bytes)) };
         unsafe { ptr::write_bytes(start, NEW, bytes) };
-        driver.memory.pinned.insert(start.expose_provenance() as u64, bytes);
+        driver.memory.pinned.insert(start.expose_provenance() as u64, Pinned { size: bytes, copies: 0 });
         driver.counts.pinned_bytes += bytes as u64;
         unsafe { address.write(start.cast()) };
         Ok(())
@@ -306,9 +344,12 @@ unsafe extern "C" fn cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, _: 
 #[unsafe(no_mangle)]
 extern "C" fn cuMemFreeHost(address: *mut c_void) -> Code {
     call(|driver| {
-        // As a real one does: what is under way may use it.
-        driver.drain_all();
-        let size = driver.memory.pinned.remove(&(address.addr() as u64)).ok_or(INVALID_VALUE)?;
+        let Pinned { size, copies } = driver.memory.pinned.remove(&(address.addr() as u64)).ok_or(INVALID_VALUE)?;
+        // A real one may wait for them; nobody says that it must.
+        if copies > 0 {
+            driver.fault(format_args!("pinned memory is freed under {copies} copies"));
+            driver.drain_all();
+        }
         driver.counts.pinned_bytes -= size as u64;
         // SAFETY: it was allocated so.
         unsafe { dealloc(address.cast(), layout(size)) };
@@ -323,19 +364,21 @@ unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: u
         driver.counts.to_device += bytes as u64;
         driver.counts.copies += 1;
         let address = from.expose_provenance() as u64;
-        if driver.memory.is_pinned(address) {
-            driver.copy(stream, "a copy to the device", to, address, bytes, (true, false));
+        if driver.memory.pinned(address).is_some() {
+            driver.copy(stream, "a copy to the device", Place::Device(to), Place::Host(address), bytes);
+            if driver.eager {
+                driver.finish(stream);
+            }
         } else {
             // Staged by the driver, before the call returns.
             // SAFETY: the caller says that they are there.
             let staged = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), bytes) }.to_vec();
-            driver.put(stream, move |driver| {
-                if driver.memory.after(to).is_none_or(|there| bytes > there) {
-                    return driver.fault(format_args!("a copy to the device: the memory was freed before it"));
-                }
-                // SAFETY: just seen.
-                unsafe {
-                    ptr::copy_nonoverlapping(staged.as_ptr(), ptr::with_exposed_provenance_mut(to as usize), bytes);
+            driver.put(stream, bytes as u64 / LINK, move |driver| {
+                if driver.is_there("a copy to the device", to, bytes) {
+                    // SAFETY: just seen.
+                    unsafe {
+                        ptr::copy_nonoverlapping(staged.as_ptr(), ptr::with_exposed_provenance_mut(to as usize), bytes);
+                    }
                 }
             });
         }
@@ -358,8 +401,8 @@ extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, str
         driver.counts.from_device += bytes as u64;
         driver.counts.copies += 1;
         let address = to.expose_provenance() as u64;
-        driver.copy(stream, "a copy from the device", address, from, bytes, (false, true));
-        if !driver.memory.is_pinned(address) {
+        driver.copy(stream, "a copy from the device", Place::Host(address), Place::Device(from), bytes);
+        if driver.memory.pinned(address).is_none() {
             driver.drain(stream);
         }
         Ok(())
@@ -380,7 +423,7 @@ extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: *mu
         driver.within("a copy on the device", to, bytes)?;
         driver.within("a copy on the device", from, bytes)?;
         driver.counts.within_device += bytes as u64;
-        driver.copy(stream, "a copy on the device", to, from, bytes, (true, true));
+        driver.copy(stream, "a copy on the device", Place::Device(to), Place::Device(from), bytes);
         Ok(())
     })
 }
@@ -389,12 +432,11 @@ extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: *mu
 extern "C" fn cuMemsetD8Async(to: u64, byte: u8, bytes: usize, stream: *mut c_void) -> Code {
     call(|driver| {
         driver.within("a memset", to, bytes)?;
-        driver.put(stream, move |driver| {
-            if driver.memory.after(to).is_none_or(|there| bytes > there) {
-                return driver.fault(format_args!("a memset: the memory was freed before it"));
+        driver.put(stream, bytes as u64 / ON_DEVICE, move |driver| {
+            if driver.is_there("a memset", to, bytes) {
+                // SAFETY: just seen.
+                unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(to as usize), byte, bytes) };
             }
-            // SAFETY: just seen.
-            unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(to as usize), byte, bytes) };
         });
         Ok(())
     })

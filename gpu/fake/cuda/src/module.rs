@@ -19,6 +19,9 @@ const RTLD_NOW: c_int = 2;
 /// The parameters of a kernel, at most.
 const PARAMETERS: usize = 64;
 
+/// Threads that end in a nanosecond.
+const THREADS: u64 = 4;
+
 /// Runs all blocks of a grid; returns a code if the kernel trapped.
 type Run = unsafe extern "C" fn(*const c_uint, *const c_uint, c_uint, *mut *mut c_void) -> Code;
 /// Writes the size of each parameter, and returns how many there are.
@@ -136,7 +139,8 @@ unsafe extern "C" fn cuLaunchKernel(
         let mut values: Vec<_> = function.sizes.iter().enumerate().map(value).collect();
         driver.counts.launches += 1;
         let run = function.run;
-        driver.put(stream, move |driver| {
+        let all = u64::from(threads) * grid.iter().map(|n| u64::from(*n)).product::<u64>();
+        driver.put(stream, all / THREADS, move |driver| {
             let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
             // SAFETY: there is a value of the right size for each parameter; what a kernel then touches is its author's duty.
             let code = unsafe { run(grid.as_ptr(), block.as_ptr(), shared, pointers.as_mut_ptr()) };

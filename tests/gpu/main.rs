@@ -3,6 +3,8 @@
 
 #![cfg(feature = "gpu")]
 
+mod examples;
+
 use std::sync::Once;
 
 use regatta::gpu::{Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin};
@@ -134,6 +136,21 @@ fn a_kernel_on_workers_and_in_this_process_equals_the_cpu() {
 }
 
 #[test]
+fn frames_without_rows_of_one_row_and_of_nulls_alone_come_back_as_on_the_cpu() {
+    with_gpus();
+    for session in [Session::local(1).unwrap(), Session::native().unwrap()] {
+        for x in [vec![], vec![Some(1f32)], vec![None; 33]] {
+            let y = vec![2f32; x.len()];
+            let data = df!["x" => Float32Chunked::new("x".into(), x).into_series(), "y" => y].unwrap();
+            let expected = data.clone().lazy().select([plain().alias("r")]).collect().unwrap();
+            let call = Saxpy { a: 2.0 }.pool().gpus(0.5).on([col("x"), col("y")]).alias("r");
+            let (got, _) = answer(&session, data.lazy().select([call]));
+            assert!(got.equals_missing(&expected) && got.schema() == expected.schema(), "{got:?}");
+        }
+    }
+}
+
+#[test]
 fn text_goes_by_offsets() {
     with_gpus();
     let session = Session::local(1).unwrap();
@@ -169,6 +186,19 @@ fn a_batch_that_faults_the_device_is_quarantined_and_the_rest_goes_on_in_a_new_p
     let error = session.submit(data.lazy().select([call(&pool)])).unwrap().collect().unwrap_err().to_string();
     assert!(error.contains("has ended 2 replicas") && error.contains("trapped"), "{error}");
     assert!(error.contains("exit status: 86"), "{error}");
+}
+
+#[test]
+fn a_batch_that_is_larger_than_the_pool_s_gpu_memory_goes_through_in_pieces() {
+    with_gpus();
+    let session = Session::local(1).unwrap();
+    let data = frame(300_000);
+    let expected = data.clone().lazy().select([plain().alias("r")]).collect().unwrap();
+    let pool = Saxpy { a: 2.0 }.pool().gpu_memory(256 << 10).batch(300_000);
+    let (got, metrics) = answer(&session, data.lazy().select([pool.on([col("x"), col("y")]).alias("r")]));
+    assert!(got.equals_missing(&expected), "{got:?}");
+    assert!(metrics.counter("gpu_out_of_memory") > 0, "{metrics:?}");
+    assert_eq!(metrics.counter("gpu_bytes_down"), 300_000 * 4, "each row came back once");
 }
 
 #[test]
@@ -281,6 +311,10 @@ fn without_a_gpu() {
 fn without_a_gpu_the_twin_runs_if_it_may_and_else_the_error_says_what_to_do() {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "without_a_gpu", "--nocapture"]).env(WITHOUT, "1").env_remove("REGATTA_TEST_FAKES");
+    // No GPU where there is one, and no library of NVIDIA but those of the whole machine.
+    let empty = tempfile::tempdir().unwrap();
+    command.env("CUDA_VISIBLE_DEVICES", "").env("HOME", empty.path());
+    command.env_remove("XDG_CACHE_HOME").env_remove("REGATTA_CUDA_LIBS");
     let said = command.output().unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
 }

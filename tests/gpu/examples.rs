@@ -1,0 +1,101 @@
+//! The UDFs of the examples, on the fakes: what kernels and products give is what the twins give.
+
+#[path = "../../examples/embed_gpu/embed.rs"]
+mod embed;
+#[path = "../../examples/embed_gpu/encoder.rs"]
+mod encoder;
+#[path = "../../examples/embed/minilm.rs"]
+mod minilm;
+#[path = "../../examples/resize/resize.rs"]
+mod resize;
+#[path = "../../examples/top_k/top_k.rs"]
+mod top_k;
+
+use std::fs::File;
+
+use embed::{Embed, Tokenise};
+use regatta::gpu::{self, GpuUdf};
+use regatta::polars::prelude::*;
+use regatta::prelude::*;
+use regatta::udf::RunOn;
+use regatta_fakes::numbers;
+use resize::Resize;
+use top_k::{TopK, arrays};
+
+use super::with_gpus;
+
+/// One column by kernels and by the twin.
+fn both(query: impl Fn(RunOn) -> LazyFrame) -> [Column; 2] {
+    with_gpus();
+    let session = Session::local(1).unwrap();
+    [RunOn::RequireGpu, RunOn::CpuOnly].map(|run_on| {
+        let mut run = session.submit(query(run_on)).unwrap();
+        let answer = run.collect().unwrap_or_else(|error| panic!("{error}"));
+        let metrics = run.status().unwrap().expect("a session that runs queries knows them").metrics;
+        let on_gpu: u64 = metrics.values().map(|metrics| metrics.counter("gpu_batches")).sum();
+        assert_eq!(on_gpu > 0, run_on == RunOn::RequireGpu, "{metrics:?}");
+        answer.column("result").unwrap().clone()
+    })
+}
+
+/// The numbers of all arrays.
+fn flat(arrays: &Column) -> Vec<f32> {
+    let arrays = arrays.as_materialized_series().array().unwrap().get_inner();
+    arrays.f32().unwrap().iter().map(|number| number.unwrap_or(f32::NAN)).collect()
+}
+
+#[test]
+fn the_closest_vectors_are_those_of_the_twin() {
+    let (dim, rows) = (32, 5000);
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = folder.path().join("corpus.parquet");
+    let column = |numbers| arrays(Series::new("".into(), numbers), dim).unwrap();
+    let mut frame = df!["vector" => column(numbers(1, rows * dim))].unwrap();
+    ParquetWriter::new(File::create(&corpus).unwrap()).finish(&mut frame).unwrap();
+    let queries = df!["query" => column(numbers(2, 50 * dim))].unwrap().lazy();
+    let [on_gpu, twin] = both(|run_on| {
+        let top_k = TopK { corpus: corpus.clone(), dim, k: 5 };
+        queries.clone().select([top_k.pool().run_on(run_on).on([col("query")]).alias("result")])
+    });
+    assert!(on_gpu.equals(&twin), "{on_gpu:?}\n{twin:?}");
+}
+
+#[test]
+fn pictures_become_the_tensors_of_the_twin_and_broken_ones_null() {
+    let sizes: Vec<(i32, i32)> = (0..40).map(|n| (5 + n, 40 - n)).collect();
+    let picture = |(h, w): &(i32, i32)| (0..h * w * 3).map(|i| (i * 37 % 251) as u8).collect::<Vec<u8>>();
+    let mut bytes: Vec<Vec<u8>> = sizes.iter().map(picture).collect();
+    bytes[7].pop();
+    let (heights, widths): (Vec<i32>, Vec<i32>) = sizes.into_iter().unzip();
+    let pictures = df!["bytes" => bytes, "height" => heights, "width" => widths].unwrap().lazy();
+    let [on_gpu, twin] = both(|run_on| {
+        let resize = Resize { side: 12 }.pool().run_on(run_on);
+        pictures.clone().select([resize.on([col("bytes"), col("height"), col("width")]).alias("result")])
+    });
+    assert_eq!((on_gpu.null_count(), twin.null_count()), (1, 1));
+    assert!(on_gpu.is_null().get(7).unwrap());
+    for (a, b) in flat(&on_gpu.drop_nulls()).iter().zip(flat(&twin.drop_nulls())) {
+        assert!((a - b).abs() < 1e-4, "{a}, {b}");
+    }
+}
+
+#[test]
+fn minilm_of_kernels_and_products_means_what_the_cpu_model_means() {
+    let model = match minilm::fetch() {
+        Ok(model) => model,
+        Err(why) => return eprintln!("SKIPPED: the weights cannot be fetched: {why}"),
+    };
+    let texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove."];
+    let known = embed::known(&model, &texts).unwrap().concat();
+    let texts = df!["text" => texts].unwrap().lazy();
+    let [on_gpu, twin] = both(|run_on| {
+        let tokens = Tokenise { model: model.clone() }.pool().on([col("text")]);
+        let embed = Embed { model: model.clone() }.pool().run_on(run_on);
+        texts.clone().with_column(tokens.alias("tokens")).select([embed.on([col("tokens")]).alias("result")])
+    });
+    let (on_gpu, twin) = (flat(&on_gpu), flat(&twin));
+    assert_eq!(on_gpu.len(), 3 * encoder::MINILM.hidden);
+    for ((a, b), known) in on_gpu.iter().zip(&twin).zip(&known) {
+        assert!((a - known).abs() < 1e-4 && (b - known).abs() < 1e-4, "{a}, {b}, {known}");
+    }
+}
