@@ -4,27 +4,19 @@
 //!
 //! With REGATTA_FAKES=FOLDER it runs small on the fake driver, to see that it runs: its figures mean nothing then.
 
-#[path = "support/local.rs"]
-#[allow(dead_code)]
-mod local;
-#[path = "support/report.rs"]
-#[allow(dead_code)]
-mod report;
+mod support;
 
 use std::error::Error;
 
-use local::{seconds, workers};
 use regatta::gpu::{
     Device, GpuError, GpuUdf, Grid, HostColumn, HostResult, Input, Kernel, KernelSource, Output, Pipeline,
 };
 use regatta::gpu::{Twin, Values};
 use regatta::udf::RunOn;
 use regatta::{polars::prelude::*, prelude::*};
-use report::{Better, Case, Report};
 use serde::{Deserialize, Serialize};
-
-#[global_allocator]
-static ALLOCATOR: regatta::Allocator = regatta::Allocator;
+use support::local::{seconds, workers};
+use support::report::{Better, Case, Report};
 
 const ROWS: Case = Case { name: "B6 saxpy of columns on workers", unit: "Mrow/s", better: Better::Higher };
 const AGAIN: Case = Case { name: "B7 from a broken device to one that is ready", unit: "s", better: Better::Lower };
