@@ -5,7 +5,7 @@ mod counts;
 
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{env, fs};
 
@@ -30,7 +30,8 @@ pub fn folder() -> PathBuf {
         ("libcublasLt.so.13", "libfake_cublaslt.so"),
     ];
     for (name, library) in fakes {
-        match symlink(built.join(library), folder.join(name)) {
+        // Relative, so that a target folder can be copied.
+        match symlink(Path::new("..").join(library), folder.join(name)) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("{name}: {error}"),
             _ => (),
         }
