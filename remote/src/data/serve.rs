@@ -92,8 +92,8 @@ impl Transfer {
                     return self.refuse("it is not held any more").await;
                 };
                 let mut held = Box::new(held);
-                let first = first(&mut *held, credit);
-                self.produce(held, first, credit).await?;
+                let begun = Begun::of(&mut *held, credit);
+                self.produce(held, begun, credit).await?;
                 self.delivered().await?;
                 shared.peers.let_go(self.peer, number);
                 return Ok(());
@@ -108,16 +108,17 @@ impl Transfer {
             blocking(move || {
                 let mut reader = source.open(&ticket, peer)?;
                 // What it says when it panics is not for the peer, as the text of a refusal is.
-                let first = catch(|| first(&mut *reader, credit));
-                Ok((reader, first.unwrap_or_else(|panic| Some(Err(io::Error::other(panic))))))
+                let begun = catch(|| Begun::of(&mut *reader, credit));
+                let failed = |panic| Begun { total: 0, first: Some(Err(io::Error::other(panic))) };
+                Ok((reader, begun.unwrap_or_else(failed)))
             })
             .await
         };
-        let (reader, first) = match opened {
+        let (reader, begun) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(text)) | Err(text) => return self.refuse(&text).await,
         };
-        self.produce(reader, first, credit).await?;
+        self.produce(reader, begun, credit).await?;
         self.delivered().await?;
         catch(|| source.delivered(&ticket, self.peer)).map_err(Stop::Source)
     }
@@ -155,19 +156,14 @@ impl Transfer {
         self.send.finish().map_err(|_| Stop::Gone)
     }
 
-    /// Sends the total and all bytes, never beyond the credit. `first`: what was read already.
-    async fn produce(
-        &mut self,
-        mut reader: Box<dyn DataReader>,
-        first: Option<io::Result<Bytes>>,
-        credit: u64,
-    ) -> Result<(), Stop> {
-        self.allowance = Allowance::new(credit, reader.total());
+    /// Sends the total and all bytes, never beyond the credit.
+    async fn produce(&mut self, mut reader: Box<dyn DataReader>, begun: Begun, credit: u64) -> Result<(), Stop> {
+        self.allowance = Allowance::new(credit, begun.total);
         let mut answer = BytesMut::with_capacity(9);
         answer.put_u8(OK);
         answer.put_u64_le(self.allowance.left);
         let mut slices = vec![answer.freeze()];
-        if let Some(bytes) = first {
+        if let Some(bytes) = begun.first {
             self.cut(bytes, &mut slices)?;
         }
         while self.allowance.left > 0 {
@@ -236,10 +232,20 @@ impl Transfer {
     }
 }
 
-/// What may be sent at once; `None` if that is nothing.
-fn first(reader: &mut dyn DataReader, credit: u64) -> Option<io::Result<Bytes>> {
-    let max = credit.min(reader.total()).min(READ) as usize;
-    (max > 0).then(|| reader.read(max))
+/// A reader whose first bytes have been read.
+struct Begun {
+    /// Bytes that it had before.
+    total: u64,
+    /// What may be sent at once; `None` if that is nothing.
+    first: Option<io::Result<Bytes>>,
+}
+
+impl Begun {
+    fn of(reader: &mut dyn DataReader, credit: u64) -> Self {
+        let total = reader.total();
+        let max = credit.min(total).min(READ) as usize;
+        Self { total, first: (max > 0).then(|| reader.read(max)) }
+    }
 }
 
 fn stop(stop: StreamStop) -> Stop {
