@@ -212,7 +212,8 @@ impl Core {
     }
 
     /// Adds replicas to each pool of a running stage until it has as many as `count` says, never taking the last room for
-    /// a task from a worker. A pool with an idle replica needs no more.
+    /// a task from a worker. A pool with an idle replica needs no more. For the least that was asked for, pools that nobody
+    /// uses make room.
     fn extend(
         &mut self,
         id: QueryId,
@@ -230,7 +231,12 @@ impl Core {
                 }
                 // The only replica of a pool that has work need leave no room.
                 let spare = if pool.replicas.is_empty() { Resources::NONE } else { self.settings.task };
-                let Some(grant) = self.ledger.place(pool.spec.each, spare) else { break };
+                let (each, short) = (pool.spec.each, pool.replicas.len() < pool.spec.least);
+                let mut grant = self.ledger.place(each, spare);
+                if grant.is_none() && short {
+                    grant = self.evict_for(Evict::Unused, |ledger| ledger.place(each, spare), actions);
+                }
+                let Some(grant) = grant else { break };
                 self.start_replica(id_of_pool, id, stage, grant, now, actions);
             }
         }

@@ -123,6 +123,32 @@ fn a_warm_replica_makes_room_for_a_task_for_another_pool_and_for_nothing_else() 
 }
 
 #[test]
+fn warm_pools_make_room_for_all_replicas_that_must_be_there_and_for_no_extra() {
+    // The last one stays in the room that is kept for a task, until that starts.
+    for (replicas, come, gone) in [((1, 3), 1, 1), ((3, 3), 3, 2)] {
+        let mut play = play(&[2.0]);
+        let least_three = StageSpec { pools: vec![PoolSpec { least: 3, most: 3, ..shared(0) }], ..stage(1) };
+        let started = starts(&play.submit(1, vec![least_three]));
+        assert_eq!(started.len(), 3);
+        let mut actions = Vec::new();
+        for (replica, _) in started {
+            actions.extend(play.event(Event::ReplicaReady(replica)));
+        }
+        let (task, attempt) = runs(&actions)[0];
+        play.done(task, attempt);
+        play.event(Event::Release(QueryId(1)));
+        assert_eq!(pools(&play)[0].ready, 3);
+        let (least, most) = replicas;
+        let other = StageSpec { pools: vec![PoolSpec { least, most, ..shared(1) }], ..stage(1) };
+        let actions = play.submit(2, vec![other]);
+        assert_eq!((starts(&actions).len(), stopped(&actions)), (come, gone), "{replicas:?}");
+        let ready = starts(&actions).into_iter().flat_map(|(replica, _)| play.event(Event::ReplicaReady(replica)));
+        let actions: Vec<_> = ready.collect();
+        assert_eq!((runs(&actions).len(), stopped(&actions)), (1, come - gone), "{replicas:?}");
+    }
+}
+
+#[test]
 fn a_stage_that_finds_one_of_its_pools_warm_keeps_it_while_the_other_makes_room() {
     let mut play = play(&[2.0]);
     let both = |query: u64, play: &mut Play| {
