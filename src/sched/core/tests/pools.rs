@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn elastic() -> Settings {
+pub(super) fn elastic() -> Settings {
     let scale = ScaleSettings {
         workers: (1, 1),
         each: Resources::cpus(2.0),

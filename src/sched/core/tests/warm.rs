@@ -321,17 +321,7 @@ fn a_worker_that_leaves_makes_the_pools_that_are_left_with_less_share_it() {
 
 #[test]
 fn what_the_last_worker_that_can_come_could_not_hold_is_not_waited_for() {
-    let scale = ScaleSettings {
-        workers: (1, 1),
-        each: Resources::cpus(2.0),
-        threshold: 1.25,
-        interval: Duration::from_secs(5),
-        downscale: true,
-        idle: Duration::from_secs(60),
-        survivors: 1,
-        exclude: Duration::ZERO,
-    };
-    let mut play = Play { core: Core::new(Settings { scale: Some(scale), ..settings() }), now: Instant::now() };
+    let mut play = Play { core: Core::new(pools::elastic()), now: Instant::now() };
     play.event(joined(0, Resources::cpus(2.0)));
     let pools = (0..5).map(|_| pool(Resources::cpus(0.5), (1, 1))).collect();
     assert_eq!(
