@@ -133,6 +133,8 @@ pub(crate) struct RunTask {
     pub(crate) attempt: Attempt,
     pub(crate) split: Split,
     pub(crate) inputs: Vec<(StageId, Vec<Piece>)>,
+    /// Persisted partitions that it reads.
+    pub(crate) held: Vec<(QueryId, usize)>,
     /// Replicas that are ready so far; [`Serve`] names the others.
     pub(crate) replicas: Vec<ReplicaAt>,
     /// Only once this attempt has ended, if it runs here.

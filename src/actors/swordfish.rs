@@ -19,7 +19,7 @@ use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
 use crate::engine::{Inputs, Program, TaskRun, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::held_at;
+use crate::plan::held_name;
 use crate::sched::{Attempt, Outcome, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
 use crate::udf::{CALLS, CallingTask, TaskMeter, UdfError};
 
@@ -326,13 +326,12 @@ fn attempt_task(
     let StageOfTask { program, pools, cancelled } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();
     let program = program?;
-    let held = program.held(&message.split);
     let inputs = runtime.block_on(async {
         let mut cancelled = cancelled.clone();
         tokio::select! {
             biased;
             _ = cancelled.wait_for(|cancelled| *cancelled) => Err(TaskFailure::Cancelled),
-            inputs = gather(host, scheduler, message.inputs, held) => inputs,
+            inputs = gather(host, scheduler, message.inputs, message.held) => inputs,
         }
     })?;
     let output = PartitionId { task: message.task, attempt: message.attempt, partition: 0 };
@@ -379,7 +378,7 @@ async fn gather(
     host: &Host,
     scheduler: &ActorRef<SchedulerActor>,
     inputs: Vec<(StageId, Vec<Piece>)>,
-    held: Vec<String>,
+    held: Vec<(QueryId, usize)>,
 ) -> Result<Inputs, TaskFailure> {
     let mut gathered = Inputs::default();
     for (stage, pieces) in inputs {
@@ -388,14 +387,12 @@ async fn gather(
     }
     let mut located = HashMap::new();
     let mut pieces = Vec::new();
-    for name in held {
-        let (query, partition) =
-            held_at(&name).ok_or_else(|| PolarsFailure::new("protocol", "a persisted partition has no usable name"))?;
+    for (query, partition) in held {
         let there = match located.entry(query) {
             Entry::Occupied(there) => there.into_mut(),
             Entry::Vacant(entry) => entry.insert(locate(scheduler, query).await?),
         };
-        pieces.push((name, *there.get(partition).ok_or(TaskFailure::NotPersisted(query))?));
+        pieces.push((held_name(query, partition), *there.get(partition).ok_or(TaskFailure::NotPersisted(query))?));
     }
     let fetches = pieces
         .into_iter()

@@ -70,17 +70,6 @@ pub(super) fn bind(program: &Program, split: &Split, inputs: &Inputs, task: &Cal
     bound
 }
 
-/// The names of the persisted partitions that a task reads.
-pub(super) fn held(plan: &IRPlan, split: &Split) -> Vec<String> {
-    let scans = (0..plan.lp_arena.len()).map(|node| plan.lp_arena.get(Node(node))).filter(|ir| !held_by(ir).is_empty());
-    let names = scans.flat_map(|scan| {
-        let mut scan = scan.clone();
-        take_split(&mut scan, split);
-        held_by(&scan).into_iter().map(str::to_owned).collect::<Vec<_>>()
-    });
-    names.collect()
-}
-
 fn read_from<'a>(scan: &mut IR, partitions: impl IntoIterator<Item = &'a Bytes>) {
     let buffers = partitions.into_iter().map(|bytes| Buffer::from_owner(bytes.clone()));
     if let IR::Scan { sources, .. } = scan {

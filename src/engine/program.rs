@@ -8,7 +8,7 @@ use polars_utils::arena::Node;
 
 use super::fragment;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{FileSink, Scatter, Split, StageProgram, UdfStep, udf_calls};
+use crate::plan::{FileSink, Scatter, StageProgram, UdfStep, udf_calls};
 use crate::udf::{CallingTask, UdfCall, batch_of};
 
 /// What every task of a stage runs.
@@ -58,13 +58,6 @@ impl Program {
         let calls = udf_calls(&fragment);
         let StageProgram { batches, limit, scatter, .. } = program;
         Ok(Self { fragment, calls, batches, steps, limit, scatter, schema, sink })
-    }
-}
-
-impl Program {
-    /// The names of the persisted partitions that a task reads.
-    pub(crate) fn held(&self, split: &Split) -> Vec<String> {
-        fragment::held(&self.fragment, split)
     }
 }
 

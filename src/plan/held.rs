@@ -17,7 +17,7 @@ const MARK: &str = "regatta-held:";
 
 /// A query over so many partitions that another has left, in order.
 pub(crate) fn scan_held(schema: SchemaRef, query: QueryId, partitions: usize) -> LazyFrame {
-    let path = |partition| PlRefPath::new(format!("{MARK}{:016x}.{partition}", query.0).as_str());
+    let path = |partition| PlRefPath::new(format!("{MARK}{}", held_name(query, partition)).as_str());
     let paths = (0..partitions).map(path);
     let sources = ScanSources::Paths(paths.collect());
     let args = UnifiedScanArgs { glob: false, cache: false, ..Default::default() };
@@ -42,21 +42,28 @@ pub(crate) fn scan_held(schema: SchemaRef, query: QueryId, partitions: usize) ->
     scan.select([all().as_expr()])
 }
 
-/// What a partition's name says: who has left it, and which it is.
-pub(crate) fn held_at(name: &str) -> Option<(QueryId, usize)> {
+/// A partition's name: who has left it, and which it is.
+pub(crate) fn held_name(query: QueryId, partition: usize) -> String {
+    format!("{:016x}.{partition}", query.0)
+}
+
+/// What a partition's name says.
+fn held_at(name: &str) -> Option<(QueryId, usize)> {
     let (query, partition) = name.split_once('.')?;
     Some((QueryId(u64::from_str_radix(query, 16).ok()?), partition.parse().ok()?))
 }
 
 /// The persisted partitions that each task reads of these nodes; nothing if there are none.
 pub(super) fn held_by_splits<'a>(nodes: impl Iterator<Item = &'a IR>, splits: &[Split]) -> Vec<Vec<(QueryId, usize)>> {
-    let all: Vec<_> = nodes.flat_map(|ir| held_by(ir).into_iter().filter_map(held_at)).collect();
+    let scans = nodes.map(|ir| held_by(ir).into_iter().filter_map(held_at).collect::<Vec<_>>());
+    let scans: Vec<_> = scans.filter(|scan| !scan.is_empty()).collect();
     let of = |split: &Split| match split {
-        // Only a scan that is alone in its stage is split by files.
-        Split::Files { files, .. } => files.iter().filter_map(|file| all.get(*file)).copied().collect(),
-        _ => all.clone(),
+        Split::Files { files, .. } => {
+            scans.iter().flat_map(|scan| files.iter().filter_map(|file| scan.get(*file))).copied().collect()
+        }
+        _ => scans.concat(),
     };
-    if all.is_empty() { Vec::new() } else { splits.iter().map(of).collect() }
+    if scans.is_empty() { Vec::new() } else { splits.iter().map(of).collect() }
 }
 
 /// The names of the partitions that this node scans; none if it is no such scan.
