@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+#[cfg(feature = "gpu")]
+use bytes::Bytes;
 use polars::prelude::*;
 use regatta_remote::ActorRef;
 use serde::{Deserialize, Serialize};
@@ -214,6 +216,9 @@ pub struct Batch {
     context: Context,
     /// What bounds the calls of an async UDF that its replica has in flight.
     slots: Arc<Semaphore>,
+    /// What the columns lie in, where several batches do one after the other.
+    #[cfg(feature = "gpu")]
+    memory: Option<Bytes>,
 }
 
 impl Batch {
@@ -223,7 +228,24 @@ impl Batch {
 
     pub(super) fn with_slots(columns: DataFrame, call: Call, context: Context, slots: Arc<Semaphore>) -> Self {
         let context = Context { step: call.of.or(context.step), attempt: call.attempt, ..context };
-        Self { columns, call, context, slots }
+        Self {
+            columns,
+            call,
+            context,
+            slots,
+            #[cfg(feature = "gpu")]
+            memory: None,
+        }
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(super) fn in_memory(self, memory: Bytes) -> Self {
+        Self { memory: Some(memory), ..self }
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(crate) fn memory(&self) -> Option<&Bytes> {
+        self.memory.as_ref()
     }
 
     /// Another batch of the same call.

@@ -1,16 +1,17 @@
 //! A replica in another process: this executable, started again.
 //!
-//! Parent and child share a socket (the child's standard input) for words, and the replica's scratch folder for batches: one
-//! IPC file for each batch and each result. An isolated replica has its process alone; those with a GPU share that of the GPU.
+//! Parent and child share a socket (the child's standard input) for words, and memory for batches and results. An isolated
+//! replica has its process alone; those with a GPU share that of the GPU.
 
 mod child;
 mod many;
 mod output;
 mod process;
+mod slab;
 mod wire;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ pub(super) use many::IsolatedAsync;
 pub(crate) use output::TARGET as OUTPUT;
 
 use self::process::Process;
+use self::slab::{Lease, Parcel, Slabs};
 use self::wire::{FromChild, Outcome, StartChild, ToChild};
 pub(crate) use self::wire::{GpuSeat, Link, VISIBLE};
 use super::context::{Seat, no_directory};
@@ -36,7 +38,7 @@ use crate::config::ClusterAt;
 pub(super) struct Isolated {
     process: Arc<Process>,
     link: Link,
-    folder: PathBuf,
+    slabs: Slabs,
     /// Batches so far.
     batches: u64,
 }
@@ -77,7 +79,7 @@ impl Isolated {
         gpu: Option<GpuSeat>,
     ) -> UdfResult<(Self, Metrics)> {
         let (process, socket) = Process::enter(gpu.as_ref())?;
-        let mut child = Self { process, link: Link::new(socket), folder: seat.scratch.clone(), batches: 0 };
+        let mut child = Self { process, link: Link::new(socket), slabs: Slabs::default(), batches: 0 };
         let memory = (gpu.is_none() && spec.options.memory > 0).then_some(spec.options.memory);
         let in_flight = spec.options.in_flight.unwrap_or(IN_FLIGHT);
         let (udf, arguments) = (spec.udf.clone(), spec.arguments.clone());
@@ -107,9 +109,8 @@ impl Isolated {
         wanted: &mut dyn FnMut() -> bool,
     ) -> Result<(Column, Metrics), Ended> {
         self.process.output_belongs_here();
-        let (number, files) = self.hand_over(inputs)?;
-        let sent = self.link.send(&ToChild::Run { number, call });
-        sent.map_err(|error| Ended::DiedBefore(self.process.last_words(error)))?;
+        let (number, mut lease, parcel) = self.hand_over(inputs)?;
+        self.say_run(number, call, parcel).map_err(|error| Ended::DiedBefore(self.process.last_words(error)))?;
         let (mut began, mut until) = (false, None);
         loop {
             match self.link.receive(LOOK) {
@@ -117,7 +118,12 @@ impl Isolated {
                     began = true;
                     until = call.timeout.map(|limit| Instant::now() + limit);
                 }
-                Ok(Some(FromChild::Done { outcome, .. })) => return files.result_of(outcome),
+                Ok(Some(FromChild::Done { outcome, spent, .. })) => {
+                    if spent {
+                        lease.spend();
+                    }
+                    return result_of(&mut lease, outcome);
+                }
                 Ok(Some(_)) => (),
                 Ok(None) if until.is_some_and(|until| Instant::now() >= until) => {
                     // What hangs in it cannot be stopped alone.
@@ -134,13 +140,18 @@ impl Isolated {
         }
     }
 
-    /// Writes a batch to where the process finds it, by its number.
-    fn hand_over(&mut self, inputs: &DataFrame) -> UdfResult<(u64, Files)> {
+    /// Puts a batch where the process finds it. It has a number now.
+    fn hand_over(&mut self, inputs: &DataFrame) -> UdfResult<(u64, Lease, Parcel)> {
         let number = self.batches;
         self.batches += 1;
-        let files = Files { inputs: inputs_file(&self.folder, number), result: result_file(&self.folder, number) };
-        wire::write(&files.inputs, inputs)?;
-        Ok((number, files))
+        let (lease, parcel) = self.slabs.put(inputs)?;
+        Ok((number, lease, parcel))
+    }
+
+    /// Has the process run it.
+    fn say_run(&mut self, number: u64, call: Call, mut inputs: Parcel) -> io::Result<()> {
+        let file = inputs.file.take();
+        self.link.send_with(&ToChild::Run { number, call, inputs }, file.as_ref().map(AsFd::as_fd))
     }
 
     /// Ends the replica in order; one that does not goes with its process, if it is alone there.
@@ -163,33 +174,10 @@ fn admit(directory: &Directory) -> UdfResult<ClusterAt> {
     Ok(directory.as_ref().ok_or_else(no_directory)?.admit()?)
 }
 
-/// The files of one batch, removed with it. Who has mapped one keeps what is in it.
-struct Files {
-    inputs: PathBuf,
-    result: PathBuf,
-}
-
-impl Files {
-    /// What the process has left, which says how the call ended.
-    fn result_of(&self, outcome: Outcome) -> Result<(Column, Metrics), Ended> {
-        let metrics = outcome.map_err(|(error, panicked)| Ended::Failed(error, panicked))?;
-        let result = wire::read(&self.result).map_err(UdfError::from)?;
-        let column = result.into_columns().pop().ok_or_else(|| UdfError::new("no column came back"))?;
-        Ok((column, metrics))
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.inputs);
-        let _ = fs::remove_file(&self.result);
-    }
-}
-
-fn inputs_file(folder: &Path, number: u64) -> PathBuf {
-    folder.join(format!("{number}.inputs.arrow"))
-}
-
-fn result_file(folder: &Path, number: u64) -> PathBuf {
-    folder.join(format!("{number}.result.arrow"))
+/// What the process has left in a call's slab, which says how the call ended.
+fn result_of(lease: &mut Lease, outcome: Outcome) -> Result<(Column, Metrics), Ended> {
+    let (metrics, place) = outcome.map_err(|(error, panicked)| Ended::Failed(error, panicked))?;
+    let result = lease.read(place).map_err(UdfError::from)?;
+    let column = result.into_columns().pop().ok_or_else(|| UdfError::new("no column came back"))?;
+    Ok((column, metrics))
 }

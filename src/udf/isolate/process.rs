@@ -67,7 +67,7 @@ impl Process {
     /// Hands a replica's socket to a process for several, unless it has ended.
     fn hand_over(&self, socket: &UnixStream) -> io::Result<()> {
         let door = self.door.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        os::send_file(door, socket.as_fd())
+        os::send_with_file(door, &[1], socket.as_fd()).map(drop)
     }
 
     /// Ends it, with all that are in it.
