@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use polars::prelude::*;
-use regatta_remote::ActorRef;
+use regatta_remote::{ActorRef, shorten};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -196,7 +196,7 @@ impl Start {
     /// Says what is being done. It shows in the query's status, and the last such word stands in the error if the replica is
     /// not ready in time.
     pub fn progress(&mut self, doing: impl AsRef<str>) {
-        (self.report)(doing.as_ref());
+        (self.report)(&shorten(doing.as_ref()));
     }
 }
 
