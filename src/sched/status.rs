@@ -427,7 +427,8 @@ mod tests {
         };
         assert_eq!(
             status.to_string(),
-            "worker 3: 1 of 8 CPU charged, 0.5 of 3 GPU; 1 tasks run; 2 GPU: NVIDIA H100 80GB HBM3 (9.0, 79.6 GiB, CUDA 12.4); \
+            "worker 3: 1 of 8 CPU charged, 0.5 of 3 GPU; 1 tasks run; \
+             2 GPU: NVIDIA H100 80GB HBM3 (9.0, 79.6 GiB, CUDA 12.4); \
              1 GPU: NVIDIA H100 80GB HBM3 MIG 1g.10gb (9.0, 10.0 GiB, CUDA 12.4, MIG instance)"
         );
         status.devices.clear();
