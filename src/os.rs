@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::hash::{BuildHasher, RandomState};
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -54,6 +54,19 @@ pub(crate) fn address_towards(to: SocketAddr) -> io::Result<IpAddr> {
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(to)?;
     Ok(socket.local_addr()?.ip())
+}
+
+/// Bytes of a line that another process prints; a longer one comes in pieces.
+pub(crate) const LINE: u64 = 8 << 10;
+
+/// The lines that another process prints, to the end of its output.
+pub(crate) fn lines(pipe: impl Read) -> impl Iterator<Item = String> {
+    let mut pipe = BufReader::new(pipe);
+    std::iter::from_fn(move || {
+        let mut line = Vec::new();
+        let length = pipe.by_ref().take(LINE).read_until(b'\n', &mut line).ok()?;
+        (length > 0).then(|| String::from_utf8_lossy(&line).trim_end().to_owned())
+    })
 }
 
 /// Sends bytes to the process at the other end of a socket, and with the first of them a copy of an open file. Returns how many

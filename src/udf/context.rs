@@ -9,7 +9,7 @@ use arrow::array::RecordBatch;
 #[cfg(feature = "gpu")]
 use bytes::Bytes;
 use polars::prelude::*;
-use regatta_remote::ActorRef;
+use regatta_remote::{ActorRef, shorten};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -198,7 +198,7 @@ impl Start {
     /// Says what is being done. It shows in the query's status, and the last such word stands in the error if the replica is
     /// not ready in time.
     pub fn progress(&mut self, doing: impl AsRef<str>) {
-        (self.report)(doing.as_ref());
+        (self.report)(&shorten(doing.as_ref()));
     }
 }
 
