@@ -187,6 +187,6 @@ fn end_if_lost(device: &Device) {
         && error.is_sticky()
     {
         eprintln!("regatta: {error}");
-        std::process::exit(LOST);
+        crate::os::exit_now(LOST);
     }
 }
