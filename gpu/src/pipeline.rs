@@ -8,7 +8,8 @@ use cudarc::driver::{CudaStream, result};
 
 use crate::column::{HostColumn, Input, Output, Packing, aligned, append_bits, bit_bytes, check};
 use crate::error::Doing;
-use crate::memory::{Event, Memory, Pinned, Use, Way};
+use crate::memory::{Event, Memory, Use};
+use crate::pinned::{PinnedBytes, Way};
 use crate::{Device, GpuError};
 
 /// Where the result of a batch goes, on the host.
@@ -88,12 +89,12 @@ const PIECE: Range<usize> = 4 << 20..16 << 20;
 const PATIENCE: u32 = 8;
 
 struct Slot {
-    up: Pinned,
+    up: PinnedBytes,
     device_in: Memory,
     device_out: Memory,
     /// What `device_in` and `device_out` have; `up` and `down` are as large.
     bytes: (usize, usize),
-    down: Pinned,
+    down: PinnedBytes,
     uploaded: Event,
     computed: Event,
     downloaded: Event,
@@ -270,13 +271,13 @@ impl Pipeline {
             |what: usize, stream: &CudaStream| begins.map_or(Ok(()), |all| all[what].record(stream.cu_stream()));
         let order = if begins.is_some() { Use::Time } else { Use::Order };
         let slot = room(&mut self.slots[slot], &device, (packing.bytes, out), order)?;
-        packing.write(columns, slot.up.get_mut(packing.bytes));
+        packing.write(columns, &mut slot.up[..packing.bytes]);
         begin(0, upload)?;
         if packing.bytes > 0 {
             // SAFETY: the slot is as large, and nobody writes to its pinned memory before `downloaded`, which comes later.
             unsafe {
                 let to = slot.device_in.pointer().0;
-                result::memcpy_htod_async(to, slot.up.get(packing.bytes), upload.cu_stream())
+                result::memcpy_htod_async(to, &slot.up[..packing.bytes], upload.cu_stream())
             }
             .doing("copy a batch to the device")?;
         }
@@ -294,7 +295,7 @@ impl Pipeline {
         slot.computed.before(download.cu_stream())?;
         begin(2, download)?;
         // SAFETY: as above; the copy has the length of what is wanted, not that of the slot.
-        unsafe { result::memcpy_dtoh_async(slot.down.get_mut(out), data.0, download.cu_stream()) }
+        unsafe { result::memcpy_dtoh_async(&mut slot.down[..out], data.0, download.cu_stream()) }
             .doing("copy a result from the device")?;
         slot.downloaded.record(download.cu_stream())?;
         Ok((packing.bytes, out))
@@ -313,7 +314,7 @@ impl Pipeline {
         }
         let (start, count, each) = (piece.rows.start, piece.rows.len(), result.each);
         let (validity_at, bytes) = output_bytes(result, count);
-        let from = slot.down.get(bytes);
+        let from = &slot.down[..bytes];
         result.data[start * each..][..count * each].copy_from_slice(&from[..count * each]);
         if let Some(validity) = &mut result.validity {
             append_bits(validity, start, &from[validity_at..], count);
@@ -347,8 +348,8 @@ impl Slot {
         Ok(Self {
             device_in: device.memory(bytes.0)?,
             device_out: device.memory(bytes.1)?,
-            up: Pinned::new(device, bytes.0, Way::Up)?,
-            down: Pinned::new(device, bytes.1, Way::Down)?,
+            up: PinnedBytes::new(device, bytes.0, Way::Up)?,
+            down: PinnedBytes::new(device, bytes.1, Way::Down)?,
             bytes,
             uploaded: Event::new(device, order)?,
             computed: Event::new(device, order)?,
