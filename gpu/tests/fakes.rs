@@ -42,8 +42,8 @@ fn registrations(driver: &Driver, stream: sys::CUstream) {
     );
     assert_eq!([register(SIZE, 0, 0), register(SIZE + 5000, 10, 64)], [Err(1); 2], "nothing, and a flag that is none");
     assert_eq!([unregister(1), unregister(SIZE)], [Err(713); 2]);
-    driver.fail_registrations(1);
-    assert_eq!(register(SIZE + 5000, 10, 0), Err(800));
+    driver.fail_pins(1);
+    assert_eq!(register(SIZE + 5000, 10, 0), Err(2));
     // SAFETY, of all below: what is wrong with these calls the fake driver checks before it touches memory.
     unsafe {
         assert!(result::free_host(start.cast()).is_err(), "nobody allocated it so");
