@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use polars::prelude::PolarsError;
-use regatta_remote::NameError;
+use regatta_remote::{NameError, shorten};
 use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
@@ -132,20 +132,20 @@ impl PlanError {
     }
 }
 
-/// An error of Polars, as it travels: its kind and its whole text.
+/// An error of Polars, as it travels: its kind and its text.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]
 #[error("{text}")]
 pub struct PolarsFailure {
     /// The innermost variant of `PolarsError`, in lower case: `io`, `schema mismatch`, ...; of `io`, also `file not found` and
     /// `no permission`; of readers, also `corrupt file`; of object stores, also `no access`.
     pub kind: String,
-    /// The text with its context.
+    /// The text with its context; of one longer than 64 KiB the beginning and the end.
     pub text: String,
 }
 
 impl PolarsFailure {
     pub(crate) fn new(kind: &str, text: impl Into<String>) -> Self {
-        Self { kind: kind.to_owned(), text: text.into() }
+        Self { kind: kind.to_owned(), text: shorten(text) }
     }
 
     /// With the files that were read, if the text names none of them.

@@ -63,8 +63,8 @@ pub use frame::{Batches, LazyFrameExt, Run};
 pub use polars_ooc::Allocator;
 pub use regatta_macros::{Message, actor, main, udf};
 pub use sched::{
-    PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, StepId, TaskId, Wait, WaitsFor, WorkerId,
-    WorkerStatus,
+    GpuInfo, PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, StepId, TaskId, Wait, WaitsFor,
+    WorkerId, WorkerStatus,
 };
 pub use session::{Cluster, Persisted, Session};
 

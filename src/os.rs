@@ -2,14 +2,14 @@
 
 use std::fs::{DirBuilder, File};
 use std::hash::{BuildHasher, RandomState};
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, BorrowedFd};
-#[cfg(feature = "gpu")]
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
 
 /// CPUs that this process may use.
 pub(crate) fn cpus() -> usize {
@@ -58,13 +58,27 @@ pub(crate) fn address_towards(to: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Hands a copy of an open file to the process at the other end of a socket.
-pub(crate) fn send_file(to: &UnixStream, file: BorrowedFd<'_>) -> io::Result<()> {
-    let mut word = [1u8];
-    let mut part = libc::iovec { iov_base: word.as_mut_ptr().cast(), iov_len: 1 };
+/// Bytes of a line that another process prints; a longer one comes in pieces.
+pub(crate) const LINE: u64 = 8 << 10;
+
+/// The lines that another process prints, to the end of its output.
+pub(crate) fn lines(pipe: impl Read) -> impl Iterator<Item = String> {
+    let mut pipe = BufReader::new(pipe);
+    std::iter::from_fn(move || {
+        let mut line = Vec::new();
+        let length = pipe.by_ref().take(LINE).read_until(b'\n', &mut line).ok()?;
+        (length > 0).then(|| String::from_utf8_lossy(&line).trim_end().to_owned())
+    })
+}
+
+/// Sends bytes to the process at the other end of a socket, and with the first of them a copy of an open file. Returns how many
+/// were sent: one at least.
+pub(crate) fn send_with_file(to: &UnixStream, bytes: &[u8], file: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut control = Control::default();
     let message = control.message(&mut part);
-    // SAFETY: the message points to what lives until the call is over, and `control` has room for one header and one file.
+    // SAFETY: the message points to what lives until the call is over and is only read, and `control` has room for one header
+    // and one file.
     let sent = unsafe {
         let header = libc::CMSG_FIRSTHDR(&raw const message);
         (*header).cmsg_level = libc::SOL_SOCKET;
@@ -73,33 +87,80 @@ pub(crate) fn send_file(to: &UnixStream, file: BorrowedFd<'_>) -> io::Result<()>
         libc::CMSG_DATA(header).cast::<libc::c_int>().write_unaligned(file.as_raw_fd());
         libc::sendmsg(to.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
     };
-    if sent == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// The next open file that the process at the other end hands over; `None` once it has gone.
-#[cfg(feature = "gpu")]
-pub(crate) fn receive_file(from: &UnixStream) -> io::Result<Option<OwnedFd>> {
-    let mut word = [0u8];
-    let mut part = libc::iovec { iov_base: word.as_mut_ptr().cast(), iov_len: 1 };
+/// The next bytes that the process at the other end sends, none once it has gone, and the open file that came with them.
+pub(crate) fn receive_with_file(from: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let mut control = Control::default();
-    loop {
-        let mut message = control.message(&mut part);
-        // SAFETY: as above; the descriptor that comes is open and ours alone.
-        unsafe {
-            match libc::recvmsg(from.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) {
-                0 => return Ok(None),
-                1 => (),
-                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => continue,
-                _ => return Err(io::Error::last_os_error()),
-            }
-            let header = libc::CMSG_FIRSTHDR(&raw const message);
-            if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {
-                return Err(io::Error::other("a word without a file"));
-            }
-            let file = libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned();
-            return Ok(Some(OwnedFd::from_raw_fd(file)));
+    let mut message = control.message(&mut part);
+    // SAFETY: as above, but that the bytes are written to; the descriptor that comes is open and ours alone.
+    unsafe {
+        let received = libc::recvmsg(from.as_raw_fd(), &raw mut message, CLOSE_ON_EXEC);
+        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {
+            return Ok((received, None));
         }
+        let file = libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned();
+        Ok((received, Some(OwnedFd::from_raw_fd(file))))
     }
+}
+
+#[cfg(target_os = "linux")]
+const CLOSE_ON_EXEC: libc::c_int = libc::MSG_CMSG_CLOEXEC;
+#[cfg(not(target_os = "linux"))]
+const CLOSE_ON_EXEC: libc::c_int = 0;
+
+/// An empty file that is memory and has no name: for processes that it is handed to. It never gets shorter, so that what is
+/// mapped of it stays there.
+#[cfg(target_os = "linux")]
+pub(crate) fn shared_memory() -> io::Result<File> {
+    // SAFETY: the name is a C string; the descriptor is new and ours alone.
+    let file = unsafe {
+        let file = libc::memfd_create(c"regatta".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+        done(file)?;
+        File::from_raw_fd(file)
+    };
+    // SAFETY: it takes a number.
+    done(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) })?;
+    Ok(file)
+}
+
+/// As above, but on disk, and nothing keeps a process from shortening it.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn shared_memory() -> io::Result<File> {
+    let path = std::env::temp_dir().join(format!("regatta-{:016x}", random()));
+    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+/// Ends a process and waits for that: not for ever, since one that hangs in a driver does not end when it is killed.
+///
+/// # Errors
+/// It has not ended after five seconds.
+pub(crate) fn end(child: &mut Child) -> io::Result<ExitStatus> {
+    let _ = child.kill();
+    let until = Instant::now() + Duration::from_secs(5);
+    let mut pause = Duration::from_micros(100);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() >= until {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("process {} does not end", child.id())));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Ends this process at once, without what is to be done at its end: a driver's part of that may hang.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: it does not return, and what it leaves is the system's.
+    unsafe { libc::_exit(code) }
 }
 
 /// Room for one descriptor beside a message, aligned as its header is.

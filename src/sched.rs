@@ -22,4 +22,4 @@ pub(crate) use policy::Affinity;
 pub(crate) use pool::PoolSpec;
 pub(crate) use query::{Outcome, Output, QuerySpec, Report, StageSpec};
 pub(crate) use resources::Resources;
-pub use status::{PoolStatus, QueryStatus, SessionStatus, StageStatus, Wait, WaitsFor, WorkerStatus};
+pub use status::{GpuInfo, PoolStatus, QueryStatus, SessionStatus, StageStatus, Wait, WaitsFor, WorkerStatus};

@@ -19,7 +19,7 @@ use polars::prelude::LazyFrame;
 use regatta_remote::{Arbiter, Authority, Node, Role, catch};
 
 use crate::actors::{Host, MAILBOX, Persist, Place, SwordfishActor, UseProvider, Worker};
-use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, hello, is_worker};
+use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, gpus, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::{Publication, Run};
@@ -106,7 +106,8 @@ impl Session {
         let (host, scheduler) = (Arc::clone(&head.ground.host), head.scheduler.clone());
         let place = Place { worker: WorkerId(0), node: None };
         let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler.into()));
-        let worker = Worker { worker: place.worker, capacity: capacity(os::cpus(), 1), actor: swordfish.into() };
+        let (capacity, devices) = (capacity(os::cpus(), 1), gpus().to_vec());
+        let worker = Worker { worker: place.worker, capacity, devices, actor: swordfish.into() };
         head.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
         let arbiters = vec![arbiter, head.arbiter];
         Ok(Self::of(head.ground, Door::Here(head.scheduler), arbiters, None, Tasks::One))

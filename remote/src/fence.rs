@@ -5,6 +5,8 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
+use crate::text::shorten;
+
 /// Runs `f`; a panic in it becomes its text, with file and line where they are known.
 pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     install();
@@ -12,12 +14,12 @@ pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|payload| take_text().unwrap_or_else(|| panic_text(payload.as_ref())))
 }
 
-/// The text in a panic's payload.
+/// The text in a panic's payload, as long as it may travel.
 pub fn panic_text(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&str>() {
-        (*text).to_owned()
+        shorten(*text)
     } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
+        shorten(text.as_str())
     } else {
         "panicked with a value that is not text".to_owned()
     }
@@ -61,6 +63,12 @@ mod tests {
         assert!(text.starts_with("boat 7 ("), "{text}");
         assert!(text.contains("fence.rs:"), "{text}");
         assert_eq!(catch(|| 3), Ok(3));
+    }
+
+    #[test]
+    fn a_panic_that_says_too_much_keeps_its_place() {
+        let text = catch(|| -> () { panic!("boat {}", "x".repeat(crate::MAX_TEXT)) }).unwrap_err();
+        assert!(text.len() <= crate::MAX_TEXT && text.starts_with("boat x") && text.contains("fence.rs:"), "{text}");
     }
 
     #[test]

@@ -58,6 +58,7 @@ mod serve;
 pub mod sim;
 mod stream;
 mod supervise;
+mod text;
 mod trace;
 mod travel;
 
@@ -82,6 +83,7 @@ pub use route::Publication;
 pub use runtime::{Arbiter, Runtime};
 pub use stream::{ConsumerGone, ItemSender, Items, Replies};
 pub use supervise::Restarts;
+pub use text::{MAX_TEXT, shorten};
 pub use trace::TraceContext;
 pub use travel::detached_in;
 

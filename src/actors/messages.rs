@@ -16,8 +16,8 @@ use crate::cluster::ClusterProvider;
 use crate::error::{ActorError, ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{
-    Attempt, MAX_ATTEMPTS, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, StepId,
-    TaskId, WorkerId,
+    Attempt, GpuInfo, MAX_ATTEMPTS, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus,
+    StageId, StepId, TaskId, WorkerId,
 };
 use crate::store::Ticket;
 use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
@@ -69,6 +69,8 @@ pub(crate) struct Place {
 pub(crate) struct Register {
     pub(crate) worker: WorkerId,
     pub(crate) capacity: Resources,
+    /// What its GPUs are, by their number: for people. What counts is the capacity.
+    pub(crate) devices: Vec<GpuInfo>,
     pub(crate) node: NodeId,
     pub(crate) address: SocketAddr,
 }
@@ -79,7 +81,7 @@ pub(crate) struct TaskEnded {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
     pub(crate) outcome: Outcome,
-    /// What its UDF calls have reported.
+    /// What its UDF calls have reported, unless it failed.
     pub(crate) metrics: MetricsByUdf,
 }
 
@@ -385,6 +387,7 @@ pub(crate) struct WholeStatus;
 pub(crate) struct Worker {
     pub(crate) worker: WorkerId,
     pub(crate) capacity: Resources,
+    pub(crate) devices: Vec<GpuInfo>,
     pub(crate) actor: ActorRef<SwordfishActor>,
 }
 

@@ -21,8 +21,8 @@ use crate::error::ClusterError;
 use crate::os;
 use crate::plan::{QueryPlan, Rows, Split, Stage, UdfStep, share};
 use crate::sched::{
-    Action, Affinity, Core, Event, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId, Report,
-    Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
+    Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId,
+    Report, Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
 use crate::store::{RowRange, Ticket};
 use crate::udf::{Metrics, MetricsByUdf, RunOn, merge_into};
@@ -45,6 +45,7 @@ pub struct SchedulerActor {
 
 struct Crew {
     place: Place,
+    devices: Vec<GpuInfo>,
     actor: ActorRef<SwordfishActor>,
     /// Messages to the worker, in order; a task of its own sends them.
     outbox: mpsc::Sender<Outgoing>,
@@ -112,11 +113,17 @@ impl SchedulerActor {
             .or_else(|| self.workers.values().find(|crew| crew.place.node.is_none()).map(|c| c.place.worker))
     }
 
-    fn join(&mut self, place: Place, capacity: Resources, actor: ActorRef<SwordfishActor>, ctx: &Context<Self>) {
+    fn join(
+        &mut self,
+        place: Place,
+        (capacity, devices): (Resources, Vec<GpuInfo>),
+        actor: ActorRef<SwordfishActor>,
+        ctx: &Context<Self>,
+    ) {
         let worker = place.worker;
         tracing::debug!(%worker, cpus = capacity.as_cpus(), "worker joined");
         let (outbox, to_send) = mpsc::channel(OUTBOX);
-        self.workers.insert(worker, Crew { place, actor: actor.clone(), outbox });
+        self.workers.insert(worker, Crew { place, devices, actor: actor.clone(), outbox });
         self.host.runtime.handle().spawn(deliver(actor, to_send, worker, ctx.address().downgrade()));
         self.take(Event::Joined { worker, capacity, machine: machine(&place) });
         self.joining.send_modify(|joined| *joined += 1);
@@ -323,7 +330,7 @@ impl Handler<Register> for SchedulerActor {
     type Result = Result<(), ClusterError>;
 
     fn handle(&mut self, message: Register, ctx: &mut Self::Context) -> Self::Result {
-        let Register { worker, capacity, node, address } = message;
+        let Register { worker, capacity, devices, node, address } = message;
         let place = Place { worker, node: Some((node, address)) };
         match self.workers.get(&worker) {
             // The answer to an earlier ask was lost.
@@ -337,7 +344,7 @@ impl Handler<Register> for SchedulerActor {
             None => (),
         }
         let actor = self.host.swordfish(node).ok_or(ClusterError::Closed)?;
-        self.join(place, capacity, actor, ctx);
+        self.join(place, (capacity, devices), actor, ctx);
         Ok(())
     }
 }
@@ -345,8 +352,8 @@ impl Handler<Register> for SchedulerActor {
 impl Handler<Worker> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, Worker { worker, capacity, actor }: Worker, ctx: &mut Self::Context) {
-        self.join(Place { worker, node: None }, capacity, actor, ctx);
+    fn handle(&mut self, Worker { worker, capacity, devices, actor }: Worker, ctx: &mut Self::Context) {
+        self.join(Place { worker, node: None }, (capacity, devices), actor, ctx);
     }
 }
 
@@ -487,7 +494,11 @@ impl Handler<WholeStatus> for SchedulerActor {
     type Result = actix::MessageResult<WholeStatus>;
 
     fn handle(&mut self, _: WholeStatus, _: &mut Self::Context) -> Self::Result {
-        actix::MessageResult(self.core.session_status(Instant::now()))
+        let mut status = self.core.session_status(Instant::now());
+        for worker in &mut status.workers {
+            worker.devices = self.workers.get(&worker.worker).map(|crew| crew.devices.clone()).unwrap_or_default();
+        }
+        actix::MessageResult(status)
     }
 }
 

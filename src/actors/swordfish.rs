@@ -84,7 +84,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const WAITS: usize = 64;
 /// Ends of tasks that may wait to be sent; then their threads wait.
 const ENDS: usize = 1024;
-/// Ends of tasks in one message, at most.
+/// Ends of tasks in one message, at most. Each has one of 64 for itself, a MiB: enough for an error, whose text is at most
+/// 64 KiB, and for what two dozen UDFs report, each at most 40 KiB.
 const TOGETHER: usize = 64;
 
 impl SwordfishActor {
@@ -180,7 +181,8 @@ impl SwordfishActor {
                 }
                 Err(error) => tracing::debug!(%error, took = ?started.elapsed(), "failed"),
             }
-            TaskEnded { task, attempt, outcome, metrics: meter.take() }
+            let metrics = outcome.as_ref().map(|_| meter.take()).unwrap_or_default();
+            TaskEnded { task, attempt, outcome, metrics }
         })
     }
 }
@@ -417,5 +419,38 @@ impl std::fmt::Debug for SwordfishActor {
             .field("worker", &self.here.worker)
             .field("replicas", &self.replicas.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use regatta_remote::{MAX_MESSAGE, MAX_TEXT, encode};
+
+    use super::*;
+    use crate::sched::{Output, WorkerId};
+    use crate::udf::{Meter, MetricsByUdf};
+
+    #[test]
+    fn the_longest_ends_that_travel_together_fit_into_a_message() {
+        let task = TaskId { query: QueryId(u64::MAX), stage: StageId(u32::MAX), index: u32::MAX };
+        let attempt = Attempt(u32::MAX);
+        let size = |outcome: Outcome, metrics: MetricsByUdf| {
+            let end = TaskEnded { task, attempt, outcome, metrics };
+            encode(&TasksEnded(vec![end; TOGETHER])).map(|bytes| bytes.len())
+        };
+        let text = "🚣".repeat(MAX_TEXT);
+        let error = UdfError::new(text.as_str()).within("row 7 of a batch of 100");
+        let udf = TaskFailure::Udf { udf: "keel".to_owned(), rank: 0, worker: WorkerId(0).to_string(), error };
+        let panic = catch(|| -> () { std::panic::panic_any(text.clone()) }).unwrap_err();
+        for failure in [udf, PolarsFailure::new("compute", text.as_str()).into(), TaskFailure::Panicked(panic)] {
+            assert!(size(Err(failure), MetricsByUdf::new()).unwrap() <= TOGETHER * (MAX_TEXT + 1024));
+        }
+        let meter = Meter::default();
+        (0..1000).for_each(|n| meter.gauge(&format!("{n:0>128}"), 1.5));
+        let reported = meter.take();
+        let metrics = (0..24).map(|udf| (format!("udf {udf}"), reported.clone())).collect();
+        let id = PartitionId { task, attempt, partition: u32::MAX };
+        let output = Output { id, rows: u64::MAX, bytes: u64::MAX };
+        assert!(size(Ok(output), metrics).unwrap() <= MAX_MESSAGE);
     }
 }

@@ -1,33 +1,37 @@
 //! What a worker on this machine has.
 
 use crate::os;
-use crate::sched::Resources;
+use crate::sched::{GpuInfo, Resources};
 
 /// Capacity of one of so many workers that share this machine: its CPUs, a share of the memory, and of the GPUs that this
 /// process sees.
 pub(crate) fn capacity(cpus: usize, workers: usize) -> Resources {
     let workers = workers.max(1) as u64;
-    let (gpus, gpu_memory) = gpus();
+    let gpus = gpus();
     let each = Resources::cpus(cpus as f64).with_memory(os::memory() / workers);
-    each.with_gpus((gpus.len() as u64).div_ceil(workers) as f64, gpu_memory)
+    each.with_gpus((gpus.len() as u64).div_ceil(workers) as f64, least_memory(gpus))
 }
 
-/// The GPUs of the worker that is number `slot` of so many on this machine, by UUID.
-pub(super) fn gpus_of(slot: usize, workers: usize, gpus: &[String]) -> Vec<String> {
+/// The GPUs of the worker that is number `slot` of so many on this machine.
+pub(super) fn gpus_of(slot: usize, workers: usize, gpus: &[GpuInfo]) -> Vec<GpuInfo> {
     gpus.iter().skip(slot).step_by(workers.max(1)).cloned().collect()
 }
 
-/// The UUIDs of the GPUs that this process sees, and the least memory that one of them has.
+/// What each of these GPUs has: the ledger takes them for equal, so those with more count as the one with least.
+pub(super) fn least_memory(gpus: &[GpuInfo]) -> u64 {
+    gpus.iter().map(|gpu| gpu.memory).min().unwrap_or(0)
+}
+
+/// The GPUs that this process sees.
 #[cfg(feature = "gpu")]
-pub(super) fn gpus() -> (Vec<String>, u64) {
-    let gpus = crate::gpu::gpus();
-    (gpus.iter().map(|gpu| gpu.uuid.clone()).collect(), gpus.iter().map(|gpu| gpu.memory).min().unwrap_or(0))
+pub(crate) fn gpus() -> &'static [GpuInfo] {
+    crate::gpu::gpus()
 }
 
 /// Built without the feature `gpu`, it sees none.
 #[cfg(not(feature = "gpu"))]
-pub(super) fn gpus() -> (Vec<String>, u64) {
-    (Vec::new(), 0)
+pub(crate) fn gpus() -> &'static [GpuInfo] {
+    &[]
 }
 
 #[cfg(test)]
@@ -35,11 +39,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_gpu_belongs_to_one_worker() {
-        let gpus = ["GPU-a", "GPU-b", "GPU-c"].map(String::from);
-        let split = |workers, gpus| (0..workers).map(|slot| gpus_of(slot, workers, gpus)).collect::<Vec<_>>();
-        assert_eq!(split(2, &gpus), [vec!["GPU-a", "GPU-c"], vec!["GPU-b"]]);
-        assert_eq!(split(3, &gpus[..1]), [vec!["GPU-a"], vec![], vec![]]);
-        assert_eq!(split(1, &[]), [Vec::<String>::new()]);
+    fn every_gpu_belongs_to_one_worker_which_counts_on_the_least_memory_of_its_own() {
+        let gpu = |(uuid, memory): (&str, u64)| GpuInfo {
+            name: "a GPU".to_owned(),
+            uuid: uuid.to_owned(),
+            memory,
+            compute_capability: (9, 0),
+            driver: (13, 0),
+            mig: false,
+        };
+        let gpus = [("GPU-a", 80), ("GPU-b", 24), ("GPU-c", 40)].map(gpu);
+        let split = |workers, gpus: &[GpuInfo]| {
+            let of = |slot| gpus_of(slot, workers, gpus);
+            let told = |gpus: Vec<GpuInfo>| (gpus.iter().map(|gpu| gpu.uuid.clone()).collect(), least_memory(&gpus));
+            (0..workers).map(of).map(told).collect::<Vec<(Vec<String>, u64)>>()
+        };
+        let told = |uuids: &[&str], memory| (uuids.iter().map(ToString::to_string).collect(), memory);
+        assert_eq!(split(2, &gpus), [told(&["GPU-a", "GPU-c"], 40), told(&["GPU-b"], 24)]);
+        assert_eq!(split(3, &gpus[..1]), [told(&["GPU-a"], 80), told(&[], 0), told(&[], 0)]);
+        assert_eq!(split(1, &[]), [told(&[], 0)]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use regatta_remote::{Authority, NodeId, Role};
 
 use super::ClusterProvider;
-use super::capacity::{capacity, gpus, gpus_of};
+use super::capacity::{capacity, gpus, gpus_of, least_memory};
 use super::scratch::folder_of;
 use super::worker::{HandOver, MARKER, TestWorker, write_hand_over};
 use crate::error::ClusterError;
+use crate::os;
 use crate::sched::WorkerId;
 use crate::udf::VISIBLE;
 
@@ -160,10 +161,12 @@ impl LocalWorker {
     fn start(worker: WorkerId, slot: usize, spec: &LocalSpec) -> Result<Self, ClusterError> {
         let identity = spec.authority.issue(Role::Worker);
         let identity = identity.map_err(|e| ClusterError::network("make a worker's certificate", e))?;
-        let (gpus, gpu_memory) = gpus();
-        let devices = gpus_of(slot, spec.most, &gpus);
-        let capacity = capacity(spec.threads, spec.most).with_gpus(devices.len() as f64, gpu_memory);
-        let hand_over = HandOver { worker, identity, head: spec.head, capacity, scratch: spec.scratch.clone() };
+        let devices = gpus_of(slot, spec.most, gpus());
+        let capacity = capacity(spec.threads, spec.most).with_gpus(devices.len() as f64, least_memory(&devices));
+        let visible: Vec<_> = devices.iter().map(|gpu| gpu.uuid.as_str()).collect();
+        let visible = (!gpus().is_empty()).then(|| (VISIBLE, visible.join(",")));
+        let scratch = spec.scratch.clone();
+        let hand_over = HandOver { worker, identity, head: spec.head, capacity, devices, scratch };
         let executable = std::env::current_exe().map_err(|e| ClusterError::os("find this executable", e))?;
         let mut command = Command::new(&executable);
         let in_tests = TestWorker::arguments();
@@ -174,7 +177,7 @@ impl LocalWorker {
             .env(MARKER, "1")
             .env("DAFT_FLOTILLA_WORKER", "1")
             .env("POLARS_MAX_THREADS", spec.threads.to_string())
-            .envs((!gpus.is_empty()).then(|| (VISIBLE, devices.join(","))))
+            .envs(visible)
             .stdin(Stdio::piped())
             .stdout(stdout)
             .stderr(Stdio::piped());
@@ -237,8 +240,7 @@ fn relay(
     let name = name.to_owned();
     thread::spawn(move || {
         let mut last = None;
-        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).into_owned();
+        for line in os::lines(pipe) {
             let _ = writeln!(std::io::stderr(), "[{name}] {line}");
             last = Some(line.clone());
             if let Some(kept) = &keep {

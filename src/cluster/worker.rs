@@ -17,13 +17,13 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tracing_subscriber::EnvFilter;
 
 use super::scratch::folder_of;
-use super::{Scratch, capacity, connect};
+use super::{Scratch, capacity, connect, gpus};
 use crate::actors::{
     CONTROL, Enrol, GATEWAY, GatewayActor, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor,
     SwordfishActor,
 };
 use crate::config::{ClusterAt, Config};
-use crate::sched::{Resources, WorkerId};
+use crate::sched::{GpuInfo, Resources, WorkerId};
 use crate::store::Store;
 use crate::{actor, udf};
 
@@ -37,6 +37,8 @@ pub(crate) struct HandOver {
     pub(crate) identity: Identity,
     pub(crate) head: (NodeId, SocketAddr),
     pub(crate) capacity: Resources,
+    /// Its GPUs: it does not ask the driver itself.
+    pub(crate) devices: Vec<GpuInfo>,
     pub(crate) scratch: PathBuf,
 }
 
@@ -176,6 +178,7 @@ struct Recruit {
     /// `None`: the head gives the number.
     worker: Option<WorkerId>,
     capacity: Resources,
+    devices: Vec<GpuInfo>,
     scratch: Scratch,
     runtime: Runtime,
     store: Arc<Store>,
@@ -186,7 +189,7 @@ struct Recruit {
 
 /// A worker of a session of this machine.
 fn handed_over() -> Result<Recruit, Failure> {
-    let HandOver { worker, identity, head: (head, address), capacity, scratch } =
+    let HandOver { worker, identity, head: (head, address), capacity, devices, scratch } =
         read_hand_over(&mut io::stdin().lock()).map_err(|e| {
             format!("{MARKER} is set, but standard input holds no hand-over ({e}); it is not for people to set")
         })?;
@@ -206,7 +209,7 @@ fn handed_over() -> Result<Recruit, Failure> {
     if found != head {
         return Err(format!("the process at {address} is node {found}, not the head {head}").into());
     }
-    Ok(Recruit { worker: Some(worker), capacity, scratch, runtime, store, node, events, head })
+    Ok(Recruit { worker: Some(worker), capacity, devices, scratch, runtime, store, node, events, head })
 }
 
 /// A worker that joins a cluster elsewhere: people read what it says.
@@ -220,12 +223,13 @@ fn joined(at: &ClusterAt) -> Result<Recruit, Failure> {
         node.events()
     })?;
     let capacity = capacity(THREAD_POOL.current_num_threads(), 1);
-    Ok(Recruit { worker: None, capacity, scratch, runtime, store, node, events, head })
+    let devices = gpus().to_vec();
+    Ok(Recruit { worker: None, capacity, devices, scratch, runtime, store, node, events, head })
 }
 
 fn work() -> Result<Infallible, Failure> {
     let at = Config::join_at()?;
-    let Recruit { worker, capacity, scratch, runtime, store, node, mut events, head } =
+    let Recruit { worker, capacity, devices, scratch, runtime, store, node, mut events, head } =
         at.as_ref().map_or_else(handed_over, joined)?;
     let handle = runtime.handle().clone();
     let worker = match worker {
@@ -243,7 +247,7 @@ fn work() -> Result<Infallible, Failure> {
     let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, to_scheduler));
     SwordfishActor::publish(&node, SWORDFISH, &swordfish);
     // Last: from here on the scheduler sends work.
-    let register = Register { worker, capacity, node: node.id(), address: here };
+    let register = Register { worker, capacity, devices, node: node.id(), address: here };
     handle.block_on(scheduler.ask(register, CONTROL))??;
     if let Some(at) = at {
         tracing::info!(%worker, cpus = capacity.as_cpus(), cluster = at.address, scratch = %scratch.folder().display(), "joined");

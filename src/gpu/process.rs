@@ -5,45 +5,28 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use regatta_gpu::GpuUnavailable;
-use serde::{Deserialize, Serialize};
+use regatta_gpu::{DeviceInfo, GpuUnavailable};
 
 use super::AnyGpuUdf;
 use super::replica::GpuReplica;
 use crate::cluster::{PROBE, replica_command};
 use crate::os;
+use crate::sched::GpuInfo;
 use crate::udf::{GpuSeat, Link, PoolOptions, Replica, RunOn, Seat, Start, UdfError, UdfResult, VISIBLE};
 
 /// How long the driver may take to tell what there is.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A GPU of this machine that this process was given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Gpu {
-    /// As `CUDA_VISIBLE_DEVICES` takes it.
-    pub(crate) uuid: String,
-    pub(crate) name: String,
-    pub(crate) memory: u64,
-    /// Compute capability: 90 for 9.0.
-    pub(crate) arch: u32,
-    /// The driver's CUDA version: 13000 for 13.0.
-    pub(crate) driver: u32,
-    /// A part of a GPU that is partitioned.
-    pub(crate) mig: bool,
-}
-
 /// The GPUs that this process sees. Asks the driver once, in a child that ends with its answer.
-pub(crate) fn gpus() -> &'static [Gpu] {
-    static GPUS: OnceLock<Vec<Gpu>> = OnceLock::new();
+pub(crate) fn gpus() -> &'static [GpuInfo] {
+    static GPUS: OnceLock<Vec<GpuInfo>> = OnceLock::new();
     GPUS.get_or_init(|| match probe() {
         Ok(gpus) => {
-            for Gpu { uuid, name, memory, arch, driver, mig } in &gpus {
-                tracing::info!(uuid, name, memory, arch, driver, mig, "GPU");
-            }
+            gpus.iter().for_each(|gpu| tracing::info!(uuid = gpu.uuid, "GPU: {gpu}"));
             gpus
         }
         Err(why) => {
@@ -53,7 +36,7 @@ pub(crate) fn gpus() -> &'static [Gpu] {
     })
 }
 
-fn probe() -> UdfResult<Vec<Gpu>> {
+fn probe() -> UdfResult<Vec<GpuInfo>> {
     crate::cluster::use_fakes_in_tests();
     if !regatta_gpu::driver_present() {
         return Err(GpuUnavailable::NoDriver.into());
@@ -61,22 +44,15 @@ fn probe() -> UdfResult<Vec<Gpu>> {
     let mut command = replica_command().ok_or_else(no_process)?;
     let (here, there) = UnixStream::pair()?;
     command.env(crate::cluster::MARKER, PROBE).stdin(OwnedFd::from(there)).stdout(Stdio::null()).stderr(Stdio::null());
-    let _child = Ended(command.spawn()?);
+    let mut child = command.spawn()?;
     drop(command); // and with it our copy of the child's end
-    let answer = Link::new(here).receive::<Result<Vec<Gpu>, String>>(PATIENCE);
+    let answer = Link::new(here).receive::<Result<Vec<GpuInfo>, String>>(PATIENCE);
+    if let Err(error) = os::end(&mut child) {
+        tracing::warn!(%error, "the process that asks the driver is left behind");
+    }
     let answer = answer.map_err(|error| UdfError::new(format!("the process that asks the driver ended: {error}")))?;
     let late = || UdfError::new(format!("the CUDA driver did not answer within {} s", PATIENCE.as_secs()));
     answer.ok_or_else(late)?.map_err(UdfError::new)
-}
-
-/// A process that is not waited for, and gone with this.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// The child's side: tells what GPUs there are.
@@ -84,14 +60,15 @@ pub(crate) fn prove() -> io::Result<()> {
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     os::replace_stdin(&File::open("/dev/null")?)?;
     let gpus = regatta_gpu::devices().map_err(|error| error.to_string());
-    let gpus = gpus.map(|gpus| gpus.into_iter().map(Gpu::from).collect::<Vec<_>>());
+    let gpus = gpus.map(|gpus| gpus.into_iter().map(GpuInfo::from).collect::<Vec<_>>());
     Link::new(stream).send(&gpus)
 }
 
-impl From<regatta_gpu::DeviceInfo> for Gpu {
-    fn from(info: regatta_gpu::DeviceInfo) -> Self {
-        let regatta_gpu::DeviceInfo { uuid, name, memory, arch, driver, mig, .. } = info;
-        Self { uuid, name, memory, arch: arch.0, driver, mig }
+impl From<DeviceInfo> for GpuInfo {
+    fn from(info: DeviceInfo) -> Self {
+        let DeviceInfo { uuid, name, memory, arch, driver, mig, .. } = info;
+        let (compute_capability, driver) = ((arch.0 / 10, arch.0 % 10), (driver / 1000, driver % 1000 / 10));
+        Self { name, uuid, memory, compute_capability, driver, mig }
     }
 }
 
@@ -117,11 +94,12 @@ pub(crate) fn seat_for(options: &PoolOptions, seat: &Seat, twin: bool) -> UdfRes
             Some(name) => return on(name),
             None => format!("this worker does not see its GPU {device}"),
         },
-        // Where Polars makes the call itself nobody gives out devices.
-        (_, None) if seat.step.is_none_or(|step| step.step == u32::MAX) => match name_of(0) {
-            Some(name) => return on(name),
+        // Plain Polars makes the call, and nobody gives out GPUs.
+        (_, None) if seat.worker.is_none() => match gpus().first() {
+            Some(gpu) => return on(gpu.uuid.clone()),
             None => "this process sees no GPU".to_owned(),
         },
+        (_, None) if seat.is_in_place() => IN_PLACE.to_owned(),
         (_, None) => "no worker has a GPU".to_owned(),
     };
     if options.run_on == RunOn::PreferGpu && twin {
@@ -132,6 +110,20 @@ pub(crate) fn seat_for(options: &PoolOptions, seat: &Seat, twin: bool) -> UdfRes
         "it needs a GPU, and {why}: start workers where there is one, with regatta's feature gpu, or give it a twin() and \
          .run_on(RunOn::PreferGpu)"
     )))
+}
+
+const IN_PLACE: &str = "Polars makes this call itself, in a task, which has no GPU: it is part of an expression that is not row by row, \
+     or reads one";
+
+/// What is wrong with a call that a task is to make.
+pub(crate) fn check_in_place(options: &PoolOptions) -> Result<(), String> {
+    if options.run_on != RunOn::RequireGpu {
+        return Ok(()); // its twin runs
+    }
+    Err(format!(
+        "{IN_PLACE}; make what it reads a column first (with_columns), and use its result in the next one, or give it a twin() \
+         and .run_on(RunOn::PreferGpu)"
+    ))
 }
 
 /// A device's name for a child's `CUDA_VISIBLE_DEVICES`, by its number here.

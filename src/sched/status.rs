@@ -130,6 +130,26 @@ pub struct WorkerStatus {
     pub idle: Option<Duration>,
     /// For how long it has not been heard of: nothing new is placed there.
     pub silent: Option<Duration>,
+    /// What its GPUs are, by their number on the worker.
+    pub devices: Vec<GpuInfo>,
+}
+
+/// What a GPU is: as its driver says, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct GpuInfo {
+    /// What the maker calls it.
+    pub name: String,
+    /// As `CUDA_VISIBLE_DEVICES` takes it.
+    pub uuid: String,
+    /// Bytes of its memory.
+    pub memory: u64,
+    /// The major and the minor number.
+    pub compute_capability: (u32, u32),
+    /// The driver's version of CUDA, major and minor.
+    pub driver: (u32, u32),
+    /// It is an instance on a GPU that is partitioned.
+    pub mig: bool,
 }
 
 impl QueryStatus {
@@ -189,6 +209,7 @@ impl WorkerStatus {
             tasks: (desk.running, desk.queued),
             idle: idle.map(since),
             silent: ledger.silent_since(worker).map(since),
+            devices: Vec::new(),
         }
     }
 }
@@ -287,7 +308,23 @@ impl fmt::Display for WorkerStatus {
         if let Some(silent) = self.silent {
             write!(f, "; silent for {:.2} s", silent.as_secs_f64())?;
         }
-        Ok(())
+        // Equal ones together.
+        let mut kinds: Vec<(String, usize)> = Vec::new();
+        for kind in self.devices.iter().map(GpuInfo::to_string) {
+            match kinds.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, count)) => *count += 1,
+                None => kinds.push((kind, 1)),
+            }
+        }
+        kinds.iter().try_for_each(|(kind, count)| write!(f, "; {count} GPU: {kind}"))
+    }
+}
+
+impl fmt::Display for GpuInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ((major, minor), (cuda, point)) = (self.compute_capability, self.driver);
+        let mig = if self.mig { ", MIG instance" } else { "" };
+        write!(f, "{} ({major}.{minor}, {}, CUDA {cuda}.{point}{mig})", self.name, Bytes(self.memory))
     }
 }
 
@@ -358,5 +395,43 @@ impl fmt::Display for WaitsFor {
             }
             Self::Credit(udf, worker) => write!(f, "room at a replica of UDF {udf}, on {worker}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_s_gpus_are_told_with_equal_ones_together() {
+        let gpu = |uuid: &str, memory| GpuInfo {
+            name: "NVIDIA H100 80GB HBM3".to_owned(),
+            uuid: uuid.to_owned(),
+            memory,
+            compute_capability: (9, 0),
+            driver: (12, 4),
+            mig: false,
+        };
+        let whole = 85_520_809_984;
+        let part =
+            GpuInfo { name: "NVIDIA H100 80GB HBM3 MIG 1g.10gb".to_owned(), mig: true, ..gpu("MIG-c", 10 << 30) };
+        let mut status = WorkerStatus {
+            worker: WorkerId(3),
+            cpus: (8.0, 1.0),
+            gpus: (3.0, 0.5),
+            memory: (0, 0),
+            tasks: (1, 0),
+            idle: None,
+            silent: None,
+            devices: vec![gpu("GPU-a", whole), part, gpu("GPU-b", whole)],
+        };
+        assert_eq!(
+            status.to_string(),
+            "worker 3: 1 of 8 CPU charged, 0.5 of 3 GPU; 1 tasks run; \
+             2 GPU: NVIDIA H100 80GB HBM3 (9.0, 79.6 GiB, CUDA 12.4); \
+             1 GPU: NVIDIA H100 80GB HBM3 MIG 1g.10gb (9.0, 10.0 GiB, CUDA 12.4, MIG instance)"
+        );
+        status.devices.clear();
+        assert!(status.to_string().ends_with("; 1 tasks run"), "{status}");
     }
 }

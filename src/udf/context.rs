@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+#[cfg(feature = "gpu")]
+use bytes::Bytes;
 use polars::prelude::*;
-use regatta_remote::ActorRef;
+use regatta_remote::{ActorRef, shorten};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -38,6 +40,9 @@ pub(crate) struct Seat {
     pub(crate) scratch: PathBuf,
 }
 
+/// The number of no step.
+const IN_PLACE: u32 = u32::MAX;
+
 impl Seat {
     pub(crate) fn of(
         step: StepId,
@@ -60,13 +65,19 @@ impl Seat {
     /// A call that Polars makes itself: one replica, next to whoever calls.
     pub(crate) fn in_place(task: Option<(QueryId, StageId, WorkerId)>, scratch: PathBuf) -> Self {
         Self {
-            step: task.map(|(query, stage, _)| StepId { query, stage, step: u32::MAX }),
+            step: task.map(|(query, stage, _)| StepId { query, stage, step: IN_PLACE }),
             worker: task.map(|(_, _, worker)| worker),
             rank: 0,
             replicas: 1,
             devices: Vec::new(),
             scratch,
         }
+    }
+
+    /// Whether Polars makes the call itself, in a task.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.step.is_some_and(|at| at.step == IN_PLACE)
     }
 }
 
@@ -196,7 +207,7 @@ impl Start {
     /// Says what is being done. It shows in the query's status, and the last such word stands in the error if the replica is
     /// not ready in time.
     pub fn progress(&mut self, doing: impl AsRef<str>) {
-        (self.report)(doing.as_ref());
+        (self.report)(&shorten(doing.as_ref()));
     }
 }
 
@@ -214,6 +225,9 @@ pub struct Batch {
     context: Context,
     /// What bounds the calls of an async UDF that its replica has in flight.
     slots: Arc<Semaphore>,
+    /// What the columns lie in, where several batches do one after the other.
+    #[cfg(feature = "gpu")]
+    memory: Option<Bytes>,
 }
 
 impl Batch {
@@ -223,7 +237,24 @@ impl Batch {
 
     pub(super) fn with_slots(columns: DataFrame, call: Call, context: Context, slots: Arc<Semaphore>) -> Self {
         let context = Context { step: call.of.or(context.step), attempt: call.attempt, ..context };
-        Self { columns, call, context, slots }
+        Self {
+            columns,
+            call,
+            context,
+            slots,
+            #[cfg(feature = "gpu")]
+            memory: None,
+        }
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(super) fn in_memory(self, memory: Bytes) -> Self {
+        Self { memory: Some(memory), ..self }
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(crate) fn memory(&self) -> Option<&Bytes> {
+        self.memory.as_ref()
     }
 
     /// Another batch of the same call.

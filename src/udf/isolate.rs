@@ -1,16 +1,18 @@
 //! A replica in another process: this executable, started again.
 //!
-//! Parent and child share a socket (the child's standard input) for words, and the replica's scratch folder for batches: one
-//! IPC file for each batch and each result. An isolated replica has its process alone; those with a GPU share that of the GPU.
+//! Parent and child share a socket (the child's standard input) for words, and memory for batches and results. An isolated
+//! replica has its process alone. Those that a query has on one GPU share a process, until it dies: then each has its own, so
+//! that who dies again is who did it.
 
 mod child;
 mod many;
 mod output;
 mod process;
+mod slab;
 mod wire;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,7 @@ pub(super) use many::IsolatedAsync;
 pub(crate) use output::TARGET as OUTPUT;
 
 use self::process::Process;
+use self::slab::{Lease, Parcel, Slabs};
 use self::wire::{FromChild, Outcome, StartChild, ToChild};
 pub(crate) use self::wire::{GpuSeat, Link, VISIBLE};
 use super::context::{Seat, no_directory};
@@ -36,9 +39,31 @@ use crate::config::ClusterAt;
 pub(super) struct Isolated {
     process: Arc<Process>,
     link: Link,
-    folder: PathBuf,
+    slabs: Slabs,
     /// Batches so far.
     batches: u64,
+}
+
+/// Why a replica has not started.
+pub(super) enum NotStarted {
+    Failed(UdfError),
+    /// The process that it shared with others has ended, whoever did that.
+    WithOthers(String),
+}
+
+impl From<UdfError> for NotStarted {
+    fn from(error: UdfError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<NotStarted> for UdfError {
+    fn from(why: NotStarted) -> Self {
+        match why {
+            NotStarted::Failed(error) => error,
+            NotStarted::WithOthers(why) => Self::new(why),
+        }
+    }
 }
 
 /// How a call ended that has no result.
@@ -65,24 +90,32 @@ const LOOK: Duration = Duration::from_millis(20);
 const STOP: Duration = Duration::from_secs(5);
 
 impl Isolated {
-    /// Starts the process and the replica in it. Ends early when nobody wants it any more.
+    /// Starts the process and the replica in it, or in one that others with this GPU are in unless it is to be `alone`. Ends
+    /// early when nobody wants it any more.
     ///
     /// # Errors
-    /// This executable cannot be started again; what `start` says.
+    /// This executable cannot be started again; what `start` says; another replica has ended the process.
     pub(super) fn start(
         spec: &ReplicaSpec,
         seat: &Arc<Seat>,
         progress: &dyn Fn(&str),
         wanted: &mut dyn FnMut() -> bool,
         gpu: Option<GpuSeat>,
-    ) -> UdfResult<(Self, Metrics)> {
-        let (process, socket) = Process::enter(gpu.as_ref())?;
-        let mut child = Self { process, link: Link::new(socket), folder: seat.scratch.clone(), batches: 0 };
+        alone: bool,
+    ) -> Result<(Self, Metrics), NotStarted> {
+        let (process, socket) = match &gpu {
+            Some(gpu) if !alone => Process::shared(gpu, seat.step.map(|step| step.query))?,
+            gpu => Process::alone(gpu.as_ref())?,
+        };
+        let mut child = Self { process, link: Link::new(socket), slabs: Slabs::default(), batches: 0 };
         let memory = (gpu.is_none() && spec.options.memory > 0).then_some(spec.options.memory);
         let in_flight = spec.options.in_flight.unwrap_or(IN_FLIGHT);
         let (udf, arguments) = (spec.udf.clone(), spec.arguments.clone());
         let start = StartChild { udf, arguments, seat: (**seat).clone(), memory, in_flight, gpu };
-        let lost = |child: &Self, error| UdfError::new(format!("in start, {}", child.process.last_words(error)));
+        let lost = |child: &Self, error| {
+            let why = format!("in start, {}", child.process.last_words(error));
+            if child.is_shared() { NotStarted::WithOthers(why) } else { UdfError::new(why).into() }
+        };
         child.link.send(&ToChild::Start(Box::new(start))).map_err(|error| lost(&child, error))?;
         loop {
             match child.link.receive(LOOK) {
@@ -93,10 +126,38 @@ impl Isolated {
                 }
                 Ok(Some(FromChild::Started(result))) => return Ok((child, result?)),
                 Ok(None) if wanted() => (),
-                Ok(_) => return Err(UdfError::new("nobody waits for it any more")),
+                Ok(_) => {
+                    child.ends(|word| matches!(word, FromChild::Started(_)));
+                    return Err(UdfError::new("nobody waits for it any more").into());
+                }
                 Err(error) => return Err(lost(&child, error)),
             }
         }
+    }
+
+    /// Whether other replicas may be in its process.
+    pub(super) fn is_shared(&self) -> bool {
+        self.process.is_shared()
+    }
+
+    /// Whether its process has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.process.has_ended()
+    }
+
+    /// Has what nobody wants come to its end: in a process that is shared it is waited for, though not long, since a kernel may
+    /// hang. `None`: the process is killed for it.
+    fn ends(&mut self, is_end: impl Fn(&FromChild) -> bool) -> Option<FromChild> {
+        let until = Instant::now() + STOP;
+        while self.is_shared() && Instant::now() < until {
+            match self.link.receive(LOOK) {
+                Ok(Some(word)) if is_end(&word) => return Some(word),
+                Ok(_) => (),
+                Err(_) => break,
+            }
+        }
+        self.process.kill();
+        None
     }
 
     /// Has the process run one batch.
@@ -107,9 +168,8 @@ impl Isolated {
         wanted: &mut dyn FnMut() -> bool,
     ) -> Result<(Column, Metrics), Ended> {
         self.process.output_belongs_here();
-        let (number, files) = self.hand_over(inputs)?;
-        let sent = self.link.send(&ToChild::Run { number, call });
-        sent.map_err(|error| Ended::DiedBefore(self.process.last_words(error)))?;
+        let (number, mut lease, parcel) = self.hand_over(inputs)?;
+        self.say_run(number, call, parcel).map_err(|error| Ended::DiedBefore(self.process.last_words(error)))?;
         let (mut began, mut until) = (false, None);
         loop {
             match self.link.receive(LOOK) {
@@ -117,14 +177,28 @@ impl Isolated {
                     began = true;
                     until = call.timeout.map(|limit| Instant::now() + limit);
                 }
-                Ok(Some(FromChild::Done { outcome, .. })) => return files.result_of(outcome),
+                Ok(Some(FromChild::Done { outcome, spent, .. })) => {
+                    if spent {
+                        lease.spend();
+                    }
+                    return result_of(&mut lease, outcome);
+                }
                 Ok(Some(_)) => (),
                 Ok(None) if until.is_some_and(|until| Instant::now() >= until) => {
                     // What hangs in it cannot be stopped alone.
                     self.process.kill();
                     return Err(Ended::Late);
                 }
-                Ok(None) if !wanted() => return Err(Ended::Late),
+                Ok(None) if !wanted() => {
+                    let Some(FromChild::Done { spent, .. }) = self.ends(|word| matches!(word, FromChild::Done { .. }))
+                    else {
+                        return Err(Ended::Late);
+                    };
+                    if spent {
+                        lease.spend();
+                    }
+                    return Err(UdfError::new("nobody waits for it any more").into());
+                }
                 Ok(None) => (),
                 Err(error) => {
                     let why = self.process.last_words(error);
@@ -134,13 +208,18 @@ impl Isolated {
         }
     }
 
-    /// Writes a batch to where the process finds it, by its number.
-    fn hand_over(&mut self, inputs: &DataFrame) -> UdfResult<(u64, Files)> {
+    /// Puts a batch where the process finds it. It has a number now.
+    fn hand_over(&mut self, inputs: &DataFrame) -> UdfResult<(u64, Lease, Parcel)> {
         let number = self.batches;
         self.batches += 1;
-        let files = Files { inputs: inputs_file(&self.folder, number), result: result_file(&self.folder, number) };
-        wire::write(&files.inputs, inputs)?;
-        Ok((number, files))
+        let (lease, parcel) = self.slabs.put(inputs)?;
+        Ok((number, lease, parcel))
+    }
+
+    /// Has the process run it.
+    fn say_run(&mut self, number: u64, call: Call, mut inputs: Parcel) -> io::Result<()> {
+        let file = inputs.file.take();
+        self.link.send_with(&ToChild::Run { number, call, inputs }, file.as_ref().map(AsFd::as_fd))
     }
 
     /// Ends the replica in order; one that does not goes with its process, if it is alone there.
@@ -163,33 +242,10 @@ fn admit(directory: &Directory) -> UdfResult<ClusterAt> {
     Ok(directory.as_ref().ok_or_else(no_directory)?.admit()?)
 }
 
-/// The files of one batch, removed with it. Who has mapped one keeps what is in it.
-struct Files {
-    inputs: PathBuf,
-    result: PathBuf,
-}
-
-impl Files {
-    /// What the process has left, which says how the call ended.
-    fn result_of(&self, outcome: Outcome) -> Result<(Column, Metrics), Ended> {
-        let metrics = outcome.map_err(|(error, panicked)| Ended::Failed(error, panicked))?;
-        let result = wire::read(&self.result).map_err(UdfError::from)?;
-        let column = result.into_columns().pop().ok_or_else(|| UdfError::new("no column came back"))?;
-        Ok((column, metrics))
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.inputs);
-        let _ = fs::remove_file(&self.result);
-    }
-}
-
-fn inputs_file(folder: &Path, number: u64) -> PathBuf {
-    folder.join(format!("{number}.inputs.arrow"))
-}
-
-fn result_file(folder: &Path, number: u64) -> PathBuf {
-    folder.join(format!("{number}.result.arrow"))
+/// What the process has left in a call's slab, which says how the call ended.
+fn result_of(lease: &mut Lease, outcome: Outcome) -> Result<(Column, Metrics), Ended> {
+    let (metrics, place) = outcome.map_err(|(error, panicked)| Ended::Failed(error, panicked))?;
+    let result = lease.read(place).map_err(UdfError::from)?;
+    let column = result.into_columns().pop().ok_or_else(|| UdfError::new("no column came back"))?;
+    Ok((column, metrics))
 }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// Names that one UDF may report under: they travel with each reply.
 const NAMES: usize = 256;
+/// Bytes of such a name.
+const LONGEST_NAME: usize = 128;
 
 /// Where a UDF reports numbers: see [`Context::metrics`](super::Context::metrics). Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -91,6 +93,9 @@ impl Metrics {
     fn add(&mut self, name: &str, later: Metric) {
         if let Some(metric) = self.0.get_mut(name) {
             metric.merge(later);
+        } else if name.len() > LONGEST_NAME {
+            let begins: String = name.chars().take(LONGEST_NAME).collect();
+            tracing::warn!(begins, "a UDF reports under a name of more than {LONGEST_NAME} bytes: it is dropped");
         } else if self.0.len() == NAMES {
             tracing::warn!(name, "a UDF reports under more than {NAMES} names: this one is dropped");
         } else {
@@ -178,5 +183,9 @@ mod tests {
         let meter = Meter::default();
         (0..10 * NAMES).for_each(|n| meter.count(&n.to_string(), 1));
         assert_eq!(meter.take().iter().count(), NAMES);
+        let longest = "x".repeat(LONGEST_NAME);
+        meter.count(&longest, 1);
+        meter.count(&format!("{longest}x"), 1);
+        assert_eq!(meter.take().iter().map(|(name, _)| name.len()).collect::<Vec<_>>(), [LONGEST_NAME]);
     }
 }

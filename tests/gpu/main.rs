@@ -4,14 +4,19 @@
 #![cfg(feature = "gpu")]
 
 mod examples;
+mod faults;
 
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
 use std::sync::Once;
+use std::time::Duration;
 
 use regatta::gpu::{Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin};
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
-use regatta::testing::assert_same_as_polars;
+use regatta::testing::{assert_same_as_polars, eventually};
 use regatta::udf::RunOn;
+use regatta::{GpuInfo, SessionStatus};
 use serde::{Deserialize, Serialize};
 
 regatta::testing::worker!();
@@ -245,7 +250,7 @@ impl GpuUdf for Meet {
     fn start(&self, gpu: &Device, cx: &mut Start) -> UdfResult<Kernel> {
         let (process, device) = (std::process::id(), std::env::var("CUDA_VISIBLE_DEVICES")?);
         std::fs::write(self.folder.join(cx.rank().to_string()), format!("{process} {device}"))?;
-        regatta::testing::eventually("two replicas have started", || {
+        eventually("two replicas have started", || {
             std::fs::read_dir(&self.folder).is_ok_and(|files| files.count() == 2)
         });
         Ok(gpu.kernels(&KernelSource::new("saxpy.cu", SOURCE))?.kernel("lengths")?)
@@ -277,6 +282,46 @@ fn replicas_of_a_whole_gpu_have_different_ones_and_those_of_a_half_share_a_proce
     }
 }
 
+#[test]
+fn the_status_says_which_gpus_each_worker_has() {
+    with_gpus();
+    // As it is printed: how many, and what they are.
+    let says = |status: &SessionStatus, count| {
+        let text = status.to_string();
+        let devices = format!("; {count} GPU: FAKE (no GPU) (9.0, 1.0 GiB, CUDA 13.0)\n");
+        for part in [format!(", 0 of {count} GPU;"), devices] {
+            assert_eq!(text.matches(&part).count(), status.workers.len(), "{part}: {text}");
+        }
+    };
+    let uuid = |gpu: &GpuInfo| gpu.uuid.clone();
+    let native = Session::native().unwrap().status().unwrap();
+    says(&native, 2);
+    let all = &native.workers[0].devices;
+    assert!(all.iter().all(|gpu| gpu.name == "FAKE (no GPU)" && gpu.memory == 1 << 30 && !gpu.mig), "{all:?}");
+    assert!(all.iter().all(|gpu| gpu.compute_capability == (9, 0) && gpu.driver == (13, 0)), "{all:?}");
+    let uuids: BTreeSet<_> = all.iter().map(uuid).collect();
+    assert!(uuids.len() == 2 && uuids.iter().all(|uuid| uuid.starts_with("GPU-")), "{uuids:?}");
+
+    let local = Session::local(2).unwrap().status().unwrap();
+    says(&local, 1);
+    let dealt: BTreeSet<_> = local.workers.iter().flat_map(|worker| &worker.devices).map(uuid).collect();
+    assert_eq!(dealt, uuids, "each has one of its own");
+
+    // One that joins asks its own driver.
+    let cluster = Cluster::serve("127.0.0.1:0").unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["regatta_worker", "--exact", "--nocapture", "--test-threads=1"]).env("POLARS_MAX_THREADS", "1");
+    command.env("REGATTA_JOIN", cluster.address().to_string());
+    command.env("REGATTA_TOKEN", cluster.worker_token(1, Duration::from_secs(600)).unwrap());
+    let mut worker = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually("it has joined", || cluster.session().status().unwrap().workers.len() == 1);
+    let joined = cluster.session().status().unwrap();
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    says(&joined, 2);
+    assert_eq!(&joined.workers[0].devices, all);
+}
+
 const WITHOUT: &str = "REGATTA_TEST_WITHOUT_GPU";
 
 /// This test binary, started again by the test below, on a machine without any library of NVIDIA.
@@ -286,6 +331,7 @@ fn without_a_gpu() {
         return;
     }
     let session = Session::local(1).unwrap();
+    assert!(session.status().unwrap().workers[0].devices.is_empty());
     let data = frame(1000);
     let expected = data.clone().lazy().select([plain().alias("r")]).collect().unwrap();
     let query = |run_on| {
@@ -309,7 +355,7 @@ fn without_a_gpu() {
 
 #[test]
 fn without_a_gpu_the_twin_runs_if_it_may_and_else_the_error_says_what_to_do() {
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "without_a_gpu", "--nocapture"]).env(WITHOUT, "1").env_remove("REGATTA_TEST_FAKES");
     // No GPU where there is one, and no library of NVIDIA but those of the whole machine.
     let empty = tempfile::tempdir().unwrap();

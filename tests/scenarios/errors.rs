@@ -54,6 +54,22 @@ fn a_run_that_fails_panics_or_answers_wrongly_names_udf_replica_and_worker() {
 }
 
 #[test]
+fn an_error_of_100_mib_fails_the_query_with_its_beginning_and_its_end_and_no_worker_is_lost() {
+    on_both(|session| {
+        let workers = session.processes();
+        for pool in [Faulty(Fault::LongError).pool(), Faulty(Fault::LongError).pool().isolated()] {
+            let query = numbers().select([pool.replicas(2).batch(100).on([col("x")])]);
+            let error = query.collect_on(session).expect_err("the UDF fails");
+            assert!(matches!(&error, Error::Task(task) if matches!(task.cause, TaskFailure::Udf { .. })), "{error}");
+            says(&error, &["stage 0, task 0", "faulty", "ran aground: é", " bytes left out ", "é, all hands lost"]);
+            assert!(error.to_string().len() < 65 << 10, "{} bytes", error.to_string().len());
+        }
+        assert_eq!(numbers().collect_on(session).unwrap().height(), 1000);
+        assert_eq!(session.processes(), workers, "they are the same processes");
+    });
+}
+
+#[test]
 fn a_replica_that_is_not_ready_in_time_is_named_with_its_last_word() {
     let config = Config { actor_udf_ready_timeout: Duration::from_millis(300), ..Config::default() };
     let session = Session::local_with(1, config).unwrap();

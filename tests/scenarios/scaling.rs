@@ -43,6 +43,7 @@ fn a_session_grows_with_its_backlog_and_shrinks_to_its_least() {
     eventually("one worker is left", || session.processes().len() == 1);
     let idle = session.status().unwrap();
     assert_eq!((idle.workers.len(), idle.backlog, idle.queries.len()), (1, 0.0, 0), "{idle}");
+    assert_eq!(idle.workers[0].devices.len() as f64, idle.workers[0].gpus.0, "none, where there is no GPU");
     assert_eq!(slow_query(folder.path()).collect_on(&session).unwrap().height(), 6000, "and it still works");
 }
 

@@ -17,6 +17,8 @@ pub(crate) enum Fault {
     StartPanic,
     StartHangs,
     RunError,
+    /// Of 100 MiB.
+    LongError,
     RunPanic,
     TooFewRows,
     OtherDtype,
@@ -52,6 +54,7 @@ impl Udf for Faulty {
     fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
         match self.0 {
             Fault::RunError => Err(UdfError::new("ran aground")),
+            Fault::LongError => Err(UdfError::new(format!("ran aground: {}, all hands lost", "é".repeat(50 << 20)))),
             Fault::RunPanic => panic!("man overboard"),
             Fault::TooFewRows => Ok(batch.column(0)?.slice(0, 1)),
             Fault::OtherDtype => Ok(batch.column(0)?.cast(&DataType::Float32)?),

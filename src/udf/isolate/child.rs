@@ -8,9 +8,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -19,8 +18,8 @@ use regatta_remote::{catch, detached_in};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::entry::Entry;
-use super::wire::{self, FromChild, Link, StartChild, ToChild};
-use super::{inputs_file, result_file};
+use super::slab::{Known, Parcel, Visit};
+use super::wire::{FromChild, Link, Outcome, Place, StartChild, ToChild};
 use crate::actor::ActorDirectory;
 use crate::os;
 use crate::udf::registry::{Replica, open, run_fenced, start_fenced, start_on_gpu};
@@ -39,14 +38,14 @@ pub(crate) fn serve() -> io::Result<()> {
 #[cfg(feature = "gpu")]
 pub(crate) fn serve_several() -> io::Result<()> {
     let door = take_stdin()?;
-    while let Some(socket) = os::receive_file(&door)? {
+    loop {
+        let (_, Some(socket)) = os::receive_with_file(&door, &mut [0])? else { return Ok(()) };
         thread::Builder::new().name("udf".to_owned()).spawn(move || {
             if let Err(error) = serve_on(socket.into(), false) {
                 tracing::warn!(%error, "a replica is gone");
             }
         })?;
     }
-    Ok(())
 }
 
 fn take_stdin() -> io::Result<UnixStream> {
@@ -55,9 +54,6 @@ fn take_stdin() -> io::Result<UnixStream> {
     os::replace_stdin(&File::open("/dev/null")?)?;
     Ok(stream)
 }
-
-/// Batches run beside each other, but for one that was there when a process died: if it does it again, no other is to blame.
-static BESIDE: RwLock<()> = RwLock::new(());
 
 /// `alone`: it is the only one in this process, which then ends with it.
 fn serve_on(stream: UnixStream, alone: bool) -> io::Result<()> {
@@ -97,21 +93,18 @@ fn serve_through(
         }
         Err(error) => return say(FromChild::Started(Err(error))),
     };
-    let seat = Arc::new(start.seat);
+    let (seat, mut slabs) = (Arc::new(start.seat), Known::default());
     while let Some(word) = inbox.blocking_recv() {
         match word {
-            ToChild::Run { number, call } => {
-                let (nobody, others) = match call.alone {
-                    true => (Some(BESIDE.write().unwrap_or_else(PoisonError::into_inner)), None),
-                    false => (None, Some(BESIDE.read().unwrap_or_else(PoisonError::into_inner))),
-                };
+            ToChild::Run { number, call, inputs } => {
                 say(FromChild::Began)?;
-                let meter = Meter::default();
-                let result = run(&mut replica, number, call, Context::new(&seat, &meter), &seat.scratch);
-                let panicked = replica.is_none();
-                let outcome = result.map(|()| meter.take()).map_err(|error| (error, panicked));
-                drop((nobody, others));
-                say(FromChild::Done { number, outcome })?;
+                let (outcome, spent) = on_slab(&mut slabs, inputs, |visit| {
+                    let meter = Meter::default();
+                    let result = run(&mut replica, visit, call, Context::new(&seat, &meter));
+                    let panicked = replica.is_none();
+                    result.map(|place| (meter.take(), place)).map_err(|error| (error, panicked))
+                });
+                say(FromChild::Done { number, outcome, spent })?;
             }
             // Its parent would kill it; and the other goes to who waits for it.
             ToChild::Forget { .. } | ToChild::Admitted(_) => (),
@@ -137,11 +130,15 @@ fn listen(mut link: Link, alone: bool, entry: Arc<Entry>) -> io::Result<Unbounde
         loop {
             match link.receive(WAIT) {
                 Ok(Some(ToChild::Admitted(admitted))) => entry.admitted(admitted),
+                Ok(Some(ToChild::Run { number, call, mut inputs })) => {
+                    inputs.file = if inputs.fresh { link.file().ok() } else { None };
+                    drop(words.send(ToChild::Run { number, call, inputs }));
+                }
                 Ok(Some(word)) => drop(words.send(word)),
                 Ok(None) => (),
                 Err(_) if alone => {
                     entry.leave();
-                    std::process::exit(0)
+                    os::exit_now(0)
                 }
                 Err(_) => return,
             }
@@ -169,20 +166,30 @@ fn told(start: &StartChild, words: &Rc<RefCell<Link>>, entry: &Arc<Entry>, meter
     Start::new(Context::new(&Arc::new(start.seat.clone()), meter), Some(directory), progress)
 }
 
-fn run(
-    replica: &mut Option<Box<dyn Replica>>,
-    number: u64,
-    call: Call,
-    context: Context,
-    folder: &Path,
-) -> UdfResult<()> {
-    let batch = Batch::new(wire::map(&inputs_file(folder, number))?, call, context);
-    leave(run_fenced(replica, &batch), number, folder)
+/// A call on its slab: how it ended, and whether no other call is to have the slab.
+fn on_slab(slabs: &mut Known, inputs: Parcel, call: impl FnOnce(&mut Visit) -> Outcome) -> (Outcome, bool) {
+    match slabs.open(inputs) {
+        Ok(mut visit) => (call(&mut visit), slabs.close(visit)),
+        Err(error) => (Err((unseen(&error), false)), true),
+    }
 }
 
-/// Leaves the result of a call in its file.
-fn leave(result: UdfResult<Column>, number: u64, folder: &Path) -> UdfResult<()> {
+fn unseen(error: &io::Error) -> UdfError {
+    UdfError::new(format!("the memory with its inputs cannot be mapped: {error}"))
+}
+
+fn run(replica: &mut Option<Box<dyn Replica>>, visit: &mut Visit, call: Call, context: Context) -> UdfResult<Place> {
+    let batch = Batch::new(visit.inputs()?, call, context);
+    #[cfg(feature = "gpu")]
+    let batch = batch.in_memory(visit.memory());
+    let result = run_fenced(replica, &batch);
+    drop(batch);
+    leave(result, visit)
+}
+
+/// Leaves the result of a call in its slab.
+fn leave(result: UdfResult<Column>, visit: &mut Visit) -> UdfResult<Place> {
     // What the UDF has printed belongs before its answer.
     let _ = io::stdout().flush();
-    Ok(wire::write(&result_file(folder, number), &result?.into_frame())?)
+    Ok(visit.leave(result?)?)
 }

@@ -11,8 +11,9 @@ use futures_util::future::{FutureExt, LocalBoxFuture};
 use polars::prelude::Column;
 use tokio::sync::{mpsc, oneshot};
 
+use super::slab::Lease;
 use super::wire::{FromChild, Link, Outcome, ToChild};
-use super::{Ended, Files, Isolated, STOP};
+use super::{Ended, Isolated, STOP, result_of};
 use crate::udf::context::Seat;
 use crate::udf::registry::AsyncReplica;
 use crate::udf::thread::ReplicaSpec;
@@ -34,9 +35,9 @@ struct Calls {
 }
 
 struct Waiting {
-    /// They stay until the process is done with them.
-    files: Files,
-    done: oneshot::Sender<(Files, Outcome)>,
+    /// It stays until the process has done with it.
+    lease: Lease,
+    done: oneshot::Sender<(Lease, Outcome)>,
 }
 
 /// How long a read waits; then it waits again.
@@ -60,7 +61,7 @@ impl IsolatedAsync {
         let mut starting = tokio::task::spawn_blocking(move || {
             let _span = span.entered();
             let progress = |doing: &str| drop(said.send(doing.to_owned()));
-            Isolated::start(&spec, &seat, &progress, &mut || asked.strong_count() > 0, None)
+            Isolated::start(&spec, &seat, &progress, &mut || asked.strong_count() > 0, None, true)
         });
         let started = loop {
             tokio::select! {
@@ -88,16 +89,17 @@ impl IsolatedAsync {
     }
 
     async fn call(self: Rc<Self>, batch: Batch) -> Result<Column, Ended> {
-        let (number, files) = self.child.borrow_mut().hand_over(batch.frame())?;
+        let (number, lease, parcel) = self.child.borrow_mut().hand_over(batch.frame())?;
         let (done, mut answer) = oneshot::channel();
         {
             let mut calls = self.calls();
             if calls.gone.is_none() {
-                calls.waiting.insert(number, Waiting { files, done });
+                calls.waiting.insert(number, Waiting { lease, done });
             }
         }
         let call = batch.call();
-        self.say(&ToChild::Run { number, call })?;
+        let said = self.child.borrow_mut().say_run(number, call, parcel);
+        said.map_err(|error| self.died(error.to_string()))?;
         let forget = Forget { replica: Rc::clone(&self), number };
         let mut late = false;
         let answered = match call.timeout {
@@ -111,11 +113,11 @@ impl IsolatedAsync {
                 }
             },
         };
-        let (files, outcome) = answered.map_err(|_| self.died("it says nothing more".to_owned()))?;
+        let (mut lease, outcome) = answered.map_err(|_| self.died("it says nothing more".to_owned()))?;
         if late {
             return Err(Ended::Late);
         }
-        let (column, metrics) = files.result_of(outcome)?;
+        let (column, metrics) = result_of(&mut lease, outcome)?;
         batch.metrics().add(&metrics);
         Ok(column)
     }
@@ -178,10 +180,13 @@ fn listen(mut link: Link, calls: &Mutex<Calls>) {
     let calls = || calls.lock().unwrap_or_else(PoisonError::into_inner);
     let why = loop {
         match link.receive(WAIT) {
-            Ok(Some(FromChild::Done { number, outcome })) => {
+            Ok(Some(FromChild::Done { number, outcome, spent })) => {
                 let answered = calls().waiting.remove(&number);
-                if let Some(Waiting { files, done }) = answered {
-                    let _ = done.send((files, outcome)); // awaited, or forgotten
+                if let Some(Waiting { mut lease, done }) = answered {
+                    if spent {
+                        lease.spend();
+                    }
+                    let _ = done.send((lease, outcome)); // awaited, or forgotten
                 }
             }
             Ok(Some(FromChild::Stopped(metrics))) => {

@@ -1,7 +1,7 @@
 //! What a replica's process writes to its standard output and error: into the log, line by line.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tracing::Span;
 
+use crate::os;
+
 /// The target of these lines in the log.
 pub(crate) const TARGET: &str = "regatta::output";
-/// Bytes of one line; a longer one is cut into several.
-const LINE: u64 = 8 << 10;
 /// Lines of standard error that an error quotes.
 const KEPT: usize = 5;
 /// How long the rest of the output of a process that has ended may take. What the process has started may hold it open.
@@ -65,12 +65,9 @@ impl Output {
 
 fn each_line(pipe: impl Read + Send + 'static, span: Arc<Mutex<Span>>, mut with: impl FnMut(String) + Send + 'static) {
     let read = move || {
-        let mut pipe = BufReader::new(pipe);
-        let mut line = Vec::new();
-        while matches!(pipe.by_ref().take(LINE).read_until(b'\n', &mut line), Ok(length) if length > 0) {
+        for line in os::lines(pipe) {
             let span = span.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            span.in_scope(|| with(String::from_utf8_lossy(&line).trim_end().to_owned()));
-            line.clear();
+            span.in_scope(|| with(line));
         }
     };
     // Without a thread the process ends when it has filled the pipe and is told that nobody reads: its output is lost.
@@ -88,7 +85,7 @@ mod tests {
         let lines = (0..100).map(|n| format!("line {n}\n")).collect::<String>() + &"x".repeat(1 << 20);
         let output = Output::read(None::<std::io::Empty>, Some(std::io::Cursor::new(lines)));
         let last = output.last_words();
-        assert!(last.len() <= KEPT * (LINE as usize + 3), "{}", last.len());
+        assert!(last.len() <= KEPT * (os::LINE as usize + 3), "{}", last.len());
         assert!(last.ends_with('x'));
         let output = Output::read(None::<std::io::Empty>, Some("one\ntwo\nno end".as_bytes()));
         assert_eq!(output.last_words(), "one | two | no end");

@@ -1,15 +1,17 @@
-//! What parent and child say to each other, and the files that they hand over.
+//! What parent and child say to each other.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
-use polars::prelude::*;
 use regatta_remote::{decode, encode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::slab::Parcel;
+use crate::os;
 use crate::udf::{Call, Metrics, Seat, UdfError};
 
 #[derive(Serialize, Deserialize)]
@@ -20,6 +22,7 @@ pub(super) enum ToChild {
     Run {
         number: u64,
         call: Call,
+        inputs: Parcel,
     },
     /// Nobody wants this call any more. It is answered all the same.
     Forget {
@@ -67,26 +70,33 @@ pub(super) enum FromChild {
     Done {
         number: u64,
         outcome: Outcome,
+        /// The child has done with the call's slab for good: the UDF has kept some of its inputs, or it is a large one.
+        spent: bool,
     },
     Stopped(Metrics),
 }
 
-/// The result is in its file. An error says whether it was a panic.
-pub(super) type Outcome = Result<Metrics, (UdfError, bool)>;
+/// The result is in the call's slab, there. An error says whether it was a panic.
+pub(super) type Outcome = Result<(Metrics, Place), (UdfError, bool)>;
+
+/// Bytes of a slab: where they start and how many they are.
+pub(super) type Place = (usize, usize);
 
 /// The socket between them: frames of four bytes of length and a message.
 pub(crate) struct Link {
     stream: UnixStream,
     received: Vec<u8>,
+    /// Open files that came, each with a message that says so.
+    files: VecDeque<File>,
 }
 
-/// The longest message: arguments may be large, batches are in files.
+/// The longest message: arguments may be large, batches are in slabs.
 const LONGEST: usize = 1 << 30;
 const WRITE: Duration = Duration::from_secs(30);
 
 impl Link {
     pub(crate) fn new(stream: UnixStream) -> Self {
-        Self { stream, received: Vec::new() }
+        Self { stream, received: Vec::new(), files: VecDeque::new() }
     }
 
     /// The same socket, for words the other way.
@@ -95,11 +105,22 @@ impl Link {
     }
 
     pub(crate) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
+        self.send_with(message, None)
+    }
+
+    /// Sends a message, and hands over a copy of an open file.
+    pub(super) fn send_with(&mut self, message: &impl Serialize, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let bytes = encode(message).map_err(io::Error::other)?;
-        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?.to_le_bytes();
         self.stream.set_write_timeout(Some(WRITE))?;
-        self.stream.write_all(&length.to_le_bytes())?;
+        let sent = file.map_or(Ok(0), |file| os::send_with_file(&self.stream, &length, file))?;
+        self.stream.write_all(&length[sent..])?;
         self.stream.write_all(&bytes)
+    }
+
+    /// The file that came with the last message, which says that one did.
+    pub(super) fn file(&mut self) -> io::Result<File> {
+        self.files.pop_front().ok_or_else(|| io::Error::other("the file that was announced did not come"))
     }
 
     /// The next message; `None` if none came in this time.
@@ -110,9 +131,12 @@ impl Link {
                 return Ok(Some(message));
             }
             let mut piece = [0; 16 << 10];
-            match self.stream.read(&mut piece) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(length) => self.received.extend_from_slice(&piece[..length]),
+            match os::receive_with_file(&self.stream, &mut piece) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((length, file)) => {
+                    self.received.extend_from_slice(&piece[..length]);
+                    self.files.extend(file.map(File::from));
+                }
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     return Ok(None);
                 }
@@ -135,28 +159,11 @@ impl Link {
     }
 }
 
-/// Writes a batch or a result into a new file.
-pub(super) fn write(path: &Path, frame: &DataFrame) -> PolarsResult<()> {
-    let mut file = BufWriter::new(File::create_new(path)?);
-    IpcWriter::new(&mut file).finish(&mut frame.clone())?;
-    Ok(file.flush()?)
-}
-
-/// Maps a batch that the parent has written; its columns are the file's pages.
-pub(super) fn map(path: &Path) -> PolarsResult<DataFrame> {
-    let reader = IpcReader::new(File::open(path)?);
-    // SAFETY: Polars has written the file, in the parent, which has then told us its name and does not change it again.
-    // Removing it leaves the mapping valid.
-    unsafe { reader.memory_mapped(Some(path.to_owned())) }.finish()
-}
-
-/// Reads a result and checks it: what comes from a process that may be broken is not trusted as a mapping would be.
-pub(super) fn read(path: &Path) -> PolarsResult<DataFrame> {
-    IpcReader::new(File::open(path)?).finish()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Seek};
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -184,15 +191,23 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_is_mapped_outlives_its_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x");
-        let frame =
-            df!["n" => (0..10_000i64).collect::<Vec<_>>(), "s" => vec!["longer than twelve bytes"; 10_000]].unwrap();
-        write(&path, &frame).unwrap();
-        let mapped = map(&path).unwrap();
-        let read = read(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        assert!(mapped.equals(&frame) && read.equals(&frame));
+    fn each_file_arrives_with_its_message() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (mut here, mut there) = (Link::new(here), Link::new(there));
+        for text in ["first", "second"] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            there.send(&"without").unwrap();
+            there.send_with(&text, Some(file.as_fd())).unwrap();
+        }
+        let mut next = || here.receive::<String>(Duration::from_secs(10)).unwrap().unwrap();
+        assert_eq!([next(), next(), next(), next()], ["without", "first", "without", "second"]);
+        for want in ["first", "second"] {
+            let (mut file, mut text) = (here.file().unwrap(), String::new());
+            file.rewind().unwrap();
+            file.read_to_string(&mut text).unwrap();
+            assert_eq!(text, want);
+        }
+        assert!(here.file().is_err());
     }
 }

@@ -10,9 +10,10 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
 
-use super::super::wire::{self, FromChild, Link, Outcome, StartChild, ToChild};
+use super::super::slab::{Known, Parcel, Visit};
+use super::super::wire::{FromChild, Link, Outcome, StartChild, ToChild};
 use super::entry::Entry;
-use super::{inputs_file, leave, told};
+use super::{leave, told, unseen};
 use crate::udf::context::Seat;
 use crate::udf::isolate::Ended;
 use crate::udf::registry::{AsyncReplica, Kind, open, panicked_in};
@@ -41,7 +42,8 @@ async fn answer_all(
         Ok((replica, metrics)) => {
             say(FromChild::Started(Ok(metrics)))?;
             let (slots, seat) = (Arc::new(Semaphore::new(start.in_flight)), Arc::new(start.seat));
-            Rc::new(Running { replica, seat, slots, words: Rc::clone(&words), calls: RefCell::default() })
+            let words = Rc::clone(&words);
+            Rc::new(Running { replica, seat, slots, words, slabs: RefCell::default(), calls: RefCell::default() })
         }
         Err(error) => return say(FromChild::Started(Err(error))),
     };
@@ -49,8 +51,8 @@ async fn answer_all(
     while let Some(word) = inbox.recv().await {
         while tasks.try_join_next().is_some() {}
         match word {
-            ToChild::Run { number, call } => {
-                let task = tasks.spawn_local(Rc::clone(&running).answer(number, call));
+            ToChild::Run { number, call, inputs } => {
+                let task = tasks.spawn_local(Rc::clone(&running).answer(number, call, inputs));
                 running.calls.borrow_mut().insert(number, task);
             }
             ToChild::Forget { number } => {
@@ -58,7 +60,8 @@ async fn answer_all(
                 if let Some(call) = running.calls.borrow_mut().remove(&number) {
                     call.abort();
                     let outcome = Err((UdfError::new("it was forgotten"), false));
-                    say(FromChild::Done { number, outcome })?;
+                    // The slab goes with the call.
+                    say(FromChild::Done { number, outcome, spent: true })?;
                 }
             }
             // Goes to who waits for it.
@@ -94,21 +97,29 @@ struct Running {
     seat: Arc<Seat>,
     slots: Arc<Semaphore>,
     words: Rc<RefCell<Link>>,
+    slabs: RefCell<Known>,
     /// Those that have no answer yet.
     calls: RefCell<HashMap<u64, AbortHandle>>,
 }
 
 impl Running {
-    async fn answer(self: Rc<Self>, number: u64, call: Call) {
-        let outcome = self.run(number, call).await;
+    async fn answer(self: Rc<Self>, number: u64, call: Call, inputs: Parcel) {
+        let visit = self.slabs.borrow_mut().open(inputs);
+        let (outcome, spent) = match visit {
+            Ok(mut visit) => {
+                let outcome = self.run(&mut visit, call).await;
+                (outcome, self.slabs.borrow_mut().close(visit))
+            }
+            Err(error) => (Err((unseen(&error), false)), true),
+        };
         self.calls.borrow_mut().remove(&number);
         // A parent that cannot be told has gone, and this process goes with it.
-        let _ = self.words.borrow_mut().send(&FromChild::Done { number, outcome });
+        let _ = self.words.borrow_mut().send(&FromChild::Done { number, outcome, spent });
     }
 
-    async fn run(&self, number: u64, call: Call) -> Outcome {
-        let (folder, meter) = (&self.seat.scratch, Meter::default());
-        let inputs = wire::map(&inputs_file(folder, number)).map_err(|error| (error.into(), false))?;
+    async fn run(&self, visit: &mut Visit, call: Call) -> Outcome {
+        let meter = Meter::default();
+        let inputs = visit.inputs().map_err(|error| (error.into(), false))?;
         let batch = Batch::with_slots(inputs, call, Context::new(&self.seat, &meter), Arc::clone(&self.slots));
         let result = match fenced(Rc::clone(&self.replica).run(batch)).await {
             Ok(Ok(column)) => Ok(column),
@@ -117,7 +128,7 @@ impl Running {
             Ok(Err(Ended::Late)) => Err(UdfError::new("it was forgotten")),
             Err(panic) => return Err((panicked_in("", panic), true)),
         };
-        leave(result, number, folder).map_err(|error| (error, false))?;
-        Ok(meter.take())
+        let place = leave(result, visit).map_err(|error| (error, false))?;
+        Ok((meter.take(), place))
     }
 }
