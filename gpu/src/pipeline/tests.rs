@@ -401,12 +401,76 @@ fn a_user_with_little_memory_gets_through_and_its_neighbour_does_not_notice() {
     let device = rig.device.clone();
     let greedy = |_: &Device, _: &[Input], _: &Output| device.alloc::<u8>(64 << 20).map(drop);
     let refused = rig.pipeline.run(MANY, &columns, &mut into(&mut out), true, greedy).unwrap_err();
-    assert!(refused.to_string().contains("a piece of 1 rows"), "{refused}");
+    assert_eq!(refused.to_string(), "allocate 67108864 bytes: the GPU's memory is full (CUDA error 2)");
+    // Whoever launches says why, even if it has also been refused memory.
+    let greedy = |_: &Device, _: &[Input], _: &Output| {
+        assert!(device.alloc::<u8>(64 << 20).is_err());
+        Err(GpuError::invalid("no such shape"))
+    };
+    let refused = rig.pipeline.run(MANY, &columns, &mut into(&mut out), true, greedy).unwrap_err();
+    assert_eq!(refused.to_string(), "no such shape");
+    // And where not even one row has room.
+    let (long, mut out) = (vec![0; 8 << 20], [0]);
+    let columns = [HostColumn { values: Values::Fixed { bytes: &long, each: 8 << 20 }, validity: None }];
+    let mut result = HostResult { data: &mut out, each: 1, validity: None };
+    let refused = rig.pipeline.run(1, &columns, &mut result, true, launched).unwrap_err();
+    assert!(refused.to_string().contains("a piece of 1 rows (8388609 bytes"), "{refused}");
     drop(device);
     let neighbour = Device::open(0, None).unwrap();
     let slice: Slice<f32> = neighbour.upload(&x).unwrap();
     assert!(neighbour.download(&slice).unwrap() == x);
     drop((slice, neighbour));
+    rig.end();
+}
+
+#[test]
+fn a_short_rest_that_found_no_memory_does_not_make_later_pieces_short() {
+    let mut rig = Rig::new(None);
+    let piece = natural(1 << 20, 13 << 20);
+    let rows = 3 * piece + 100;
+    let (x, y) = numbers(rows, 1.0);
+    let (driver, mut launches, mut out) = (&rig.driver, 0, vec![0f32; rows]);
+    let columns = [fixed(&x), fixed(&y)];
+    let report: Result<_, GpuError> = rig.pipeline.run(rows, &columns, &mut into(&mut out), true, |device, _, out| {
+        launches += 1;
+        driver.fail_allocations(u64::from(launches == 4));
+        assert_eq!(out.rows(), if launches < 4 { piece } else { 100 });
+        device.alloc::<u8>(1).map(drop)
+    });
+    let report = report.unwrap();
+    assert_eq!((report.out_of_memory, report.pieces), (1, 4));
+    let (out, report) = rig.saxpy(&x, &y).unwrap();
+    assert!(out == expected(&x, &y) && report.pieces == 7, "pieces of one half: {report:?}");
+    rig.end();
+}
+
+#[test]
+fn pieces_of_long_rows_are_not_too_large_and_slots_do_not_stay_as_large_as_they_ever_were() {
+    let mut rig = Rig::new(None);
+    let pinned = rig.driver.counts().pinned_bytes;
+    let mut run = |column: HostColumn<'_>, rows: usize, row_wise: bool| {
+        let mut out = vec![0; rows];
+        let mut result = HostResult { data: &mut out, each: 1, validity: None };
+        let report = rig.pipeline.run::<GpuError>(rows, &[column], &mut result, row_wise, |_, _, _| Ok(()));
+        (report.unwrap().pieces, (rig.driver.counts().pinned_bytes - pinned) as usize)
+    };
+    let bytes = vec![1; 80 << 20];
+    let long = |rows: usize, each: usize| HostColumn {
+        values: Values::Fixed { bytes: &bytes[..rows * each], each },
+        validity: None,
+    };
+    // Two rows of 6 MiB in a piece.
+    let (pieces, pinned) = run(long(12, 6 << 20), 12, true);
+    assert!(pieces == 6 && pinned < 40 << 20, "{pieces} pieces, {pinned} bytes");
+    // Only the last ten rows are long.
+    let offsets: Vec<i64> = (0..=4000).map(|row: i64| row + (row - 3990).max(0) * (4 << 20)).collect();
+    let text = HostColumn { values: Values::Variable { offsets: &offsets, bytes: &bytes, each: 1 }, validity: None };
+    let (pieces, pinned) = run(text, 4000, true);
+    assert!(pieces > 4 && pinned <= 3 * 2 * (PIECE.end + 100_000), "{pieces} pieces, {pinned} bytes");
+    // What may not be cut stays as long as there are such batches.
+    assert!(run(long(80, 1 << 20), 80, false).1 > 80 << 20);
+    assert!(run(long(79, 1 << 20), 79, false).1 > 80 << 20);
+    assert!(run(long(1, 1000), 1, true).1 < 80 << 20);
     rig.end();
 }
 
