@@ -7,6 +7,7 @@
 mod blas;
 mod cache;
 mod column;
+mod cublaslt;
 mod device;
 mod error;
 mod image;

@@ -49,7 +49,7 @@ fn budgets() -> Vec<(KernelSource, Vec<(&'static str, u32)>)> {
         (top_k(), vec![("top_k", 64), ("normalise", 48)]),
         (resize(), vec![("resize", 64)]),
         (encoder(), encoder_kernels),
-        (smoke, vec![("saxpy", 32), ("sums", 32), ("slow", 32), ("breaks", 16)]),
+        (smoke, vec![("saxpy", 32), ("sums", 32), ("slow", 32), ("poison", 16), ("breaks", 16)]),
         (runtime, vec![("saxpy", 32)]),
     ]
 }
