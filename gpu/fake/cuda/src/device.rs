@@ -92,14 +92,14 @@ unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, _: c_int) -> Code {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, _: c_int) -> Code {
     let answer = match attribute {
-        1..=4 => 1024,   // threads of a block, and of each of its dimensions
+        1..=4 => 1024, // threads of a block, and of each of its dimensions
         8 => SHARED[0] as c_int,
-        10 => 32,        // threads of a warp
-        16 => 4,         // multiprocessors
-        40 => 3,         // copy engines
-        75 => 9,         // compute capability
+        10 => 32, // threads of a warp
+        16 => 4,  // multiprocessors
+        40 => 3,  // copy engines
+        75 => 9,  // compute capability
         97 => SHARED[1] as c_int,
-        115 => 1,        // memory pools
+        115 => 1, // memory pools
         _ => 0,
     };
     unsafe { value.write(answer) };

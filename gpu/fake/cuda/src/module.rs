@@ -140,7 +140,11 @@ unsafe extern "C" fn cuFuncGetParamInfo(
     offset: *mut usize,
     size: *mut usize,
 ) -> Code {
-    call(|_| {
+    call(|driver| {
+        // Older ones have no such function.
+        if driver.version.is_some_and(|version| version < 12040) {
+            return Err(NOT_FOUND);
+        }
         let sizes = unsafe { &(*function.cast::<Function>()).sizes };
         let bytes = *sizes.get(parameter).ok_or(INVALID_VALUE)?;
         // Each is aligned to its size.
