@@ -129,6 +129,8 @@ impl fmt::Display for DriverCode {
             702 => "a kernel ran too long; the process has lost its device",
             710 => "an assertion in a kernel failed; the process has lost its device",
             709 | 714..=718 => "a kernel broke; the process has lost its device",
+            712 => "this memory is pinned already",
+            713 => "this memory is not pinned",
             719 => "a kernel trapped; the process has lost its device",
             721 => "a kernel ended with tensor memory of its own; the process has lost its device",
             800 => "not permitted",
