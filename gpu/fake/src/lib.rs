@@ -69,10 +69,10 @@ impl Driver {
         unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_fail_allocations")(next) };
     }
 
-    /// The next registrations of host memory fail as not permitted.
-    pub fn fail_registrations(&self, next: u64) {
+    /// The next attempts to pin host memory fail for want of it.
+    pub fn fail_pins(&self, next: u64) {
         // SAFETY: it takes a number.
-        unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_fail_registrations")(next) };
+        unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_fail_pins")(next) };
     }
 
     /// Each device has so many bytes.

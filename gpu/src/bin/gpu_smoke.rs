@@ -12,6 +12,7 @@ use std::error::Error;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use regatta_gpu::{
     Arg, Bits, Blas, CubinCache, Device, GpuError, Grid, HostColumn, HostResult, Kernel, KernelSource, Nvrtc, Output,
     Pipeline, Precision, Product, Report, Times, Values,
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
     report("shuffles", shuffles(&device));
     report("nothing", nothing(&device));
     report("pipeline", pipeline(&device));
+    report("pinned memory", pinned_memory(&device));
     report("overlap", overlap(&device));
     for precision in [Precision::F32, Precision::Tf32, Precision::F16] {
         report("product", product(&device, precision));
@@ -174,6 +176,40 @@ impl Poisoned {
             device.launch(&self.kernel, grid, args)
         }
     }
+}
+
+/// Batches go up from memory that was registered, and results come down to memory that is pinned, past the host's threads.
+fn pinned_memory(device: &Device) -> Outcome {
+    let saxpy = Poisoned::new(device, "saxpy")?;
+    let rows = 4 << 20;
+    let (x, y) = (numbers(10, rows), numbers(11, rows));
+    let memory = Bytes::from([bytes_of(&x), bytes_of(&y)].concat());
+    let start = Instant::now();
+    let pinning = device.pin(memory.clone())?;
+    let (registering, start) = (start.elapsed(), Instant::now());
+    let mut out = device.pinned(rows * 4)?;
+    let allocating = start.elapsed();
+    let (x_bytes, y_bytes) = memory.split_at(rows * 4);
+    let columns =
+        [x_bytes, y_bytes].map(|bytes| HostColumn { values: Values::Fixed { bytes, each: 4 }, validity: None });
+    let mut result = HostResult { data: &mut out, each: 4, validity: None };
+    let start = Instant::now();
+    let report =
+        Pipeline::new(device).run::<GpuError>(rows, &columns, &mut result, true, |device, inputs, output| {
+            let (x, y, none) =
+                (inputs[0].data().into(), inputs[1].data().into(), Arg::from(None::<regatta_gpu::Pointer>));
+            let args = [2.5f32.into(), x, y, none, output.data().into(), none, output.rows().into()];
+            // SAFETY: these are the kernel's parameters, and each column has that many rows.
+            unsafe { saxpy.launch(device, output, &args) }
+        })?;
+    let took = start.elapsed();
+    drop(pinning);
+    if report.bytes_staged > 0 {
+        return Err(format!("{} bytes went through a thread of the host", report.bytes_staged).into());
+    }
+    let expected = x.iter().zip(&y).map(|(x, y)| 2.5 * f64::from(*x) + f64::from(*y));
+    let what = format!("{rows} rows in {took:.1?}, registered in {registering:.1?}, allocated in {allocating:.1?}");
+    within(largest_error(&numbers_of(&out), expected), 1e-6, &what)
 }
 
 /// Bytes of numbers.

@@ -19,10 +19,10 @@ pub extern "C" fn fake_cuda_fail_allocations(next: u64) {
     driver().failing_allocations = next;
 }
 
-/// Makes the next registrations of host memory fail as not permitted.
+/// Makes the next attempts to pin host memory fail for want of it: to allocate such memory, or to register it.
 #[unsafe(no_mangle)]
-pub extern "C" fn fake_cuda_fail_registrations(next: u64) {
-    driver().failing_registrations = next;
+pub extern "C" fn fake_cuda_fail_pins(next: u64) {
+    driver().failing_pins = next;
 }
 
 /// Sets the bytes that each device has.

@@ -53,8 +53,8 @@ struct Driver {
     sticky: Code,
     /// How many of the next allocations fail.
     failing_allocations: u64,
-    /// And of the next registrations of host memory.
-    failing_registrations: u64,
+    /// And of the next attempts to pin host memory.
+    failing_pins: u64,
     /// A bit for each of the next calls that order: it does nothing.
     leave_out: u64,
     /// Copies to devices happen at once.

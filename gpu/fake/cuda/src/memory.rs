@@ -41,8 +41,6 @@ struct Pinned {
 const PAGE: u64 = 4096;
 /// `CU_MEMHOSTREGISTER_READ_ONLY`.
 const READ_ONLY: c_uint = 8;
-/// `CUDA_ERROR_NOT_PERMITTED`.
-const NOT_PERMITTED: Code = 800;
 
 /// A pool keeps what is freed, up to what it may have, until it is trimmed.
 #[derive(Default)]
@@ -226,6 +224,17 @@ impl Driver {
         }
     }
 
+    /// Unless a test wants no more memory to be pinned.
+    fn may_pin(&mut self) -> Result<(), Code> {
+        match self.failing_pins {
+            0 => Ok(()),
+            _ => {
+                self.failing_pins -= 1;
+                Err(OUT_OF_MEMORY)
+            }
+        }
+    }
+
     /// Forgets pinned memory of the one or the other kind; `None`: there is none.
     fn unpin(&mut self, start: *mut c_void, registered: bool) -> Option<usize> {
         let address = start.addr() as u64;
@@ -382,6 +391,7 @@ unsafe extern "C" fn cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, _: 
         if bytes == 0 {
             return Err(INVALID_VALUE);
         }
+        driver.may_pin()?;
         // SAFETY: it is not zero; what is written is what was allocated.
         let start = unsafe { alloc(layout(bytes)) };
         unsafe { ptr::write_bytes(start, NEW, bytes) };
@@ -418,10 +428,7 @@ extern "C" fn cuMemHostRegister_v2(address: *mut c_void, bytes: usize, flags: c_
         if driver.memory.pinned_within(start, bytes) || driver.memory.pinned.iter().any(shares_a_page) {
             return Err(ALREADY_REGISTERED);
         }
-        if driver.failing_registrations > 0 {
-            driver.failing_registrations -= 1;
-            return Err(NOT_PERMITTED);
-        }
+        driver.may_pin()?;
         let writable = flags & READ_ONLY == 0;
         driver.memory.pinned.insert(start, Pinned { size: bytes, registered: true, writable, copies: 0 });
         driver.counts.registered_bytes += bytes as u64;
