@@ -81,6 +81,12 @@ impl Driver {
         unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_set_memory")(bytes) };
     }
 
+    /// The driver says that it is for this version of CUDA, as 12020 for 12.2; 0: its own.
+    pub fn set_version(&self, version: u32) {
+        // SAFETY: it takes a number.
+        unsafe { self.call::<unsafe extern "C" fn(u32)>("fake_cuda_set_version")(version) };
+    }
+
     /// Every call fails so from now on; 0 mends it.
     pub fn set_sticky(&self, code: u32) {
         // SAFETY: it takes a number.

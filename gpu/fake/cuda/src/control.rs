@@ -31,6 +31,12 @@ pub extern "C" fn fake_cuda_set_memory(bytes: u64) {
     driver().memory.set_limit(bytes);
 }
 
+/// Sets the CUDA version that the driver says it is for, as 12020 for 12.2; 0: its own.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_set_version(version: u32) {
+    driver().version = Some(version).filter(|version| *version != 0);
+}
+
 /// Sets what every call returns from now on, as after a fault on the device; 0 mends it, which no real driver does, and
 /// forgets what waits in streams.
 #[unsafe(no_mangle)]

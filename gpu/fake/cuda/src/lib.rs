@@ -7,7 +7,8 @@
 //! shared object that the fake NVRTC has made of the CUDA source.
 //!
 //! Behaviour comes from the environment when the library is loaded: `FAKE_CUDA_DEVICES` (1), `FAKE_CUDA_MEMORY` (bytes of
-//! each device, 1 GiB), `FAKE_CUDA_INIT` (a code that `cuInit` returns).
+//! each device, 1 GiB), `FAKE_CUDA_INIT` (a code that `cuInit` returns), `FAKE_CUDA_IDLE`
+//! (`kernel:n`: its launches after the n-th do nothing).
 
 #![allow(non_snake_case)]
 
@@ -58,6 +59,8 @@ struct Driver {
     leave_out: u64,
     /// Copies to devices happen at once.
     eager: bool,
+    /// The CUDA version that it says it is for.
+    version: Option<u32>,
 }
 
 static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(Mutex::default);
