@@ -170,6 +170,14 @@ impl Blas {
     pub unsafe fn multiply(&mut self, product: Product, a: Pointer, b: Pointer, c: Pointer) -> Result<(), GpuError> {
         product.check([a, b, c])?;
         self.device.bind()?;
+        // SAFETY: the caller's promise.
+        let put = unsafe { self.put(product, a, b, c) }.map_err(GpuError::from);
+        put.inspect_err(|error| self.device.note(error))
+    }
+
+    /// # Safety
+    /// As for a product; and it was checked.
+    unsafe fn put(&mut self, product: Product, a: Pointer, b: Pointer, c: Pointer) -> Result<(), BlasError> {
         let plan = self.plans.get(product.shape(), || Plan::new(self.lt, &self.handle, &product))?;
         let pointer = |at: Pointer| at.address() as *mut c_void;
         let matrices = [(pointer(b), &plan.b), (pointer(a), &plan.a), (pointer(c), &plan.c)];
@@ -177,8 +185,7 @@ impl Blas {
         let stream = self.device.compute().cu_stream().cast();
         // SAFETY: the caller's promise; products are computed one after the other. cuBLASLt knows matrices column by column, in
         // which a matrix stored row by row is its transpose: so it computes b' a', which is c'.
-        unsafe { self.handle.multiply(&plan.operation, product.scale, matrices, &plan.algorithm, workspace, stream) }?;
-        Ok(())
+        unsafe { self.handle.multiply(&plan.operation, product.scale, matrices, &plan.algorithm, workspace, stream) }
     }
 }
 

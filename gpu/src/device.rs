@@ -31,7 +31,7 @@ struct Inner {
     /// The CUDA version of the driver: 13000 for 13.0.
     driver: u32,
     name: String,
-    /// Whether an allocation has failed for want of memory since this was last asked.
+    /// Whether something has failed for want of memory since this was last asked.
     starved: Cell<bool>,
     pins: Arc<Pins>,
 }
@@ -234,10 +234,7 @@ impl Device {
         // SAFETY: pool and stream are ours. The driver does not allocate nothing.
         let allocated = unsafe { result::mem_pool::alloc_async(self.0.pool, bytes.max(1), self.0.compute.cu_stream()) }
             .doing(format!("allocate {bytes} bytes"));
-        if allocated.as_ref().is_err_and(GpuError::is_out_of_memory) {
-            self.0.starved.set(true);
-        }
-        Ok(Memory::new(allocated?, self.clone()))
+        Ok(Memory::new(allocated.inspect_err(|error| self.note(error))?, self.clone()))
     }
 
     pub(crate) fn fill(&self, from: Pointer, byte: u8, bytes: usize) -> Result<(), GpuError> {
@@ -256,7 +253,17 @@ impl Device {
         unsafe { result::mem_pool::trim_to(self.0.pool, 0) }.doing("trim the memory pool")
     }
 
-    /// Whether an allocation has failed for want of memory since this was last asked.
+    /// Remembers an error if it is for want of memory.
+    pub(crate) fn note(&self, error: &GpuError) {
+        self.0.starved.set(self.0.starved.get() || error.is_out_of_memory());
+    }
+
+    /// Remembers that there was not enough memory of the host.
+    pub(crate) fn starve(&self) {
+        self.0.starved.set(true);
+    }
+
+    /// Whether something has failed for want of memory since this was last asked: an allocation, a launch, a product.
     pub(crate) fn was_starved(&self) -> bool {
         self.0.starved.take()
     }

@@ -54,7 +54,11 @@ impl GpuError {
 
     /// The device's memory, or what this user of it may have, is full.
     pub fn is_out_of_memory(&self) -> bool {
-        matches!(self, Self::Driver { code, .. } if code.is_out_of_memory())
+        match self {
+            Self::Driver { code, .. } => code.is_out_of_memory(),
+            Self::Blas(BlasError::Failed { status, .. }) => status.ends_with("ALLOC_FAILED"),
+            _ => false,
+        }
     }
 
     /// The process has lost its device: every later call fails, and only a new process helps. Of the codes that are known to

@@ -120,7 +120,8 @@ impl Device {
         check_image(image).map_err(|why| GpuError::invalid(format!("compiled kernels {name}: {why}")))?;
         self.bind()?;
         // SAFETY: all that the headers name is there, or a NUL; the rest is the caller's promise.
-        let raw = unsafe { result::module::load_data(image.as_ptr().cast()) }.doing(format!("load kernels {name}"))?;
+        let raw = unsafe { result::module::load_data(image.as_ptr().cast()) }.doing(format!("load kernels {name}"));
+        let raw = raw.inspect_err(|error| self.note(error))?;
         Ok(Rc::new(Module { raw, device: self.clone(), name: name.to_owned() }))
     }
 
@@ -148,6 +149,7 @@ impl Device {
         // SAFETY: as the caller says; the driver copies the parameters before it returns.
         unsafe { result::launch_kernel(kernel.0.raw, (bx, by, bz), (tx, ty, tz), grid.shared, stream, &mut pointers) }
             .doing(format!("launch kernel {} with {grid:?}", kernel.0.name))
+            .inspect_err(|error| self.note(error))
     }
 }
 
@@ -165,7 +167,8 @@ impl Module {
         let raw = match unsafe { result::module::get_function(self.raw, c_name) }.doing("find a kernel") {
             Ok(raw) => raw,
             Err(GpuError::Driver { code, .. }) if code.0 == 500 => return Err(missing()),
-            Err(error) => return Err(error),
+            // What is loaded late is loaded here.
+            Err(error) => return Err(error).inspect_err(|error| self.device.note(error)),
         };
         let parameters = (self.device.driver() >= TELLS_PARAMETERS).then(|| parameters(raw)).transpose()?;
         let shared = Cell::new(attribute(raw, CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)?);

@@ -76,7 +76,7 @@ impl PinnedBytes {
         };
         // SAFETY: it is freed in `drop`. The driver does not allocate nothing.
         let start = unsafe { result::malloc_host(len.max(1), flags) };
-        let start = start.map_err(|error| refused(error, format!("allocate {len} bytes of pinned memory")))?;
+        let start = start.map_err(|error| refused(device, error, format!("allocate {len} bytes of pinned memory")))?;
         let start = NonNull::new(start.cast()).ok_or_else(|| GpuError::invalid("the driver pinned memory nowhere"))?;
         device.pins().add(start.as_ptr(), len, true);
         Ok(Self { start, len, context: Arc::clone(device.context()), pins: Arc::clone(device.pins()) })
@@ -137,7 +137,7 @@ impl Pinning {
         let start = memory.as_ptr().cast_mut().cast();
         // SAFETY: the bytes are there until `drop`, which takes it back.
         let pinned = unsafe { sys::cuMemHostRegister_v2(start, memory.len(), flags) }.result();
-        pinned.map_err(|error| refused(error, format!("pin {} bytes of host memory", memory.len())))?;
+        pinned.map_err(|error| refused(device, error, format!("pin {} bytes of host memory", memory.len())))?;
         device.pins().add(memory.as_ptr(), memory.len(), false);
         Ok(Self { memory, device: device.clone() })
     }
@@ -161,9 +161,12 @@ impl Drop for Pinning {
 }
 
 /// For memory of the host, the code of memory that is full means another one than the GPU's.
-fn refused(error: DriverError, doing: String) -> GpuError {
+fn refused(device: &Device, error: DriverError, doing: String) -> GpuError {
     match DriverCode::from(error) {
-        code if code.is_out_of_memory() => GpuError::invalid(format!("{doing}: the host has not enough of it")),
+        code if code.is_out_of_memory() => {
+            device.starve();
+            GpuError::invalid(format!("{doing}: the host has not enough of it"))
+        }
         code => GpuError::Driver { doing: doing.into(), code },
     }
 }

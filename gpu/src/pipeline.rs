@@ -130,6 +130,11 @@ impl<E> From<GpuError> for Refused<E> {
 }
 
 impl<E: From<GpuError>> Refused<E> {
+    /// By the GPU, where nobody else has a word for it.
+    fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Gpu(error) if error.is_out_of_memory())
+    }
+
     fn into_error(self) -> E {
         match self {
             Self::Gpu(error) => error.into(),
@@ -256,7 +261,9 @@ impl Pipeline {
                     }
                     starved = false;
                 }
-                Err(refused) if !self.device.was_starved() => return Err(refused.into_error()),
+                Err(refused) if !(self.device.was_starved() || refused.is_out_of_memory()) => {
+                    return Err(refused.into_error());
+                }
                 Err(refused) => {
                     report.out_of_memory += 1;
                     under_way.drain(..).try_for_each(|piece| self.harvest(&piece, result, report))?;
@@ -264,7 +271,7 @@ impl Pipeline {
                     // Once more as it is, now that all is free; then halves.
                     if starved && (range.len() == 1 || !row_wise) {
                         return Err(match refused {
-                            Refused::Gpu(error) if error.is_out_of_memory() => {
+                            refused if refused.is_out_of_memory() => {
                                 let bytes = bytes_of(columns, result, &range);
                                 GpuError::TooLarge { rows: range.len(), bytes }.into()
                             }

@@ -75,6 +75,12 @@ impl Driver {
         unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_fail_pins")(next) };
     }
 
+    /// The next launches, products and loads of kernels fail for want of memory.
+    pub fn fail_launches(&self, next: u64) {
+        // SAFETY: it takes a number.
+        unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_fail_launches")(next) };
+    }
+
     /// Each device has so many bytes.
     pub fn set_memory(&self, bytes: u64) {
         // SAFETY: it takes a number.

@@ -424,6 +424,61 @@ fn a_user_with_little_memory_gets_through_and_its_neighbour_does_not_notice() {
 }
 
 #[test]
+fn want_of_memory_counts_as_such_wherever_it_shows() {
+    let mut rig = Rig::new(None);
+    let rows = 1000;
+    let (x, y) = numbers(rows, 1.0);
+    let kernels = KernelSource::new("test.cu", KERNELS);
+    let mut blas = crate::Blas::new(&rig.device).unwrap();
+    let precision = crate::Precision::F32;
+    let product =
+        crate::Product { rows: 4, columns: 4, inner: 4, b_transposed: false, batch: 1, scale: 1.0, precision };
+    type Fails = fn(&Driver, u64);
+    let cases: [(&str, Fails, &str); 5] = [
+        ("pool", |driver, n| driver.fail_allocations(n), "a piece of 1 rows"),
+        // For slots.
+        ("host", |driver, n| driver.fail_pins(n), "of pinned memory: the host has not enough of it"),
+        ("launch", |driver, n| driver.fail_launches(n), "launch kernel saxpy"),
+        ("load", |driver, n| driver.fail_launches(n), "load kernels test.cu: the GPU's memory is full"),
+        ("product", |driver, n| driver.fail_launches(n), "cublasLtMatmul failed with CUBLAS_STATUS_ALLOC_FAILED"),
+    ];
+    for (case, fail, text) in cases {
+        for always in [false, true] {
+            rig.pipeline = Pipeline::new(&rig.device);
+            let (kernel, mut out) = (rig.saxpy.clone(), vec![0f32; rows]);
+            let trims = rig.driver.counts().trims;
+            fail(&rig.driver, if always { u64::MAX } else { 1 });
+            let columns = [fixed(&x), fixed(&y)];
+            let run = rig.pipeline.run(rows, &columns, &mut into(&mut out), true, |device, inputs, out| {
+                let [x, y, to] = [inputs[0].data(), inputs[1].data(), out.data()];
+                match case {
+                    "load" => drop(device.kernels(&kernels)?),
+                    // SAFETY: 16 numbers are there, or it fails before they are touched.
+                    "product" => unsafe { blas.multiply(product, x, x, to) }?,
+                    _ => (),
+                }
+                let args = [2f32.into(), x.into(), y.into(), to.into(), out.rows().into()];
+                // SAFETY: these are the kernel's parameters, and all three have that many floats.
+                unsafe { device.launch(&kernel, Grid::over(out.rows()), &args) }
+            });
+            fail(&rig.driver, 0);
+            match run {
+                Ok(report) => {
+                    assert!(!always && out == expected(&x, &y), "{case}");
+                    assert_eq!((report.out_of_memory, rig.driver.counts().trims - trims), (1, 1), "{case}: {report:?}");
+                }
+                Err(error) => {
+                    let error: GpuError = error;
+                    assert!(always && error.to_string().contains(text), "{case}: {error}");
+                }
+            }
+        }
+    }
+    drop(blas);
+    rig.end();
+}
+
+#[test]
 fn a_short_rest_that_found_no_memory_does_not_make_later_pieces_short() {
     let mut rig = Rig::new(None);
     let piece = natural(1 << 20, 13 << 20);

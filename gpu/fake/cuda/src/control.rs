@@ -25,6 +25,12 @@ pub extern "C" fn fake_cuda_fail_pins(next: u64) {
     driver().failing_pins = next;
 }
 
+/// Makes the next launches, products and loads of kernels fail for want of memory.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_fail_launches(next: u64) {
+    driver().failing_launches = next;
+}
+
 /// Sets the bytes that each device has.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_cuda_set_memory(bytes: u64) {

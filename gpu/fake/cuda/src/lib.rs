@@ -53,8 +53,9 @@ struct Driver {
     sticky: Code,
     /// How many of the next allocations fail.
     failing_allocations: u64,
-    /// And of the next attempts to pin host memory.
+    /// And of the next attempts to pin host memory, and of launches.
     failing_pins: u64,
+    failing_launches: u64,
     /// A bit for each of the next calls that order: it does nothing.
     leave_out: u64,
     /// Copies to devices happen at once.
@@ -82,6 +83,17 @@ fn call(body: impl FnOnce(&mut Driver) -> Result<(), Code>) -> Code {
     match body(&mut driver) {
         Ok(()) => driver.sticky,
         Err(code) => code,
+    }
+}
+
+/// An error for want of memory, if some of the next calls of a kind are to fail so.
+fn fail(next: &mut u64) -> Result<(), Code> {
+    match *next {
+        0 => Ok(()),
+        _ => {
+            *next -= 1;
+            Err(OUT_OF_MEMORY)
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::{Code, INVALID_IMAGE, INVALID_VALUE, NO_BINARY, NOT_FOUND, OK, OUT_OF_MEMORY, call};
+use super::{Code, INVALID_IMAGE, INVALID_VALUE, NO_BINARY, NOT_FOUND, OK, OUT_OF_MEMORY, call, fail};
 
 // Of the C library, which std links.
 unsafe extern "C" {
@@ -51,6 +51,7 @@ fn launches(name: &str) -> u64 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuModuleLoadData(module: *mut *mut c_void, image: *const c_void) -> Code {
     call(|driver| {
+        fail(&mut driver.failing_launches)?;
         let library = unsafe { open(image.cast())? };
         driver.counts.modules += 1;
         unsafe { module.write(library) };
@@ -193,6 +194,7 @@ unsafe extern "C" fn cuLaunchKernel(
             value
         };
         let mut values: Vec<_> = function.sizes.iter().enumerate().map(value).collect();
+        fail(&mut driver.failing_launches)?;
         driver.counts.launches += 1;
         let left = function.launches.load(Ordering::Relaxed);
         function.launches.store(left.saturating_sub(1), Ordering::Relaxed);

@@ -221,13 +221,10 @@ fn where_memory_cannot_be_pinned_batches_go_up_as_others() {
     let mut rig = Rig::new(None);
     let (x, y) = numbers(100_000, 3.0);
     let memory = Bytes::copy_from_slice(bytes_of(&x));
-    rig.driver.fail_pins(2);
+    rig.driver.fail_pins(1);
     let refused = rig.device.pin(memory.clone()).unwrap_err();
     assert_eq!(refused.to_string(), "pin 400000 bytes of host memory: the host has not enough of it");
     assert!(!refused.is_sticky() && !refused.is_out_of_memory());
-    // Nor is the pipeline's own memory to be taken for the GPU's: smaller pieces would not help.
-    let refused = rig.saxpy(&x, &y).unwrap_err().to_string();
-    assert!(refused.ends_with("of pinned memory: the host has not enough of it"), "{refused}");
     // SAFETY: any bytes are floats.
     let floats = unsafe { memory.align_to::<f32>().1 };
     let (out, report) = rig.saxpy(floats, &y).unwrap();
