@@ -1,13 +1,18 @@
-"""The jobs of the benchmark `gpu` in PyTorch and CuPy, as their users write them: `system case figure` lines.
+"""The jobs of the benchmark `gpu` in PyTorch (MiniLM with transformers) and CuPy, as their users write them: `system case figure` lines.
 
 What is not installed is said and left out. The same sizes, numbers and units as gpu/benches/gpu/main.rs."""
 
 import time
 
-import numpy
+try:
+    import numpy
+except ImportError as error:
+    print(f"PyTorch and CuPy were not tried: {error}")
+    raise SystemExit(0)
 
 ROWS, CORPUS, QUERIES, DIM, K = 16 << 20, 1 << 20, 1024, 384, 10
 COPY, SIDE, PICTURES = 256 << 20, 8192, 64
+SENTENCES, TOKENS = 1024, 128
 
 
 def median(call, runs=20):
@@ -21,21 +26,24 @@ def median(call, runs=20):
     return sorted(seconds)[len(seconds) // 2]
 
 
+def timer(torch):
+    def timed(call):
+        def once():
+            call()
+            torch.cuda.synchronize()
+
+        return median(once)
+
+    return timed
+
+
 def torch_jobs():
     import torch
 
     if not torch.cuda.is_available():
         raise RuntimeError("sees no GPU")
     torch.backends.cuda.matmul.allow_tf32 = True
-    wait = torch.cuda.synchronize
-
-    def timed(call):
-        def once():
-            call()
-            wait()
-
-        return median(once)
-
+    timed = timer(torch)
     pinned = torch.randint(0, 255, (COPY,), dtype=torch.uint8).pin_memory()
     on_device = pinned.cuda()
     other = torch.empty_like(on_device)
@@ -66,6 +74,7 @@ def torch_jobs():
     corpus = (torch.rand(CORPUS, DIM, device="cuda") * 2 - 1).half()
     queries = (torch.rand(QUERIES, DIM, device="cuda") * 2 - 1).half()
     yield "top_k", 1e3 * timed(lambda: torch.topk(queries @ corpus.T, K))
+    yield "top_one", 1e3 * timed(lambda: torch.topk(queries[:1] @ corpus.T, K))
     del corpus, queries
 
     pictures = torch.randint(0, 255, (PICTURES, 1080, 1920, 3), dtype=torch.uint8)
@@ -78,6 +87,31 @@ def torch_jobs():
         return ((small - mean) / deviation).cpu()
 
     yield "resize", PICTURES / timed(resize)
+
+
+def embed_jobs(half):
+    """MiniLM as sentence-transformers runs it: the model of transformers, the mean of the tokens, at length one. Random weights:
+    the figure does not depend on them. Token ids are on the GPU already."""
+    import torch
+    import transformers
+
+    if not torch.cuda.is_available():
+        raise RuntimeError("sees no GPU")
+    torch.backends.cuda.matmul.allow_tf32 = True
+    shape = transformers.BertConfig(
+        hidden_size=DIM, num_hidden_layers=6, num_attention_heads=12, intermediate_size=4 * DIM, vocab_size=30522
+    )
+    model = transformers.BertModel(shape, add_pooling_layer=False).eval().cuda()
+    model = model.half() if half else model
+    tokens = torch.randint(1, 30522, (SENTENCES, TOKENS), device="cuda")
+    mask = torch.ones_like(tokens)
+
+    @torch.inference_mode()
+    def embed():
+        states = model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        return torch.nn.functional.normalize(states.mean(1))
+
+    yield "embed", SENTENCES / timer(torch)(embed)
 
 
 def cupy_jobs():
@@ -97,7 +131,13 @@ def cupy_jobs():
 
 
 def main():
-    for system, jobs in [("torch", torch_jobs), ("cupy", cupy_jobs)]:
+    systems = [
+        ("torch", torch_jobs),
+        ("torch", lambda: embed_jobs(half=False)),
+        ("torch-f16", lambda: embed_jobs(half=True)),
+        ("cupy", cupy_jobs),
+    ]
+    for system, jobs in systems:
         try:
             for case, figure in jobs():
                 print(system, case, figure, flush=True)

@@ -15,9 +15,10 @@ pub fn check_image(image: &[u8]) -> Result<(), String> {
             Err(format!("the machine code is cut short: its headers name more than its {} bytes", image.len()))
         };
     }
+    let is_text = |text: &str| text.chars().all(|c| !c.is_control() || matches!(c, '\t' | '\n' | '\r'));
     match image.split_last() {
         None => Err("there is nothing in it".into()),
-        Some((0, text)) if text.iter().all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~')) => Ok(()),
+        Some((0, text)) if str::from_utf8(text).is_ok_and(is_text) => Ok(()),
         Some(_) => Err("it is neither machine code (an ELF file) nor PTX (text with a closing NUL)".into()),
     }
 }

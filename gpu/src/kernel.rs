@@ -204,10 +204,10 @@ fn attribute(function: sys::CUfunction, which: CUfunction_attribute) -> Result<u
 impl Function {
     fn check(&self, args: &[Arg]) -> Result<(), GpuError> {
         let Some(takes) = &self.parameters else { return Ok(()) };
-        let given: Vec<usize> = args.iter().map(|arg| arg.bytes).collect();
-        if *takes == given {
+        if args.iter().map(|arg| arg.bytes).eq(takes.iter().copied()) {
             return Ok(());
         }
+        let given: Vec<usize> = args.iter().map(|arg| arg.bytes).collect();
         Err(GpuError::invalid(format!(
             "kernel {} takes {} arguments of {takes:?} bytes and is given {} of {given:?}",
             self.name,

@@ -44,8 +44,8 @@ fn driver(error: DriverError) -> String {
     format!("the driver answers {:?}", error.0)
 }
 
-/// Bytes a second up, down, and both ways at once.
-pub(crate) fn copies(sizes: &Sizes, report: &mut Report) -> Outcome<(f64, f64, f64)> {
+/// Bytes a second up, down, both ways at once, and read and written within the GPU.
+pub(crate) fn copies(sizes: &Sizes, report: &mut Report) -> Outcome<[f64; 4]> {
     let context = CudaContext::new(0).map_err(driver)?;
     let stream: Arc<CudaStream> = context.new_stream().map_err(driver)?;
     let (len, raw) = (sizes.copy, stream.cu_stream());
@@ -89,7 +89,7 @@ pub(crate) fn copies(sizes: &Sizes, report: &mut Report) -> Outcome<(f64, f64, f
         report.add(&PAGEABLE, OURS, Ok(rate(from_pageable) / 1e9));
         report.add(&DOWN, OURS, Ok(rate(down) / 1e9));
         report.add(&WITHIN, OURS, Ok(2.0 * rate(within) / 1e9));
-        Ok((rate(up), rate(down), 2.0 * rate(both)))
+        Ok([rate(up), rate(down), 2.0 * rate(both), 2.0 * rate(within)])
     }
 }
 
