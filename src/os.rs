@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
 
 /// CPUs that this process may use.
 pub(crate) fn cpus() -> usize {
@@ -133,6 +135,32 @@ pub(crate) fn shared_memory() -> io::Result<File> {
     let file = File::options().read(true).write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)
+}
+
+/// Ends a process and waits for that: not for ever, since one that hangs in a driver does not end when it is killed.
+///
+/// # Errors
+/// It has not ended after five seconds.
+pub(crate) fn end(child: &mut Child) -> io::Result<ExitStatus> {
+    let _ = child.kill();
+    let until = Instant::now() + Duration::from_secs(5);
+    let mut pause = Duration::from_micros(100);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() >= until {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("process {} does not end", child.id())));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Ends this process at once, without what is to be done at its end: a driver's part of that may hang.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: it does not return, and what it leaves is the system's.
+    unsafe { libc::_exit(code) }
 }
 
 /// Room for one descriptor beside a message, aligned as its header is.

@@ -129,18 +129,34 @@ pub(crate) fn bit_bytes(bits: usize) -> usize {
     bits.div_ceil(32) * 4
 }
 
-/// Where some rows of a batch lie in a slab.
-pub(crate) struct Packing {
-    places: Vec<Place>,
+/// Where some rows of a batch lie in a slab: first what the host packs, then what goes there from where it is.
+pub(crate) struct Packing<'a> {
+    places: Vec<Place<'a>>,
     rows: Range<usize>,
+    /// Bytes that the host packs.
+    pub(crate) staged: usize,
+    /// Bytes of the slab.
     pub(crate) bytes: usize,
 }
 
-struct Place {
+struct Place<'a> {
+    /// The values, if the host does not pack them.
+    direct: Option<&'a [u8]>,
     data: usize,
     elements: usize,
     offsets: Option<usize>,
     validity: Option<usize>,
+}
+
+/// The bytes of these rows; none for bits, which do not go as they are.
+fn values<'a>(column: &HostColumn<'a>, rows: &Range<usize>) -> Option<&'a [u8]> {
+    match column.values {
+        Values::Fixed { bytes, each } => Some(&bytes[rows.start * each..rows.end * each]),
+        Values::Bits(_) => None,
+        Values::Variable { offsets, bytes, each } => {
+            Some(&bytes[offsets[rows.start] as usize * each..offsets[rows.end] as usize * each])
+        }
+    }
 }
 
 /// Checks that each column has what its rows need: nothing that a kernel is told is taken on trust.
@@ -165,8 +181,9 @@ pub(crate) fn check(columns: &[HostColumn<'_>], rows: usize) -> Result<(), GpuEr
     Ok(())
 }
 
-impl Packing {
-    pub(crate) fn of(columns: &[HostColumn<'_>], rows: Range<usize>) -> Self {
+impl<'a> Packing<'a> {
+    /// `direct`: whether a copy of its own takes these values to the device, from where they are.
+    pub(crate) fn of(columns: &[HostColumn<'a>], rows: Range<usize>, direct: impl Fn(&[u8]) -> bool) -> Self {
         let count = rows.len();
         let mut end = 0;
         let mut place = |bytes: usize| {
@@ -175,21 +192,33 @@ impl Packing {
             start
         };
         let places = columns.iter().map(|column| {
-            let (data, elements, offsets) = match &column.values {
-                Values::Fixed { each, .. } => (place(count * each), count, None),
-                Values::Bits(_) => (place(bit_bytes(count)), count, None),
-                Values::Variable { offsets, each, .. } => {
+            let values = values(column, &rows);
+            let direct = values.filter(|values| direct(values));
+            // For those that go directly, not known yet.
+            let data = direct.map_or_else(|| place(values.map_or_else(|| bit_bytes(count), <[u8]>::len)), |_| 0);
+            let (elements, offsets) = match &column.values {
+                Values::Variable { offsets, .. } => {
                     let elements = (offsets[rows.end] - offsets[rows.start]) as usize;
-                    (place(elements * each), elements, Some(place((count + 1) * size_of::<i64>())))
+                    (elements, Some(place((count + 1) * size_of::<i64>())))
                 }
+                Values::Fixed { .. } | Values::Bits(_) => (count, None),
             };
-            Place { data, elements, offsets, validity: column.validity.map(|_| place(bit_bytes(count))) }
+            Place { direct, data, elements, offsets, validity: column.validity.map(|_| place(bit_bytes(count))) }
         });
-        let places = places.collect();
-        Self { places, rows, bytes: end }
+        let mut places: Vec<_> = places.collect();
+        let staged = place(0);
+        for (to, bytes) in places.iter_mut().filter_map(|to| Some((&mut to.data, to.direct?.len()))) {
+            *to = place(bytes);
+        }
+        Self { places, rows, staged, bytes: end }
     }
 
-    /// Copies the rows into the slab, from front to back.
+    /// What goes to the device from where it is, and to where in the slab.
+    pub(crate) fn direct(&self) -> impl Iterator<Item = (usize, &'a [u8])> {
+        self.places.iter().filter_map(|place| Some((place.data, place.direct?)))
+    }
+
+    /// Copies the rows into the slab, from front to back, but for those that go directly.
     pub(crate) fn write(&self, columns: &[HostColumn<'_>], slab: &mut [u8]) {
         let Range { start, end } = self.rows;
         for (column, place) in columns.iter().zip(&self.places) {
@@ -197,19 +226,16 @@ impl Packing {
                 let to = &mut slab[at..at + bit_bytes(self.rows.len())];
                 copy_bits(to, bits.bytes, bits.offset + start, self.rows.len());
             };
+            if let Some(from) = values(column, &self.rows).filter(|_| place.direct.is_none()) {
+                slab[place.data..place.data + from.len()].copy_from_slice(from);
+            }
             match &column.values {
-                Values::Fixed { bytes, each } => {
-                    let from = &bytes[start * each..end * each];
-                    slab[place.data..place.data + from.len()].copy_from_slice(from);
-                }
+                Values::Fixed { .. } => (),
                 Values::Bits(values) => bits(values, place.data, slab),
-                Values::Variable { offsets, bytes, each } => {
-                    let first = offsets[start];
-                    let from = &bytes[first as usize * each..offsets[end] as usize * each];
-                    slab[place.data..place.data + from.len()].copy_from_slice(from);
+                Values::Variable { offsets, .. } => {
                     let to = slab[place.offsets.unwrap_or(0)..].chunks_exact_mut(size_of::<i64>());
                     for (to, offset) in to.zip(&offsets[start..=end]) {
-                        to.copy_from_slice(&(offset - first).to_ne_bytes());
+                        to.copy_from_slice(&(offset - offsets[start]).to_ne_bytes());
                     }
                 }
             }
@@ -221,7 +247,7 @@ impl Packing {
 
     /// The columns, once the slab is on the device.
     pub(crate) fn inputs(&self, slab: Pointer) -> Vec<Input> {
-        let input = |place: &Place| Input {
+        let input = |place: &Place<'_>| Input {
             rows: self.rows.len(),
             elements: place.elements,
             data: slab.after(place.data),
@@ -284,7 +310,8 @@ mod tests {
         };
         let columns = [HostColumn { values: Values::Fixed { bytes: &numbers, each: 2 }, validity: None }, text];
         check(&columns, 4).unwrap();
-        let packing = Packing::of(&columns, 1..4);
+        let packing = Packing::of(&columns, 1..4, |_| false);
+        assert_eq!((packing.staged, packing.direct().count()), (packing.bytes, 0));
         let mut slab = vec![0; packing.bytes];
         packing.write(&columns, &mut slab);
         assert_eq!(slab[..6], numbers[2..]);
@@ -293,6 +320,19 @@ mod tests {
             slab[512..544].chunks(8).map(|bytes| i64::from_ne_bytes(bytes.try_into().unwrap())).collect();
         assert_eq!(offsets, [0, 0, 3, 4]);
         assert_eq!(slab[768], 0b101, "bits 4 to 6");
+
+        // The text goes from where it is: behind all that is packed.
+        let packing = Packing::of(&columns, 1..4, |values| values.starts_with(b"b"));
+        let mut slab = vec![0; packing.staged];
+        packing.write(&columns, &mut slab);
+        assert_eq!((packing.staged, packing.bytes), (768, 1024));
+        let direct: Vec<_> = packing.direct().collect();
+        assert!(matches!(direct[..], [(768, text)] if text.as_ptr() == bytes[3..].as_ptr() && text == b"bcde"));
+        assert_eq!((&slab[..6], slab[264], slab[512]), (&numbers[2..], 0, 0b101));
+        let inputs = packing.inputs(Pointer(1 << 20));
+        let [numbers, text] = &inputs[..] else { panic!("two inputs") };
+        assert_eq!((numbers.data, text.data), (Pointer(1 << 20), Pointer((1 << 20) + 768)));
+        assert_eq!((text.offsets, text.validity), (Some(Pointer((1 << 20) + 256)), Some(Pointer((1 << 20) + 512))));
     }
 
     #[test]

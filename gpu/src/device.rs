@@ -7,10 +7,12 @@ use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaStream, result, sys};
+use bytes::Bytes;
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use crate::error::Doing;
 use crate::memory::{Memory, Plain, Slice};
+use crate::pinned::{PinnedBytes, Pinning, Pins, Way};
 use crate::{Arch, CubinCache, GpuError, KernelSource, Nvrtc, probe};
 
 /// A GPU with streams and a memory pool of its own, for one thread. Cheap to clone; what it hands out keeps it.
@@ -32,6 +34,7 @@ struct Inner {
     name: String,
     /// Whether an allocation has failed for want of memory since this was last asked.
     starved: Cell<bool>,
+    pins: Arc<Pins>,
 }
 
 /// Kernels on a device.
@@ -161,8 +164,8 @@ impl Device {
         let pool = pool(context.cu_device(), memory)?;
         let arch = Arch((major * 10 + minor) as u32);
         let driver = driver_version()?;
-        let starved = Cell::new(false);
-        Ok(Self(Rc::new(Inner { context, upload, compute, download, pool, arch, driver, name, starved })))
+        let (starved, pins) = (Cell::new(false), Arc::default());
+        Ok(Self(Rc::new(Inner { context, upload, compute, download, pool, arch, driver, name, starved, pins })))
     }
 
     /// What the maker calls it.
@@ -292,17 +295,35 @@ impl Device {
         Ok(values)
     }
 
+    /// Pins memory of somebody else, for copies from it: see [`Pinning`]. It takes long, so pin what is used often.
+    ///
+    /// # Errors
+    /// Nothing is pinned then, and batches in it go up as all others do. It overlaps with what is pinned already, by whichever
+    /// handle of this process; or the system refuses, as for the pages of a file on disk, or for a mapping that may not be
+    /// written to where the device cannot pin such ones.
+    pub fn pin(&self, memory: Bytes) -> Result<Pinning, GpuError> {
+        Pinning::new(self, memory)
+    }
+
+    /// Memory of the host that is pinned, for batches and results: see [`PinnedBytes`].
+    ///
+    /// # Errors
+    /// There is not enough.
+    pub fn pinned(&self, bytes: usize) -> Result<PinnedBytes, GpuError> {
+        PinnedBytes::new(self, bytes, Way::Down)
+    }
+
     /// Waits until everything that was launched has run.
     ///
     /// # Errors
     /// A kernel failed.
     pub fn synchronize(&self) -> Result<(), GpuError> {
         self.bind()?;
-        for stream in [&self.0.upload, &self.0.compute, &self.0.download] {
-            // SAFETY: it is a stream of ours.
-            unsafe { result::stream::synchronize(stream.cu_stream()) }.doing("wait for the device")?;
-        }
-        Ok(())
+        let streams = [&self.0.upload, &self.0.compute, &self.0.download];
+        // For all of them, even if one has failed: memory goes after this.
+        // SAFETY: they are streams of ours.
+        let waits = streams.map(|stream| unsafe { result::stream::synchronize(stream.cu_stream()) });
+        waits.into_iter().try_for_each(|wait| wait.doing("wait for the device"))
     }
 
     pub(crate) fn memory(&self, bytes: usize) -> Result<Memory, GpuError> {
@@ -338,7 +359,20 @@ impl Device {
     }
 
     pub(crate) fn bind(&self) -> Result<(), GpuError> {
-        self.0.context.bind_to_thread().doing("use the device")
+        bind(&self.0.context).doing("use the device")
+    }
+
+    pub(crate) fn attribute(&self, attribute: sys::CUdevice_attribute) -> Result<i32, GpuError> {
+        self.0.context.attribute(attribute).doing("ask the device what it can")
+    }
+
+    pub(crate) fn context(&self) -> &Arc<CudaContext> {
+        &self.0.context
+    }
+
+    /// Which host memory is pinned.
+    pub(crate) fn pins(&self) -> &Arc<Pins> {
+        &self.0.pins
     }
 
     pub(crate) fn streams(&self) -> (&CudaStream, &CudaStream, &CudaStream) {
@@ -367,6 +401,16 @@ fn pool(device: sys::CUdevice, memory: Option<u64>) -> Result<sys::CUmemoryPool,
     unsafe { result::mem_pool::set_attribute(pool, threshold, ptr::from_mut(&mut keep).cast()) }
         .doing("set up the memory pool")?;
     Ok(pool)
+}
+
+/// Makes it this thread's context. `bind_to_thread` returns an error that an earlier drop has left instead, once: what waits
+/// for copies must not end so.
+pub(crate) fn bind(context: &CudaContext) -> Result<(), DriverError> {
+    if result::ctx::get_current()? != Some(context.cu_ctx()) {
+        // SAFETY: it lives as long as this handle.
+        unsafe { result::ctx::set_current(context.cu_ctx()) }?;
+    }
+    Ok(())
 }
 
 fn driver_version() -> Result<u32, GpuError> {
@@ -407,7 +451,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let pool = self.pool;
         // SAFETY: nothing of the pool is left but what the stream frees before this.
-        let destroyed = self.context.bind_to_thread().and_then(|()| unsafe {
+        let destroyed = bind(&self.context).and_then(|()| unsafe {
             result::stream::synchronize(self.compute.cu_stream())?;
             result::mem_pool::destroy(pool)
         });

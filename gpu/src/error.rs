@@ -127,6 +127,8 @@ impl fmt::Display for DriverCode {
             702 => "a kernel ran too long; the process has lost its device",
             710 => "an assertion in a kernel failed; the process has lost its device",
             709 | 714..=718 => "a kernel broke; the process has lost its device",
+            712 => "this memory is pinned already",
+            713 => "this memory is not pinned",
             719 => "a kernel trapped; the process has lost its device",
             800 => "not permitted",
             801 => "not supported on this device",

@@ -12,6 +12,7 @@ mod error;
 mod load;
 mod memory;
 mod nvrtc;
+mod pinned;
 mod pipeline;
 mod probe;
 
@@ -25,5 +26,6 @@ pub use load::use_fakes;
 pub use load::{LibraryMissing, search_dirs};
 pub use memory::{Plain, Slice};
 pub use nvrtc::{Arch, CompileError, Image, KernelSource, Nvrtc};
+pub use pinned::{PinnedBytes, Pinning};
 pub use pipeline::{HostResult, Pipeline, Report, Times};
 pub use probe::{DeviceInfo, GpuUnavailable, device_count, devices, driver_present};

@@ -1,8 +1,7 @@
-//! Memory on a device, and memory of the host that a device copies from and to.
+//! Memory on a device, and events.
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::ptr::NonNull;
 use std::time::Duration;
 
 use cudarc::driver::{result, sys};
@@ -84,58 +83,6 @@ impl<T> fmt::Debug for Slice<T> {
     }
 }
 
-/// Host memory that does not move, for copies that do not wait. Nothing here knows of the copies that are under way: whoever
-/// has it waits for their events.
-pub(crate) struct Pinned {
-    start: NonNull<u8>,
-    bytes: usize,
-    device: Device,
-}
-
-/// Which way copies go.
-pub(crate) enum Way {
-    /// The host writes from front to back and never reads.
-    Up,
-    Down,
-}
-
-impl Pinned {
-    pub(crate) fn new(device: &Device, bytes: usize, way: Way) -> Result<Self, GpuError> {
-        device.bind()?;
-        let flags = match way {
-            Way::Up => sys::CU_MEMHOSTALLOC_WRITECOMBINED,
-            Way::Down => 0,
-        };
-        let bytes = bytes.max(1);
-        // SAFETY: it is freed in `drop`.
-        let start = unsafe { result::malloc_host(bytes, flags) }.doing(format!("pin {bytes} bytes of host memory"))?;
-        let start = NonNull::new(start.cast()).ok_or_else(|| GpuError::invalid("the driver pinned memory nowhere"))?;
-        Ok(Self { start, bytes, device: device.clone() })
-    }
-
-    /// The first bytes. No copy from the device may be under way.
-    pub(crate) fn get(&self, bytes: usize) -> &[u8] {
-        assert!(bytes <= self.bytes, "a slab of {} bytes", self.bytes);
-        // SAFETY: so many are there; what the driver or a copy left in them are bytes.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), bytes) }
-    }
-
-    /// The first bytes. No copy may be under way.
-    pub(crate) fn get_mut(&mut self, bytes: usize) -> &mut [u8] {
-        assert!(bytes <= self.bytes, "a slab of {} bytes", self.bytes);
-        // SAFETY: as above, and borrowed alone.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), bytes) }
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // SAFETY: it was allocated so, and copies of it have been waited for.
-        let freed = unsafe { result::free_host(self.start.as_ptr().cast()) };
-        log("free pinned memory", self.device.bind().and_then(|()| freed.doing("free")));
-    }
-}
-
 /// A point in a stream that others wait for.
 pub(crate) struct Event {
     raw: sys::CUevent,
@@ -193,7 +140,7 @@ impl Event {
 impl Drop for Event {
     fn drop(&mut self) {
         // SAFETY: it is ours, and nobody waits for it any more.
-        let destroyed = unsafe { result::event::destroy(self.raw) };
-        log("destroy an event", self.device.bind().and_then(|()| destroyed.doing("destroy")));
+        let destroyed = self.device.bind().and_then(|()| unsafe { result::event::destroy(self.raw) }.doing("destroy"));
+        log("destroy an event", destroyed);
     }
 }

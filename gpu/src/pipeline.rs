@@ -8,7 +8,8 @@ use cudarc::driver::{CudaStream, result};
 
 use crate::column::{HostColumn, Input, Output, Packing, aligned, append_bits, bit_bytes, check};
 use crate::error::Doing;
-use crate::memory::{Event, Memory, Pinned, Use, Way};
+use crate::memory::{Event, Memory, Use};
+use crate::pinned::{PinnedBytes, Way};
 use crate::{Device, GpuError};
 
 /// Where the result of a batch goes, on the host.
@@ -34,6 +35,8 @@ pub struct Report {
     pub bytes_up: u64,
     /// And from it.
     pub bytes_down: u64,
+    /// Those of them that the host copied too, into or out of memory that is pinned.
+    pub bytes_staged: u64,
     /// What took how long, if the pipeline [tells times](Pipeline::timed).
     pub times: Option<Times>,
 }
@@ -56,9 +59,10 @@ pub struct Times {
 /// Takes batches through a device, in pieces that overlap.
 ///
 /// Three pieces are under way at most, each in a slot of its own: pinned memory to go up from, memory on the device, pinned
-/// memory to come down to. Between streams, and before the host touches a slot, stand events of our own.
+/// memory to come down to. Between streams, and before the host touches a slot, stand events of our own. What lies in pinned
+/// memory ([`Device::pin`], [`Device::pinned`]) and is large goes up from where it is, and so do results come down.
 pub struct Pipeline {
-    // Dropped before the device, and after what is under way was waited for.
+    // Dropped before the device. Nothing is under way in them but while a batch is.
     slots: [Option<Slot>; SLOTS],
     device: Device,
     /// Rows of a piece at most, since memory ran out; `None`: as many as is fast.
@@ -86,14 +90,17 @@ const SLOTS: usize = 3;
 const PIECE: Range<usize> = 4 << 20..16 << 20;
 /// So many pieces have to succeed before they grow by a quarter.
 const PATIENCE: u32 = 8;
+/// Bytes of a buffer, in a piece, from which on it has a copy of its own: a call takes 5 to 10 us, in which a thread packs
+/// about so many.
+const DIRECT: usize = 64 << 10;
 
 struct Slot {
-    up: Pinned,
+    up: PinnedBytes,
     device_in: Memory,
     device_out: Memory,
-    /// What `device_in` and `device_out` have; `up` and `down` are as large.
-    bytes: (usize, usize),
-    down: Pinned,
+    /// Of `device_in` and `device_out`.
+    bytes: [usize; 2],
+    down: PinnedBytes,
     uploaded: Event,
     computed: Event,
     downloaded: Event,
@@ -103,6 +110,17 @@ struct Slot {
 struct Piece {
     slot: usize,
     rows: Range<usize>,
+    /// Its result comes down to where it belongs.
+    direct: bool,
+}
+
+/// Waits for the device when it goes: whatever ends a run, nothing reads or writes memory of the caller after it.
+struct UntilOver<'a>(&'a Device);
+
+impl Drop for UntilOver<'_> {
+    fn drop(&mut self) {
+        crate::device::log("wait for what was under way", self.0.synchronize());
+    }
 }
 
 impl Pipeline {
@@ -131,6 +149,8 @@ impl Pipeline {
     /// launches kernels and does not wait for them. It must not have other effects: where memory runs out, a piece goes
     /// through it again, or in halves. With `row_wise` false there is one piece.
     ///
+    /// When it returns, with whatever, or unwinds, the device is done with the columns and the result.
+    ///
     /// # Errors
     /// What `launch` says; a kernel failed; there is not enough memory for one row, or for the whole batch if it may not be
     /// cut. After [an error that is sticky](GpuError::is_sticky) the process is of no use any more.
@@ -147,21 +167,20 @@ impl Pipeline {
         if rows.checked_mul(result.each) != Some(result.data.len()) || !bits {
             return Err(GpuError::invalid(format!("there is no place for the result of {rows} rows")).into());
         }
-        let mut under_way = VecDeque::new();
+        let (mut under_way, device) = (VecDeque::new(), self.device.clone());
         let mut report = Report { times: self.clock.as_ref().map(|_| Times::default()), ..Report::default() };
+        device.bind()?;
+        // Copies read the columns and write the result without a borrow that the compiler knows of, and slots are used again.
+        // If waiting fails, the device is lost: it does not touch them any more.
+        let until_over = UntilOver(&device);
         if let Some(clock) = &self.clock {
             clock.batch.record(self.device.streams().0.cu_stream())?;
         }
-        let done =
-            self.pieces(rows, columns, result, row_wise, &mut launch, &mut under_way, &mut report).and_then(|()| {
-                let mut rest = under_way.drain(..);
-                rest.try_for_each(|piece| self.harvest(&piece, result, &mut report)).map_err(E::from)
-            });
-        if done.is_err() {
-            // Nothing may be under way in the slots when they are used again.
-            crate::device::log("wait for what was under way", self.device.synchronize());
-        }
-        done.map(|()| report)
+        self.pieces(rows, columns, result, row_wise, &mut launch, &mut under_way, &mut report)?;
+        under_way.drain(..).try_for_each(|piece| self.harvest(&piece, result, &mut report))?;
+        // All pieces have been waited for, one by one: those that went wrong when their memory was given back.
+        std::mem::forget(until_over);
+        Ok(report)
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call, cut off for its error handling")]
@@ -175,7 +194,7 @@ impl Pipeline {
         under_way: &mut VecDeque<Piece>,
         report: &mut Report,
     ) -> Result<(), E> {
-        let whole = Packing::of(columns, 0..rows).bytes + output_bytes(result, rows).1;
+        let whole = Packing::of(columns, 0..rows, |_| false).bytes + output_bytes(result, rows).1;
         let natural = if row_wise { natural(rows, whole) } else { rows };
         let (mut start, mut starved) = (0, false);
         while start < rows {
@@ -189,13 +208,10 @@ impl Pipeline {
             // The slot that was used the longest ago.
             let slot = (0..SLOTS).find(|slot| under_way.iter().all(|piece| piece.slot != *slot)).unwrap_or(0);
             self.device.was_starved();
-            match self.submit(slot, range.clone(), columns, result, launch) {
-                Ok((up, down)) => {
-                    report.bytes_up += up as u64;
-                    report.bytes_down += down as u64;
-                    under_way.push_back(Piece { slot, rows: range.clone() });
+            match self.submit(slot, range.clone(), columns, result, launch, report) {
+                Ok(piece) => {
+                    under_way.push_back(piece);
                     start = range.end;
-                    report.pieces += 1;
                     if starved && row_wise {
                         self.smaller(range.len());
                     } else {
@@ -210,7 +226,8 @@ impl Pipeline {
                     self.give_back()?;
                     // Once more as it is, now that all is free; then halves.
                     if starved && (range.len() == 1 || !row_wise) {
-                        let bytes = Packing::of(columns, range.clone()).bytes + output_bytes(result, range.len()).1;
+                        let bytes =
+                            Packing::of(columns, range.clone(), |_| false).bytes + output_bytes(result, range.len()).1;
                         return Err(GpuError::TooLarge { rows: range.len(), bytes }.into());
                     }
                     if starved {
@@ -251,34 +268,41 @@ impl Pipeline {
         self.device.trim()
     }
 
-    /// Puts a piece on its way; returns the bytes that it copies up and down.
+    /// Puts a piece on its way.
     fn submit<E: From<GpuError>>(
         &mut self,
         slot: usize,
         rows: Range<usize>,
         columns: &[HostColumn<'_>],
-        result: &HostResult<'_>,
+        result: &mut HostResult<'_>,
         launch: &mut impl FnMut(&Device, &[Input], &Output) -> Result<(), E>,
-    ) -> Result<(usize, usize), E> {
-        let count = rows.len();
-        let packing = Packing::of(columns, rows);
-        let (validity_at, out) = output_bytes(result, count);
-        let device = self.device.clone();
+        report: &mut Report,
+    ) -> Result<Piece, E> {
+        let (count, device) = (rows.len(), self.device.clone());
         let (upload, compute, download) = device.streams();
+        let direct = |values: &[u8], written| values.len() >= DIRECT && device.pins().hold(values, written);
+        let packing = Packing::of(columns, rows.clone(), |values| direct(values, false));
+        let mut piece = Piece { slot, rows, direct: false };
+        piece.direct = direct(&result.data[piece.bytes(result.each)], true);
+        let (validity_at, out_bytes) = output_bytes(result, count);
+        let staged_out = staged(result, &piece);
         let begins = self.clock.as_ref().map(|clock| &clock.begins[slot]);
         let begin =
             |what: usize, stream: &CudaStream| begins.map_or(Ok(()), |all| all[what].record(stream.cu_stream()));
         let order = if begins.is_some() { Use::Time } else { Use::Order };
-        let slot = room(&mut self.slots[slot], &device, (packing.bytes, out), order)?;
-        packing.write(columns, slot.up.get_mut(packing.bytes));
+        let on_host = [packing.staged, staged_out.len()];
+        let slot = room(&mut self.slots[slot], &device, [packing.bytes, out_bytes], on_host, order)?;
+        packing.write(columns, &mut slot.up[..packing.staged]);
         begin(0, upload)?;
-        if packing.bytes > 0 {
-            // SAFETY: the slot is as large, and nobody writes to its pinned memory before `downloaded`, which comes later.
-            unsafe {
-                let to = slot.device_in.pointer().0;
-                result::memcpy_htod_async(to, slot.up.get(packing.bytes), upload.cu_stream())
-            }
-            .doing("copy a batch to the device")?;
+        let mut up = 0;
+        let packed = (packing.staged > 0).then_some((0, &slot.up[..packing.staged]));
+        for (at, from) in packed.into_iter().chain(packing.direct()) {
+            // SAFETY: there is room for it. Nobody writes to what it reads before the copy is over: to the slot not before
+            // `downloaded`, which comes later, and the columns are borrowed until `run` ends, which waits for it in any case.
+            // Memory that somebody unpins is waited for, too.
+            unsafe { result::memcpy_htod_async(slot.device_in.pointer().after(at).0, from, upload.cu_stream()) }
+                .doing("copy a batch to the device")?;
+            up += from.len();
         }
         slot.uploaded.record(upload.cu_stream())?;
         slot.uploaded.before(compute.cu_stream())?;
@@ -289,15 +313,29 @@ impl Pipeline {
             device.fill(validity, 0xFF, bit_bytes(count))?;
         }
         let inputs = packing.inputs(slot.device_in.pointer());
-        launch(&device, &inputs, &Output { rows: count, data, validity })?;
+        let launched = launch(&device, &inputs, &Output { rows: count, data, validity });
+        // It may have used another device.
+        device.bind()?;
+        launched?;
         slot.computed.record(compute.cu_stream())?;
         slot.computed.before(download.cu_stream())?;
         begin(2, download)?;
-        // SAFETY: as above; the copy has the length of what is wanted, not that of the slot.
-        unsafe { result::memcpy_dtoh_async(slot.down.get_mut(out), data.0, download.cu_stream()) }
-            .doing("copy a result from the device")?;
+        let mut down = 0;
+        let in_place = piece.direct.then_some((0, &mut result.data[piece.bytes(result.each)]));
+        let unpacked = (!staged_out.is_empty()).then(|| (staged_out.start, &mut slot.down[..staged_out.len()]));
+        for (at, to) in in_place.into_iter().chain(unpacked) {
+            // SAFETY: as above; and nobody reads or writes what it writes. These rows of the result are this piece's alone. It has
+            // the length of what is wanted, not that of the slot.
+            unsafe { result::memcpy_dtoh_async(to, data.after(at).0, download.cu_stream()) }
+                .doing("copy a result from the device")?;
+            down += to.len();
+        }
         slot.downloaded.record(download.cu_stream())?;
-        Ok((packing.bytes, out))
+        report.pieces += 1;
+        report.bytes_up += up as u64;
+        report.bytes_down += down as u64;
+        report.bytes_staged += (packing.staged + staged_out.len()) as u64;
+        Ok(piece)
     }
 
     /// Waits for a piece, and copies its result to where it belongs.
@@ -311,12 +349,15 @@ impl Pipeline {
             times.down += down.until(&slot.downloaded)?;
             times.all = clock.batch.until(&slot.downloaded)?;
         }
-        let (start, count, each) = (piece.rows.start, piece.rows.len(), result.each);
-        let (validity_at, bytes) = output_bytes(result, count);
-        let from = slot.down.get(bytes);
-        result.data[start * each..][..count * each].copy_from_slice(&from[..count * each]);
+        let staged = staged(result, piece);
+        let from = &slot.down[..staged.len()];
+        if !piece.direct {
+            let to = &mut result.data[piece.bytes(result.each)];
+            to.copy_from_slice(&from[..to.len()]);
+        }
+        let (validity_at, _) = output_bytes(result, piece.rows.len());
         if let Some(validity) = &mut result.validity {
-            append_bits(validity, start, &from[validity_at..], count);
+            append_bits(validity, piece.rows.start, &from[validity_at - staged.start..], piece.rows.len());
         }
         Ok(())
     }
@@ -326,15 +367,17 @@ impl Pipeline {
 fn room<'a>(
     slot: &'a mut Option<Slot>,
     device: &Device,
-    bytes: (usize, usize),
+    bytes: [usize; 2],
+    on_host: [usize; 2],
     order: Use,
 ) -> Result<&'a mut Slot, GpuError> {
-    let had = slot.as_ref().map_or((0, 0), |slot| slot.bytes);
-    if let Some(large) = slot.take().filter(|_| had.0 >= bytes.0 && had.1 >= bytes.1) {
+    let had = slot.as_ref().map_or(([0; 2], [0; 2]), |slot| (slot.bytes, [slot.up.len(), slot.down.len()]));
+    let enough = |(had, wanted): ([usize; 2], [usize; 2])| had[0] >= wanted[0] && had[1] >= wanted[1];
+    if let Some(large) = slot.take().filter(|_| enough((had.0, bytes)) && enough((had.1, on_host))) {
         return Ok(slot.insert(large));
     }
-    let room = (had.0.max(aligned(bytes.0)), had.1.max(aligned(bytes.1)));
-    let made = Slot::new(device, room, order)?;
+    let larger = |had: [usize; 2], wanted: [usize; 2]| [0, 1].map(|n| had[n].max(aligned(wanted[n])));
+    let made = Slot::new(device, larger(had.0, bytes), larger(had.1, on_host), order)?;
     // What goes up waits for the allocation, which is in the order of the kernels; what comes down waits for those.
     let (upload, compute, _) = device.streams();
     made.computed.record(compute.cu_stream())?;
@@ -343,12 +386,12 @@ fn room<'a>(
 }
 
 impl Slot {
-    fn new(device: &Device, bytes: (usize, usize), order: Use) -> Result<Self, GpuError> {
+    fn new(device: &Device, bytes: [usize; 2], on_host: [usize; 2], order: Use) -> Result<Self, GpuError> {
         Ok(Self {
-            device_in: device.memory(bytes.0)?,
-            device_out: device.memory(bytes.1)?,
-            up: Pinned::new(device, bytes.0, Way::Up)?,
-            down: Pinned::new(device, bytes.1, Way::Down)?,
+            device_in: device.memory(bytes[0])?,
+            device_out: device.memory(bytes[1])?,
+            up: PinnedBytes::new(device, on_host[0], Way::Up)?,
+            down: PinnedBytes::new(device, on_host[1], Way::Down)?,
             bytes,
             uploaded: Event::new(device, order)?,
             computed: Event::new(device, order)?,
@@ -366,18 +409,26 @@ fn output_bytes(result: &HostResult<'_>, rows: usize) -> (usize, usize) {
     }
 }
 
+/// Which part of its slab comes down through the slot, and the host copies from there: all but what goes directly.
+fn staged(result: &HostResult<'_>, piece: &Piece) -> Range<usize> {
+    let (validity_at, bytes) = output_bytes(result, piece.rows.len());
+    let start = if piece.direct { validity_at.min(bytes) } else { 0 };
+    start..bytes
+}
+
+impl Piece {
+    /// Where its rows are in the result, of so many bytes each.
+    fn bytes(&self, each: usize) -> Range<usize> {
+        self.rows.start * each..self.rows.end * each
+    }
+}
+
 /// Rows of a piece of a batch of so many bytes: at least four pieces, if those are large enough to be fast.
 fn natural(rows: usize, bytes: usize) -> usize {
     let each = bytes.div_ceil(rows.max(1)).max(1);
     let piece = (bytes / 4).clamp(PIECE.start, PIECE.end);
     // Whole words of bits.
     (piece / each).max(1).next_multiple_of(32)
-}
-
-impl Drop for Pipeline {
-    fn drop(&mut self) {
-        crate::device::log("wait for what was under way", self.device.synchronize());
-    }
 }
 
 impl std::fmt::Debug for Pipeline {

@@ -25,6 +25,8 @@ struct Link {
     udf: String,
     arguments: Vec<u8>,
     inputs: Vec<Read>,
+    /// Bytes that it may allocate; 0: its share.
+    memory: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,9 +53,8 @@ pub(crate) fn fuse(call: &UdfCall, inputs: &[Expr]) -> Option<(UdfCall, Vec<Expr
     let (mut options, mut fused) = (call.options.clone(), false);
     for input in inputs {
         from.push(match inner(input, &call.options) {
-            Some((chain, leaves, memory)) => {
+            Some((chain, leaves)) => {
                 fused = true;
-                options.gpu_memory += memory;
                 whole.add(&chain, leaves)
             }
             None => Read::Leaf(whole.leaf(input)),
@@ -72,6 +73,7 @@ pub(crate) fn fuse(call: &UdfCall, inputs: &[Expr]) -> Option<(UdfCall, Vec<Expr
         whole.chain.push(Link { inputs, ..link });
     }
     let chain = Chain { links: whole.chain };
+    options.gpu_memory = chain.links.iter().map(|link| link.memory).sum();
     Some((UdfCall::new(Chain::NAME, regatta_remote::encode(&chain), options), whole.leaves))
 }
 
@@ -109,17 +111,19 @@ impl Fusion {
     }
 }
 
-/// The chain that an input is, if it can run as part of a call with these options: what it reads, and the memory it wants.
-fn inner<'a>(input: &'a Expr, options: &PoolOptions) -> Option<(Chain, &'a [Expr], u64)> {
+/// The chain that an input is, if it can run as part of a call with these options, and what it reads.
+fn inner<'a>(input: &'a Expr, options: &PoolOptions) -> Option<(Chain, &'a [Expr])> {
     let Expr::AnonymousFunction { input, function, .. } = input else { return None };
     let call = UdfCall::of(function)?;
-    let same = PoolOptions { gpu_memory: options.gpu_memory, ..call.options.clone() } == *options;
+    // Each says how much memory it may have, or none does.
+    let same = PoolOptions { gpu_memory: options.gpu_memory, ..call.options.clone() } == *options
+        && (call.options.gpu_memory == 0) == (options.gpu_memory == 0);
     // Nulls that a kernel makes are known on the device alone, and those after it are told by the host.
     let passes = || open_gpu(call.name(), call.arguments().ok()?).ok().filter(|udf| !udf.makes_nulls());
     if !same || passes().is_none() {
         return None;
     }
-    Some((chain_of(&call, input.len())?, input, call.options.gpu_memory))
+    Some((chain_of(&call, input.len())?, input))
 }
 
 fn open_gpu(name: &str, arguments: &[u8]) -> UdfResult<Box<dyn AnyGpuUdf>> {
@@ -133,7 +137,8 @@ fn chain_of(call: &UdfCall, inputs: usize) -> Option<Chain> {
         return regatta_remote::decode(arguments).ok();
     }
     let inputs = (0..inputs).map(Read::Leaf).collect();
-    let link = Link { udf: call.name().to_owned(), arguments: arguments.to_vec(), inputs };
+    let (udf, arguments, memory) = (call.name().to_owned(), arguments.to_vec(), call.options.gpu_memory);
+    let link = Link { udf, arguments, inputs, memory };
     Some(Chain { links: vec![link] })
 }
 

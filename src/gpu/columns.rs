@@ -1,11 +1,12 @@
 //! Columns of Polars as the device gets them, and its results as columns.
 
 use arrow::array::{Array, ArrayData, ArrayRef, make_array};
-use arrow::buffer::{BooleanBuffer, MutableBuffer, NullBuffer};
+use arrow::buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType as ArrowType, Field as ArrowField};
 use polars::prelude::{Column, DataType, Field};
-use regatta_gpu::{Bits, HostColumn, HostResult, Values};
+use regatta_gpu::{Bits, HostColumn, HostResult, PinnedBytes, Values};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::udf::{UdfError, UdfResult, column_from_arrow, column_to_arrow};
@@ -182,33 +183,59 @@ fn has_null_element(array: &dyn Array) -> bool {
 
 /// Memory for a result.
 pub(super) struct Room {
-    data: MutableBuffer,
+    data: Data,
     validity: Option<MutableBuffer>,
     of: ResultType,
     rows: usize,
 }
 
+enum Data {
+    Own(MutableBuffer),
+    /// The begin of memory that holds results one after the other.
+    Pinned(PinnedBytes),
+}
+
 impl Room {
-    pub(super) fn new(of: &ResultType, rows: usize, makes_nulls: bool) -> Self {
-        let data = MutableBuffer::from_len_zeroed(rows * of.each);
+    /// `pinned`: where the result is to lie, if that is long enough.
+    pub(super) fn new(of: &ResultType, rows: usize, makes_nulls: bool, pinned: Option<PinnedBytes>) -> Self {
+        let bytes = rows * of.each;
+        let data = pinned.filter(|pinned| pinned.len() >= bytes).map(Data::Pinned);
+        let data = data.unwrap_or_else(|| Data::Own(MutableBuffer::from_len_zeroed(bytes)));
         let validity = makes_nulls.then(|| MutableBuffer::from_len_zeroed(rows.div_ceil(8)));
         Self { data, validity, of: of.clone(), rows }
     }
 
     pub(super) fn host(&mut self) -> HostResult<'_> {
         let validity = self.validity.as_mut().map(MutableBuffer::as_slice_mut);
-        HostResult { data: self.data.as_slice_mut(), each: self.of.each, validity }
+        let data = match &mut self.data {
+            Data::Own(data) => data.as_slice_mut(),
+            Data::Pinned(pinned) => &mut pinned[..self.rows * self.of.each],
+        };
+        HostResult { data, each: self.of.each, validity }
     }
 
-    /// The result as a column; `nulls`: where it is null, if the kernels did not say.
-    pub(super) fn column(self, nulls: Option<NullBuffer>) -> UdfResult<Column> {
+    /// The result as a column, and its pinned memory, to which the column holds on; `nulls`: where it is null, if the kernels
+    /// did not say.
+    pub(super) fn column(self, nulls: Option<NullBuffer>) -> UdfResult<(Column, Option<Arc<PinnedBytes>>)> {
         let Self { data, validity, of, rows } = self;
+        let (data, pinned) = match data {
+            Data::Own(data) => (Buffer::from(data), None),
+            Data::Pinned(pinned) => {
+                let pinned = Arc::new(pinned);
+                let start = NonNull::from(&**pinned).cast();
+                // SAFETY: as many bytes are there, and stay there while their owner does, which nobody writes to while it is shared.
+                let data = unsafe {
+                    Buffer::from_custom_allocation(start, rows * of.each, Arc::<PinnedBytes>::clone(&pinned))
+                };
+                (data, Some(pinned))
+            }
+        };
         let nulls = match validity {
             Some(bits) => Some(NullBuffer::new(BooleanBuffer::new(bits.into(), 0, rows))),
             None => nulls,
         };
         let width = of.width.unwrap_or(1);
-        let numbers = ArrayData::builder(of.item.clone()).len(rows * width).add_buffer(data.into());
+        let numbers = ArrayData::builder(of.item.clone()).len(rows * width).add_buffer(data);
         let array = match of.width {
             None => numbers.nulls(nulls).build()?,
             Some(width) => {
@@ -217,7 +244,7 @@ impl Room {
                 lists.add_child_data(numbers.build()?).nulls(nulls).build()?
             }
         };
-        column_from_arrow("", &*make_array(array))
+        Ok((column_from_arrow("", &*make_array(array))?, pinned))
     }
 }
 
@@ -258,15 +285,15 @@ mod tests {
     #[test]
     fn results_are_columns_of_their_dtype_with_their_nulls() {
         let of = result_type(&DataType::Array(Box::new(DataType::Float32), 2)).unwrap();
-        let mut room = Room::new(&of, 3, false);
+        let mut room = Room::new(&of, 3, false, None);
         room.host().data.copy_from_slice(&[1f32, 2., 3., 4., 5., 6.].map(f32::to_ne_bytes).concat());
         let nulls = NullBuffer::from(vec![true, false, true]);
-        let column = room.column(Some(nulls)).unwrap();
+        let (column, _) = room.column(Some(nulls)).unwrap();
         assert_eq!(column.dtype(), &DataType::Array(Box::new(DataType::Float32), 2));
         assert_eq!((column.null_count(), column.len()), (1, 3));
-        let mut room = Room::new(&result_type(&DataType::Int16).unwrap(), 3, true);
+        let mut room = Room::new(&result_type(&DataType::Int16).unwrap(), 3, true, None);
         room.host().validity.unwrap()[0] = 0b110;
-        let column = room.column(None).unwrap();
+        let (column, _) = room.column(None).unwrap();
         assert!(column.equals_missing(&Column::new("".into(), [None, Some(0i16), Some(0)])), "{column:?}");
         let text = result_type(&DataType::String).unwrap_err().to_string();
         assert!(text.contains("output is str") && text.contains("number"), "{text}");

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -46,22 +46,15 @@ fn probe() -> UdfResult<Vec<GpuInfo>> {
     let mut command = replica_command().ok_or_else(no_process)?;
     let (here, there) = UnixStream::pair()?;
     command.env(crate::cluster::MARKER, PROBE).stdin(OwnedFd::from(there)).stdout(Stdio::null()).stderr(Stdio::null());
-    let _child = Ended(command.spawn()?);
+    let mut child = command.spawn()?;
     drop(command); // and with it our copy of the child's end
     let answer = Link::new(here).receive::<Result<Vec<GpuInfo>, String>>(PATIENCE);
+    if let Err(error) = os::end(&mut child) {
+        tracing::warn!(%error, "the process that asks the driver is left behind");
+    }
     let answer = answer.map_err(|error| UdfError::new(format!("the process that asks the driver ended: {error}")))?;
     let late = || UdfError::new(format!("the CUDA driver did not answer within {} s", PATIENCE.as_secs()));
     answer.ok_or_else(late)?.map_err(UdfError::new)
-}
-
-/// A process that is not waited for, and gone with this.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// The child's side: tells what GPUs there are.
@@ -103,11 +96,12 @@ pub(crate) fn seat_for(options: &PoolOptions, seat: &Seat, twin: bool) -> UdfRes
             Some(name) => return on(name),
             None => format!("this worker does not see its GPU {device}"),
         },
-        // Where Polars makes the call itself nobody gives out devices.
-        (_, None) if seat.step.is_none_or(|step| step.step == u32::MAX) => match name_of(0) {
-            Some(name) => return on(name),
+        // Plain Polars makes the call, and nobody gives out GPUs.
+        (_, None) if seat.worker.is_none() => match gpus().first() {
+            Some(gpu) => return on(gpu.uuid.clone()),
             None => "this process sees no GPU".to_owned(),
         },
+        (_, None) if seat.is_in_place() => IN_PLACE.to_owned(),
         (_, None) => "no worker has a GPU".to_owned(),
     };
     if options.run_on == RunOn::PreferGpu && twin {
@@ -119,6 +113,20 @@ pub(crate) fn seat_for(options: &PoolOptions, seat: &Seat, twin: bool) -> UdfRes
         "it needs a GPU, and {why}: start workers where there is one, with regatta's feature gpu, or give it a twin() and \
          .run_on(RunOn::PreferGpu){here}"
     )))
+}
+
+const IN_PLACE: &str = "Polars makes this call itself, in a task, which has no GPU: it is part of an expression that is not row by row, \
+     or reads one";
+
+/// What is wrong with a call that a task is to make.
+pub(crate) fn check_in_place(options: &PoolOptions) -> Result<(), String> {
+    if options.run_on != RunOn::RequireGpu {
+        return Ok(()); // its twin runs
+    }
+    Err(format!(
+        "{IN_PLACE}; make what it reads a column first (with_columns), and use its result in the next one, or give it a twin() \
+         and .run_on(RunOn::PreferGpu)"
+    ))
 }
 
 /// A device's name for a child's `CUDA_VISIBLE_DEVICES`, by its number here.

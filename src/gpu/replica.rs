@@ -1,8 +1,12 @@
 //! A replica of a UDF on a GPU, inside its device process.
 
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
 use arrow::buffer::NullBuffer;
+use bytes::Bytes;
 use polars::prelude::{Column, DataType, Field};
-use regatta_gpu::{Bits, Device, GpuError, HostColumn, Input, Output, Pipeline, Values};
+use regatta_gpu::{Bits, Device, GpuError, HostColumn, Input, Output, PinnedBytes, Pinning, Pipeline, Values};
 
 use super::columns::{Held, ResultType, Room, check_input, result_type};
 use super::{GpuUdf, Twin};
@@ -90,6 +94,7 @@ const LOST: i32 = 86;
 pub(crate) struct GpuReplica {
     // In this order: memory before the device that it is of.
     pipeline: Pipeline,
+    host: Host,
     started: Box<dyn Started>,
     device: Device,
 }
@@ -104,7 +109,7 @@ impl GpuReplica {
         let started = started.inspect_err(|_| end_if_lost(&device))?;
         // What goes wrong in a warm-up is said here.
         device.synchronize().inspect_err(|_| end_if_lost(&device))?;
-        Ok(Self { pipeline: Pipeline::new(&device), started, device })
+        Ok(Self { pipeline: Pipeline::new(&device), host: Host::default(), started, device })
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<Column, Failed> {
@@ -127,7 +132,8 @@ impl GpuReplica {
         });
         let masks: Vec<_> = masks.collect();
         let (row_wise, makes_nulls) = (self.started.is_row_wise(), self.started.makes_nulls());
-        let mut room = Room::new(&of, rows, makes_nulls);
+        self.host.pin_inputs(batch.memory(), &self.device);
+        let mut room = Room::new(&of, rows, makes_nulls, self.host.for_result(rows * of.each(), &self.device));
         let started = &mut self.started;
         let report = self.pipeline.run(rows, &host, &mut room.host(), row_wise, |gpu, columns, out| {
             let nulls: Vec<_> = masks.iter().map(|at| at.map(|at| columns[at])).collect();
@@ -139,8 +145,48 @@ impl GpuReplica {
         }
         batch.metrics().count("gpu_bytes_up", report.bytes_up);
         batch.metrics().count("gpu_bytes_down", report.bytes_down);
+        batch.metrics().count("gpu_bytes_staged", report.bytes_staged);
         let all: Vec<_> = (0..held.len()).collect();
-        Ok(room.column(nulls_of(&all))?)
+        let (column, pinned) = room.column(nulls_of(&all))?;
+        self.host.result = pinned;
+        Ok(column)
+    }
+}
+
+/// Memory that batches and results lie in one after the other: pinned once, so that they need no copy on their way.
+#[derive(Default)]
+struct Host {
+    /// That of the last batch, and whether it could be pinned.
+    inputs: Option<(Bytes, Option<Pinning>)>,
+    /// That of the last result.
+    result: Option<Arc<PinnedBytes>>,
+}
+
+/// Results from here to there lie in pinned memory: less is copied as fast, and more is not to be kept.
+const PINNED: RangeInclusive<usize> = 64 << 10..=256 << 20;
+
+impl Host {
+    /// Pins what a batch lies in, if it is not the same as the last time.
+    fn pin_inputs(&mut self, memory: Option<&Bytes>, device: &Device) {
+        let Some(memory) = memory else { return };
+        let same = |(known, _): &(Bytes, _)| known.as_ptr_range() == memory.as_ptr_range();
+        if !self.inputs.as_ref().is_some_and(same) {
+            self.inputs = None;
+            let pinned = device.pin(memory.clone());
+            let pinned =
+                pinned.inspect_err(|error| tracing::info!(%error, "batches are copied before they go to the GPU"));
+            self.inputs = Some((memory.clone(), pinned.ok()));
+        }
+    }
+
+    /// Memory for a result of so many bytes, if it is worth it and there is some.
+    fn for_result(&mut self, bytes: usize, device: &Device) -> Option<PinnedBytes> {
+        // Whoever holds on to the last result has its memory.
+        let last = self.result.take().and_then(Arc::into_inner).filter(|last| last.len() >= bytes);
+        last.or_else(|| {
+            let room = bytes.next_power_of_two();
+            PINNED.contains(&room).then(|| device.pinned(room).ok()).flatten()
+        })
     }
 }
 
@@ -187,6 +233,6 @@ fn end_if_lost(device: &Device) {
         && error.is_sticky()
     {
         eprintln!("regatta: {error}");
-        std::process::exit(LOST);
+        crate::os::exit_now(LOST);
     }
 }

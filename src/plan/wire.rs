@@ -12,6 +12,7 @@ use polars_utils::pl_path::PlRefPath;
 use polars_utils::pl_serialize::SerializeOptions;
 use serde::{Deserialize, Serialize};
 
+use super::lift::udf_calls;
 use crate::error::{PlanError, PolarsFailure};
 use crate::sched::StageId;
 use crate::udf::UdfCall;
@@ -44,6 +45,9 @@ impl Fragment {
     pub(super) fn new(root: Node, ir: &Arena<IR>, exprs: &Arena<AExpr>, travels: bool) -> Result<Self, PlanError> {
         let mut plan = prune_plan(IRPlanRef { lp_top: root, lp_arena: ir, expr_arena: exprs });
         prepare_scans(&mut plan);
+        for (_, call) in udf_calls(&plan) {
+            call.check_in_place().map_err(|error| PlanError::udf(call.name(), error))?;
+        }
         if !travels {
             return Ok(Self::Resident(Resident(Arc::new(plan))));
         }

@@ -150,10 +150,11 @@ impl Ledger {
         self.change(grant.worker, |account| {
             account.free.millicpus += grant.amount.millicpus;
             account.free.memory += grant.amount.memory;
+            let memory = account.on_each_gpu(grant.amount);
             for device in &grant.devices {
                 let device = &mut account.devices[*device as usize];
                 device.free += grant.amount.milligpus.min(DEVICE);
-                device.memory += grant.amount.gpu_memory;
+                device.memory += memory;
             }
             debug_assert!(account.is_whole(), "released more than was charged: {account:?}");
         });
@@ -303,6 +304,17 @@ impl Account {
         free && self.devices.iter().all(within)
     }
 
+    /// Bytes that `amount` takes of each of its GPUs: what it says, or as large a part of the memory as of the GPU; all of a
+    /// GPU that is for it alone.
+    fn on_each_gpu(&self, amount: Resources) -> u64 {
+        let all = self.capacity.gpu_memory;
+        match amount.milligpus {
+            DEVICE.. => all.max(amount.gpu_memory),
+            share if amount.gpu_memory == 0 => (u128::from(all) * u128::from(share) / u128::from(DEVICE)) as u64,
+            _ => amount.gpu_memory,
+        }
+    }
+
     /// The GPUs to take for `amount`, if all of it fits here, and then `spare`, which is CPU: for a share the one that has
     /// least left, for whole ones those that nobody uses.
     fn devices_for(&self, amount: Resources, spare: Resources) -> Option<Vec<u32>> {
@@ -314,7 +326,8 @@ impl Account {
         }
         let share = amount.milligpus.min(DEVICE);
         let count = (amount.milligpus / DEVICE).max(1) as usize;
-        let fit = self.devices.iter().enumerate().filter(|(_, d)| d.free >= share && d.memory >= amount.gpu_memory);
+        let memory = self.on_each_gpu(amount);
+        let fit = self.devices.iter().enumerate().filter(|(_, d)| d.free >= share && d.memory >= memory);
         let mut fit: Vec<_> = fit.map(|(number, device)| (*device, number as u32)).collect();
         fit.sort_unstable();
         (fit.len() >= count).then(|| fit.into_iter().take(count).map(|(_, number)| number).collect())
@@ -322,20 +335,21 @@ impl Account {
 
     /// Whether this much is left, on just these GPUs.
     fn has(&self, amount: Resources, devices: &[u32]) -> bool {
-        let share = amount.milligpus.min(DEVICE);
+        let (share, memory) = (amount.milligpus.min(DEVICE), self.on_each_gpu(amount));
         let left = |device: &u32| {
             let device = self.devices.get(*device as usize);
-            device.is_some_and(|device| device.free >= share && device.memory >= amount.gpu_memory)
+            device.is_some_and(|device| device.free >= share && device.memory >= memory)
         };
         amount.millicpus <= self.free.millicpus && amount.memory <= self.free.memory && devices.iter().all(left)
     }
 
     fn charge(&mut self, amount: Resources, devices: &[u32]) {
         self.free = self.free.less(Resources { milligpus: 0, gpu_memory: 0, ..amount });
+        let memory = self.on_each_gpu(amount);
         for device in devices {
             let device = &mut self.devices[*device as usize];
             device.free -= amount.milligpus.min(DEVICE);
-            device.memory -= amount.gpu_memory;
+            device.memory -= memory;
         }
     }
 

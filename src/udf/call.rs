@@ -130,6 +130,11 @@ impl UdfCall {
         Self { options, in_place: Arc::default(), ..self.clone() }
     }
 
+    /// What is wrong with leaving this call to Polars, in a task.
+    pub(crate) fn check_in_place(&self) -> UdfResult<()> {
+        open(&self.name, self.arguments()?)?.check_in_place(&self.options)
+    }
+
     /// Whether both give the same result for the same inputs: one call will do.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
         let parts =

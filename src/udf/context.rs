@@ -40,6 +40,9 @@ pub(crate) struct Seat {
     pub(crate) scratch: PathBuf,
 }
 
+/// The number of no step.
+const IN_PLACE: u32 = u32::MAX;
+
 impl Seat {
     pub(crate) fn of(
         step: StepId,
@@ -62,13 +65,19 @@ impl Seat {
     /// A call that Polars makes itself: one replica, next to whoever calls.
     pub(crate) fn in_place(task: Option<(QueryId, StageId, WorkerId)>, scratch: PathBuf) -> Self {
         Self {
-            step: task.map(|(query, stage, _)| StepId { query, stage, step: u32::MAX }),
+            step: task.map(|(query, stage, _)| StepId { query, stage, step: IN_PLACE }),
             worker: task.map(|(_, _, worker)| worker),
             rank: 0,
             replicas: 1,
             devices: Vec::new(),
             scratch,
         }
+    }
+
+    /// Whether Polars makes the call itself, in a task.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.step.is_some_and(|at| at.step == IN_PLACE)
     }
 }
 

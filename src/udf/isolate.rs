@@ -1,7 +1,8 @@
 //! A replica in another process: this executable, started again.
 //!
 //! Parent and child share a socket (the child's standard input) for words, and memory for batches and results. An isolated
-//! replica has its process alone; those with a GPU share that of the GPU.
+//! replica has its process alone. Those that a query has on one GPU share a process, until it dies: then each has its own, so
+//! that who dies again is who did it.
 
 mod child;
 mod many;
@@ -43,6 +44,28 @@ pub(super) struct Isolated {
     batches: u64,
 }
 
+/// Why a replica has not started.
+pub(super) enum NotStarted {
+    Failed(UdfError),
+    /// The process that it shared with others has ended, whoever did that.
+    WithOthers(String),
+}
+
+impl From<UdfError> for NotStarted {
+    fn from(error: UdfError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<NotStarted> for UdfError {
+    fn from(why: NotStarted) -> Self {
+        match why {
+            NotStarted::Failed(error) => error,
+            NotStarted::WithOthers(why) => Self::new(why),
+        }
+    }
+}
+
 /// How a call ended that has no result.
 pub(super) enum Ended {
     /// The UDF failed; true: by a panic, and the replica is not to be used again.
@@ -67,24 +90,32 @@ const LOOK: Duration = Duration::from_millis(20);
 const STOP: Duration = Duration::from_secs(5);
 
 impl Isolated {
-    /// Starts the process and the replica in it. Ends early when nobody wants it any more.
+    /// Starts the process and the replica in it, or in one that others with this GPU are in unless it is to be `alone`. Ends
+    /// early when nobody wants it any more.
     ///
     /// # Errors
-    /// This executable cannot be started again; what `start` says.
+    /// This executable cannot be started again; what `start` says; another replica has ended the process.
     pub(super) fn start(
         spec: &ReplicaSpec,
         seat: &Arc<Seat>,
         progress: &dyn Fn(&str),
         wanted: &mut dyn FnMut() -> bool,
         gpu: Option<GpuSeat>,
-    ) -> UdfResult<(Self, Metrics)> {
-        let (process, socket) = Process::enter(gpu.as_ref())?;
+        alone: bool,
+    ) -> Result<(Self, Metrics), NotStarted> {
+        let (process, socket) = match &gpu {
+            Some(gpu) if !alone => Process::shared(gpu, seat.step.map(|step| step.query))?,
+            gpu => Process::alone(gpu.as_ref())?,
+        };
         let mut child = Self { process, link: Link::new(socket), slabs: Slabs::default(), batches: 0 };
         let memory = (gpu.is_none() && spec.options.memory > 0).then_some(spec.options.memory);
         let in_flight = spec.options.in_flight.unwrap_or(IN_FLIGHT);
         let (udf, arguments) = (spec.udf.clone(), spec.arguments.clone());
         let start = StartChild { udf, arguments, seat: (**seat).clone(), memory, in_flight, gpu };
-        let lost = |child: &Self, error| UdfError::new(format!("in start, {}", child.process.last_words(error)));
+        let lost = |child: &Self, error| {
+            let why = format!("in start, {}", child.process.last_words(error));
+            if child.is_shared() { NotStarted::WithOthers(why) } else { UdfError::new(why).into() }
+        };
         child.link.send(&ToChild::Start(Box::new(start))).map_err(|error| lost(&child, error))?;
         loop {
             match child.link.receive(LOOK) {
@@ -95,10 +126,38 @@ impl Isolated {
                 }
                 Ok(Some(FromChild::Started(result))) => return Ok((child, result?)),
                 Ok(None) if wanted() => (),
-                Ok(_) => return Err(UdfError::new("nobody waits for it any more")),
+                Ok(_) => {
+                    child.ends(|word| matches!(word, FromChild::Started(_)));
+                    return Err(UdfError::new("nobody waits for it any more").into());
+                }
                 Err(error) => return Err(lost(&child, error)),
             }
         }
+    }
+
+    /// Whether other replicas may be in its process.
+    pub(super) fn is_shared(&self) -> bool {
+        self.process.is_shared()
+    }
+
+    /// Whether its process has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.process.has_ended()
+    }
+
+    /// Has what nobody wants come to its end: in a process that is shared it is waited for, though not long, since a kernel may
+    /// hang. `None`: the process is killed for it.
+    fn ends(&mut self, is_end: impl Fn(&FromChild) -> bool) -> Option<FromChild> {
+        let until = Instant::now() + STOP;
+        while self.is_shared() && Instant::now() < until {
+            match self.link.receive(LOOK) {
+                Ok(Some(word)) if is_end(&word) => return Some(word),
+                Ok(_) => (),
+                Err(_) => break,
+            }
+        }
+        self.process.kill();
+        None
     }
 
     /// Has the process run one batch.
@@ -130,7 +189,16 @@ impl Isolated {
                     self.process.kill();
                     return Err(Ended::Late);
                 }
-                Ok(None) if !wanted() => return Err(Ended::Late),
+                Ok(None) if !wanted() => {
+                    let Some(FromChild::Done { spent, .. }) = self.ends(|word| matches!(word, FromChild::Done { .. }))
+                    else {
+                        return Err(Ended::Late);
+                    };
+                    if spent {
+                        lease.spend();
+                    }
+                    return Err(UdfError::new("nobody waits for it any more").into());
+                }
                 Ok(None) => (),
                 Err(error) => {
                     let why = self.process.last_words(error);

@@ -178,7 +178,7 @@ impl<U: Registered> Pool<U> {
         self.with(|o| o.gpu_memory = bytes)
     }
 
-    /// Bytes of memory that each replica is charged. Only an [`isolated`](Pool::isolated) one cannot allocate more.
+    /// Bytes of memory that each replica is charged. Only an [`isolated`](Pool::isolated) one on CPUs cannot allocate more.
     #[must_use]
     pub fn memory(self, bytes: u64) -> Self {
         self.with(|o| o.memory = bytes)

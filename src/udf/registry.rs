@@ -331,6 +331,24 @@ impl Erased {
     pub(super) fn is_async(&self) -> bool {
         matches!(self.0, Kind::Async(_))
     }
+
+    /// Whether its replicas are processes with GPUs, where there are GPUs.
+    pub(super) fn is_for_gpus(&self) -> bool {
+        #[cfg(feature = "gpu")]
+        return matches!(self.0, Kind::Gpu(_));
+        #[cfg(not(feature = "gpu"))]
+        return false;
+    }
+
+    /// What is wrong with a call that a task is to make, as Polars evaluates it.
+    pub(super) fn check_in_place(&self, options: &PoolOptions) -> UdfResult<()> {
+        let _ = options;
+        match &self.0 {
+            #[cfg(feature = "gpu")]
+            Kind::Gpu(_) => crate::gpu::check_in_place(options).map_err(UdfError::new),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The UDF of that name, with its arguments decoded.

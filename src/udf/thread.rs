@@ -144,7 +144,7 @@ impl ReplicaThread {
     pub(crate) fn start(spec: ReplicaSpec, mut tell: impl FnMut(Said<'_>) + Send + 'static) -> UdfResult<Self> {
         let (jobs, inbox) = mpsc::channel(CALLS);
         let udf = open(&spec.udf, &spec.arguments)?;
-        let ends_calls = spec.options.isolated || udf.is_async();
+        let ends_calls = spec.options.isolated || udf.is_async() || udf.is_for_gpus();
         thread::Builder::new().name(format!("udf {}", spec.udf)).spawn(move || {
             let folder = match Folder::new(&spec.seat.scratch) {
                 Ok(folder) => folder,

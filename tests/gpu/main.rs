@@ -4,6 +4,7 @@
 #![cfg(feature = "gpu")]
 
 mod examples;
+mod faults;
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};

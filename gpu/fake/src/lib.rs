@@ -69,6 +69,12 @@ impl Driver {
         unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_fail_allocations")(next) };
     }
 
+    /// The next registrations of host memory fail as not permitted.
+    pub fn fail_registrations(&self, next: u64) {
+        // SAFETY: it takes a number.
+        unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_fail_registrations")(next) };
+    }
+
     /// Each device has so many bytes.
     pub fn set_memory(&self, bytes: u64) {
         // SAFETY: it takes a number.

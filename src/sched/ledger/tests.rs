@@ -77,6 +77,28 @@ fn memory_of_workers_and_of_gpus_is_admitted_too() {
     assert_eq!(place(&mut ledger, on_gpu), None, "half a GiB is left on it");
 }
 
+#[test]
+fn memory_of_a_gpu_is_given_once() {
+    let place = |ledger: &mut Ledger, gpus, memory| {
+        ledger.place(Resources::cpus(0.1).with_gpus(gpus, memory), Resources::NONE).is_some()
+    };
+    let ledger = || {
+        let mut ledger = Ledger::default();
+        ledger.add(WorkerId(0), Resources::cpus(8.0).with_gpus(1.0, 4 * GIB));
+        ledger
+    };
+    let mut halves = ledger();
+    assert!(place(&mut halves, 0.5, 0));
+    assert!(!place(&mut halves, 0.5, 3 * GIB), "the first may allocate half of it");
+    assert!(place(&mut halves, 0.25, 2 * GIB));
+    let mut alone = ledger();
+    assert!(place(&mut alone, 1.0, GIB));
+    assert!(!place(&mut alone, 0.0, GIB), "a whole GPU is for one replica alone");
+    let mut shared = ledger();
+    assert!(place(&mut shared, 0.0, GIB));
+    assert!(!place(&mut shared, 1.0, 0));
+}
+
 /// Any sequence of charges and releases against a model that knows nothing of indexes.
 #[test]
 fn any_sequence_of_charges_equals_a_simple_model() {
@@ -94,8 +116,9 @@ fn any_sequence_of_charges_equals_a_simple_model() {
             let worker = WorkerId(next(6) as u32);
             match next(10) {
                 0 => {
-                    let capacity =
-                        Resources::cpus(next(8) as f64 / 2.0).with_memory(next(4)).with_gpus(next(3) as f64, next(3));
+                    let capacity = Resources::cpus(next(8) as f64 / 2.0)
+                        .with_memory(next(4))
+                        .with_gpus(next(3) as f64, 4 * next(3));
                     ledger.add(worker, capacity);
                     model.insert(worker, (capacity, Vec::new()));
                 }
@@ -109,7 +132,8 @@ fn any_sequence_of_charges_equals_a_simple_model() {
                 }
                 _ => {
                     let gpus = [0.0, 0.0, 0.5, 0.25, 1.0, 2.0][next(6) as usize];
-                    let amount = Resources::cpus(next(4) as f64 / 4.0).with_memory(next(2)).with_gpus(gpus, next(2));
+                    let amount =
+                        Resources::cpus(next(4) as f64 / 4.0).with_memory(next(2)).with_gpus(gpus, 3 * next(2));
                     let fits = model.iter().any(|(_, (capacity, grants))| fits(*capacity, grants, amount));
                     let placed = ledger.place(amount, Resources::NONE);
                     assert_eq!(placed.is_some(), fits, "seed {seed}: {amount} in {model:?}");
@@ -136,9 +160,18 @@ fn devices(capacity: Resources, grants: &[Grant]) -> Vec<(i64, i64)> {
     let mut left = vec![(DEVICE as i64, capacity.gpu_memory as i64); (capacity.milligpus / DEVICE) as usize];
     for (grant, device) in grants.iter().flat_map(|grant| grant.devices.iter().map(move |device| (grant, device))) {
         left[*device as usize].0 -= grant.amount.milligpus.min(DEVICE) as i64;
-        left[*device as usize].1 -= grant.amount.gpu_memory as i64;
+        left[*device as usize].1 -= on_each(capacity, grant.amount);
     }
     left
+}
+
+/// Bytes that an amount takes of a GPU, in words: all if it is alone there; what it says; its share.
+fn on_each(capacity: Resources, amount: Resources) -> i64 {
+    let (all, said) = (capacity.gpu_memory as i64, amount.gpu_memory as i64);
+    if amount.milligpus >= DEVICE {
+        return if said > all { said } else { all };
+    }
+    if said > 0 { said } else { all * amount.milligpus as i64 / DEVICE as i64 }
 }
 
 fn holds(capacity: Resources, grants: &[Grant]) -> bool {
@@ -150,7 +183,7 @@ fn holds(capacity: Resources, grants: &[Grant]) -> bool {
 fn fits(capacity: Resources, grants: &[Grant], amount: Resources) -> bool {
     let charged = grants.iter().fold(amount, |sum, grant| sum.plus(grant.amount));
     let share = amount.milligpus.min(DEVICE) as i64;
-    let free = devices(capacity, grants).iter().filter(|d| d.0 >= share && d.1 >= amount.gpu_memory as i64).count();
+    let free = devices(capacity, grants).iter().filter(|d| d.0 >= share && d.1 >= on_each(capacity, amount)).count();
     let wanted = if amount.wants_gpu() { (amount.milligpus / DEVICE).max(1) as usize } else { 0 };
     charged.millicpus <= capacity.millicpus && charged.memory <= capacity.memory && free >= wanted
 }

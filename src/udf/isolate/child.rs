@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -38,14 +38,14 @@ pub(crate) fn serve() -> io::Result<()> {
 #[cfg(feature = "gpu")]
 pub(crate) fn serve_several() -> io::Result<()> {
     let door = take_stdin()?;
-    while let Some(socket) = os::receive_file(&door)? {
+    loop {
+        let (_, Some(socket)) = os::receive_with_file(&door, &mut [0])? else { return Ok(()) };
         thread::Builder::new().name("udf".to_owned()).spawn(move || {
             if let Err(error) = serve_on(socket.into(), false) {
                 tracing::warn!(%error, "a replica is gone");
             }
         })?;
     }
-    Ok(())
 }
 
 fn take_stdin() -> io::Result<UnixStream> {
@@ -54,9 +54,6 @@ fn take_stdin() -> io::Result<UnixStream> {
     os::replace_stdin(&File::open("/dev/null")?)?;
     Ok(stream)
 }
-
-/// Batches run beside each other, but for one that was there when a process died: if it does it again, no other is to blame.
-static BESIDE: RwLock<()> = RwLock::new(());
 
 /// `alone`: it is the only one in this process, which then ends with it.
 fn serve_on(stream: UnixStream, alone: bool) -> io::Result<()> {
@@ -100,10 +97,6 @@ fn serve_through(
     while let Some(word) = inbox.blocking_recv() {
         match word {
             ToChild::Run { number, call, inputs } => {
-                let (nobody, others) = match call.alone {
-                    true => (Some(BESIDE.write().unwrap_or_else(PoisonError::into_inner)), None),
-                    false => (None, Some(BESIDE.read().unwrap_or_else(PoisonError::into_inner))),
-                };
                 say(FromChild::Began)?;
                 let (outcome, spent) = on_slab(&mut slabs, inputs, |visit| {
                     let meter = Meter::default();
@@ -111,7 +104,6 @@ fn serve_through(
                     let panicked = replica.is_none();
                     result.map(|place| (meter.take(), place)).map_err(|error| (error, panicked))
                 });
-                drop((nobody, others));
                 say(FromChild::Done { number, outcome, spent })?;
             }
             // Its parent would kill it; and the other goes to who waits for it.
@@ -146,7 +138,7 @@ fn listen(mut link: Link, alone: bool, entry: Arc<Entry>) -> io::Result<Unbounde
                 Ok(None) => (),
                 Err(_) if alone => {
                     entry.leave();
-                    std::process::exit(0)
+                    os::exit_now(0)
                 }
                 Err(_) => return,
             }

@@ -61,7 +61,7 @@ impl IsolatedAsync {
         let mut starting = tokio::task::spawn_blocking(move || {
             let _span = span.entered();
             let progress = |doing: &str| drop(said.send(doing.to_owned()));
-            Isolated::start(&spec, &seat, &progress, &mut || asked.strong_count() > 0, None)
+            Isolated::start(&spec, &seat, &progress, &mut || asked.strong_count() > 0, None, true)
         });
         let started = loop {
             tokio::select! {

@@ -12,9 +12,10 @@ use super::output::Output;
 use super::wire::{GpuSeat, VISIBLE};
 use crate::cluster::{SEVERAL, replica_command};
 use crate::os;
+use crate::sched::QueryId;
 use crate::udf::{UdfError, UdfResult};
 
-/// This executable, started again: for one replica, or with a GPU for all that have it. Ends when the last one is dropped.
+/// This executable, started again: for one replica, or for those of a query on one GPU. Ends when the last one is dropped.
 pub(super) struct Process {
     child: Mutex<Child>,
     output: Mutex<Output>,
@@ -23,29 +24,40 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// A place for a replica, and the socket to it.
+    /// A process for one replica, and the socket to it.
     ///
     /// # Errors
     /// This executable cannot be started again.
-    pub(super) fn enter(gpu: Option<&GpuSeat>) -> UdfResult<(Arc<Self>, UnixStream)> {
-        static BY_GPU: Mutex<BTreeMap<String, Weak<Process>>> = Mutex::new(BTreeMap::new());
+    pub(super) fn alone(gpu: Option<&GpuSeat>) -> UdfResult<(Arc<Self>, UnixStream)> {
         let (here, there) = UnixStream::pair()?;
-        let Some(gpu) = gpu else { return Ok((Arc::new(Self::start(there.into(), None)?), here)) };
-        let mut by_gpu = lock(&BY_GPU);
-        by_gpu.retain(|_, process| process.strong_count() > 0);
-        if let Some(process) = by_gpu.get(&gpu.device).and_then(Weak::upgrade)
+        Ok((Arc::new(Self::start(there.into(), gpu, None)?), here))
+    }
+
+    /// A place for a replica in the process that replicas for this query share on its GPU, and the socket to it.
+    ///
+    /// # Errors
+    /// This executable cannot be started again.
+    pub(super) fn shared(gpu: &GpuSeat, query: Option<QueryId>) -> UdfResult<(Arc<Self>, UnixStream)> {
+        type Key = (String, Option<QueryId>);
+        static SHARED: Mutex<BTreeMap<Key, Weak<Process>>> = Mutex::new(BTreeMap::new());
+        let (here, there) = UnixStream::pair()?;
+        let mut shared = lock(&SHARED);
+        shared.retain(|_, process| process.strong_count() > 0);
+        let whose = (gpu.device.clone(), query);
+        if let Some(process) = shared.get(&whose).and_then(Weak::upgrade)
+            && !process.has_ended()
             && process.hand_over(&there).is_ok()
         {
             return Ok((process, here));
         }
         let (door, inside) = UnixStream::pair()?;
-        let process = Arc::new(Self::start(inside.into(), Some((gpu, door)))?);
+        let process = Arc::new(Self::start(inside.into(), Some(gpu), Some(door))?);
         process.hand_over(&there)?;
-        by_gpu.insert(gpu.device.clone(), Arc::downgrade(&process));
+        shared.insert(whose, Arc::downgrade(&process));
         Ok((process, here))
     }
 
-    fn start(stdin: OwnedFd, gpu: Option<(&GpuSeat, UnixStream)>) -> UdfResult<Self> {
+    fn start(stdin: OwnedFd, gpu: Option<&GpuSeat>, door: Option<UnixStream>) -> UdfResult<Self> {
         let mut command = replica_command().ok_or_else(|| {
             UdfError::new(
                 "a replica in a process of its own (isolated, or with a GPU) is this same executable, started again, and its \
@@ -54,20 +66,32 @@ impl Process {
         })?;
         // One thread for Polars: replicas are what runs in parallel.
         command.env("POLARS_MAX_THREADS", "1").stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Some((gpu, _)) = &gpu {
+        if let Some(gpu) = gpu {
+            command.env(VISIBLE, &gpu.device).env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+        }
+        if door.is_some() {
             let (marker, value) = SEVERAL;
-            command.env(marker, value).env(VISIBLE, &gpu.device).env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+            command.env(marker, value);
         }
         let mut child = command.spawn()?;
         drop(command); // and with it our copy of the child's end
         let output = Output::read(child.stdout.take(), child.stderr.take());
-        Ok(Self { child: Mutex::new(child), output: Mutex::new(output), door: gpu.map(|(_, door)| door) })
+        Ok(Self { child: Mutex::new(child), output: Mutex::new(output), door })
     }
 
     /// Hands a replica's socket to a process for several, unless it has ended.
     fn hand_over(&self, socket: &UnixStream) -> io::Result<()> {
         let door = self.door.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         os::send_with_file(door, &[1], socket.as_fd()).map(drop)
+    }
+
+    /// Whether other replicas may be in it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.door.is_some()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        !matches!(lock(&self.child).try_wait(), Ok(None))
     }
 
     /// Ends it, with all that are in it.
@@ -82,8 +106,7 @@ impl Process {
 
     /// What can be said of it when it has gone.
     pub(super) fn last_words(&self, error: impl fmt::Display) -> String {
-        self.kill(); // it may only have closed the socket
-        let status = lock(&self.child).wait();
+        let status = os::end(&mut lock(&self.child)); // it may only have closed the socket
         let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         let last = lock(&self.output).last_words();
         let last = if last.is_empty() { String::new() } else { format!("; its last words: {last}") };
@@ -93,8 +116,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.kill();
-        let _ = lock(&self.child).wait();
+        if let Err(error) = os::end(&mut lock(&self.child)) {
+            tracing::warn!(%error, "a process of replicas is left behind");
+        }
     }
 }
 

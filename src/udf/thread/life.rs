@@ -12,7 +12,7 @@ use super::turns::Turns;
 use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, is_wanted, span_of};
 use crate::sched::QueryId;
 use crate::udf::context::Seat;
-use crate::udf::isolate::{Ended, Isolated};
+use crate::udf::isolate::{Ended, Isolated, NotStarted};
 use crate::udf::registry::{Replica, as_high_as, open, run_fenced, start_fenced};
 use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
 
@@ -20,8 +20,15 @@ use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
 pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job>, tell: Tell) {
     let tell = Rc::new(RefCell::new(tell));
     let say = |said: Said<'_>| (tell.borrow_mut())(said);
-    let mut life =
-        Life { spec, seat, tell: Rc::clone(&tell), running: None, ends: Ends::default(), carried: Metrics::default() };
+    let mut life = Life {
+        alone: spec.options.isolated,
+        spec,
+        seat,
+        tell: Rc::clone(&tell),
+        running: None,
+        ends: Ends::default(),
+        carried: Metrics::default(),
+    };
     let span = span_of(&life.spec, life.seat.step);
     let started = span.in_scope(|| life.start(&mut || !inbox.is_closed()));
     let failed = started.is_err();
@@ -66,8 +73,10 @@ struct Life {
     tell: Rc<RefCell<Tell>>,
     /// `None` after a panic: what the panic left is not trusted.
     running: Option<Running>,
-    /// How often it has panicked or died.
+    /// How often it has panicked, or ended when no batch was in it.
     ends: Ends,
+    /// It shares its process with no other replica. So it is once one that it shared has died.
+    alone: bool,
     /// What `start` has reported: goes with the next reply.
     carried: Metrics,
 }
@@ -78,7 +87,15 @@ impl Life {
         let progress = move |doing: &str| (tell.borrow_mut())(Said::Progress(doing));
         let gpu = open(&self.spec.udf, &self.spec.arguments)?.gpu_for(&self.spec.options, &self.seat)?;
         let (running, metrics) = if self.spec.options.isolated || gpu.is_some() {
-            let (child, metrics) = Isolated::start(&self.spec, &self.seat, &progress, wanted, gpu)?;
+            let mut start = |alone| Isolated::start(&self.spec, &self.seat, &progress, wanted, gpu.clone(), alone);
+            let (child, metrics) = match start(self.alone) {
+                Err(NotStarted::WithOthers(why)) => {
+                    tracing::info!(why, "starts again, in a process of its own");
+                    self.alone = true;
+                    start(true)?
+                }
+                started => started?,
+            };
             (Running::Isolated(Box::new(child)), metrics)
         } else {
             let meter = Meter::default();
@@ -90,10 +107,15 @@ impl Life {
         Ok(())
     }
 
-    /// Starts the replica anew if it has ended.
+    /// Starts the replica anew if it has ended, or if this call is to have a process for itself.
     fn ready(&mut self, call: Call, wanted: &mut dyn FnMut() -> bool) -> UdfResult<()> {
-        if self.running.is_some() {
-            return Ok(());
+        match &mut self.running {
+            Some(Running::Isolated(child)) if child.is_shared() && (call.alone || child.has_ended()) => {
+                self.alone = true;
+                self.carried = self.stop();
+            }
+            Some(_) => return Ok(()),
+            None => (),
         }
         if let Some(error) = self.ends.spent(call.of) {
             return Err(error);
@@ -135,6 +157,7 @@ impl Life {
         call: Call,
         wanted: &mut dyn FnMut() -> bool,
     ) -> Result<(Column, Metrics), Fault> {
+        let child_was_shared = child.is_shared();
         match child.run(inputs, call, wanted) {
             Ok((column, metrics)) => {
                 self.running = Some(Running::Isolated(child));
@@ -148,13 +171,16 @@ impl Life {
                 }
                 Err(error.into())
             }
+            // That is the batch's doing, or of what ran beside it: it has a second try, alone, and no third.
             Err(Ended::Died(why)) => {
-                self.ends.note(call.of, why.clone());
+                self.alone = true;
                 Err(Fault::Died(why))
             }
             Err(Ended::DiedBefore(why)) => {
-                // The batch of another replica did it.
-                self.ends.note(call.of, why);
+                if !child_was_shared {
+                    self.ends.note(call.of, why);
+                }
+                self.alone = true;
                 self.ready(call, wanted)?;
                 match self.running.take() {
                     Some(Running::Isolated(child)) => self.run_isolated(child, inputs, call, wanted),

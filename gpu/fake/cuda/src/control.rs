@@ -19,6 +19,12 @@ pub extern "C" fn fake_cuda_fail_allocations(next: u64) {
     driver().failing_allocations = next;
 }
 
+/// Makes the next registrations of host memory fail as not permitted.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_fail_registrations(next: u64) {
+    driver().failing_registrations = next;
+}
+
 /// Sets the bytes that each device has.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_cuda_set_memory(bytes: u64) {

@@ -13,13 +13,14 @@ pub struct Counts {
     pub launches: u64,
     /// Calls that order: events recorded and waited for, streams waited for.
     pub orders: u64,
-    /// Accesses outside of an allocation, before it or after it, writes into the guard behind one, and memory freed twice or
-    /// while it is copied.
+    /// Accesses outside of an allocation, before it or after it, writes into the guard behind one or to what was registered to be
+    /// read, and memory freed twice, or freed or unregistered while it is copied.
     pub faults: u64,
     pub trims: u64,
-    /// What lives: bytes on devices, pinned bytes, streams, events, pools, modules.
+    /// What lives: bytes on devices, bytes allocated pinned, bytes registered, streams, events, pools, modules.
     pub device_bytes: u64,
     pub pinned_bytes: u64,
+    pub registered_bytes: u64,
     pub streams: u64,
     pub events: u64,
     pub pools: u64,

@@ -16,6 +16,11 @@ thread_local! {
     static CURRENT: Cell<*mut c_void> = const { Cell::new(ptr::null_mut()) };
 }
 
+/// Whether this thread has a context.
+pub(crate) fn is_current() -> bool {
+    !CURRENT.get().is_null()
+}
+
 /// The devices that `CUDA_VISIBLE_DEVICES` lets this process see, by number or UUID; a name that is none ends the list.
 fn visible() -> Vec<u8> {
     let all: Vec<u8> = (0..setting("FAKE_CUDA_DEVICES", 1) as u8).collect();
@@ -98,6 +103,7 @@ unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, 
         40 => 3,         // copy engines
         75 => 9,         // compute capability
         97 => 227 << 10, // shared memory of a block that asks for it
+        113 => 1,        // host memory is registered to be read only
         115 => 1,        // memory pools
         _ => 0,
     };

@@ -33,11 +33,14 @@ const OUT_OF_MEMORY: Code = 2;
 const NO_DEVICE: Code = 100;
 const INVALID_DEVICE: Code = 101;
 const INVALID_IMAGE: Code = 200;
+const INVALID_CONTEXT: Code = 201;
 const NO_BINARY: Code = 209;
 const INVALID_HANDLE: Code = 400;
 const NOT_FOUND: Code = 500;
 const NOT_READY: Code = 600;
 const ILLEGAL_ADDRESS: Code = 700;
+const ALREADY_REGISTERED: Code = 712;
+const NOT_REGISTERED: Code = 713;
 
 /// All that the driver knows.
 #[derive(Default)]
@@ -49,6 +52,8 @@ struct Driver {
     sticky: Code,
     /// How many of the next allocations fail.
     failing_allocations: u64,
+    /// And of the next registrations of host memory.
+    failing_registrations: u64,
     /// A bit for each of the next calls that order: it does nothing.
     leave_out: u64,
     /// Copies to devices happen at once.
@@ -61,8 +66,12 @@ fn driver() -> MutexGuard<'static, Driver> {
     DRIVER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs a call, unless the device has had an error before; and tells the error that the call ran into.
+/// Runs a call, unless the device has had an error before, or this thread has no context; and tells the error that the call
+/// ran into.
 fn call(body: impl FnOnce(&mut Driver) -> Result<(), Code>) -> Code {
+    if !device::is_current() {
+        return INVALID_CONTEXT;
+    }
     let mut driver = driver();
     if driver.sticky != OK {
         return driver.sticky;

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
 
-use super::{Code, Driver, ILLEGAL_ADDRESS, INVALID_VALUE, OK, OUT_OF_MEMORY, call, driver, setting};
+use super::{
+    ALREADY_REGISTERED, Code, Driver, ILLEGAL_ADDRESS, INVALID_VALUE, NOT_REGISTERED, OK, OUT_OF_MEMORY, call, driver,
+    setting,
+};
 
 /// What new memory holds, what freed memory holds, and what stands behind each allocation.
 const NEW: u8 = 0xA5;
@@ -27,9 +30,19 @@ struct Block {
 
 struct Pinned {
     size: usize,
+    /// Somebody else's memory; else the driver has allocated it.
+    registered: bool,
+    writable: bool,
     /// Copies that are under way.
     copies: usize,
 }
+
+/// What a registration pins, whole.
+const PAGE: u64 = 4096;
+/// `CU_MEMHOSTREGISTER_READ_ONLY`.
+const READ_ONLY: c_uint = 8;
+/// `CUDA_ERROR_NOT_PERMITTED`.
+const NOT_PERMITTED: Code = 800;
 
 /// A pool keeps what is freed, up to what it may have, until it is trimmed.
 #[derive(Default)]
@@ -88,6 +101,12 @@ impl Memory {
     fn pinned(&mut self, address: u64) -> Option<&mut Pinned> {
         let (start, pinned) = self.pinned.range_mut(..=address).next_back()?;
         (address < start + pinned.size as u64).then_some(pinned)
+    }
+
+    /// Whether something pinned has one of these bytes.
+    fn pinned_within(&self, address: u64, bytes: usize) -> bool {
+        let before = self.pinned.range(..address + bytes as u64).next_back();
+        before.is_some_and(|(start, pinned)| start + pinned.size as u64 > address)
     }
 }
 
@@ -185,6 +204,38 @@ impl Driver {
             None => self.fault(format_args!("{what}: after the memory was freed")),
         }
         false
+    }
+
+    /// Whether these bytes of the host are pinned, all of them at once, and may be copied so.
+    fn is_pinned(&mut self, what: &str, address: u64, bytes: usize, written: bool) -> Result<bool, Code> {
+        let touched = self.memory.pinned_within(address, bytes);
+        let whole = self.memory.pinned.range(..=address).next_back();
+        let whole = whole.filter(|(start, pinned)| address + bytes as u64 <= *start + pinned.size as u64);
+        match whole.map(|(_, pinned)| pinned.writable) {
+            Some(true) => Ok(true),
+            Some(false) if !written => Ok(true),
+            Some(false) => {
+                self.fault(format_args!("{what}: to memory that was registered to be read"));
+                Err(INVALID_VALUE)
+            }
+            None if touched => {
+                self.fault(format_args!("{what}: memory that is pinned in part"));
+                Err(INVALID_VALUE)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Forgets pinned memory of the one or the other kind; `None`: there is none.
+    fn unpin(&mut self, start: *mut c_void, registered: bool) -> Option<usize> {
+        let address = start.addr() as u64;
+        let copies = self.memory.pinned.get(&address).filter(|pinned| pinned.registered == registered)?.copies;
+        // A real one may wait for them; nobody says that it must.
+        if copies > 0 {
+            self.fault(format_args!("pinned memory is let go under {copies} copies"));
+            self.drain_all();
+        }
+        self.memory.pinned.remove(&address).map(|pinned| pinned.size)
     }
 
     /// Copies when the stream comes to it.
@@ -334,7 +385,8 @@ unsafe extern "C" fn cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, _: 
         // SAFETY: it is not zero; what is written is what was allocated.
         let start = unsafe { alloc(layout(bytes)) };
         unsafe { ptr::write_bytes(start, NEW, bytes) };
-        driver.memory.pinned.insert(start.expose_provenance() as u64, Pinned { size: bytes, copies: 0 });
+        let pinned = Pinned { size: bytes, registered: false, writable: true, copies: 0 };
+        driver.memory.pinned.insert(start.expose_provenance() as u64, pinned);
         driver.counts.pinned_bytes += bytes as u64;
         unsafe { address.write(start.cast()) };
         Ok(())
@@ -344,12 +396,7 @@ unsafe extern "C" fn cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, _: 
 #[unsafe(no_mangle)]
 extern "C" fn cuMemFreeHost(address: *mut c_void) -> Code {
     call(|driver| {
-        let Pinned { size, copies } = driver.memory.pinned.remove(&(address.addr() as u64)).ok_or(INVALID_VALUE)?;
-        // A real one may wait for them; nobody says that it must.
-        if copies > 0 {
-            driver.fault(format_args!("pinned memory is freed under {copies} copies"));
-            driver.drain_all();
-        }
+        let size = driver.unpin(address, false).ok_or(INVALID_VALUE)?;
         driver.counts.pinned_bytes -= size as u64;
         // SAFETY: it was allocated so.
         unsafe { dealloc(address.cast(), layout(size)) };
@@ -358,13 +405,48 @@ extern "C" fn cuMemFreeHost(address: *mut c_void) -> Code {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn cuMemHostRegister_v2(address: *mut c_void, bytes: usize, flags: c_uint) -> Code {
+    call(|driver| {
+        if address.is_null() || bytes == 0 || flags & !READ_ONLY != 0 {
+            return Err(INVALID_VALUE);
+        }
+        let start = address.expose_provenance() as u64;
+        let (first, end) = (start / PAGE * PAGE, (start + bytes as u64).next_multiple_of(PAGE));
+        let shares_a_page = |(other, pinned): (&u64, &Pinned)| {
+            pinned.registered && *other < end && (other + pinned.size as u64).next_multiple_of(PAGE) > first
+        };
+        if driver.memory.pinned_within(start, bytes) || driver.memory.pinned.iter().any(shares_a_page) {
+            return Err(ALREADY_REGISTERED);
+        }
+        if driver.failing_registrations > 0 {
+            driver.failing_registrations -= 1;
+            return Err(NOT_PERMITTED);
+        }
+        let writable = flags & READ_ONLY == 0;
+        driver.memory.pinned.insert(start, Pinned { size: bytes, registered: true, writable, copies: 0 });
+        driver.counts.registered_bytes += bytes as u64;
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemHostUnregister(address: *mut c_void) -> Code {
+    call(|driver| {
+        let size = driver.unpin(address, true).ok_or(NOT_REGISTERED)?;
+        driver.counts.registered_bytes -= size as u64;
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: *mut c_void) -> Code {
     call(|driver| {
         driver.within("a copy to the device", to, bytes)?;
+        let address = from.expose_provenance() as u64;
+        let pinned = driver.is_pinned("a copy to the device", address, bytes, false)?;
         driver.counts.to_device += bytes as u64;
         driver.counts.copies += 1;
-        let address = from.expose_provenance() as u64;
-        if driver.memory.pinned(address).is_some() {
+        if pinned {
             driver.copy(stream, "a copy to the device", Place::Device(to), Place::Host(address), bytes);
             if driver.eager {
                 driver.finish(stream);
@@ -398,11 +480,12 @@ unsafe extern "C" fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize)
 extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: *mut c_void) -> Code {
     call(|driver| {
         driver.within("a copy from the device", from, bytes)?;
+        let address = to.expose_provenance() as u64;
+        let pinned = driver.is_pinned("a copy from the device", address, bytes, true)?;
         driver.counts.from_device += bytes as u64;
         driver.counts.copies += 1;
-        let address = to.expose_provenance() as u64;
         driver.copy(stream, "a copy from the device", Place::Host(address), Place::Device(from), bytes);
-        if driver.memory.pinned(address).is_none() {
+        if !pinned {
             driver.drain(stream);
         }
         Ok(())
