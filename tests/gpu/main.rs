@@ -3,15 +3,17 @@
 
 #![cfg(feature = "gpu")]
 
+mod columns;
 mod examples;
 mod faults;
+mod whole;
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::sync::Once;
 use std::time::Duration;
 
-use regatta::gpu::{self, Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin};
+use regatta::gpu::{self, Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin, takes};
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::{assert_same_as_polars, eventually};
@@ -63,10 +65,8 @@ impl GpuUdf for Saxpy {
     type State = Kernel;
 
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
-        match inputs.iter().all(|field| field.dtype() == &DataType::Float32) && inputs.len() == 2 {
-            true => Ok(DataType::Float32),
-            false => Err(UdfError::new("saxpy takes two columns of Float32")),
-        }
+        takes(inputs, &[DataType::Float32, DataType::Float32])?;
+        Ok(DataType::Float32)
     }
 
     fn start(&self, gpu: &Device, cx: &mut Start) -> UdfResult<Kernel> {
@@ -391,7 +391,7 @@ fn wrong_options_and_dtypes_are_refused_in_words_while_the_query_is_planned() {
         (Lengths.pool().run_on(RunOn::PreferGpu).on([col("s")]), "twin()"),
         (saxpy().gpus(0.0).on(&both), "gpus(0)"),
         (saxpy().gpus(2.0).on(&both), "one GPU, or a share of it"),
-        (saxpy().on([col("s"), col("y")]), "two columns of Float32"),
+        (saxpy().on([col("s"), col("y")]), "it takes columns of f32, f32, and is given \"s\" (str), \"y\" (f32)"),
         (Lengths.pool().on([concat_list([col("s")]).unwrap()]), "not brought to a GPU"),
     ] {
         let error = refused(expression);
