@@ -96,7 +96,9 @@ impl Process {
 
     /// Ends it, with all that are in it.
     pub(super) fn kill(&self) {
-        let _ = lock(&self.child).kill();
+        if let Err(error) = os::end(&mut lock(&self.child)) {
+            tracing::warn!(%error, "a process of replicas is left behind");
+        }
     }
 
     /// From here on what it prints belongs to the current span.
@@ -116,9 +118,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let Err(error) = os::end(&mut lock(&self.child)) {
-            tracing::warn!(%error, "a process of replicas is left behind");
-        }
+        self.kill();
     }
 }
 

@@ -187,6 +187,11 @@ impl Life {
                     _ => Err(UdfError::new("the replica is gone").into()),
                 }
             }
+            // Perhaps it waited for what another one does on the GPU.
+            Err(Ended::Late) if child_was_shared => {
+                self.alone = true;
+                Err(Fault::Died("was killed, since a call took too long in a process of several replicas".to_owned()))
+            }
             // What it holds goes with it here; the next call has a new one.
             Err(Ended::Late) => {
                 let limit = call.timeout.unwrap_or_default();
