@@ -1,6 +1,6 @@
 """The jobs of the benchmark `gpu` in PyTorch and CuPy, as their users write them: `system case figure` lines.
 
-What is not installed is said and left out. The same sizes, numbers and units as gpu/benches/gpu.rs."""
+What is not installed is said and left out. The same sizes, numbers and units as gpu/benches/gpu/main.rs."""
 
 import time
 

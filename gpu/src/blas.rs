@@ -1,19 +1,14 @@
 //! Products of matrices by cuBLASLt.
-//!
-//! Through cudarc's thin layer: its safe one panics where memory is short, and when something fails while it is dropped.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ffi::{c_int, c_void};
 use std::fmt;
+use std::path::Path;
 
-use cudarc::cublaslt::{result, sys};
+use cudarc::cublaslt::sys;
 
-use crate::load::{self, LibraryMissing};
-use crate::{Device, GpuError, Pointer, Slice};
-
-const INSTALL: &str =
-    "install the CUDA toolkit, or `pip install nvidia-cublas` and name its folder in REGATTA_CUDA_LIBS";
+use crate::cublaslt::{CublasLt, Description, Handle};
+use crate::{Device, GpuError, LibraryMissing, Pointer, Slice};
 
 /// Device pointers that are multiplied must be multiples of this.
 const ALIGNMENT: u32 = 16;
@@ -68,7 +63,7 @@ pub enum BlasError {
     #[error("cuBLASLt: {what} failed with {status}")]
     Failed {
         /// Which call.
-        what: &'static str,
+        what: String,
         /// What cuBLASLt calls it.
         status: String,
     },
@@ -82,13 +77,44 @@ impl fmt::Display for Product {
     }
 }
 
-/// cuBLASLt on a device. It remembers how each shape is best multiplied.
+/// cuBLASLt on a device. It remembers how the shapes of late are best multiplied.
 #[derive(Debug)]
 pub struct Blas {
-    handle: sys::cublasLtHandle_t,
-    plans: HashMap<Shape, Plan>,
+    // Before the handle that they were made with.
+    plans: Plans,
+    handle: Handle,
+    lt: &'static CublasLt,
     workspace: Slice<u8>,
     device: Device,
+}
+
+/// Shapes whose plans are kept. A batch has pieces of two lengths, the last one being shorter; batches of other lengths come.
+const PLANS: usize = 64;
+
+/// The plans that were used last.
+#[derive(Debug, Default)]
+struct Plans {
+    /// Each with when it was used.
+    all: HashMap<Shape, (u64, Plan)>,
+    now: u64,
+}
+
+impl Plans {
+    fn get(&mut self, shape: Shape, make: impl FnOnce() -> Result<Plan, BlasError>) -> Result<&Plan, BlasError> {
+        self.now += 1;
+        if !self.all.contains_key(&shape) {
+            let plan = make()?;
+            let oldest = self.all.iter().min_by_key(|(_, (used, _))| *used).map(|(shape, _)| *shape);
+            if let Some(oldest) = oldest.filter(|_| self.all.len() >= PLANS) {
+                // cuBLASLt has read it when a product was put on the stream.
+                self.all.remove(&oldest);
+            }
+            self.all.insert(shape, (self.now, plan));
+        }
+        let (used, plan) = self.all.get_mut(&shape).expect("it is there or has been put there");
+        *used = self.now;
+        Ok(plan)
+    }
 }
 
 type Shape = (u64, u64, u64, bool, u32, Precision);
@@ -122,20 +148,15 @@ impl Blas {
     /// # Errors
     /// There is no cuBLASLt, with where it was looked for; it cannot start; or there is not enough memory.
     pub fn new(device: &Device) -> Result<Self, GpuError> {
-        let loaded = load::load("cublasLt", |_| Vec::new(), device.cuda_major(), INSTALL).map_err(BlasError::from)?;
-        std::mem::forget(loaded.library);
-        // cudarc opens it by its name, which finds the one that is loaded; or panics.
-        // SAFETY: it opens libraries of NVIDIA, and calls nothing in them.
-        if !unsafe { sys::is_culib_present() } {
-            let failed = vec![(loaded.file, "it cannot be found by its name".to_owned())];
-            let library = "libcublasLt.so".into();
-            return Err(LibraryMissing { library, looked: load::search_dirs(), failed, remedy: INSTALL }.into());
-        }
-        tracing::info!(file = %loaded.file.display(), "cuBLASLt loaded");
+        let lt = CublasLt::get(device.cuda_major()).map_err(BlasError::from)?;
         device.bind()?;
         let workspace = device.alloc(WORKSPACE)?;
-        let handle = result::create_handle().map_err(failed("cublasLtCreate"))?;
-        Ok(Self { handle, plans: HashMap::new(), workspace, device: device.clone() })
+        Ok(Self { plans: Plans::default(), handle: lt.handle()?, lt, workspace, device: device.clone() })
+    }
+
+    /// The file that cuBLASLt was loaded from; a name alone, if the system's loader found it.
+    pub fn file(&self) -> &Path {
+        &self.lt.file
     }
 
     /// Puts a product behind the kernels that were launched before. Returns before it was computed.
@@ -149,167 +170,125 @@ impl Blas {
     pub unsafe fn multiply(&mut self, product: Product, a: Pointer, b: Pointer, c: Pointer) -> Result<(), GpuError> {
         product.check([a, b, c])?;
         self.device.bind()?;
-        let plan = match self.plans.entry(product.shape()) {
-            Entry::Occupied(plan) => plan.into_mut(),
-            Entry::Vacant(none) => none.insert(Plan::new(self.handle, &product)?),
-        };
-        let zero = 0f32;
-        let pointer = |at: Pointer| at.address() as *mut c_void;
-        // SAFETY: the caller's promise, and the plan's parts exist. cuBLASLt knows matrices column by column, in which a
-        // matrix stored row by row is its transpose: so it computes b' a', which is c'.
-        let started = unsafe {
-            result::matmul(
-                self.handle,
-                plan.operation.0,
-                (&raw const product.scale).cast(),
-                (&raw const zero).cast(),
-                pointer(b),
-                plan.b.0,
-                pointer(a),
-                plan.a.0,
-                pointer(c),
-                plan.c.0,
-                pointer(c),
-                plan.c.0,
-                &raw const plan.algorithm,
-                pointer(self.workspace.pointer()),
-                WORKSPACE,
-                self.device.compute().cu_stream().cast(),
-            )
-        };
-        Ok(started.map_err(failed("cublasLtMatmul"))?)
+        // SAFETY: the caller's promise.
+        let put = unsafe { self.put(product, a, b, c) }.map_err(GpuError::from);
+        put.inspect_err(|error| self.device.note(error))
     }
-}
 
-impl Drop for Blas {
-    fn drop(&mut self) {
-        // SAFETY: it was created, and nobody uses it after this. After a fault of the device it may fail: the process ends.
-        let _ = unsafe { result::destroy_handle(self.handle) };
+    /// # Safety
+    /// As for a product; and it was checked.
+    unsafe fn put(&mut self, product: Product, a: Pointer, b: Pointer, c: Pointer) -> Result<(), BlasError> {
+        let plan = self.plans.get(product.shape(), || Plan::new(self.lt, &self.handle, &product))?;
+        let pointer = |at: Pointer| at.address() as *mut c_void;
+        let matrices = [(pointer(b), &plan.b), (pointer(a), &plan.a), (pointer(c), &plan.c)];
+        let workspace = (pointer(self.workspace.pointer()), WORKSPACE);
+        let stream = self.device.compute().cu_stream().cast();
+        // SAFETY: the caller's promise; products are computed one after the other. cuBLASLt knows matrices column by column, in
+        // which a matrix stored row by row is its transpose: so it computes b' a', which is c'.
+        unsafe { self.handle.multiply(&plan.operation, product.scale, matrices, &plan.algorithm, workspace, stream) }
     }
 }
 
 /// How products of one shape are multiplied.
 #[derive(Debug)]
 struct Plan {
-    operation: Operation,
-    a: Layout,
-    b: Layout,
-    c: Layout,
+    operation: Description,
+    a: Description,
+    b: Description,
+    c: Description,
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, product: &Product) -> Result<Self, BlasError> {
+    fn new(lt: &'static CublasLt, handle: &Handle, product: &Product) -> Result<Self, BlasError> {
+        use sys::cublasComputeType_t::{CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32};
+        use sys::cudaDataType::{CUDA_R_16F, CUDA_R_32F};
         let (input, compute) = match product.precision {
-            Precision::F32 => (sys::cudaDataType::CUDA_R_32F, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F),
-            Precision::Tf32 => (sys::cudaDataType::CUDA_R_32F, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32),
-            Precision::F16 => (sys::cudaDataType::CUDA_R_16F, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F),
+            Precision::F32 => (CUDA_R_32F, CUBLAS_COMPUTE_32F),
+            Precision::Tf32 => (CUDA_R_32F, CUBLAS_COMPUTE_32F_FAST_TF32),
+            Precision::F16 => (CUDA_R_16F, CUBLAS_COMPUTE_32F),
         };
         let Product { rows, columns, inner, batch, .. } = *product;
         let (b_width, b_height) = if product.b_transposed { (inner, columns) } else { (columns, inner) };
-        let a = Layout::new(input, inner, rows, batch)?;
-        let b = Layout::new(input, b_width, b_height, batch)?;
-        let c = Layout::new(sys::cudaDataType::CUDA_R_32F, columns, rows, batch)?;
-        let operation = Operation::new(compute, product.b_transposed)?;
-        let preference = Preference::new()?;
-        // SAFETY: all parts exist.
-        let heuristic =
-            unsafe { result::get_matmul_algo_heuristic(handle, operation.0, b.0, a.0, c.0, c.0, preference.0) };
-        let algorithm = heuristic.map_err(|error| BlasError::Refused {
-            product: *product,
-            why: format!("cublasLtMatmulAlgoGetHeuristic: {:?}", error.0),
-        })?;
-        Ok(Self { operation, a, b, c, algorithm: algorithm.algo })
+        let a = layout(lt, input, inner, rows, batch)?;
+        let b = layout(lt, input, b_width, b_height, batch)?;
+        let c = layout(lt, CUDA_R_32F, columns, rows, batch)?;
+        let operation = lt.operation(compute, CUDA_R_32F)?;
+        let transposed = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
+        // SAFETY: that attribute is a number of 32 bits.
+        unsafe { operation.set(transposed as u32, i32::from(product.b_transposed)) }?;
+        let algorithm = handle.heuristic(&operation, [&b, &a, &c], &preference(lt)?);
+        let algorithm = algorithm.map_err(|why| BlasError::Refused { product: *product, why })?;
+        Ok(Self { operation, a, b, c, algorithm })
     }
 }
 
-#[derive(Debug)]
-struct Layout(sys::cublasLtMatrixLayout_t);
-
-impl Layout {
-    /// Matrices stored row by row, that wide and high, as cuBLASLt sees them: column by column, that high and wide.
-    fn new(numbers: sys::cudaDataType, width: u64, height: u64, batch: u32) -> Result<Self, BlasError> {
-        let layout = result::create_matrix_layout(numbers, width, height, width as i64);
-        let layout = Self(layout.map_err(failed("cublasLtMatrixLayoutCreate"))?);
-        use sys::cublasLtMatrixLayoutAttribute_t as Attribute;
-        layout.set(Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, batch as c_int)?;
-        layout.set(Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, (width * height) as i64)?;
-        Ok(layout)
+/// Matrices stored row by row, that wide and high, as cuBLASLt sees them: column by column, that high and wide.
+fn layout(
+    lt: &'static CublasLt,
+    numbers: sys::cudaDataType,
+    width: u64,
+    height: u64,
+    batch: u32,
+) -> Result<Description, BlasError> {
+    use sys::cublasLtMatrixLayoutAttribute_t as Attribute;
+    let layout = lt.layout(numbers, width, height, width)?;
+    // SAFETY: the first is a number of 32 bits, the second one of 64.
+    unsafe {
+        layout.set(Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT as u32, batch as c_int)?;
+        layout.set(Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET as u32, (width * height) as i64)?;
     }
-
-    fn set<T>(&self, attribute: sys::cublasLtMatrixLayoutAttribute_t, value: T) -> Result<(), BlasError> {
-        // SAFETY: the layout exists; the value is of the attribute's type, which is the caller's to know.
-        unsafe { result::set_matrix_layout_attribute(self.0, attribute, (&raw const value).cast(), size_of::<T>()) }
-            .map_err(failed("cublasLtMatrixLayoutSetAttribute"))
-    }
+    Ok(layout)
 }
 
-impl Drop for Layout {
-    fn drop(&mut self) {
-        // SAFETY: it was created, and is not used after this.
-        let _ = unsafe { result::destroy_matrix_layout(self.0) };
+fn preference(lt: &'static CublasLt) -> Result<Description, BlasError> {
+    use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+    let preference = lt.preference()?;
+    let alignments = [
+        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+    ];
+    // SAFETY: the first is a number of 64 bits, the others have 32.
+    unsafe {
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES as u32, WORKSPACE as u64)?;
+        alignments.into_iter().try_for_each(|attribute| preference.set(attribute as u32, ALIGNMENT))?;
     }
-}
-
-#[derive(Debug)]
-struct Operation(sys::cublasLtMatmulDesc_t);
-
-impl Operation {
-    fn new(compute: sys::cublasComputeType_t, first_transposed: bool) -> Result<Self, BlasError> {
-        let operation = result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F);
-        let operation = Self(operation.map_err(failed("cublasLtMatmulDescCreate"))?);
-        let transpose = i32::from(first_transposed);
-        let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
-        // SAFETY: the operation exists; the attribute is a number of 32 bits.
-        unsafe { result::set_matmul_desc_attribute(operation.0, attribute, (&raw const transpose).cast(), 4) }
-            .map_err(failed("cublasLtMatmulDescSetAttribute"))?;
-        Ok(operation)
-    }
-}
-
-impl Drop for Operation {
-    fn drop(&mut self) {
-        // SAFETY: it was created, and is not used after this.
-        let _ = unsafe { result::destroy_matmul_desc(self.0) };
-    }
-}
-
-struct Preference(sys::cublasLtMatmulPreference_t);
-
-impl Preference {
-    fn new() -> Result<Self, BlasError> {
-        let preference = result::create_matmul_pref().map_err(failed("cublasLtMatmulPreferenceCreate"))?;
-        let preference = Self(preference);
-        use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
-        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, WORKSPACE)?;
-        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, ALIGNMENT)?;
-        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, ALIGNMENT)?;
-        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, ALIGNMENT)?;
-        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, ALIGNMENT)?;
-        Ok(preference)
-    }
-
-    fn set<T>(&self, attribute: sys::cublasLtMatmulPreferenceAttributes_t, value: T) -> Result<(), BlasError> {
-        // SAFETY: the preference exists; the value is of the attribute's type, which is the caller's to know.
-        unsafe { result::set_matmul_pref_attribute(self.0, attribute, (&raw const value).cast(), size_of::<T>()) }
-            .map_err(failed("cublasLtMatmulPreferenceSetAttribute"))
-    }
-}
-
-impl Drop for Preference {
-    fn drop(&mut self) {
-        // SAFETY: it was created, and is not used after this.
-        let _ = unsafe { result::destroy_matmul_pref(self.0) };
-    }
-}
-
-fn failed(what: &'static str) -> impl Fn(result::CublasError) -> BlasError {
-    move |error| BlasError::Failed { what, status: format!("{:?}", error.0) }
+    Ok(preference)
 }
 
 #[cfg(test)]
 mod tests {
+    use regatta_fakes::Driver;
+
     use super::*;
+
+    #[test]
+    fn plans_of_the_shapes_used_last_are_kept_and_no_more() {
+        crate::use_fakes(&regatta_fakes::folder());
+        let _driver = Driver::alone();
+        let device = Device::open(0, None).unwrap();
+        let mut blas = Blas::new(&device).unwrap();
+        let most = 3 * PLANS;
+        let a = device.upload(&vec![2f32; most * 4]).unwrap();
+        let (b, c) = (device.upload(&[3f32; 4]).unwrap(), device.zeros::<f32>(most).unwrap());
+        let precision = Precision::F32;
+        let product = Product { rows: 1, columns: 1, inner: 4, b_transposed: true, batch: 1, scale: 1.0, precision };
+        for rows in 1..=most as u64 {
+            // The first shape is used all the time.
+            for rows in [1, rows] {
+                // SAFETY: there are so many rows of four numbers, and room for one number of each.
+                unsafe { blas.multiply(Product { rows, ..product }, a.pointer(), b.pointer(), c.pointer()) }.unwrap();
+            }
+            assert!(blas.plans.all.len() <= PLANS, "{} plans after {rows} shapes", blas.plans.all.len());
+        }
+        let mut kept: Vec<u64> = blas.plans.all.keys().map(|shape| shape.0).collect();
+        kept.sort_unstable();
+        let last = (most - PLANS + 2..=most).map(|rows| rows as u64);
+        assert_eq!(kept, std::iter::once(1).chain(last).collect::<Vec<_>>());
+        assert_eq!(device.download(&c).unwrap(), vec![24f32; most]);
+    }
 
     #[test]
     fn products_that_cublaslt_would_not_take_are_refused_in_words() {

@@ -4,12 +4,16 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ring::digest;
 
 const MAGIC: &[u8; 8] = b"regcub01";
 const DIGEST: usize = 32;
+/// How the names of files begin that are being written.
+const NEW: &str = ".new-";
+/// After so long the writer of such a file is no more.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// A folder of compiled kernels, of bounded size: what was used longest ago goes first. Files are whole or not there, and
 /// what is damaged counts as missing. What is in it is code, so only its owner may enter it.
@@ -68,7 +72,7 @@ impl CubinCache {
     /// # Errors
     /// It cannot be written; the cache is as before.
     pub fn put(&self, key: &str, image: &[u8]) -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.dir)?;
+        let mut file = tempfile::Builder::new().prefix(NEW).tempfile_in(&self.dir)?;
         file.write_all(MAGIC)?;
         file.write_all(digest::digest(&digest::SHA256, image).as_ref())?;
         file.write_all(image)?;
@@ -93,8 +97,13 @@ impl CubinCache {
             let entry = entry?;
             // Another process may take it away at any time.
             let Ok(metadata) = entry.metadata() else { continue };
+            let modified = metadata.modified()?;
             if is_cubin(&entry.path()) {
-                files.push((metadata.modified()?, metadata.len(), entry.path()));
+                files.push((modified, metadata.len(), entry.path()));
+            } else if entry.file_name().to_string_lossy().starts_with(NEW)
+                && modified.elapsed().is_ok_and(|age| age > ABANDONED)
+            {
+                let _ = fs::remove_file(entry.path());
             }
         }
         files.sort_unstable();
@@ -117,7 +126,6 @@ fn is_cubin(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
-    use std::time::Duration;
 
     use super::*;
 
@@ -160,6 +168,22 @@ mod tests {
         cache.put("e", &[0; 1000]).unwrap();
         let kept: Vec<_> = ["a", "b", "c", "d", "e"].into_iter().filter(|key| cache.get(key).is_some()).collect();
         assert_eq!(kept, ["a", "c", "d", "e"]);
+    }
+
+    #[test]
+    fn what_a_killed_writer_has_left_goes_and_what_one_writes_now_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = CubinCache::new(dir.path().join("cubin"), 1 << 20).unwrap();
+        let left = |name: &str, age: Duration| {
+            let file = fs::File::create(cache.dir.join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        let names = [".new-left", ".new-now", "somebody-else"];
+        left(names[0], ABANDONED + Duration::from_secs(60));
+        left(names[1], Duration::from_secs(60));
+        left(names[2], 2 * ABANDONED);
+        cache.put("a", b"image").unwrap();
+        assert_eq!(names.map(|name| cache.dir.join(name).exists()), [false, true, true]);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! One GPU, as one thread uses it.
 
 use std::cell::Cell;
-use std::ffi::{CString, c_void};
 use std::fmt;
 use std::ptr;
 use std::rc::Rc;
@@ -13,7 +12,7 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use crate::error::Doing;
 use crate::memory::{Memory, Plain, Slice};
 use crate::pinned::{PinnedBytes, Pinning, Pins, Way};
-use crate::{Arch, CubinCache, GpuError, KernelSource, Nvrtc, probe};
+use crate::{Arch, CubinCache, GpuError, KernelSource, Module, Nvrtc, probe};
 
 /// A GPU with streams and a memory pool of its own, for one thread. Cheap to clone; what it hands out keeps it.
 ///
@@ -32,62 +31,10 @@ struct Inner {
     /// The CUDA version of the driver: 13000 for 13.0.
     driver: u32,
     name: String,
-    /// Whether an allocation has failed for want of memory since this was last asked.
+    /// Whether something has failed for want of memory since this was last asked.
     starved: Cell<bool>,
     pins: Arc<Pins>,
 }
-
-/// Kernels on a device.
-pub struct Module {
-    raw: sys::CUmodule,
-    device: Device,
-    name: String,
-}
-
-/// One kernel. Keeps its module loaded.
-#[derive(Clone)]
-pub struct Kernel {
-    raw: sys::CUfunction,
-    module: Rc<Module>,
-    name: Rc<str>,
-}
-
-/// How many threads run a kernel: blocks, threads of each block, and bytes of shared memory of a block beside what it
-/// declares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grid {
-    /// Blocks in each dimension; with a zero, nothing is launched.
-    pub blocks: [u32; 3],
-    /// Threads of a block in each dimension; 1,024 in all, at most.
-    pub threads: [u32; 3],
-    /// Bytes.
-    pub shared: u32,
-}
-
-/// Threads of a block, where nobody says.
-const THREADS: u32 = 256;
-
-impl Grid {
-    /// A thread for each of `n`, in blocks of 256. The last block may have more.
-    pub fn over(n: usize) -> Self {
-        Self::blocks(u32::try_from(n.div_ceil(THREADS as usize)).unwrap_or(i32::MAX as u32), THREADS)
-    }
-
-    /// So many blocks of so many threads.
-    pub fn blocks(blocks: u32, threads: u32) -> Self {
-        Self { blocks: [blocks, 1, 1], threads: [threads, 1, 1], shared: 0 }
-    }
-
-    /// With so many bytes of shared memory for each block.
-    #[must_use]
-    pub fn shared(self, bytes: u32) -> Self {
-        Self { shared: bytes, ..self }
-    }
-}
-
-/// A parameter of a kernel: a number, or an address on the device.
-#[derive(Debug, Clone, Copy)]
-pub struct Arg(u64);
 
 /// An address in the memory of a device. What is there may be gone: it keeps nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,37 +53,8 @@ impl Pointer {
     }
 }
 
-macro_rules! numbers {
-    ($($number:ty),*) => {$(
-        impl From<$number> for Arg {
-            fn from(number: $number) -> Self {
-                let mut bytes = [0; 8];
-                bytes[..size_of::<$number>()].copy_from_slice(&number.to_ne_bytes());
-                Self(u64::from_ne_bytes(bytes))
-            }
-        }
-    )*};
-}
-numbers!(u8, i8, u16, i16, u32, i32, f32, u64, i64, f64, usize);
-
-impl From<Pointer> for Arg {
-    fn from(pointer: Pointer) -> Self {
-        Self(pointer.0)
-    }
-}
-
-/// `None` is a null pointer.
-impl From<Option<Pointer>> for Arg {
-    fn from(pointer: Option<Pointer>) -> Self {
-        Self(pointer.map_or(0, |pointer| pointer.0))
-    }
-}
-
-impl<T> From<&Slice<T>> for Arg {
-    fn from(slice: &Slice<T>) -> Self {
-        slice.pointer().into()
-    }
-}
+/// The CUDA version from which on a driver bounds a memory pool. Older ones ignore the bound.
+const BOUNDS_POOLS: u32 = 12020;
 
 impl Device {
     /// Opens a device, by its number among those that this process sees.
@@ -144,7 +62,7 @@ impl Device {
     /// `memory`: the bytes that may be allocated through this handle and its clones; `None`: what there is.
     ///
     /// # Errors
-    /// There is none, or the driver refuses.
+    /// There is none, the driver refuses, or it is too old for a bound on memory.
     pub fn open(number: u32, memory: Option<u64>) -> Result<Self, GpuError> {
         probe::device_count()?;
         let context = CudaContext::new(number as usize).doing("open the device")?;
@@ -159,11 +77,19 @@ impl Device {
         }
         let (major, minor) = context.compute_capability().doing("ask the device what it can")?;
         let name = context.name().doing("ask for the device's name")?;
+        let driver = driver_version()?;
+        if memory.is_some() && driver < BOUNDS_POOLS {
+            return Err(GpuError::invalid(format!(
+                "a bound on GPU memory needs a driver for CUDA 12.2 or newer, and this one is for {}.{}: update it, or use whole \
+                 GPUs without a bound",
+                driver / 1000,
+                driver % 1000 / 10
+            )));
+        }
         let stream = || context.new_stream().doing("make a stream");
         let (upload, compute, download) = (stream()?, stream()?, stream()?);
         let pool = pool(context.cu_device(), memory)?;
         let arch = Arch((major * 10 + minor) as u32);
-        let driver = driver_version()?;
         let (starved, pins) = (Cell::new(false), Arc::default());
         Ok(Self(Rc::new(Inner { context, upload, compute, download, pool, arch, driver, name, starved, pins })))
     }
@@ -197,52 +123,20 @@ impl Device {
         let cache = CubinCache::of_user();
         let cache = cache.inspect_err(|error| tracing::warn!(%error, "compiled kernels are not kept: no cache folder"));
         let Ok(cache) = cache else {
-            return self.load(source.name(), &nvrtc.compile(source, self.0.arch)?.bytes);
+            // SAFETY: the compiler has just made it.
+            return unsafe { self.load(source.name(), &nvrtc.compile(source, self.0.arch)?.bytes) };
         };
-        let loaded = self.load(source.name(), &nvrtc.compile_cached(source, self.0.arch, &cache)?.bytes);
+        // SAFETY: the compiler has made it, and the cache gives back what was put into it, or nothing.
+        let compiled =
+            || unsafe { self.load(source.name(), &nvrtc.compile_cached(source, self.0.arch, &cache)?.bytes) };
+        let loaded = compiled();
         match loaded {
             Err(GpuError::Driver { code, .. }) if code.is_bad_image() => {
                 cache.remove(&nvrtc.key(source, self.0.arch));
-                self.load(source.name(), &nvrtc.compile_cached(source, self.0.arch, &cache)?.bytes)
+                compiled()
             }
             loaded => loaded,
         }
-    }
-
-    /// Loads compiled kernels: a cubin for this device, or PTX with a closing NUL. `name` is for messages.
-    ///
-    /// # Errors
-    /// The driver refuses them.
-    pub fn load(&self, name: &str, image: &[u8]) -> Result<Rc<Module>, GpuError> {
-        if image.is_empty() {
-            return Err(GpuError::invalid(format!("{name}: there is nothing in the compiled image")));
-        }
-        self.bind()?;
-        // SAFETY: the driver reads an ELF file by its own header, and PTX up to its NUL; `image` is one of them.
-        let raw = unsafe { result::module::load_data(image.as_ptr().cast()) }.doing(format!("load kernels {name}"))?;
-        Ok(Rc::new(Module { raw, device: self.clone(), name: name.to_owned() }))
-    }
-
-    /// Puts a kernel behind those that were launched before. Returns before it has run.
-    ///
-    /// # Errors
-    /// The driver refuses the launch. What goes wrong in the kernel shows at a later call.
-    ///
-    /// # Safety
-    /// The kernel has these parameters, in this order, of these sizes; with them it writes only to memory that nobody else
-    /// uses until it has run, and reads and writes within allocations.
-    pub unsafe fn launch(&self, kernel: &Kernel, grid: Grid, args: &[Arg]) -> Result<(), GpuError> {
-        if grid.blocks.contains(&0) {
-            return Ok(());
-        }
-        self.bind()?;
-        let mut values: Vec<u64> = args.iter().map(|arg| arg.0).collect();
-        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| ptr::from_mut(value).cast()).collect();
-        let ([bx, by, bz], [tx, ty, tz]) = (grid.blocks, grid.threads);
-        let stream = self.0.compute.cu_stream();
-        // SAFETY: as the caller says; the driver copies the parameters before it returns.
-        unsafe { result::launch_kernel(kernel.raw, (bx, by, bz), (tx, ty, tz), grid.shared, stream, &mut pointers) }
-            .doing(format!("launch kernel {} with {grid:?}", kernel.name))
     }
 
     /// Memory for so many values, with anything in it. When it is dropped, it is freed behind the kernels that were launched
@@ -251,7 +145,9 @@ impl Device {
     /// # Errors
     /// There is not enough.
     pub fn alloc<T: Plain>(&self, len: usize) -> Result<Slice<T>, GpuError> {
-        Ok(Slice::new(self.memory(len * size_of::<T>())?, len))
+        let too_many =
+            || GpuError::invalid(format!("{len} values of {} bytes are more than there are addresses", size_of::<T>()));
+        Ok(Slice::new(self.memory(len.checked_mul(size_of::<T>()).ok_or_else(too_many)?)?, len))
     }
 
     /// Memory with zeros.
@@ -326,15 +222,19 @@ impl Device {
         waits.into_iter().try_for_each(|wait| wait.doing("wait for the device"))
     }
 
+    /// Why this process cannot use its device any more, if so; waits for what was launched. Ask after an error: a fault shows
+    /// late, and with codes that a newer driver may have more of than [`GpuError::is_sticky`] knows, so all that waiting for
+    /// the device brings counts as its loss but want of memory.
+    pub fn lost(&self) -> Option<GpuError> {
+        self.synchronize().err().filter(|error| !error.is_out_of_memory())
+    }
+
     pub(crate) fn memory(&self, bytes: usize) -> Result<Memory, GpuError> {
         self.bind()?;
         // SAFETY: pool and stream are ours. The driver does not allocate nothing.
         let allocated = unsafe { result::mem_pool::alloc_async(self.0.pool, bytes.max(1), self.0.compute.cu_stream()) }
             .doing(format!("allocate {bytes} bytes"));
-        if allocated.as_ref().is_err_and(GpuError::is_out_of_memory) {
-            self.0.starved.set(true);
-        }
-        Ok(Memory::new(allocated?, self.clone()))
+        Ok(Memory::new(allocated.inspect_err(|error| self.note(error))?, self.clone()))
     }
 
     pub(crate) fn fill(&self, from: Pointer, byte: u8, bytes: usize) -> Result<(), GpuError> {
@@ -353,17 +253,23 @@ impl Device {
         unsafe { result::mem_pool::trim_to(self.0.pool, 0) }.doing("trim the memory pool")
     }
 
-    /// Whether an allocation has failed for want of memory since this was last asked.
+    /// Remembers an error if it is for want of memory.
+    pub(crate) fn note(&self, error: &GpuError) {
+        self.0.starved.set(self.0.starved.get() || error.is_out_of_memory());
+    }
+
+    /// Remembers that there was not enough memory of the host.
+    pub(crate) fn starve(&self) {
+        self.0.starved.set(true);
+    }
+
+    /// Whether something has failed for want of memory since this was last asked: an allocation, a launch, a product.
     pub(crate) fn was_starved(&self) -> bool {
         self.0.starved.take()
     }
 
     pub(crate) fn bind(&self) -> Result<(), GpuError> {
         bind(&self.0.context).doing("use the device")
-    }
-
-    pub(crate) fn attribute(&self, attribute: sys::CUdevice_attribute) -> Result<i32, GpuError> {
-        self.0.context.attribute(attribute).doing("ask the device what it can")
     }
 
     pub(crate) fn context(&self) -> &Arc<CudaContext> {
@@ -373,6 +279,10 @@ impl Device {
     /// Which host memory is pinned.
     pub(crate) fn pins(&self) -> &Arc<Pins> {
         &self.0.pins
+    }
+
+    pub(crate) fn attribute(&self, attribute: sys::CUdevice_attribute) -> Result<i32, GpuError> {
+        self.0.context.attribute(attribute).doing("ask the device what it can")
     }
 
     pub(crate) fn streams(&self) -> (&CudaStream, &CudaStream, &CudaStream) {
@@ -420,33 +330,6 @@ fn driver_version() -> Result<u32, GpuError> {
     Ok(u32::try_from(version).unwrap_or(0))
 }
 
-impl Module {
-    /// The kernel of that name: in the source it is `extern "C" __global__`.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn kernel(self: &Rc<Self>, name: &str) -> Result<Kernel, GpuError> {
-        let missing =
-            || GpuError::invalid(format!("there is no kernel {name:?} in {}: is it extern \"C\"?", self.name));
-        let c_name = CString::new(name).map_err(|_| missing())?;
-        self.device.bind()?;
-        // SAFETY: the module is loaded.
-        match unsafe { result::module::get_function(self.raw, c_name) }.doing("find a kernel") {
-            Ok(raw) => Ok(Kernel { raw, module: Rc::clone(self), name: name.into() }),
-            Err(GpuError::Driver { code, .. }) if code.0 == 500 => Err(missing()),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-impl Drop for Module {
-    fn drop(&mut self) {
-        // SAFETY: kernels of it keep it, so none is left; the driver waits for those that run.
-        let unloaded = self.device.bind().and_then(|()| unsafe { result::module::unload(self.raw) }.doing("unload"));
-        log("unload kernels", unloaded);
-    }
-}
-
 impl Drop for Inner {
     fn drop(&mut self) {
         let pool = self.pool;
@@ -469,17 +352,5 @@ pub(crate) fn log(what: &str, result: Result<(), GpuError>) {
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Device").field("name", &self.0.name).field("arch", &self.0.arch).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Module {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Module").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Kernel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel").field("name", &self.name).field("module", &self.module).finish_non_exhaustive()
     }
 }

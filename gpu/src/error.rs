@@ -54,10 +54,15 @@ impl GpuError {
 
     /// The device's memory, or what this user of it may have, is full.
     pub fn is_out_of_memory(&self) -> bool {
-        matches!(self, Self::Driver { code, .. } if code.is_out_of_memory())
+        match self {
+            Self::Driver { code, .. } => code.is_out_of_memory(),
+            Self::Blas(BlasError::Failed { status, .. }) => status.ends_with("ALLOC_FAILED"),
+            _ => false,
+        }
     }
 
-    /// The process has lost its device: every later call fails, and only a new process helps.
+    /// The process has lost its device: every later call fails, and only a new process helps. Of the codes that are known to
+    /// mean that; [`Device::lost`](crate::Device::lost) asks the device itself.
     pub fn is_sticky(&self) -> bool {
         matches!(self, Self::Driver { code, .. } if code.is_sticky())
     }
@@ -90,9 +95,9 @@ impl DriverCode {
         self.0 == 2
     }
 
-    /// The process has lost its device.
+    /// It is one of those that are known to mean that the process has lost its device.
     pub fn is_sticky(self) -> bool {
-        matches!(self.0, 214 | 220 | 700 | 702 | 709 | 710 | 714..=719 | 999)
+        matches!(self.0, 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 911 | 999)
     }
 
     /// An image that the driver cannot use: a cached one is to be made again.
@@ -119,6 +124,7 @@ impl fmt::Display for DriverCode {
             218 => "PTX that the driver cannot compile",
             220 => "an uncorrectable NVLink error",
             222 => "PTX that is newer than the driver: update the driver, or use an older NVRTC",
+            226 => "a fault of the hardware that was contained; the process has lost its device",
             304 => "an error of the operating system",
             400 => "an invalid handle",
             500 => "there is nothing of that name",
@@ -130,11 +136,13 @@ impl fmt::Display for DriverCode {
             712 => "this memory is pinned already",
             713 => "this memory is not pinned",
             719 => "a kernel trapped; the process has lost its device",
+            721 => "a kernel ended with tensor memory of its own; the process has lost its device",
             800 => "not permitted",
             801 => "not supported on this device",
             802 => "the system is not ready yet",
             803 => "driver and library versions do not match: restart the machine after a driver update",
             804 => "forward compatibility is not supported on this device",
+            911 => "a device beside the GPU failed; the process has lost its device",
             999 => "an unknown error; the process has lost its device",
             _ => "an error",
         };
@@ -150,7 +158,8 @@ mod tests {
     fn errors_are_told_without_a_driver_and_sorted_by_what_helps() {
         let error = |code| GpuError::Driver { doing: "copy".into(), code: DriverCode(code) };
         assert!(error(2).is_out_of_memory() && !error(2).is_sticky());
-        assert!([214, 700, 702, 710, 714, 715, 716, 717, 718, 719, 999].map(error).iter().all(GpuError::is_sticky));
+        let sticky = [214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 911, 999];
+        assert!(sticky.map(error).iter().all(GpuError::is_sticky));
         assert!([1, 2, 100, 200, 500, 701].map(error).iter().all(|error| !error.is_sticky()));
         assert_eq!(error(2).to_string(), "copy: the GPU's memory is full (CUDA error 2)");
         assert_eq!(error(12345).to_string(), "copy: an error (CUDA error 12345)");

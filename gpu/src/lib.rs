@@ -7,8 +7,11 @@
 mod blas;
 mod cache;
 mod column;
+mod cublaslt;
 mod device;
 mod error;
+mod image;
+mod kernel;
 mod load;
 mod memory;
 mod nvrtc;
@@ -19,8 +22,11 @@ mod probe;
 pub use blas::{Blas, BlasError, Precision, Product};
 pub use cache::CubinCache;
 pub use column::{Bits, HostColumn, Input, Output, Values};
-pub use device::{Arg, Device, Grid, Kernel, Module, Pointer};
+pub use device::{Device, Pointer};
 pub use error::{DriverCode, GpuError};
+#[doc(hidden)]
+pub use image::check_image;
+pub use kernel::{Arg, Grid, Kernel, Module};
 #[doc(hidden)]
 pub use load::use_fakes;
 pub use load::{LibraryMissing, search_dirs};

@@ -7,11 +7,11 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use cudarc::driver::{CudaContext, result, sys};
+use cudarc::driver::{CudaContext, DriverError, result, sys};
 
 use crate::device::{bind, log};
 use crate::error::Doing;
-use crate::{Device, GpuError};
+use crate::{Device, DriverCode, GpuError};
 
 /// Which host memory a device has pinned.
 #[derive(Default)]
@@ -75,8 +75,8 @@ impl PinnedBytes {
             Way::Down => 0,
         };
         // SAFETY: it is freed in `drop`. The driver does not allocate nothing.
-        let start = unsafe { result::malloc_host(len.max(1), flags) }
-            .doing(format!("allocate {len} bytes of pinned memory"))?;
+        let start = unsafe { result::malloc_host(len.max(1), flags) };
+        let start = start.map_err(|error| refused(device, error, format!("allocate {len} bytes of pinned memory")))?;
         let start = NonNull::new(start.cast()).ok_or_else(|| GpuError::invalid("the driver pinned memory nowhere"))?;
         device.pins().add(start.as_ptr(), len, true);
         Ok(Self { start, len, context: Arc::clone(device.context()), pins: Arc::clone(device.pins()) })
@@ -136,9 +136,8 @@ impl Pinning {
         };
         let start = memory.as_ptr().cast_mut().cast();
         // SAFETY: the bytes are there until `drop`, which takes it back.
-        unsafe { sys::cuMemHostRegister_v2(start, memory.len(), flags) }
-            .result()
-            .doing(format!("pin {} bytes of host memory", memory.len()))?;
+        let pinned = unsafe { sys::cuMemHostRegister_v2(start, memory.len(), flags) }.result();
+        pinned.map_err(|error| refused(device, error, format!("pin {} bytes of host memory", memory.len())))?;
         device.pins().add(memory.as_ptr(), memory.len(), false);
         Ok(Self { memory, device: device.clone() })
     }
@@ -158,6 +157,17 @@ impl Drop for Pinning {
             std::mem::forget(std::mem::take(&mut self.memory));
         }
         log("unpin memory", unpinned);
+    }
+}
+
+/// For memory of the host, the code of memory that is full means another one than the GPU's.
+fn refused(device: &Device, error: DriverError, doing: String) -> GpuError {
+    match DriverCode::from(error) {
+        code if code.is_out_of_memory() => {
+            device.starve();
+            GpuError::invalid(format!("{doing}: the host has not enough of it"))
+        }
+        code => GpuError::Driver { doing: doing.into(), code },
     }
 }
 

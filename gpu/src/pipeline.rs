@@ -90,6 +90,8 @@ const SLOTS: usize = 3;
 const PIECE: Range<usize> = 4 << 20..16 << 20;
 /// So many pieces have to succeed before they grow by a quarter.
 const PATIENCE: u32 = 8;
+/// A slot keeps what so many pieces would need, of those that there are now.
+const KEPT: usize = 4;
 /// Bytes of a buffer, in a piece, from which on it has a copy of its own: a call takes 5 to 10 us, in which a thread packs
 /// about so many.
 const DIRECT: usize = 64 << 10;
@@ -112,6 +114,33 @@ struct Piece {
     rows: Range<usize>,
     /// Its result comes down to where it belongs.
     direct: bool,
+}
+
+/// Why a piece is not on its way.
+enum Refused<E> {
+    Gpu(GpuError),
+    /// By whoever launches kernels.
+    Launch(E),
+}
+
+impl<E> From<GpuError> for Refused<E> {
+    fn from(error: GpuError) -> Self {
+        Self::Gpu(error)
+    }
+}
+
+impl<E: From<GpuError>> Refused<E> {
+    /// By the GPU, where nobody else has a word for it.
+    fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Gpu(error) if error.is_out_of_memory())
+    }
+
+    fn into_error(self) -> E {
+        match self {
+            Self::Gpu(error) => error.into(),
+            Self::Launch(error) => error,
+        }
+    }
 }
 
 /// Waits for the device when it goes: whatever ends a run, nothing reads or writes memory of the caller after it.
@@ -176,13 +205,19 @@ impl Pipeline {
         if let Some(clock) = &self.clock {
             clock.batch.record(self.device.streams().0.cu_stream())?;
         }
-        self.pieces(rows, columns, result, row_wise, &mut launch, &mut under_way, &mut report)?;
+        let largest = self.pieces(rows, columns, result, row_wise, &mut launch, &mut under_way, &mut report)?;
         under_way.drain(..).try_for_each(|piece| self.harvest(&piece, result, &mut report))?;
         // All pieces have been waited for, one by one: those that went wrong when their memory was given back.
         std::mem::forget(until_over);
+        // What larger batches had is not kept for ever.
+        let keep = KEPT * largest.max(PIECE.end);
+        for slot in &mut self.slots {
+            drop(slot.take_if(|slot| slot.bytes.iter().sum::<usize>() > keep));
+        }
         Ok(report)
     }
 
+    /// Returns the bytes of the largest piece.
     #[expect(clippy::too_many_arguments, reason = "one call, cut off for its error handling")]
     fn pieces<E: From<GpuError>>(
         &mut self,
@@ -193,13 +228,19 @@ impl Pipeline {
         launch: &mut impl FnMut(&Device, &[Input], &Output) -> Result<(), E>,
         under_way: &mut VecDeque<Piece>,
         report: &mut Report,
-    ) -> Result<(), E> {
-        let whole = Packing::of(columns, 0..rows, |_| false).bytes + output_bytes(result, rows).1;
+    ) -> Result<usize, E> {
+        let whole = bytes_of(columns, result, &(0..rows));
         let natural = if row_wise { natural(rows, whole) } else { rows };
         let (mut start, mut starved) = (0, false);
+        let mut largest = 0;
         while start < rows {
-            let most = self.most.filter(|_| row_wise).map_or(natural, |most| most.rows.min(natural));
-            let range = start..rows.min(start + most.max(1));
+            let most = self.most.filter(|_| row_wise).map_or(natural, |most| most.rows.min(natural)).max(1);
+            let mut range = start..rows.min(start + most);
+            // Rows may be longer here than elsewhere in the batch.
+            while row_wise && range.len() > 1 && bytes_of(columns, result, &range) > 2 * PIECE.end {
+                range.end = start + range.len() / 2;
+            }
+            largest = largest.max(bytes_of(columns, result, &range));
             if under_way.len() == SLOTS
                 && let Some(oldest) = under_way.pop_front()
             {
@@ -213,22 +254,29 @@ impl Pipeline {
                     under_way.push_back(piece);
                     start = range.end;
                     if starved && row_wise {
-                        self.smaller(range.len());
+                        // It fits alone. The short rest of a batch says nothing of how many rows do.
+                        self.smaller(if range.end == rows { most } else { range.len() });
                     } else {
                         self.succeeded(natural);
                     }
                     starved = false;
                 }
-                Err(error) if !self.device.was_starved() => return Err(error),
-                Err(_) => {
+                Err(refused) if !(self.device.was_starved() || refused.is_out_of_memory()) => {
+                    return Err(refused.into_error());
+                }
+                Err(refused) => {
                     report.out_of_memory += 1;
                     under_way.drain(..).try_for_each(|piece| self.harvest(&piece, result, report))?;
                     self.give_back()?;
                     // Once more as it is, now that all is free; then halves.
                     if starved && (range.len() == 1 || !row_wise) {
-                        let bytes =
-                            Packing::of(columns, range.clone(), |_| false).bytes + output_bytes(result, range.len()).1;
-                        return Err(GpuError::TooLarge { rows: range.len(), bytes }.into());
+                        return Err(match refused {
+                            refused if refused.is_out_of_memory() => {
+                                let bytes = bytes_of(columns, result, &range);
+                                GpuError::TooLarge { rows: range.len(), bytes }.into()
+                            }
+                            refused => refused.into_error(),
+                        });
                     }
                     if starved {
                         self.smaller(range.len());
@@ -237,7 +285,7 @@ impl Pipeline {
                 }
             }
         }
-        Ok(())
+        Ok(largest)
     }
 
     /// Pieces are half of what was too much.
@@ -277,7 +325,7 @@ impl Pipeline {
         result: &mut HostResult<'_>,
         launch: &mut impl FnMut(&Device, &[Input], &Output) -> Result<(), E>,
         report: &mut Report,
-    ) -> Result<Piece, E> {
+    ) -> Result<Piece, Refused<E>> {
         let (count, device) = (rows.len(), self.device.clone());
         let (upload, compute, download) = device.streams();
         let direct = |values: &[u8], written| values.len() >= DIRECT && device.pins().hold(values, written);
@@ -316,7 +364,7 @@ impl Pipeline {
         let launched = launch(&device, &inputs, &Output { rows: count, data, validity });
         // It may have used another device.
         device.bind()?;
-        launched?;
+        launched.map_err(Refused::Launch)?;
         slot.computed.record(compute.cu_stream())?;
         slot.computed.before(download.cu_stream())?;
         begin(2, download)?;
@@ -423,12 +471,19 @@ impl Piece {
     }
 }
 
+/// Bytes that these rows have on the device, and their result.
+fn bytes_of(columns: &[HostColumn<'_>], result: &HostResult<'_>, rows: &Range<usize>) -> usize {
+    Packing::of(columns, rows.clone(), |_| false).bytes + output_bytes(result, rows.len()).1
+}
+
 /// Rows of a piece of a batch of so many bytes: at least four pieces, if those are large enough to be fast.
 fn natural(rows: usize, bytes: usize) -> usize {
     let each = bytes.div_ceil(rows.max(1)).max(1);
     let piece = (bytes / 4).clamp(PIECE.start, PIECE.end);
-    // Whole words of bits.
-    (piece / each).max(1).next_multiple_of(32)
+    let fit = (piece / each).max(1);
+    // Whole words of bits, where rows are not so long that there are few of them in a piece.
+    let words = fit.next_multiple_of(32);
+    if words * each <= PIECE.end { words } else { fit }
 }
 
 impl std::fmt::Debug for Pipeline {

@@ -9,7 +9,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use host::{HostKernels, arg, at, at_mut};
 use regatta_fakes::numbers;
-use regatta_gpu::{Arch, CubinCache, KernelSource, Nvrtc, search_dirs};
+use regatta_gpu::{Arch, CubinCache, KernelSource, Nvrtc, check_image, search_dirs};
 
 const ARCHS: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
 
@@ -49,7 +49,7 @@ fn budgets() -> Vec<(KernelSource, Vec<(&'static str, u32)>)> {
         (top_k(), vec![("top_k", 64), ("normalise", 48)]),
         (resize(), vec![("resize", 64)]),
         (encoder(), encoder_kernels),
-        (smoke, vec![("saxpy", 32), ("sums", 32), ("slow", 32), ("breaks", 16)]),
+        (smoke, vec![("saxpy", 32), ("sums", 32), ("slow", 32), ("poison", 16), ("breaks", 16)]),
         (runtime, vec![("saxpy", 32)]),
     ]
 }
@@ -116,6 +116,9 @@ fn each_kernel_becomes_machine_code_for_each_device_within_its_budget() {
         for arch in ARCHS {
             let image = nvrtc.compile(&source, Arch(arch)).unwrap();
             assert!(image.bytes.starts_with(b"\x7fELF"), "{} for sm_{arch}", source.name());
+            assert_eq!(check_image(&image.bytes), Ok(()), "{} for sm_{arch}", source.name());
+            let cut = (4..image.bytes.len()).step_by(61).find(|cut| check_image(&image.bytes[..*cut]).is_ok());
+            assert_eq!(cut, None, "what is cut is not whole: {} for sm_{arch}", source.name());
             let mut used = usage(&image.log);
             used.sort();
             let mut named: Vec<_> = budgets.iter().map(|(kernel, _)| *kernel).collect();
@@ -134,6 +137,7 @@ fn each_kernel_becomes_machine_code_for_each_device_within_its_budget() {
 fn a_device_newer_than_the_compiler_gets_ptx() {
     let Some(nvrtc) = nvrtc() else { return };
     let image = nvrtc.compile(&saxpy(), Arch(999)).unwrap();
+    assert_eq!(check_image(&image.bytes), Ok(()));
     let text = String::from_utf8(image.bytes).unwrap();
     assert!(text.contains(".entry saxpy") && text.ends_with('\0'), "{text}");
 }

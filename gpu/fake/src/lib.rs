@@ -69,16 +69,28 @@ impl Driver {
         unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_fail_allocations")(next) };
     }
 
-    /// The next registrations of host memory fail as not permitted.
-    pub fn fail_registrations(&self, next: u64) {
+    /// The next attempts to pin host memory fail for want of it.
+    pub fn fail_pins(&self, next: u64) {
         // SAFETY: it takes a number.
-        unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_fail_registrations")(next) };
+        unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_fail_pins")(next) };
+    }
+
+    /// The next launches, products and loads of kernels fail for want of memory.
+    pub fn fail_launches(&self, next: u64) {
+        // SAFETY: it takes a number.
+        unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_fail_launches")(next) };
     }
 
     /// Each device has so many bytes.
     pub fn set_memory(&self, bytes: u64) {
         // SAFETY: it takes a number.
         unsafe { self.call::<unsafe extern "C" fn(u64)>("fake_cuda_set_memory")(bytes) };
+    }
+
+    /// The driver says that it is for this version of CUDA, as 12020 for 12.2; 0: its own.
+    pub fn set_version(&self, version: u32) {
+        // SAFETY: it takes a number.
+        unsafe { self.call::<unsafe extern "C" fn(u32)>("fake_cuda_set_version")(version) };
     }
 
     /// Every call fails so from now on; 0 mends it.

@@ -12,9 +12,10 @@ use std::error::Error;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use regatta_gpu::{
-    Arg, Bits, Blas, CubinCache, Device, GpuError, Grid, HostColumn, HostResult, KernelSource, Nvrtc, Pipeline,
-    Precision, Product, Report, Times, Values,
+    Arg, Bits, Blas, CubinCache, Device, GpuError, Grid, HostColumn, HostResult, Kernel, KernelSource, Nvrtc, Output,
+    Pipeline, Precision, Product, Report, Times, Values,
 };
 
 type Outcome = Result<String, Box<dyn Error>>;
@@ -27,7 +28,8 @@ fn main() -> ExitCode {
         args.drain(..2);
     }
     match args.first().map(String::as_str) {
-        Some("--break") => return breaks(),
+        Some("--break") => return child(breaks()),
+        Some("--again") => return child(again()),
         Some("--once") | None => {}
         Some(other) => {
             eprintln!("gpu_smoke takes --once or nothing, not {other:?}");
@@ -55,14 +57,16 @@ fn main() -> ExitCode {
     report("shuffles", shuffles(&device));
     report("nothing", nothing(&device));
     report("pipeline", pipeline(&device));
+    report("pinned memory", pinned_memory(&device));
     report("overlap", overlap(&device));
     for precision in [Precision::F32, Precision::Tf32, Precision::F16] {
         report("product", product(&device, precision));
     }
     if args.is_empty() {
         report("bounded memory", bounded_memory());
-        report("exhausted memory", exhausted_memory(&device));
+        report("exhausted memory", exhausted_memory());
         report("broken kernel", broken_kernel(&device));
+        report("restart", restart());
     }
     ExitCode::from(failures)
 }
@@ -147,9 +151,65 @@ fn nothing(device: &Device) -> Outcome {
 
 /// Batches with nulls, in many pieces, up and down while kernels run.
 fn pipeline(device: &Device) -> Outcome {
-    let saxpy = device.kernels(&source())?.kernel("saxpy")?;
-    let rows = 5_000_017;
-    run_saxpy(&mut Pipeline::new(device), &saxpy, rows)
+    run_saxpy(&mut Pipeline::new(device), device, 4)
+}
+
+/// Kernels for batches of a pipeline, whose results are poisoned before.
+struct Poisoned {
+    poison: Kernel,
+    kernel: Kernel,
+}
+
+impl Poisoned {
+    fn new(device: &Device, kernel: &str) -> Result<Self, GpuError> {
+        let kernels = device.kernels(&source())?;
+        Ok(Self { poison: kernels.kernel("poison")?, kernel: kernels.kernel(kernel)? })
+    }
+
+    /// # Safety
+    /// These are the kernel's parameters, and it has a thread for each row.
+    unsafe fn launch(&self, device: &Device, output: &Output, args: &[Arg]) -> Result<(), GpuError> {
+        let grid = Grid::over(output.rows());
+        // SAFETY: the result has a number for each row; the rest is the caller's promise.
+        unsafe {
+            device.launch(&self.poison, grid, &[output.data().into(), output.rows().into()])?;
+            device.launch(&self.kernel, grid, args)
+        }
+    }
+}
+
+/// Batches go up from memory that was registered, and results come down to memory that is pinned, past the host's threads.
+fn pinned_memory(device: &Device) -> Outcome {
+    let saxpy = Poisoned::new(device, "saxpy")?;
+    let rows = 4 << 20;
+    let (x, y) = (numbers(10, rows), numbers(11, rows));
+    let memory = Bytes::from([bytes_of(&x), bytes_of(&y)].concat());
+    let start = Instant::now();
+    let pinning = device.pin(memory.clone())?;
+    let (registering, start) = (start.elapsed(), Instant::now());
+    let mut out = device.pinned(rows * 4)?;
+    let allocating = start.elapsed();
+    let (x_bytes, y_bytes) = memory.split_at(rows * 4);
+    let columns =
+        [x_bytes, y_bytes].map(|bytes| HostColumn { values: Values::Fixed { bytes, each: 4 }, validity: None });
+    let mut result = HostResult { data: &mut out, each: 4, validity: None };
+    let start = Instant::now();
+    let report =
+        Pipeline::new(device).run::<GpuError>(rows, &columns, &mut result, true, |device, inputs, output| {
+            let (x, y, none) =
+                (inputs[0].data().into(), inputs[1].data().into(), Arg::from(None::<regatta_gpu::Pointer>));
+            let args = [2.5f32.into(), x, y, none, output.data().into(), none, output.rows().into()];
+            // SAFETY: these are the kernel's parameters, and each column has that many rows.
+            unsafe { saxpy.launch(device, output, &args) }
+        })?;
+    let took = start.elapsed();
+    drop(pinning);
+    if report.bytes_staged > 0 {
+        return Err(format!("{} bytes went through a thread of the host", report.bytes_staged).into());
+    }
+    let expected = x.iter().zip(&y).map(|(x, y)| 2.5 * f64::from(*x) + f64::from(*y));
+    let what = format!("{rows} rows in {took:.1?}, registered in {registering:.1?}, allocated in {allocating:.1?}");
+    within(largest_error(&numbers_of(&out), expected), 1e-6, &what)
 }
 
 /// Bytes of numbers.
@@ -164,32 +224,36 @@ fn numbers_of(bytes: &[u8]) -> Vec<f32> {
 /// Copies up, kernels and copies down happen at the same time, by the device's own clock. Kernels are made slow enough for
 /// the host to keep up.
 fn overlap(device: &Device) -> Outcome {
-    let slow = device.kernels(&source())?.kernel("slow")?;
+    let slow = Poisoned::new(device, "slow")?;
     let rows = 2 << 20;
-    let (x, y) = (numbers(8, rows), numbers(9, rows));
-    let (x_bytes, y_bytes, mut out) = (bytes_of(&x), bytes_of(&y), vec![0; rows * 4]);
-    let columns =
-        [&x_bytes, &y_bytes].map(|bytes| HostColumn { values: Values::Fixed { bytes, each: 4 }, validity: None });
     let mut pipeline = Pipeline::timed(device)?;
-    let mut run = |steps: i32| {
+    // Each run has other numbers, and so other results than those that the one before has left on the device.
+    let mut run = |seed: u64, steps: i32| -> Result<(Report, Duration, f64), Box<dyn Error>> {
+        let (x, y) = (numbers(2 * seed, rows), numbers(2 * seed + 1, rows));
+        let (x_bytes, y_bytes, mut out) = (bytes_of(&x), bytes_of(&y), vec![0; rows * 4]);
+        let columns =
+            [&x_bytes, &y_bytes].map(|bytes| HostColumn { values: Values::Fixed { bytes, each: 4 }, validity: None });
         let mut result = HostResult { data: &mut out, each: 4, validity: None };
-        pipeline.run::<GpuError>(rows, &columns, &mut result, true, |device, inputs, output| {
+        let start = Instant::now();
+        let report = pipeline.run::<GpuError>(rows, &columns, &mut result, true, |device, inputs, output| {
             let [x, y, out] = [inputs[0].data(), inputs[1].data(), output.data()].map(Arg::from);
             // SAFETY: these are the kernel's parameters, and each column has that many rows.
-            unsafe { device.launch(&slow, Grid::over(output.rows()), &[x, y, out, steps.into(), output.rows().into()]) }
-        })
+            unsafe { slow.launch(device, output, &[x, y, out, steps.into(), output.rows().into()]) }
+        })?;
+        let took = start.elapsed();
+        let expected = x.iter().zip(&y).map(|(x, y)| f64::from(*x) + f64::from(*y));
+        Ok((report, took, largest_error(&numbers_of(&out), expected)))
     };
-    let mut steps = 64;
+    let (mut seed, mut steps, mut error) = (8, 64, run(7, 64)?.2);
     let Report { times, pieces, .. } = loop {
-        let start = Instant::now();
-        let report = run(steps)?;
-        if start.elapsed() > Duration::from_millis(100) || steps > 1 << 24 {
+        let (report, took, wrong) = run(seed, steps)?;
+        error = if wrong.is_nan() { wrong } else { error.max(wrong) };
+        if took > Duration::from_millis(100) || steps > 1 << 24 || error.is_nan() {
             break report;
         }
-        steps *= 4;
+        (seed, steps) = (seed + 1, steps * 4);
     };
     let Times { up, kernels, down, all, .. } = times.ok_or("a pipeline that is timed tells no times")?;
-    let error = largest_error(&numbers_of(&out), x.iter().zip(&y).map(|(x, y)| f64::from(*x) + f64::from(*y)));
     let (sum, longest) = (up + kernels + down, up.max(kernels).max(down));
     let what = format!("{pieces} pieces, {up:.1?} up, {kernels:.1?} of kernels, {down:.1?} down, {all:.1?} in all");
     if all > (sum + longest) / 2 {
@@ -198,8 +262,9 @@ fn overlap(device: &Device) -> Outcome {
     within(error, 1e-6, &what)
 }
 
-fn run_saxpy(pipeline: &mut Pipeline, saxpy: &regatta_gpu::Kernel, rows: usize) -> Outcome {
-    let (x, y) = (numbers(4, rows), numbers(5, rows));
+fn run_saxpy(pipeline: &mut Pipeline, device: &Device, seed: u64) -> Outcome {
+    let (saxpy, rows) = (Poisoned::new(device, "saxpy")?, 5_000_017);
+    let (x, y) = (numbers(seed, rows), numbers(seed + 1, rows));
     let (x_bytes, y_bytes) = (bytes_of(&x), bytes_of(&y));
     let bits: Vec<u8> = (0..rows / 8 + 2).map(|i| (i * 37 + 11) as u8).collect();
     let offset = 3;
@@ -215,7 +280,7 @@ fn run_saxpy(pipeline: &mut Pipeline, saxpy: &regatta_gpu::Kernel, rows: usize) 
             [2.5f32.into(), x.data().into(), y.data().into(), valid, output.data().into(), output.validity().into()];
         let args: Vec<_> = args.into_iter().chain([output.rows().into()]).collect();
         // SAFETY: these are the kernel's parameters, and each column has that many rows.
-        unsafe { device.launch(saxpy, Grid::over(output.rows()), &args) }
+        unsafe { saxpy.launch(device, output, &args) }
     })?;
     let took = start.elapsed();
     let bit = |bits: &[u8], at: usize| bits[at / 8] >> (at % 8) & 1;
@@ -266,7 +331,8 @@ fn product(device: &Device, precision: Precision) -> Outcome {
         largest = largest.max(largest_error(&got, expected));
     }
     let bound = if precision == Precision::F32 { 1e-5 } else { 2e-2 };
-    within(largest, bound, &format!("{batch} x {rows} x {inner} x {columns} as {precision:?}"))
+    let file = blas.file().display();
+    within(largest, bound, &format!("{batch} x {rows} x {inner} x {columns} as {precision:?} by {file}"))
 }
 
 /// Half-precision numbers, rounded towards zero.
@@ -288,12 +354,12 @@ fn bounded_memory() -> Outcome {
         Ok(_) => return Err("256 MiB of 64 MiB were given".into()),
     }
     let _most = device.alloc::<u8>(32 << 20)?;
-    let saxpy = device.kernels(&source())?.kernel("saxpy")?;
-    run_saxpy(&mut Pipeline::new(&device), &saxpy, 5_000_017)
+    run_saxpy(&mut Pipeline::new(&device), &device, 100)
 }
 
-/// All of the device's memory, in pieces of an eighth; then the device still works.
-fn exhausted_memory(device: &Device) -> Outcome {
+/// All of the device's memory, in pieces of an eighth; then the device still works, and others have the memory again.
+fn exhausted_memory() -> Outcome {
+    let device = Device::open(0, None)?;
     let piece = regatta_gpu::devices()?[0].memory as usize / 8;
     let mut pieces = Vec::new();
     let error = loop {
@@ -309,48 +375,68 @@ fn exhausted_memory(device: &Device) -> Outcome {
     if !error.is_out_of_memory() {
         return Err(error.into());
     }
-    kernel(device)?;
+    kernel(&device)?;
+    // Its pool keeps what was freed, and goes with the last handle.
+    drop(device);
+    let half = Device::open(0, None)?.alloc::<u8>(4 * piece);
+    half.map_err(|error| format!("the memory was not given back: {error}"))?;
     Ok(format!("{count} pieces of {} MiB, then: {error}", piece >> 20))
 }
 
-/// A kernel that breaks costs its process the device, and no other.
-fn broken_kernel(device: &Device) -> Outcome {
+/// This program once more, with one more argument: what it says.
+fn run_child(what: &str) -> Outcome {
     let mut child = Command::new(std::env::current_exe()?);
-    let mut args: Vec<String> = std::env::args().skip(1).collect();
-    args.push("--break".into());
-    let output = child.args(args).output()?;
+    let output = child.args(std::env::args().skip(1)).arg(what).output()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         return Err(format!("the child ended with {}: {text} {}", output.status, stderr.trim()).into());
     }
+    Ok(text)
+}
+
+/// A kernel that breaks costs its process the device, and no other.
+fn broken_kernel(device: &Device) -> Outcome {
+    let text = run_child("--break")?;
     kernel(device)?;
     Ok(text)
 }
 
-/// What the child of [`broken_kernel`] does.
-fn breaks() -> ExitCode {
-    let broken = || -> Result<GpuError, Box<dyn Error>> {
-        let device = Device::open(0, None)?;
-        let breaks = device.kernels(&source())?.kernel("breaks")?;
-        let out = device.zeros::<i32>(32)?;
-        // SAFETY: it writes 32 numbers.
-        unsafe { device.launch(&breaks, Grid::blocks(1, 32), &[(&out).into()]) }?;
-        let error = device.synchronize().err().ok_or("the kernel did not break")?;
-        match device.alloc::<u8>(16) {
-            Ok(_) => Err("the device works on after its kernel broke".into()),
-            Err(_) if error.is_sticky() => Ok(error),
-            Err(_) => Err(format!("{error}, which does not count as the loss of the device").into()),
-        }
-    };
-    match broken() {
-        Ok(error) => {
-            println!("{error}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("{error}");
-            ExitCode::FAILURE
-        }
+/// The batch that was under way in a process that lost its device is computed by a new one.
+fn restart() -> Outcome {
+    run_child("--break")?;
+    let start = Instant::now();
+    let text = run_child("--again")?;
+    Ok(format!("{text}; {:.1?} from the start of the process to its end", start.elapsed()))
+}
+
+/// Says what came of it, as a child.
+fn child(outcome: Outcome) -> ExitCode {
+    let failed = outcome.is_err();
+    println!("{}", outcome.unwrap_or_else(|error| error.to_string()));
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Loses the device in the middle of a batch.
+fn breaks() -> Outcome {
+    let device = Device::open(0, None)?;
+    let breaks = device.kernels(&source())?.kernel("breaks")?;
+    let out = device.zeros::<i32>(32)?;
+    // SAFETY: it writes 32 numbers.
+    unsafe { device.launch(&breaks, Grid::blocks(1, 32), &[(&out).into()]) }?;
+    if run_saxpy(&mut Pipeline::new(&device), &device, 200).is_ok() {
+        return Err("a batch was computed behind a kernel that broke".into());
     }
+    let error = device.lost().ok_or("the device works on after its kernel broke")?;
+    match device.alloc::<u8>(16) {
+        Ok(_) => Err("memory was given after a kernel broke".into()),
+        Err(_) if error.is_sticky() => Ok(error.to_string()),
+        Err(_) => Err(format!("{error}, which is not known to cost the device").into()),
+    }
+}
+
+/// The batch of [`breaks`].
+fn again() -> Outcome {
+    let device = Device::open(0, None)?;
+    run_saxpy(&mut Pipeline::new(&device), &device, 200)
 }

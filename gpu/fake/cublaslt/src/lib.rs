@@ -10,8 +10,13 @@ use std::ffi::{c_char, c_int, c_void};
 type Status = u32;
 
 const OK: Status = 0;
+const ALLOC_FAILED: Status = 3;
 const INVALID_VALUE: Status = 7;
+const EXECUTION_FAILED: Status = 13;
 const NOT_SUPPORTED: Status = 15;
+
+/// What the driver says then.
+const OUT_OF_MEMORY: c_int = 2;
 
 const R_32F: u32 = 0;
 const R_16F: u32 = 2;
@@ -194,8 +199,11 @@ unsafe extern "C" fn cublasLtMatmul(
         return NOT_SUPPORTED;
     }
     let enqueue: Enqueue = unsafe { std::mem::transmute(enqueue) };
-    let code = unsafe { enqueue(stream, compute, Box::into_raw(product).cast()) };
-    if code == 0 { OK } else { 13 }
+    match unsafe { enqueue(stream, compute, Box::into_raw(product).cast()) } {
+        0 => OK,
+        OUT_OF_MEMORY => ALLOC_FAILED,
+        _ => EXECUTION_FAILED,
+    }
 }
 
 fn fits(operation: &Operation, [a, b, d]: [&Layout; 3]) -> bool {

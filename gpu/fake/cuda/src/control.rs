@@ -19,16 +19,28 @@ pub extern "C" fn fake_cuda_fail_allocations(next: u64) {
     driver().failing_allocations = next;
 }
 
-/// Makes the next registrations of host memory fail as not permitted.
+/// Makes the next attempts to pin host memory fail for want of it: to allocate such memory, or to register it.
 #[unsafe(no_mangle)]
-pub extern "C" fn fake_cuda_fail_registrations(next: u64) {
-    driver().failing_registrations = next;
+pub extern "C" fn fake_cuda_fail_pins(next: u64) {
+    driver().failing_pins = next;
+}
+
+/// Makes the next launches, products and loads of kernels fail for want of memory.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_fail_launches(next: u64) {
+    driver().failing_launches = next;
 }
 
 /// Sets the bytes that each device has.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_cuda_set_memory(bytes: u64) {
     driver().memory.set_limit(bytes);
+}
+
+/// Sets the CUDA version that the driver says it is for, as 12020 for 12.2; 0: its own.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_cuda_set_version(version: u32) {
+    driver().version = Some(version).filter(|version| *version != 0);
 }
 
 /// Sets what every call returns from now on, as after a fault on the device; 0 mends it, which no real driver does, and

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr;
 
+use super::module::SHARED;
 use super::{Code, INVALID_DEVICE, NO_DEVICE, NOT_FOUND, OK, call, driver, setting};
 
 /// Whoever shows this name to a user ran no GPU.
@@ -52,7 +53,7 @@ extern "C" fn cuInit(_: c_uint) -> Code {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> Code {
-    unsafe { version.write(13000) };
+    unsafe { version.write(driver().version.unwrap_or(13000) as c_int) };
     OK
 }
 
@@ -96,15 +97,15 @@ unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, _: c_int) -> Code {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, _: c_int) -> Code {
     let answer = match attribute {
-        1..=4 => 1024,   // threads of a block, and of each of its dimensions
-        8 => 48 << 10,   // shared memory of a block
-        10 => 32,        // threads of a warp
-        16 => 4,         // multiprocessors
-        40 => 3,         // copy engines
-        75 => 9,         // compute capability
-        97 => 227 << 10, // shared memory of a block that asks for it
-        113 => 1,        // host memory is registered to be read only
-        115 => 1,        // memory pools
+        1..=4 => 1024, // threads of a block, and of each of its dimensions
+        8 => SHARED[0] as c_int,
+        10 => 32, // threads of a warp
+        16 => 4,  // multiprocessors
+        40 => 3,  // copy engines
+        75 => 9,  // compute capability
+        97 => SHARED[1] as c_int,
+        113 => 1, // host memory is registered to be read only
+        115 => 1, // memory pools
         _ => 0,
     };
     unsafe { value.write(answer) };

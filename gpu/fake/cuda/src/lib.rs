@@ -7,7 +7,8 @@
 //! shared object that the fake NVRTC has made of the CUDA source.
 //!
 //! Behaviour comes from the environment when the library is loaded: `FAKE_CUDA_DEVICES` (1), `FAKE_CUDA_MEMORY` (bytes of
-//! each device, 1 GiB), `FAKE_CUDA_INIT` (a code that `cuInit` returns).
+//! each device, 1 GiB), `FAKE_CUDA_INIT` (a code that `cuInit` returns), `FAKE_CUDA_IDLE`
+//! (`kernel:n`: its launches after the n-th do nothing).
 
 #![allow(non_snake_case)]
 
@@ -52,12 +53,15 @@ struct Driver {
     sticky: Code,
     /// How many of the next allocations fail.
     failing_allocations: u64,
-    /// And of the next registrations of host memory.
-    failing_registrations: u64,
+    /// And of the next attempts to pin host memory, and of launches.
+    failing_pins: u64,
+    failing_launches: u64,
     /// A bit for each of the next calls that order: it does nothing.
     leave_out: u64,
     /// Copies to devices happen at once.
     eager: bool,
+    /// The CUDA version that it says it is for.
+    version: Option<u32>,
 }
 
 static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(Mutex::default);
@@ -79,6 +83,17 @@ fn call(body: impl FnOnce(&mut Driver) -> Result<(), Code>) -> Code {
     match body(&mut driver) {
         Ok(()) => driver.sticky,
         Err(code) => code,
+    }
+}
+
+/// An error for want of memory, if some of the next calls of a kind are to fail so.
+fn fail(next: &mut u64) -> Result<(), Code> {
+    match *next {
+        0 => Ok(()),
+        _ => {
+            *next -= 1;
+            Err(OUT_OF_MEMORY)
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::ptr;
 
 use super::{
     ALREADY_REGISTERED, Code, Driver, ILLEGAL_ADDRESS, INVALID_VALUE, NOT_REGISTERED, OK, OUT_OF_MEMORY, call, driver,
-    setting,
+    fail, setting,
 };
 
 /// What new memory holds, what freed memory holds, and what stands behind each allocation.
@@ -41,8 +41,6 @@ struct Pinned {
 const PAGE: u64 = 4096;
 /// `CU_MEMHOSTREGISTER_READ_ONLY`.
 const READ_ONLY: c_uint = 8;
-/// `CUDA_ERROR_NOT_PERMITTED`.
-const NOT_PERMITTED: Code = 800;
 
 /// A pool keeps what is freed, up to what it may have, until it is trimmed.
 #[derive(Default)]
@@ -120,10 +118,7 @@ impl Driver {
         if size == 0 {
             return Err(INVALID_VALUE);
         }
-        if self.failing_allocations > 0 {
-            self.failing_allocations -= 1;
-            return Err(OUT_OF_MEMORY);
-        }
+        fail(&mut self.failing_allocations)?;
         self.memory.charge(pool, size as u64)?;
         // SAFETY: neither is zero; what is written is what was allocated.
         let address = unsafe {
@@ -382,6 +377,7 @@ unsafe extern "C" fn cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, _: 
         if bytes == 0 {
             return Err(INVALID_VALUE);
         }
+        fail(&mut driver.failing_pins)?;
         // SAFETY: it is not zero; what is written is what was allocated.
         let start = unsafe { alloc(layout(bytes)) };
         unsafe { ptr::write_bytes(start, NEW, bytes) };
@@ -418,10 +414,7 @@ extern "C" fn cuMemHostRegister_v2(address: *mut c_void, bytes: usize, flags: c_
         if driver.memory.pinned_within(start, bytes) || driver.memory.pinned.iter().any(shares_a_page) {
             return Err(ALREADY_REGISTERED);
         }
-        if driver.failing_registrations > 0 {
-            driver.failing_registrations -= 1;
-            return Err(NOT_PERMITTED);
-        }
+        fail(&mut driver.failing_pins)?;
         let writable = flags & READ_ONLY == 0;
         driver.memory.pinned.insert(start, Pinned { size: bytes, registered: true, writable, copies: 0 });
         driver.counts.registered_bytes += bytes as u64;

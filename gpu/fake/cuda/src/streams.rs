@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
 
-use super::{Code, Driver, INVALID_HANDLE, INVALID_VALUE, NOT_READY, call};
+use super::{Code, Driver, INVALID_HANDLE, INVALID_VALUE, NOT_READY, call, fail};
 
 /// What a stream does when its turn comes.
 type Work = Box<dyn FnOnce(&mut Driver) + Send>;
@@ -206,6 +206,7 @@ pub(crate) fn synchronize(stream: *mut c_void) -> Code {
 extern "C" fn fakeEnqueue(stream: *mut c_void, work: unsafe extern "C" fn(*mut c_void), with: *mut c_void) -> c_int {
     let with = with.expose_provenance();
     let put = call(|driver| {
+        fail(&mut driver.failing_launches)?;
         // SAFETY: the caller says that it may be called so, once.
         driver.put(stream, 1000, move |_| unsafe { work(ptr::with_exposed_provenance_mut(with)) });
         Ok(())

@@ -5,39 +5,31 @@
 
 use regatta_gpu as gpu;
 
-#[path = "../../examples/embed_gpu/encoder.rs"]
+#[path = "../../../examples/embed_gpu/encoder.rs"]
 mod encoder;
-#[path = "../../benches/support/report.rs"]
+#[path = "../../../benches/support/report.rs"]
 mod report;
 
+mod driver;
+
 use std::error::Error;
-use std::ffi::c_void;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Instant;
 
-use cudarc::driver::{CudaContext, CudaStream, result};
+use bytes::Bytes;
 use encoder::{Encoder, MINILM, Shape};
 use gpu::{
-    Arg, Blas, CubinCache, Device, GpuError, Grid, HostColumn, HostResult, Kernel, KernelSource, Nvrtc, Pipeline,
-    Pointer, Precision, Product, Slice, Values,
+    Arg, Blas, Device, GpuError, Grid, HostColumn, HostResult, Kernel, KernelSource, Pipeline, Pointer, Precision,
+    Product, Slice, Values,
 };
 use report::{Better, Case, Report, quantile};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-const UP: Case = Case { name: "B0 pinned memory to the GPU", unit: "GB/s", better: Better::Higher };
-const DOWN: Case = Case { name: "B0 the GPU to pinned memory", unit: "GB/s", better: Better::Higher };
-const BOTH: Case = Case { name: "B0 both ways at once, in all", unit: "GB/s", better: Better::Higher };
-const PAGEABLE: Case = Case { name: "B0 pageable memory to the GPU", unit: "GB/s", better: Better::Higher };
-const WITHIN: Case = Case { name: "B0 within the GPU, read and written", unit: "GB/s", better: Better::Higher };
-const LAUNCH: Case = Case { name: "B0 a small kernel, launched", unit: "us", better: Better::Lower };
-const WAIT: Case = Case { name: "B0 a small kernel, launched and waited for", unit: "us", better: Better::Lower };
-const ALLOCATE: Case = Case { name: "B0 1 MiB allocated and freed", unit: "us", better: Better::Lower };
-const COMPILE: Case = Case { name: "B0 kernels compiled", unit: "ms", better: Better::Lower };
-const CACHED: Case = Case { name: "B0 kernels from the cache", unit: "ms", better: Better::Lower };
 const PRODUCT: Case = Case { name: "B0 product of matrices, tf32", unit: "TFLOP/s", better: Better::Higher };
 const SAXPY: Case = Case { name: "B1 saxpy of columns on the host", unit: "Mrow/s", better: Better::Higher };
+const SAXPY_PINNED: Case =
+    Case { name: "B1 saxpy of columns in pinned memory", unit: "Mrow/s", better: Better::Higher };
 const TOP_K: Case = Case { name: "B2 cosine top 10, f16", unit: "ms", better: Better::Lower };
 const RESIZE: Case = Case { name: "B3 1080p to 224 and normalised", unit: "pictures/s", better: Better::Higher };
 const EMBED: Case = Case { name: "B4 MiniLM, 128 tokens, tf32", unit: "/s", better: Better::Higher };
@@ -57,9 +49,9 @@ static TIGHT: [(usize, Case, Case); 3] = [
 ];
 /// As the programs of peers name them.
 static CASES: [(&str, &Case); 9] = [
-    ("up", &UP),
-    ("down", &DOWN),
-    ("within", &WITHIN),
+    ("up", &driver::UP),
+    ("down", &driver::DOWN),
+    ("within", &driver::WITHIN),
     ("product", &PRODUCT),
     ("saxpy", &SAXPY),
     ("top_k", &TOP_K),
@@ -135,16 +127,21 @@ fn main() {
 }
 
 fn measure(device: &Device, sizes: &Sizes, report: &mut Report) -> Outcome<()> {
-    let (up, down, both) = copies(sizes, report)?;
-    calls(device, sizes, report)?;
+    let (up, down, both) = driver::copies(sizes, report)?;
+    driver::small_copies(sizes, report)?;
+    driver::calls(device, sizes, report)?;
+    driver::graphs(device, sizes, report)?;
     let flops = product(device, sizes)?;
     report.add(&PRODUCT, OURS, Ok(flops / 1e12));
 
     let rows = sizes.rows as f64;
     // Each row is 8 bytes up and 4 down, at the same time.
     let limit = rows / (rows * 8.0 / up).max(rows * 4.0 / down).max(rows * 12.0 / both);
-    report.add(&SAXPY, LIMIT, Ok(limit / 1e6));
-    report.add(&SAXPY, OURS, Ok(rows / saxpy(device, sizes)? / 1e6));
+    let (pageable, pinned) = saxpy(device, sizes)?;
+    for (case, seconds) in [(&SAXPY, pageable), (&SAXPY_PINNED, pinned)] {
+        report.add(case, LIMIT, Ok(limit / 1e6));
+        report.add(case, OURS, Ok(rows / seconds / 1e6));
+    }
     let (whole, alone) = top_k(device, sizes)?;
     report.add(&TOP_K, LIMIT, Ok(alone * 1e3));
     report.add(&TOP_K, OURS, Ok(whole * 1e3));
@@ -187,95 +184,6 @@ fn bytes_of(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
 }
 
-/// What the driver alone can do. Bytes a second up, down, and both ways at once.
-fn copies(sizes: &Sizes, report: &mut Report) -> Outcome<(f64, f64, f64)> {
-    let driver = |error: cudarc::driver::DriverError| format!("the driver answers {:?}", error.0);
-    let context = CudaContext::new(0).map_err(driver)?;
-    let stream: Arc<CudaStream> = context.new_stream().map_err(driver)?;
-    let (len, raw) = (sizes.copy, stream.cu_stream());
-    // SAFETY, of all below: each buffer has `len` bytes, lives to the end of the function, and copies are waited for.
-    unsafe {
-        let host: *mut c_void = result::malloc_host(len, 0).map_err(driver)?;
-        let pinned = std::slice::from_raw_parts_mut(host.cast::<u8>(), len);
-        pinned.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * 31 % 251) as u8);
-        let pageable = pinned.to_vec();
-        let (a, b) = (result::malloc_sync(len).map_err(driver)?, result::malloc_sync(len).map_err(driver)?);
-        let wait = || result::stream::synchronize(raw).map_err(driver);
-        let up = time(sizes.runs, || {
-            Ok(result::memcpy_htod_async(a, pinned, raw).map_err(driver).and_then(|()| wait())?)
-        })?;
-        let from_pageable = time(sizes.runs, || {
-            Ok(result::memcpy_htod_async(a, &pageable, raw).map_err(driver).and_then(|()| wait())?)
-        })?;
-        let within = time(sizes.runs, || {
-            Ok(result::memcpy_dtod_async(b, a, len, raw).map_err(driver).and_then(|()| wait())?)
-        })?;
-        let down = time(sizes.runs, || {
-            Ok(result::memcpy_dtoh_async(pinned, b, raw).map_err(driver).and_then(|()| wait())?)
-        })?;
-        let other = context.new_stream().map_err(driver)?;
-        let back: *mut c_void = result::malloc_host(len, 0).map_err(driver)?;
-        let to = std::slice::from_raw_parts_mut(back.cast::<u8>(), len);
-        let both = time(sizes.runs, || {
-            result::memcpy_htod_async(a, pinned, raw).map_err(driver)?;
-            result::memcpy_dtoh_async(to, b, other.cu_stream()).map_err(driver)?;
-            wait()?;
-            Ok(result::stream::synchronize(other.cu_stream()).map_err(driver)?)
-        })?;
-        result::free_host(back).map_err(driver)?;
-        for device in [a, b] {
-            result::free_sync(device).map_err(driver)?;
-        }
-        result::free_host(host).map_err(driver)?;
-        let rate = |seconds: f64| len as f64 / seconds;
-        report.add(&UP, OURS, Ok(rate(up) / 1e9));
-        report.add(&BOTH, OURS, Ok(2.0 * rate(both) / 1e9));
-        report.add(&PAGEABLE, OURS, Ok(rate(from_pageable) / 1e9));
-        report.add(&DOWN, OURS, Ok(rate(down) / 1e9));
-        report.add(&WITHIN, OURS, Ok(2.0 * rate(within) / 1e9));
-        Ok((rate(up), rate(down), 2.0 * rate(both)))
-    }
-}
-
-/// What single calls take.
-fn calls(device: &Device, sizes: &Sizes, report: &mut Report) -> Outcome<()> {
-    let kernel = saxpy_kernel(device)?;
-    let out = device.alloc::<f32>(32)?;
-    let many = 1000;
-    // SAFETY: no rows, so nothing is read or written.
-    let launch = || unsafe { launch_saxpy(device, &kernel, [out.pointer(); 3], 0, Grid::blocks(1, 32)) };
-    let issue = time(sizes.runs, || {
-        for _ in 0..many {
-            launch()?;
-        }
-        Ok(device.synchronize()?)
-    })?;
-    report.add(&LAUNCH, OURS, Ok(issue / f64::from(many) * 1e6));
-    let wait = time(sizes.runs, || Ok(launch().and_then(|()| device.synchronize())?))?;
-    report.add(&WAIT, OURS, Ok(wait * 1e6));
-    let allocate = time(sizes.runs, || {
-        for _ in 0..many {
-            device.alloc::<u8>(1 << 20)?;
-        }
-        Ok(device.synchronize()?)
-    });
-    report.add(
-        &ALLOCATE,
-        OURS,
-        allocate.map(|seconds| seconds / f64::from(many) * 1e6).map_err(|error| error.to_string()),
-    );
-
-    let nvrtc = Nvrtc::get(Some(device.cuda_major()))?;
-    let folder = tempfile::tempdir()?;
-    let cache = CubinCache::new(folder.path().join("cubin"), 1 << 30)?;
-    let source = KernelSource::new("top_k.cu", include_str!("../../examples/top_k/top_k.cu"));
-    let compile = time(sizes.runs.min(5), || Ok(nvrtc.compile(&source, device.arch()).map(drop)?))?;
-    report.add(&COMPILE, OURS, Ok(compile * 1e3));
-    let cached = time(sizes.runs, || Ok(nvrtc.compile_cached(&source, device.arch(), &cache).map(drop)?))?;
-    report.add(&CACHED, OURS, Ok(cached * 1e3));
-    Ok(())
-}
-
 /// Operations a second of a large product.
 fn product(device: &Device, sizes: &Sizes) -> Outcome<f64> {
     let side = sizes.product as u64;
@@ -294,7 +202,7 @@ fn product(device: &Device, sizes: &Sizes) -> Outcome<f64> {
 }
 
 fn saxpy_kernel(device: &Device) -> Outcome<Kernel> {
-    let source = KernelSource::new("saxpy.cu", include_str!("../../examples/saxpy/saxpy.cu"));
+    let source = KernelSource::new("saxpy.cu", include_str!("../../../examples/saxpy/saxpy.cu"));
     Ok(device.kernels(&source)?.kernel("saxpy")?)
 }
 
@@ -313,11 +221,22 @@ unsafe fn launch_saxpy(
     unsafe { device.launch(saxpy, grid, &args) }
 }
 
-fn saxpy(device: &Device, sizes: &Sizes) -> Outcome<f64> {
+/// Seconds from pageable memory and back, and the same where all is pinned: the columns by registration.
+fn saxpy(device: &Device, sizes: &Sizes) -> Outcome<(f64, f64)> {
     let (rows, saxpy) = (sizes.rows, saxpy_kernel(device)?);
     let (x, y, mut out) = (bytes_of(&numbers(rows)), bytes_of(&numbers(rows)), vec![0; rows * 4]);
     let mut pipeline = Pipeline::new(device);
-    time(sizes.runs, || through(&mut pipeline, &saxpy, rows, [&x, &y], &mut out).map(drop))
+    let pageable = time(sizes.runs, || through(&mut pipeline, &saxpy, rows, [&x, &y], &mut out).map(drop))?;
+    let columns = Bytes::from([x, y].concat());
+    let _pinning = device.pin(columns.clone())?;
+    let (x, y) = columns.split_at(rows * 4);
+    let mut in_pinned = device.pinned(rows * 4)?;
+    let mut pipeline = Pipeline::new(device);
+    let pinned = time(sizes.runs, || through(&mut pipeline, &saxpy, rows, [x, y], &mut in_pinned).map(drop))?;
+    if *in_pinned != out[..] {
+        return Err("another result from pinned memory".into());
+    }
+    Ok((pageable, pinned))
 }
 
 /// Batches for which there is too little memory, each on a pipeline that does not know yet.
@@ -374,7 +293,7 @@ const K: usize = 10;
 /// Seconds with the search for the best, and of the product alone.
 fn top_k(device: &Device, sizes: &Sizes) -> Outcome<(f64, f64)> {
     const SPAN: usize = 2048;
-    let source = KernelSource::new("top_k.cu", include_str!("../../examples/top_k/top_k.cu"));
+    let source = KernelSource::new("top_k.cu", include_str!("../../../examples/top_k/top_k.cu"));
     let kernel = device.kernels(&source)?.kernel("top_k")?;
     let (corpus, queries) = (sizes.corpus, sizes.queries);
     // Any bits but those of infinities and of what is no number: from -1 to 1.
@@ -425,7 +344,7 @@ const PICTURE: usize = HEIGHT * WIDTH * 3;
 const SIDE: usize = 224;
 
 fn resize(device: &Device, sizes: &Sizes) -> Outcome<f64> {
-    let source = KernelSource::new("resize.cu", include_str!("../../examples/resize/resize.cu"));
+    let source = KernelSource::new("resize.cu", include_str!("../../../examples/resize/resize.cu"));
     let kernel = device.kernels(&source)?.kernel("resize")?;
     let count = sizes.pictures;
     let bytes: Vec<u8> = (0..count * PICTURE).map(|i| (i * 31 % 251) as u8).collect();
