@@ -103,7 +103,12 @@ impl GpuReplica {
     /// Opens the device that this process was given, and starts the UDF on it. `memory`: what it may allocate there.
     pub(crate) fn start(udf: Box<dyn AnyGpuUdf>, memory: Option<u64>, cx: &mut Start) -> UdfResult<Self> {
         cx.progress("the GPU");
-        let device = Device::open(0, memory)?;
+        let device = Device::open(0, memory);
+        let device = device.inspect_err(|error| {
+            if error.is_sticky() {
+                end(error)
+            }
+        })?;
         cx.progress(format!("start on {}", device.name()));
         let started = udf.start(&device, cx);
         let started = started.inspect_err(|_| end_if_lost(&device))?;
@@ -229,10 +234,12 @@ impl Replica for GpuReplica {
 
 /// After a fault on the device nothing works any more in this process: it ends, and its batches run in another one.
 fn end_if_lost(device: &Device) {
-    if let Err(error) = device.synchronize()
-        && error.is_sticky()
-    {
-        eprintln!("regatta: {error}");
-        crate::os::exit_now(LOST);
+    if let Some(error) = device.lost() {
+        end(&error);
     }
+}
+
+fn end(lost: &GpuError) -> ! {
+    eprintln!("regatta: {lost}");
+    crate::os::exit_now(LOST)
 }
