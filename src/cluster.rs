@@ -6,7 +6,7 @@ mod local;
 mod scratch;
 mod worker;
 
-pub(crate) use capacity::{capacity, gpus};
+pub(crate) use capacity::{capacity, find_gpus};
 pub(crate) use join::{connect, resolve};
 pub(crate) use local::{LocalSpec, LocalWorkers};
 pub(crate) use scratch::Scratch;

@@ -421,12 +421,17 @@ pub enum ClusterError {
         why: String,
     },
     /// A stage asks for more than any worker has.
-    #[error("{request} fits on no worker: the largest has {largest}. Lower what it asks for, or use larger workers")]
+    #[error(
+        "{request} fits on no worker: the largest has {largest}. Lower what it asks for, or use larger workers{}{no_gpu}",
+        if no_gpu.is_empty() { "" } else { ". Why workers have no GPU: " }
+    )]
     Infeasible {
         /// What was asked for.
         request: String,
         /// What the largest worker has.
         largest: String,
+        /// Why workers have no GPU; empty if all have one, or none was asked for.
+        no_gpu: String,
     },
     /// The network between driver and workers.
     #[error("{what}: {why}")]

@@ -13,6 +13,6 @@ mod udf;
 pub use regatta_gpu::*;
 
 pub(crate) use chain::{describe, fuse};
-pub(crate) use process::{check, check_in_place, gpus, prove, seat_for, start as start_on_gpu, start_twin};
+pub(crate) use process::{check, check_in_place, find, prove, seat_for, start as start_on_gpu, start_twin};
 pub(crate) use replica::AnyGpuUdf;
-pub use udf::{GpuUdf, Twin};
+pub use udf::{GpuUdf, Twin, takes};

@@ -19,7 +19,7 @@ use polars::prelude::LazyFrame;
 use regatta_remote::{Arbiter, Authority, Node, Role, catch};
 
 use crate::actors::{Host, MAILBOX, Persist, Place, SwordfishActor, UseProvider, Worker};
-use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, gpus, hello, is_worker};
+use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, find_gpus, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::{Publication, Run};
@@ -106,7 +106,7 @@ impl Session {
         let (host, scheduler) = (Arc::clone(&head.ground.host), head.scheduler.clone());
         let place = Place { worker: WorkerId(0), node: None };
         let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler.into()));
-        let (capacity, devices) = (capacity(os::cpus(), 1), gpus().to_vec());
+        let (capacity, devices) = (capacity(os::cpus(), 1), find_gpus().clone());
         let worker = Worker { worker: place.worker, capacity, devices, actor: swordfish.into() };
         head.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
         let arbiters = vec![arbiter, head.arbiter];
@@ -162,6 +162,7 @@ impl Session {
         let scale = ScaleSettings {
             workers: (least, most),
             each: capacity(threads, most),
+            no_gpu: find_gpus().as_ref().err().cloned(),
             threshold: config.autoscaling_threshold,
             interval: config.autoscaler_update_interval,
             downscale: config.autoscaling_downscale_enabled,

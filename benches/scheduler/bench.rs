@@ -136,7 +136,10 @@ fn cluster(workers: u32) -> (Core, Instant) {
         scale: None,
     });
     for worker in 0..workers {
-        core.handle(Event::Joined { worker: WorkerId(worker), capacity: Resources::cpus(4.0), machine: None }, now);
+        core.handle(
+            Event::Joined { worker: WorkerId(worker), capacity: Resources::cpus(4.0), no_gpu: None, machine: None },
+            now,
+        );
     }
     (core, now)
 }

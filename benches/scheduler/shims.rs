@@ -59,7 +59,7 @@ pub(crate) mod error {
 
     #[derive(Debug, Clone)]
     pub(crate) enum ClusterError {
-        Infeasible { request: String, largest: String },
+        Infeasible { request: String, largest: String, no_gpu: String },
         NoWorkers { waited: Duration },
     }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::MmapedSafetensors;
-use regatta::gpu::{Device, GpuUdf, Input, Output, Precision, Twin};
+use regatta::gpu::{Device, GpuUdf, Input, Output, Precision, Twin, takes};
 use regatta::{polars::prelude::*, prelude::*};
 use serde::{Deserialize, Serialize};
 use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
@@ -57,7 +57,8 @@ pub(crate) struct Embed {
 impl GpuUdf for Embed {
     type State = Encoder;
 
-    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+    fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+        takes(inputs, &[DataType::Array(Box::new(DataType::Int32), LENGTH)])?;
         Ok(DataType::Array(Box::new(DataType::Float32), MINILM.hidden))
     }
 
@@ -68,7 +69,12 @@ impl GpuUdf for Embed {
         let weight = |name: &str| -> UdfResult<Vec<f32>> {
             Ok(file.load(name, &candle_core::Device::Cpu)?.flatten_all()?.to_vec1()?)
         };
-        Encoder::new(gpu, MINILM, Precision::Tf32, weight)
+        let mut encoder = Encoder::new(gpu, MINILM, Precision::Tf32, weight)?;
+        // Once for any text: cuBLASLt loads its kernels now, and not in the first batch.
+        let (tokens, vector) = (gpu.upload(&[1; LENGTH])?, gpu.alloc::<f32>(MINILM.hidden)?);
+        let (tokens, vector) = (Input::resident(1, tokens.pointer(), None), Output::new(1, vector.pointer(), None));
+        self.launch(&mut encoder, gpu, &[tokens], &vector)?;
+        Ok(encoder)
     }
 
     fn launch(&self, encoder: &mut Encoder, gpu: &Device, inputs: &[Input], out: &Output) -> UdfResult<()> {

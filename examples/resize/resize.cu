@@ -1,9 +1,15 @@
+// Whether a row's bit is set; no bits: no nulls.
+__device__ bool is_set(const unsigned* bits, unsigned long long row) {
+    return !bits || (bits[row / 32] >> (row % 32) & 1);
+}
+
 // Pictures of bytes, [height, width, 3] each, to tensors of floats, [3, side, side]: resized bilinearly (centres of pixels are
 // at a half, edges are repeated), then (value / 255 - mean) / deviation for each colour, with ImageNet's numbers. Picture `i`
-// has the bytes from offsets[i] to offsets[i + 1]; one that is not as long as its height and width say becomes null: its bit
-// in `valid` is cleared.
+// has the bytes from offsets[i] to offsets[i + 1]; one that is not as long as its height and width say, or of which one of the
+// three is null, becomes null: its bit in `valid` is cleared.
 extern "C" __global__ void resize(const unsigned char* bytes, const long long* offsets, const int* heights,
-                                  const int* widths, int side, float* tensors, unsigned* valid,
+                                  const int* widths, const unsigned* has_bytes, const unsigned* has_height,
+                                  const unsigned* has_width, int side, float* tensors, unsigned* valid,
                                   unsigned long long count) {
     const float mean[3] = {0.485f, 0.456f, 0.406f};
     const float deviation[3] = {0.229f, 0.224f, 0.225f};
@@ -11,8 +17,9 @@ extern "C" __global__ void resize(const unsigned char* bytes, const long long* o
     unsigned long long picture = pixel / side / side;
     if (picture >= count) return;
     int x = pixel % side, y = pixel / side % side, height = heights[picture], width = widths[picture];
+    bool there = is_set(has_bytes, picture) && is_set(has_height, picture) && is_set(has_width, picture);
     bool fits = height > 0 && width > 0 && offsets[picture + 1] - offsets[picture] == (long long)height * width * 3;
-    if (!fits) {
+    if (!there || !fits) {
         if (x == 0 && y == 0) atomicAnd(&valid[picture / 32], ~(1u << (picture % 32)));
         return;
     }

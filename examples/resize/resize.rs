@@ -1,11 +1,11 @@
 //! The UDF: on a GPU, and its twin.
 
-use regatta::gpu::{Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin};
+use regatta::gpu::{Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin, takes};
 use regatta::{polars::prelude::*, prelude::*};
 use serde::{Deserialize, Serialize};
 
 /// Bytes (red, green, blue of each pixel, row by row), height and width to `3 * side * side` numbers. A picture whose bytes are
-/// not as many as its height and width say becomes null.
+/// not as many as its height and width say becomes null, as does one of which something is null.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Resize {
     pub(crate) side: usize,
@@ -17,12 +17,8 @@ impl GpuUdf for Resize {
     const MAKES_NULLS: bool = true;
 
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
-        match inputs.iter().map(Field::dtype).collect::<Vec<_>>()[..] {
-            [DataType::Binary, DataType::Int32, DataType::Int32] => {
-                Ok(DataType::Array(Box::new(DataType::Float32), 3 * self.side * self.side))
-            }
-            _ => Err(UdfError::new("Resize takes bytes, heights and widths")),
-        }
+        takes(inputs, &[DataType::Binary, DataType::Int32, DataType::Int32])?;
+        Ok(DataType::Array(Box::new(DataType::Float32), 3 * self.side * self.side))
     }
 
     fn start(&self, gpu: &Device, _: &mut Start) -> UdfResult<Kernel> {
@@ -32,8 +28,10 @@ impl GpuUdf for Resize {
     fn launch(&self, resize: &mut Kernel, gpu: &Device, inputs: &[Input], out: &Output) -> UdfResult<()> {
         let (rows, side) = (out.rows(), self.side);
         let [bytes, heights, widths] = [0, 1, 2].map(|n: usize| inputs[n].data().into());
+        let [has_bytes, has_height, has_width] = [0, 1, 2].map(|n: usize| inputs[n].validity().into());
         let (offsets, valid) = (inputs[0].offsets().into(), out.validity().into());
-        let args = [bytes, offsets, heights, widths, (side as i32).into(), out.data().into(), valid, rows.into()];
+        let [size, to, count] = [(side as i32).into(), out.data().into(), rows.into()];
+        let args = [bytes, offsets, heights, widths, has_bytes, has_height, has_width, size, to, valid, count];
         // SAFETY: these are the kernel's parameters; it checks the bytes of each picture against its height and width.
         Ok(unsafe { gpu.launch(resize, Grid::over(rows * side * side), &args) }?)
     }

@@ -1,13 +1,8 @@
-//! A kernel of one's own on columns: a * x + y on a GPU where there is one, else its twin on CPUs.
-//!
-//! ```text
-//! cargo run --features gpu --example saxpy                            # two worker processes
-//! DAFT_RUNNER=native cargo run --features gpu --example saxpy         # in this process
-//! ```
+//! A kernel of one's own: a * x + y on a GPU where there is one, else by its twin on CPUs.
+//! `DAFT_RUNNER=flotilla cargo run --features gpu --example saxpy`: on worker processes; without the variable, in this one.
 
-use regatta::gpu::{Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin};
-use regatta::udf::RunOn;
-use regatta::{polars::prelude::*, prelude::*};
+use regatta::gpu::{Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin, takes};
+use regatta::{polars::prelude::*, prelude::*, udf::RunOn};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -19,7 +14,8 @@ struct Saxpy {
 impl GpuUdf for Saxpy {
     type State = Kernel;
 
-    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+    fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+        takes(inputs, &[DataType::Float32, DataType::Float32])?;
         Ok(DataType::Float32)
     }
 
@@ -28,10 +24,10 @@ impl GpuUdf for Saxpy {
     }
 
     fn launch(&self, saxpy: &mut Kernel, gpu: &Device, inputs: &[Input], out: &Output) -> UdfResult<()> {
-        let ([x, y], rows) = ([inputs[0].data(), inputs[1].data()], out.rows());
-        let args = [self.a.into(), x.into(), y.into(), inputs[0].validity().into(), out.data().into(), rows.into()];
+        let (x, y, valid) = (inputs[0].data(), inputs[1].data(), inputs[0].validity());
+        let args = [self.a.into(), x.into(), y.into(), valid.into(), out.data().into(), out.rows().into()];
         // SAFETY: these are the kernel's parameters, and each column has that many floats.
-        Ok(unsafe { gpu.launch(saxpy, Grid::over(rows), &args) }?)
+        Ok(unsafe { gpu.launch(saxpy, Grid::over(out.rows()), &args) }?)
     }
 
     fn twin(&self) -> Option<Twin> {
@@ -42,19 +38,9 @@ impl GpuUdf for Saxpy {
 
 #[regatta::main]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    match regatta::gpu::device_count() {
-        Ok(devices) => eprintln!("saxpy runs on {devices} GPUs"),
-        Err(why) => eprintln!("saxpy runs on CPUs: {why}"),
-    }
-    let session = match std::env::var_os("DAFT_RUNNER") {
-        Some(_) => Session::from_env()?,
-        None => Session::local(2)?,
-    };
-    let numbers = 0..1_000_000;
-    let x: Vec<Option<f32>> = numbers.clone().map(|n| (n % 10 != 7).then_some(n as f32)).collect();
-    let y: Vec<f32> = numbers.map(|n| (n % 1000) as f32).collect();
     let saxpy = Saxpy { a: 2.0 }.pool().run_on(RunOn::PreferGpu).on([col("x"), col("y")]);
-    let query = df!["x" => x, "y" => y]?.lazy().with_column(saxpy.alias("2x + y"));
-    println!("{}", query.collect_on(&session)?.tail(Some(8)));
+    let x: Vec<_> = (0..1_000_000).map(|n| (n % 10 != 7).then_some(n as f32)).collect();
+    let query = df!["x" => &x, "y" => &x]?.lazy().with_column(saxpy.alias("2x + y"));
+    println!("{}", query.collect_on(&Session::from_env()?)?.tail(Some(8)));
     Ok(())
 }

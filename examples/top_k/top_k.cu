@@ -31,18 +31,18 @@ __device__ Best best_of_warp(Best mine) {
 }
 
 // `scores` is [rows, width], `ids` too, or none: then a score's id is its column. `best_scores` and `best_ids` are
-// [rows, gridDim.x * k]. The grid is (ceil(width / SPAN), rows), a block THREADS. Places for which there is no score get the
+// [rows, gridDim.y * k]. The grid is (rows, ceil(width / SPAN)), a block THREADS. Places for which there is no score get the
 // id 2147483647.
 extern "C" __global__ __launch_bounds__(THREADS) void top_k(const float* scores, const int* ids, int width, int k,
                                                                 float* best_scores, int* best_ids) {
     __shared__ Best warps[THREADS / 32];
-    size_t row = (size_t)blockIdx.y * width;
-    size_t out = ((size_t)blockIdx.y * gridDim.x + blockIdx.x) * k;
+    size_t row = (size_t)blockIdx.x * width;
+    size_t out = ((size_t)blockIdx.x * gridDim.y + blockIdx.y) * k;
     float score[EACH];
     int id[EACH];
 #pragma unroll
     for (int j = 0; j < EACH; j++) {
-        int at = blockIdx.x * SPAN + j * THREADS + threadIdx.x;
+        int at = blockIdx.y * SPAN + j * THREADS + threadIdx.x;
         bool there = at < width;
         score[j] = there ? scores[row + at] : LOWEST;
         // A score that is not a number is never among the best.

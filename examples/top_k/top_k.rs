@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use regatta::gpu::{Blas, Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Precision, Product, Slice, Twin};
+use regatta::gpu::{
+    Blas, Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Precision, Product, Slice, Twin, takes,
+};
 use regatta::{polars::prelude::*, prelude::*};
 use serde::{Deserialize, Serialize};
 
@@ -31,12 +33,8 @@ impl GpuUdf for TopK {
     type State = OnGpu;
 
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
-        match inputs {
-            [query] if query.dtype() == &DataType::Array(Box::new(DataType::Float32), self.dim) => {
-                Ok(DataType::Array(Box::new(DataType::Int32), self.k))
-            }
-            _ => Err(UdfError::new(format!("TopK takes one column of arrays of {} floats", self.dim))),
-        }
+        takes(inputs, &[self.vectors()])?;
+        Ok(DataType::Array(Box::new(DataType::Int32), self.k))
     }
 
     fn start(&self, gpu: &Device, cx: &mut Start) -> UdfResult<OnGpu> {
@@ -48,7 +46,11 @@ impl GpuUdf for TopK {
         let args = [(&raw).into(), (&corpus).into(), (self.dim as i32).into()];
         // SAFETY: a warp for each row, and both slices have that many rows.
         unsafe { gpu.launch(&module.kernel("normalise")?, Grid::blocks(rows as u32, 32), &args) }?;
-        Ok(OnGpu { corpus, rows, blas: Blas::new(gpu)?, top_k: module.kernel("top_k")? })
+        let mut on = OnGpu { corpus, rows, blas: Blas::new(gpu)?, top_k: module.kernel("top_k")? };
+        // Once for the first row: cuBLASLt loads its kernels now, and not in the first batch.
+        let (query, best) = (Input::resident(1, on.corpus.pointer(), None), gpu.alloc::<i32>(self.k)?);
+        self.launch(&mut on, gpu, &[query], &Output::new(1, best.pointer(), None))?;
+        Ok(on)
     }
 
     fn launch(&self, on: &mut OnGpu, gpu: &Device, inputs: &[Input], out: &Output) -> UdfResult<()> {
@@ -74,7 +76,7 @@ impl GpuUdf for TopK {
             let from = ids.as_ref().map(Slice::pointer);
             let (n, k) = (width as i32, self.k as i32);
             let args = [values.pointer().into(), from.into(), n.into(), k.into(), best.pointer().into(), to.into()];
-            let grid = Grid { blocks: [blocks as u32, queries as u32, 1], threads: [256, 1, 1], shared: 0 };
+            let grid = Grid { blocks: [queries as u32, blocks as u32, 1], threads: [256, 1, 1], shared: 0 };
             // SAFETY: each block reads its part of a row of that width, and writes `k` places of both results.
             unsafe { gpu.launch(&on.top_k, grid, &args) }?;
             if best_ids.is_none() {
@@ -92,7 +94,14 @@ impl GpuUdf for TopK {
 impl TopK {
     fn read(&self) -> UdfResult<Vec<f32>> {
         let frame = ParquetReader::new(File::open(&self.corpus)?).finish()?;
-        flat(frame.column("vector")?)
+        let column = frame.column("vector")?;
+        takes(&[column.field().into_owned()], &[self.vectors()])?;
+        flat(column)
+    }
+
+    /// The dtype of the queries, and of the corpus.
+    fn vectors(&self) -> DataType {
+        DataType::Array(Box::new(DataType::Float32), self.dim)
     }
 }
 

@@ -229,7 +229,7 @@ fn top_k_finds_the_largest_of_each_row_smaller_ids_first() {
             let mut best_ids = vec![-1i32; rows * blocks * k];
             let known = if ids.is_empty() { std::ptr::null() } else { ids.as_ptr() };
             let (n, many) = (wide as i32, k as i32);
-            let grid = [blocks as u32, rows as u32, 1];
+            let grid = [rows as u32, blocks as u32, 1];
             kernels.run(
                 "top_k",
                 grid,
@@ -284,7 +284,7 @@ fn normalise_makes_rows_of_length_one_and_leaves_zero_rows() {
 }
 
 #[test]
-fn resize_interpolates_between_the_centres_of_pixels_and_wrong_lengths_become_null() {
+fn resize_interpolates_between_the_centres_of_pixels_and_nulls_and_wrong_lengths_become_null() {
     let kernels = HostKernels::compile(&resize());
     let side = 8usize;
     let (heights, widths) = ([20, 5, 8, 20, 1, -3], [31, 4, 8, 31, 1, -4]);
@@ -301,9 +301,14 @@ fn resize_interpolates_between_the_centres_of_pixels_and_wrong_lengths_become_nu
     let (s, n) = (side as i32, 6u64);
     let (b, o, h, w) = (at(&bytes), at(&offsets), at(&heights), at(&widths));
     let (to, bits) = (at_mut(&mut out), at_mut(&mut valid));
-    let args = [arg(&b), arg(&o), arg(&h), arg(&w), arg(&s), arg(&to), arg(&bits), arg(&n)];
+    // The second has no height.
+    let (no_nulls, one_null) = (std::ptr::null::<u32>(), [!(1u32 << 1)]);
+    let has_height = at(&one_null);
+    let nulls = [arg(&no_nulls), arg(&has_height), arg(&no_nulls)];
+    let args =
+        [arg(&b), arg(&o), arg(&h), arg(&w), nulls[0], nulls[1], nulls[2], arg(&s), arg(&to), arg(&bits), arg(&n)];
     kernels.run("resize", [(6 * side * side).div_ceil(128) as u32, 1, 1], [128, 1, 1], &args);
-    assert_eq!(!valid[0], 1 << 3 | 1 << 5);
+    assert_eq!(!valid[0], 1 << 1 | 1 << 3 | 1 << 5);
 
     let (mean, deviation) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
     for (i, tensor) in out.chunks(3 * side * side).enumerate() {

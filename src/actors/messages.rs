@@ -69,8 +69,8 @@ pub(crate) struct Place {
 pub(crate) struct Register {
     pub(crate) worker: WorkerId,
     pub(crate) capacity: Resources,
-    /// What its GPUs are, by their number: for people. What counts is the capacity.
-    pub(crate) devices: Vec<GpuInfo>,
+    /// What its GPUs are, by their number, or why it has none: for people. What counts is the capacity.
+    pub(crate) devices: Result<Vec<GpuInfo>, String>,
     pub(crate) node: NodeId,
     pub(crate) address: SocketAddr,
 }
@@ -387,7 +387,7 @@ pub(crate) struct WholeStatus;
 pub(crate) struct Worker {
     pub(crate) worker: WorkerId,
     pub(crate) capacity: Resources,
-    pub(crate) devices: Vec<GpuInfo>,
+    pub(crate) devices: Result<Vec<GpuInfo>, String>,
     pub(crate) actor: ActorRef<SwordfishActor>,
 }
 

@@ -116,16 +116,17 @@ impl SchedulerActor {
     fn join(
         &mut self,
         place: Place,
-        (capacity, devices): (Resources, Vec<GpuInfo>),
+        (capacity, devices): (Resources, Result<Vec<GpuInfo>, String>),
         actor: ActorRef<SwordfishActor>,
         ctx: &Context<Self>,
     ) {
         let worker = place.worker;
         tracing::debug!(%worker, cpus = capacity.as_cpus(), "worker joined");
         let (outbox, to_send) = mpsc::channel(OUTBOX);
+        let (devices, no_gpu) = devices.map_or_else(|why| (Vec::new(), Some(why)), |devices| (devices, None));
         self.workers.insert(worker, Crew { place, devices, actor: actor.clone(), outbox });
         self.host.runtime.handle().spawn(deliver(actor, to_send, worker, ctx.address().downgrade()));
-        self.take(Event::Joined { worker, capacity, machine: machine(&place) });
+        self.take(Event::Joined { worker, capacity, no_gpu, machine: machine(&place) });
         self.joining.send_modify(|joined| *joined += 1);
     }
 
@@ -434,12 +435,12 @@ impl Handler<Submit> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, Submit { query, plan, mut given, driver, events }: Submit, _: &mut Self::Context) {
-        let gpus = self.core.has_gpus();
+        let no_gpu = (!self.core.has_gpus()).then(|| self.core.why_no_gpu());
         let affinity = self.near_persisted(&plan);
         let stages = plan.stages.iter().zip(affinity).map(|(stage, affinity)| StageSpec {
             inputs: stage.inputs.clone(),
             tasks: stage.splits.len(),
-            pools: stage.steps().iter().map(|step| pool_spec(step, gpus)).collect(),
+            pools: stage.steps().iter().map(|step| pool_spec(step, no_gpu.as_deref())).collect(),
             affinity,
             limit: stage.program().and_then(|program| program.limit),
             given: given.remove(&stage.id).unwrap_or_default(),
@@ -534,16 +535,17 @@ fn pieces(split: &Split, outputs: &[(Place, Output)], partitions: usize) -> Vec<
     pieces.collect()
 }
 
-/// What a pool takes; `gpus`: some worker has a GPU.
-fn pool_spec(step: &UdfStep, gpus: bool) -> PoolSpec {
+/// What a pool takes; `no_gpu`: why no worker has a GPU.
+fn pool_spec(step: &UdfStep, no_gpu: Option<&str>) -> PoolSpec {
     let options = &step.options;
     let ((least, most), ready_timeout, keep_warm) = (options.replicas, options.ready_timeout, options.keep_warm);
     let each = Resources::cpus(options.cpus).with_memory(options.memory);
-    let each = if !gpus && options.run_on == RunOn::PreferGpu {
-        tracing::warn!(udf = step.udf, "no worker has a GPU: it runs on CPUs");
-        each
-    } else {
-        each.with_gpus(options.gpus, options.gpu_memory)
+    let each = match no_gpu {
+        Some(why) if options.run_on == RunOn::PreferGpu => {
+            tracing::warn!(udf = step.udf, why, "no worker has a GPU: it runs on CPUs");
+            each
+        }
+        _ => each.with_gpus(options.gpus, options.gpu_memory),
     };
     // What cannot be encoded is nobody else's.
     let key = encode(&(&step.udf, options, each, &step.arguments)).map(|key| Arc::from(&*key));

@@ -84,9 +84,11 @@ const LOOK: Duration = Duration::from_millis(500);
 const WAITS: usize = 64;
 /// Ends of tasks that may wait to be sent; then their threads wait.
 const ENDS: usize = 1024;
-/// Ends of tasks in one message, at most. Each has one of 64 for itself, a MiB: enough for an error, whose text is at most
-/// 64 KiB, and for what two dozen UDFs report, each at most 40 KiB.
+/// Parts of a message that ends of tasks share, a MiB each.
 const TOGETHER: usize = 64;
+/// An end takes one part more for so many UDFs: one part is enough for an error, whose text is at most 64 KiB, or for what these
+/// report, each at most 40 KiB.
+const UDFS: usize = 24;
 
 impl SwordfishActor {
     pub(crate) fn new(host: Arc<Host>, here: Place, scheduler: ActorRef<SchedulerActor>) -> Self {
@@ -366,13 +368,32 @@ async fn report_waits(mut waits: mpsc::Receiver<CreditWaits>, scheduler: ActorRe
 
 /// Tells the scheduler how tasks ended: those that have ended meanwhile, in one message.
 async fn report_ends(mut ends: mpsc::Receiver<TaskEnded>, scheduler: ActorRef<SchedulerActor>, host: Arc<Host>) {
-    let mut together = Vec::new();
-    while ends.recv_many(&mut together, TOGETHER).await > 0 {
-        if let Err(error) = insist(&scheduler, TasksEnded(std::mem::take(&mut together))).await {
-            tracing::error!(%error, "could not report the ends of tasks");
-            return host.leave();
+    let mut ended = Vec::new();
+    while ends.recv_many(&mut ended, TOGETHER).await > 0 {
+        for message in messages(ended.drain(..)) {
+            if let Err(error) = insist(&scheduler, message).await {
+                tracing::error!(%error, "could not report the ends of tasks");
+                return host.leave();
+            }
         }
     }
+}
+
+/// Ends in their order, in messages that are not too long.
+fn messages(ends: impl Iterator<Item = TaskEnded>) -> Vec<TasksEnded> {
+    let (mut messages, mut left) = (Vec::<TasksEnded>::new(), 0);
+    for end in ends {
+        let parts = 1 + end.metrics.len() / UDFS;
+        match messages.last_mut() {
+            Some(TasksEnded(together)) if parts <= left => together.push(end),
+            _ => {
+                messages.push(TasksEnded(vec![end]));
+                left = TOGETHER;
+            }
+        }
+        left = left.saturating_sub(parts);
+    }
+    messages
 }
 
 /// Brings all input partitions here, in order.
@@ -434,23 +455,30 @@ mod tests {
     fn the_longest_ends_that_travel_together_fit_into_a_message() {
         let task = TaskId { query: QueryId(u64::MAX), stage: StageId(u32::MAX), index: u32::MAX };
         let attempt = Attempt(u32::MAX);
-        let size = |outcome: Outcome, metrics: MetricsByUdf| {
+        // Of each message with so many ends.
+        let sizes = |outcome: Outcome, metrics: MetricsByUdf| {
             let end = TaskEnded { task, attempt, outcome, metrics };
-            encode(&TasksEnded(vec![end; TOGETHER])).map(|bytes| bytes.len())
+            let messages = messages(vec![end; TOGETHER].into_iter()).into_iter();
+            messages.map(|message| (message.0.len(), encode(&message).unwrap().len())).collect::<Vec<_>>()
         };
         let text = "🚣".repeat(MAX_TEXT);
         let error = UdfError::new(text.as_str()).within("row 7 of a batch of 100");
         let udf = TaskFailure::Udf { udf: "keel".to_owned(), rank: 0, worker: WorkerId(0).to_string(), error };
         let panic = catch(|| -> () { std::panic::panic_any(text.clone()) }).unwrap_err();
         for failure in [udf, PolarsFailure::new("compute", text.as_str()).into(), TaskFailure::Panicked(panic)] {
-            assert!(size(Err(failure), MetricsByUdf::new()).unwrap() <= TOGETHER * (MAX_TEXT + 1024));
+            let [(TOGETHER, size)] = sizes(Err(failure), MetricsByUdf::new())[..] else { panic!("one message") };
+            assert!(size <= TOGETHER * (MAX_TEXT + 1024), "{size}");
         }
         let meter = Meter::default();
         (0..1000).for_each(|n| meter.gauge(&format!("{n:0>128}"), 1.5));
         let reported = meter.take();
-        let metrics = (0..24).map(|udf| (format!("udf {udf}"), reported.clone())).collect();
         let id = PartitionId { task, attempt, partition: u32::MAX };
         let output = Output { id, rows: u64::MAX, bytes: u64::MAX };
-        assert!(size(Ok(output), metrics).unwrap() <= MAX_MESSAGE);
+        for (udfs, together) in [(UDFS - 1, vec![TOGETHER]), (UDFS, vec![TOGETHER / 2; 2])] {
+            let metrics = (0..udfs).map(|udf| (format!("udf {udf}"), reported.clone())).collect();
+            let sizes = sizes(Ok(output), metrics);
+            assert!(sizes.iter().all(|(_, size)| *size <= MAX_MESSAGE), "{sizes:?}");
+            assert_eq!(sizes.into_iter().map(|(ends, _)| ends).collect::<Vec<_>>(), together, "{udfs} UDFs");
+        }
     }
 }

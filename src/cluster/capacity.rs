@@ -23,15 +23,23 @@ pub(super) fn least_memory(gpus: &[GpuInfo]) -> u64 {
 }
 
 /// The GPUs that this process sees.
+pub(super) fn gpus() -> &'static [GpuInfo] {
+    find_gpus().as_deref().unwrap_or_default()
+}
+
+/// The GPUs that this process sees, or why it sees none.
 #[cfg(feature = "gpu")]
-pub(crate) fn gpus() -> &'static [GpuInfo] {
-    crate::gpu::gpus()
+pub(crate) fn find_gpus() -> &'static Result<Vec<GpuInfo>, String> {
+    crate::gpu::find()
 }
 
 /// Built without the feature `gpu`, it sees none.
 #[cfg(not(feature = "gpu"))]
-pub(crate) fn gpus() -> &'static [GpuInfo] {
-    &[]
+pub(crate) fn find_gpus() -> &'static Result<Vec<GpuInfo>, String> {
+    use std::sync::LazyLock;
+    static NONE: LazyLock<Result<Vec<GpuInfo>, String>> =
+        LazyLock::new(|| Err("the program is built without regatta's feature gpu".to_owned()));
+    &NONE
 }
 
 #[cfg(test)]

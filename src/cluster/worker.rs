@@ -17,7 +17,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tracing_subscriber::EnvFilter;
 
 use super::scratch::folder_of;
-use super::{Scratch, capacity, connect, gpus};
+use super::{Scratch, capacity, connect, find_gpus};
 use crate::actors::{
     CONTROL, Enrol, GATEWAY, GatewayActor, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor,
     SwordfishActor,
@@ -178,7 +178,7 @@ struct Recruit {
     /// `None`: the head gives the number.
     worker: Option<WorkerId>,
     capacity: Resources,
-    devices: Vec<GpuInfo>,
+    devices: Result<Vec<GpuInfo>, String>,
     scratch: Scratch,
     runtime: Runtime,
     store: Arc<Store>,
@@ -209,6 +209,7 @@ fn handed_over() -> Result<Recruit, Failure> {
     if found != head {
         return Err(format!("the process at {address} is node {found}, not the head {head}").into());
     }
+    let devices = Ok(devices);
     Ok(Recruit { worker: Some(worker), capacity, devices, scratch, runtime, store, node, events, head })
 }
 
@@ -223,7 +224,7 @@ fn joined(at: &ClusterAt) -> Result<Recruit, Failure> {
         node.events()
     })?;
     let capacity = capacity(THREAD_POOL.current_num_threads(), 1);
-    let devices = gpus().to_vec();
+    let devices = find_gpus().clone();
     Ok(Recruit { worker: None, capacity, devices, scratch, runtime, store, node, events, head })
 }
 

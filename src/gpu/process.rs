@@ -21,19 +21,21 @@ use crate::udf::{GpuSeat, Link, PoolOptions, Replica, RunOn, Seat, Start, UdfErr
 /// How long the driver may take to tell what there is.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The GPUs that this process sees. Asks the driver once, in a child that ends with its answer.
-pub(crate) fn gpus() -> &'static [GpuInfo] {
-    static GPUS: OnceLock<Vec<GpuInfo>> = OnceLock::new();
-    GPUS.get_or_init(|| match probe() {
-        Ok(gpus) => {
-            gpus.iter().for_each(|gpu| tracing::info!(uuid = gpu.uuid, "GPU: {gpu}"));
-            gpus
+/// The GPUs that this process sees, or why it sees none. Asks the driver once, in a child that ends with its answer.
+pub(crate) fn find() -> &'static Result<Vec<GpuInfo>, String> {
+    static GPUS: OnceLock<Result<Vec<GpuInfo>, String>> = OnceLock::new();
+    GPUS.get_or_init(|| {
+        let found = probe().map_err(|why| why.to_string());
+        match &found {
+            Ok(gpus) => gpus.iter().for_each(|gpu| tracing::info!(uuid = gpu.uuid, "GPU: {gpu}")),
+            Err(why) => tracing::info!(why, "no GPU here"),
         }
-        Err(why) => {
-            tracing::info!(%why, "no GPU here");
-            Vec::new()
-        }
+        found
     })
+}
+
+fn gpus() -> &'static [GpuInfo] {
+    find().as_deref().unwrap_or_default()
 }
 
 fn probe() -> UdfResult<Vec<GpuInfo>> {
@@ -106,9 +108,10 @@ pub(crate) fn seat_for(options: &PoolOptions, seat: &Seat, twin: bool) -> UdfRes
         tracing::warn!("{why}: the replica runs on CPUs");
         return Ok(None);
     }
+    let here = find().as_ref().err().map(|why| format!(". Here: {why}")).unwrap_or_default();
     Err(UdfError::new(format!(
         "it needs a GPU, and {why}: start workers where there is one, with regatta's feature gpu, or give it a twin() and \
-         .run_on(RunOn::PreferGpu)"
+         .run_on(RunOn::PreferGpu){here}"
     )))
 }
 

@@ -4,7 +4,7 @@ use polars::prelude::{Column, DataType, Field};
 use regatta_gpu::{Device, Input, Output};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::udf::{AnyUdf, Batch, Context, Pool, Registered, Start, Udf, UdfResult};
+use crate::udf::{AnyUdf, Batch, Context, Pool, Registered, Start, Udf, UdfError, UdfResult};
 
 /// A stateful function over batches of columns that launches kernels on a GPU.
 ///
@@ -29,7 +29,7 @@ use crate::udf::{AnyUdf, Batch, Context, Pool, Registered, Start, Udf, UdfResult
 /// [`MAKES_NULLS`](Self::MAKES_NULLS); what stands in null rows is anything, and kernels must bear it.
 ///
 /// ```no_run
-/// use regatta::gpu::{Arg, Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin};
+/// use regatta::gpu::{Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin, takes};
 /// use regatta::{polars::prelude::*, prelude::*};
 /// use serde::{Deserialize, Serialize};
 ///
@@ -45,7 +45,10 @@ use crate::udf::{AnyUdf, Batch, Context, Pool, Registered, Start, Udf, UdfResult
 /// #[regatta::udf]
 /// impl GpuUdf for Scale {
 ///     type State = Kernel;
-///     fn output(&self, _: &[Field]) -> UdfResult<DataType> { Ok(DataType::Float32) }
+///     fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+///         takes(inputs, &[DataType::Float32])?;
+///         Ok(DataType::Float32)
+///     }
 ///     fn start(&self, gpu: &Device, _: &mut Start) -> UdfResult<Kernel> {
 ///         Ok(gpu.kernels(&KernelSource::new("scale.cu", SOURCE))?.kernel("scale")?)
 ///     }
@@ -72,14 +75,17 @@ pub trait GpuUdf: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The kernels say which rows are null, in [`Output::validity`].
     const MAKES_NULLS: bool = false;
 
-    /// The dtype of the result for these inputs. Called while a query is planned.
+    /// The dtype of the result for these inputs. Called while a query is planned, and for each batch.
+    ///
+    /// Kernels read memory as what their parameters say: refuse all but that here, with [`takes`].
     ///
     /// # Errors
     /// Inputs that the function cannot take: the query is refused with this text.
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
 
-    /// Builds the state of one replica: compiles kernels, uploads weights, launches once to warm up. Report what takes long
-    /// with [`Start::progress`].
+    /// Builds the state of one replica: compiles kernels, uploads weights. Libraries load what they launch when they first do:
+    /// to have that here and not in the first batch, call [`launch`](Self::launch) for one row of your own, by
+    /// [`Input::resident`] and [`Output::new`]. Report what takes long with [`Start::progress`].
     ///
     /// # Errors
     /// Fails the query at once, with this text.
@@ -105,6 +111,23 @@ pub trait GpuUdf: Serialize + DeserializeOwned + Send + Sync + 'static {
     {
         Pool::new(self).gpus(1.0)
     }
+}
+
+/// Refuses inputs that are not of just these dtypes: for [`GpuUdf::output`].
+///
+/// # Errors
+/// They are others: with their names and dtypes, and those that are wanted.
+pub fn takes(inputs: &[Field], dtypes: &[DataType]) -> UdfResult<()> {
+    if inputs.iter().map(Field::dtype).eq(dtypes) {
+        return Ok(());
+    }
+    let wanted: Vec<_> = dtypes.iter().map(DataType::to_string).collect();
+    let given: Vec<_> = inputs.iter().map(|field| format!("{:?} ({})", field.name(), field.dtype())).collect();
+    Err(UdfError::new(format!(
+        "it takes columns of {}, and is given {}: cast them before the UDF",
+        wanted.join(", "),
+        given.join(", ")
+    )))
 }
 
 /// What a [`GpuUdf`] computes, on CPUs.

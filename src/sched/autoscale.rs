@@ -13,6 +13,8 @@ pub(crate) struct ScaleSettings {
     pub(crate) workers: (usize, usize),
     /// What one more worker would bring.
     pub(crate) each: Resources,
+    /// Why that has no GPU.
+    pub(crate) no_gpu: Option<String>,
     /// Backlog over capacity above which more are asked for.
     pub(crate) threshold: f64,
     /// Least time between two requests for more.

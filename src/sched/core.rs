@@ -40,6 +40,8 @@ pub(crate) enum Event {
     Joined {
         worker: WorkerId,
         capacity: Resources,
+        /// Why it has no GPU.
+        no_gpu: Option<String>,
         /// `None`: a process that was started for us, and never comes back.
         machine: Option<IpAddr>,
     },
@@ -174,6 +176,8 @@ pub(crate) struct Core {
     /// Users' actors: they cost nothing, and keep their worker.
     actors: Actors,
     machines: BTreeMap<WorkerId, IpAddr>,
+    /// Why workers have no GPU.
+    no_gpu: BTreeMap<WorkerId, String>,
     /// Since when there is no worker.
     deserted: Option<Instant>,
     /// A query has ended since the autoscaler looked.
@@ -209,6 +213,7 @@ impl Core {
             autoscaler: settings.scale.clone().map(Autoscaler::new),
             actors: Actors::default(),
             machines: BTreeMap::new(),
+            no_gpu: BTreeMap::new(),
             deserted: None,
             ended: false,
             settings,
@@ -237,8 +242,9 @@ impl Core {
         let mut actions = Vec::new();
         let tick = matches!(event, Event::Tick);
         match event {
-            Event::Joined { worker, capacity, machine } => {
+            Event::Joined { worker, capacity, no_gpu, machine } => {
                 self.machines.extend(machine.map(|machine| (worker, machine)));
+                self.no_gpu.extend(no_gpu.map(|why| (worker, why)));
                 self.join(worker, capacity, now, &mut actions);
             }
             Event::Lost { worker, why } => {
@@ -281,6 +287,13 @@ impl Core {
     pub(crate) fn has_gpus(&self) -> bool {
         let added = self.autoscaler.as_ref().is_some_and(|scaler| scaler.settings().each.wants_gpu());
         added || self.ledger.capacity().wants_gpu()
+    }
+
+    /// Why workers, and those that may be added, have no GPU: each reason once.
+    pub(crate) fn why_no_gpu(&self) -> String {
+        let added = self.autoscaler.as_ref().and_then(|scaler| scaler.settings().no_gpu.as_ref());
+        let reasons: BTreeSet<&str> = self.no_gpu.values().chain(added).map(String::as_str).collect();
+        reasons.into_iter().collect::<Vec<_>>().join("; ")
     }
 
     /// The replicas that can take batches of a stage's steps, and where they are.

@@ -14,6 +14,7 @@ mod top_k;
 use std::fs::File;
 
 use embed::{Embed, Tokenise};
+use polars_arrow::{array::PrimitiveArray, bitmap::Bitmap};
 use regatta::gpu::{self, GpuUdf};
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
@@ -61,21 +62,57 @@ fn the_closest_vectors_are_those_of_the_twin() {
 }
 
 #[test]
-fn pictures_become_the_tensors_of_the_twin_and_broken_ones_null() {
+fn pictures_become_the_tensors_of_the_twin_and_those_that_are_broken_or_not_whole_null() {
     let sizes: Vec<(i32, i32)> = (0..40).map(|n| (5 + n, 40 - n)).collect();
     let picture = |(h, w): &(i32, i32)| (0..h * w * 3).map(|i| (i * 37 % 251) as u8).collect::<Vec<u8>>();
     let mut bytes: Vec<Vec<u8>> = sizes.iter().map(picture).collect();
     bytes[7].pop();
-    let (heights, widths): (Vec<i32>, Vec<i32>) = sizes.into_iter().unzip();
+    let bytes: Vec<_> = (0..).zip(bytes).map(|(n, bytes)| (n != 9).then_some(bytes)).collect();
+    // Under the null is a number that would do.
+    let sides = |side: fn(&(i32, i32)) -> i32, null: usize| {
+        let valid: Bitmap = (0..sizes.len()).map(|n| n != null).collect();
+        let numbers = PrimitiveArray::from_vec(sizes.iter().map(side).collect()).with_validity(Some(valid));
+        Int32Chunked::with_chunk("".into(), numbers).into_series()
+    };
+    let (heights, widths) = (sides(|(height, _)| *height, 11), sides(|(_, width)| *width, 13));
     let pictures = df!["bytes" => bytes, "height" => heights, "width" => widths].unwrap().lazy();
     let [on_gpu, twin] = both(|run_on| {
         let resize = Resize { side: 12 }.pool().run_on(run_on);
         pictures.clone().select([resize.on([col("bytes"), col("height"), col("width")]).alias("result")])
     });
-    assert_eq!((on_gpu.null_count(), twin.null_count()), (1, 1));
-    assert!(on_gpu.is_null().get(7).unwrap());
+    for column in [&on_gpu, &twin] {
+        let nulls: Vec<_> = (0..40).filter(|n| column.is_null().get(*n) == Some(true)).collect();
+        assert_eq!(nulls, [7, 9, 11, 13]);
+    }
     for (a, b) in flat(&on_gpu.drop_nulls()).iter().zip(flat(&twin.drop_nulls())) {
         assert!((a - b).abs() < 1e-4, "{a}, {b}");
+    }
+}
+
+#[test]
+fn what_the_kernels_of_the_examples_do_not_read_is_refused() {
+    let session = Session::native().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let floats = |dim| arrays(Series::new("".into(), numbers(1, 8 * dim)), dim).unwrap();
+    let ids = arrays(Series::new("".into(), vec![1i32; 8 * 32]), 32).unwrap();
+    let data = df!["four" => floats(4), "eight" => floats(8), "ids" => ids, "bytes" => vec![b"abc".to_vec(); 8], "one" => vec![1i64; 8]];
+    let data = data.unwrap();
+    let corpus = folder.path().join("corpus.parquet");
+    let mut frame = df!["vector" => floats(8)].unwrap();
+    ParquetWriter::new(File::create(&corpus).unwrap()).finish(&mut frame).unwrap();
+    let top_k = |dim| TopK { corpus: corpus.clone(), dim, k: 2 }.pool().run_on(RunOn::CpuOnly);
+    let embed = Embed { model: folder.path().to_owned() }.pool().run_on(RunOn::CpuOnly);
+    let resize = Resize { side: 4 }.pool().run_on(RunOn::CpuOnly);
+    for (call, wanted, given) in [
+        (top_k(8).on([col("four")]), "array[f32, 8]", "\"four\" (array[f32, 4])"),
+        // The corpus.
+        (top_k(4).on([col("four")]), "array[f32, 4]", "\"vector\" (array[f32, 8])"),
+        (embed.on([col("ids")]), "array[i32, 64]", "\"ids\" (array[i32, 32])"),
+        (resize.on([col("bytes"), col("one"), col("one")]), "binary, i32, i32", "\"one\" (i64)"),
+    ] {
+        let run = session.submit(data.clone().lazy().select([call]));
+        let refused = run.and_then(|mut run| run.collect()).unwrap_err().to_string();
+        assert!(refused.contains(&format!("takes columns of {wanted}")) && refused.contains(given), "{refused}");
     }
 }
 

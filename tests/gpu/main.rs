@@ -3,15 +3,17 @@
 
 #![cfg(feature = "gpu")]
 
+mod columns;
 mod examples;
 mod faults;
+mod whole;
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::sync::Once;
 use std::time::Duration;
 
-use regatta::gpu::{Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin};
+use regatta::gpu::{self, Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin, takes};
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::{assert_same_as_polars, eventually};
@@ -63,10 +65,8 @@ impl GpuUdf for Saxpy {
     type State = Kernel;
 
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
-        match inputs.iter().all(|field| field.dtype() == &DataType::Float32) && inputs.len() == 2 {
-            true => Ok(DataType::Float32),
-            false => Err(UdfError::new("saxpy takes two columns of Float32")),
-        }
+        takes(inputs, &[DataType::Float32, DataType::Float32])?;
+        Ok(DataType::Float32)
     }
 
     fn start(&self, gpu: &Device, cx: &mut Start) -> UdfResult<Kernel> {
@@ -324,7 +324,7 @@ fn the_status_says_which_gpus_each_worker_has() {
 
 const WITHOUT: &str = "REGATTA_TEST_WITHOUT_GPU";
 
-/// This test binary, started again by the test below, on a machine without any library of NVIDIA.
+/// This test binary, started again by the test below, on a machine without any library of NVIDIA, or with a driver that refuses.
 #[test]
 fn without_a_gpu() {
     if std::env::var_os(WITHOUT).is_none() {
@@ -332,6 +332,7 @@ fn without_a_gpu() {
     }
     let session = Session::local(1).unwrap();
     assert!(session.status().unwrap().workers[0].devices.is_empty());
+    let why = gpu::device_count().unwrap_err().to_string();
     let data = frame(1000);
     let expected = data.clone().lazy().select([plain().alias("r")]).collect().unwrap();
     let query = |run_on| {
@@ -345,24 +346,36 @@ fn without_a_gpu() {
     }
     let explain = session.submit(query(RunOn::PreferGpu)).unwrap().explain().to_string();
     assert!(explain.contains("1 GPU each if there is one, else on CPUs"), "{explain}");
-    let refused = session.submit(query(RunOn::RequireGpu)).and_then(|mut run| run.collect()).unwrap_err().to_string();
-    assert!(refused.contains("1 GPU"), "{refused}");
+    // None has joined yet, one has, and this process itself.
+    for session in [Session::elastic(0..=1).unwrap(), session, Session::native().unwrap()] {
+        let run = session.submit(query(RunOn::RequireGpu));
+        let refused = run.and_then(|mut run| run.collect()).unwrap_err().to_string();
+        assert!(refused.contains("1 GPU") && refused.contains("fits on no worker"), "{refused}");
+        assert!(refused.ends_with(&format!("Why workers have no GPU: {why}")), "{refused}");
+    }
     // Where Polars makes the call itself.
     let refused = query(RunOn::RequireGpu).collect().unwrap_err().to_string();
-    assert!(refused.contains("needs a GPU") && refused.contains("twin()"), "{refused}");
+    assert!(refused.contains("needs a GPU") && refused.contains("twin()") && refused.contains(&why), "{refused}");
     assert!(query(RunOn::PreferGpu).collect().unwrap().equals_missing(&expected));
 }
 
 #[test]
 fn without_a_gpu_the_twin_runs_if_it_may_and_else_the_error_says_what_to_do() {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "without_a_gpu", "--nocapture"]).env(WITHOUT, "1").env_remove("REGATTA_TEST_FAKES");
-    // No GPU where there is one, and no library of NVIDIA but those of the whole machine.
     let empty = tempfile::tempdir().unwrap();
-    command.env("CUDA_VISIBLE_DEVICES", "").env("HOME", empty.path());
-    command.env_remove("XDG_CACHE_HOME").env_remove("REGATTA_CUDA_LIBS");
-    let said = command.output().unwrap();
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    for refuses in [false, true] {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "without_a_gpu", "--nocapture"]).env(WITHOUT, "1");
+        match refuses {
+            // A driver that is older than what the kernel has loaded of it.
+            true => command.env("REGATTA_TEST_FAKES", regatta_fakes::folder()).env("FAKE_CUDA_INIT", "803"),
+            false => command.env_remove("REGATTA_TEST_FAKES"),
+        };
+        // No GPU where there is one, and no library of NVIDIA but those of the whole machine.
+        command.env("CUDA_VISIBLE_DEVICES", "").env("HOME", empty.path());
+        command.env_remove("XDG_CACHE_HOME").env_remove("REGATTA_CUDA_LIBS");
+        let said = command.output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    }
 }
 
 #[test]
@@ -378,7 +391,7 @@ fn wrong_options_and_dtypes_are_refused_in_words_while_the_query_is_planned() {
         (Lengths.pool().run_on(RunOn::PreferGpu).on([col("s")]), "twin()"),
         (saxpy().gpus(0.0).on(&both), "gpus(0)"),
         (saxpy().gpus(2.0).on(&both), "one GPU, or a share of it"),
-        (saxpy().on([col("s"), col("y")]), "two columns of Float32"),
+        (saxpy().on([col("s"), col("y")]), "it takes columns of f32, f32, and is given \"s\" (str), \"y\" (f32)"),
         (Lengths.pool().on([concat_list([col("s")]).unwrap()]), "not brought to a GPU"),
     ] {
         let error = refused(expression);

@@ -332,7 +332,7 @@ fn top_k(device: &Device, sizes: &Sizes, queries: usize) -> Outcome<(f64, f64)> 
             let blocks = width.div_ceil(SPAN);
             let (n, k) = (width as i32, K as i32);
             let args = [from.into(), Arg::from(known), n.into(), k.into(), (&best[to]).into(), (&ids[to]).into()];
-            let grid = Grid { blocks: [blocks as u32, queries as u32, 1], threads: [256, 1, 1], shared: 0 };
+            let grid = Grid { blocks: [queries as u32, blocks as u32, 1], threads: [256, 1, 1], shared: 0 };
             // SAFETY: blocks read rows of that width and write `K` places each, for which there is room.
             unsafe { device.launch(&kernel, grid, &args) }?;
             (from, known, width, to) = (best[to].pointer(), Some(ids[to].pointer()), blocks * K, 1 - to);
@@ -369,8 +369,9 @@ fn resize(device: &Device, sizes: &Sizes) -> Outcome<f64> {
         pipeline.run::<GpuError>(count, &columns, &mut result, true, |device, inputs, out| {
             let [bytes, heights, widths] = [0, 1, 2].map(|n: usize| inputs[n].data().into());
             let (offsets, valid) = (inputs[0].offsets().into(), out.validity().into());
-            let side = (SIDE as i32).into();
-            let args = [bytes, offsets, heights, widths, side, out.data().into(), valid, out.rows().into()];
+            let (side, no_nulls) = ((SIDE as i32).into(), Arg::from(None));
+            let [to, rows] = [out.data().into(), out.rows().into()];
+            let args = [bytes, offsets, heights, widths, no_nulls, no_nulls, no_nulls, side, to, valid, rows];
             // SAFETY: these are the kernel's parameters; it checks each picture's bytes.
             unsafe { device.launch(&kernel, Grid::over(out.rows() * SIDE * SIDE), &args) }
         })?;

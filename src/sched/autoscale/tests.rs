@@ -8,6 +8,7 @@ fn settings(workers: (usize, usize)) -> ScaleSettings {
     ScaleSettings {
         workers,
         each: Resources::cpus(1.0),
+        no_gpu: None,
         threshold: 1.25,
         interval: INTERVAL,
         downscale: true,

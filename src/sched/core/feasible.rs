@@ -81,7 +81,8 @@ impl Core {
     fn refusal(&self, request: String, amount: Resources) -> Error {
         let added = self.autoscaler.as_ref().map(|scaler| scaler.settings().each).unwrap_or_default();
         let largest = self.ledger.largest(amount).max(added).to_string();
-        ClusterError::Infeasible { request, largest }.into()
+        let no_gpu = if amount.wants_gpu() { self.why_no_gpu() } else { String::new() };
+        ClusterError::Infeasible { request, largest, no_gpu }.into()
     }
 }
 

@@ -43,6 +43,7 @@ impl Core {
         self.ledger.remove(worker);
         self.queues.lose(worker);
         self.machines.remove(&worker);
+        self.no_gpu.remove(&worker);
         if let Some(scaler) = &mut self.autoscaler {
             scaler.lost();
         }

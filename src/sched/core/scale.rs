@@ -32,6 +32,7 @@ impl Core {
     /// Nothing is placed there any more, and nobody needs what it holds; should it be needed again, it is made again.
     fn retire(&mut self, worker: WorkerId, now: Instant) {
         self.ledger.remove(worker);
+        self.no_gpu.remove(&worker);
         let machine = self.machines.remove(&worker);
         if let (Some(scaler), Some(machine)) = (&mut self.autoscaler, machine) {
             scaler.release(machine, now);

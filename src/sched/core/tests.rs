@@ -24,7 +24,7 @@ fn settings() -> Settings {
 }
 
 fn joined(worker: u32, capacity: Resources) -> Event {
-    Event::Joined { worker: WorkerId(worker), capacity, machine: None }
+    Event::Joined { worker: WorkerId(worker), capacity, no_gpu: None, machine: None }
 }
 
 /// A scheduler whose workers are played by the test.
@@ -586,6 +586,7 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
     let scale = ScaleSettings {
         workers: (1, 3),
         each: Resources::cpus(1.0),
+        no_gpu: None,
         threshold: 1.25,
         interval: Duration::from_secs(5),
         downscale: true,
@@ -626,6 +627,7 @@ fn a_worker_with_an_actor_does_not_retire_before_that_has_ended() {
     let scale = ScaleSettings {
         workers: (0, 2),
         each: Resources::cpus(1.0),
+        no_gpu: None,
         threshold: 1.25,
         interval: Duration::from_secs(5),
         downscale: true,

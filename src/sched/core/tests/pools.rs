@@ -6,6 +6,7 @@ pub(super) fn elastic() -> Settings {
     let scale = ScaleSettings {
         workers: (1, 1),
         each: Resources::cpus(2.0),
+        no_gpu: None,
         threshold: 1.25,
         interval: Duration::from_secs(5),
         downscale: true,

@@ -6,6 +6,7 @@ fn elastic(workers: (usize, usize), each: Resources) -> Settings {
     let scale = ScaleSettings {
         workers,
         each,
+        no_gpu: None,
         threshold: 1.25,
         interval: Duration::from_secs(5),
         downscale: true,
@@ -110,6 +111,32 @@ fn what_neither_a_worker_nor_one_that_could_be_added_can_hold_fails_at_once() {
             assert!(text.contains(part), "{part} is missing: {text}");
         }
     }
+}
+
+#[test]
+fn a_pool_that_wants_a_gpu_is_refused_with_each_reason_why_workers_have_none_once() {
+    let mut play = Play::with_workers(&[]);
+    let join = |worker, why: &str| {
+        let (capacity, no_gpu) = (Resources::cpus(4.0), Some(why.to_owned()));
+        Event::Joined { worker: WorkerId(worker), capacity, no_gpu, machine: None }
+    };
+    for (worker, why) in ["no driver", "code 803", "no driver"].into_iter().enumerate() {
+        play.event(join(worker as u32, why));
+    }
+    let refused = |play: &mut Play, stage| failure(&play.submit(1, vec![stage])).unwrap().to_string();
+    let text = refused(&mut play, gpu_stage(1, 1.0, 1));
+    assert!(text.ends_with("use larger workers. Why workers have no GPU: code 803; no driver"), "{text}");
+    assert!(refused(&mut play, chained(1, &[5.0])).ends_with("use larger workers"), "it wants none");
+    play.event(Event::Lost { worker: WorkerId(1), why: "killed".to_owned() });
+    let text = refused(&mut play, gpu_stage(1, 1.0, 1));
+    assert!(text.ends_with("have no GPU: no driver"), "{text}");
+
+    // Nobody has joined yet, and who will has none.
+    let mut settings = elastic((0, 4), Resources::cpus(1.0));
+    settings.scale.as_mut().unwrap().no_gpu = Some("no driver".to_owned());
+    let mut play = Play { core: Core::new(settings), now: Instant::now() };
+    let text = refused(&mut play, gpu_stage(1, 1.0, 1));
+    assert!(text.contains("largest has 1 CPU") && text.ends_with("have no GPU: no driver"), "{text}");
 }
 
 #[test]
@@ -308,7 +335,12 @@ fn workers_go_when_what_they_hold_has_been_read_and_not_before() {
 fn a_released_machine_is_not_taken_in_again_for_its_time() {
     let mut play = Play { core: Core::new(elastic((0, 4), Resources::cpus(1.0))), now: Instant::now() };
     let machine = IpAddr::from([10, 0, 0, 7]);
-    play.event(Event::Joined { worker: WorkerId(0), capacity: Resources::cpus(1.0), machine: Some(machine) });
+    play.event(Event::Joined {
+        worker: WorkerId(0),
+        capacity: Resources::cpus(1.0),
+        no_gpu: None,
+        machine: Some(machine),
+    });
     play.event(Event::Tick);
     assert!(!play.core.excludes(machine, play.now));
     play.now += Duration::from_secs(2);

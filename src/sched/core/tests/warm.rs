@@ -266,6 +266,7 @@ fn a_worker_with_a_warm_replica_retires_after_it() {
     let scale = ScaleSettings {
         workers: (0, 1),
         each: Resources::cpus(1.0),
+        no_gpu: None,
         threshold: 1.25,
         interval: Duration::from_secs(5),
         downscale: true,
