@@ -48,11 +48,17 @@ pub trait DataReader: Send {
     /// How many bytes there are.
     fn total(&self) -> u64;
 
-    /// The next bytes, `max` at most; empty at the end. May touch the disk.
+    /// The next bytes, `max` at most; empty at the end. May touch the disk, if it [waits](Self::waits).
     ///
     /// # Errors
     /// Reading failed; the transfer fails with it.
     fn read(&mut self, max: usize) -> io::Result<Bytes>;
+
+    /// Whether reading may take longer than some microseconds: it is then done on a thread that may wait. What hands out memory
+    /// that is there says no, and saves two hops for each MiB.
+    fn waits(&self) -> bool {
+        true
+    }
 }
 
 /// A transfer that is coming in. Dropping it before the end cancels it.

@@ -66,6 +66,10 @@ impl DataReader for Memory {
     fn read(&mut self, max: usize) -> io::Result<Bytes> {
         Ok(self.left.split_to(max.min(self.left.len())))
     }
+
+    fn waits(&self) -> bool {
+        false
+    }
 }
 
 /// Reads a partition from its start, and knows at its end whether it is what was written.

@@ -112,6 +112,10 @@ impl DataReader for Reader {
     fn read(&mut self, max: usize) -> io::Result<Bytes> {
         Ok(self.bytes.slice(..max.min(self.bytes.len())))
     }
+
+    fn waits(&self) -> bool {
+        false
+    }
 }
 
 fn runtime() -> Runtime {

@@ -175,6 +175,11 @@ impl Transfer {
                 }
             }
             let max = self.allowance.may_send().min(READ);
+            if !reader.waits() {
+                self.write(std::mem::take(&mut slices)).await?;
+                self.cut(reader.read(max as usize), &mut slices)?;
+                continue;
+            }
             // The next bytes are read while the last ones are written.
             let read = blocking(move || {
                 let bytes = reader.read(max as usize);
@@ -269,5 +274,9 @@ impl DataReader for VecDeque<Bytes> {
             return Ok(Bytes::new());
         };
         Ok(first.split_to(first.len().min(max)))
+    }
+
+    fn waits(&self) -> bool {
+        false
     }
 }
