@@ -8,8 +8,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, ExitStatus};
-use std::time::{Duration, Instant};
 
 /// CPUs that this process may use.
 pub(crate) fn cpus() -> usize {
@@ -79,15 +77,14 @@ pub(crate) fn send_with_file(to: &UnixStream, bytes: &[u8], file: BorrowedFd<'_>
     let message = control.message(&mut part);
     // SAFETY: the message points to what lives until the call is over and is only read, and `control` has room for one header
     // and one file.
-    let sent = unsafe {
+    unsafe {
         let header = libc::CMSG_FIRSTHDR(&raw const message);
         (*header).cmsg_level = libc::SOL_SOCKET;
         (*header).cmsg_type = libc::SCM_RIGHTS;
         (*header).cmsg_len = libc::CMSG_LEN(size_of::<libc::c_int>() as u32) as _;
         libc::CMSG_DATA(header).cast::<libc::c_int>().write_unaligned(file.as_raw_fd());
-        libc::sendmsg(to.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
-    };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+        uninterrupted(|| libc::sendmsg(to.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL))
+    }
 }
 
 /// The next bytes that the process at the other end sends, none once it has gone, and the open file that came with them.
@@ -97,8 +94,7 @@ pub(crate) fn receive_with_file(from: &UnixStream, bytes: &mut [u8]) -> io::Resu
     let mut message = control.message(&mut part);
     // SAFETY: as above, but that the bytes are written to; the descriptor that comes is open and ours alone.
     unsafe {
-        let received = libc::recvmsg(from.as_raw_fd(), &raw mut message, CLOSE_ON_EXEC);
-        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        let received = uninterrupted(|| libc::recvmsg(from.as_raw_fd(), &raw mut message, CLOSE_ON_EXEC))?;
         let header = libc::CMSG_FIRSTHDR(&raw const message);
         if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {
             return Ok((received, None));
@@ -137,23 +133,21 @@ pub(crate) fn shared_memory() -> io::Result<File> {
     Ok(file)
 }
 
-/// Ends a process and waits for that: not for ever, since one that hangs in a driver does not end when it is killed.
+/// Waits until a child of this process has ended, and leaves its status to whoever asks for it.
 ///
 /// # Errors
-/// It has not ended after five seconds.
-pub(crate) fn end(child: &mut Child) -> io::Result<ExitStatus> {
-    let _ = child.kill();
-    let until = Instant::now() + Duration::from_secs(5);
-    let mut pause = Duration::from_micros(100);
+/// There is no such child.
+pub(crate) fn until_ended(child: u32) -> io::Result<()> {
     loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
+        // SAFETY: zeros are a value of this C struct, which the call writes to.
+        let waited = unsafe {
+            let mut status: libc::siginfo_t = std::mem::zeroed();
+            libc::waitid(libc::P_PID, child, &raw mut status, libc::WEXITED | libc::WNOWAIT)
+        };
+        match done(waited) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            waited => return waited,
         }
-        if Instant::now() >= until {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("process {} does not end", child.id())));
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 
@@ -206,6 +200,16 @@ pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
 pub(crate) fn replace_stdin(file: &File) -> io::Result<()> {
     // SAFETY: both are open file descriptors, and `file` stays so during the call.
     done(unsafe { libc::dup2(file.as_raw_fd(), libc::STDIN_FILENO) })
+}
+
+/// Calls again after a signal.
+fn uninterrupted(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<usize> {
+    loop {
+        let answer = usize::try_from(call()).map_err(|_| io::Error::last_os_error());
+        if !answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+            return answer;
+        }
+    }
 }
 
 fn done(answer: libc::c_int) -> io::Result<()> {

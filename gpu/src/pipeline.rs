@@ -388,7 +388,8 @@ impl Pipeline {
 
     /// Waits for a piece, and copies its result to where it belongs.
     fn harvest(&self, piece: &Piece, result: &mut HostResult<'_>, report: &mut Report) -> Result<(), GpuError> {
-        let Some(slot) = &self.slots[piece.slot] else { return Ok(()) };
+        let slot = self.slots[piece.slot].as_ref();
+        let slot = slot.ok_or_else(|| GpuError::invalid("a piece of a batch was lost"))?;
         slot.downloaded.wait()?;
         if let (Some(clock), Some(times)) = (&self.clock, &mut report.times) {
             let [up, kernels, down] = &clock.begins[piece.slot];

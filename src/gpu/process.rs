@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::sync::OnceLock;
+use std::thread;
 use std::time::Duration;
 
 use regatta_gpu::{DeviceInfo, GpuUnavailable};
@@ -49,9 +50,9 @@ fn probe() -> UdfResult<Vec<GpuInfo>> {
     let mut child = command.spawn()?;
     drop(command); // and with it our copy of the child's end
     let answer = Link::new(here).receive::<Result<Vec<GpuInfo>, String>>(PATIENCE);
-    if let Err(error) = os::end(&mut child) {
-        tracing::warn!(%error, "the process that asks the driver is left behind");
-    }
+    // A driver that hangs may keep it from ending: nobody waits for that.
+    let _ = child.kill();
+    let _ = thread::Builder::new().name("regatta-child".to_owned()).spawn(move || child.wait());
     let answer = answer.map_err(|error| UdfError::new(format!("the process that asks the driver ended: {error}")))?;
     let late = || UdfError::new(format!("the CUDA driver did not answer within {} s", PATIENCE.as_secs()));
     answer.ok_or_else(late)?.map_err(UdfError::new)

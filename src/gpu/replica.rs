@@ -165,6 +165,8 @@ struct Host {
     inputs: Option<(Bytes, Option<Pinning>)>,
     /// That of the last result.
     result: Option<Arc<PinnedBytes>>,
+    /// There was none for a result, and is not asked for again.
+    refused: bool,
 }
 
 /// Results from here to there lie in pinned memory: less is copied as fast, and more is not to be kept.
@@ -173,7 +175,10 @@ const PINNED: RangeInclusive<usize> = 64 << 10..=256 << 20;
 impl Host {
     /// Pins what a batch lies in, if it is not the same as the last time.
     fn pin_inputs(&mut self, memory: Option<&Bytes>, device: &Device) {
-        let Some(memory) = memory else { return };
+        let Some(memory) = memory else {
+            self.inputs = None;
+            return;
+        };
         let same = |(known, _): &(Bytes, _)| known.as_ptr_range() == memory.as_ptr_range();
         if !self.inputs.as_ref().is_some_and(same) {
             self.inputs = None;
@@ -190,7 +195,14 @@ impl Host {
         let last = self.result.take().and_then(Arc::into_inner).filter(|last| last.len() >= bytes);
         last.or_else(|| {
             let room = bytes.next_power_of_two();
-            PINNED.contains(&room).then(|| device.pinned(room).ok()).flatten()
+            if self.refused || !PINNED.contains(&room) {
+                return None;
+            }
+            let pinned = device.pinned(room).inspect_err(|error| {
+                tracing::info!(%error, "results are copied when they come from the GPU");
+                self.refused = true;
+            });
+            pinned.ok()
         })
     }
 }

@@ -248,8 +248,8 @@ impl Batch {
     }
 
     #[cfg(feature = "gpu")]
-    pub(super) fn in_memory(self, memory: Bytes) -> Self {
-        Self { memory: Some(memory), ..self }
+    pub(super) fn in_memory(self, memory: Option<Bytes>) -> Self {
+        Self { memory, ..self }
     }
 
     #[cfg(feature = "gpu")]

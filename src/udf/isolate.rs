@@ -126,10 +126,8 @@ impl Isolated {
                 }
                 Ok(Some(FromChild::Started(result))) => return Ok((child, result?)),
                 Ok(None) if wanted() => (),
-                Ok(_) => {
-                    child.ends(|word| matches!(word, FromChild::Started(_)));
-                    return Err(UdfError::new("nobody waits for it any more").into());
-                }
+                // In a process that is shared it goes on: it sees at its end that nobody is there.
+                Ok(_) => return Err(unwanted().into()),
                 Err(error) => return Err(lost(&child, error)),
             }
         }
@@ -145,13 +143,13 @@ impl Isolated {
         self.process.has_ended()
     }
 
-    /// Has what nobody wants come to its end: in a process that is shared it is waited for, though not long, since a kernel may
-    /// hang. `None`: the process is killed for it.
-    fn ends(&mut self, is_end: impl Fn(&FromChild) -> bool) -> Option<FromChild> {
+    /// Has a call that nobody wants come to its end: in a process that is shared it is waited for, though not long, since a
+    /// kernel may hang. `None`: the process is killed for it.
+    fn ends(&mut self) -> Option<(Outcome, bool)> {
         let until = Instant::now() + STOP;
         while self.is_shared() && Instant::now() < until {
             match self.link.receive(LOOK) {
-                Ok(Some(word)) if is_end(&word) => return Some(word),
+                Ok(Some(FromChild::Done { outcome, spent, .. })) => return Some((outcome, spent)),
                 Ok(_) => (),
                 Err(_) => break,
             }
@@ -190,14 +188,14 @@ impl Isolated {
                     return Err(Ended::Late);
                 }
                 Ok(None) if !wanted() => {
-                    let Some(FromChild::Done { spent, .. }) = self.ends(|word| matches!(word, FromChild::Done { .. }))
-                    else {
-                        return Err(Ended::Late);
-                    };
+                    let Some((outcome, spent)) = self.ends() else { return Err(Ended::Late) };
                     if spent {
                         lease.spend();
                     }
-                    return Err(UdfError::new("nobody waits for it any more").into());
+                    return outcome.map_or_else(
+                        |(error, panicked)| Err(Ended::Failed(error, panicked)),
+                        |_| Err(unwanted().into()),
+                    );
                 }
                 Ok(None) => (),
                 Err(error) => {
@@ -236,6 +234,10 @@ impl Isolated {
         }
         Metrics::default()
     }
+}
+
+fn unwanted() -> UdfError {
+    UdfError::new("nobody waits for it any more")
 }
 
 fn admit(directory: &Directory) -> UdfResult<ClusterAt> {

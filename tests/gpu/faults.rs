@@ -1,7 +1,7 @@
 //! What breaks a device, or hangs on it, costs its own rows and no others.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use regatta::gpu::{Device, GpuUdf, Grid, Input, Kernel, KernelSource, Output, Twin};
 use regatta::polars::prelude::*;
@@ -121,7 +121,7 @@ fn a_kernel_that_outlasts_its_time_is_ended_and_the_others_go_on() {
         let folder = tempfile::tempdir().unwrap();
         let pool = balky(folder.path()).pool().replicas(2).gpus(0.5).on_error(OnError::Null);
         // What waits for the same device is late, too, and has a second try.
-        let pool = pool.timeout(Duration::from_secs(1));
+        let pool = pool.timeout(Duration::from_secs(2));
         only_these_are_null(&session, &pool, HANGS, &[3, 6]);
         let gone = |process: &u32| !Path::new(&format!("/proc/{process}")).exists();
         drop(session);
@@ -150,6 +150,24 @@ fn a_kernel_that_hangs_goes_with_its_query() {
     let [first] = processes(folder.path())[..] else { panic!("one process") };
     eventually("its process is gone", || !Path::new(&format!("/proc/{first}")).exists());
     right();
+}
+
+#[test]
+fn a_start_that_nobody_waits_for_any_more_does_not_end_the_others() {
+    with_gpus();
+    let session = Session::local(1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let udf = Balky { starts_badly: true, ..balky(folder.path()) };
+    let pool = udf.pool().replicas(1..=2).gpus(0.5).keep_warm(Duration::from_secs(600));
+    only_these_are_null(&session, &pool, TRAPS, &[]);
+    let [first] = processes(folder.path())[..] else { panic!("one process") };
+    assert!(folder.path().join("in-start").exists(), "the second replica was in its start, which does not end");
+    // Longer than what hangs in a call is waited for.
+    let until = Instant::now() + Duration::from_secs(7);
+    while Instant::now() < until {
+        only_these_are_null(&session, &pool, TRAPS, &[]);
+        assert!(Path::new(&format!("/proc/{first}")).exists(), "the first replica's process is gone");
+    }
 }
 
 #[test]
@@ -190,7 +208,7 @@ fn a_call_that_polars_makes_itself_has_no_gpu_of_a_session() {
 }
 
 #[test]
-fn batches_lie_in_pinned_memory_and_are_not_copied_on_the_host() {
+fn numbers_go_to_the_gpu_from_the_memory_that_they_came_in_and_are_not_packed() {
     with_gpus();
     let session = Session::local(1).unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -39,7 +39,8 @@ pub(crate) fn serve() -> io::Result<()> {
 pub(crate) fn serve_several() -> io::Result<()> {
     let door = take_stdin()?;
     loop {
-        let (_, Some(socket)) = os::receive_with_file(&door, &mut [0])? else { return Ok(()) };
+        // Without the driver's part of an end, in which it may hang: nobody is left to see to that.
+        let (_, Some(socket)) = os::receive_with_file(&door, &mut [0])? else { os::exit_now(0) };
         thread::Builder::new().name("udf".to_owned()).spawn(move || {
             if let Err(error) = serve_on(socket.into(), false) {
                 tracing::warn!(%error, "a replica is gone");

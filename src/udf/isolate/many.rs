@@ -17,7 +17,7 @@ use super::{Ended, Isolated, STOP, result_of};
 use crate::udf::context::Seat;
 use crate::udf::registry::AsyncReplica;
 use crate::udf::thread::ReplicaSpec;
-use crate::udf::{Batch, Context, Metrics, UdfResult};
+use crate::udf::{Batch, Context, Metrics, UdfError, UdfResult};
 
 /// An async replica that is a process.
 pub(in crate::udf) struct IsolatedAsync {
@@ -89,6 +89,8 @@ impl IsolatedAsync {
     }
 
     async fn call(self: Rc<Self>, batch: Batch) -> Result<Column, Ended> {
+        // As many batches wait in slabs as may be in flight, not as many as there are.
+        let _place = batch.slots().acquire().await.map_err(UdfError::from)?;
         let (number, lease, parcel) = self.child.borrow_mut().hand_over(batch.frame())?;
         let (done, mut answer) = oneshot::channel();
         {

@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
 
 use super::output::Output;
 use super::wire::{GpuSeat, VISIBLE};
@@ -17,11 +19,22 @@ use crate::udf::{UdfError, UdfResult};
 
 /// This executable, started again: for one replica, or for those of a query on one GPU. Ends when the last one is dropped.
 pub(super) struct Process {
-    child: Mutex<Child>,
+    child: Arc<Watched>,
     output: Mutex<Output>,
     /// Where one for several gets the sockets of its replicas.
     door: Option<UnixStream>,
 }
+
+/// A process whose end a thread waits for: one that hangs in a driver does not end when it is killed, and nobody else is to wait so
+/// long.
+struct Watched {
+    /// And how it has ended.
+    state: Mutex<(Child, Option<String>)>,
+    ended: Condvar,
+}
+
+/// How long a process that is killed is waited for.
+const END: Duration = Duration::from_secs(1);
 
 impl Process {
     /// A process for one replica, and the socket to it.
@@ -76,7 +89,7 @@ impl Process {
         let mut child = command.spawn()?;
         drop(command); // and with it our copy of the child's end
         let output = Output::read(child.stdout.take(), child.stderr.take());
-        Ok(Self { child: Mutex::new(child), output: Mutex::new(output), door })
+        Ok(Self { child: Watched::new(child)?, output: Mutex::new(output), door })
     }
 
     /// Hands a replica's socket to a process for several, unless it has ended.
@@ -91,14 +104,12 @@ impl Process {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        !matches!(lock(&self.child).try_wait(), Ok(None))
+        lock(&self.child.state).1.is_some()
     }
 
     /// Ends it, with all that are in it.
     pub(super) fn kill(&self) {
-        if let Err(error) = os::end(&mut lock(&self.child)) {
-            tracing::warn!(%error, "a process of replicas is left behind");
-        }
+        self.child.kill();
     }
 
     /// From here on what it prints belongs to the current span.
@@ -108,8 +119,8 @@ impl Process {
 
     /// What can be said of it when it has gone.
     pub(super) fn last_words(&self, error: impl fmt::Display) -> String {
-        let status = os::end(&mut lock(&self.child)); // it may only have closed the socket
-        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        // It may only have closed the socket.
+        let status = self.child.end().unwrap_or_else(|| "it does not end".to_owned());
         let last = lock(&self.output).last_words();
         let last = if last.is_empty() { String::new() } else { format!("; its last words: {last}") };
         format!("its process ended ({status}, {error}){last}")
@@ -118,7 +129,39 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.child.end().is_none() {
+            tracing::warn!("a process of replicas does not end");
+        }
+    }
+}
+
+impl Watched {
+    fn new(child: Child) -> UdfResult<Arc<Self>> {
+        let number = child.id();
+        let watched = Arc::new(Self { state: Mutex::new((child, None)), ended: Condvar::new() });
+        let watches = Arc::clone(&watched);
+        let watch = thread::Builder::new().name("regatta-child".to_owned()).spawn(move || {
+            let waited = os::until_ended(number);
+            let (child, status) = &mut *lock(&watches.state);
+            // At once, since it has ended.
+            let waited = waited.and_then(|()| child.wait());
+            *status = Some(waited.map_or_else(|error| error.to_string(), |status| status.to_string()));
+            watches.ended.notify_all();
+        });
+        watch.inspect_err(|_| watched.kill())?;
+        Ok(watched)
+    }
+
+    fn kill(&self) {
+        // Does nothing once it was waited for.
+        let _ = lock(&self.state).0.kill();
+    }
+
+    /// Kills it, and waits a little for its end: how that was.
+    fn end(&self) -> Option<String> {
         self.kill();
+        let waited = self.ended.wait_timeout_while(lock(&self.state), END, |(_, status)| status.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.1.clone()
     }
 }
 

@@ -25,7 +25,7 @@ use crate::os;
 const PAGE: usize = 4 << 10;
 /// A slab grows to a power of two, and beyond this to a multiple of it.
 const STEP: usize = 64 << 20;
-/// A slab of more is not kept for the next call.
+/// A replica keeps no more than this for its next calls.
 const KEEP: usize = 256 << 20;
 
 /// Memory, mapped into this process.
@@ -159,8 +159,8 @@ impl Slabs {
         )?;
         let mut lease = Lease { slab: Some(slab), home: Arc::clone(&self.free), spent: false };
         let parcel = lease.write(inputs, fresh);
-        if parcel.is_err() {
-            // The child may not know it yet, and is not told.
+        if fresh && parcel.is_err() {
+            // The child is not told of it.
             lease.spend();
         }
         Ok((lease, parcel?))
@@ -233,8 +233,9 @@ impl Known {
 
     /// After a call; true: no other is to have its slab.
     pub(super) fn close(&mut self, visit: Visit) -> bool {
-        let Visit { slab, inputs } = visit;
-        let spent = Arc::strong_count(&inputs) > 1 || slab.whole.len() > KEEP;
+        let Visit { slab, mut inputs } = visit;
+        let all = slab.whole.len() + self.0.values().map(|slab| slab.whole.len()).sum::<usize>();
+        let spent = Arc::get_mut(&mut inputs).is_none() || all > KEEP;
         if !spent {
             self.0.insert(slab.number, slab);
         }
@@ -267,10 +268,10 @@ impl Visit {
         Ok(accumulate_dataframes_vertical_unchecked(chunks))
     }
 
-    /// The memory that the inputs are in, and those of later calls.
+    /// The memory that the inputs are in, and those of later calls; `None` if these will be elsewhere.
     #[cfg(feature = "gpu")]
-    pub(super) fn memory(&self) -> Bytes {
-        self.slab.whole.clone()
+    pub(super) fn memory(&self) -> Option<Bytes> {
+        (self.slab.whole.len() <= KEEP).then(|| self.slab.whole.clone())
     }
 
     /// Puts the result behind the inputs.

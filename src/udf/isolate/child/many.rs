@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
 
-use super::super::slab::{Known, Parcel, Visit};
+use super::super::slab::{Known, Visit};
 use super::super::wire::{FromChild, Link, Outcome, StartChild, ToChild};
 use super::entry::Entry;
 use super::{leave, told, unseen};
@@ -52,7 +52,8 @@ async fn answer_all(
         while tasks.try_join_next().is_some() {}
         match word {
             ToChild::Run { number, call, inputs } => {
-                let task = tasks.spawn_local(Rc::clone(&running).answer(number, call, inputs));
+                let visit = running.slabs.borrow_mut().open(inputs);
+                let task = tasks.spawn_local(Rc::clone(&running).answer(number, call, visit));
                 running.calls.borrow_mut().insert(number, task);
             }
             ToChild::Forget { number } => {
@@ -103,8 +104,7 @@ struct Running {
 }
 
 impl Running {
-    async fn answer(self: Rc<Self>, number: u64, call: Call, inputs: Parcel) {
-        let visit = self.slabs.borrow_mut().open(inputs);
+    async fn answer(self: Rc<Self>, number: u64, call: Call, visit: io::Result<Visit>) {
         let (outcome, spent) = match visit {
             Ok(mut visit) => {
                 let outcome = self.run(&mut visit, call).await;
