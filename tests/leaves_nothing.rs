@@ -1,6 +1,7 @@
 //! However a query ends, and the session, the driver or a worker with it, nothing is left: no process, thread, socket, open file,
 //! permit, partition or file.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -336,7 +337,7 @@ fn a_driver_that_is_killed_or_interrupted_leaves_no_process_and_no_socket_and_af
     for (what, whole_group) in [("KILL", false), ("INT", true), ("TERM", false)] {
         let folder = folder();
         let work = Work(folder.path().to_owned());
-        let (mut driver, all) = driver_in_the_middle(folder.path());
+        let (driver, all) = driver_in_the_middle(folder.path());
         assert!(all[..4].iter().all(|id| sockets(*id) > 0), "each has its endpoint");
         assert!(fs::read_dir(work.sinks()).unwrap().count() > 0, "files wait to be published");
         if whole_group {
@@ -345,7 +346,11 @@ fn a_driver_that_is_killed_or_interrupted_leaves_no_process_and_no_socket_and_af
         } else {
             signal(what, driver.id());
         }
-        driver.wait().unwrap();
+        let ends = RefCell::new(driver);
+        eventually(
+            &format!("the driver ends by SIG{what}, unless that is ignored here, as in background jobs of a script"),
+            || ends.borrow_mut().try_wait().unwrap().is_some(),
+        );
         eventually("workers and replicas end with their driver", || !all.iter().any(|id| is_alive(*id)));
         assert!(all.iter().all(|id| sockets(*id) == 0));
 

@@ -25,10 +25,10 @@ pub(super) struct Process {
     door: Option<UnixStream>,
 }
 
-/// A process whose end a thread waits for: one that hangs in a driver does not end when it is killed, and nobody else is to wait so
-/// long.
+/// A process whose end a thread waits for. One that hangs in a driver does not end when it is killed, and nobody else is to
+/// wait for that.
 struct Watched {
-    /// And how it has ended.
+    /// The process, and how it has ended.
     state: Mutex<(Child, Option<String>)>,
     ended: Condvar,
 }
