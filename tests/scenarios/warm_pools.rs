@@ -35,6 +35,9 @@ impl Udf for Moored {
 
     fn start(&self, cx: &mut Start) -> UdfResult<()> {
         cx.metrics().count("started", 1);
+        if self.folder.join("slow").exists() {
+            thread::sleep(Duration::from_secs(4));
+        }
         self.leave("start")
     }
 
@@ -203,11 +206,13 @@ fn a_process_that_died_while_it_was_warm_costs_no_batch() {
     on_both(|session| {
         let folder = tempfile::tempdir().unwrap();
         // As many as a batch may not meet.
-        let pool = pool(folder.path(), "process").isolated().replicas(3);
+        let pool = pool(folder.path(), "process").isolated().replicas(3).timeout(Duration::from_secs(1));
         runs(session, &pool);
         let first = processes(folder.path());
         first.iter().for_each(|process| kill(*process));
         eventually("they are gone", || !first.iter().any(|process| is_alive(*process)));
+        // To start anew is not part of a call's time.
+        fs::write(folder.path().join("slow"), "").unwrap();
         runs(session, &pool);
         assert!(processes(folder.path()).len() > first.len());
     });

@@ -110,8 +110,12 @@ impl Life {
     /// Starts the replica anew if it has ended, or if this call is to have a process for itself.
     fn ready(&mut self, call: Call, wanted: &mut dyn FnMut() -> bool) -> UdfResult<()> {
         match &mut self.running {
-            Some(Running::Isolated(child)) if child.is_shared() && (call.alone || child.has_ended()) => {
-                self.alone = true;
+            Some(Running::Isolated(child)) if child.has_ended() || (call.alone && child.is_shared()) => {
+                if child.is_shared() {
+                    self.alone = true;
+                } else {
+                    self.ends.note(call.of, "its process ended between two batches".to_owned());
+                }
                 self.carried = self.stop();
             }
             Some(_) => return Ok(()),
