@@ -173,12 +173,10 @@ impl Isolated {
             match self.link.receive(LOOK) {
                 Ok(Some(FromChild::Began)) => {
                     began = true;
-                    until = call.timeout.map(|limit| Instant::now() + limit);
+                    until = call.timeout.and_then(|limit| Instant::now().checked_add(limit));
                 }
                 Ok(Some(FromChild::Done { outcome, spent, .. })) => {
-                    if spent {
-                        lease.spend();
-                    }
+                    lease.answered(spent);
                     return result_of(&mut lease, outcome);
                 }
                 Ok(Some(_)) => (),
@@ -189,13 +187,9 @@ impl Isolated {
                 }
                 Ok(None) if !wanted() => {
                     let Some((outcome, spent)) = self.ends() else { return Err(Ended::Late) };
-                    if spent {
-                        lease.spend();
-                    }
-                    return outcome.map_or_else(
-                        |(error, panicked)| Err(Ended::Failed(error, panicked)),
-                        |_| Err(unwanted().into()),
-                    );
+                    lease.answered(spent);
+                    let (error, panicked) = outcome.err().unwrap_or_else(|| (unwanted(), false));
+                    return Err(Ended::Failed(error, panicked));
                 }
                 Ok(None) => (),
                 Err(error) => {

@@ -19,6 +19,8 @@ use crate::udfs::numbers;
 enum How {
     /// Shows how many calls are in flight.
     Crowded,
+    /// Takes half a second.
+    Slow,
     /// The first attempt at the first row never ends.
     FirstHangs,
     /// Blocks its thread, which it must not.
@@ -65,6 +67,7 @@ impl AsyncUdf for Waiting {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 in_flight.set(in_flight.get() - 1);
             }
+            How::Slow => tokio::time::sleep(Duration::from_millis(500)).await,
             How::FirstHangs if first => {
                 let _unfinished = Unfinished;
                 HANGING.fetch_add(1, Ordering::Relaxed);
@@ -174,6 +177,21 @@ fn a_call_that_is_overdue_is_dropped_and_its_replica_goes_on() {
         let error = numbers().select([pool(How::FirstBlocks).on([col("x")])]).collect_on(session).unwrap_err();
         says(&error, &["waiting", "0.3 s", "hangs"]);
     });
+}
+
+#[test]
+fn calls_that_wait_too_long_for_a_place_are_overdue_and_their_replica_goes_on() {
+    // Ten queries share the replica and call at once, and the last call would wait for five seconds.
+    let session = Session::native_with(Config { min_cpu_per_task: 0.1, ..Config::default() }).unwrap();
+    let pool = || Waiting(How::Slow).pool().in_flight(1).timeout(Duration::from_secs(2)).on_error(OnError::Null);
+    for pool in [pool(), pool().isolated()] {
+        let query = || numbers().select([pool.on([col("x")])]);
+        let runs: Vec<_> = (0..10).map(|_| session.submit(query()).unwrap()).collect();
+        let nulls = runs.into_iter().map(|mut run| run.collect().unwrap().column("x").unwrap().null_count());
+        let late = nulls.filter(|nulls| *nulls == 1000).count();
+        assert!(late >= 6, "four calls end in two seconds at most, and {late} were late");
+        assert_eq!(query().collect_on(&session).unwrap().column("x").unwrap().null_count(), 0);
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::future::{FutureExt, LocalBoxFuture};
 use polars::prelude::Column;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::slab::Lease;
 use super::wire::{FromChild, Link, Outcome, ToChild};
@@ -89,8 +90,12 @@ impl IsolatedAsync {
     }
 
     async fn call(self: Rc<Self>, batch: Batch) -> Result<Column, Ended> {
-        // As many batches wait in slabs as may be in flight, not as many as there are.
-        let _place = batch.slots().acquire().await.map_err(UdfError::from)?;
+        let call = batch.call();
+        let until = call.timeout.and_then(|limit| Instant::now().checked_add(limit));
+        // As many batches wait in slabs as may be in flight, not as many as there are. The wait is part of the call's time, as
+        // it is in a thread.
+        let place = within(until, batch.slots().acquire()).await.ok_or(Ended::Late)?;
+        let _place = place.map_err(UdfError::from)?;
         let (number, lease, parcel) = self.child.borrow_mut().hand_over(batch.frame())?;
         let (done, mut answer) = oneshot::channel();
         {
@@ -99,21 +104,17 @@ impl IsolatedAsync {
                 calls.waiting.insert(number, Waiting { lease, done });
             }
         }
-        let call = batch.call();
         let said = self.child.borrow_mut().say_run(number, call, parcel);
         said.map_err(|error| self.died(error.to_string()))?;
         let forget = Forget { replica: Rc::clone(&self), number };
         let mut late = false;
-        let answered = match call.timeout {
-            None => answer.await,
-            Some(limit) => match tokio::time::timeout(limit, &mut answer).await {
-                Ok(answered) => answered,
-                Err(_) => {
-                    late = true;
-                    drop(forget);
-                    tokio::time::timeout(FORGETS, answer).await.map_err(|_| self.hangs())?
-                }
-            },
+        let answered = match within(until, &mut answer).await {
+            Some(answered) => answered,
+            None => {
+                late = true;
+                drop(forget);
+                tokio::time::timeout(FORGETS, answer).await.map_err(|_| self.hangs())?
+            }
         };
         let (mut lease, outcome) = answered.map_err(|_| self.died("it says nothing more".to_owned()))?;
         if late {
@@ -162,6 +163,14 @@ impl AsyncReplica for IsolatedAsync {
     }
 }
 
+/// What comes until then, if it comes.
+async fn within<T>(until: Option<Instant>, what: impl Future<Output = T>) -> Option<T> {
+    match until {
+        None => Some(what.await),
+        Some(until) => tokio::time::timeout_at(until, what).await.ok(),
+    }
+}
+
 /// Tells the process to forget a call that has no answer when this is dropped.
 struct Forget {
     replica: Rc<IsolatedAsync>,
@@ -185,9 +194,7 @@ fn listen(mut link: Link, calls: &Mutex<Calls>) {
             Ok(Some(FromChild::Done { number, outcome, spent })) => {
                 let answered = calls().waiting.remove(&number);
                 if let Some(Waiting { mut lease, done }) = answered {
-                    if spent {
-                        lease.spend();
-                    }
+                    lease.answered(spent);
                     let _ = done.send((lease, outcome)); // awaited, or forgotten
                 }
             }

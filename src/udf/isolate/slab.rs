@@ -161,7 +161,7 @@ impl Slabs {
         let parcel = lease.write(inputs, fresh);
         if fresh && parcel.is_err() {
             // The child is not told of it.
-            lease.spend();
+            lease.spent = true;
         }
         Ok((lease, parcel?))
     }
@@ -189,9 +189,9 @@ impl Lease {
         Ok(Parcel { slab: slab.number, bytes, fresh, file })
     }
 
-    /// The child has done with it for good.
-    pub(super) fn spend(&mut self) {
-        self.spent = true;
+    /// The child has answered, and says whether it has done with the slab for good.
+    pub(super) fn answered(&mut self, spent: bool) {
+        self.spent = spent;
     }
 
     /// Reads a result and checks it: what comes from a process that may be broken is copied before it is looked at, and not
@@ -297,9 +297,7 @@ mod tests {
             let mut visit = self.child.open(parcel).unwrap();
             let place = visit.leave(udf(visit.inputs().unwrap())).unwrap();
             let result = lease.read(place).unwrap();
-            if self.child.close(visit) {
-                lease.spend();
-            }
+            lease.answered(self.child.close(visit));
             result
         }
     }
