@@ -1,6 +1,7 @@
 //! Products of matrices by cuBLASLt.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::path::Path;
@@ -102,16 +103,15 @@ struct Plans {
 impl Plans {
     fn get(&mut self, shape: Shape, make: impl FnOnce() -> Result<Plan, BlasError>) -> Result<&Plan, BlasError> {
         self.now += 1;
-        if !self.all.contains_key(&shape) {
-            let plan = make()?;
+        if self.all.len() >= PLANS && !self.all.contains_key(&shape) {
             let oldest = self.all.iter().min_by_key(|(_, (used, _))| *used).map(|(shape, _)| *shape);
-            if let Some(oldest) = oldest.filter(|_| self.all.len() >= PLANS) {
-                // cuBLASLt has read it when a product was put on the stream.
-                self.all.remove(&oldest);
-            }
-            self.all.insert(shape, (self.now, plan));
+            // cuBLASLt has read it when a product was put on the stream.
+            oldest.and_then(|oldest| self.all.remove(&oldest));
         }
-        let (used, plan) = self.all.get_mut(&shape).expect("it is there or has been put there");
+        let (used, plan) = match self.all.entry(shape) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert((0, make()?)),
+        };
         *used = self.now;
         Ok(plan)
     }

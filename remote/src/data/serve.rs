@@ -177,7 +177,8 @@ impl Transfer {
             let max = self.allowance.may_send().min(READ);
             if !reader.waits() {
                 self.write(std::mem::take(&mut slices)).await?;
-                self.cut(reader.read(max as usize), &mut slices)?;
+                let bytes = catch(|| reader.read(max as usize)).map_err(Stop::Source)?;
+                self.cut(bytes, &mut slices)?;
                 continue;
             }
             // The next bytes are read while the last ones are written.
