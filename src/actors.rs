@@ -23,8 +23,8 @@ use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 pub(crate) use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
 pub(crate) use messages::{
-    DriverDown, Enrol, Hear, Persist, Place, Register, Release, RunEvent, SpawnActor, Status, StopActor, Submit,
-    SubmitFrom, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
+    DriverDown, Enrol, Find, Found, Hear, Persist, Place, Register, Release, RunEvent, SpawnActor, Status, StopActor,
+    Submit, SubmitFrom, Taken, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
 };
 pub(crate) use relay::Relay;
 pub use scheduler::SchedulerActor;

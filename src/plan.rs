@@ -12,6 +12,7 @@ mod held;
 mod lift;
 mod marker;
 mod rowwise;
+mod same;
 mod scan;
 mod share;
 mod sink;
@@ -39,6 +40,8 @@ use crate::udf::PoolOptions;
 pub(crate) struct QueryPlan {
     pub(crate) stages: Vec<Stage>,
     pub(crate) schema: SchemaRef,
+    /// The result, made again, has the same rows.
+    pub(crate) stable: bool,
     /// Where it writes its result, if it does.
     pub(crate) sink: Option<FileSink>,
 }
@@ -50,6 +53,8 @@ pub(crate) struct Stage {
     pub(crate) work: Work,
     /// Stages whose output its tasks read.
     pub(crate) inputs: Vec<StageId>,
+    /// Those of them that all its tasks must read one attempt of: made again, they may be other rows.
+    pub(crate) one_attempt: OneAttempt,
     /// One task each.
     pub(crate) splits: Vec<Split>,
     /// The persisted partitions that each task reads, in the order of the splits; empty if none does.
@@ -58,6 +63,14 @@ pub(crate) struct Stage {
     pub(crate) why: String,
     /// The fragment as Polars describes it, for people.
     pub(crate) describe: String,
+}
+
+/// What all tasks of a stage must read one attempt of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OneAttempt {
+    pub(crate) inputs: Vec<StageId>,
+    /// Other stages read one of these too, or what is made of it: then what was made of an earlier attempt is of no use.
+    pub(crate) with_others: bool,
 }
 
 /// What a stage takes to be done.
@@ -165,12 +178,12 @@ pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanEr
     let sink = FileSink::of(root);
     sink::refuse_many_objects(root)?;
     let schema = if sink.is_some() { FileSink::schema() } else { root.schema(&optimised.lp_arena).into_owned() };
-    let stages = cut::cut(optimised, target)?;
+    let (stages, stable) = cut::cut(optimised, target)?;
     let size = stages.iter().filter_map(Stage::program).map(StageProgram::size).sum();
     if size > MAX_PLAN {
         return Err(PlanError::TooLarge { size, max: MAX_PLAN });
     }
-    Ok(QueryPlan { stages, schema, sink })
+    Ok(QueryPlan { stages, schema, stable, sink })
 }
 
 /// Bytes of a plan that travels, with room for what goes with it in a message.

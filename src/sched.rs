@@ -14,7 +14,7 @@ mod resources;
 mod status;
 mod waiting;
 
-pub(crate) use self::core::{Action, Core, Event, MAX_ATTEMPTS, Settings};
+pub(crate) use self::core::{Action, Core, Event, Settings};
 pub(crate) use autoscale::ScaleSettings;
 pub(crate) use ids::{Attempt, PartitionId, PoolId, ReplicaId};
 pub use ids::{QueryId, StageId, StepId, TaskId, WorkerId};

@@ -16,9 +16,9 @@ use std::thread;
 use std::time::Duration;
 
 use polars::prelude::LazyFrame;
-use regatta_remote::{Arbiter, Authority, Node, Role, catch};
+use regatta_remote::{ActorRef, Arbiter, Authority, Node, Role, catch};
 
-use crate::actors::{Host, MAILBOX, Persist, Place, SwordfishActor, UseProvider, Worker};
+use crate::actors::{Host, MAILBOX, Persist, Place, SchedulerActor, SwordfishActor, UseProvider, Worker};
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, find_gpus, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
@@ -304,7 +304,11 @@ impl Session {
         &self.inner.host
     }
 
-    /// Lets what a query leaves be made again if it is lost.
+    pub(crate) fn scheduler(&self) -> ActorRef<SchedulerActor> {
+        self.inner.door.scheduler()
+    }
+
+    /// Leaves the result of a query where it is, for other queries.
     pub(crate) fn persist(&self, query: QueryId) -> Result<(), ClusterError> {
         self.inner.door.ask(self.host(), Persist(query))
     }

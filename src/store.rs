@@ -21,7 +21,7 @@ use dashmap::DashMap;
 use polars::prelude::{DataFrame, Schema};
 
 use crate::error::TaskFailure;
-use crate::sched::{Attempt, Output, PartitionId, QueryId, TaskId};
+use crate::sched::{Attempt, Output, PartitionId, QueryId, StageId, TaskId};
 
 pub(crate) use ipc::{decode_frame, encode_frame};
 pub(crate) use serve::{RowRange, Ticket};
@@ -134,6 +134,11 @@ impl Store {
     /// Drops the partitions of an attempt. Readers that have begun finish.
     pub(crate) fn drop_attempt(&self, task: TaskId, attempt: Attempt) {
         self.partitions.retain(|id, _| (id.task, id.attempt) != (task, attempt));
+    }
+
+    /// Drops what the tasks of a stage have left. Readers that have begun finish.
+    pub(crate) fn drop_stage(&self, query: QueryId, stage: StageId) {
+        self.partitions.retain(|id, _| (id.task.query, id.task.stage) != (query, stage));
     }
 
     /// Drops all partitions of a query. Readers that have begun finish.

@@ -145,9 +145,18 @@ fn cluster(workers: u32) -> (Core, Instant) {
 }
 
 fn query_of(id: QueryId, tasks: usize) -> QuerySpec {
-    let stage =
-        StageSpec { inputs: Vec::new(), tasks, pools: Vec::new(), affinity: [].into(), limit: None, given: Vec::new() };
-    QuerySpec { id, stages: vec![stage] }
+    let stage = StageSpec {
+        inputs: Vec::new(),
+        one_attempt: Vec::new(),
+        with_others: false,
+        held: Vec::new(),
+        tasks,
+        pools: Vec::new(),
+        affinity: [].into(),
+        limit: None,
+        given: Vec::new(),
+    };
+    QuerySpec { id, stages: vec![stage], stable: true }
 }
 
 fn done(task: TaskId, attempt: Attempt) -> Event {

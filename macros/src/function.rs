@@ -6,7 +6,12 @@ use syn::{Error, Expr, FnArg, Ident, ItemFn, LitStr, Pat, PatType, ReturnType, T
 
 use crate::udf_name;
 
-pub(crate) fn expand(name: Option<&LitStr>, dtype: Option<&Expr>, function: &ItemFn) -> Result<Tokens, Error> {
+pub(crate) fn expand(
+    name: Option<&LitStr>,
+    dtype: Option<&Expr>,
+    deterministic: bool,
+    function: &ItemFn,
+) -> Result<Tokens, Error> {
     let arguments = check(function)?;
     let ident = &function.sig.ident;
     let registered = udf_name(name, ident)?;
@@ -68,6 +73,7 @@ pub(crate) fn expand(name: Option<&LitStr>, dtype: Option<&Expr>, function: &Ite
 
             impl ::regatta::udf::Registered for #ident {
                 const NAME: &'static str = #registered;
+                const DETERMINISTIC: bool = #deterministic;
 
                 fn erase(self) -> ::regatta::udf::Erased {
                     ::regatta::udf::Erased::#erased(self)

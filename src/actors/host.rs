@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dashmap::DashSet;
 use regatta_remote::{
-    ActorId, ActorRef, Address, Arbiter, Authority, Fetch, Names, Node, NodeId, Role, Runtime, encode,
+    ActorId, ActorRef, Address, Arbiter, Authority, Fetch, FetchError, Names, Node, NodeId, Role, Runtime, encode,
 };
 
 use super::gateway::admission;
@@ -130,8 +130,7 @@ impl Host {
     /// Safe: dropping the future resets the transfer.
     pub(crate) async fn read(&self, place: &Place, ticket: Ticket) -> Result<Bytes, TaskFailure> {
         if self.is_here(place) {
-            let read = self.store.read(ticket);
-            return read.map_err(|why| TaskFailure::Transfer { from: place.worker.to_string(), why });
+            return self.store.read(ticket).map_err(|why| not_there(place, &ticket, why));
         }
         let (Some((node, address)), Some(head)) = (place.node, self.head) else {
             return self.fetch(place, ticket).await;
@@ -164,9 +163,15 @@ impl Host {
     async fn fetch_from(&self, place: &Place, id: NodeId, ticket: Ticket) -> Result<Bytes, TaskFailure> {
         let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
         let node = self.node.as_ref().ok_or_else(|| failed(NO_NETWORK.to_owned()))?;
-        let ticket = encode(&ticket).map_err(|e| failed(e.to_string()))?;
-        let fetch = node.fetch(id, ticket, FIRST_BYTE).await.map_err(|e| failed(e.to_string()))?;
-        fetch.collect().await.map_err(|e| failed(e.to_string()))
+        let of_source = |error: FetchError| match error {
+            // It answers: what is wrong is what it holds.
+            FetchError::Refused(why) => not_there(place, &ticket, why),
+            FetchError::SourceFailed | FetchError::Truncated { .. } => not_there(place, &ticket, error.to_string()),
+            error => failed(error.to_string()),
+        };
+        let encoded = encode(&ticket).map_err(|e| failed(e.to_string()))?;
+        let fetch = node.fetch(id, encoded, FIRST_BYTE).await.map_err(of_source)?;
+        fetch.collect().await.map_err(of_source)
     }
 
     /// Begins to bring what another node wants: see [`Ticket::Through`].
@@ -204,6 +209,17 @@ impl Host {
             }
         }
         Ok((node, id))
+    }
+}
+
+/// A process that answers cannot give what it is asked for.
+fn not_there(place: &Place, ticket: &Ticket, why: String) -> TaskFailure {
+    let from = place.worker.to_string();
+    match ticket {
+        Ticket::Partition(id) | Ticket::Rows(id, _) | Ticket::Through { partition: id, .. } => {
+            TaskFailure::LostInput { task: id.task, attempt: id.attempt.0, from, why }
+        }
+        Ticket::Batch(_) => TaskFailure::Transfer { from, why },
     }
 }
 

@@ -16,8 +16,8 @@ use crate::cluster::ClusterProvider;
 use crate::error::{ActorError, ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{
-    Attempt, GpuInfo, MAX_ATTEMPTS, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus,
-    StageId, StepId, TaskId, WorkerId,
+    Attempt, GpuInfo, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId, StepId,
+    TaskId, WorkerId,
 };
 use crate::store::Ticket;
 use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
@@ -36,6 +36,8 @@ messages! {
     0x010a WholeStatus => SessionStatus,
     0x010b Persist => (),
     0x010c Locate => Located,
+    0x0110 Find => Found,
+    0x0111 Taken => (),
     // To a swordfish.
     0x0201 Prepare => (),
     0x0202 RunTasks => (),
@@ -48,6 +50,7 @@ messages! {
     0x0209 Dismiss => (),
     0x020a HostActor => Result<Hosted, ActorError>,
     0x020b DropActor => bool,
+    0x0210 DropStage => (),
     // To a replica.
     0x0301 Evaluate => Result<Evaluated, CallFailure>,
     // To the gateway.
@@ -188,7 +191,14 @@ pub(crate) struct Serve(pub(crate) ReplicaAt);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Dismiss(pub(crate) ReplicaId);
 
-/// Stop the tasks of a stage: there are enough rows without them.
+/// Drop what the tasks of a stage have left.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DropStage {
+    pub(crate) query: QueryId,
+    pub(crate) stage: StageId,
+}
+
+/// Stop the tasks of a stage: there are enough rows without them, or they run again elsewhere.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Enough {
     pub(crate) query: QueryId,
@@ -311,8 +321,8 @@ impl Submit {
     pub(crate) fn new(from: SubmitFrom) -> (Self, mpsc::Receiver<RunEvent>) {
         let SubmitFrom { driver, query, plan, given } = from;
         let tasks = plan.last().map_or(0, |stage| stage.splits.len());
-        // Room for every event, also of every attempt, so that the scheduler never waits for a session.
-        let (events, heard) = mpsc::channel(tasks * MAX_ATTEMPTS as usize + 2);
+        // Room for every event, so that the scheduler never waits for a session: a partition that is made again is no other.
+        let (events, heard) = mpsc::channel(tasks + 2);
         (Self { query, plan, given, driver, events }, heard)
     }
 }
@@ -373,6 +383,31 @@ pub(crate) enum Located {
     /// There is no such query.
     Nowhere,
 }
+
+/// The session could not read a partition of its result, by its number, where it was.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Find {
+    pub(crate) query: QueryId,
+    pub(crate) partition: usize,
+    /// Which attempt left what cannot be read though its worker answers, and why not.
+    pub(crate) unread: Option<(TaskId, Attempt, String)>,
+}
+
+/// Where a partition of a result is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Found {
+    There(Place, Output),
+    /// It is being made again.
+    MadeAgain,
+    /// It could not be made again.
+    Failed(Error),
+    /// There is no such query.
+    Nowhere,
+}
+
+/// The session has all that it wants of a query's result: what is lost of it from here on is not made again.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Taken(pub(crate) QueryId);
 
 /// Where a query stands.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -3,7 +3,9 @@
 use regatta_remote::{ActorRef, AskError};
 use tokio::sync::mpsc;
 
-use super::messages::{Dismiss, End, Enough, Gone, Prepare, RunTask, RunTasks, Serve, StartReplica, StopReplica};
+use super::messages::{
+    Dismiss, DropStage, End, Enough, Gone, Prepare, RunTask, RunTasks, Serve, StartReplica, StopReplica,
+};
 use super::{SchedulerActor, SwordfishActor, insist};
 use crate::sched::WorkerId;
 
@@ -15,6 +17,7 @@ pub(super) enum Outgoing {
     Stop(StopReplica),
     Serve(Serve),
     Enough(Enough),
+    Drop(DropStage),
     End(End),
     Gone(Gone),
     Dismiss(Dismiss),
@@ -64,6 +67,7 @@ pub(super) async fn deliver(
             Outgoing::Stop(message) => insist(&actor, message).await,
             Outgoing::Serve(message) => insist(&actor, message).await,
             Outgoing::Enough(message) => insist(&actor, message).await,
+            Outgoing::Drop(message) => insist(&actor, message).await,
             Outgoing::End(message) => insist(&actor, message).await,
             Outgoing::Gone(message) => insist(&actor, message).await,
             Outgoing::Dismiss(message) => insist(&actor, message).await,

@@ -1,6 +1,6 @@
 //! The actor of the head: carries events into `sched::Core` and its actions out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,14 +10,15 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Role, e
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Persist, Piece, Place, Prepare, Register,
-    Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor,
-    StopReplica, Submit, TaskEnded, TasksEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
+    ActorEnded, CreditWaits, Dismiss, DropStage, End, Enough, Find, Found, Gone, Locate, Located, Persist, Piece,
+    Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica,
+    Status, StopActor, StopReplica, Submit, Taken, TaskEnded, TasksEnded, UseProvider, WholeStatus, Word, Worker,
+    WorkerDown, WorkerSilent,
 };
 use super::outbox::{OUTBOX, Outgoing, Undelivered, deliver};
 use super::{Host, SwordfishActor};
 use crate::cluster::ClusterProvider;
-use crate::error::ClusterError;
+use crate::error::{ClusterError, Error};
 use crate::os;
 use crate::plan::{QueryPlan, Rows, Split, Stage, UdfStep, share};
 use crate::sched::{
@@ -33,6 +34,8 @@ pub struct SchedulerActor {
     host: Arc<Host>,
     workers: HashMap<WorkerId, Crew>,
     queries: HashMap<QueryId, Submitted>,
+    /// Why results that were there, and were lost, could not be made again; until they are released.
+    failed: HashMap<QueryId, Error>,
     /// Replicas that have become ready, and where.
     replicas: HashMap<ReplicaId, (WorkerId, ActorId)>,
     /// Users' actors started so far.
@@ -83,8 +86,9 @@ const TICK: Duration = Duration::from_millis(50);
 impl SchedulerActor {
     pub(crate) fn new(settings: Settings, host: Arc<Host>, joining: watch::Sender<usize>) -> Self {
         let core = Core::new(settings);
-        let (workers, queries, replicas) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { core, host, workers, queries, replicas, hosted: 0, provider: None, joining }
+        let (workers, queries, failed) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let replicas = HashMap::new();
+        Self { core, host, workers, queries, failed, replicas, hosted: 0, provider: None, joining }
     }
 
     /// Makes a scheduler reachable for the workers of its cluster, and for drivers that ask where things stand or start
@@ -95,6 +99,7 @@ impl SchedulerActor {
         let published = published.on::<ReplicaSays>(workers).on::<CreditWaits>(workers).on::<ActorEnded>(workers);
         let published = published.on::<Locate>(workers);
         let published = published.on::<Status>(drivers).on::<WholeStatus>(drivers).on::<Persist>(drivers);
+        let published = published.on::<Find>(drivers).on::<Taken>(drivers);
         published.on::<SpawnActor>(drivers).on::<StopActor>(drivers);
         node.keep_names(thread);
     }
@@ -199,6 +204,7 @@ impl SchedulerActor {
                 }
             }
             Action::Enough { worker, query, stage } => self.send(worker, Outgoing::Enough(Enough { query, stage })),
+            Action::Drop { worker, query, stage } => self.send(worker, Outgoing::Drop(DropStage { query, stage })),
             Action::End { worker, query } => self.send(worker, Outgoing::End(End(query))),
             Action::Demand { workers } => self.provide(move |provider| provider.demand(workers)),
             Action::Retire { worker } => {
@@ -230,13 +236,18 @@ impl SchedulerActor {
             Report::Done => RunEvent::Done,
             Report::Failed(error) => RunEvent::Failed(error),
         };
-        let failed = matches!(event, RunEvent::Failed(_));
+        let failed = match &event {
+            RunEvent::Failed(error) => Some(error.clone()),
+            _ => None,
+        };
         if let Some(submitted) = self.queries.get(&query) {
             // There is room for every event; it fails only when nobody listens any more.
             let _ = submitted.events.try_send(event);
         }
-        if failed {
-            self.queries.remove(&query);
+        if let Some(error) = failed
+            && self.queries.remove(&query).is_some()
+        {
+            self.failed.insert(query, error);
         }
     }
 
@@ -439,13 +450,16 @@ impl Handler<Submit> for SchedulerActor {
         let affinity = self.near_persisted(&plan);
         let stages = plan.stages.iter().zip(affinity).map(|(stage, affinity)| StageSpec {
             inputs: stage.inputs.clone(),
+            one_attempt: stage.one_attempt.inputs.clone(),
+            with_others: stage.one_attempt.with_others,
+            held: stage.held.iter().flatten().map(|(of, _)| *of).collect::<BTreeSet<_>>().into_iter().collect(),
             tasks: stage.splits.len(),
             pools: stage.steps().iter().map(|step| pool_spec(step, no_gpu.as_deref())).collect(),
             affinity,
             limit: stage.program().and_then(|program| program.limit),
             given: given.remove(&stage.id).unwrap_or_default(),
         });
-        let spec = QuerySpec { id: query, stages: stages.collect() };
+        let spec = QuerySpec { id: query, stages: stages.collect(), stable: plan.stable };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
         self.queries.insert(query, Submitted { plan, driver, events, reported: Reported::default() });
         self.take(Event::Submit(spec));
@@ -458,6 +472,7 @@ impl Handler<Release> for SchedulerActor {
     fn handle(&mut self, Release(query): Release, _: &mut Self::Context) {
         self.take(Event::Release(query));
         self.queries.remove(&query);
+        self.failed.remove(&query);
     }
 }
 
@@ -466,6 +481,32 @@ impl Handler<Persist> for SchedulerActor {
 
     fn handle(&mut self, Persist(query): Persist, _: &mut Self::Context) {
         self.take(Event::Persist(query));
+    }
+}
+
+impl Handler<Taken> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, Taken(query): Taken, _: &mut Self::Context) {
+        self.take(Event::Taken(query));
+    }
+}
+
+impl Handler<Find> for SchedulerActor {
+    type Result = actix::MessageResult<Find>;
+
+    fn handle(&mut self, Find { query, partition, unread }: Find, _: &mut Self::Context) -> Self::Result {
+        if let Some((task, attempt, why)) = unread.filter(|(task, ..)| task.query == query) {
+            self.take(Event::Unread { task, attempt, why });
+        }
+        let there = self.core.partition(query, partition);
+        let there = there.and_then(|(worker, output)| Some((self.place(query, worker)?, output)));
+        actix::MessageResult(match (there, self.failed.get(&query)) {
+            (Some((place, output)), _) => Found::There(place, output),
+            (None, Some(error)) => Found::Failed(error.clone()),
+            (None, None) if self.queries.contains_key(&query) => Found::MadeAgain,
+            (None, None) => Found::Nowhere,
+        })
     }
 }
 

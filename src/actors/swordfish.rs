@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::lanes::Lanes;
 use super::messages::{
-    CreditWaits, Dismiss, DropActor, End, Enough, Evaluate, Gone, HostActor, Locate, Located, Piece, Place, Prepare,
-    ReplicaAt, ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Word,
+    CreditWaits, Dismiss, DropActor, DropStage, End, Enough, Evaluate, Gone, HostActor, Locate, Located, Piece, Place,
+    Prepare, ReplicaAt, ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
@@ -110,6 +110,7 @@ impl SwordfishActor {
             .on::<Serve>(head)
             .on::<Dismiss>(head)
             .on::<Enough>(head)
+            .on::<DropStage>(head)
             .on::<End>(head)
             .on::<Gone>(head);
         tasks.on::<StartReplica>(head).on::<StopReplica>(head).on::<HostActor>(head).on::<DropActor>(head);
@@ -296,6 +297,14 @@ impl Handler<Enough> for SwordfishActor {
         if let Some(stage) = self.queries.get_mut(&query).and_then(|work| work.stages.remove(&stage)) {
             stage.stop();
         }
+    }
+}
+
+impl Handler<DropStage> for SwordfishActor {
+    type Result = ();
+
+    fn handle(&mut self, DropStage { query, stage }: DropStage, _: &mut Self::Context) {
+        self.host.store.drop_stage(query, stage);
     }
 }
 

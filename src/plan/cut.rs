@@ -18,15 +18,17 @@ use super::held::held_by_splits;
 use super::lift::{self, Liftable};
 use super::marker::{Marker, hash_keys};
 use super::rowwise::is_row_wise;
+use super::same::{Comparison, Same, one_attempt};
 use super::scan::{Splits, split, split_frame};
 use super::sink::{FileSink, input_of_object, input_of_split_sink};
 use super::wire::{Fragment, placeholder, placeholder_of};
-use super::{Scatter, Stage, StageProgram, Target, UdfStep, Work};
+use super::{OneAttempt, Scatter, Stage, StageProgram, Target, UdfStep, Work};
 use crate::error::PlanError;
 use crate::sched::StageId;
 use crate::udf::UdfCall;
 
-pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError> {
+/// The stages of a plan, and whether what the last one leaves has the same rows when it is made again.
+pub(super) fn cut(plan: IRPlan, target: Target) -> Result<(Vec<Stage>, bool), PlanError> {
     let (ir, exprs) = (plan.lp_arena, plan.expr_arena);
     let mut cutter = Cutter {
         ir,
@@ -50,8 +52,16 @@ pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError>
             cutter.open(Head::Node(lists));
         }
     }
-    let stages = std::mem::take(&mut cutter.open);
-    stages.into_iter().enumerate().map(|(id, stage)| cutter.close(StageId(id as u32), stage)).collect()
+    let (mut stages, mut same) = (Vec::new(), Vec::new());
+    for (id, stage) in std::mem::take(&mut cutter.open).into_iter().enumerate() {
+        let id = StageId(id as u32);
+        same.push(cutter.compare(id, &stage, &stages, &same));
+        stages.push(cutter.close(id, stage)?);
+    }
+    for (index, inputs) in one_attempt(&stages, &same).into_iter().enumerate() {
+        stages[index].one_attempt = inputs;
+    }
+    Ok((stages, same.last().is_none_or(Same::is_stable)))
 }
 
 /// Frames up to this size travel inside the plan, once for each worker; a larger one is fetched by the tasks, in parts.
@@ -428,6 +438,22 @@ impl Cutter {
         base
     }
 
+    /// What two attempts of a task of this stage have in common; `below`: the same of the stages before it.
+    fn compare(&self, id: StageId, stage: &OpenStage, closed: &[Stage], below: &[Same]) -> Same {
+        let Head::Node(head) = stage.head else { return Same::exactly() };
+        // Of what reads no other stage nobody asks.
+        let splits = if self.inputs(head).is_empty() { Vec::new() } else { self.splits(head).splits };
+        let scatters: Vec<_> =
+            closed.iter().map(|stage| stage.program().and_then(|program| program.scatter.clone())).collect();
+        let comparison =
+            Comparison { ir: &self.ir, exprs: &self.exprs, stages: below, scatters: &scatters, splits: &splits };
+        let after_steps = stage.steps.iter().fold(comparison.of(head, None), |same, step| {
+            let same = same.with_udf(&step.call, &step.inputs, &step.output.name);
+            step.then.map_or(same.clone(), |then| comparison.of(then, Some((id, &same))))
+        });
+        if stage.limit.is_some() { after_steps.cut() } else { after_steps }
+    }
+
     fn close(&self, id: StageId, stage: OpenStage) -> Result<Stage, PlanError> {
         let head = match stage.head {
             Head::Node(head) => head,
@@ -435,7 +461,8 @@ impl Cutter {
                 let Splits { splits, why } = split_frame(&frame, self.target.tasks);
                 let frame = Arc::unwrap_or_clone(frame);
                 let (work, inputs, describe) = (Work::Frame(frame), Vec::new(), String::new());
-                return Ok(Stage { id, work, inputs, splits, held: Vec::new(), why, describe });
+                let (held, one_attempt) = (Vec::new(), OneAttempt::default());
+                return Ok(Stage { id, work, inputs, one_attempt, splits, held, why, describe });
             }
         };
         let fragment = self.fragment(head)?;
@@ -448,7 +475,8 @@ impl Cutter {
         let describe = IRPlan::new(head, self.ir.clone(), self.exprs.clone()).describe();
         let (batches, limit, scatter) = (self.batches_above(head), stage.limit, stage.scatter);
         let program = StageProgram { fragment, batches, steps, limit, scatter };
-        Ok(Stage { id, work: Work::Program(program), inputs, splits, held, why, describe })
+        let one_attempt = OneAttempt::default();
+        Ok(Stage { id, work: Work::Program(program), inputs, one_attempt, splits, held, why, describe })
     }
 
     fn close_step(&self, step: OpenStep) -> Result<UdfStep, PlanError> {

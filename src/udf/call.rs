@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::aggregate::{AnyAggregate, aggregate, merge, partial};
 use super::context::Seat;
 use super::inline::Inline;
-use super::registry::{Kind, open};
+use super::registry::{Kind, is_deterministic, open};
 use super::{Batch, Call, Context, Meter, Metrics, PoolOptions, TaskMeter, UdfError, UdfResult};
 use crate::sched::{QueryId, StageId, WorkerId};
 
@@ -140,6 +140,11 @@ impl UdfCall {
         let parts =
             |call: &Self| (call.name.clone(), call.arguments.clone(), call.options.clone(), call.aggregates.clone());
         parts(self) == parts(other)
+    }
+
+    /// Whether its results depend on its arguments and inputs alone, as its author promises.
+    pub(crate) fn is_deterministic(&self) -> bool {
+        is_deterministic(&self.name)
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -18,6 +18,9 @@ pub trait Registered: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The name under which it travels: the type's path unless the attribute says otherwise.
     const NAME: &'static str;
 
+    /// Whether its author promises that results depend on its arguments and inputs alone: `#[regatta::udf(deterministic)]`.
+    const DETERMINISTIC: bool = false;
+
     #[doc(hidden)]
     fn erase(self) -> Erased;
 }
@@ -87,13 +90,15 @@ impl std::fmt::Debug for Erased {
 #[derive(Debug)]
 pub struct UdfEntry {
     name: &'static str,
+    deterministic: bool,
     open: fn(&[u8]) -> UdfResult<Erased>,
 }
 
 impl UdfEntry {
     /// The entry of one UDF type.
     pub const fn of<U: Registered>() -> Self {
-        Self { name: U::NAME, open: |arguments| Ok(decode::<U>(arguments)?.erase()) }
+        let (name, deterministic) = (U::NAME, U::DETERMINISTIC);
+        Self { name, deterministic, open: |arguments| Ok(decode::<U>(arguments)?.erase()) }
     }
 }
 
@@ -365,6 +370,12 @@ fn open_in(table: &Table, name: &str, arguments: &[u8]) -> UdfResult<Erased> {
     open.clone()?(arguments)
 }
 
+/// Whether the author of this UDF promises that its results depend on its arguments and inputs alone.
+pub(super) fn is_deterministic(name: &str) -> bool {
+    let mut entries = inventory::iter::<UdfEntry>.into_iter().filter(|entry| entry.name == name);
+    entries.next().is_some_and(|entry| entry.deterministic)
+}
+
 /// The names of all registered UDFs, sorted. Two programs can share a cluster only if these agree.
 pub(crate) fn registered() -> Vec<&'static str> {
     TABLE.keys().copied().collect()
@@ -374,8 +385,9 @@ pub(crate) fn registered() -> Vec<&'static str> {
 mod tests {
     use super::*;
 
-    static ONE: UdfEntry = UdfEntry { name: "keel", open: |_| Err(UdfError::new("opened")) };
-    static TWO: UdfEntry = UdfEntry { name: "keel", open: |_| Err(UdfError::new("opened another")) };
+    static ONE: UdfEntry = UdfEntry { name: "keel", deterministic: false, open: |_| Err(UdfError::new("opened")) };
+    static TWO: UdfEntry =
+        UdfEntry { name: "keel", deterministic: false, open: |_| Err(UdfError::new("opened another")) };
 
     #[test]
     fn a_name_that_is_missing_or_there_twice_is_an_error_that_names_it() {

@@ -10,6 +10,7 @@ mod frames;
 mod functions;
 mod joining;
 mod placement;
+mod recovery;
 mod retries;
 mod runtimes;
 mod scaling;

@@ -19,7 +19,7 @@ const MAX_LOST_REPLICAS: usize = 4;
 const BACK_OFF: Duration = Duration::from_millis(250);
 
 /// What a pool has lost.
-struct LostReplicas {
+pub(super) struct LostReplicas {
     count: usize,
     last: ReplicaId,
     on: WorkerId,
@@ -35,6 +35,8 @@ struct Lost {
     /// Stages of which a pool has no replica left. They are admitted whole again: what is left of them must not hold the room
     /// that the others need.
     stages: Vec<usize>,
+    /// Some of the result.
+    result: bool,
     failed: Option<Error>,
 }
 
@@ -94,26 +96,39 @@ impl Core {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let mut failed = Vec::new();
-        let persisted = self.queries.iter().filter(|(_, query)| query.done && query.persisted).map(|(id, _)| *id);
-        let concerned: Vec<_> = self.turns.iter().copied().chain(persisted).collect();
+        // What is done is made again as long as somebody may want it.
+        let done = self.queries.iter().filter(|(_, query)| query.done && !query.taken).map(|(id, _)| *id);
+        let concerned: Vec<_> = self.turns.iter().copied().chain(done).collect();
         for id in concerned {
-            let Some(query) = self.queries.get_mut(&id) else { continue };
-            let lost = query.lose(worker, why, pools, now, &mut self.ledger);
-            if query.done && query.stages.last().is_some_and(|last| last.phase != Phase::Done) {
-                query.done = false;
-                self.turns.push_back(id);
-            }
-            lost.attempts.into_iter().for_each(|(task, was)| self.vacate(task, was, now));
-            lost.stages.into_iter().for_each(|stage| self.leave_pools(id, stage, now, actions));
-            match lost.failed {
-                Some(error) => failed.push((id, error)),
-                None => self.step_back_all(id, now, actions),
-            }
+            self.lose_from_query(id, worker, why, pools, now, actions);
         }
-        for (query, error) in failed {
-            self.end(query, Some(error), now, actions);
+    }
+
+    pub(super) fn lose_from_query(
+        &mut self,
+        id: QueryId,
+        worker: Option<WorkerId>,
+        why: &str,
+        pools: &BTreeMap<PoolId, LostReplicas>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        let lost = query.lose(worker, why, pools, now, &mut self.ledger);
+        if query.done && query.stages.last().is_some_and(|last| last.phase != Phase::Done) {
+            query.done = false;
+            self.turns.push_back(id);
         }
+        lost.attempts.into_iter().for_each(|(task, was)| self.vacate(task, was, now));
+        lost.stages.into_iter().for_each(|stage| self.leave_pools(id, stage, now, actions));
+        if let Some(error) = lost.failed {
+            return self.end(id, Some(error), now, actions);
+        }
+        self.reopen_all(id, now, actions);
+        if lost.result {
+            self.tell_readers_of(id, now, actions);
+        }
+        self.step_back_all(id, now, actions);
     }
 
     /// Takes the replicas of a lost worker out of their pools. Their charges are gone with it.
@@ -128,17 +143,19 @@ impl Core {
         lost
     }
 
-    /// Makes the next attempt of a task wait for its back-off. False if there is none.
+    /// Makes the next attempt of a task that has failed wait for its back-off. False if there is none.
     pub(super) fn retry(&mut self, id: TaskId, now: Instant) -> bool {
         let Some(stage) = self.stage_mut(id) else { return false };
-        let Some(attempt) = stage.tasks.get(id.index as usize).map(|task| task.attempt.0) else { return false };
-        if attempt < MAX_ATTEMPTS {
-            self.delay(id, BACK_OFF * 2u32.pow(attempt - 1), now);
+        let Some(task) = stage.tasks.get_mut(id.index as usize) else { return false };
+        task.failed += 1;
+        let failed = task.failed;
+        if failed < MAX_ATTEMPTS {
+            self.delay(id, BACK_OFF * 2u32.pow(failed - 1), now);
         }
-        attempt < MAX_ATTEMPTS
+        failed < MAX_ATTEMPTS
     }
 
-    /// Makes the next attempt of a task wait for persisted rows that are being made again, whatever number it has.
+    /// Makes the next attempt of a task wait for persisted rows that are being made again. It has not failed.
     pub(super) fn wait(&mut self, id: TaskId, now: Instant) {
         self.delay(id, BACK_OFF, now);
     }
@@ -152,7 +169,8 @@ impl Core {
         self.timers.insert((now + time, timer));
     }
 
-    /// An attempt was stopped because its stage had enough without it. It runs again only if what the others left is lost.
+    /// An attempt has ended through no fault of its own: its stage had enough without it, or its input could not be read. It
+    /// runs again if it is needed.
     pub(super) fn put_back(&mut self, id: TaskId) {
         let Some(query) = self.queries.get_mut(&id.query) else { return };
         let Some(stage) = query.stages.get_mut(id.stage.0 as usize) else { return };
@@ -229,7 +247,9 @@ impl Query {
                 state.since = now;
             }
         }
-        (0..self.stages.len()).for_each(|stage| self.reopen(stage, now));
+        if lost.result && !self.spec.stable {
+            self.epoch += 1;
+        }
         lost
     }
 
@@ -269,10 +289,15 @@ impl Query {
         let needed = self.is_needed(stage);
         for index in 0..self.stages[stage].tasks.len() {
             let was = self.stages[stage].tasks[index].state;
-            let on = self.stages[stage].tasks[index].is_on().or(worker);
             match was {
                 TaskState::Running { on, .. } | TaskState::Queued { on, .. } if Some(on) == worker || pool_is_gone => {
                     lost.attempts.push((self.task_id(stage, index), was));
+                    // Of those that were there, the ones that ran may be why.
+                    if let TaskState::Running { on, .. } = was
+                        && Some(on) == worker
+                    {
+                        self.charge_loss(stage, index, on, why)?;
+                    }
                 }
                 TaskState::Done(on, output) if Some(on) == worker => {
                     let (rows, bytes) = self.stages[stage].output;
@@ -281,23 +306,34 @@ impl Query {
                         self.stages[stage].tasks[index].state = TaskState::Dropped;
                         continue;
                     }
-                    self.stages[stage].left += 1;
+                    self.lose_output(stage, lost);
                 }
-                TaskState::Dropped if needed => self.stages[stage].left += 1,
+                TaskState::Dropped if needed => self.lose_output(stage, lost),
                 _ => continue,
             }
             let task = &mut self.stages[stage].tasks[index];
-            let attempt = task.attempt.0;
             task.state = TaskState::Pending;
-            if attempt >= MAX_ATTEMPTS {
-                let cause = TaskFailure::WorkerLost(why.to_owned());
-                let task = self.task_id(stage, index);
-                let worker = on.map(|worker| worker.to_string()).unwrap_or_default();
-                return Err(TaskError { task, attempt, worker, cause }.into());
-            }
-            task.attempt = Attempt(attempt + 1);
+            task.attempt.0 += 1;
             self.stages[stage].enqueue(index, &self.spec.stages[stage], |worker| ledger.has(worker));
         }
         Ok(())
+    }
+
+    /// What a task had left is to be made again.
+    fn lose_output(&mut self, stage: usize, lost: &mut Lost) {
+        self.stages[stage].left += 1;
+        self.stages[stage].epoch += 1;
+        lost.result |= self.is_result(stage);
+    }
+
+    /// A task ran on a worker that is lost. It may be what ended it.
+    fn charge_loss(&mut self, stage: usize, index: usize, on: WorkerId, why: &str) -> Result<(), Error> {
+        let task = &mut self.stages[stage].tasks[index];
+        task.failed += 1;
+        if task.failed < MAX_ATTEMPTS {
+            return Ok(());
+        }
+        let (attempt, cause) = (task.attempt.0, TaskFailure::WorkerLost(why.to_owned()));
+        Err(TaskError { task: self.task_id(stage, index), attempt, worker: on.to_string(), cause }.into())
     }
 }
