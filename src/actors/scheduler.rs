@@ -225,7 +225,7 @@ impl SchedulerActor {
     }
 
     fn report(&mut self, query: QueryId, report: Report) {
-        if let Report::Failed(error) = &report {
+        if let Report::Failed(error) | Report::Lost(error) = &report {
             tracing::debug!(%query, %error, "query failed");
         }
         let event = match report {
@@ -235,19 +235,20 @@ impl SchedulerActor {
             }
             Report::Done => RunEvent::Done,
             Report::Failed(error) => RunEvent::Failed(error),
+            Report::Lost(error) => {
+                // Whoever misses it asks, and is told.
+                self.queries.remove(&query);
+                self.failed.insert(query, error);
+                return;
+            }
         };
-        let failed = match &event {
-            RunEvent::Failed(error) => Some(error.clone()),
-            _ => None,
-        };
+        let failed = matches!(event, RunEvent::Failed(_));
         if let Some(submitted) = self.queries.get(&query) {
             // There is room for every event; it fails only when nobody listens any more.
             let _ = submitted.events.try_send(event);
         }
-        if let Some(error) = failed
-            && self.queries.remove(&query).is_some()
-        {
-            self.failed.insert(query, error);
+        if failed {
+            self.queries.remove(&query);
         }
     }
 

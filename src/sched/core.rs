@@ -186,6 +186,9 @@ pub(crate) struct Core {
     /// Stages that wait for room to be admitted.
     unadmitted: BTreeSet<(QueryId, usize)>,
     promise: Promise,
+    /// Who may have ended a worker, beside others; and who of them is tried alone, and where.
+    suspects: BTreeSet<Suspect>,
+    trials: BTreeMap<Suspect, WorkerId>,
     autoscaler: Option<Autoscaler>,
     /// Users' actors: they cost nothing, and keep their worker.
     actors: Actors,
@@ -224,6 +227,8 @@ impl Core {
             pools: Pools::default(),
             unadmitted: BTreeSet::new(),
             promise: Promise::default(),
+            suspects: BTreeSet::new(),
+            trials: BTreeMap::new(),
             autoscaler: settings.scale.clone().map(Autoscaler::new),
             actors: Actors::default(),
             machines: BTreeMap::new(),
@@ -439,6 +444,7 @@ impl Core {
         let task = &mut state.tasks[index];
         task.state = TaskState::Done(worker, output);
         task.failed = 0;
+        let is_cleared = state.accused.remove(&index) && state.accused.is_empty();
         let first = !std::mem::replace(&mut task.reported, true);
         state.output = (state.output.0 + output.rows, state.output.1 + output.bytes);
         state.left -= 1;
@@ -449,6 +455,10 @@ impl Core {
         if is_result && first {
             actions.push(Action::Report(id.query, Report::Partition { index, worker, output }));
         }
+        if is_cleared {
+            query.reopen(stage, now);
+        }
+        let state = &query.stages[stage];
         if state.phase == Phase::Done || (state.left > 0 && !query.has_enough(stage)) {
             return;
         }
@@ -569,7 +579,7 @@ impl Core {
                 }
             }
         }
-        let (stages, done) = (query.stages.len(), query.done);
+        let (stages, told) = (query.stages.len(), query.told);
         left.into_iter().for_each(|(task, was)| self.vacate(task, was, now));
         (0..stages).for_each(|stage| self.leave_pools(id, stage, now, actions));
         self.queries.remove(&id);
@@ -577,9 +587,9 @@ impl Core {
         self.turns.retain(|turn| *turn != id);
         self.ended = true;
         actions.extend(self.ledger.workers().map(|worker| Action::End { worker, query: id }));
-        if !done {
-            let error = error.unwrap_or(Error::Cancelled);
-            actions.push(Action::Report(id, Report::Failed(error)));
+        match (told, error) {
+            (true, error) => actions.extend(error.map(|error| Action::Report(id, Report::Lost(error)))),
+            (false, error) => actions.push(Action::Report(id, Report::Failed(error.unwrap_or(Error::Cancelled)))),
         }
     }
 }
@@ -592,8 +602,10 @@ mod promise;
 mod recover;
 mod rollback;
 mod scale;
+mod suspects;
 
 use promise::Promise;
+use suspects::Suspect;
 
 #[cfg(test)]
 mod tests;

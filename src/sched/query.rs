@@ -48,7 +48,7 @@ pub(crate) struct Output {
     pub(crate) bytes: u64,
 }
 
-/// What whoever submitted the query hears. After `Done` or `Failed`, nothing.
+/// What whoever submitted the query hears. After `Failed` nothing, after `Done` nothing but `Lost`.
 #[derive(Debug, Clone)]
 pub(crate) enum Report {
     /// A partition of the result: which in order, and where.
@@ -60,6 +60,8 @@ pub(crate) enum Report {
     /// All partitions of the result have been reported.
     Done,
     Failed(Error),
+    /// What was lost of the result after `Done` could not be made again.
+    Lost(Error),
 }
 
 #[derive(Debug)]
@@ -97,6 +99,10 @@ pub(super) struct Stage {
     pub(super) left: usize,
     /// How often something that its tasks had left was lost, to be made again.
     pub(super) epoch: u64,
+    /// Tasks that ran on a worker which was lost, beside those of other queries: the stage runs alone until they have succeeded.
+    pub(super) accused: BTreeSet<usize>,
+    /// How often that was so.
+    pub(super) accused_before: u32,
     /// Epochs of the inputs of which its tasks read one attempt, together, when the first of them started.
     pub(super) seen: u64,
     /// How many attempts have succeeded, and how long they ran.
@@ -278,8 +284,8 @@ impl Query {
     /// though all of them must read one.
     pub(super) fn is_outdated(&mut self, stage: usize) -> bool {
         // Where all have ended, nobody else reads; unless other stages do.
-        let ended = self.spec.stages[stage].with_others && self.inputs_done(stage);
-        if !self.open.contains(&stage) && !ended {
+        let reads = self.stages[stage].phase != Phase::Done || self.spec.stages[stage].with_others;
+        if !reads || !self.inputs_done(stage) {
             return false;
         }
         let inputs = self.spec.stages[stage].one_attempt.iter().filter_map(|id| self.stages.get(id.0 as usize));
@@ -294,7 +300,13 @@ impl Query {
 
     /// Notes whether a stage has work to give out, after its phase or that of an input has changed.
     pub(super) fn reopen(&mut self, stage: usize, now: Instant) {
-        if self.stages[stage].phase == Phase::Done || !self.inputs_done(stage) {
+        let inputs_done = self.inputs_done(stage);
+        let state = &mut self.stages[stage];
+        if state.phase == Phase::Done {
+            state.accused.clear();
+        }
+        // Suspects are not started in their turn.
+        if state.phase == Phase::Done || !inputs_done || !state.accused.is_empty() {
             self.open.remove(&stage);
         } else if self.open.insert(stage) && self.stages[stage].phase == Phase::Waiting {
             self.stages[stage].since = now;
@@ -326,6 +338,8 @@ impl Stage {
             queued: 0,
             left: to_run,
             epoch: 0,
+            accused: BTreeSet::new(),
+            accused_before: 0,
             seen: 0,
             ended: (0, Duration::ZERO),
             output: (0, 0),

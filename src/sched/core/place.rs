@@ -12,6 +12,7 @@ use crate::sched::{Affinity, PoolId, QueryId, ReplicaId, Resources, StepId, Work
 impl Core {
     /// Starts what can be started. Queries take turns, one task each; within a query, stages nearest to the result come first.
     pub(super) fn advance(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.try_suspects(now, actions);
         self.keep_promise(now, actions);
         let mut passed = 0;
         while passed < self.turns.len() && self.has_room() {
@@ -107,7 +108,10 @@ impl Core {
         let state = &mut query.stages[stage];
         let Some(placed) = placed else {
             state.refused = Some(room);
-            self.unadmitted.insert((id, stage));
+            // A suspect waits for its own worker.
+            if state.accused.is_empty() {
+                self.unadmitted.insert((id, stage));
+            }
             return;
         };
         self.unadmitted.remove(&(id, stage));
@@ -131,7 +135,7 @@ impl Core {
         self.extend(id, stage, |_, pool| pool.spec.least, now, actions);
     }
 
-    fn start_task(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
+    pub(super) fn start_task(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
         let (admits, amount) = (self.policy.admits(self.running), self.settings.task);
         let Some(state) = self.queries.get(&id).map(|query| &query.stages[stage]) else { return false };
         if state.phase != Phase::Running || state.waiting.len() == 0 || !admits || !self.is_served(id, stage) {

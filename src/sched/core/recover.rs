@@ -1,9 +1,10 @@
 //! What a lost worker costs: its running tasks and the partitions that only it held. They run again elsewhere, as new
 //! attempts; what reads them waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::suspects::Suspect;
 use super::{Action, Core, Timer};
 use crate::error::{Error, PoolError, PoolFailure, TaskError, TaskFailure};
 use crate::sched::ledger::Ledger;
@@ -19,12 +20,22 @@ const MAX_LOST_REPLICAS: usize = 4;
 const BACK_OFF: Duration = Duration::from_millis(250);
 
 /// What a pool has lost.
-pub(super) struct LostReplicas {
+struct LostReplicas {
     count: usize,
     last: ReplicaId,
     on: WorkerId,
     /// None is left.
     all: bool,
+}
+
+/// What is lost.
+#[derive(Default)]
+pub(super) struct Loss {
+    worker: Option<WorkerId>,
+    why: String,
+    pools: BTreeMap<PoolId, LostReplicas>,
+    /// Stages that are not charged with the worker: they are tried alone.
+    suspects: BTreeSet<Suspect>,
 }
 
 /// What a query has lost with a worker, or with a pool.
@@ -42,6 +53,8 @@ struct Lost {
 
 impl Core {
     pub(super) fn lose(&mut self, worker: WorkerId, why: &str, now: Instant, actions: &mut Vec<Action>) {
+        let suspects = self.suspects_of(worker);
+        self.suspects.extend(&suspects);
         self.ledger.remove(worker);
         self.queues.lose(worker);
         self.machines.remove(&worker);
@@ -50,9 +63,11 @@ impl Core {
             scaler.lost();
         }
         let pools = self.lose_replicas(worker);
+        self.stop_pools_of(&suspects, now, actions);
         // Those that still wait say so again.
         self.unadmitted.clear();
-        self.lose_from_queries(Some(worker), why, &pools, now, actions);
+        let loss = Loss { worker: Some(worker), why: why.to_owned(), pools, suspects };
+        self.lose_from_queries(&loss, now, actions);
         self.make_room_for_a_task(now, actions);
         self.end_infeasible(now, actions);
     }
@@ -83,41 +98,37 @@ impl Core {
         self.stop_replica(id, actions);
         if self.pools.get(id.pool).is_some_and(|pool| pool.alive() == 0) {
             let pools = [(id.pool, LostReplicas { count: 1, last: id, on, all: true })].into();
-            let why = "it does not come back from a call of a query that has ended";
-            self.lose_from_queries(None, why, &pools, now, actions);
+            let why = "it does not come back from a call of a query that has ended".to_owned();
+            self.lose_from_queries(&Loss { why, pools, ..Loss::default() }, now, actions);
         }
     }
 
-    fn lose_from_queries(
-        &mut self,
-        worker: Option<WorkerId>,
-        why: &str,
-        pools: &BTreeMap<PoolId, LostReplicas>,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn lose_from_queries(&mut self, loss: &Loss, now: Instant, actions: &mut Vec<Action>) {
         // What is done is made again as long as somebody may want it.
         let done = self.queries.iter().filter(|(_, query)| query.done && !query.taken).map(|(id, _)| *id);
         let concerned: Vec<_> = self.turns.iter().copied().chain(done).collect();
         for id in concerned {
-            self.lose_from_query(id, worker, why, pools, now, actions);
+            self.lose_from_query(id, loss, now, actions);
         }
     }
 
-    pub(super) fn lose_from_query(
-        &mut self,
-        id: QueryId,
-        worker: Option<WorkerId>,
-        why: &str,
-        pools: &BTreeMap<PoolId, LostReplicas>,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn lose_from_query(&mut self, id: QueryId, loss: &Loss, now: Instant, actions: &mut Vec<Action>) {
         let Some(query) = self.queries.get_mut(&id) else { return };
-        let lost = query.lose(worker, why, pools, now, &mut self.ledger);
+        let lost = query.lose(loss, now, &mut self.ledger);
         if query.done && query.stages.last().is_some_and(|last| last.phase != Phase::Done) {
             query.done = false;
             self.turns.push_back(id);
+        }
+        // Attempts that go on in vain, where workers are left.
+        let there = lost.attempts.iter().filter_map(|(task, was)| match was {
+            TaskState::Running { on, .. } | TaskState::Queued { on } if Some(*on) != loss.worker => {
+                Some((*on, task.stage))
+            }
+            _ => None,
+        });
+        for (worker, stage) in there.collect::<BTreeSet<_>>() {
+            query.stages[stage.0 as usize].prepared.remove(&worker);
+            actions.push(Action::Enough { worker, query: id, stage });
         }
         lost.attempts.into_iter().for_each(|(task, was)| self.vacate(task, was, now));
         lost.stages.into_iter().for_each(|stage| self.leave_pools(id, stage, now, actions));
@@ -210,18 +221,11 @@ impl Core {
 }
 
 impl Query {
-    fn lose(
-        &mut self,
-        worker: Option<WorkerId>,
-        why: &str,
-        pools: &BTreeMap<PoolId, LostReplicas>,
-        now: Instant,
-        ledger: &mut Ledger,
-    ) -> Lost {
+    fn lose(&mut self, loss: &Loss, now: Instant, ledger: &mut Ledger) -> Lost {
         let mut lost = Lost::default();
         // Readers before what they read: who must run again needs its inputs again.
         for stage in (0..self.stages.len()).rev() {
-            if let Some(worker) = worker {
+            if let Some(worker) = loss.worker {
                 self.stages[stage].prepared.remove(&worker);
                 self.stages[stage].holders.remove(&worker);
                 self.stages[stage].waiting.lose(worker);
@@ -229,9 +233,9 @@ impl Query {
             }
             let needed = self.is_needed(stage);
             self.settle_kept(stage, needed, ledger);
-            let replicas = self.lose_replicas(stage, why, pools);
+            let replicas = self.lose_replicas(stage, loss);
             let tasks = replicas.and_then(|pool_is_gone| {
-                self.lose_tasks(stage, worker, pool_is_gone, why, ledger, &mut lost)?;
+                self.lose_tasks(stage, loss, pool_is_gone, ledger, &mut lost)?;
                 Ok(pool_is_gone)
             });
             let pool_is_gone = match tasks {
@@ -254,22 +258,18 @@ impl Query {
     }
 
     /// True if a pool of a running stage has no replica left.
-    fn lose_replicas(
-        &mut self,
-        stage: usize,
-        why: &str,
-        pools: &BTreeMap<PoolId, LostReplicas>,
-    ) -> Result<bool, Error> {
-        let mut gone = false;
+    fn lose_replicas(&mut self, stage: usize, loss: &Loss) -> Result<bool, Error> {
+        // Those of a suspect have been stopped.
+        let mut gone = loss.suspects.contains(&(self.spec.id, stage)) && !self.stages[stage].steps.is_empty();
         for step in 0..self.stages[stage].steps.len() {
             let id = self.step_id(stage, step);
             let state = &mut self.stages[stage].steps[step];
-            let Some(lost) = state.pool.and_then(|pool| pools.get(&pool)) else { continue };
+            let Some(lost) = state.pool.and_then(|pool| loss.pools.get(&pool)) else { continue };
             state.lost += lost.count;
             gone |= lost.all;
             if state.lost > MAX_LOST_REPLICAS {
                 let (rank, worker) = (lost.last.rank, lost.on.to_string());
-                let cause = PoolFailure::Lost { rank, worker, why: why.to_owned() };
+                let cause = PoolFailure::Lost { rank, worker, why: loss.why.clone() };
                 let udf = self.spec.stages[stage].pools[step].udf.clone();
                 return Err(PoolError { step: id, udf, cause }.into());
             }
@@ -280,23 +280,27 @@ impl Query {
     fn lose_tasks(
         &mut self,
         stage: usize,
-        worker: Option<WorkerId>,
+        loss: &Loss,
         pool_is_gone: bool,
-        why: &str,
         ledger: &Ledger,
         lost: &mut Lost,
     ) -> Result<(), Error> {
-        let needed = self.is_needed(stage);
+        let (needed, worker) = (self.is_needed(stage), loss.worker);
+        let suspected = loss.suspects.contains(&(self.spec.id, stage));
+        self.stages[stage].accused_before += u32::from(suspected);
         for index in 0..self.stages[stage].tasks.len() {
             let was = self.stages[stage].tasks[index].state;
             match was {
                 TaskState::Running { on, .. } | TaskState::Queued { on, .. } if Some(on) == worker || pool_is_gone => {
                     lost.attempts.push((self.task_id(stage, index), was));
-                    // Of those that were there, the ones that ran may be why.
-                    if let TaskState::Running { on, .. } = was
-                        && Some(on) == worker
-                    {
-                        self.charge_loss(stage, index, on, why)?;
+                    self.stages[stage].tasks[index].state = TaskState::Pending;
+                    if let TaskState::Running { on, .. } = was {
+                        // It ran there, or had batches there: it may be why.
+                        match suspected {
+                            true => drop(self.stages[stage].accused.insert(index)),
+                            false if Some(on) == worker => self.charge_loss(stage, index, on, &loss.why)?,
+                            false => (),
+                        }
                     }
                 }
                 TaskState::Done(on, output) if Some(on) == worker => {
@@ -314,7 +318,11 @@ impl Query {
             let task = &mut self.stages[stage].tasks[index];
             task.state = TaskState::Pending;
             task.attempt.0 += 1;
-            self.stages[stage].enqueue(index, &self.spec.stages[stage], |worker| ledger.has(worker));
+            let state = &mut self.stages[stage];
+            match state.accused.contains(&index) && self.spec.stages[stage].limit.is_none() {
+                true => state.waiting.push_front(index),
+                false => state.enqueue(index, &self.spec.stages[stage], |worker| ledger.has(worker)),
+            }
         }
         Ok(())
     }

@@ -5,10 +5,10 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::recover::MAX_ATTEMPTS;
+use super::recover::{Loss, MAX_ATTEMPTS};
 use super::{Action, Core};
 use crate::error::{MadeOtherwise, TaskError, TaskFailure};
-use crate::sched::query::{Phase, TaskState};
+use crate::sched::query::{Phase, Query, TaskState};
 use crate::sched::{Attempt, QueryId, StageId, TaskId, WorkerId};
 
 impl Core {
@@ -51,7 +51,7 @@ impl Core {
             stages.extend(query.stages[stage].readers.iter().filter(with_others));
         }
         // Of what these need again, some may be gone.
-        self.lose_from_query(id, None, "", &[].into(), now, actions);
+        self.lose_from_query(id, &Loss::default(), now, actions);
         self.tell_readers_of(id, now, actions);
     }
 
@@ -106,7 +106,8 @@ impl Core {
 
     /// The persisted result of which tasks of this query have read some, if others would read another now.
     fn reads_another_epoch(&mut self, id: QueryId, stage: usize) -> Option<QueryId> {
-        let query = self.queries.get(&id).filter(|query| query.open.contains(&stage))?;
+        let reads = |query: &&Query| query.stages[stage].phase != Phase::Done && query.inputs_done(stage);
+        let query = self.queries.get(&id).filter(reads)?;
         let held = query.spec.stages[stage].held.iter();
         let held: Vec<_> = held.filter_map(|of| Some((*of, self.queries.get(of)?.epoch))).collect();
         let query = self.queries.get_mut(&id)?;
@@ -136,7 +137,7 @@ impl Core {
         }
         task.state = TaskState::Dropped;
         state.output = (state.output.0 - output.rows, state.output.1 - output.bytes);
-        self.lose_from_query(id.query, None, why, &[].into(), now, actions);
+        self.lose_from_query(id.query, &Loss::default(), now, actions);
     }
 
     pub(super) fn persist(&mut self, id: QueryId, actions: &mut Vec<Action>) {

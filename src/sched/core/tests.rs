@@ -701,4 +701,5 @@ mod pools;
 mod queues;
 mod rollback;
 mod scenarios;
+mod suspects;
 mod warm;

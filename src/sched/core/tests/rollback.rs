@@ -393,7 +393,9 @@ impl World {
                     assert!(before.is_none(), "each partition is reported once");
                 }
                 Action::Report(query, Report::Done) => drop(self.ends.insert(query, Ok(()))),
-                Action::Report(query, Report::Failed(error)) => drop(self.ends.insert(query, Err(error))),
+                Action::Report(query, Report::Failed(error) | Report::Lost(error)) => {
+                    self.ends.insert(query, Err(error));
+                }
                 _ => (),
             }
         }
