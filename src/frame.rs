@@ -22,6 +22,7 @@ use crate::session::{Persisted, Session};
 use crate::store::Ticket;
 
 pub(crate) use publish::Publication;
+pub use publish::SinkMode;
 
 /// A query that was submitted. Dropping it ends the query and frees what it holds, on all workers.
 ///
@@ -68,19 +69,20 @@ impl Run {
 
     /// The result's partitions, in order, as tasks finish. Blocks for each. After an error there is none.
     pub fn batches(&mut self) -> Batches {
-        let (sender, batches) = blocking::sync_channel(1);
+        let (sender, batches) = blocking::sync_channel::<Told>(1);
         let host = Arc::clone(self.session.host());
         let publication = self.publication.take();
         match self.events.take() {
             Some(events) => {
                 self.session.host().runtime.handle().spawn(async move {
                     let mut partitions = std::pin::pin!(results(events, host, publication));
-                    while let Some(partition) = partitions.next().await {
-                        let failed = partition.is_err();
+                    loop {
+                        let told = partitions.next().await.transpose();
+                        let over = !matches!(told, Ok(Some(_)));
                         // The reader may be slow: it must not hold a network thread meanwhile.
                         let sender = sender.clone();
-                        let sent = tokio::task::spawn_blocking(move || sender.send(partition)).await;
-                        if failed || !matches!(sent, Ok(Ok(()))) {
+                        let sent = tokio::task::spawn_blocking(move || sender.send(told)).await;
+                        if over || !matches!(sent, Ok(Ok(()))) {
                             return;
                         }
                     }
@@ -88,7 +90,7 @@ impl Run {
             }
             None => drop(sender.send(Err(ClusterError::Closed.into()))),
         }
-        Batches { partitions: batches }
+        Batches { partitions: Some(batches) }
     }
 
     /// [`batches`](Self::batches) for async code, on any executor. Dropping it ends the query.
@@ -105,14 +107,21 @@ impl Run {
                 None => stream::once(ready(Err(ClusterError::Closed.into()))).boxed(),
             };
             let mut frames = partitions.then(decode_beside).boxed();
-            while let Some(frame) = frames.next().await {
-                if sender.send(frame).await.is_err() {
+            loop {
+                let told = frames.next().await.transpose();
+                let over = !matches!(told, Ok(Some(_)));
+                if sender.send(told).await.is_err() || over {
                     return;
                 }
             }
         });
-        stream::unfold((frames, self), |(mut frames, run)| async { Some((frames.recv().await?, (frames, run))) })
-            .boxed()
+        stream::unfold(Some((frames, self)), |reading| async {
+            let (mut frames, run) = reading?;
+            let frame = frames.recv().await.unwrap_or_else(|| Err(ClusterError::Closed.into())).transpose()?;
+            let goes_on = frame.is_ok().then_some((frames, run));
+            Some((frame, goes_on))
+        })
+        .boxed()
     }
 
     /// Waits until the whole result is there, and leaves it where it is: so many partitions.
@@ -209,14 +218,23 @@ async fn collect(
 /// The result of a query, partition by partition: see [`Run::batches`].
 #[derive(Debug)]
 pub struct Batches {
-    partitions: blocking::Receiver<Result<Bytes, Error>>,
+    /// `None` once it is over.
+    partitions: Option<blocking::Receiver<Told>>,
 }
+
+/// The next partition, or that there is none. Without either the result is cut off: its session has gone.
+type Told = Result<Option<Bytes>, Error>;
 
 impl Iterator for Batches {
     type Item = Result<DataFrame, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.partitions.recv().ok()?.and_then(decode))
+        let told = self.partitions.as_ref()?.recv().unwrap_or_else(|_| Err(ClusterError::Closed.into()));
+        let batch = told.transpose().map(|partition| partition.and_then(decode));
+        if !matches!(batch, Some(Ok(_))) {
+            self.partitions = None;
+        }
+        batch
     }
 }
 
@@ -227,6 +245,13 @@ pub trait LazyFrameExt: Sized {
     /// # Errors
     /// As [`Session::submit`] and [`Run::collect`].
     fn collect_on(self, session: &Session) -> Result<DataFrame, Error>;
+
+    /// Runs a query that ends in a sink into a folder, and yields what it has written. `mode` says what is done about what is
+    /// there; [`collect_on`](Self::collect_on) takes it for an error.
+    ///
+    /// # Errors
+    /// As [`Session::submit_sink`] and [`Run::collect`].
+    fn sink_on(self, session: &Session, mode: SinkMode) -> Result<DataFrame, Error>;
 
     /// Runs the query and leaves its result on the workers, as a source for further queries of this session: see
     /// [`Persisted`]. Blocks until it is there.
@@ -291,6 +316,10 @@ pub trait LazyFrameExt: Sized {
 impl LazyFrameExt for LazyFrame {
     fn collect_on(self, session: &Session) -> Result<DataFrame, Error> {
         session.submit(self)?.collect()
+    }
+
+    fn sink_on(self, session: &Session, mode: SinkMode) -> Result<DataFrame, Error> {
+        session.submit_sink(self, mode)?.collect()
     }
 
     fn persist_on(self, session: &Session) -> Result<Persisted, Error> {

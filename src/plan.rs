@@ -28,7 +28,7 @@ pub(crate) use held::{held_by, held_name, scan_held};
 pub(crate) use lift::udf_calls;
 pub(crate) use marker::{Marker, beside_columns};
 pub(crate) use share::{Rows, share};
-pub(crate) use sink::FileSink;
+pub(crate) use sink::{FileSink, STAGED};
 pub(crate) use wire::{Fragment, placeholder_of};
 
 use crate::error::{PlanError, PolarsFailure};

@@ -25,7 +25,7 @@ use crate::sched::{Attempt, Output, PartitionId, QueryId, TaskId};
 
 pub(crate) use ipc::{decode_frame, encode_frame};
 pub(crate) use serve::{RowRange, Ticket};
-pub(crate) use staging::Staging;
+pub(crate) use staging::{Staging, Step, is_there};
 pub(crate) use writer::PartitionWriter;
 
 /// Partitions up to this size stay in memory.
