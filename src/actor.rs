@@ -53,6 +53,7 @@ pub use regatta_remote::{
     ActorRef, Address, AskError, Asker, Down, NameError, Publication, RemoteMessage, Restarts, TellError, WireMessage,
     actix,
 };
+#[doc(hidden)]
 pub use registry::ActorEntry;
 pub(crate) use registry::{Launch, open, registered};
 

@@ -147,6 +147,14 @@ impl Node {
         self.disconnect(node);
     }
 
+    /// Ends when this node has [given up](Self::give_up) another: nobody is to wait for it any more.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn until_given_up(&self, node: NodeId) {
+        self.shared().redial.until_given_up(node).await;
+    }
+
     /// Whether this node has [given up](Self::give_up) another.
     pub fn has_given_up(&self, node: NodeId) -> bool {
         self.shared().redial.has_given_up(node)
@@ -291,7 +299,11 @@ impl Node {
             return Ok(link);
         }
         let mut dialling = travel::dial(self.shared(), at.ok_or(TellError::NotConnected)?);
-        let _ = self.shared().net.within(deadline, dialling.changed()).await; // ends with an error
+        tokio::select! {
+            biased;
+            () = self.until_given_up(node) => return Err(TellError::NoSuchActor),
+            _ = self.shared().net.within(deadline, dialling.changed()) => (), // ends with an error
+        }
         self.link(node).ok_or(TellError::NotConnected)
     }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashSet;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -34,6 +35,7 @@ pub(crate) struct Redial {
     keepers: Mutex<BTreeMap<SocketAddr, (NodeId, AbortHandle)>>,
     /// Gone for good: a node is one life of one process.
     given_up: DashSet<NodeId>,
+    gave_up: Notify,
 }
 
 /// Who holds it may dial its address.
@@ -53,6 +55,18 @@ impl Redial {
     /// From now on nothing makes this node dial that one.
     pub(crate) fn give_up(&self, node: NodeId) {
         self.given_up.insert(node);
+        self.gave_up.notify_waiters();
+    }
+
+    /// Ends when a node is given up.
+    pub(crate) async fn until_given_up(&self, node: NodeId) {
+        loop {
+            let given_up = self.gave_up.notified(); // before the look: it hears every later one
+            if self.has_given_up(node) {
+                return;
+            }
+            given_up.await;
+        }
     }
 
     pub(crate) fn has_given_up(&self, node: NodeId) -> bool {

@@ -18,6 +18,7 @@ use super::outbox::{OUTBOX, Outgoing, Undelivered, deliver};
 use super::{Host, SwordfishActor};
 use crate::cluster::ClusterProvider;
 use crate::error::ClusterError;
+use crate::notice::notice;
 use crate::os;
 use crate::plan::{QueryPlan, Rows, Split, Stage, UdfStep, share};
 use crate::sched::{
@@ -132,7 +133,7 @@ impl SchedulerActor {
 
     fn lose(&mut self, worker: WorkerId, why: String) {
         if let Some(crew) = self.workers.remove(&worker) {
-            tracing::warn!(%worker, why, "worker lost");
+            notice(format_args!("{worker} is lost ({why}); what it did, and what only it held, runs again elsewhere"));
             if let Some((node, _)) = crew.place.node {
                 self.host.forget(node);
                 for worker in self.workers.keys().copied().collect::<Vec<_>>() {
@@ -542,7 +543,7 @@ fn pool_spec(step: &UdfStep, no_gpu: Option<&str>) -> PoolSpec {
     let each = Resources::cpus(options.cpus).with_memory(options.memory);
     let each = match no_gpu {
         Some(why) if options.run_on == RunOn::PreferGpu => {
-            tracing::warn!(udf = step.udf, why, "no worker has a GPU: it runs on CPUs");
+            notice(format_args!("UDF {} runs on CPUs, as no worker has a GPU: {why}", step.udf));
             each
         }
         _ => each.with_gpus(options.gpus, options.gpu_memory),
