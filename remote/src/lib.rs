@@ -65,7 +65,7 @@ mod travel;
 pub use actor::{ActorId, ActorRef, Address};
 #[cfg(feature = "arrow")]
 pub use batch::Batch;
-pub use codec::{CodecError, MAX_MESSAGE, decode, encode};
+pub use codec::{Bound, CodecError, MAX_DEPTH, MAX_MESSAGE, decode, encode};
 pub use data::{DataReader, DataSource, Fetch};
 pub use error::{AskError, BindError, ConnectError, FetchError, SpawnError, TellError};
 pub use fence::{catch, panic_text};

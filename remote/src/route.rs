@@ -147,7 +147,7 @@ pub(crate) trait EncodedItems: Send {
     fn next(&mut self) -> Boxed<'_, Result<Option<Parcel>, Fault>>;
 }
 
-impl<T: Serialize + Send + 'static> EncodedItems for Producing<T> {
+impl<T: Serialize + DeserializeOwned + Send + 'static> EncodedItems for Producing<T> {
     fn next(&mut self) -> Boxed<'_, Result<Option<Parcel>, Fault>> {
         Box::pin(async move { Self::next(self).await?.map(written).transpose() })
     }
@@ -239,7 +239,7 @@ fn read<M: WireMessage>(message: Opened, node: Option<Node>) -> Result<M, Fault>
 }
 
 /// Encodes a reply; one that panics there, or when it is dropped, costs no more than itself.
-fn written<T: Serialize>(value: T) -> Result<Parcel, Fault> {
+fn written<T: Serialize + DeserializeOwned>(value: T) -> Result<Parcel, Fault> {
     match fence::catch(move || Parcel::pack(&value)) {
         Ok(Ok(parcel)) => Ok(parcel),
         Ok(Err(error)) => Err(Fault::BadReply { text: error.to_string() }),
