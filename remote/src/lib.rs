@@ -71,7 +71,7 @@ pub use error::{AskError, BindError, ConnectError, FetchError, SpawnError, TellE
 pub use fence::{catch, panic_text};
 pub use identity::{Authority, ClusterId, Identity, IdentityError, NodeId, PeerId, Role};
 pub use join::{JoinError, JoinToken, JoinTokenError};
-pub use local::{Asker, Down, LocalRef};
+pub use local::{Asker, Down, LocalRef, Sender};
 pub use message::{RemoteMessage, Response, StreamMessage, WireMessage};
 pub use names::{NameError, Names};
 pub use node::{InHand, Node};
