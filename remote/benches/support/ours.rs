@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler};
 use bytes::Bytes;
 use regatta_remote::{
-    ActorId, Authority, DataReader, DataSource, Identity, Node, NodeId, Role, Runtime, decode, encode,
+    ActorId, Authority, DataReader, DataSource, Identity, Node, NodeId, PeerId, Role, Runtime, decode, encode,
 };
 use serde::{Deserialize, Serialize};
 
