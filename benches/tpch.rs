@@ -103,7 +103,7 @@ fn add(report: &mut Report, system: &'static str, times: [Result<f64, String>; 2
 
 /// The least time of three, and its rows are looked at.
 fn best(query: Query, tables: &Tables, run: impl Fn(LazyFrame) -> usize) -> f64 {
-    let times = [(); 3].map(|()| once(|| drop(run(query(tables)))).as_secs_f64());
+    let times = [(); 3].map(|()| once(|| _ = run(query(tables))).as_secs_f64());
     times.into_iter().fold(f64::INFINITY, f64::min)
 }
 
