@@ -344,6 +344,16 @@ impl Core {
         Some(self.pools.replica(replica)?.grant.worker)
     }
 
+    /// Where an attempt of a task is, until it has ended.
+    pub(crate) fn runs_on(&self, task: TaskId, attempt: Attempt) -> Option<WorkerId> {
+        let stage = self.queries.get(&task.query)?.stages.get(task.stage.0 as usize)?;
+        let task = stage.tasks.get(task.index as usize).filter(|task| task.attempt == attempt)?;
+        match task.state {
+            TaskState::Running { on, .. } | TaskState::Queued { on, .. } => Some(on),
+            _ => None,
+        }
+    }
+
     /// Whether all partitions of a query's result are there.
     pub(crate) fn is_done(&self, query: QueryId) -> bool {
         self.queries.get(&query).is_some_and(|query| query.done)
@@ -422,8 +432,12 @@ impl Core {
             // However often: those rows come, or their query fails and is gone.
             Err(TaskFailure::MadeAgain(persisted)) if self.queries.contains_key(&persisted) => self.wait(id, now),
             Err(TaskFailure::LostInput { task, attempt, from, why }) => {
+                let reads = self.queries.get(&id.query).map_or(&[][..], |query| &query.spec.stages[stage].held);
+                let is_its_own = task.query == id.query || reads.contains(&task.query);
                 self.put_back(id);
-                self.unread(task, Attempt(attempt), &format!("{why} (on {from})"), now, actions);
+                if is_its_own {
+                    self.unread(task, Attempt(attempt), &format!("{why} (on {from})"), now, actions);
+                }
             }
             Err(cause) => {
                 let again = cause.is_retryable() && self.retry(id, now);
