@@ -5,6 +5,7 @@
 //! planner cannot split runs whole on one worker, and [`explain`](QueryPlan::explain) says why.
 
 mod aggregate;
+mod blob;
 mod cut;
 mod explain;
 mod files;
@@ -113,6 +114,7 @@ pub(crate) struct Scatter {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct UdfStep {
     pub(crate) udf: String,
+    #[serde(with = "blob")]
     pub(crate) arguments: Vec<u8>,
     pub(crate) options: PoolOptions,
     /// Columns of the batch that are handed to the UDF, in order.

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -340,6 +341,7 @@ impl Session {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.host.closing.store(true, Ordering::Relaxed);
         // Workers first: their loss then is nobody's failure.
         match (&self.workers, self.host.node.clone()) {
             (Some(workers), _) => workers.close(),

@@ -1,7 +1,7 @@
 //! What every process of a cluster has: threads, a store, and a place in the network.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub(crate) struct Host {
     own: OnceLock<Result<OwnNode, ClusterError>>,
     /// Nodes that cannot be dialled from here, though they may live.
     unreachable: DashSet<NodeId>,
+    /// The session ends: from here on a worker that goes is nobody's loss.
+    pub(crate) closing: Arc<AtomicBool>,
 }
 
 /// How long the first byte of a partition or batch may take.
@@ -48,7 +50,7 @@ impl Host {
     pub(crate) fn new(runtime: Runtime, store: Arc<Store>, node: Option<Node>, head: Option<NodeId>) -> Arc<Self> {
         let (replicas, own) = (AtomicU64::new(FIRST_REPLICA), OnceLock::new());
         let unreachable = DashSet::new();
-        Arc::new(Self { runtime, store, node, head, replicas, own, unreachable })
+        Arc::new(Self { runtime, store, node, head, replicas, own, unreachable, closing: Arc::default() })
     }
 
     /// Waits for a future on our threads, from any thread: also one of another runtime, which this blocks.

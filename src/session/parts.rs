@@ -1,6 +1,7 @@
 //! What sessions are made of.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -102,7 +103,11 @@ impl Head {
     /// What the provider does with its word that a process has ended: it is proof, and comes before any time-out.
     pub(super) fn on_end(&self) -> Arc<dyn Fn(NodeId, String) + Send + Sync> {
         let (scheduler, runtime) = (self.scheduler.clone(), self.ground.host.runtime.handle().clone());
+        let closing = Arc::clone(&self.ground.host.closing);
         Arc::new(move |node, why| {
+            if closing.load(Ordering::Relaxed) {
+                return;
+            }
             let scheduler = scheduler.clone();
             // A scheduler that is gone has no use for it.
             runtime.spawn(async move { scheduler.tell(WorkerDown { node, why }, CONTROL).await });
@@ -125,10 +130,12 @@ impl Head {
     /// Tells the scheduler of workers that are lost, and the gateway of drivers.
     fn watch_peers(&self, node: &Node, gateway: LocalRef<GatewayActor>) {
         let (mut events, scheduler) = (node.events(), self.scheduler.clone());
+        let closing = Arc::clone(&self.ground.host.closing);
         self.ground.host.runtime.handle().spawn(async move {
             loop {
                 // An actor that is gone has no use for what it is told.
                 match events.recv().await {
+                    Ok(PeerEvent::Down { .. }) if closing.load(Ordering::Relaxed) => return,
                     Ok(PeerEvent::Down { peer, .. }) if peer.role == Role::Driver => {
                         let _ = gateway.tell(DriverDown(peer.node), CONTROL).await;
                     }
