@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::actors::{Host, Place, RunEvent};
 use crate::error::{ClusterError, Error, PolarsFailure, TaskError, TaskFailure};
-use crate::plan::Marker;
+use crate::plan::{Marker, beside_columns};
 use crate::sched::{Output, QueryId, QueryStatus};
 use crate::session::{Persisted, Session};
 use crate::store::Ticket;
@@ -350,9 +350,12 @@ impl LazyFrameExt for LazyFrame {
     }
 
     fn shuffle(self, seed: u64) -> Self {
-        const ROW: &str = "__regatta_row";
-        let numbered = self.with_row_index(ROW, None);
-        numbered.sort_by_exprs([random(col(ROW), seed)], Default::default()).drop(by_name([ROW], true, false))
+        beside_columns(self, move |query, names| {
+            let row = names.fresh("row");
+            let numbered = query.with_row_index(row.clone(), None);
+            let shuffled = numbered.sort_by_exprs([random(col(row.clone()), seed)], Default::default());
+            shuffled.drop(by_name([row], true, false))
+        })
     }
 
     fn into_partitions(self, partitions: usize) -> LazyFrame {

@@ -89,6 +89,11 @@ impl Host {
         }
     }
 
+    /// Whether a node is connected to this one.
+    pub(super) fn knows(&self, node: NodeId) -> bool {
+        self.node.as_ref().is_some_and(|here| here.address_of(node).is_some())
+    }
+
     fn is_gone(&self, node: NodeId) -> bool {
         self.node.as_ref().is_some_and(|here| here.has_given_up(node))
     }

@@ -193,7 +193,7 @@ impl StagePools {
             None => {
                 let bytes = encode_frame(inputs).map_err(PolarsFailure::from).map_err(TaskFailure::from)?;
                 // Taken back if the call is cancelled before the replica has fetched it.
-                let offer = self.host.store.offer(bytes);
+                let offer = self.host.store.offer(bytes, seat.at.place.node.map(|(node, _)| node));
                 let actor: ActorRef<UdfActor> = self.host.replica(&seat.at.place, seat.at.actor).await?;
                 actor.ask(Evaluate { inputs: BatchAt::There(self.here, offer.ticket()), call }, CALL).await
             }

@@ -2,8 +2,8 @@
 
 use polars::prelude::*;
 
-/// What differs between two answers, for people; `None` if they are equal, but for what floats in `approximate` may differ.
-pub(super) fn difference(ours: &DataFrame, plain: &DataFrame, ordered: bool, approximate: &[&str]) -> Option<String> {
+/// Where two answers differ, for people; `None`: they are equal, as [`assert_same_as_polars`](super::assert_same_as_polars) says.
+pub fn difference(ours: &DataFrame, plain: &DataFrame, ordered: bool, approximate: &[&str]) -> Option<String> {
     let unknown = |name: &&&str| plain.column(name).is_err();
     if let Some(name) = approximate.iter().find(unknown) {
         return Some(format!(
@@ -17,7 +17,10 @@ pub(super) fn difference(ours: &DataFrame, plain: &DataFrame, ordered: bool, app
     if ours.height() != plain.height() {
         return Some(format!("there are {} rows, and plain Polars has {}", ours.height(), plain.height()));
     }
-    let (ours, plain) = if ordered { (ours.clone(), plain.clone()) } else { (sorted(ours), sorted(plain)) };
+    let (ours, plain) = match ordered {
+        true => (ours.clone(), plain.clone()),
+        false => (sorted(ours, approximate), sorted(plain, approximate)),
+    };
     let rows = ours.columns().iter().zip(plain.columns()).filter_map(|(a, b)| {
         let approximate = approximate.contains(&a.name().as_str());
         let row = first_difference(a, b, approximate)?;
@@ -81,8 +84,13 @@ fn exact(value: &AnyValue<'_>) -> String {
     }
 }
 
-fn sorted(frame: &DataFrame) -> DataFrame {
-    let names: Vec<_> = frame.get_column_names_owned();
+/// Rows in an order that is the same for the same rows: floats that may differ are looked at last.
+fn sorted(frame: &DataFrame, approximate: &[&str]) -> DataFrame {
+    let mut names: Vec<_> = frame.get_column_names_owned();
+    names.sort_by_key(|name| approximate.contains(&name.as_str()));
+    if names.is_empty() {
+        return frame.clone();
+    }
     frame.sort(names, SortMultipleOptions::default()).unwrap_or_else(|error| panic!("cannot sort the rows: {error}"))
 }
 
