@@ -42,7 +42,7 @@ impl Ground {
         network: impl FnOnce(&Runtime) -> Result<Network, ClusterError>,
     ) -> Result<Self, ClusterError> {
         check_open_files()?;
-        let failed = |error| ClusterError::scratch("a folder of the session", &config.scratch, error);
+        let failed = |error| ClusterError::scratch("a scratch folder", &config.scratch, error);
         let scratch = Scratch::create(&config.scratch).map_err(failed)?;
         let store = scratch.store("driver").map_err(failed)?;
         let runtime = Runtime::new("regatta", 2).map_err(|e| ClusterError::os("start the session's threads", e))?;
