@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use actix::{Actor, Context};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep};
 
 use crate::actor::{ActorId, ActorRef, Address};
@@ -106,6 +105,17 @@ pub enum NameError {
     NoAnswer(#[from] AskError),
 }
 
+/// What the fuzz target of the names' messages asserts.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn survive(data: &[u8]) {
+    use crate::fuzzing::survives;
+    survives::<Register>(data);
+    survives::<Find>(data);
+    survives::<Unregister>(data);
+    survives::<registry::Entry>(data);
+    survives::<NameError>(data);
+}
+
 fn known_names(known: &[String]) -> String {
     match known {
         [] => "no name is registered. Its actor must be running, and registered under that name".to_owned(),
@@ -123,18 +133,14 @@ impl Node {
         let mut events = self.events();
         let handle = self.shared().net.handle.clone();
         handle.clone().spawn(async move {
-            loop {
-                match events.recv().await {
-                    Ok(PeerEvent::Down { .. }) | Err(RecvError::Lagged(_)) => {
-                        let registry = registry.clone();
-                        handle.spawn(async move {
-                            sleep(REMEMBERED).await;
-                            // Not taken only by a registry that is gone; a find looks for itself whether a node is there.
-                            let _ = registry.tell(Sweep, TOLD).await;
-                        });
-                    }
-                    Ok(_) => (),
-                    Err(RecvError::Closed) => return,
+            while let Some(event) = events.recv().await {
+                if matches!(event, PeerEvent::Down { .. }) {
+                    let registry = registry.clone();
+                    handle.spawn(async move {
+                        sleep(REMEMBERED).await;
+                        // Not taken only by a registry that is gone; a find looks for itself whether a node is there.
+                        let _ = registry.tell(Sweep, TOLD).await;
+                    });
                 }
             }
         });
