@@ -109,7 +109,7 @@ impl Peers {
             tokio::select! {
                 biased;
                 _ = lost.wait_for(Option::is_some) => return None,
-                event = events.recv() => if event.is_none() { return None },
+                event = events.recv() => _ = event?,
             }
         }
     }

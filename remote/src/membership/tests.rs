@@ -21,11 +21,11 @@ fn run(core: &mut Membership, from: u64, to: u64) -> Vec<(u64, Action)> {
 
 /// The number of the beat that goes to a peer.
 fn beat_to(actions: &[Action], to: NodeId) -> u64 {
-    let beats = actions.iter().filter_map(|action| match action {
+    let beat = actions.iter().rev().find_map(|action| match action {
         Action::Beat { node, seq, .. } if *node == to => Some(*seq),
         _ => None,
     });
-    beats.last().expect("no beat")
+    beat.unwrap()
 }
 
 /// Peers that have acknowledged a beat of 0 s, by their own first one.
