@@ -109,7 +109,9 @@ impl Peers {
             tokio::select! {
                 biased;
                 _ = lost.wait_for(Option::is_some) => return None,
-                event = events.recv() => _ = event?,
+                event = events.recv() => {
+                    event?;
+                }
             }
         }
     }

@@ -14,8 +14,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::actor::ActorId;
 use crate::error::Fault;
 use crate::fence;
-use crate::identity::Role;
-use crate::local::{Down, LocalRef, Reply};
+use crate::identity::{PeerId, Role};
+use crate::local::{Down, LocalRef, Reply, Sender};
 use crate::message::WireMessage;
 use crate::node::{Node, WeakNode};
 use crate::parcel::{Opened, Parcel};
@@ -132,11 +132,11 @@ pub(crate) trait Route: Send + Sync {
     /// Waits for a place in the actor's mailbox.
     fn place(&self) -> Boxed<'_, Result<OwnedSemaphorePermit, Fault>>;
 
-    /// Hands an ask to the actor; the future is the wait for the answer.
-    fn ask(&self, message: Opened, place: OwnedSemaphorePermit) -> Result<Boxed<'static, Answer>, Fault>;
+    /// Hands a peer's ask to the actor; the future is the wait for the answer.
+    fn ask(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<Boxed<'static, Answer>, Fault>;
 
-    /// Hands a tell to the actor.
-    fn tell(&self, message: Opened, place: OwnedSemaphorePermit) -> Result<(), Fault>;
+    /// Hands a peer's tell to the actor.
+    fn tell(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<(), Fault>;
 }
 
 /// What goes back to the peer.
@@ -152,7 +152,7 @@ pub(crate) trait EncodedItems: Send {
     fn next(&mut self) -> Boxed<'_, Result<Option<Parcel>, Fault>>;
 }
 
-impl<T: Serialize + Send + 'static> EncodedItems for Producing<T> {
+impl<T: Serialize + DeserializeOwned + Send + 'static> EncodedItems for Producing<T> {
     fn next(&mut self) -> Boxed<'_, Result<Option<Parcel>, Fault>> {
         Box::pin(async move { Self::next(self).await?.map(written).transpose() })
     }
@@ -207,15 +207,15 @@ where
         Box::pin(async move { self.actor.permit().await.map_err(gone) })
     }
 
-    fn ask(&self, message: Opened, place: OwnedSemaphorePermit) -> Result<Boxed<'static, Answer>, Fault> {
+    fn ask(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<Boxed<'static, Answer>, Fault> {
         let message = read::<M>(message, self.node.upgrade())?;
-        let reply = self.actor.enqueue_ask(message, place).map_err(gone)?;
+        let reply = self.actor.enqueue_ask(message, place, Sender::Node(from)).map_err(gone)?;
         Ok(M::Result::answer(reply))
     }
 
-    fn tell(&self, message: Opened, place: OwnedSemaphorePermit) -> Result<(), Fault> {
+    fn tell(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<(), Fault> {
         let message = read::<M>(message, self.node.upgrade())?;
-        self.actor.enqueue_tell(message, place).map_err(gone)
+        self.actor.enqueue_tell(message, place, Sender::Node(from)).map_err(gone)
     }
 }
 
@@ -234,7 +234,7 @@ fn read<M: WireMessage>(message: Opened, node: Option<Node>) -> Result<M, Fault>
 }
 
 /// Encodes a reply; one that panics there, or when it is dropped, costs no more than itself.
-fn written<T: Serialize>(value: T) -> Result<Parcel, Fault> {
+fn written<T: Serialize + DeserializeOwned>(value: T) -> Result<Parcel, Fault> {
     match fence::catch(move || Parcel::pack(&value)) {
         Ok(Ok(parcel)) => Ok(parcel),
         Ok(Err(error)) => Err(Fault::BadReply { text: error.to_string() }),

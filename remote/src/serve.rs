@@ -192,7 +192,7 @@ async fn hand_over(link: &Arc<Link>, mail: Mail, route: &dyn Route, place: Owned
     let handed = async {
         match header.kind {
             Kind::Ask => ask(link, mail, route, place),
-            _ => route.tell(mail.message, place),
+            _ => route.tell(link.peer, mail.message, place),
         }
     };
     if let Err(fault) = TraceContext::scope_of(header.trace, link.peer.node, handed).await {
@@ -221,7 +221,7 @@ fn ask(link: &Arc<Link>, mail: Mail, route: &dyn Route, place: OwnedSemaphorePer
         return Ok(());
     };
     let patience = Duration::from_millis(u64::from(header.deadline_ms));
-    let answer = route.ask(message, place)?;
+    let answer = route.ask(link.peer, message, place)?;
     let left = patience.saturating_sub(came.elapsed());
     let (answering, link) = (link.answering.clone(), Arc::clone(link));
     let answer = Box::pin(async move {
