@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use actix::{Actor, Context};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until};
 
 use crate::actor::{ActorId, ActorRef, Address};
@@ -153,12 +152,12 @@ impl Node {
                 tokio::select! {
                     biased;
                     event = events.recv() => match event {
-                        Ok(PeerEvent::Down { .. }) | Err(RecvError::Lagged(_)) => {
+                        Some(PeerEvent::Down { .. }) => {
                             lost = Instant::now();
                             look.get_or_insert(lost + REMEMBERED);
                         }
-                        Ok(_) => (),
-                        Err(RecvError::Closed) => return,
+                        Some(_) => (),
+                        None => return,
                     },
                     () = due => {
                         // Not taken only by a registry that is gone; a find looks for itself whether a node is there.

@@ -185,7 +185,7 @@ impl Scene {
         // What watches the peers of a session tells the scheduler.
         let mut events = head.events();
         runtime.handle().spawn(async move {
-            while let Ok(event) = events.recv().await {
+            while let Some(event) = events.recv().await {
                 if let regatta_remote::PeerEvent::Down { peer, cause } = event {
                     drop(scheduler.tell(WorkerDown { node: peer.node, why: cause }, SOON).await);
                 }
