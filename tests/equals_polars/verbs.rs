@@ -466,6 +466,12 @@ pub(crate) fn cases() -> Vec<Case> {
             &[],
         ),
         (
+            "a hash regroup by a column twice",
+            scan().repartition(3, [col("group"), col("group")]).select([col("id"), col("group")]),
+            false,
+            &[],
+        ),
+        (
             "a hash regroup, joined",
             scan().repartition(3, [col("group")]).join(
                 small().repartition(2, [col("name")]),
