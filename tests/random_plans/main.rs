@@ -147,9 +147,17 @@ fn run(seed: u64, sessions: &[(&str, &Session)], tally: &mut Tally) {
     ));
 }
 
+/// Polars plans by recursion, in a debug build with large frames.
+const STACK: usize = 64 << 20;
+
 #[test]
 fn random_queries_are_answered_as_by_polars_natively_and_on_two_workers() {
     small_morsels();
+    let all = thread::Builder::new().stack_size(STACK).spawn(run_all).unwrap();
+    all.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+fn run_all() {
     let (native, local) = (Session::native().unwrap(), Session::local(2).unwrap());
     let (seeds, mut tally, began) = (seeds(), Tally::default(), Instant::now());
     let mut said = began;
