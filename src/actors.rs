@@ -10,6 +10,7 @@ mod hosted;
 mod lanes;
 mod messages;
 mod outbox;
+mod ownership;
 mod pools;
 mod relay;
 mod scheduler;
