@@ -1,6 +1,7 @@
 //! Runs a stage's task on Polars, on plain threads: never on an arbiter or a current-thread runtime, where
 //! `polars_stream::run_query` would panic.
 
+mod amend;
 mod fragment;
 mod program;
 mod regroup;

@@ -13,6 +13,7 @@ mod held;
 mod lift;
 mod marker;
 mod names;
+mod order;
 mod rowwise;
 mod scan;
 mod share;
@@ -201,11 +202,16 @@ impl StageProgram {
 fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {
     // Without STREAMING the optimiser makes nodes that the streaming engine cannot lower; shared subplans and hive
     // rewrites would cross the cuts (reference: polars.md §4.5).
-    let flags = (query.get_current_optimizations() | OptFlags::STREAMING)
-        - (OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE | OptFlags::GPU | OptFlags::EAGER);
+    let asked = query.get_current_optimizations();
+    let flags = (asked | OptFlags::STREAMING)
+        - (OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE | OptFlags::GPU | OptFlags::EAGER)
+        - OptFlags::CHECK_ORDER_OBSERVE;
     let files = files(&query.logical_plan);
     let optimised = query.with_optimizations(flags).to_alp_optimized();
     let mut plan = optimised.map_err(|e| PlanError::Polars(PolarsFailure::from(e).reading(&files)))?;
+    if asked.contains(OptFlags::CHECK_ORDER_OBSERVE) {
+        order::drop_unobserved(&mut plan);
+    }
     sink::make_absolute(&mut plan).map_err(PlanError::polars)?;
     Ok(plan)
 }

@@ -15,8 +15,8 @@ use polars_utils::arena::{Arena, Node};
 use polars_utils::slice_enum::Slice;
 use regatta_remote::catch;
 
-use super::Inputs;
 use super::program::Program;
+use super::{Inputs, amend};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{Split, held_by, placeholder_of};
 use crate::udf::{CallingTask, UdfCall};
@@ -90,11 +90,12 @@ pub(super) fn run(
         TaskFailure::Engine(failure) => TaskFailure::Engine(failure.reading(&files)),
         other => other,
     };
-    if !streams(top, &ir) {
+    if !amend::streams(top, &ir, &exprs) {
         let frame = fenced(|| execute_in_memory(top, &mut ir, &mut exprs)).map_err(named)?;
         on_batch(frame);
         return Ok(());
     }
+    amend::rewrite(top, &mut ir);
     // A file sink writes by itself; everything else is handed over.
     if !matches!(ir.get(top), IR::Sink { .. }) {
         let function = PlanCallback::Rust(SpecialEq::new(Arc::new(move |batch| Ok(on_batch(batch))) as Arc<_>));
@@ -152,11 +153,6 @@ fn files(top: Node, ir: &Arena<IR>) -> Vec<String> {
         _ => None,
     });
     scans.flatten().collect()
-}
-
-/// Whether the streaming engine can lower every node; it panics on the others.
-fn streams(top: Node, ir: &Arena<IR>) -> bool {
-    !ir.iter(top).any(|(_, ir)| matches!(ir, IR::ExtContext { .. }))
 }
 
 // A slice of the whole scan has become the splits: what is left of it here is this file's.
