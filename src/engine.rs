@@ -6,6 +6,7 @@ mod program;
 mod regroup;
 mod scatter;
 mod sink;
+mod source;
 mod task;
 
 use std::future::Future;
@@ -17,6 +18,7 @@ use crate::error::TaskFailure;
 use crate::udf::Reply;
 
 pub(crate) use program::Program;
+pub(crate) use source::Waits;
 pub(crate) use task::{Inputs, TaskRun, run_task};
 
 /// The UDF replicas that a task hands its batches to.

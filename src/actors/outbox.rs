@@ -79,7 +79,7 @@ pub(super) async fn deliver(
 
 /// Tasks that wait to be sent, as one message. `next`: what waits behind them.
 fn together(first: RunTask, messages: &mut mpsc::Receiver<Outgoing>, next: &mut Option<Outgoing>) -> Vec<RunTask> {
-    let pieces = |task: &RunTask| task.inputs.iter().map(|(_, pieces)| 1 + pieces.len()).sum::<usize>();
+    let pieces = |task: &RunTask| task.inputs.iter().map(|(_, feed)| 1 + feed.parts.len()).sum::<usize>();
     let mut size = pieces(&first);
     let mut tasks = vec![first];
     while tasks.len() < TOGETHER && size < PIECES_TOGETHER {

@@ -6,21 +6,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
 use tokio::sync::{mpsc, watch};
 
+use super::feeding::AHEAD;
 use super::lanes::Lanes;
 use super::messages::{
-    CreditWaits, Dismiss, DropActor, End, Enough, Evaluate, Gone, HostActor, Locate, Located, Piece, Place, Prepare,
+    CreditWaits, Dismiss, DropActor, End, Enough, Evaluate, Feed, Gone, HostActor, Locate, Located, Place, Prepare,
     ReplicaAt, ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
-use crate::engine::{Inputs, Program, TaskRun, run_task};
+use crate::engine::{Inputs, Program, TaskRun, Waits, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::held_name;
 use crate::sched::{Attempt, Outcome, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
+use crate::store::{Reading, encode_frame};
 use crate::udf::{CALLS, CallingTask, TaskMeter, UdfError};
 
 /// Runs the tasks and replicas of one worker.
@@ -330,15 +333,13 @@ fn attempt_task(
     let StageOfTask { program, pools, cancelled } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();
     let program = program?;
-    let inputs = runtime.block_on(async {
-        let mut cancelled = cancelled.clone();
-        tokio::select! {
-            biased;
-            _ = cancelled.wait_for(|cancelled| *cancelled) => Err(TaskFailure::Cancelled),
-            inputs = gather(host, scheduler, message.inputs, message.held) => inputs,
-        }
+    let waits = Waits { runtime, cancelled: cancelled.clone() };
+    let (of, reads) = (message.task.query, message.inputs);
+    let inputs = waits.until_cancelled(async {
+        let read = begin(host, of, &program, &reads).await?;
+        Ok(Inputs { read, held: gather(host, scheduler, &program, message.held).await? })
     })?;
-    let output = PartitionId { task: message.task, attempt: message.attempt, partition: 0 };
+    let output = PartitionId { task: message.task, attempt: message.attempt };
     let outcome = run_task(TaskRun {
         program,
         split: message.split,
@@ -347,8 +348,7 @@ fn attempt_task(
         store: Arc::clone(&host.store),
         pools,
         calling,
-        cancelled: cancelled.clone(),
-        runtime,
+        waits,
     });
     if *cancelled.borrow() {
         // It may have ended between its last batch and the seal: then the query's partitions have been dropped already.
@@ -396,38 +396,54 @@ fn messages(ends: impl Iterator<Item = TaskEnded>) -> Vec<TasksEnded> {
     messages
 }
 
-/// Brings all input partitions here, in order.
+/// Begins to read what the program reads of other stages.
+async fn begin(
+    host: &Arc<Host>,
+    query: QueryId,
+    program: &Program,
+    feeds: &[(StageId, Feed)],
+) -> Result<Vec<Reading>, TaskFailure> {
+    let most = AHEAD / program.reads().count().max(1);
+    let begun = program.reads().map(|(stage, form)| async move {
+        let feed = feeds.iter().find(|(of, _)| *of == stage).map(|(_, feed)| feed.clone());
+        let feed = feed.ok_or_else(|| PolarsFailure::new("protocol", "it is not said where the task's input is"))?;
+        host.begin((query, stage), feed, Arc::clone(form), most).await
+    });
+    try_join_all(begun).await
+}
+
+/// Brings persisted partitions here, as IPC files: Polars filters them while it reads.
 async fn gather(
-    host: &Host,
+    host: &Arc<Host>,
     scheduler: &ActorRef<SchedulerActor>,
-    inputs: Vec<(StageId, Vec<Piece>)>,
+    program: &Program,
     held: Vec<(QueryId, usize)>,
-) -> Result<Inputs, TaskFailure> {
-    let mut gathered = Inputs::default();
-    for (stage, pieces) in inputs {
-        let fetches = pieces.iter().map(|piece| host.read(&piece.place, piece.ticket));
-        gathered.stages.insert(stage, try_join_all(fetches).await?);
-    }
+) -> Result<HashMap<String, Bytes>, TaskFailure> {
     let mut located = HashMap::new();
-    let mut pieces = Vec::new();
+    let mut partitions = Vec::new();
     for (query, partition) in held {
         let there = match located.entry(query) {
             Entry::Occupied(there) => there.into_mut(),
             Entry::Vacant(entry) => entry.insert(locate(scheduler, query).await?),
         };
-        pieces.push((held_name(query, partition), *there.get(partition).ok_or(TaskFailure::NotPersisted(query))?));
+        let name = held_name(query, partition);
+        let form = program.held(&name).ok_or(TaskFailure::NotPersisted(query))?;
+        partitions.push((name, *there.get(partition).ok_or(TaskFailure::NotPersisted(query))?, form));
     }
-    let fetches = pieces
-        .into_iter()
-        .map(|(name, piece)| async move { Ok::<_, TaskFailure>((name, host.read(&piece.place, piece.ticket).await?)) });
-    gathered.held.extend(try_join_all(fetches).await?);
-    Ok(gathered)
+    let brought = partitions.into_iter().map(|(name, (place, id), form)| async move {
+        let frame = host.rows(place, id, form).await?;
+        Ok::<_, TaskFailure>((name, encode_frame(&frame).map_err(PolarsFailure::from)?))
+    });
+    Ok(try_join_all(brought).await?.into_iter().collect())
 }
 
 /// Asks where the partitions of a persisted result are.
-async fn locate(scheduler: &ActorRef<SchedulerActor>, query: QueryId) -> Result<Vec<Piece>, TaskFailure> {
+async fn locate(
+    scheduler: &ActorRef<SchedulerActor>,
+    query: QueryId,
+) -> Result<Vec<(Place, PartitionId)>, TaskFailure> {
     match insist(scheduler, Locate(query)).await {
-        Ok(Located::There(pieces)) => Ok(pieces),
+        Ok(Located::There(partitions)) => Ok(partitions),
         Ok(Located::MadeAgain) => Err(TaskFailure::MadeAgain(query)),
         Ok(Located::Nowhere) => Err(TaskFailure::NotPersisted(query)),
         Err(error) => Err(TaskFailure::Transfer { from: "the scheduler".to_owned(), why: error.to_string() }),
@@ -472,7 +488,7 @@ mod tests {
         let meter = Meter::default();
         (0..1000).for_each(|n| meter.gauge(&format!("{n:0>128}"), 1.5));
         let reported = meter.take();
-        let id = PartitionId { task, attempt, partition: u32::MAX };
+        let id = PartitionId { task, attempt };
         let output = Output { id, rows: u64::MAX, bytes: u64::MAX };
         for (udfs, together) in [(UDFS - 1, vec![TOGETHER]), (UDFS, vec![TOGETHER / 2; 2])] {
             let metrics = (0..udfs).map(|udf| (format!("udf {udf}"), reported.clone())).collect();

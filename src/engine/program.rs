@@ -1,14 +1,17 @@
 //! A stage's program, decoded once per worker and shared by its tasks.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use polars::prelude::*;
-use polars_plan::plans::IRPlan;
+use polars_plan::plans::{ArenaLpIter, IR, IRPlan};
 use polars_utils::arena::Node;
 
 use super::fragment;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{FileSink, Scatter, StageProgram, UdfStep, udf_calls};
+use crate::plan::{FileSink, Scatter, StageProgram, UdfStep, held_by, placeholder_of, udf_calls};
+use crate::sched::StageId;
+use crate::store::Form;
 use crate::udf::{CallingTask, UdfCall, batch_of};
 
 /// What every task of a stage runs.
@@ -21,9 +24,23 @@ pub(crate) struct Program {
     /// Rows that a task leaves at most.
     pub(super) limit: Option<u64>,
     pub(super) scatter: Option<Scatter>,
-    pub(super) schema: SchemaRef,
+    /// What its tasks leave.
+    pub(super) form: Arc<Form>,
+    /// What they read of other stages.
+    pub(super) reads: Vec<Read>,
+    /// Of the persisted partitions that they read, by name.
+    held: HashMap<String, Arc<Form>>,
     /// Its tasks write files instead of rows.
     pub(super) sink: Option<FileSink>,
+}
+
+/// A node that stands for what a stage has left.
+pub(super) struct Read {
+    pub(super) at: Node,
+    stage: StageId,
+    form: Arc<Form>,
+    /// Several nodes read it.
+    pub(super) shared: bool,
 }
 
 pub(super) struct Step {
@@ -57,8 +74,44 @@ impl Program {
         }
         let calls = udf_calls(&fragment);
         let StageProgram { batches, limit, scatter, .. } = program;
-        Ok(Self { fragment, calls, batches, steps, limit, scatter, schema, sink })
+        let (form, reads, held) = (Form::new(&schema), reads(&fragment), held(&fragment));
+        Ok(Self { fragment, calls, batches, steps, limit, scatter, form, reads, held, sink })
     }
+
+    /// The stages that a task reads, and what they leave, as often as it reads them.
+    pub(crate) fn reads(&self) -> impl Iterator<Item = (StageId, &Arc<Form>)> {
+        self.reads.iter().map(|read| (read.stage, &read.form))
+    }
+
+    /// What a persisted partition is.
+    pub(crate) fn held(&self, name: &str) -> Option<&Arc<Form>> {
+        self.held.get(name)
+    }
+}
+
+fn reads(plan: &IRPlan) -> Vec<Read> {
+    let mut reads: BTreeMap<usize, Read> = BTreeMap::new();
+    for (at, ir) in plan.lp_arena.iter(plan.lp_top) {
+        if let (Some(stage), IR::Scan { file_info, .. }) = (placeholder_of(ir), ir) {
+            let read = reads.entry(at.0).and_modify(|read| read.shared = true);
+            read.or_insert_with(|| Read { at, stage, form: Form::new(&file_info.schema), shared: false });
+        }
+    }
+    reads.into_values().collect()
+}
+
+fn held(plan: &IRPlan) -> HashMap<String, Arc<Form>> {
+    let mut held = HashMap::new();
+    for (_, ir) in plan.lp_arena.iter(plan.lp_top) {
+        let names = held_by(ir);
+        if let IR::Scan { file_info, .. } = ir
+            && !names.is_empty()
+        {
+            let form = Form::new(&file_info.schema);
+            held.extend(names.into_iter().map(|name| (name.to_owned(), Arc::clone(&form))));
+        }
+    }
+    held
 }
 
 impl Step {

@@ -4,15 +4,14 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use bytes::Bytes;
 use polars::prelude::*;
 
-use super::{decode, driver_failed};
+use super::driver_failed;
 use crate::cluster::Scratch;
 use crate::error::{ClusterError, Error};
 use crate::plan::FileSink;
 use crate::sched::QueryId;
-use crate::store::{Staging, encode_frame};
+use crate::store::Staging;
 
 /// Files that wait to be published. Dropped before that, they are gone.
 #[derive(Debug)]
@@ -43,10 +42,10 @@ impl Publication {
     }
 
     /// Puts the files into their places, all or, if that fails midway, none; and says which they are.
-    pub(super) fn publish(mut self, listings: Vec<Bytes>) -> Result<Bytes, Error> {
+    pub(super) fn publish(mut self, listings: Vec<DataFrame>) -> Result<DataFrame, Error> {
         let mut published: Vec<(PathBuf, u64)> = Vec::new();
         for listing in listings {
-            for (staged, name, bytes) in files(&decode(listing)?).map_err(driver_failed)? {
+            for (staged, name, bytes) in files(&listing).map_err(driver_failed)? {
                 let place = self.sink.folder().join(&name);
                 if let Err(error) = self.put(Path::new(&staged), Path::new(&name), &place) {
                     published.iter().for_each(|(path, _)| drop(fs::remove_file(path)));
@@ -59,8 +58,7 @@ impl Publication {
         drop(fs::remove_file(&self.note));
         let paths: Vec<_> = published.iter().map(|(path, _)| path.to_string_lossy().into_owned()).collect();
         let bytes: Vec<_> = published.iter().map(|(_, bytes)| *bytes).collect();
-        let written = df!["path" => paths, "bytes" => bytes].and_then(|files| encode_frame(&files));
-        Ok(written.map_err(driver_failed)?)
+        Ok(df!["path" => paths, "bytes" => bytes].map_err(driver_failed)?)
     }
 
     fn put(&self, staged: &Path, name: &Path, place: &Path) -> io::Result<()> {
@@ -103,9 +101,8 @@ mod tests {
         Publication::prepare(sink, QueryId(7), scratch).unwrap()
     }
 
-    fn listing(staged: &Path, name: &str) -> Bytes {
-        let file = df!["staged" => [staged.to_str().unwrap()], "name" => [name], "bytes" => [1u64]];
-        encode_frame(&file.unwrap()).unwrap()
+    fn listing(staged: &Path, name: &str) -> DataFrame {
+        df!["staged" => [staged.to_str().unwrap()], "name" => [name], "bytes" => [1u64]].unwrap()
     }
 
     #[test]
