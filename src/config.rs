@@ -32,6 +32,7 @@ pub enum Runner {
 /// | `REGATTA_WORKER_TIMEOUT` | 120 | seconds that queries wait while there is no worker at all |
 /// | `REGATTA_ADDRESS`, `REGATTA_TOKEN` | | the cluster that `flotilla` connects to: its head's host:port, and a driver's token |
 /// | `REGATTA_JOIN`, `REGATTA_TOKEN` | | makes this process a worker of that head's cluster, with a worker's token |
+/// | `REGATTA_BUILD` | the executable's own | a name for this build: processes of one cluster that have the same name work together though they are not the same executable |
 /// | `DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS` | 120 | how long a machine that was let go is not taken in again |
 /// | `DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS` | 64 | calls that a replica of an async UDF has in flight |
 /// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders |
@@ -122,6 +123,11 @@ impl Config {
     /// Whether `REGATTA_JOIN` makes this process a worker of a cluster elsewhere.
     pub(crate) fn joins() -> bool {
         variable(JOIN).is_some()
+    }
+
+    /// The name by which `REGATTA_BUILD` says that builds which differ belong together.
+    pub(crate) fn build() -> Option<String> {
+        variable("REGATTA_BUILD").filter(|name| !name.is_empty())
     }
 
     /// The cluster that this process is to join as a worker.

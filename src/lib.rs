@@ -59,7 +59,7 @@ pub use actors::{SchedulerActor, SwordfishActor, UdfActor};
 pub use cluster::become_worker_if_started_as_one;
 pub use config::{ClusterAt, Config, Runner};
 pub use error::Error;
-pub use frame::{Batches, LazyFrameExt, Run};
+pub use frame::{Batches, LazyFrameExt, Run, SinkMode};
 pub use polars_ooc::Allocator;
 pub use regatta_macros::{Message, actor, main, udf};
 pub use sched::{
@@ -70,6 +70,12 @@ pub use session::{Cluster, Persisted, Session};
 
 /// The Polars that plans must be made with.
 pub use polars;
+
+/// What Polars' sinks are told, as [the guide](https://github.com/regatta/regatta/blob/main/docs/sinks.md) shows: Polars' own words, which
+/// its prelude lacks.
+pub mod sinks {
+    pub use polars_plan::dsl::{FileWriteFormat, PartitionStrategy, SinkDestination, SinkTarget, UnifiedSinkArgs};
+}
 
 /// README.md's code must compile, and that of the guides.
 #[cfg(doctest)]
@@ -83,6 +89,11 @@ struct ActorsGuide;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/cluster.md")]
 struct ClusterPage;
+
+/// And that of the guide to sinks.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/sinks.md")]
+struct Sinks;
 
 /// And that of the guide to UDFs.
 #[cfg(doctest)]
@@ -98,5 +109,5 @@ struct GpuPage;
 pub mod prelude {
     pub use crate::actor::RemoteActor;
     pub use crate::udf::{Aggregate, AsyncUdf, Batch, Context, OnError, Start, Udf, UdfError, UdfResult};
-    pub use crate::{Cluster, LazyFrameExt, Run, Session};
+    pub use crate::{Cluster, LazyFrameExt, Run, Session, SinkMode};
 }

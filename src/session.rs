@@ -22,7 +22,7 @@ use crate::actors::{Host, MAILBOX, Persist, Place, SwordfishActor, UseProvider, 
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, find_gpus, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
-use crate::frame::{Publication, Run};
+use crate::frame::{Publication, Run, SinkMode};
 use crate::os;
 use crate::plan::{QueryPlan, Split, Target, Work, plan};
 use crate::sched::{
@@ -215,15 +215,25 @@ impl Session {
     /// Plans a query and starts it. Blocks for the planning, and where the scheduler is elsewhere until that has the plan.
     ///
     /// # Errors
-    /// The query cannot be planned, or the session or its cluster is gone.
+    /// The query cannot be planned, or the session or its cluster is gone; it ends in a sink whose folder holds something already
+    /// ([`submit_sink`](Self::submit_sink) says what then) or cannot be written to.
     pub fn submit(&self, query: LazyFrame) -> Result<Run, Error> {
+        self.submit_sink(query, SinkMode::Error)
+    }
+
+    /// [`submit`](Self::submit) for a query that ends in a sink into a folder, with what to do about what is there. To others the
+    /// mode means nothing.
+    ///
+    /// # Errors
+    /// As there; [`SinkError`](crate::error::SinkError): there is something already, or the folder cannot be written to.
+    pub fn submit_sink(&self, query: LazyFrame, mode: SinkMode) -> Result<Run, Error> {
         let mut plan = self.plan(query)?;
         let (explain, schema) = (plan.to_string(), Arc::clone(&plan.schema));
         let id = QueryId(os::random());
         // Made first: whatever happens from here on, its drop frees what the query holds.
         let mut run = Run::new(self.clone(), id, schema, explain);
         if let Some(sink) = plan.sink.take() {
-            run.will_publish(Publication::prepare(sink, id, &self.inner.scratch)?);
+            run.will_publish(Publication::prepare(sink, mode, id, &self.inner.scratch)?);
         }
         let given = self.keep_frames(id, &mut plan)?;
         run.hear(self.inner.door.submit(self.host(), id, plan, given)?);

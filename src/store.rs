@@ -31,7 +31,7 @@ use output::{Allowance, Sealed};
 pub(crate) use output::{Chosen, check};
 pub(crate) use reading::{Arrivals, Home, Reading, Source, lost};
 pub(crate) use serve::{HEAD_PREFIX, Listed, PARTS, Part, RowRange, Ticket, Wanted, head_size, parse_head};
-pub(crate) use staging::Staging;
+pub(crate) use staging::{Staging, Step, is_there};
 pub(crate) use writer::{Writer, size};
 
 /// Memory for small outputs: this share of what there is, and no more than so much.

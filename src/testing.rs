@@ -55,25 +55,68 @@ pub fn assert_same_as_polars(session: &crate::Session, query: &LazyFrame, ordere
     let plain = query.clone().collect().unwrap_or_else(|error| panic!("plain Polars fails: {error}"));
     let mut run = session.submit(query.clone()).unwrap_or_else(|error| panic!("the session refuses: {error}"));
     let ours = run.collect().unwrap_or_else(|error| panic!("the session fails: {error}"));
-    let explain = run.explain();
-    assert_eq!(ours.schema(), plain.schema(), "schemas differ\n{explain}");
-    assert_eq!(ours.height(), plain.height(), "row counts differ\n{explain}");
-    let (ours, plain) = if ordered { (ours, plain) } else { (sorted(&ours), sorted(&plain)) };
-    for (a, b) in ours.columns().iter().zip(plain.columns()) {
-        let same = if approximate.contains(&a.name().as_str()) { close(a, b) } else { a.equals_missing(b) };
-        assert!(same, "column {} differs\nours: {a:?}\nplain: {b:?}\n{explain}", a.name());
+    if let Some(difference) = difference(&ours, &plain, ordered, approximate) {
+        panic!("the session's answer is not plain Polars': {difference}\n{}", run.explain());
     }
 }
 
-fn sorted(frame: &DataFrame) -> DataFrame {
-    let names: Vec<_> = frame.get_column_names_owned();
+/// Where two answers differ, in words; `None`: they are equal, as [`assert_same_as_polars`] says.
+pub fn difference(ours: &DataFrame, plain: &DataFrame, ordered: bool, approximate: &[&str]) -> Option<String> {
+    if ours.schema() != plain.schema() {
+        return Some(format!("schemas differ\nours:  {:?}\nplain: {:?}", ours.schema(), plain.schema()));
+    }
+    if ours.height() != plain.height() {
+        return Some(format!("there are {} rows, of {}\nours: {ours}\nplain: {plain}", ours.height(), plain.height()));
+    }
+    let (ours, plain) = match ordered {
+        true => (ours.clone(), plain.clone()),
+        false => (sorted(ours, approximate), sorted(plain, approximate)),
+    };
+    for (a, b) in ours.columns().iter().zip(plain.columns()) {
+        let name = a.name().as_str();
+        let same = |a: &Column, b: &Column| match approximate.contains(&name) {
+            true => close(a, b),
+            false => a.equals_missing(b),
+        };
+        if same(a, b) {
+            continue;
+        }
+        let differs = |row: &usize| !same(&a.slice(*row as i64, 1), &b.slice(*row as i64, 1));
+        let row = (0..a.len()).find(differs).unwrap_or_default();
+        let hint = match a.dtype().is_float() && !approximate.contains(&name) && close(a, b) {
+            true => "\nit is equal to 1e-9: if it comes of sums of floats, name it as approximate",
+            false => "",
+        };
+        let order = if ordered { "" } else { ", once sorted" };
+        let (ours, plain) = (values(&ours, row), values(&plain, row));
+        return Some(format!("column {name:?} differs in row {row}{order}\nours:  {ours}\nplain: {plain}{hint}"));
+    }
+    None
+}
+
+/// The values of a row, in full.
+fn values(frame: &DataFrame, row: usize) -> String {
+    let values = frame.columns().iter().map(|column| match column.get(row) {
+        Ok(AnyValue::Float64(value)) => format!("{}: {value:?}", column.name()),
+        Ok(AnyValue::Float32(value)) => format!("{}: {value:?}", column.name()),
+        Ok(value) => format!("{}: {value:?}", column.name()),
+        Err(error) => format!("{}: {error}", column.name()),
+    });
+    values.collect::<Vec<_>>().join(", ")
+}
+
+/// Rows in an order that is the same for the same rows.
+fn sorted(frame: &DataFrame, approximate: &[&str]) -> DataFrame {
+    let mut names: Vec<_> = frame.get_column_names_owned();
+    names.sort_by_key(|name| approximate.contains(&name.as_str()));
+    if names.is_empty() {
+        return frame.clone();
+    }
     frame.sort(names, SortMultipleOptions::default()).unwrap_or_else(|error| panic!("cannot sort the rows: {error}"))
 }
 
 fn close(a: &Column, b: &Column) -> bool {
-    let floats =
-        |column: &Column| column.cast(&DataType::Float64).unwrap_or_else(|e| panic!("not a float column: {e}"));
-    let (a, b) = (floats(a), floats(b));
+    let (Ok(a), Ok(b)) = (a.cast(&DataType::Float64), b.cast(&DataType::Float64)) else { return false };
     let (Ok(a), Ok(b)) = (a.f64(), b.f64()) else { return false };
     a.iter().zip(b.iter()).all(|pair| match pair {
         (Some(x), Some(y)) => x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= 1e-9 * x.abs().max(y.abs()),

@@ -10,6 +10,7 @@ mod author;
 mod call;
 mod context;
 mod error;
+mod found;
 mod inline;
 mod isolate;
 mod metrics;

@@ -46,6 +46,9 @@ mod membership;
 mod message;
 mod names;
 mod node;
+#[cfg(test)]
+#[path = "../tests/common/panics.rs"]
+mod panics;
 mod parcel;
 mod peers;
 mod rates;

@@ -205,6 +205,17 @@ impl Names {
         Ok(self.node.actor_at(found.address, found.at))
     }
 
+    /// Where the actor of that name is, of whatever type.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find), but for the type.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn locate(&self, name: &str, deadline: Duration) -> Result<Address, NameError> {
+        Ok(self.registry().ask(Find { name: name.to_owned() }, deadline).await??.address)
+    }
+
     /// Takes a name back, whoever has it. Its actor goes on.
     ///
     /// # Errors

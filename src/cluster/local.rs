@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -167,8 +167,7 @@ impl LocalWorker {
         let visible = (!gpus().is_empty()).then(|| (VISIBLE, visible.join(",")));
         let scratch = spec.scratch.clone();
         let hand_over = HandOver { worker, identity, head: spec.head, capacity, devices, scratch };
-        let executable = std::env::current_exe().map_err(|e| ClusterError::os("find this executable", e))?;
-        let mut command = Command::new(&executable);
+        let mut command = os::this_program().map_err(|e| ClusterError::os("find this executable", e))?;
         let in_tests = TestWorker::arguments();
         // libtest says on standard output that it runs a test: of no use here.
         let stdout = if in_tests.is_some() { Stdio::null() } else { Stdio::piped() };
@@ -182,7 +181,7 @@ impl LocalWorker {
             .stdout(stdout)
             .stderr(Stdio::piped());
         let mut child =
-            command.spawn().map_err(|e| ClusterError::os(format!("start worker {}", executable.display()), e))?;
+            command.spawn().map_err(|e| ClusterError::os(format!("start worker {:?}", command.get_program()), e))?;
         let last_words = LastWords::default();
         let name = worker.to_string();
         let (kept, ended, node) = (Arc::clone(&last_words), Arc::clone(&spec.on_end), hand_over.identity.node());

@@ -39,10 +39,9 @@ impl Ground {
         config: &Config,
         network: impl FnOnce(&Runtime) -> Result<Network, ClusterError>,
     ) -> Result<Self, ClusterError> {
-        let folder = config.scratch.display();
-        let scratch = Scratch::create(&config.scratch)
-            .map_err(|e| ClusterError::os(format!("make a scratch folder in {folder}"), e))?;
-        let store = scratch.store("driver").map_err(|e| ClusterError::os("make the driver's store", e))?;
+        let failed = |error| ClusterError::scratch("a folder of the session", &config.scratch, error);
+        let scratch = Scratch::create(&config.scratch).map_err(failed)?;
+        let store = scratch.store("driver").map_err(failed)?;
         let runtime = Runtime::new("regatta", 2).map_err(|e| ClusterError::os("start the session's threads", e))?;
         let (node, head) = network(&runtime)?.unzip();
         let host = Host::new(runtime, Store::new(&store), node, head.flatten());
