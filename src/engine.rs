@@ -17,9 +17,9 @@ use polars::prelude::DataFrame;
 use crate::error::TaskFailure;
 use crate::udf::Reply;
 
-pub(crate) use program::Program;
+pub(crate) use program::{Of, Program};
 pub(crate) use source::Waits;
-pub(crate) use task::{Inputs, TaskRun, run_task};
+pub(crate) use task::{TaskRun, run_task};
 
 /// The UDF replicas that a task hands its batches to.
 pub(crate) trait Pools: Send + Sync {

@@ -24,7 +24,7 @@ use polars_plan::plans::IRPlan;
 use regatta_remote::MAX_MESSAGE;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use held::{held_by, held_name, scan_held};
+pub(crate) use held::{held_by, held_in, scan_held};
 pub(crate) use lift::udf_calls;
 pub(crate) use marker::{Marker, beside_columns};
 pub(crate) use share::{Rows, share};

@@ -137,8 +137,6 @@ pub(crate) struct RunTask {
     pub(crate) split: Split,
     /// What it reads of each stage.
     pub(crate) inputs: Vec<(StageId, Feed)>,
-    /// Persisted partitions that it reads.
-    pub(crate) held: Vec<(QueryId, usize)>,
     /// Replicas that are ready so far; [`Serve`] names the others.
     pub(crate) replicas: Vec<ReplicaAt>,
     /// Only once this attempt has ended, if it runs here.

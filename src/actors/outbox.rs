@@ -106,8 +106,8 @@ mod tests {
 
     fn run(index: u32) -> RunTask {
         let task = TaskId { query: QueryId(1), stage: StageId(0), index };
-        let (inputs, held, replicas) = (Vec::new(), Vec::new(), Vec::new());
-        RunTask { task, attempt: Attempt(1), split: Split::Whole, inputs, held, replicas, after: None }
+        let (inputs, replicas) = (Vec::new(), Vec::new());
+        RunTask { task, attempt: Attempt(1), split: Split::Whole, inputs, replicas, after: None }
     }
 
     #[test]

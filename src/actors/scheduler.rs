@@ -167,13 +167,12 @@ impl SchedulerActor {
             Action::Run { worker, task, attempt, after } => {
                 let Some(stage) = self.stage(task.query, task.stage.0) else { return };
                 let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
-                let held = stage.held.get(task.index as usize).cloned().unwrap_or_default();
                 let inputs = stage.inputs.iter();
                 let inputs = inputs.map(|id| (*id, feed(&split, &self.outputs(task.query, *id)))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 let replicas = ready.into_iter().filter_map(|(step, replica, on)| self.replica_at(step, replica, on));
                 let replicas = replicas.collect();
-                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, held, replicas, after }));
+                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
             }
             Action::StartReplica { worker, replica, step, devices } => {
                 if let Some(of) = self.step(step) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
-use bytes::Bytes;
 use futures_util::future::try_join_all;
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
 use tokio::sync::{mpsc, watch};
@@ -14,16 +13,17 @@ use tokio::sync::{mpsc, watch};
 use super::feeding::AHEAD;
 use super::lanes::Lanes;
 use super::messages::{
-    CreditWaits, Dismiss, DropActor, End, Enough, Evaluate, Feed, Gone, HostActor, Locate, Located, Place, Prepare,
-    ReplicaAt, ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Word,
+    ALL_SECTIONS, CreditWaits, Dismiss, DropActor, End, Enough, Evaluate, Feed, Gone, HostActor, Locate, Located,
+    Place, Prepare, ReplicaAt, ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded,
+    Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
-use crate::engine::{Inputs, Program, TaskRun, Waits, run_task};
+use crate::engine::{Of, Program, TaskRun, Waits, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::held_name;
+use crate::plan::{Split, held_in};
 use crate::sched::{Attempt, Outcome, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
-use crate::store::{Reading, encode_frame};
+use crate::store::{Part, Reading};
 use crate::udf::{CALLS, CallingTask, TaskMeter, UdfError};
 
 /// Runs the tasks and replicas of one worker.
@@ -334,22 +334,11 @@ fn attempt_task(
     let runtime = host.runtime.handle().clone();
     let program = program?;
     let waits = Waits { runtime, cancelled: cancelled.clone() };
-    let (of, reads) = (message.task.query, message.inputs);
-    let inputs = waits.until_cancelled(async {
-        let read = begin(host, of, &program, &reads).await?;
-        Ok(Inputs { read, held: gather(host, scheduler, &program, message.held).await? })
-    })?;
+    let (query, split) = (message.task.query, message.split);
+    let inputs = waits.until_cancelled(begin(host, scheduler, query, &program, &split, &message.inputs))?;
     let output = PartitionId { task: message.task, attempt: message.attempt };
-    let outcome = run_task(TaskRun {
-        program,
-        split: message.split,
-        inputs,
-        output,
-        store: Arc::clone(&host.store),
-        pools,
-        calling,
-        waits,
-    });
+    let outcome =
+        run_task(TaskRun { program, split, inputs, output, store: Arc::clone(&host.store), pools, calling, waits });
     if *cancelled.borrow() {
         // It may have ended between its last batch and the seal: then the query's partitions have been dropped already.
         host.store.drop_attempt(output.task, output.attempt);
@@ -396,45 +385,43 @@ fn messages(ends: impl Iterator<Item = TaskEnded>) -> Vec<TasksEnded> {
     messages
 }
 
-/// Begins to read what the program reads of other stages.
+/// Begins to read what a task reads of what others have left.
 async fn begin(
     host: &Arc<Host>,
+    scheduler: &ActorRef<SchedulerActor>,
     query: QueryId,
     program: &Program,
+    split: &Split,
     feeds: &[(StageId, Feed)],
 ) -> Result<Vec<Reading>, TaskFailure> {
-    let most = AHEAD / program.reads().count().max(1);
-    let begun = program.reads().map(|(stage, form)| async move {
-        let feed = feeds.iter().find(|(of, _)| *of == stage).map(|(_, feed)| feed.clone());
-        let feed = feed.ok_or_else(|| PolarsFailure::new("protocol", "it is not said where the task's input is"))?;
-        host.begin((query, stage), feed, Arc::clone(form), most).await
-    });
-    try_join_all(begun).await
-}
-
-/// Brings persisted partitions here, as IPC files: Polars filters them while it reads.
-async fn gather(
-    host: &Arc<Host>,
-    scheduler: &ActorRef<SchedulerActor>,
-    program: &Program,
-    held: Vec<(QueryId, usize)>,
-) -> Result<HashMap<String, Bytes>, TaskFailure> {
     let mut located = HashMap::new();
-    let mut partitions = Vec::new();
-    for (query, partition) in held {
-        let there = match located.entry(query) {
-            Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(entry) => entry.insert(locate(scheduler, query).await?),
+    let mut begun = Vec::new();
+    for read in program.reads() {
+        let (of, feed) = match &read.of {
+            Of::Stage(stage) => {
+                let feed = feeds.iter().find(|(of, _)| of == stage).map(|(_, feed)| feed.clone());
+                let unsaid = || PolarsFailure::new("protocol", "it is not said where the task's input is");
+                ((query, *stage), feed.ok_or_else(unsaid)?)
+            }
+            Of::Held(scanned) => {
+                let mut outputs = Vec::new();
+                for (query, partition) in held_in(split, scanned) {
+                    let there: &mut Vec<_> = match located.entry(query) {
+                        Entry::Occupied(there) => there.into_mut(),
+                        Entry::Vacant(entry) => entry.insert(locate(scheduler, query).await?),
+                    };
+                    outputs.push(*there.get(partition).ok_or(TaskFailure::NotPersisted(query))?);
+                }
+                // All are of one stage of one query.
+                let of = outputs.first().map(|(_, id): &(Place, PartitionId)| (id.task.query, id.task.stage));
+                let parts = outputs.into_iter().map(|(place, id)| (place, Part::all(id)));
+                (of.unwrap_or((query, StageId(0))), Feed::new(ALL_SECTIONS, parts))
+            }
         };
-        let name = held_name(query, partition);
-        let form = program.held(&name).ok_or(TaskFailure::NotPersisted(query))?;
-        partitions.push((name, *there.get(partition).ok_or(TaskFailure::NotPersisted(query))?, form));
+        let most = AHEAD / program.reads().len();
+        begun.push(host.begin(of, feed, Arc::clone(&read.form), most));
     }
-    let brought = partitions.into_iter().map(|(name, (place, id), form)| async move {
-        let frame = host.rows(place, id, form).await?;
-        Ok::<_, TaskFailure>((name, encode_frame(&frame).map_err(PolarsFailure::from)?))
-    });
-    Ok(try_join_all(brought).await?.into_iter().collect())
+    try_join_all(begun).await
 }
 
 /// Asks where the partitions of a persisted result are.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use polars::prelude::*;
-use polars_buffer::Buffer;
 use polars_expr::state::ExecutionState;
 use polars_mem_engine::create_physical_plan;
 use polars_mem_engine::scan_predicate::functions::filter_scan_ir;
@@ -15,10 +14,9 @@ use polars_utils::slice_enum::Slice;
 use regatta_remote::catch;
 
 use super::program::Program;
-use super::source::Waits;
-use super::{Inputs, source};
+use super::source::{self, Waits};
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{Split, held_by, placeholder_of};
+use crate::plan::{Split, placeholder_of};
 use crate::store::Reading;
 use crate::udf::{CallingTask, UdfCall};
 
@@ -55,7 +53,7 @@ pub(super) fn schema(plan: &IRPlan) -> SchemaRef {
 pub(super) fn bind(
     program: &Program,
     split: &Split,
-    inputs: Inputs,
+    inputs: Vec<Reading>,
     task: &CallingTask,
     waits: &Waits,
 ) -> Result<Bound, TaskFailure> {
@@ -63,24 +61,16 @@ pub(super) fn bind(
     let (ir, exprs) = (plan.lp_arena.clone(), plan.expr_arena.clone());
     let mut bound = Bound { top: plan.lp_top, ir, exprs, readings: Vec::new() };
     call_from(task, &program.calls, &mut bound.exprs);
-    for node in (0..bound.ir.len()).map(Node) {
-        let ir = bound.ir.get_mut(node);
-        if placeholder_of(ir).is_some() {
-            continue;
-        }
-        take_split(ir, split);
-        let held = held_by(ir).into_iter().filter_map(|name| inputs.held.get(name));
-        let held: Vec<_> = held.map(|bytes| Buffer::from_owner(bytes.clone())).collect();
-        if let IR::Scan { sources, .. } = ir
-            && !held.is_empty()
-        {
-            *sources = ScanSources::Buffers(held.into_iter().collect());
-        }
-    }
-    for (read, reading) in program.reads.iter().zip(inputs.read) {
+    for (read, reading) in program.reads.iter().zip(inputs) {
         let reading = Arc::new(reading);
-        source::put(&reading, read.shared, read.at, &mut bound.ir, waits)?;
+        source::put(&reading, read, &mut bound.ir, waits)?;
         bound.readings.push(reading);
+    }
+    for node in (0..plan.lp_arena.len()).map(Node) {
+        // What is read has the task's part already.
+        if !program.reads.iter().any(|read| read.at == node) {
+            take_split(bound.ir.get_mut(node), split);
+        }
     }
     Ok(bound)
 }

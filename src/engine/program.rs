@@ -1,6 +1,6 @@
 //! A stage's program, decoded once per worker and shared by its tasks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use polars::prelude::*;
@@ -10,7 +10,7 @@ use polars_utils::arena::Node;
 use super::fragment;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{FileSink, Scatter, StageProgram, UdfStep, held_by, placeholder_of, udf_calls};
-use crate::sched::StageId;
+use crate::sched::{QueryId, StageId};
 use crate::store::Form;
 use crate::udf::{CallingTask, UdfCall, batch_of};
 
@@ -26,21 +26,27 @@ pub(crate) struct Program {
     pub(super) scatter: Option<Scatter>,
     /// What its tasks leave.
     pub(super) form: Arc<Form>,
-    /// What they read of other stages.
+    /// What they read of what other tasks have left.
     pub(super) reads: Vec<Read>,
-    /// Of the persisted partitions that they read, by name.
-    held: HashMap<String, Arc<Form>>,
     /// Its tasks write files instead of rows.
     pub(super) sink: Option<FileSink>,
 }
 
-/// A node that stands for what a stage has left.
-pub(super) struct Read {
+/// A node that stands for what other tasks have left.
+pub(crate) struct Read {
     pub(super) at: Node,
-    stage: StageId,
-    form: Arc<Form>,
+    pub(crate) of: Of,
+    pub(crate) form: Arc<Form>,
     /// Several nodes read it.
     pub(super) shared: bool,
+}
+
+/// Whose rows a task reads.
+pub(crate) enum Of {
+    /// Those of a stage below.
+    Stage(StageId),
+    /// Persisted ones: a query's partitions, by number, of which each task reads those of its split.
+    Held(Vec<(QueryId, usize)>),
 }
 
 pub(super) struct Step {
@@ -74,44 +80,30 @@ impl Program {
         }
         let calls = udf_calls(&fragment);
         let StageProgram { batches, limit, scatter, .. } = program;
-        let (form, reads, held) = (Form::new(&schema), reads(&fragment), held(&fragment));
-        Ok(Self { fragment, calls, batches, steps, limit, scatter, form, reads, held, sink })
+        let (form, reads) = (Form::new(&schema), reads(&fragment));
+        Ok(Self { fragment, calls, batches, steps, limit, scatter, form, reads, sink })
     }
 
-    /// The stages that a task reads, and what they leave, as often as it reads them.
-    pub(crate) fn reads(&self) -> impl Iterator<Item = (StageId, &Arc<Form>)> {
-        self.reads.iter().map(|read| (read.stage, &read.form))
-    }
-
-    /// What a persisted partition is.
-    pub(crate) fn held(&self, name: &str) -> Option<&Arc<Form>> {
-        self.held.get(name)
+    /// What a task reads of what other tasks have left.
+    pub(crate) fn reads(&self) -> &[Read] {
+        &self.reads
     }
 }
 
 fn reads(plan: &IRPlan) -> Vec<Read> {
     let mut reads: BTreeMap<usize, Read> = BTreeMap::new();
     for (at, ir) in plan.lp_arena.iter(plan.lp_top) {
-        if let (Some(stage), IR::Scan { file_info, .. }) = (placeholder_of(ir), ir) {
-            let read = reads.entry(at.0).and_modify(|read| read.shared = true);
-            read.or_insert_with(|| Read { at, stage, form: Form::new(&file_info.schema), shared: false });
-        }
+        let IR::Scan { file_info, .. } = ir else { continue };
+        let held = held_by(ir);
+        let of = match placeholder_of(ir) {
+            Some(stage) => Of::Stage(stage),
+            None if held.is_empty() => continue,
+            None => Of::Held(held),
+        };
+        let read = reads.entry(at.0).and_modify(|read| read.shared = true);
+        read.or_insert_with(|| Read { at, of, form: Form::new(&file_info.schema), shared: false });
     }
     reads.into_values().collect()
-}
-
-fn held(plan: &IRPlan) -> HashMap<String, Arc<Form>> {
-    let mut held = HashMap::new();
-    for (_, ir) in plan.lp_arena.iter(plan.lp_top) {
-        let names = held_by(ir);
-        if let IR::Scan { file_info, .. } = ir
-            && !names.is_empty()
-        {
-            let form = Form::new(&file_info.schema);
-            held.extend(names.into_iter().map(|name| (name.to_owned(), Arc::clone(&form))));
-        }
-    }
-    held
 }
 
 impl Step {

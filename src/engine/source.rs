@@ -1,4 +1,4 @@
-//! What a task reads of stages below, as sources that Polars takes blocks from while it runs.
+//! What a task reads of what others have left, as sources that Polars takes blocks from while it runs.
 //!
 //! Polars has no streaming source of ours. But a scan of tickets, each a record batch of one row, is one, and a streamable function above
 //! it exchanges each ticket for a block: in order, on all pipelines, and only as far as what is above has room.
@@ -11,12 +11,13 @@ use polars_async::executor::block_in_place;
 use polars_buffer::Buffer;
 use polars_plan::dsl::{FileScanIR, ScanSources, UnifiedScanArgs};
 use polars_plan::plans::{FileInfo, FunctionIR, IR};
-use polars_utils::arena::{Arena, Node};
+use polars_utils::arena::Arena;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::program::Read;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::store::Reading;
+use crate::store::{Reading, encode_frame};
 
 /// How a task waits for its blocks.
 #[derive(Clone)]
@@ -54,20 +55,38 @@ impl Waits {
 ///
 /// # Errors
 /// It was little, was waited for, and is lost.
-pub(super) fn put(
-    reading: &Arc<Reading>,
-    shared: bool,
-    at: Node,
-    ir: &mut Arena<IR>,
-    waits: &Waits,
-) -> Result<(), TaskFailure> {
+pub(super) fn put(reading: &Arc<Reading>, read: &Read, ir: &mut Arena<IR>, waits: &Waits) -> Result<(), TaskFailure> {
+    let IR::Scan { predicate, output_schema, unified_scan_args: args, .. } = ir.get(read.at) else { return Ok(()) };
+    if args.pre_slice.is_some() || args.row_index.is_some() {
+        // The scan counts rows, and is left to do it.
+        let rows = waits.until_cancelled(reading.all())?;
+        let file = encode_frame(&rows).map_err(PolarsFailure::from)?;
+        if let IR::Scan { sources, .. } = ir.get_mut(read.at) {
+            *sources = ScanSources::Buffers([Buffer::from_owner(file)].into_iter().collect());
+        }
+        return Ok(());
+    }
+    let (predicate, columns) = (predicate.clone(), output_schema.clone());
+    let mut top = source(reading, read.shared, ir, waits)?;
+    if let Some(predicate) = predicate {
+        let input = ir.add(top);
+        top = IR::Filter { input, predicate };
+    }
+    if let Some(columns) = columns {
+        let input = ir.add(top);
+        top = IR::SimpleProjection { input, columns };
+    }
+    ir.replace(read.at, top);
+    Ok(())
+}
+
+fn source(reading: &Arc<Reading>, shared: bool, ir: &mut Arena<IR>, waits: &Waits) -> Result<IR, TaskFailure> {
     let groups = reading.groups();
     // One block needs no tickets; and a node that two others read would take each twice.
     if groups.len() < 2 || shared {
         let df = Arc::new(waits.until_cancelled(reading.all())?);
         let schema = Arc::clone(df.schema());
-        ir.replace(at, IR::DataFrameScan { df, schema, output_schema: None });
-        return Ok(());
+        return Ok(IR::DataFrameScan { df, schema, output_schema: None });
     }
     let input = tickets(groups.len() as u32).map_err(PolarsFailure::from)?;
     let input = ir.add(input);
@@ -92,8 +111,7 @@ pub(super) fn put(
         streamable: true,
         fmt_str: "blocks of the stage below".into(),
     };
-    ir.replace(at, IR::MapFunction { input, function });
-    Ok(())
+    Ok(IR::MapFunction { input, function })
 }
 
 /// A scan of so many tickets, each a morsel: Polars' writer makes a record batch of each chunk.

@@ -1,10 +1,8 @@
 //! One task: a fragment on its own thread, a bounded hand-over, UDF steps, an output.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
 
-use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use polars::prelude::DataFrame;
 use tokio::sync::mpsc;
@@ -36,22 +34,14 @@ const ASYNC_CALLS: usize = 1 << 10;
 pub(crate) struct TaskRun {
     pub(crate) program: Arc<Program>,
     pub(crate) split: Split,
-    pub(crate) inputs: Inputs,
+    /// What it reads of what others have left: what [`Program::reads`] names, in that order.
+    pub(crate) inputs: Vec<Reading>,
     pub(crate) output: PartitionId,
     pub(crate) store: Arc<Store>,
     pub(crate) pools: Arc<dyn Pools>,
     /// What UDFs are told of the task, and where they report.
     pub(crate) calling: CallingTask,
     pub(crate) waits: Waits,
-}
-
-/// What a task reads beside its own scan.
-#[derive(Default)]
-pub(crate) struct Inputs {
-    /// Of stages below: what [`Program::reads`] names, in that order.
-    pub(crate) read: Vec<Reading>,
-    /// Persisted partitions, by name, as IPC files.
-    pub(crate) held: HashMap<String, Bytes>,
 }
 
 /// Runs a task to its one end. Blocks: call it on a plain thread.

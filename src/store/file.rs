@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
@@ -25,13 +25,6 @@ pub(super) struct StageFile {
     map: Mutex<Bytes>,
 }
 
-/// A part of a stage's file. Dropped, its room on the disk is given back.
-#[derive(Debug)]
-pub(super) struct Extent {
-    file: Arc<StageFile>,
-    range: Range<u64>,
-}
-
 /// So much of a disk is left free, at most: what else is there must go on.
 const MOST_LEFT_FREE: u64 = 2 << 30;
 
@@ -42,11 +35,11 @@ impl StageFile {
         Ok(Self { path, file, end: AtomicU64::new(0), map: Mutex::new(Bytes::new()) })
     }
 
-    /// Appends bytes, whose number is a multiple of [`ALIGN`].
+    /// Appends bytes, whose number is a multiple of [`ALIGN`]. Returns where they are.
     ///
     /// # Errors
     /// The disk is full, or the file cannot be written.
-    pub(super) fn append(self: &Arc<Self>, bytes: &[u8]) -> Result<Extent, TaskFailure> {
+    pub(super) fn append(&self, bytes: &[u8]) -> Result<Range<u64>, TaskFailure> {
         debug_assert!(bytes.len() % ALIGN == 0);
         let need = bytes.len() as u64;
         let folder = self.path.parent().unwrap_or(&self.path);
@@ -56,12 +49,24 @@ impl StageFile {
             return Err(full());
         }
         let start = self.end.fetch_add(need, Ordering::Relaxed);
-        let extent = Extent { file: Arc::clone(self), range: start..start + need };
-        self.file.write_all_at(bytes, start).map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
-            _ => failed("write", &self.path, &error),
+        let range = start..start + need;
+        self.file.write_all_at(bytes, start).map_err(|error| {
+            self.give_back(range.clone());
+            match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
+                _ => failed("write", &self.path, &error),
+            }
         })?;
-        Ok(extent)
+        Ok(range)
+    }
+
+    /// Gives back what nobody has read and nobody will. Where the file system cannot do that, the room comes back with the file.
+    pub(super) fn give_back(&self, range: Range<u64>) {
+        drop(os::give_back(&self.file, range));
+    }
+
+    pub(super) fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
     }
 
     /// A copy of some of its bytes: safe whatever becomes of the file.
@@ -76,8 +81,7 @@ impl StageFile {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         if (map.len() as u64) < range.end {
             // What somebody has cut off is an error here, and would be a signal where it is read.
-            let len = self.file.metadata()?.len();
-            if len < range.end {
+            if self.len()? < range.end {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has been cut off"));
             }
             // SAFETY: this process wrote the file under a name of its own in a folder of its own, and changes nothing in it
@@ -85,25 +89,6 @@ impl StageFile {
             *map = Bytes::from_owner(unsafe { memmap2::Mmap::map(&self.file)? });
         }
         Ok(map.slice(range.start as usize..range.end as usize))
-    }
-}
-
-impl Extent {
-    pub(super) fn start(&self) -> u64 {
-        self.range.start
-    }
-
-    pub(super) fn file(&self) -> &Arc<StageFile> {
-        &self.file
-    }
-}
-
-impl Drop for Extent {
-    fn drop(&mut self) {
-        // With the whole file, if this is the last of it. Where the file system cannot do it for a part, the room comes back then.
-        if Arc::strong_count(&self.file) > 1 {
-            drop(os::give_back(&self.file.file, self.range.clone()));
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::RowRange;
-use super::file::Extent;
+use super::file::StageFile;
 
 /// Rows of one section, at a place of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,16 +38,30 @@ pub(crate) struct Sealed {
     /// Where runs begin.
     pub(super) runs: Vec<usize>,
     pub(super) data: Data,
+    /// Where the last of them ends.
+    end: u64,
 }
 
 #[derive(Debug)]
 pub(super) enum Data {
     Memory(Bytes, #[expect(dead_code, reason = "held for its drop")] Charge),
-    /// Of one file.
-    File(Vec<Extent>),
+    File(Arc<StageFile>),
 }
 
 impl Sealed {
+    pub(super) fn new(mark: u32, blocks: Vec<Block>, runs: Vec<usize>, data: Data) -> Self {
+        let end = blocks.iter().map(|block| block.offset + u64::from(block.len)).max().unwrap_or_default();
+        Self { mark, blocks, runs, data, end }
+    }
+
+    /// Whether its file is as long as it was.
+    pub(super) fn is_whole(&self) -> bool {
+        match &self.data {
+            Data::Memory(..) => true,
+            Data::File(file) => file.len().is_ok_and(|len| len >= self.end),
+        }
+    }
+
     /// The blocks of some sections, or those with some of its rows, in the order of the rows.
     pub(super) fn choose(&self, sections: &Range<u32>, rows: Option<RowRange>) -> Vec<Chosen> {
         let ends = self.runs.iter().skip(1).copied().chain([self.blocks.len()]);
@@ -77,10 +91,7 @@ impl Sealed {
     pub(super) fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
         match &self.data {
             Data::Memory(bytes, _) => Ok(bytes.slice(range.start as usize..range.end as usize)),
-            Data::File(extents) => {
-                let file = extents.first().ok_or(io::ErrorKind::NotFound)?;
-                file.file().read(range)
-            }
+            Data::File(file) => file.read(range),
         }
     }
 
@@ -92,9 +103,8 @@ impl Sealed {
         let range = block.offset..block.offset + u64::from(block.len);
         match &self.data {
             Data::Memory(bytes, _) => Ok(bytes.slice(range.start as usize..range.end as usize)),
-            Data::File(extents) => {
-                let file = extents.first().ok_or(io::ErrorKind::NotFound)?;
-                let bytes = file.file().map(range)?;
+            Data::File(file) => {
+                let bytes = file.map(range)?;
                 check(&bytes, block.crc)?;
                 Ok(bytes)
             }

@@ -22,6 +22,7 @@ pub(crate) struct Reading {
     blocks: Vec<Source>,
     arrivals: Arc<Arrivals>,
     bringing: Vec<AbortHandle>,
+    copies: bool,
 }
 
 /// A block, what it is of, and the worker that has it.
@@ -59,7 +60,13 @@ impl Reading {
         arrivals: Arc<Arrivals>,
         bringing: Vec<AbortHandle>,
     ) -> Self {
-        Self { form, blocks, arrivals, bringing }
+        Self { form, blocks, arrivals, bringing, copies: false }
+    }
+
+    /// Hands on copies, for whoever may keep them: what is mapped keeps a file's place on the disk.
+    pub(crate) fn copied(mut self) -> Self {
+        self.copies = true;
+        self
     }
 
     pub(crate) fn form(&self) -> &Form {
@@ -101,7 +108,7 @@ impl Reading {
             let block = match home {
                 Home::Here(sealed, chosen) => {
                     let bytes = sealed.map(&chosen.block).map_err(|e| lost(e.to_string()))?;
-                    self.form.map(bytes)
+                    if self.copies { self.form.decode(&bytes) } else { self.form.map(bytes) }
                 }
                 Home::Comes(_) => self.form.decode(&self.arrivals.take(number).await?),
             };
@@ -139,6 +146,12 @@ impl Reading {
             }
         }
         Ok(all.unwrap_or_else(|| DataFrame::empty_with_schema(self.form.schema())))
+    }
+
+    /// Bytes that have come and have not been taken.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.arrivals.state().held
     }
 
     /// Why some block cannot be had, if that is so.

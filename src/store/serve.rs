@@ -177,7 +177,8 @@ struct Blocks {
 impl Blocks {
     fn new(store: &Store, wanted: &Wanted) -> Self {
         let found = wanted.parts.iter().map(|part| {
-            let sealed = store.get(wanted.id(part))?;
+            // A reader that hears of it first knows whose it was.
+            let sealed = store.get(wanted.id(part)).filter(|sealed| sealed.is_whole())?;
             let chosen = sealed.choose(&wanted.sections, part.rows);
             Some((sealed, chosen))
         });

@@ -122,6 +122,20 @@ fn small_outputs_stay_in_memory_large_ones_share_a_file_and_both_come_back_whole
 }
 
 #[test]
+fn what_was_read_stays_what_it_was_when_its_query_and_its_attempt_are_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path());
+    let frame = df!["n" => (0..2_000_000i64).collect::<Vec<_>>()].unwrap();
+    (0..2).for_each(|index| _ = written(&store, output(1, index), &frame));
+    let read = here(&store, &whole(output(1, 0)), frame.schema()).unwrap();
+    store.drop_attempt(output(1, 0).task, Attempt(1));
+    assert!(read.equals(&frame));
+    let other = here(&store, &whole(output(1, 1)), frame.schema()).unwrap();
+    store.drop_query(QueryId(1));
+    assert!(read.equals(&frame) && other.equals(&frame));
+}
+
+#[test]
 fn small_outputs_have_a_bound_for_all_of_them_together() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store { small: Allowance::new(1500), ..Arc::into_inner(Store::new(folder.path())).unwrap() };

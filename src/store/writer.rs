@@ -9,7 +9,7 @@ use polars::prelude::*;
 use polars_arrow::io::ipc::write::EncodedData;
 
 use super::Store;
-use super::file::{Extent, StageFile};
+use super::file::StageFile;
 use super::form::Form;
 use super::output::{Block, Data, Sealed};
 use crate::error::{PolarsFailure, TaskFailure};
@@ -39,11 +39,11 @@ pub(crate) struct Writer {
     writing: Option<JoinHandle<Result<Written, TaskFailure>>>,
 }
 
-/// What is in the stage's file so far.
+/// What is in the stage's file so far. Dropped before it is sealed, its room on the disk is given back.
 #[derive(Default)]
 struct Written {
     file: Option<Arc<StageFile>>,
-    extents: Vec<Extent>,
+    ranges: Vec<Range<u64>>,
     blocks: Vec<Block>,
     runs: Vec<usize>,
 }
@@ -70,10 +70,7 @@ impl Writer {
             return Ok(());
         }
         let mut written = self.wait()?;
-        let file = match &written.file {
-            Some(file) => Arc::clone(file),
-            None => Arc::clone(written.file.insert(self.store.file(self.id.task)?)),
-        };
+        let file = self.file(&mut written)?;
         let (queue, form) = (self.take_queue(), Arc::clone(&self.form));
         let write = move || {
             written.append(queue, &form, &file)?;
@@ -97,22 +94,26 @@ impl Writer {
             Some((blocks, Data::Memory(bytes.into(), charge)))
         });
         let sealed = match in_memory {
-            Some((blocks, data)) => Sealed { mark: self.form.mark(), blocks, runs: vec![0], data },
+            Some((blocks, data)) => Sealed::new(self.form.mark(), blocks, vec![0], data),
             None => {
-                if !queue.is_empty() {
-                    let file = match written.file.take() {
-                        Some(file) => file,
-                        None => self.store.file(self.id.task)?,
-                    };
-                    written.append(queue, &self.form, &file)?;
-                }
-                let Written { extents, blocks, runs, .. } = written;
-                Sealed { mark: self.form.mark(), blocks, runs, data: Data::File(extents) }
+                let file = self.file(&mut written)?;
+                written.append(queue, &self.form, &file)?;
+                // From here on it is read.
+                written.ranges.clear();
+                let (blocks, runs) = (std::mem::take(&mut written.blocks), std::mem::take(&mut written.runs));
+                Sealed::new(self.form.mark(), blocks, runs, Data::File(file))
             }
         };
         let bytes = sealed.blocks.iter().map(|block| u64::from(block.len)).sum();
         self.store.insert(self.id, sealed);
         Ok(Output { id: self.id, rows: self.rows, bytes })
+    }
+
+    fn file(&self, written: &mut Written) -> Result<Arc<StageFile>, TaskFailure> {
+        match &written.file {
+            Some(file) => Ok(Arc::clone(file)),
+            None => Ok(Arc::clone(written.file.insert(self.store.file(self.id.task)?))),
+        }
     }
 
     /// By section, in the order of the rows.
@@ -170,13 +171,20 @@ impl Written {
         if staged.is_empty() {
             return Ok(());
         }
-        let extent = file.append(staged)?;
-        let start = extent.start();
-        self.blocks.iter_mut().skip(*first).for_each(|block| block.offset += start);
+        let range = file.append(staged)?;
+        self.blocks.iter_mut().skip(*first).for_each(|block| block.offset += range.start);
         *first = self.blocks.len();
-        self.extents.push(extent);
+        self.ranges.push(range);
         staged.clear();
         Ok(())
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            self.ranges.drain(..).for_each(|range| file.give_back(range));
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod retries;
 mod runtimes;
 mod scaling;
 mod shapes;
+mod shuffle;
 mod sinks;
 mod structs;
 mod udfs;

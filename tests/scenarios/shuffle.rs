@@ -6,9 +6,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use regatta::error::TaskFailure;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
-use regatta::{Config, Error, TaskFailure};
+use regatta::{Config, Error};
 
 /// A text of 1000 bytes for each number, none like another.
 #[regatta::udf]
@@ -49,7 +50,8 @@ fn many_partitions_of_many_tasks_need_no_more_descriptors_than_few() {
     }
     let session = Session::local(2).unwrap();
     // Enough for a file each: small outputs stay in memory.
-    let query = numbers(60_000).into_partitions(20).with_column((col("id") * lit(3)).alias("x")).repartition(300, [col("id")]);
+    let query =
+        numbers(60_000).into_partitions(20).with_column((col("id") * lit(3)).alias("x")).repartition(300, [col("id")]);
     let mut run = session.submit(query).unwrap();
     let partitions: Vec<_> = run.batches().collect::<Result<_, _>>().unwrap();
     assert_eq!(partitions.len(), 300);
@@ -87,14 +89,28 @@ fn a_worker_that_shuffles_holds_its_buffers_and_not_its_rows() {
     let texts = || numbers(rows).into_partitions(8).with_column(long::on([col("id")]).alias("text"));
     // A first query, so that threads and pools are there.
     texts().limit(10).repartition(3, [col("id")]).collect_on(&session).unwrap();
-    let query = texts().repartition(300, [col("text")]).with_column(col("text").str().len_bytes().alias("length")).drop(by_name(["text"], true, false));
+    let query = texts()
+        .repartition(300, [col("text")])
+        .with_column(col("text").str().len_bytes().alias("length"))
+        .drop(by_name(["text"], true, false));
     let worker = session.processes()[0];
     let used = peak(worker, || {
         let mut run = session.submit(query).unwrap();
         let mut seen = 0;
         for batch in run.batches() {
             let batch = batch.unwrap();
-            assert_eq!(batch.column("length").unwrap().u32().unwrap().iter().flatten().filter(|length| *length != 1000).count(), 0);
+            assert_eq!(
+                batch
+                    .column("length")
+                    .unwrap()
+                    .u32()
+                    .unwrap()
+                    .iter()
+                    .flatten()
+                    .filter(|length| *length != 1000)
+                    .count(),
+                0
+            );
             seen += batch.height();
         }
         assert_eq!(seen, rows as usize);
@@ -114,7 +130,12 @@ fn a_full_disk_is_an_error_that_says_which_and_how_full() {
     let outcome = std::panic::catch_unwind(|| {
         let config = Config { scratch: scratch.clone(), ..Config::from_env().unwrap() };
         let session = Session::local_with(1, config).unwrap();
-        let query = |rows| numbers(rows).into_partitions(4).with_column(long::on([col("id")]).alias("text")).repartition(8, [col("id")]);
+        let query = |rows| {
+            numbers(rows)
+                .into_partitions(4)
+                .with_column(long::on([col("id")]).alias("text"))
+                .repartition(8, [col("id")])
+        };
         let error = query(100_000).collect_on(&session).unwrap_err();
         let Error::Task(task) = &error else { panic!("{error}") };
         let TaskFailure::DiskFull { folder, need, room } = &task.cause else { panic!("{error}") };
