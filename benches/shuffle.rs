@@ -36,13 +36,15 @@ fn main() {
 }
 
 fn numbers() -> DataFrame {
-    let column = |by: i64| Int64Chunked::from_iter_values("".into(), (0..8_000_000i64).map(move |n| n.wrapping_mul(by)));
+    let column =
+        |by: i64| Int64Chunked::from_iter_values("".into(), (0..8_000_000i64).map(move |n| n.wrapping_mul(by)));
     let columns = (0..4i64).map(|at| column(2 * at + 1).into_series().with_name(format!("c{at}").into()).into_column());
     DataFrame::new_infer_height(columns.collect()).expect("columns of one height")
 }
 
 fn texts() -> DataFrame {
-    let words: Vec<_> = (0..4_000_000u32).map(|n| format!("word {:08x} of a few", n.wrapping_mul(0x9e37_79b9))).collect();
+    let words: Vec<_> =
+        (0..4_000_000u32).map(|n| format!("word {:08x} of a few", n.wrapping_mul(0x9e37_79b9))).collect();
     df!["c0" => (0..4_000_000i64).collect::<Vec<_>>(), "word" => words].expect("columns of one height")
 }
 

@@ -11,6 +11,7 @@ mod hosted;
 mod lanes;
 mod messages;
 mod outbox;
+mod ownership;
 mod pools;
 mod relay;
 mod scheduler;

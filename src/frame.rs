@@ -12,6 +12,7 @@ use futures_util::future::ready;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use polars::prelude::*;
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 
 use crate::actors::{Host, Place, RunEvent};
 use crate::error::{ClusterError, Error, PolarsFailure, TaskError, TaskFailure};
@@ -34,6 +35,8 @@ pub struct Run {
     explain: String,
     events: Option<mpsc::Receiver<RunEvent>>,
     publication: Option<Publication>,
+    /// Says where it stands if it takes long.
+    watch: Option<AbortHandle>,
 }
 
 /// Partitions of the result that are brought here at once.
@@ -41,12 +44,12 @@ const FETCHES: usize = 4;
 
 impl Run {
     pub(crate) fn new(session: Session, query: QueryId, schema: SchemaRef, explain: String) -> Self {
-        Self { session, query, schema, explain, events: None, publication: None }
+        Self { session, query, schema, explain, events: None, publication: None, watch: None }
     }
 
     /// Where the events come once the query is submitted.
-    pub(crate) fn hear(&mut self, events: mpsc::Receiver<RunEvent>) {
-        self.events = Some(events);
+    pub(crate) fn hear(&mut self, events: mpsc::Receiver<RunEvent>, watch: AbortHandle) {
+        (self.events, self.watch) = (Some(events), Some(watch));
     }
 
     /// The query writes files: taking its result publishes them.
@@ -171,6 +174,9 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
         self.session.release(self.query);
     }
 }

@@ -177,6 +177,27 @@ pub(crate) fn until_ended(child: u32) -> io::Result<()> {
     }
 }
 
+/// Sends a signal to a process.
+///
+/// # Errors
+/// There is none, or it is another user's.
+pub(crate) fn signal(process: u32, signal: libc::c_int) -> io::Result<()> {
+    let process = libc::pid_t::try_from(process).map_err(io::Error::other)?;
+    // SAFETY: it takes two numbers.
+    done(unsafe { libc::kill(process, signal) })
+}
+
+/// Files that this process may have open at once.
+///
+/// # Errors
+/// The system does not say.
+pub(crate) fn open_files() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: it writes the struct that it is given, and no more.
+    done(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok(limit.rlim_cur)
+}
+
 /// Ends this process at once, without what is to be done at its end: a driver's part of that may hang.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: it does not return, and what it leaves is the system's.

@@ -7,6 +7,7 @@ mod door;
 mod parts;
 mod persist;
 mod sql;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -235,8 +236,10 @@ impl Session {
         if let Some(sink) = plan.sink.take() {
             run.will_publish(Publication::prepare(sink, mode, id, &self.inner.scratch)?);
         }
-        let given = self.keep_frames(id, &mut plan)?;
-        run.hear(self.inner.door.submit(self.host(), id, plan, given)?);
+        let (given, why) = (self.keep_frames(id, &mut plan)?, watch::reasons(&plan));
+        let events = self.inner.door.submit(self.host(), id, plan, given)?;
+        let watched = watch::watch(self.inner.door.scheduler(), id, why);
+        run.hear(events, self.host().runtime.handle().spawn(watched).abort_handle());
         Ok(run)
     }
 
@@ -259,6 +262,11 @@ impl Session {
     /// Process ids of the workers that this session has started.
     pub fn processes(&self) -> Vec<u32> {
         self.inner.workers.as_ref().map(|workers| workers.processes()).unwrap_or_default()
+    }
+
+    /// The process of one of these workers.
+    pub(crate) fn process_of(&self, worker: WorkerId) -> Option<u32> {
+        self.inner.workers.as_ref()?.process_of(worker)
     }
 
     /// Partitions and batches that this process's store holds; none between queries.

@@ -19,6 +19,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use dashmap::DashMap;
 use polars::prelude::DataFrame;
+use regatta_remote::NodeId;
 
 use crate::error::TaskFailure;
 use crate::os;
@@ -46,7 +47,10 @@ pub(crate) struct Store {
     files: DashMap<(QueryId, StageId), Weak<StageFile>>,
     outputs: DashMap<PartitionId, Arc<Sealed>>,
     small: Arc<Allowance>,
-    offers: DashMap<u64, Bytes>,
+    /// Whose queries these are: of drivers elsewhere, which may read what they left.
+    owners: DashMap<QueryId, NodeId>,
+    /// Batches, and who may fetch them.
+    offers: DashMap<u64, (Bytes, Option<NodeId>)>,
     next: AtomicU64,
 }
 
@@ -58,6 +62,7 @@ impl Store {
             files: DashMap::new(),
             outputs: DashMap::new(),
             small: Allowance::new((os::memory() / SMALL_SHARE).min(SMALL_MOST)),
+            owners: DashMap::new(),
             offers: DashMap::new(),
             next: AtomicU64::new(0),
         })
@@ -104,14 +109,24 @@ impl Store {
     }
 
     fn batch(&self, number: u64) -> Result<Bytes, String> {
-        let batch = self.offers.get(&number).map(|batch| batch.clone());
+        let batch = self.offers.get(&number).map(|offer| offer.0.clone());
         batch.ok_or_else(|| "no such batch: its query may have ended".to_owned())
     }
 
-    /// Keeps a batch until it is fetched once, or its offer is dropped.
-    pub(crate) fn offer(self: &Arc<Self>, batch: Bytes) -> Offer {
+    /// Notes whose query this is, until it is dropped.
+    pub(crate) fn own(&self, query: QueryId, driver: NodeId) {
+        self.owners.insert(query, driver);
+    }
+
+    /// Forgets whose query this was.
+    pub(crate) fn disown(&self, query: QueryId) {
+        self.owners.remove(&query);
+    }
+
+    /// Keeps a batch until that node has fetched it once, or its offer is dropped.
+    pub(crate) fn offer(self: &Arc<Self>, batch: Bytes, to: Option<NodeId>) -> Offer {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.offers.insert(number, batch);
+        self.offers.insert(number, (batch, to));
         Offer { store: Arc::clone(self), number }
     }
 
@@ -122,6 +137,7 @@ impl Store {
 
     /// Drops what a query has left. Readers that have begun finish.
     pub(crate) fn drop_query(&self, query: QueryId) {
+        self.disown(query);
         self.outputs.retain(|id, _| id.task.query != query);
         // Those of a task that ended later than its query, too.
         self.files.retain(|_, file| file.strong_count() > 0);

@@ -1,4 +1,10 @@
-//! For tests of programs that use Regatta.
+//! For tests of programs that use Regatta: a binary that can be a worker ([`worker!`](worker)), a cluster whose workers can be killed
+//! ([`TestCluster`]), one replica of a UDF without any ([`TestReplica`]), and a comparison with plain Polars
+//! ([`assert_same_as_polars`]).
+
+mod cluster;
+mod compare;
+mod replica;
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +12,11 @@ use polars::prelude::*;
 
 #[doc(hidden)]
 pub use crate::cluster::{TestWorker, become_worker_if_started_as_one};
+pub use cluster::{Paused, TestCluster};
+pub use compare::difference;
 #[doc(hidden)]
 pub use inventory;
+pub use replica::{TestContext, TestReplica};
 
 /// Lets this test binary be a worker, so that sessions in its tests can start worker processes, with the UDFs that
 /// the test binary registers. Once in each test binary, at its root.
@@ -44,84 +53,22 @@ pub fn eventually(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Runs a query on the session and with plain Polars, and compares the answers.
+/// Runs a query on the session and with plain Polars, and compares the answers. Where they differ, it says in which row and column, to
+/// the last digit.
 ///
 /// Equal means exact, in names, dtypes and values, except columns named in `approximate` (those that passed a float sum,
 /// mean, var or std), where floats may differ by 1e-9 relatively. Without `ordered`, rows are sorted first.
 ///
 /// # Panics
 /// The answers differ, or one of the two fails.
+#[track_caller]
 pub fn assert_same_as_polars(session: &crate::Session, query: &LazyFrame, ordered: bool, approximate: &[&str]) {
     let plain = query.clone().collect().unwrap_or_else(|error| panic!("plain Polars fails: {error}"));
     let mut run = session.submit(query.clone()).unwrap_or_else(|error| panic!("the session refuses: {error}"));
     let ours = run.collect().unwrap_or_else(|error| panic!("the session fails: {error}"));
     if let Some(difference) = difference(&ours, &plain, ordered, approximate) {
-        panic!("the session's answer is not plain Polars': {difference}\n{}", run.explain());
+        panic!("the answer is not plain Polars': {difference}\n{}", run.explain());
     }
-}
-
-/// Where two answers differ, in words; `None`: they are equal, as [`assert_same_as_polars`] says.
-pub fn difference(ours: &DataFrame, plain: &DataFrame, ordered: bool, approximate: &[&str]) -> Option<String> {
-    if ours.schema() != plain.schema() {
-        return Some(format!("schemas differ\nours:  {:?}\nplain: {:?}", ours.schema(), plain.schema()));
-    }
-    if ours.height() != plain.height() {
-        return Some(format!("there are {} rows, of {}\nours: {ours}\nplain: {plain}", ours.height(), plain.height()));
-    }
-    let (ours, plain) = match ordered {
-        true => (ours.clone(), plain.clone()),
-        false => (sorted(ours, approximate), sorted(plain, approximate)),
-    };
-    for (a, b) in ours.columns().iter().zip(plain.columns()) {
-        let name = a.name().as_str();
-        let same = |a: &Column, b: &Column| match approximate.contains(&name) {
-            true => close(a, b),
-            false => a.equals_missing(b),
-        };
-        if same(a, b) {
-            continue;
-        }
-        let differs = |row: &usize| !same(&a.slice(*row as i64, 1), &b.slice(*row as i64, 1));
-        let row = (0..a.len()).find(differs).unwrap_or_default();
-        let hint = match a.dtype().is_float() && !approximate.contains(&name) && close(a, b) {
-            true => "\nit is equal to 1e-9: if it comes of sums of floats, name it as approximate",
-            false => "",
-        };
-        let order = if ordered { "" } else { ", once sorted" };
-        let (ours, plain) = (values(&ours, row), values(&plain, row));
-        return Some(format!("column {name:?} differs in row {row}{order}\nours:  {ours}\nplain: {plain}{hint}"));
-    }
-    None
-}
-
-/// The values of a row, in full.
-fn values(frame: &DataFrame, row: usize) -> String {
-    let values = frame.columns().iter().map(|column| match column.get(row) {
-        Ok(AnyValue::Float64(value)) => format!("{}: {value:?}", column.name()),
-        Ok(AnyValue::Float32(value)) => format!("{}: {value:?}", column.name()),
-        Ok(value) => format!("{}: {value:?}", column.name()),
-        Err(error) => format!("{}: {error}", column.name()),
-    });
-    values.collect::<Vec<_>>().join(", ")
-}
-
-/// Rows in an order that is the same for the same rows.
-fn sorted(frame: &DataFrame, approximate: &[&str]) -> DataFrame {
-    let mut names: Vec<_> = frame.get_column_names_owned();
-    names.sort_by_key(|name| approximate.contains(&name.as_str()));
-    if names.is_empty() {
-        return frame.clone();
-    }
-    frame.sort(names, SortMultipleOptions::default()).unwrap_or_else(|error| panic!("cannot sort the rows: {error}"))
-}
-
-fn close(a: &Column, b: &Column) -> bool {
-    let (Ok(a), Ok(b)) = (a.cast(&DataType::Float64), b.cast(&DataType::Float64)) else { return false };
-    let (Ok(a), Ok(b)) = (a.f64(), b.f64()) else { return false };
-    a.iter().zip(b.iter()).all(|pair| match pair {
-        (Some(x), Some(y)) => x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= 1e-9 * x.abs().max(y.abs()),
-        (x, y) => x == y,
-    })
 }
 
 #[cfg(test)]
@@ -136,7 +83,7 @@ mod tests {
         for (page, least, folders) in [
             ("docs/scheduler.md", 60, &["src", "tests/scenarios"][..]),
             ("docs/udfs.md", 50, &["src", "tests"]),
-            ("docs/semantics.md", 50, &["remote/src", "remote/tests"]),
+            ("docs/semantics.md", 50, &["remote/src", "remote/tests", "src"]),
         ] {
             let text = fs::read_to_string(here.join(page)).unwrap();
             let mut sources = String::new();

@@ -17,6 +17,7 @@ use super::capacity::{capacity, gpus, gpus_of, least_memory};
 use super::scratch::folder_of;
 use super::worker::{HandOver, MARKER, TestWorker, write_hand_over};
 use crate::error::ClusterError;
+use crate::notice::notice;
 use crate::os;
 use crate::sched::WorkerId;
 use crate::udf::VISIBLE;
@@ -110,6 +111,10 @@ impl LocalWorkers {
         self.fleet().workers.values().map(|worker| worker.child.id()).collect()
     }
 
+    pub(crate) fn process_of(&self, worker: WorkerId) -> Option<u32> {
+        Some(self.fleet().workers.get(&worker)?.child.id())
+    }
+
     /// Ends all workers, and lets none start any more.
     pub(crate) fn close(&self) {
         let mut workers = {
@@ -131,7 +136,7 @@ impl LocalWorkers {
 impl ClusterProvider for LocalWorkers {
     fn demand(&self, workers: usize) {
         if let Err(error) = self.start(workers) {
-            tracing::error!(workers, %error, "could not start the workers that are wanted");
+            notice(format_args!("could not start the {workers} workers that are wanted: {error}"));
         }
     }
 

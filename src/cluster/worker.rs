@@ -230,7 +230,7 @@ fn work() -> Result<Infallible, Failure> {
         Some(worker) => worker,
         None => {
             let gateway = node.actor::<GatewayActor>(Address { node: head, actor: GATEWAY });
-            handle.block_on(gateway.ask(Enrol, CONTROL))?
+            handle.block_on(gateway.ask(Enrol, CONTROL))??
         }
     };
     let scheduler = node.actor::<SchedulerActor>(Address { node: head, actor: SCHEDULER });

@@ -93,8 +93,8 @@ struct OpenStep {
     call: UdfCall,
     inputs: Vec<PlSmallStr>,
     output: Field,
-    /// Root of the row-wise nodes that follow, over the placeholder of this stage.
-    then: Option<Node>,
+    /// Root of the row-wise nodes that follow, over the placeholder of this stage, and the placeholder that stands for them.
+    then: Option<(Node, Node)>,
 }
 
 impl Cutter {
@@ -420,14 +420,17 @@ impl Cutter {
     fn draw_in(&mut self, top: Node) -> Node {
         let base = self.row_wise_base(top);
         let Some(stage) = self.growing_at(base).filter(|_| base != top) else { return top };
-        let schema = self.schema(top);
-        let Some(step) = self.open[stage.0 as usize].steps.last_mut() else { return top };
+        let Some(step) = self.open[stage.0 as usize].steps.last() else { return top };
         // What was drawn in before stays, below what is drawn in now.
-        if let Some(input) = step.then.replace(top) {
+        if let Some((input, _)) = step.then.filter(|(_, drawn)| *drawn == base) {
             let columns = self.schema(base);
             self.ir.replace(base, IR::SimpleProjection { input, columns });
         }
-        self.ir.add(placeholder(stage, schema))
+        let drawn = self.ir.add(placeholder(stage, self.schema(top)));
+        if let Some(step) = self.open[stage.0 as usize].steps.last_mut() {
+            step.then = Some((top, drawn));
+        }
+        drawn
     }
 
     /// The first node from `top` downwards that is not row-wise.
@@ -471,8 +474,8 @@ impl Cutter {
 
     fn close_step(&self, step: OpenStep) -> Result<UdfStep, PlanError> {
         let call = step.call;
-        let batches = step.then.and_then(|root| self.batches_above(root));
-        let then = step.then.map(|root| self.fragment(root)).transpose()?;
+        let batches = step.then.and_then(|(root, _)| self.batches_above(root));
+        let then = step.then.map(|(root, _)| self.fragment(root)).transpose()?;
         Ok(UdfStep {
             udf: call.name().to_owned(),
             arguments: call.arguments().map_err(|e| PlanError::udf(call.name(), e))?.to_vec(),

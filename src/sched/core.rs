@@ -315,6 +315,16 @@ impl Core {
         Some(self.pools.replica(replica)?.grant.worker)
     }
 
+    /// Where an attempt of a task is, until it has ended.
+    pub(crate) fn runs_on(&self, task: TaskId, attempt: Attempt) -> Option<WorkerId> {
+        let stage = self.queries.get(&task.query)?.stages.get(task.stage.0 as usize)?;
+        let task = stage.tasks.get(task.index as usize).filter(|task| task.attempt == attempt)?;
+        match task.state {
+            TaskState::Running { on, .. } | TaskState::Queued { on, .. } => Some(on),
+            _ => None,
+        }
+    }
+
     /// Whether all partitions of a query's result are there.
     pub(crate) fn is_done(&self, query: QueryId) -> bool {
         self.queries.get(&query).is_some_and(|query| query.done)

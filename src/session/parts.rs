@@ -15,6 +15,7 @@ use crate::actors::{
 use crate::cluster::{LocalWorkers, Scratch};
 use crate::config::Config;
 use crate::error::ClusterError;
+use crate::os;
 use crate::sched::{Resources, ScaleSettings, Settings};
 use crate::store::Store;
 
@@ -39,6 +40,7 @@ impl Ground {
         config: &Config,
         network: impl FnOnce(&Runtime) -> Result<Network, ClusterError>,
     ) -> Result<Self, ClusterError> {
+        check_open_files()?;
         let failed = |error| ClusterError::scratch("a folder of the session", &config.scratch, error);
         let scratch = Scratch::create(&config.scratch).map_err(failed)?;
         let store = scratch.store("driver").map_err(failed)?;
@@ -50,6 +52,23 @@ impl Ground {
 
     pub(super) fn arbiter(&self) -> Result<Arbiter, ClusterError> {
         self.host.runtime.arbiter().map_err(|e| ClusterError::os("start a thread for actors", e))
+    }
+}
+
+/// Files that a process needs to have open at least: its threads' and sockets', and room for a few partitions and inputs.
+const LEAST_FILES: u64 = 128;
+
+fn check_open_files() -> Result<(), ClusterError> {
+    match os::open_files() {
+        Ok(files) if files < LEAST_FILES => Err(ClusterError::os(
+            "start a session",
+            format!(
+                "this process may have {files} files open at once, and needs {LEAST_FILES} at least, more for many connections and \
+                 large partitions. Raise that before it starts, for its workers too: `ulimit -n 4096`"
+            ),
+        )),
+        // A system that does not say has no limit that we know.
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use regatta_remote::{DataReader, DataSource, NodeId, decode};
+use regatta_remote::{DataReader, DataSource, NodeId, PeerId, Role, decode};
 use serde::{Deserialize, Serialize};
 
 use super::Store;
@@ -127,9 +127,36 @@ pub(crate) fn parse_head(mut bytes: &[u8], outputs: usize) -> Option<Vec<Listed>
     bytes.is_empty().then_some(listed)
 }
 
+impl Store {
+    /// Whether a node may read what a query has left: workers run tasks of every query, a driver has its own.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(crate) fn may_read(&self, query: QueryId, peer: PeerId) -> Result<(), String> {
+        let may = match peer.role {
+            Role::Head | Role::Worker => true,
+            Role::Driver => self.owners.get(&query).is_some_and(|driver| *driver == peer.node),
+            Role::Guest => false,
+        };
+        if may { Ok(()) } else { Err(format!("{query} is not a query of {peer}")) }
+    }
+
+    fn may_open(&self, ticket: &Ticket, peer: PeerId) -> Result<(), String> {
+        match ticket {
+            Ticket::Blocks(wanted) | Ticket::Through { wanted, .. } => self.may_read(wanted.query, peer),
+            Ticket::Batch(number) => match self.offers.get(number) {
+                Some(offer) if offer.1 != Some(peer.node) => Err(format!("the batch is not for {peer}")),
+                _ => Ok(()), // or it is not there
+            },
+        }
+    }
+}
+
 impl DataSource for Store {
-    fn open(&self, ticket: &[u8], _: NodeId) -> Result<Box<dyn DataReader>, String> {
-        match decode(ticket).map_err(|e| e.to_string())? {
+    fn open(&self, ticket: &[u8], peer: PeerId) -> Result<Box<dyn DataReader>, String> {
+        let ticket = decode(ticket).map_err(|e| e.to_string())?;
+        self.may_open(&ticket, peer)?;
+        match ticket {
             Ticket::Blocks(wanted) => Ok(Box::new(Blocks::new(self, &wanted))),
             Ticket::Batch(number) => {
                 let left = self.batch(number)?;
@@ -139,7 +166,7 @@ impl DataSource for Store {
         }
     }
 
-    fn delivered(&self, ticket: &[u8], _: NodeId) {
+    fn delivered(&self, ticket: &[u8], _: PeerId) {
         if let Ok(Ticket::Batch(number)) = decode(ticket) {
             self.offers.remove(&number);
         }

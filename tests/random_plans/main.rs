@@ -10,7 +10,9 @@ mod udfs;
 
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Once};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use regatta::Session;
@@ -56,9 +58,31 @@ fn on_polars(query: &LazyFrame, engine: Engine) -> Result<DataFrame, String> {
     tried(|| run().map_err(|e| e.to_string()))
 }
 
+/// How long a query may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
 fn on_session(query: &LazyFrame, session: &Session) -> Result<DataFrame, String> {
-    let run = || session.submit(query.clone())?.collect();
-    tried(|| run().map_err(|e| e.to_string()))
+    let submit = || session.submit(query.clone());
+    let mut run =
+        catch_unwind(AssertUnwindSafe(submit)).map_err(|_| "panicked in submit")?.map_err(|e| e.to_string())?;
+    let (sender, result) = sync_channel(1);
+    let batches = run.batches();
+    let schema = Arc::clone(run.schema());
+    thread::spawn(move || {
+        let mut whole = DataFrame::empty_with_schema(&schema);
+        let collected = batches.into_iter().try_for_each(|batch| {
+            let batch = batch.map_err(|e| e.to_string())?;
+            whole.vstack_mut_owned(batch).map(drop).map_err(|e| e.to_string())
+        });
+        sender.send(collected.map(|()| whole))
+    });
+    match result.recv_timeout(LIMIT) {
+        Ok(result) => result,
+        Err(RecvTimeoutError::Disconnected) => Err("panicked in collect".to_owned()),
+        Err(RecvTimeoutError::Timeout) => {
+            Err(format!("still runs after {LIMIT:?}: {:?}\n{}", run.status(), session.status().unwrap()))
+        }
+    }
 }
 
 #[derive(Default)]
@@ -74,6 +98,10 @@ struct Tally {
 fn run(seed: u64, sessions: &[(&str, &Session)], tally: &mut Tally) {
     let folder = tempfile::tempdir().unwrap();
     let Query { frame, ordered, approximate, words } = Query::random(&mut Rng::new(seed), folder.path());
+    if std::env::var("RANDOM_PLANS").is_ok() {
+        // Before it runs: it may hang.
+        println!("seed {seed}: {words}");
+    }
     let approximate: Vec<_> = approximate.iter().map(PlSmallStr::as_str).collect();
     let (memory, streaming) = (on_polars(&frame, Engine::InMemory), on_polars(&frame, Engine::Streaming));
     let compare = |ours: &Result<DataFrame, String>, plain: &DataFrame| match ours {
@@ -83,7 +111,7 @@ fn run(seed: u64, sessions: &[(&str, &Session)], tally: &mut Tally) {
     let plain = match &memory {
         Ok(plain) => plain,
         Err(error) => {
-            println!("seed {seed} fails on Polars itself: {words}: {}", error.lines().next().unwrap_or_default());
+            println!("seed {seed} fails on Polars itself: {}", error.lines().next().unwrap_or_default());
             tally.refused += 1;
             // It may be that not all of it is run; it must come to an end.
             sessions.iter().for_each(|(_, session)| drop(on_session(&frame, session)));

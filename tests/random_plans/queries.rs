@@ -231,7 +231,9 @@ impl Maker<'_> {
         if query.ordered && right.ordered && self.rng.percent(40) {
             args.maintain_order = MaintainOrderJoin::LeftRight;
         }
-        let keeps = args.maintain_order != MaintainOrderJoin::None && args.how != JoinType::Full;
+        // Of rows without a match on the left Polars promises no order, whatever is asked for.
+        let keeps = args.maintain_order != MaintainOrderJoin::None
+            && matches!(args.how, JoinType::Inner | JoinType::Left | JoinType::Semi | JoinType::Anti);
         let joined = query.with(left.join(right_frame, [left_on], [right_on], args), &words);
         Some(if keeps { joined } else { joined.unordered() })
     }

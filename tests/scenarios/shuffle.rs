@@ -17,13 +17,13 @@ fn long(id: i64) -> String {
     format!("{id:->1000}")
 }
 
-/// Says to a test that it is to do its work here.
+/// Says to a test that it is to do its work here, and how much: rows, tasks, partitions.
 const HERE: &str = "REGATTA_TEST_HERE";
 
 /// Runs a test again in a process that may have so many descriptors, its workers too.
 fn with_descriptors(most: u64, test: &str) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).env(HERE, "1");
+    command.args(["--exact", test, "--nocapture"]).env(HERE, "60000 20 300");
     let limit = move || {
         let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
         // SAFETY: it reads the struct that it is given, and no more; it is safe to call between fork and exec.
@@ -45,18 +45,19 @@ fn numbers(rows: i64) -> LazyFrame {
 
 #[test]
 fn many_partitions_of_many_tasks_need_no_more_descriptors_than_few() {
-    if std::env::var_os(HERE).is_none() {
+    let Ok(work) = std::env::var(HERE) else {
         return with_descriptors(128, "shuffle::many_partitions_of_many_tasks_need_no_more_descriptors_than_few");
-    }
+    };
+    let [rows, tasks, partitions] = work.split(' ').map(|n| n.parse().unwrap()).collect::<Vec<usize>>()[..] else {
+        panic!("{work}")
+    };
     let session = Session::local(2).unwrap();
-    // Enough for a file each: small outputs stay in memory.
-    let query =
-        numbers(60_000).into_partitions(20).with_column((col("id") * lit(3)).alias("x")).repartition(300, [col("id")]);
-    let mut run = session.submit(query).unwrap();
-    let partitions: Vec<_> = run.batches().collect::<Result<_, _>>().unwrap();
-    assert_eq!(partitions.len(), 300);
-    let ids = partitions.iter().flat_map(|partition| partition.column("id").unwrap().i64().unwrap().iter().flatten());
-    assert!(ids.collect::<BTreeSet<_>>().into_iter().eq(0..60_000));
+    let query = numbers(rows as i64).into_partitions(tasks).with_column((col("id") * lit(3)).alias("x"));
+    let mut run = session.submit(query.repartition(partitions, [col("id")])).unwrap();
+    let read: Vec<_> = run.batches().collect::<Result<_, _>>().unwrap();
+    assert_eq!(read.len(), partitions);
+    let ids = read.iter().flat_map(|partition| partition.column("id").unwrap().i64().unwrap().iter().flatten());
+    assert!(ids.collect::<BTreeSet<_>>().into_iter().eq(0..rows as i64));
 }
 
 /// Anonymous memory of a process, in bytes: what is mapped from files does not count.

@@ -88,14 +88,22 @@ impl Core {
         if state.phase != Phase::Waiting || refused {
             return;
         }
-        let (whole, task) = (Whole::of(query, stage, &self.pools), self.settings.task);
-        let placed = match whole.is_plain() {
+        let (mut whole, task) = (Whole::of(query, stage, &self.pools, |_| true), self.settings.task);
+        let mut placed = match whole.is_plain() {
             // Its tasks take what room they find.
             true => Some((Vec::new(), Vec::new())),
             false => whole.place(task, &mut self.ledger),
         };
-        let placed =
-            placed.or_else(|| self.evict_for(Evict::Idle(&whole.there), |ledger| whole.place(task, ledger), actions));
+        if placed.is_none() {
+            placed = self.evict_for(Evict::Idle(&whole.there), |ledger| whole.place(task, ledger), actions);
+        }
+        if placed.is_none()
+            && let Some(query) = self.queries.get(&id)
+        {
+            // Replicas that nobody uses may be charged more than their share of the CPUs is here: they give way to smaller ones.
+            whole = Whole::of(query, stage, &self.pools, |pool| !pool.users.is_empty());
+            placed = self.evict_for(Evict::Idle(&whole.there), |ledger| whole.place(task, ledger), actions);
+        }
         let placed = placed.map(|(replicas, tasks)| {
             // Tasks are charged when they start; until then their places were only tried.
             tasks.iter().for_each(|grant| self.ledger.undo(grant));
@@ -275,7 +283,8 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    pub(super) fn of(query: &Query, stage: usize, pools: &Pools) -> Self {
+    /// Beside what is there already of pools that count.
+    pub(super) fn of(query: &Query, stage: usize, pools: &Pools, counts: impl Fn(&Pool) -> bool) -> Self {
         let specs = &query.spec.stages[stage].pools;
         let mut whole = Self {
             steps: Vec::new(),
@@ -284,7 +293,7 @@ impl Whole {
             pins: query.stages[stage].waiting.pins().collect(),
         };
         for (step, spec) in distinct(specs) {
-            match pools.of(spec).filter(|(_, pool)| pool.alive() > 0) {
+            match pools.of(spec).filter(|(_, pool)| pool.alive() > 0 && counts(pool)) {
                 Some((pool, _)) => whole.there.push(pool),
                 None => {
                     whole.steps.push(step);
