@@ -7,6 +7,7 @@ mod program;
 mod regroup;
 mod scatter;
 mod sink;
+mod source;
 mod task;
 
 use std::future::Future;
@@ -17,8 +18,9 @@ use polars::prelude::DataFrame;
 use crate::error::TaskFailure;
 use crate::udf::Reply;
 
-pub(crate) use program::Program;
-pub(crate) use task::{Inputs, TaskRun, run_task};
+pub(crate) use program::{Of, Program};
+pub(crate) use source::Waits;
+pub(crate) use task::{TaskRun, run_task};
 
 /// The UDF replicas that a task hands its batches to.
 pub(crate) trait Pools: Send + Sync {

@@ -26,7 +26,7 @@ use polars_plan::plans::IRPlan;
 use regatta_remote::MAX_MESSAGE;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use held::{held_by, held_name, scan_held};
+pub(crate) use held::{held_by, held_in, scan_held};
 pub(crate) use lift::udf_calls;
 pub(crate) use marker::{Marker, beside_columns};
 pub(crate) use share::{Rows, share};
@@ -80,11 +80,6 @@ impl Stage {
         }
     }
 
-    /// Partitions that each of its tasks leaves.
-    pub(crate) fn partitions(&self) -> usize {
-        self.program().and_then(|program| program.scatter.as_ref()).map_or(1, |scatter| scatter.into)
-    }
-
     pub(crate) fn steps(&self) -> &[UdfStep] {
         self.program().map_or(&[], |program| &program.steps)
     }
@@ -99,16 +94,16 @@ pub(crate) struct StageProgram {
     pub(crate) steps: Vec<UdfStep>,
     /// Rows that a task leaves at most.
     pub(crate) limit: Option<u64>,
-    /// A task leaves several partitions, if this is said.
+    /// What a task leaves is in several sections, if this is said.
     pub(crate) scatter: Option<Scatter>,
 }
 
-/// Rows go to partitions by the hash of their keys.
+/// Rows go to sections by the hash of their keys.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Scatter {
     /// Columns.
     pub(crate) keys: Vec<String>,
-    /// Partitions that each task leaves, empty ones too.
+    /// How many sections there are.
     pub(crate) into: usize,
 }
 
@@ -142,7 +137,7 @@ pub(crate) enum Split {
     Slice { offset: usize, len: usize },
     /// The `part`-th of `of` equal shares of the rows that the stage below left.
     Share { part: usize, of: usize },
-    /// The `part`-th of the `of` partitions that each task of the stage below has scattered its rows to.
+    /// The `part`-th of the `of` sections that each task of the stage below has scattered its rows to.
     Hashed { part: usize, of: usize },
 }
 

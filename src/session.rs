@@ -309,9 +309,9 @@ impl Session {
             let frame = std::mem::take(frame);
             let pieces = stage.splits.iter().enumerate().map(|(index, split)| {
                 let task = TaskId { query, stage: stage.id, index: index as u32 };
-                let id = PartitionId { task, attempt: Attempt(1), partition: 0 };
-                let Split::Slice { offset, len } = split else { return self.host().store.keep(id, &frame) };
-                self.host().store.keep(id, &frame.slice(*offset as i64, *len))
+                let id = PartitionId { task, attempt: Attempt(1) };
+                let Split::Slice { offset, len } = split else { return self.host().store.keep(id, frame.clone()) };
+                self.host().store.keep(id, frame.slice(*offset as i64, *len))
             });
             let kept = pieces.collect::<Result<Vec<_>, _>>();
             given.insert(stage.id, kept.map_err(|e| ClusterError::network("keep a frame of the query", e))?);

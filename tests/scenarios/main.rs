@@ -15,6 +15,7 @@ mod retries;
 mod runtimes;
 mod scaling;
 mod shapes;
+mod shuffle;
 mod sinks;
 mod structs;
 mod udfs;
