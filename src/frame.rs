@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc as blocking;
 
-use bytes::Bytes;
 use futures_util::future::ready;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use polars::prelude::*;
@@ -18,9 +17,10 @@ use tokio::task::AbortHandle;
 
 use crate::actors::RunEvent;
 use crate::error::{ClusterError, Error, PolarsFailure};
-use crate::plan::{Marker, beside_columns};
+use crate::plan::{FileSink, Marker, beside_columns};
 use crate::sched::{QueryId, QueryStatus};
 use crate::session::{Persisted, Session};
+use crate::store::Form;
 
 pub(crate) use publish::Publication;
 pub use publish::SinkMode;
@@ -101,11 +101,10 @@ impl Run {
         let (sender, frames) = mpsc::channel(1);
         let (events, from, publication) = (self.events.take(), self.source(), self.publication.take());
         self.session.host().runtime.handle().spawn(async move {
-            let partitions = match events {
+            let mut frames = match events {
                 Some(events) => results(events, from, publication),
                 None => stream::once(ready(Err(ClusterError::Closed.into()))).boxed(),
             };
-            let mut frames = partitions.then(decode_beside).boxed();
             loop {
                 let told = frames.next().await.transpose();
                 let over = !matches!(told, Ok(Some(_)));
@@ -142,7 +141,8 @@ impl Run {
     }
 
     fn source(&self) -> Source {
-        Source { host: Arc::clone(self.session.host()), scheduler: self.session.scheduler(), query: self.query }
+        let (host, scheduler) = (Arc::clone(self.session.host()), self.session.scheduler());
+        Source { host, scheduler, query: self.query, form: Form::new(&self.schema) }
     }
 
     pub(crate) fn query(&self) -> QueryId {
@@ -210,15 +210,12 @@ async fn collect(
     schema: SchemaRef,
     publication: Option<Publication>,
 ) -> Result<DataFrame, Error> {
-    let bytes: Vec<_> = results(events.ok_or(ClusterError::Closed)?, from, publication).try_collect().await?;
-    let decoded = tokio::task::spawn_blocking(move || {
-        let mut result = None;
-        for partition in bytes {
-            append(&mut result, decode(partition)?)?;
-        }
-        Ok(result.unwrap_or_else(|| DataFrame::empty_with_schema(&schema)))
-    });
-    decoded.await.map_err(|_| ClusterError::Closed)?
+    let mut frames = results(events.ok_or(ClusterError::Closed)?, from, publication);
+    let mut result = None;
+    while let Some(frame) = frames.try_next().await? {
+        append(&mut result, frame)?;
+    }
+    Ok(result.unwrap_or_else(|| DataFrame::empty_with_schema(&schema)))
 }
 
 /// The result of a query, partition by partition: see [`Run::batches`].
@@ -229,14 +226,14 @@ pub struct Batches {
 }
 
 /// The next partition, or that there is none. Without either the result is cut off: its session has gone.
-type Told = Result<Option<Bytes>, Error>;
+type Told = Result<Option<DataFrame>, Error>;
 
 impl Iterator for Batches {
     type Item = Result<DataFrame, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let told = self.partitions.as_ref()?.recv().unwrap_or_else(|_| Err(ClusterError::Closed.into()));
-        let batch = told.transpose().map(|partition| partition.and_then(decode));
+        let batch = told.transpose();
         if !matches!(batch, Some(Ok(_))) {
             self.partitions = None;
         }
@@ -375,16 +372,6 @@ fn random(row: Expr, seed: u64) -> Expr {
     mix(x, 31, 1)
 }
 
-fn decode(partition: Bytes) -> Result<DataFrame, Error> {
-    Ok(crate::store::decode_frame(partition).map_err(driver_failed)?)
-}
-
-/// [`decode`], not on a thread of the network.
-async fn decode_beside(partition: Result<Bytes, Error>) -> Result<DataFrame, Error> {
-    let decoded = tokio::task::spawn_blocking(move || decode(partition?));
-    decoded.await.map_err(|_| ClusterError::Closed)?
-}
-
 fn append(result: &mut Option<DataFrame>, batch: DataFrame) -> Result<(), Error> {
     match result {
         Some(frame) => drop(frame.vstack_mut_owned(batch).map_err(driver_failed)?),
@@ -402,9 +389,9 @@ fn results(
     events: mpsc::Receiver<RunEvent>,
     from: Source,
     publication: Option<Publication>,
-) -> BoxStream<'static, Result<Bytes, Error>> {
-    let partitions = partitions(events, from);
-    let Some(publication) = publication else { return partitions.boxed() };
+) -> BoxStream<'static, Result<DataFrame, Error>> {
+    let Some(publication) = publication else { return partitions(events, from).boxed() };
+    let partitions = partitions(events, Source { form: Form::new(&FileSink::listing()), ..from });
     let published = async move {
         let listings = partitions.try_collect().await?;
         let published = tokio::task::spawn_blocking(move || publication.publish(listings));

@@ -22,7 +22,7 @@ use writing::Weighed;
 pub const MAX_MESSAGE: usize = 64 << 20;
 
 /// A value could not be encoded or decoded.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
     /// The encoded value is larger than [`MAX_MESSAGE`].

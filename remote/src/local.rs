@@ -142,11 +142,8 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         M: Message + Send + 'static,
         M::Result: Send,
     {
-        match Arc::clone(&self.0.permits).try_acquire_owned() {
-            Ok(permit) => self.enqueue_tell(message, permit, Sender::Here),
-            Err(TryAcquireError::NoPermits) => Err(TellError::Busy),
-            Err(TryAcquireError::Closed) => Err(self.why_down()),
-        }
+        let permit = self.try_permit()?.ok_or(TellError::Busy)?;
+        self.enqueue_tell(message, permit, Sender::Here)
     }
 
     /// Waits until the actor is gone, and is not built again by its [supervisor](crate::Arbiter::supervise).
@@ -206,6 +203,15 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     /// A place in the mailbox.
     pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, TellError> {
         Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| self.why_down())
+    }
+
+    /// A place in the mailbox, if there is one now.
+    pub(crate) fn try_permit(&self) -> Result<Option<OwnedSemaphorePermit>, TellError> {
+        match Arc::clone(&self.0.permits).try_acquire_owned() {
+            Ok(permit) => Ok(Some(permit)),
+            Err(TryAcquireError::NoPermits) => Ok(None),
+            Err(TryAcquireError::Closed) => Err(self.why_down()),
+        }
     }
 
     pub(crate) fn enqueue_tell<M>(

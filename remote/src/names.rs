@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use actix::{Actor, Context};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until};
 
 use crate::actor::{ActorId, ActorRef, Address};
@@ -43,7 +42,7 @@ pub struct Names {
 }
 
 /// A name could not be registered or found.
-#[derive(Clone, Debug, thiserror::Error, Serialize, Deserialize)]
+#[derive(Clone, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum NameError {
     /// Another actor has the name.
@@ -153,12 +152,12 @@ impl Node {
                 tokio::select! {
                     biased;
                     event = events.recv() => match event {
-                        Ok(PeerEvent::Down { .. }) | Err(RecvError::Lagged(_)) => {
+                        Some(PeerEvent::Down { .. }) => {
                             lost = Instant::now();
                             look.get_or_insert(lost + REMEMBERED);
                         }
-                        Ok(_) => (),
-                        Err(RecvError::Closed) => return,
+                        Some(_) => (),
+                        None => return,
                     },
                     () = due => {
                         // Not taken only by a registry that is gone; a find looks for itself whether a node is there.

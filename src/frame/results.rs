@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::ready;
 use futures_util::stream::{self, Stream, StreamExt};
+use polars::prelude::DataFrame;
 use regatta_remote::ActorRef;
 use tokio::sync::{mpsc, watch};
 
 use crate::actors::{Find, Found, Host, Place, RunEvent, SchedulerActor, Taken, insist};
 use crate::error::{ClusterError, Error, TaskError, TaskFailure};
 use crate::sched::{Output, QueryId};
-use crate::store::Ticket;
+use crate::store::Form;
 
 /// Partitions of the result that are brought here at once.
 const FETCHES: usize = 4;
@@ -28,13 +28,14 @@ pub(super) struct Source {
     pub(super) host: Arc<Host>,
     pub(super) scheduler: ActorRef<SchedulerActor>,
     pub(super) query: QueryId,
+    pub(super) form: Arc<Form>,
 }
 
-/// The result's partitions, as IPC files.
+/// The result's partitions.
 pub(super) fn partitions(
     events: mpsc::Receiver<RunEvent>,
     from: Source,
-) -> impl Stream<Item = Result<Bytes, Error>> + Send {
+) -> impl Stream<Item = Result<DataFrame, Error>> + Send {
     let (told, reports) = watch::channel(Reports::default());
     from.host.runtime.handle().spawn(hear(events, told));
     let fetched = from.clone();
@@ -78,7 +79,7 @@ async fn hear(mut events: mpsc::Receiver<RunEvent>, told: watch::Sender<Reports>
 }
 
 /// A partition of the result; `None` if it has fewer.
-async fn fetch(index: usize, mut reports: watch::Receiver<Reports>, from: Source) -> Option<Result<Bytes, Error>> {
+async fn fetch(index: usize, mut reports: watch::Receiver<Reports>, from: Source) -> Option<Result<DataFrame, Error>> {
     let found = match reports.wait_for(|reports| reports.end.is_some() || reports.made.contains_key(&index)).await {
         Ok(reports) => match (reports.made.get(&index).copied(), &reports.end) {
             (_, Some(Err(error))) => return Some(Err(error.clone())),
@@ -98,11 +99,11 @@ async fn fetch(index: usize, mut reports: watch::Receiver<Reports>, from: Source
 
 impl Source {
     /// Brings a partition here from where it is, or from where it is then: one that was lost is made again.
-    async fn read(&self, index: usize, mut place: Place, mut output: Output) -> Result<Bytes, Error> {
+    async fn read(&self, index: usize, mut place: Place, mut output: Output) -> Result<DataFrame, Error> {
         let mut tries = 0;
         loop {
-            let cause = match self.host.read(&place, Ticket::Partition(output.id)).await {
-                Ok(bytes) => return Ok(bytes),
+            let cause = match self.host.rows(place, output.id, &self.form).await {
+                Ok(frame) => return Ok(frame),
                 Err(cause) => cause,
             };
             tries += 1;

@@ -195,8 +195,13 @@ impl Cutter {
         while let IR::SimpleProjection { input, .. } = self.ir.get(node) {
             node = *input;
         }
-        let keys = hash_keys(self.ir.get(node), &self.exprs)?;
-        Some((node, keys.iter().map(ToString::to_string).collect()))
+        let mut keys: Vec<String> = Vec::new();
+        for key in hash_keys(self.ir.get(node), &self.exprs)? {
+            if !keys.iter().any(|known| *known == *key) {
+                keys.push(key.to_string());
+            }
+        }
+        Some((node, keys))
     }
 
     /// Ends a stage below this filter, whose tasks leave their rows in partitions by the hash of their keys.

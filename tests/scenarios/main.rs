@@ -16,6 +16,7 @@ mod retries;
 mod runtimes;
 mod scaling;
 mod shapes;
+mod shuffle;
 mod sinks;
 mod structs;
 mod udfs;

@@ -437,7 +437,7 @@ impl World {
         // A mix is no error as such: an attempt that nobody hears any more may have begun with what is gone.
         let content = content.unwrap_or_else(|| [((task.query, task.stage, u32::MAX), u64::from(attempt.0))].into());
         self.stores.insert((worker, task, attempt), content);
-        let output = Output { id: PartitionId { task, attempt, partition: 0 }, rows: 1, bytes: 1 };
+        let output = Output { id: PartitionId { task, attempt }, rows: 1, bytes: 1 };
         self.event(Event::TaskEnded { task, attempt, outcome: Ok(output) });
     }
 
