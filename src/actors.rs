@@ -17,6 +17,7 @@ mod relay;
 mod scheduler;
 mod swordfish;
 mod udf;
+mod whereabouts;
 
 use std::time::Duration;
 

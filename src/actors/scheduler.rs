@@ -10,10 +10,9 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Sender,
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    ALL_SECTIONS, CreditWaits, Dismiss, DropStage, End, Enough, Feed, Find, Found, Gone, Locate, Located, Persist,
-    Place, Prepare, Register, Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status,
-    StopReplica, Submit, Taken, TaskEnded, TasksEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown,
-    WorkerSilent,
+    ALL_SECTIONS, CreditWaits, Dismiss, DropStage, End, Enough, Feed, Gone, Place, Prepare, Register, Release,
+    ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, TasksEnded,
+    UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::outbox::{OUTBOX, Outgoing, Undelivered, deliver};
 use super::{Host, SwordfishActor};
@@ -65,7 +64,7 @@ pub(super) struct Submitted {
     events: mpsc::Sender<RunEvent>,
     reported: Reported,
     /// Why the result, which was there and was lost, could not be made again.
-    lost: Option<Error>,
+    pub(super) lost: Option<Error>,
 }
 
 /// What a query's UDFs have reported.
@@ -180,7 +179,7 @@ impl SchedulerActor {
         crew.map(|crew| crew.place.worker)
     }
 
-    fn take(&mut self, event: Event) {
+    pub(super) fn take(&mut self, event: Event) {
         for action in self.core.handle(event, Instant::now()) {
             self.act(action);
         }
@@ -299,7 +298,7 @@ impl SchedulerActor {
         outputs.filter_map(|(worker, output)| Some((self.place(query, worker)?, output))).collect()
     }
 
-    fn place(&self, query: QueryId, worker: WorkerId) -> Option<Place> {
+    pub(super) fn place(&self, query: QueryId, worker: WorkerId) -> Option<Place> {
         match worker {
             WorkerId::DRIVER => Some(self.queries.get(&query)?.driver),
             worker => Some(self.workers.get(&worker)?.place),
@@ -330,7 +329,7 @@ impl SchedulerActor {
     }
 
     /// The partitions of a finished query's result.
-    fn located(&self, query: QueryId) -> Option<Vec<(Place, PartitionId)>> {
+    pub(super) fn located(&self, query: QueryId) -> Option<Vec<(Place, PartitionId)>> {
         let last = self.queries.get(&query)?.plan.last()?.id;
         let outputs = || self.outputs(query, last).into_iter().map(|(place, output)| (place, output.id)).collect();
         self.core.is_done(query).then(outputs)
@@ -513,59 +512,6 @@ impl Handler<Release> for SchedulerActor {
     fn handle(&mut self, Release(query): Release, _: &mut Self::Context) {
         self.take(Event::Release(query));
         self.queries.remove(&query);
-    }
-}
-
-impl Handler<Persist> for SchedulerActor {
-    type Result = ();
-
-    fn handle(&mut self, Persist(query): Persist, _: &mut Self::Context) {
-        if self.is_owner(query) {
-            self.take(Event::Persist(query));
-        }
-    }
-}
-
-impl Handler<Taken> for SchedulerActor {
-    type Result = ();
-
-    fn handle(&mut self, Taken(query): Taken, _: &mut Self::Context) {
-        if self.is_owner(query) {
-            self.take(Event::Taken(query));
-        }
-    }
-}
-
-impl Handler<Find> for SchedulerActor {
-    type Result = actix::MessageResult<Find>;
-
-    fn handle(&mut self, Find { query, partition, unread }: Find, _: &mut Self::Context) -> Self::Result {
-        if !self.is_owner(query) {
-            return actix::MessageResult(Found::Nowhere);
-        }
-        if let Some((task, attempt, why)) = unread.filter(|(task, ..)| task.query == query) {
-            self.take(Event::Unread { task, attempt, why });
-        }
-        let there = self.core.partition(query, partition);
-        let there = there.and_then(|(worker, output)| Some((self.place(query, worker)?, output)));
-        actix::MessageResult(match (there, self.queries.get(&query)) {
-            (Some((place, output)), _) => Found::There(place, output),
-            (None, Some(Submitted { lost: Some(error), .. })) => Found::Failed(error.clone()),
-            (None, Some(_)) => Found::MadeAgain,
-            (None, None) => Found::Nowhere,
-        })
-    }
-}
-
-impl Handler<Locate> for SchedulerActor {
-    type Result = actix::MessageResult<Locate>;
-
-    fn handle(&mut self, Locate(query): Locate, _: &mut Self::Context) -> Self::Result {
-        actix::MessageResult(match self.located(query) {
-            Some(partitions) => Located::There(partitions),
-            None if self.queries.get(&query).is_some_and(|of| of.lost.is_none()) => Located::MadeAgain,
-            None => Located::Nowhere,
-        })
     }
 }
 
