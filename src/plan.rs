@@ -172,7 +172,10 @@ pub(crate) struct Target {
 /// # Errors
 /// What Polars' optimiser refuses, UDF options that make no sense, closures that cannot travel, and plans too large to.
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
-    let optimised = optimise(query)?;
+    let mut optimised = optimise(query)?;
+    if target.travels {
+        scan::make_absolute(&mut optimised).map_err(PlanError::polars)?;
+    }
     let root = optimised.lp_arena.get(optimised.lp_top);
     let sink = FileSink::of(root);
     sink::refuse_many_objects(root)?;

@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::actor::{ActorId, Address};
 use crate::codec::{Bound, CodecError, MAX_MESSAGE, decode, encode};
 use crate::data::wire::{Account, Allowance, MAX_TICKET, Request, WINDOW};
 use crate::frame::{FrameError, HEADER, Header};
 use crate::handshake::{Hello, MAX_HELLO};
-use crate::identity::{Applicant, NodeId, PeerId, fingerprint, peer_in, requested_key};
+use crate::identity::{Applicant, NodeId, PeerId, Role, fingerprint, peer_in, requested_key};
 use crate::join::{Claim, JoinToken, Verdict};
 use crate::lane::Frames;
 use crate::link::pieces::{Assembly, Credit, PIECE, WINDOW as STREAM_WINDOW, cost, cut, may_give};
+use crate::local::Sender;
 use crate::membership::{Action, DEAD, Event, Membership, SUSPECT};
+use crate::names::{Entry, Table};
 use crate::parcel::{MAX_BATCHES, Manifest};
 use crate::trace::BYTES as TRACE;
 
@@ -364,6 +367,47 @@ pub fn membership(data: &[u8]) {
     }
 }
 
+/// Any sequence of what nodes ask of a registry of names: each speaks for itself, and what is kept is what was given.
+pub fn names(data: &[u8]) {
+    let mut from = Input(data);
+    let (mut table, mut given) = (Table::default(), BTreeMap::<String, NodeId>::new());
+    while !from.0.is_empty() {
+        let [what, by, about, actor, away] = [(); 5].map(|()| from.byte());
+        let node = |n: u8| decode::<NodeId>(&[n % 4]).unwrap();
+        let cluster = decode(&[7]).unwrap();
+        let sender = Sender::Node(PeerId { cluster, role: Role::Worker, node: node(by) });
+        let is_there = |of: NodeId| of != node(away) || away > 200;
+        let name: String = char::from(b'a' + from.byte() % 3).to_string().repeat(usize::from(from.byte() % 3) * 200);
+        let address = Address { node: node(about), actor: ActorId(u64::from(actor % 2)) };
+        let before = given.get(&name).copied().filter(|has| is_there(*has));
+        match what % 4 {
+            0 | 1 => {
+                let entry = Entry { address, at: None, kind: "Boat".to_owned() };
+                let took = table.register(name.clone(), entry, sender, is_there).is_ok();
+                assert!(!took || (sender.is(address.node) && (1..=256).contains(&name.len())));
+                assert!(!took || before.is_none_or(|has| has == address.node), "it was another's");
+                if took {
+                    given.insert(name, address.node);
+                }
+            }
+            2 => {
+                let gone = table.unregister(&name, (actor > 100).then_some(address), sender, is_there).is_ok();
+                assert!(!gone || before.is_some_and(|has| sender.is(has)), "it was another's");
+                if table.find(&name, |_| true).is_err() {
+                    given.remove(&name);
+                }
+            }
+            _ => {
+                table.sweep(is_there);
+                given.retain(|_, has| is_there(*has));
+            }
+        }
+        for (name, has) in &given {
+            assert_eq!(table.find(name, |_| true).unwrap().address.node, *has);
+        }
+    }
+}
+
 /// What can be decoded survives being encoded.
 fn survives<T>(bytes: &[u8]) -> Option<T>
 where
@@ -415,6 +459,7 @@ mod tests {
         run("message", message);
         run("membership", membership);
         run("streams", streams);
+        run("names", names);
     }
 
     fn run(name: &str, target: fn(&[u8])) {

@@ -1,6 +1,8 @@
 //! Actors by name: one registry for a cluster, at its head.
 
 mod kept;
+#[cfg(any(fuzzing, test))]
+pub(crate) use registry::{Entry, Table};
 mod registry;
 
 use std::any::type_name;
@@ -89,7 +91,7 @@ pub enum NameError {
         /// The most bytes of a name.
         max: usize,
     },
-    /// The registry is full.
+    /// The registry is full, or has as many names of one node as it takes.
     #[error("{max} actors have names already: unregister some")]
     TooMany {
         /// The most names.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::thread;
 
-use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, BoxStream, FuturesUnordered, Stream, StreamExt, TryStreamExt};
 use polars::prelude::DataFrame;
 use tokio::sync::mpsc;
 
@@ -69,12 +70,24 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Output, TaskFailure> {
     };
 
     let steps = async {
-        let mut results = through_steps(batches, &task.program, &*task.pools, &task.calling);
+        let (mut results, mut steps) = through_steps(batches, &task.program, &*task.pools, &task.calling);
         let mut left = task.program.limit.unwrap_or(u64::MAX);
         // With enough rows, the rest is dropped: that stops the engine.
-        while left > 0
-            && let Some(batch) = results.try_next().await?
-        {
+        while left > 0 {
+            let next = tokio::select! {
+                Some(ended) = steps.next() => {
+                    ended?;
+                    continue;
+                }
+                next = results.try_next() => next?,
+            };
+            let Some(batch) = next else {
+                // All is here, unless a step has failed.
+                while let Some(ended) = steps.next().await {
+                    ended?;
+                }
+                break;
+            };
             let taken = batch.head(Some(usize::try_from(left).unwrap_or(usize::MAX)));
             left -= taken.height() as u64;
             sections.write(taken)?;
@@ -89,22 +102,43 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Output, TaskFailure> {
     sections.seal()
 }
 
+type Batches<'a> = BoxStream<'a, Result<DataFrame, TaskFailure>>;
+
+/// What the steps make of these batches, and the steps themselves, which are to be driven meanwhile. They hand their batches on
+/// from one to the next: one inside the other, they would need more stack the more they are.
 fn through_steps<'a>(
     batches: mpsc::Receiver<DataFrame>,
     program: &'a Program,
     pools: &'a dyn Pools,
     calling: &'a CallingTask,
-) -> BoxStream<'a, Result<DataFrame, TaskFailure>> {
-    let received = stream::unfold(batches, |mut batches| async { Some((Ok(batches.recv().await?), batches)) });
-    let handed_on = nearly_full(received.boxed(), program.batches);
-    program.steps.iter().enumerate().fold(handed_on, |batches, (index, step)| {
-        nearly_full(through_step(batches, index, step, pools, calling).boxed(), step.spec.batches)
-    })
+) -> (Batches<'a>, FuturesUnordered<BoxFuture<'a, Result<(), TaskFailure>>>) {
+    let steps = FuturesUnordered::new();
+    let mut batches = nearly_full(received(batches), program.batches);
+    for (index, step) in program.steps.iter().enumerate() {
+        let (hand_over, next) = mpsc::channel(1);
+        let batches = std::mem::replace(&mut batches, nearly_full(received(next), step.spec.batches));
+        let mut made = Box::pin(through_step(batches, index, step, pools, calling));
+        let ends = async move {
+            while let Some(batch) = made.try_next().await? {
+                // What follows has enough.
+                if hand_over.send(batch).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        steps.push(ends.boxed());
+    }
+    (batches, steps)
+}
+
+fn received<'a>(batches: mpsc::Receiver<DataFrame>) -> Batches<'a> {
+    stream::unfold(batches, |mut batches| async { Some((Ok(batches.recv().await?), batches)) }).boxed()
 }
 
 /// Several calls at once, results in the order of the rows.
 fn through_step<'a>(
-    batches: BoxStream<'a, Result<DataFrame, TaskFailure>>,
+    batches: Batches<'a>,
     index: usize,
     step: &'a Step,
     pools: &'a dyn Pools,

@@ -10,6 +10,7 @@ mod frames;
 mod functions;
 mod harness;
 mod joining;
+mod nested;
 mod placement;
 mod recovery;
 mod retries;

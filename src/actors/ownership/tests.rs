@@ -396,6 +396,13 @@ fn a_worker_joins_as_itself_once_under_its_own_number() {
         // What a worker gets for a process of its own is less than what it is itself.
         let token: JoinToken = scene.gateway(first).ask(Admit, SOON).await.unwrap().unwrap().parse().unwrap();
         assert_eq!(token.role(), Role::Guest);
+        // And no more of that than leaves room for others.
+        let gateway = scene.gateway(first);
+        let asked = (0..300).map(|_| gateway.ask(Admit, SOON));
+        let got =
+            futures_util::future::join_all(asked).await.into_iter().filter(|token| token.as_ref().unwrap().is_ok());
+        assert_eq!(got.count(), 255);
+        scene.gateway(second).ask(Admit, SOON).await.unwrap().unwrap();
     });
 }
 
