@@ -112,14 +112,18 @@ fn a_start_that_fails_where_polars_calls_is_said_once_and_not_tried_again() {
 #[test]
 fn two_thousand_calls_are_one_after_the_other() {
     let folder = tempfile::tempdir().unwrap();
-    let scan = row_groups(folder.path(), 300);
     let columns = |count: usize| {
         (0..count).map(|n| plus_one::on([col("x") + lit(n as i64)]).alias(format!("c{n}"))).collect::<Vec<_>>()
     };
+    let few = || df!["x" => (0..20i64).collect::<Vec<_>>()].unwrap().lazy();
+    let queries = [(row_groups(folder.path(), 300), 200, 300), (few(), 2000, 20)];
     on_both(|session| {
-        let (session, query) = (session.clone(), scan.clone().with_columns(columns(2000)));
-        let made = in_time("2,000 calls", move || query.collect_on(&session).unwrap());
-        assert_eq!((made.height(), made.width()), (300, 2001));
-        assert_eq!(made.column("c1999").unwrap().i64().unwrap().get(299), Some(2299));
+        for (rows, count, height) in &queries {
+            let (session, query) = (session.clone(), rows.clone().with_columns(columns(*count)));
+            let made = in_time("many calls", move || query.collect_on(&session).unwrap());
+            assert_eq!((made.height(), made.width()), (*height, count + 1));
+            let last = made.column(&format!("c{}", count - 1)).unwrap().i64().unwrap().get(height - 1);
+            assert_eq!(last, Some((height - 1 + count) as i64));
+        }
     });
 }

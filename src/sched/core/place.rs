@@ -1,5 +1,6 @@
 //! Who starts next, and where.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::pools::Evict;
@@ -235,7 +236,9 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         let running = self.queries.get(&id).map(|q| &q.stages[stage]).filter(|stage| stage.phase == Phase::Running);
-        let pools: Vec<_> = running.into_iter().flat_map(|stage| &stage.steps).filter_map(|step| step.pool).collect();
+        // Once for each pool, however many steps it serves.
+        let pools: BTreeSet<_> =
+            running.into_iter().flat_map(|stage| &stage.steps).filter_map(|step| step.pool).collect();
         for id_of_pool in pools {
             while let Some(pool) = self.pools.get(id_of_pool) {
                 if pool.replicas.len() >= count(self, pool) || pool.has_idle() {
