@@ -1,4 +1,5 @@
 //! Bare quinn that speaks as much of the protocol as it likes, and what the node beside it must not notice.
+#![allow(dead_code)] // each test binary uses a part
 
 use std::io;
 use std::net::SocketAddr;
