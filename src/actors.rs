@@ -4,6 +4,7 @@
 //! UDF on a thread of its own. A `GatewayActor` at the head takes the queries of drivers elsewhere. They share nothing but
 //! the messages in `messages.rs`.
 
+mod feeding;
 mod gateway;
 mod host;
 mod hosted;

@@ -355,15 +355,40 @@ pub enum TaskFailure {
         /// What broke.
         why: String,
     },
-    /// The partition store.
-    #[error("could not store a partition: {0}. The scratch folder may be full; REGATTA_SCRATCH names another")]
+    /// The store.
+    #[error("could not store what a task left: {0}")]
     Store(String),
+    /// There is no room for what the task leaves.
+    #[error(
+        "the disk of the scratch folder {folder} is full: {need} bytes were to be written where {room} are free, of which some \
+         must stay free. Make room, or let REGATTA_SCRATCH name a folder on a larger disk"
+    )]
+    DiskFull {
+        /// Where.
+        folder: String,
+        /// Bytes that were to be written.
+        need: u64,
+        /// Bytes that were free.
+        room: u64,
+    },
     /// The files of a sink, where they are collected.
     #[error("{0}")]
     Sink(String),
     /// The worker is gone.
     #[error("the worker was lost: {0}")]
     WorkerLost(String),
+    /// What another task left cannot be read where it is: that task runs again.
+    #[error("what {task} (attempt {attempt}) left on {from} cannot be read: {why}")]
+    LostInput {
+        /// The task that left it.
+        task: TaskId,
+        /// Which attempt of it.
+        attempt: u32,
+        /// Where it is.
+        from: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Persisted rows were lost with their worker and are being made again; the task waits for them.
     #[error("the rows that {0} persisted were lost with their worker, and are being made again")]
     MadeAgain(QueryId),
@@ -381,7 +406,9 @@ pub enum TaskFailure {
 impl TaskFailure {
     /// Whether another attempt may succeed.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Transfer { .. } | Self::WorkerLost(_) | Self::MadeAgain(_))
+        let lost =
+            matches!(self, Self::Transfer { .. } | Self::LostInput { .. } | Self::WorkerLost(_) | Self::MadeAgain(_));
+        lost || matches!(self, Self::DiskFull { .. })
     }
 }
 

@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc as blocking;
 
-use bytes::Bytes;
 use futures_util::future::ready;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use polars::prelude::*;
@@ -17,10 +16,10 @@ use tokio::task::AbortHandle;
 
 use crate::actors::{Host, Place, RunEvent};
 use crate::error::{ClusterError, Error, PolarsFailure, TaskError, TaskFailure};
-use crate::plan::{Marker, beside_columns};
+use crate::plan::{FileSink, Marker, beside_columns};
 use crate::sched::{Output, QueryId, QueryStatus};
 use crate::session::{Persisted, Session};
-use crate::store::Ticket;
+use crate::store::Form;
 
 pub(crate) use publish::Publication;
 pub use publish::SinkMode;
@@ -74,11 +73,11 @@ impl Run {
     pub fn batches(&mut self) -> Batches {
         let (sender, batches) = blocking::sync_channel::<Told>(1);
         let host = Arc::clone(self.session.host());
-        let publication = self.publication.take();
+        let (publication, form) = (self.publication.take(), Form::new(&self.schema));
         match self.events.take() {
             Some(events) => {
                 self.session.host().runtime.handle().spawn(async move {
-                    let mut partitions = std::pin::pin!(results(events, host, publication));
+                    let mut partitions = std::pin::pin!(results(events, host, form, publication));
                     loop {
                         let told = partitions.next().await.transpose();
                         let over = !matches!(told, Ok(Some(_)));
@@ -102,14 +101,13 @@ impl Run {
     /// Nothing is lost if the future of a next batch is dropped.
     pub fn stream(mut self) -> impl Stream<Item = Result<DataFrame, Error>> + Send + Unpin + use<> {
         let (sender, frames) = mpsc::channel(1);
-        let (events, publication) = (self.events.take(), self.publication.take());
+        let (events, publication, form) = (self.events.take(), self.publication.take(), Form::new(&self.schema));
         let host = Arc::clone(self.session.host());
         self.session.host().runtime.handle().spawn(async move {
-            let partitions = match events {
-                Some(events) => results(events, host, publication),
+            let mut frames = match events {
+                Some(events) => results(events, host, form, publication),
                 None => stream::once(ready(Err(ClusterError::Closed.into()))).boxed(),
             };
-            let mut frames = partitions.then(decode_beside).boxed();
             loop {
                 let told = frames.next().await.transpose();
                 let over = !matches!(told, Ok(Some(_)));
@@ -210,15 +208,13 @@ async fn collect(
     schema: SchemaRef,
     publication: Option<Publication>,
 ) -> Result<DataFrame, Error> {
-    let bytes: Vec<_> = results(events.ok_or(ClusterError::Closed)?, host, publication).try_collect().await?;
-    let decoded = tokio::task::spawn_blocking(move || {
-        let mut result = None;
-        for partition in bytes {
-            append(&mut result, decode(partition)?)?;
-        }
-        Ok(result.unwrap_or_else(|| DataFrame::empty_with_schema(&schema)))
-    });
-    decoded.await.map_err(|_| ClusterError::Closed)?
+    let (events, form) = (events.ok_or(ClusterError::Closed)?, Form::new(&schema));
+    let mut frames = results(events, host, form, publication);
+    let mut result = None;
+    while let Some(frame) = frames.try_next().await? {
+        append(&mut result, frame)?;
+    }
+    Ok(result.unwrap_or_else(|| DataFrame::empty_with_schema(&schema)))
 }
 
 /// The result of a query, partition by partition: see [`Run::batches`].
@@ -229,14 +225,14 @@ pub struct Batches {
 }
 
 /// The next partition, or that there is none. Without either the result is cut off: its session has gone.
-type Told = Result<Option<Bytes>, Error>;
+type Told = Result<Option<DataFrame>, Error>;
 
 impl Iterator for Batches {
     type Item = Result<DataFrame, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let told = self.partitions.as_ref()?.recv().unwrap_or_else(|_| Err(ClusterError::Closed.into()));
-        let batch = told.transpose().map(|partition| partition.and_then(decode));
+        let batch = told.transpose();
         if !matches!(batch, Some(Ok(_))) {
             self.partitions = None;
         }
@@ -375,16 +371,6 @@ fn random(row: Expr, seed: u64) -> Expr {
     mix(x, 31, 1)
 }
 
-fn decode(partition: Bytes) -> Result<DataFrame, Error> {
-    Ok(crate::store::decode_frame(partition).map_err(driver_failed)?)
-}
-
-/// [`decode`], not on a thread of the network.
-async fn decode_beside(partition: Result<Bytes, Error>) -> Result<DataFrame, Error> {
-    let decoded = tokio::task::spawn_blocking(move || decode(partition?));
-    decoded.await.map_err(|_| ClusterError::Closed)?
-}
-
 fn append(result: &mut Option<DataFrame>, batch: DataFrame) -> Result<(), Error> {
     match result {
         Some(frame) => drop(frame.vstack_mut_owned(batch).map_err(driver_failed)?),
@@ -401,10 +387,11 @@ fn driver_failed(error: PolarsError) -> ClusterError {
 fn results(
     events: mpsc::Receiver<RunEvent>,
     host: Arc<Host>,
+    form: Arc<Form>,
     publication: Option<Publication>,
-) -> BoxStream<'static, Result<Bytes, Error>> {
-    let partitions = partitions(events, host);
-    let Some(publication) = publication else { return partitions.boxed() };
+) -> BoxStream<'static, Result<DataFrame, Error>> {
+    let Some(publication) = publication else { return partitions(events, host, form).boxed() };
+    let partitions = partitions(events, host, Form::new(&FileSink::listing()));
     let published = async move {
         let listings = partitions.try_collect().await?;
         let published = tokio::task::spawn_blocking(move || publication.publish(listings));
@@ -413,12 +400,16 @@ fn results(
     stream::once(published).boxed()
 }
 
-/// The result's partitions in order, as IPC files, while tasks finish. One that is lost before it is here is made again, and
-/// waited for.
-fn partitions(events: mpsc::Receiver<RunEvent>, host: Arc<Host>) -> impl Stream<Item = Result<Bytes, Error>> + Send {
+/// The result's partitions in order, while tasks finish. One that is lost before it is here is made again, and waited for.
+fn partitions(
+    events: mpsc::Receiver<RunEvent>,
+    host: Arc<Host>,
+    form: Arc<Form>,
+) -> impl Stream<Item = Result<DataFrame, Error>> + Send {
     let (told, reports) = watch::channel(Reports::default());
     host.runtime.handle().spawn(hear(events, told));
-    let fetches = stream::iter(0..).map(move |index| fetch(index, reports.clone(), Arc::clone(&host)));
+    let fetches =
+        stream::iter(0..).map(move |index| fetch(index, reports.clone(), Arc::clone(&host), Arc::clone(&form)));
     fetches.buffered(FETCHES).scan(false, |failed, fetched| {
         let over = std::mem::replace(failed, matches!(fetched, Some(Err(_))));
         ready(fetched.filter(|_| !over))
@@ -453,7 +444,12 @@ async fn hear(mut events: mpsc::Receiver<RunEvent>, told: watch::Sender<Reports>
 }
 
 /// A partition of the result; `None` if it has fewer.
-async fn fetch(index: usize, mut reports: watch::Receiver<Reports>, host: Arc<Host>) -> Option<Result<Bytes, Error>> {
+async fn fetch(
+    index: usize,
+    mut reports: watch::Receiver<Reports>,
+    host: Arc<Host>,
+    form: Arc<Form>,
+) -> Option<Result<DataFrame, Error>> {
     let mut lost: Option<(Output, Error)> = None;
     loop {
         let is_lost = |output: &Output| lost.as_ref().is_some_and(|(lost, _)| lost.id == output.id);
@@ -467,8 +463,8 @@ async fn fetch(index: usize, mut reports: watch::Receiver<Reports>, host: Arc<Ho
         };
         // Nobody makes it again once the query is done.
         let Some((place, output)) = found else { return lost.map(|(_, error)| Err(error)) };
-        match host.read(&place, Ticket::Partition(output.id)).await {
-            Ok(bytes) => return Some(Ok(bytes)),
+        match host.rows(place, output.id, &form).await {
+            Ok(frame) => return Some(Ok(frame)),
             Err(cause) => {
                 let again = cause.is_retryable();
                 let error = fetch_failed(&place, &output, cause);

@@ -5,6 +5,7 @@
 //! planner cannot split runs whole on one worker, and [`explain`](QueryPlan::explain) says why.
 
 mod aggregate;
+mod blob;
 mod cut;
 mod explain;
 mod files;
@@ -12,6 +13,7 @@ mod held;
 mod lift;
 mod marker;
 mod names;
+mod order;
 mod rowwise;
 mod scan;
 mod share;
@@ -24,7 +26,7 @@ use polars_plan::plans::IRPlan;
 use regatta_remote::MAX_MESSAGE;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use held::{held_by, held_name, scan_held};
+pub(crate) use held::{held_by, held_in, scan_held};
 pub(crate) use lift::udf_calls;
 pub(crate) use marker::{Marker, beside_columns};
 pub(crate) use share::{Rows, share};
@@ -78,11 +80,6 @@ impl Stage {
         }
     }
 
-    /// Partitions that each of its tasks leaves.
-    pub(crate) fn partitions(&self) -> usize {
-        self.program().and_then(|program| program.scatter.as_ref()).map_or(1, |scatter| scatter.into)
-    }
-
     pub(crate) fn steps(&self) -> &[UdfStep] {
         self.program().map_or(&[], |program| &program.steps)
     }
@@ -97,16 +94,16 @@ pub(crate) struct StageProgram {
     pub(crate) steps: Vec<UdfStep>,
     /// Rows that a task leaves at most.
     pub(crate) limit: Option<u64>,
-    /// A task leaves several partitions, if this is said.
+    /// What a task leaves is in several sections, if this is said.
     pub(crate) scatter: Option<Scatter>,
 }
 
-/// Rows go to partitions by the hash of their keys.
+/// Rows go to sections by the hash of their keys.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Scatter {
     /// Columns.
     pub(crate) keys: Vec<String>,
-    /// Partitions that each task leaves, empty ones too.
+    /// How many sections there are.
     pub(crate) into: usize,
 }
 
@@ -114,6 +111,7 @@ pub(crate) struct Scatter {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct UdfStep {
     pub(crate) udf: String,
+    #[serde(with = "blob")]
     pub(crate) arguments: Vec<u8>,
     pub(crate) options: PoolOptions,
     /// Columns of the batch that are handed to the UDF, in order.
@@ -139,7 +137,7 @@ pub(crate) enum Split {
     Slice { offset: usize, len: usize },
     /// The `part`-th of `of` equal shares of the rows that the stage below left.
     Share { part: usize, of: usize },
-    /// The `part`-th of the `of` partitions that each task of the stage below has scattered its rows to.
+    /// The `part`-th of the `of` sections that each task of the stage below has scattered its rows to.
     Hashed { part: usize, of: usize },
 }
 
@@ -161,7 +159,10 @@ pub(crate) struct Target {
 /// # Errors
 /// What Polars' optimiser refuses, UDF options that make no sense, closures that cannot travel, and plans too large to.
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
-    let optimised = optimise(query)?;
+    let mut optimised = optimise(query)?;
+    if target.travels {
+        scan::make_absolute(&mut optimised).map_err(PlanError::polars)?;
+    }
     let root = optimised.lp_arena.get(optimised.lp_top);
     let sink = FileSink::of(root);
     sink::refuse_many_objects(root)?;
@@ -199,11 +200,16 @@ impl StageProgram {
 fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {
     // Without STREAMING the optimiser makes nodes that the streaming engine cannot lower; shared subplans and hive
     // rewrites would cross the cuts (reference: polars.md §4.5).
-    let flags = (query.get_current_optimizations() | OptFlags::STREAMING)
-        - (OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE | OptFlags::GPU | OptFlags::EAGER);
+    let asked = query.get_current_optimizations();
+    let flags = (asked | OptFlags::STREAMING)
+        - (OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE | OptFlags::GPU | OptFlags::EAGER)
+        - OptFlags::CHECK_ORDER_OBSERVE;
     let files = files(&query.logical_plan);
     let optimised = query.with_optimizations(flags).to_alp_optimized();
     let mut plan = optimised.map_err(|e| PlanError::Polars(PolarsFailure::from(e).reading(&files)))?;
+    if asked.contains(OptFlags::CHECK_ORDER_OBSERVE) {
+        order::drop_unobserved(&mut plan);
+    }
     sink::make_absolute(&mut plan).map_err(PlanError::polars)?;
     Ok(plan)
 }

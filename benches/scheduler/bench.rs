@@ -151,7 +151,7 @@ fn query_of(id: QueryId, tasks: usize) -> QuerySpec {
 }
 
 fn done(task: TaskId, attempt: Attempt) -> Event {
-    let output = Output { id: PartitionId { task, attempt, partition: 0 }, rows: 1, bytes: 1 };
+    let output = Output { id: PartitionId { task, attempt }, rows: 1, bytes: 1 };
     Event::TaskEnded { task, attempt, outcome: Ok(output) }
 }
 

@@ -230,6 +230,10 @@ fn row_wise(ident: &Ident, form: &Form, function: &ItemFn, arguments: &Arguments
             ::core::result::Result::Ok(::regatta::udf::rows::dtype_of::<#returned>())
         }
 
+        fn takes(&self) -> ::std::vec::Vec<::regatta::polars::prelude::DataType> {
+            ::std::vec![#(::regatta::udf::rows::dtype_taken::<#types>()),*]
+        }
+
         #sync fn run(
             &self,
             (): #state,

@@ -44,7 +44,7 @@ pub struct Names {
 }
 
 /// A name could not be registered or found.
-#[derive(Clone, Debug, thiserror::Error, Serialize, Deserialize)]
+#[derive(Clone, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum NameError {
     /// Another actor has the name.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
@@ -16,10 +17,10 @@ use crate::cluster::ClusterProvider;
 use crate::error::{ActorError, ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{
-    Attempt, GpuInfo, MAX_ATTEMPTS, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus,
-    StageId, StepId, TaskId, WorkerId,
+    Attempt, GpuInfo, MAX_ATTEMPTS, Outcome, Output, PartitionId, QueryId, QueryStatus, ReplicaId, Resources,
+    SessionStatus, StageId, StepId, TaskId, WorkerId,
 };
-use crate::store::Ticket;
+use crate::store::{Part, Ticket};
 use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
 
 /// Declares what an actor takes from other processes, from nodes of which roles, and of what the sender may speak. The roles are
@@ -168,9 +169,8 @@ pub(crate) struct RunTask {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
     pub(crate) split: Split,
-    pub(crate) inputs: Vec<(StageId, Vec<Piece>)>,
-    /// Persisted partitions that it reads.
-    pub(crate) held: Vec<(QueryId, usize)>,
+    /// What it reads of each stage.
+    pub(crate) inputs: Vec<(StageId, Feed)>,
     /// Replicas that are ready so far; [`Serve`] names the others.
     pub(crate) replicas: Vec<ReplicaAt>,
     /// Only once this attempt has ended, if it runs here.
@@ -181,12 +181,39 @@ pub(crate) struct RunTask {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunTasks(pub(crate) Vec<RunTask>);
 
-/// A partition, or some of its rows, and where it is.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Piece {
-    pub(crate) place: Place,
-    pub(crate) ticket: Ticket,
+/// What a task reads of a stage, in this order.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Feed {
+    pub(crate) sections: Range<u32>,
+    /// Each place once.
+    pub(crate) places: Vec<Place>,
+    /// Outputs, each with the number of its place.
+    pub(crate) parts: Vec<(u32, Part)>,
 }
+
+impl Feed {
+    /// Some sections of outputs, or some of their rows.
+    pub(crate) fn new(sections: Range<u32>, outputs: impl IntoIterator<Item = (Place, Part)>) -> Self {
+        let mut feed = Self { sections, ..Self::default() };
+        for (place, part) in outputs {
+            // Workers are few.
+            let at = feed.places.iter().position(|known| *known == place).unwrap_or_else(|| {
+                feed.places.push(place);
+                feed.places.len() - 1
+            });
+            feed.parts.push((at as u32, part));
+        }
+        feed
+    }
+
+    /// All of one output.
+    pub(crate) fn of(place: Place, output: PartitionId) -> Self {
+        Self::new(ALL_SECTIONS, [(place, Part::all(output))])
+    }
+}
+
+/// Whatever sections there are.
+pub(crate) const ALL_SECTIONS: Range<u32> = 0..u32::MAX;
 
 /// A replica that takes batches of a step.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -405,7 +432,7 @@ pub(crate) struct Locate(pub(crate) QueryId);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Located {
     /// All of them, in order.
-    There(Vec<Piece>),
+    There(Vec<(Place, PartitionId)>),
     /// Some were lost and are being made again.
     MadeAgain,
     /// There is no such query.

@@ -79,7 +79,7 @@ pub(super) async fn deliver(
 
 /// Tasks that wait to be sent, as one message. `next`: what waits behind them.
 fn together(first: RunTask, messages: &mut mpsc::Receiver<Outgoing>, next: &mut Option<Outgoing>) -> Vec<RunTask> {
-    let pieces = |task: &RunTask| task.inputs.iter().map(|(_, pieces)| 1 + pieces.len()).sum::<usize>();
+    let pieces = |task: &RunTask| task.inputs.iter().map(|(_, feed)| 1 + feed.parts.len()).sum::<usize>();
     let mut size = pieces(&first);
     let mut tasks = vec![first];
     while tasks.len() < TOGETHER && size < PIECES_TOGETHER {
@@ -106,8 +106,8 @@ mod tests {
 
     fn run(index: u32) -> RunTask {
         let task = TaskId { query: QueryId(1), stage: StageId(0), index };
-        let (inputs, held, replicas) = (Vec::new(), Vec::new(), Vec::new());
-        RunTask { task, attempt: Attempt(1), split: Split::Whole, inputs, held, replicas, after: None }
+        let (inputs, replicas) = (Vec::new(), Vec::new());
+        RunTask { task, attempt: Attempt(1), split: Split::Whole, inputs, replicas, after: None }
     }
 
     #[test]

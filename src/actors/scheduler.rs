@@ -10,9 +10,9 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Sender,
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Persist, Piece, Place, Prepare, Register, Release,
-    ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, TasksEnded,
-    UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
+    ALL_SECTIONS, CreditWaits, Dismiss, End, Enough, Feed, Gone, Locate, Located, Persist, Place, Prepare, Register,
+    Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded,
+    TasksEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::outbox::{OUTBOX, Outgoing, Undelivered, deliver};
 use super::{Host, SwordfishActor};
@@ -25,7 +25,7 @@ use crate::sched::{
     Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId,
     Report, Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
-use crate::store::{RowRange, Ticket};
+use crate::store::{Part, RowRange};
 use crate::udf::{Metrics, MetricsByUdf, RunOn, merge_into};
 
 /// Places the work of all queries.
@@ -195,13 +195,12 @@ impl SchedulerActor {
             Action::Run { worker, task, attempt, after } => {
                 let Some(stage) = self.stage(task.query, task.stage.0) else { return };
                 let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
-                let held = stage.held.get(task.index as usize).cloned().unwrap_or_default();
                 let inputs = stage.inputs.iter();
-                let inputs = inputs.map(|id| (*id, self.pieces(task.query, *id, &split))).collect();
+                let inputs = inputs.map(|id| (*id, feed(&split, &self.outputs(task.query, *id)))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 let replicas = ready.into_iter().filter_map(|(step, replica, on)| self.replica_at(step, replica, on));
                 let replicas = replicas.collect();
-                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, held, replicas, after }));
+                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
             }
             Action::StartReplica { worker, replica, step, devices } => {
                 if let Some(of) = self.step(step) {
@@ -286,12 +285,6 @@ impl SchedulerActor {
         self.stage(query, stage.0)?.steps().get(step as usize)
     }
 
-    /// What a task with this split reads of a stage's output.
-    fn pieces(&self, query: QueryId, stage: StageId, split: &Split) -> Vec<Piece> {
-        let partitions = self.stage(query, stage.0).map_or(1, Stage::partitions);
-        pieces(split, &self.outputs(query, stage), partitions)
-    }
-
     fn outputs(&self, query: QueryId, stage: StageId) -> Vec<(Place, Output)> {
         let outputs = self.core.outputs(query, stage).into_iter();
         outputs.filter_map(|(worker, output)| Some((self.place(query, worker)?, output))).collect()
@@ -324,13 +317,14 @@ impl SchedulerActor {
 
     /// Where the partitions of a persisted result are, in order; none while they are being made again.
     fn persisted(&self, query: QueryId) -> Vec<WorkerId> {
-        self.located(query).unwrap_or_default().into_iter().map(|piece| piece.place.worker).collect()
+        self.located(query).unwrap_or_default().into_iter().map(|(place, _)| place.worker).collect()
     }
 
     /// The partitions of a finished query's result.
-    fn located(&self, query: QueryId) -> Option<Vec<Piece>> {
+    fn located(&self, query: QueryId) -> Option<Vec<(Place, PartitionId)>> {
         let last = self.queries.get(&query)?.plan.last()?.id;
-        self.core.is_done(query).then(|| self.pieces(query, last, &Split::Whole))
+        let outputs = || self.outputs(query, last).into_iter().map(|(place, output)| (place, output.id)).collect();
+        self.core.is_done(query).then(outputs)
     }
 
     fn replica_stopped(&mut self, step: StepId, metrics: &Metrics) {
@@ -525,7 +519,7 @@ impl Handler<Locate> for SchedulerActor {
 
     fn handle(&mut self, Locate(query): Locate, _: &mut Self::Context) -> Self::Result {
         actix::MessageResult(match self.located(query) {
-            Some(pieces) => Located::There(pieces),
+            Some(partitions) => Located::There(partitions),
             None if self.queries.contains_key(&query) => Located::MadeAgain,
             None => Located::Nowhere,
         })
@@ -563,27 +557,23 @@ impl Handler<Undelivered> for SchedulerActor {
     }
 }
 
-/// What a task reads of outputs that are so many partitions each.
-fn pieces(split: &Split, outputs: &[(Place, Output)], partitions: usize) -> Vec<Piece> {
+/// What a task with this split reads of outputs.
+fn feed(split: &Split, outputs: &[(Place, Output)]) -> Feed {
     let Split::Share { part, of } = split else {
-        let of_each = match split {
-            Split::Hashed { part, .. } => *part..*part + 1,
-            _ => 0..partitions,
+        let sections = match split {
+            Split::Hashed { part, .. } => *part as u32..*part as u32 + 1,
+            _ => ALL_SECTIONS,
         };
-        let ids = outputs.iter().flat_map(|(place, output)| {
-            of_each.clone().map(|partition| (*place, PartitionId { partition: partition as u32, ..output.id }))
-        });
-        return ids.map(|(place, id)| Piece { place, ticket: Ticket::Partition(id) }).collect();
+        return Feed::new(sections, outputs.iter().map(|(place, output)| (*place, Part::all(output.id))));
     };
     let rows: Vec<u64> = outputs.iter().map(|(_, output)| output.rows).collect();
-    let pieces = share(*part, *of, &rows).into_iter().filter_map(|Rows { partition, rows }| {
+    let parts = share(*part, *of, &rows).into_iter().filter_map(|Rows { partition, rows }| {
         let (place, output) = outputs.get(partition)?;
         let range = RowRange { offset: rows.start, len: rows.end - rows.start };
-        let whole = range.len == output.rows;
-        let ticket = if whole { Ticket::Partition(output.id) } else { Ticket::Rows(output.id, range) };
-        Some(Piece { place: *place, ticket })
+        let rows = (range.len < output.rows).then_some(range);
+        Some((*place, Part { rows, ..Part::all(output.id) }))
     });
-    pieces.collect()
+    Feed::new(ALL_SECTIONS, parts)
 }
 
 /// What a pool takes; `no_gpu`: why no worker has a GPU.

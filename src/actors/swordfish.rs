@@ -10,17 +10,19 @@ use futures_util::future::try_join_all;
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, catch};
 use tokio::sync::{mpsc, watch};
 
+use super::feeding::AHEAD;
 use super::lanes::Lanes;
 use super::messages::{
-    CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Piece, Place, Prepare, ReplicaAt, ReplicaSays, RunTask,
-    RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Word,
+    ALL_SECTIONS, CreditWaits, Dismiss, End, Enough, Feed, Gone, Locate, Located, Place, Prepare, ReplicaAt,
+    ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
-use crate::engine::{Inputs, Program, TaskRun, run_task};
+use crate::engine::{Of, Program, TaskRun, Waits, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::held_name;
+use crate::plan::{Split, held_in};
 use crate::sched::{Attempt, Outcome, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
+use crate::store::{Part, Reading};
 use crate::udf::{CALLS, CallingTask, TaskMeter, UdfError};
 
 /// Runs the tasks and replicas of one worker.
@@ -323,26 +325,12 @@ fn attempt_task(
     let StageOfTask { program, pools, cancelled } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();
     let program = program?;
-    let inputs = runtime.block_on(async {
-        let mut cancelled = cancelled.clone();
-        tokio::select! {
-            biased;
-            _ = cancelled.wait_for(|cancelled| *cancelled) => Err(TaskFailure::Cancelled),
-            inputs = gather(host, scheduler, message.inputs, message.held) => inputs,
-        }
-    })?;
-    let output = PartitionId { task: message.task, attempt: message.attempt, partition: 0 };
-    let outcome = run_task(TaskRun {
-        program,
-        split: message.split,
-        inputs,
-        output,
-        store: Arc::clone(&host.store),
-        pools,
-        calling,
-        cancelled: cancelled.clone(),
-        runtime,
-    });
+    let waits = Waits { runtime, cancelled: cancelled.clone() };
+    let (query, split) = (message.task.query, message.split);
+    let inputs = waits.until_cancelled(begin(host, scheduler, query, &program, &split, &message.inputs))?;
+    let output = PartitionId { task: message.task, attempt: message.attempt };
+    let outcome =
+        run_task(TaskRun { program, split, inputs, output, store: Arc::clone(&host.store), pools, calling, waits });
     if *cancelled.borrow() {
         // It may have ended between its last batch and the seal: then the query's partitions have been dropped already.
         host.store.drop_attempt(output.task, output.attempt);
@@ -389,38 +377,52 @@ fn messages(ends: impl Iterator<Item = TaskEnded>) -> Vec<TasksEnded> {
     messages
 }
 
-/// Brings all input partitions here, in order.
-async fn gather(
-    host: &Host,
+/// Begins to read what a task reads of what others have left.
+async fn begin(
+    host: &Arc<Host>,
     scheduler: &ActorRef<SchedulerActor>,
-    inputs: Vec<(StageId, Vec<Piece>)>,
-    held: Vec<(QueryId, usize)>,
-) -> Result<Inputs, TaskFailure> {
-    let mut gathered = Inputs::default();
-    for (stage, pieces) in inputs {
-        let fetches = pieces.iter().map(|piece| host.read(&piece.place, piece.ticket));
-        gathered.stages.insert(stage, try_join_all(fetches).await?);
-    }
+    query: QueryId,
+    program: &Program,
+    split: &Split,
+    feeds: &[(StageId, Feed)],
+) -> Result<Vec<Reading>, TaskFailure> {
     let mut located = HashMap::new();
-    let mut pieces = Vec::new();
-    for (query, partition) in held {
-        let there = match located.entry(query) {
-            Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(entry) => entry.insert(locate(scheduler, query).await?),
+    let mut begun = Vec::new();
+    for read in program.reads() {
+        let (of, feed) = match &read.of {
+            Of::Stage(stage) => {
+                let feed = feeds.iter().find(|(of, _)| of == stage).map(|(_, feed)| feed.clone());
+                let unsaid = || PolarsFailure::new("protocol", "it is not said where the task's input is");
+                ((query, *stage), feed.ok_or_else(unsaid)?)
+            }
+            Of::Held(scanned) => {
+                let mut outputs = Vec::new();
+                for (query, partition) in held_in(split, scanned) {
+                    let there: &mut Vec<_> = match located.entry(query) {
+                        Entry::Occupied(there) => there.into_mut(),
+                        Entry::Vacant(entry) => entry.insert(locate(scheduler, query).await?),
+                    };
+                    outputs.push(*there.get(partition).ok_or(TaskFailure::NotPersisted(query))?);
+                }
+                // All are of one stage of one query.
+                let of = outputs.first().map(|(_, id): &(Place, PartitionId)| (id.task.query, id.task.stage));
+                let parts = outputs.into_iter().map(|(place, id)| (place, Part::all(id)));
+                (of.unwrap_or((query, StageId(0))), Feed::new(ALL_SECTIONS, parts))
+            }
         };
-        pieces.push((held_name(query, partition), *there.get(partition).ok_or(TaskFailure::NotPersisted(query))?));
+        let most = AHEAD / program.reads().len();
+        begun.push(host.begin(of, feed, Arc::clone(&read.form), most));
     }
-    let fetches = pieces
-        .into_iter()
-        .map(|(name, piece)| async move { Ok::<_, TaskFailure>((name, host.read(&piece.place, piece.ticket).await?)) });
-    gathered.held.extend(try_join_all(fetches).await?);
-    Ok(gathered)
+    try_join_all(begun).await
 }
 
 /// Asks where the partitions of a persisted result are.
-async fn locate(scheduler: &ActorRef<SchedulerActor>, query: QueryId) -> Result<Vec<Piece>, TaskFailure> {
+async fn locate(
+    scheduler: &ActorRef<SchedulerActor>,
+    query: QueryId,
+) -> Result<Vec<(Place, PartitionId)>, TaskFailure> {
     match insist(scheduler, Locate(query)).await {
-        Ok(Located::There(pieces)) => Ok(pieces),
+        Ok(Located::There(partitions)) => Ok(partitions),
         Ok(Located::MadeAgain) => Err(TaskFailure::MadeAgain(query)),
         Ok(Located::Nowhere) => Err(TaskFailure::NotPersisted(query)),
         Err(error) => Err(TaskFailure::Transfer { from: "the scheduler".to_owned(), why: error.to_string() }),
@@ -465,7 +467,7 @@ mod tests {
         let meter = Meter::default();
         (0..1000).for_each(|n| meter.gauge(&format!("{n:0>128}"), 1.5));
         let reported = meter.take();
-        let id = PartitionId { task, attempt, partition: u32::MAX };
+        let id = PartitionId { task, attempt };
         let output = Output { id, rows: u64::MAX, bytes: u64::MAX };
         for (udfs, together) in [(UDFS - 1, vec![TOGETHER]), (UDFS, vec![TOGETHER / 2; 2])] {
             let metrics = (0..udfs).map(|udf| (format!("udf {udf}"), reported.clone())).collect();

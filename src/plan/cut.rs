@@ -179,8 +179,13 @@ impl Cutter {
         while let IR::SimpleProjection { input, .. } = self.ir.get(node) {
             node = *input;
         }
-        let keys = hash_keys(self.ir.get(node), &self.exprs)?;
-        Some((node, keys.iter().map(ToString::to_string).collect()))
+        let mut keys: Vec<String> = Vec::new();
+        for key in hash_keys(self.ir.get(node), &self.exprs)? {
+            if !keys.iter().any(|known| *known == *key) {
+                keys.push(key.to_string());
+            }
+        }
+        Some((node, keys))
     }
 
     /// Ends a stage below this filter, whose tasks leave their rows in partitions by the hash of their keys.
@@ -328,20 +333,20 @@ impl Cutter {
         if calls.is_empty() {
             return Ok(false);
         }
-        let (mut below, arguments) = self.input_columns(input, &calls)?;
-        let mut columns = BTreeMap::new();
+        let (below, arguments) = self.input_columns(input, &calls)?;
+        let schema = self.schema(input);
+        let (mut columns, mut steps) = (BTreeMap::new(), Vec::with_capacity(calls.len()));
         for (call, inputs) in calls.iter().zip(arguments) {
             let name = self.names.fresh("udf");
-            let fields = call.inputs.iter().map(|e| e.field(&self.schema(input), &self.exprs));
+            let fields = call.inputs.iter().map(|e| e.field(&schema, &self.exprs));
             let fields = fields.collect::<PolarsResult<Vec<_>>>().map_err(PlanError::polars)?;
-            let dtype = call.call.get_field(&self.schema(input), &fields).map_err(PlanError::polars)?.dtype;
-            below = self.add_step(
-                below,
-                OpenStep { call: call.call.clone(), inputs, output: Field::new(name.clone(), dtype), then: None },
-            );
+            let dtype = call.call.get_field(&schema, &fields).map_err(PlanError::polars)?.dtype;
+            let output = Field::new(name.clone(), dtype);
+            steps.push(OpenStep { call: call.call.clone(), inputs, output, then: None });
             let column = self.exprs.add(AExpr::Column(name));
             columns.extend(call.at.iter().map(|at| (*at, column)));
         }
+        let below = self.add_steps(below, steps);
         let rewritten: Vec<_> = ir.exprs().cloned().collect();
         let rewritten = rewritten.into_iter().map(|mut expr| {
             expr.set_node(lift::replaced(expr.node(), &columns, &mut self.exprs));
@@ -403,16 +408,16 @@ impl Cutter {
         Ok((node, arguments))
     }
 
-    /// Appends a step to the stage whose placeholder `input` stands on, or begins a stage with `input` as its head.
-    fn add_step(&mut self, input: Node, step: OpenStep) -> Node {
+    /// Appends steps to the stage whose placeholder `input` stands on, or begins a stage with `input` as its head.
+    fn add_steps(&mut self, input: Node, steps: Vec<OpenStep>) -> Node {
         let input = self.draw_in(input);
         let mut schema = self.schema(input).as_ref().clone();
-        schema.insert(step.output.name.clone(), step.output.dtype.clone());
+        schema.extend(steps.iter().map(|step| step.output.clone()));
         let stage = match self.growing_at(input) {
             Some(stage) => stage,
             None => self.open(Head::Node(input)),
         };
-        self.open[stage.0 as usize].steps.push(step);
+        self.open[stage.0 as usize].steps.extend(steps);
         self.ir.add(placeholder(stage, Arc::new(schema)))
     }
 

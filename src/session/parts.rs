@@ -1,6 +1,7 @@
 //! What sessions are made of.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ impl Ground {
         network: impl FnOnce(&Runtime) -> Result<Network, ClusterError>,
     ) -> Result<Self, ClusterError> {
         check_open_files()?;
-        let failed = |error| ClusterError::scratch("a folder of the session", &config.scratch, error);
+        let failed = |error| ClusterError::scratch("a scratch folder", &config.scratch, error);
         let scratch = Scratch::create(&config.scratch).map_err(failed)?;
         let store = scratch.store("driver").map_err(failed)?;
         let runtime = Runtime::new("regatta", 2).map_err(|e| ClusterError::os("start the session's threads", e))?;
@@ -102,7 +103,11 @@ impl Head {
     /// What the provider does with its word that a process has ended: it is proof, and comes before any time-out.
     pub(super) fn on_end(&self) -> Arc<dyn Fn(NodeId, String) + Send + Sync> {
         let (scheduler, runtime) = (self.scheduler.clone(), self.ground.host.runtime.handle().clone());
+        let closing = Arc::clone(&self.ground.host.closing);
         Arc::new(move |node, why| {
+            if closing.load(Ordering::Relaxed) {
+                return;
+            }
             let scheduler = scheduler.clone();
             runtime.spawn(async move { tell_surely(&scheduler, || WorkerDown { node, why: why.clone() }).await });
         })
@@ -124,9 +129,11 @@ impl Head {
     /// Tells the scheduler of workers that are lost, and the gateway of drivers.
     fn watch_peers(&self, node: &Node, gateway: LocalRef<GatewayActor>) {
         let (mut events, scheduler) = (node.events(), self.scheduler.clone());
+        let closing = Arc::clone(&self.ground.host.closing);
         self.ground.host.runtime.handle().spawn(async move {
             while let Some(event) = events.recv().await {
                 match event {
+                    PeerEvent::Down { .. } if closing.load(Ordering::Relaxed) => return,
                     PeerEvent::Down { peer, .. } if peer.role == Role::Driver => {
                         tell_surely(&gateway, || DriverDown(peer.node)).await;
                     }

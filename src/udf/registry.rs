@@ -103,6 +103,8 @@ inventory::collect!(UdfEntry);
 pub(crate) trait AnyUdf: Send + Sync {
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
 
+    fn takes(&self) -> Vec<DataType>;
+
     /// The replica borrows nothing: it keeps the UDF's arguments.
     fn start(self: Box<Self>, cx: &mut Start) -> UdfResult<Box<dyn Replica>>;
 }
@@ -125,6 +127,10 @@ impl<U: Udf> AnyUdf for U {
         Udf::output(self, inputs)
     }
 
+    fn takes(&self) -> Vec<DataType> {
+        Udf::takes(self)
+    }
+
     fn start(self: Box<Self>, cx: &mut Start) -> UdfResult<Box<dyn Replica>> {
         let state = Udf::start(&*self, cx)?;
         Ok(Box::new(Started { state, udf: *self }))
@@ -145,6 +151,8 @@ impl<U: Udf> Replica for Started<U, U::State> {
 pub(super) trait AnyAsyncUdf: Send + Sync {
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
 
+    fn takes(&self) -> Vec<DataType>;
+
     fn start<'a>(self: Box<Self>, cx: &'a mut Start) -> LocalBoxFuture<'a, UdfResult<Rc<dyn AsyncReplica>>>;
 }
 
@@ -164,6 +172,10 @@ pub(super) trait AsyncReplica {
 impl<U: AsyncUdf> AnyAsyncUdf for U {
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
         AsyncUdf::output(self, inputs)
+    }
+
+    fn takes(&self) -> Vec<DataType> {
+        AsyncUdf::takes(self)
     }
 
     fn start<'a>(self: Box<Self>, cx: &'a mut Start) -> LocalBoxFuture<'a, UdfResult<Rc<dyn AsyncReplica>>> {
@@ -318,6 +330,15 @@ impl Erased {
             Kind::Aggregate(udf) => udf.output(inputs),
             #[cfg(feature = "gpu")]
             Kind::Gpu(udf) => udf.output(inputs),
+        }
+    }
+
+    /// The dtypes that it takes, where they are known.
+    pub(super) fn takes(&self) -> Vec<DataType> {
+        match &self.0 {
+            Kind::Batches(udf) => udf.takes(),
+            Kind::Async(udf) => udf.takes(),
+            _ => Vec::new(),
         }
     }
 

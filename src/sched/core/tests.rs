@@ -51,7 +51,7 @@ impl Play {
     }
 
     fn done(&mut self, task: TaskId, attempt: Attempt) -> Vec<Action> {
-        let output = Output { id: PartitionId { task, attempt, partition: 0 }, rows: 1, bytes: 1 };
+        let output = Output { id: PartitionId { task, attempt }, rows: 1, bytes: 1 };
         self.event(Event::TaskEnded { task, attempt, outcome: Ok(output) })
     }
 
@@ -681,7 +681,7 @@ fn a_gathering_task_runs_where_most_of_its_input_is_if_there_is_room() {
     let mut last = Vec::new();
     for (worker, task) in placed.collect::<Vec<_>>() {
         let bytes = if worker == WorkerId(1) { 1000 } else { 1 };
-        let output = Output { id: PartitionId { task, attempt: Attempt(1), partition: 0 }, rows: 1, bytes };
+        let output = Output { id: PartitionId { task, attempt: Attempt(1) }, rows: 1, bytes };
         last = play.event(Event::TaskEnded { task, attempt: Attempt(1), outcome: Ok(output) });
         last.extend(runs(&last).into_iter().flat_map(|(task, attempt)| play.done(task, attempt)).collect::<Vec<_>>());
     }
