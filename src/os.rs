@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{DirBuilder, File};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
@@ -64,6 +64,20 @@ pub(crate) fn this_program() -> io::Result<Command> {
 
 /// What Linux calls the executable of whoever asks.
 const RUNNING: &str = "/proc/self/exe";
+
+/// This machine, as far as processes on it see the same files; another number for every other.
+pub(crate) fn machine() -> u64 {
+    static MACHINE: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        let files = std::fs::read_link("/proc/self/ns/mnt").ok();
+        match (boot, files) {
+            (Some(boot), Some(files)) => BuildHasherDefault::<DefaultHasher>::default().hash_one((boot, files)),
+            // It does not say: then this process is alone on it.
+            _ => random(),
+        }
+    });
+    *MACHINE
+}
 
 /// A number that no other process has drawn. Not for secrets.
 pub(crate) fn random() -> u64 {

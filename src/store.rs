@@ -25,13 +25,14 @@ use crate::error::TaskFailure;
 use crate::os;
 use crate::sched::{Attempt, Output, PartitionId, QueryId, StageId, TaskId};
 
-use file::StageFile;
+pub(crate) use file::Mapped;
+use file::{BLOCKS, StageFile};
 pub(crate) use form::Form;
 pub(crate) use ipc::{decode_frame, encode_frame};
 use output::{Allowance, Sealed};
 pub(crate) use output::{Chosen, check};
 pub(crate) use reading::{Arrivals, Home, Reading, Source, lost};
-pub(crate) use serve::{HEAD_PREFIX, Listed, PARTS, Part, RowRange, Ticket, Wanted, head_size, parse_head};
+pub(crate) use serve::{HEAD_PREFIX, Head, Listed, PARTS, Part, RowRange, Ticket, Wanted, head_size};
 pub(crate) use staging::{Staging, Step, is_there};
 pub(crate) use writer::{Writer, size};
 
@@ -73,6 +74,14 @@ impl Store {
         &self.folder
     }
 
+    /// A file that another process of this machine names, if it is one of a store of this session.
+    ///
+    /// # Errors
+    /// It is not, or is gone.
+    pub(crate) fn beside(&self, path: &Path) -> std::io::Result<Mapped> {
+        Mapped::beside(&self.folder, path)
+    }
+
     /// A writer of one output. Nothing is visible before it is sealed.
     pub(crate) fn writer(self: &Arc<Self>, id: PartitionId, form: &Arc<Form>) -> Writer {
         Writer::new(Arc::clone(self), id, Arc::clone(form))
@@ -103,7 +112,7 @@ impl Store {
             return Ok(file);
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let made = Arc::new(StageFile::create(self.folder.join(format!("{number}.blocks")))?);
+        let made = Arc::new(StageFile::create(self.folder.join(format!("{number}.{BLOCKS}")))?);
         *file = Arc::downgrade(&made);
         Ok(made)
     }

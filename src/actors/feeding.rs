@@ -7,16 +7,17 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
 use polars::prelude::DataFrame;
-use regatta_remote::{Fetch, FetchError};
+use regatta_remote::{Fetch, FetchError, MAX_MESSAGE};
 use tokio::time::timeout;
 
 use super::Host;
 use super::messages::{Feed, Place};
 use crate::error::TaskFailure;
+use crate::os;
 use crate::sched::{PartitionId, QueryId, StageId, WorkerId};
 use crate::store::{
-    Arrivals, Chosen, Form, HEAD_PREFIX, Home, Listed, PARTS, Part, Reading, RowRange, Source, Wanted, check,
-    head_size, lost, parse_head,
+    Arrivals, Chosen, Form, HEAD_PREFIX, Head, Home, Listed, PARTS, Part, Reading, RowRange, Source, Wanted, check,
+    head_size, lost,
 };
 
 /// Blocks that a reader has of one stage before it takes them, in bytes.
@@ -41,7 +42,8 @@ impl Host {
         let Feed { sections, places, parts } = feed;
         let from = |place: usize| parts.iter().filter(move |(at, _)| *at as usize == place).map(|(_, part)| *part);
         let opened = places.iter().enumerate().map(|(index, place)| {
-            let wanted = Wanted { query, stage, sections: sections.clone(), parts: from(index).collect() };
+            let (sections, parts) = (sections.clone(), from(index).collect());
+            let wanted = Wanted { query, stage, sections, parts, machine: Some(os::machine()) };
             self.open(*place, wanted)
         });
         let mut opened: Vec<_> = try_join_all(opened).await?;
@@ -93,18 +95,33 @@ impl Host {
     }
 
     /// Asks a worker, or this process, which blocks there are.
-    async fn open(&self, place: Place, wanted: Wanted) -> Result<Opened, TaskFailure> {
+    async fn open(&self, place: Place, mut wanted: Wanted) -> Result<Opened, TaskFailure> {
         let (mut found, mut incoming) = (VecDeque::new(), None);
         if self.is_here(&place) {
             found.extend(wanted.parts.iter().map(|part| self.store.find(&wanted, part)));
             return Ok(Opened { place, wanted, found, incoming, comes: VecDeque::new() });
         }
-        for parts in wanted.parts.chunks(PARTS) {
-            let some = Wanted { parts: parts.to_vec(), ..wanted.clone() };
-            let (listed, from) = self.transfer(&place, some).await?;
-            let homes = listed.into_iter().map(|listed| {
-                let (mark, chosen) = listed?;
-                Some((mark, chosen.into_iter().map(Home::Comes).collect()))
+        for parts in wanted.parts.clone().chunks(PARTS) {
+            let mut some = Wanted { parts: parts.to_vec(), ..wanted.clone() };
+            let (mut head, mut from) = self.transfer(&place, some.clone()).await?;
+            let mut file = None;
+            if let Some(path) = &head.file {
+                match self.store.beside(path) {
+                    Ok(mapped) => file = Some(Arc::new(mapped)),
+                    Err(error) => {
+                        tracing::debug!(%error, path = %path.display(), "not mapped, but sent");
+                        (some.machine, wanted.machine) = (None, None);
+                        (head, from) = self.transfer(&place, some).await?;
+                    }
+                }
+            }
+            let homes = head.outputs.into_iter().map(|listed| {
+                let Listed { mark, comes, chosen } = listed?;
+                let home = |chosen| match &file {
+                    Some(file) if !comes => Home::Near(Arc::clone(file), chosen),
+                    _ => Home::Comes(chosen),
+                };
+                Some((mark, chosen.into_iter().map(home).collect()))
             });
             found.extend(homes);
             // The others are begun again when it is their turn.
@@ -114,7 +131,7 @@ impl Host {
     }
 
     /// Begins a transfer of blocks: what it says of them, and then the blocks.
-    async fn transfer(&self, place: &Place, wanted: Wanted) -> Result<(Vec<Listed>, Incoming), TaskFailure> {
+    async fn transfer(&self, place: &Place, wanted: Wanted) -> Result<(Head, Incoming), TaskFailure> {
         let (outputs, first) = (wanted.parts.len(), wanted.parts.first().map(|part| wanted.id(part)));
         let fetch = self.fetch_blocks(place, wanted).await?;
         let mut incoming = Incoming { fetch, left: Bytes::new() };
@@ -122,15 +139,18 @@ impl Host {
         let read = async {
             let mut prefix = [0; HEAD_PREFIX];
             prefix.copy_from_slice(&incoming.take(HEAD_PREFIX).await?);
-            incoming.take(head_size(prefix)).await
+            match head_size(prefix) {
+                size if size > MAX_MESSAGE => Err(FetchError::Protocol("it lists too many blocks")),
+                size => incoming.take(size).await,
+            }
         };
         let head = read.await.map_err(|error| match (error, first) {
             // It fails before it is heard which it is.
             (FetchError::SourceFailed, Some(id)) => lost(id, place.worker, UNREADABLE),
             (error, _) => failed(error.to_string()),
         })?;
-        let listed = parse_head(&head, outputs).ok_or_else(|| failed("it does not say what comes".to_owned()))?;
-        Ok((listed, incoming))
+        let head = Head::decode(&head, outputs).ok_or_else(|| failed("it does not say what comes".to_owned()))?;
+        Ok((head, incoming))
     }
 }
 
@@ -254,11 +274,11 @@ impl Bring {
             parts.push((Part { task: id.task.index, attempt: id.attempt, rows: Some(rows) }, *id));
         }
         let wanted = Wanted { parts: parts.iter().map(|(part, _)| *part).collect(), ..self.wanted.clone() };
-        let (listed, incoming) = self.host.transfer(&self.place, wanted).await?;
+        let (head, incoming) = self.host.transfer(&self.place, wanted).await?;
         let mut expected = self.comes.iter();
-        for (listed, (_, id)) in listed.into_iter().zip(parts) {
-            let (_, listed) = listed.ok_or_else(|| gone(id, self.place.worker))?;
-            let same = listed
+        for (listed, (_, id)) in head.outputs.into_iter().zip(parts) {
+            let Listed { chosen, .. } = listed.ok_or_else(|| gone(id, self.place.worker))?;
+            let same = chosen
                 .iter()
                 .all(|chosen| expected.next().is_some_and(|coming| coming.id == id && coming.chosen == *chosen));
             if !same {
@@ -286,7 +306,7 @@ mod tests {
     /// A worker with a store, and a reader in another process, as far as they can tell.
     struct Two {
         runtime: Runtime,
-        folder: tempfile::TempDir,
+        base: tempfile::TempDir,
         store: Arc<Store>,
         worker: Node,
         host: Arc<Host>,
@@ -301,17 +321,26 @@ mod tests {
     }
 
     impl Two {
+        /// Whose files the reader may not map: they are sent.
         fn new() -> Self {
+            Self::with("elsewhere/reader")
+        }
+
+        fn with(reader_in: &str) -> Self {
             let runtime = Runtime::new("feeding", 2).unwrap();
             let authority = Authority::new().unwrap();
-            let (folder, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let base = tempfile::tempdir().unwrap();
+            let folder = |name: &str| {
+                std::fs::create_dir_all(base.path().join(name)).unwrap();
+                base.path().canonicalize().unwrap().join(name)
+            };
             let (worker, address) = node(&authority, &runtime);
-            let store = Store::new(folder.path());
+            let store = Store::new(&folder("worker"));
             worker.serve_data(Arc::<Store>::clone(&store) as Arc<dyn DataSource>);
             let (reader, _) = node(&authority, &runtime);
-            let host = Host::new(runtime.clone(), Store::new(empty.path()), Some(reader), None);
+            let host = Host::new(runtime.clone(), Store::new(&folder(reader_in)), Some(reader), None);
             let place = Place { worker: WorkerId(3), node: Some((worker.id(), address)) };
-            Self { runtime, folder, store, worker, host, place }
+            Self { runtime, base, store, worker, host, place }
         }
 
         /// So many outputs, of which all but the last are several blocks in a file.
@@ -341,7 +370,7 @@ mod tests {
 
         /// Changes the one file of the store.
         fn spoil(&self, how: impl FnOnce(&Path)) {
-            how(&std::fs::read_dir(self.folder.path()).unwrap().next().unwrap().unwrap().path());
+            how(&std::fs::read_dir(self.base.path().join("worker")).unwrap().next().unwrap().unwrap().path());
         }
     }
 
@@ -445,6 +474,36 @@ mod tests {
         assert_lost(two.begin(&others, &form, MIB).map(|_| ()), 0, "not there any more");
         let wrong = Form::new(df!["n" => ["text"]].unwrap().schema());
         assert_lost(two.begin(&ids[2..], &wrong, MIB).map(|_| ()), 2, "columns");
+    }
+
+    #[test]
+    fn a_reader_on_the_same_machine_maps_the_files_of_its_session_and_is_sent_the_rest() {
+        let two = Two::with("reader");
+        let (ids, form, all) = two.outputs(3);
+        let reading = two.begin(&ids, &form, MIB).unwrap();
+        let read = two.runtime.handle().block_on(reading.all()).unwrap();
+        assert!(read.equals(&all));
+        // What is mapped needs its holder no more.
+        let reading = two.begin(&ids[..2], &form, MIB).unwrap();
+        two.host.forget(two.worker.id());
+        two.store.drop_query(QueryId(1));
+        let read = two.runtime.handle().block_on(reading.all()).unwrap();
+        assert!(read.equals(&all.slice(0, 600_000)));
+        drop(reading);
+        assert!(read.equals(&all.slice(0, 600_000)));
+    }
+
+    #[test]
+    fn what_is_changed_in_a_file_that_is_mapped_is_lost_too() {
+        let two = Two::with("reader");
+        let (ids, form, _) = two.outputs(2);
+        two.spoil(|file| {
+            let mut bytes = std::fs::read(file).unwrap();
+            bytes[MIB] ^= 1;
+            std::fs::write(file, bytes).unwrap();
+        });
+        let reading = two.begin(&ids, &form, MIB).unwrap();
+        assert_lost(two.runtime.handle().block_on(reading.all()), 0, "changed");
     }
 
     #[test]

@@ -103,7 +103,9 @@ mod tests {
         let dial = |node: &Node| runtime.handle().block_on(node.connect(at_head, super::super::CONTROL)).unwrap();
         assert_eq!((dial(&worker), dial(&driver)), (head.id(), head.id()));
 
-        let store = Store::new(folder.path());
+        let far = folder.path().join("far");
+        std::fs::create_dir(&far).unwrap();
+        let store = Store::new(&far);
         worker.serve_data(Arc::<Store>::clone(&store));
         // More than the head holds of it at a time.
         let frame = df!["x" => (0..2_000_000i64).collect::<Vec<_>>()].unwrap();

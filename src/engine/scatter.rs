@@ -1,5 +1,7 @@
 //! What a task leaves: rows of one section, or of several, to which they go by the hash of their keys.
 
+use std::sync::Arc;
+
 use polars::prelude::*;
 use polars_core::hashing::columns_to_hashes;
 use polars_utils::aliases::{PlSeedableRandomStateQuality, SeedableFromU64SeedExt};
@@ -9,7 +11,7 @@ use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Scatter;
 use crate::sched::Output;
-use crate::store::{Writer, size};
+use crate::store::{Form, Writer, size};
 
 /// The same in every process, so that equal keys meet.
 const SEED: u64 = 0x5eed_0f7e_6a77_a000;
@@ -18,6 +20,7 @@ const PIECE: usize = 4 << 20;
 
 /// Writes what a task leaves. Dropped before [`seal`](Self::seal), it leaves nothing.
 pub(super) struct Sections {
+    form: Arc<Form>,
     scatter: Option<Scatter>,
     writer: Writer,
 }
@@ -25,10 +28,12 @@ pub(super) struct Sections {
 impl Sections {
     pub(super) fn new(task: &TaskRun) -> Self {
         let scatter = task.program.scatter.clone().filter(|scatter| scatter.into > 1);
-        Self { scatter, writer: task.store.writer(task.output, &task.program.form) }
+        let form = Arc::clone(&task.program.form);
+        Self { scatter, writer: task.store.writer(task.output, &form), form }
     }
 
     pub(super) fn write(&mut self, batch: DataFrame) -> Result<(), TaskFailure> {
+        self.form.check(&batch).map_err(PolarsFailure::from)?;
         let Some(Scatter { keys, into }) = &self.scatter else { return self.writer.write(0, batch) };
         let rows = (batch.height() * PIECE / size(&batch).max(1)).max(1);
         for start in (0..batch.height()).step_by(rows) {

@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -19,11 +19,20 @@ use crate::os;
 #[derive(Debug)]
 pub(super) struct StageFile {
     path: PathBuf,
-    file: File,
+    mapped: Mapped,
     end: AtomicU64,
-    /// Of its beginning, as far as somebody has asked for.
+}
+
+/// A file of a store, of which more is mapped as more is asked for.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    file: File,
+    /// Of its beginning.
     map: Mutex<Bytes>,
 }
+
+/// What the files of stores end with.
+pub(super) const BLOCKS: &str = "blocks";
 
 /// So much of a disk is left free, at most: what else is there must go on.
 const MOST_LEFT_FREE: u64 = 2 << 30;
@@ -32,7 +41,7 @@ impl StageFile {
     pub(super) fn create(path: PathBuf) -> Result<Self, TaskFailure> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(|error| failed("make", &path, &error))?;
-        Ok(Self { path, file, end: AtomicU64::new(0), map: Mutex::new(Bytes::new()) })
+        Ok(Self { path, mapped: Mapped::new(file), end: AtomicU64::new(0) })
     }
 
     /// Appends bytes, whose number is a multiple of [`ALIGN`]. Returns where they are.
@@ -40,7 +49,7 @@ impl StageFile {
     /// # Errors
     /// The disk is full, or the file cannot be written.
     pub(super) fn append(&self, bytes: &[u8]) -> Result<Range<u64>, TaskFailure> {
-        debug_assert!(bytes.len() % ALIGN == 0);
+        debug_assert!(bytes.len().is_multiple_of(ALIGN));
         let need = bytes.len() as u64;
         let folder = self.path.parent().unwrap_or(&self.path);
         let (room, total) = os::room(folder).map_err(|error| failed("look for room in", folder, &error))?;
@@ -50,7 +59,7 @@ impl StageFile {
         }
         let start = self.end.fetch_add(need, Ordering::Relaxed);
         let range = start..start + need;
-        self.file.write_all_at(bytes, start).map_err(|error| {
+        self.mapped.file.write_all_at(bytes, start).map_err(|error| {
             self.give_back(range.clone());
             match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
@@ -62,7 +71,39 @@ impl StageFile {
 
     /// Gives back what nobody has read and nobody will. Where the file system cannot do that, the room comes back with the file.
     pub(super) fn give_back(&self, range: Range<u64>) {
-        drop(os::give_back(&self.file, range));
+        drop(os::give_back(&self.mapped.file, range));
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn mapped(&self) -> &Mapped {
+        &self.mapped
+    }
+}
+
+impl Mapped {
+    fn new(file: File) -> Self {
+        Self { file, map: Mutex::new(Bytes::new()) }
+    }
+
+    /// A file of another process of this machine, if it is in a store beside the one in `folder`: of the same session, then.
+    ///
+    /// # Errors
+    /// It is no such file, or is gone.
+    pub(super) fn beside(folder: &Path, path: &Path) -> io::Result<Self> {
+        let (path, folder) = (path.canonicalize()?, folder.canonicalize()?);
+        let is_beside = path.parent().and_then(Path::parent).is_some_and(|all| Some(all) == folder.parent());
+        if !is_beside || path.extension() != Some(BLOCKS.as_ref()) {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not in a store of this session"));
+        }
+        let file = File::open(&path)?;
+        let found = file.metadata()?;
+        if !found.is_file() || found.uid() != os::user_id() {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is another's"));
+        }
+        Ok(Self::new(file))
     }
 
     pub(super) fn len(&self) -> io::Result<u64> {
@@ -84,11 +125,12 @@ impl StageFile {
             if self.len()? < range.end {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has been cut off"));
             }
-            // SAFETY: this process wrote the file under a name of its own in a folder of its own, and changes nothing in it
-            // again. Removing it leaves the mapping valid.
+            // SAFETY: a process of this session wrote the file under a name of its own in a folder of its own, and changes nothing
+            // in it again that is read. Removing it leaves the mapping valid.
             *map = Bytes::from_owner(unsafe { memmap2::Mmap::map(&self.file)? });
         }
-        Ok(map.slice(range.start as usize..range.end as usize))
+        let within = |at: u64| usize::try_from(at).map_err(|_| io::ErrorKind::InvalidData);
+        Ok(map.slice(within(range.start)?..within(range.end)?))
     }
 }
 

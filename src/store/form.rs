@@ -61,7 +61,10 @@ impl Form {
     }
 
     /// Whether these rows are of this schema.
-    pub(super) fn check(&self, rows: &DataFrame) -> PolarsResult<()> {
+    ///
+    /// # Errors
+    /// They are not: what the planner said of a task is wrong.
+    pub(crate) fn check(&self, rows: &DataFrame) -> PolarsResult<()> {
         let same = rows.width() == self.schema.len()
             && rows
                 .columns()
@@ -102,7 +105,7 @@ impl Form {
 
     /// The rows of a block that this process has written, or another of this machine under its own name: without a copy.
     pub(crate) fn map(&self, block: Bytes) -> PolarsResult<DataFrame> {
-        if block.as_ptr() as usize % ALIGN != 0 {
+        if !block.as_ptr().addr().is_multiple_of(ALIGN) {
             return self.decode(&block);
         }
         let file = self.with_block(&block)?;
@@ -147,6 +150,7 @@ fn caught<T>(read: impl FnOnce() -> PolarsResult<T>) -> PolarsResult<T> {
 }
 
 fn cast(rows: DataFrame, to: &Schema) -> PolarsResult<DataFrame> {
+    polars_ensure!(rows.width() == to.len(), SchemaMismatch: "{} columns instead of {}", rows.width(), to.len());
     let height = rows.height();
     let columns = rows.into_columns().into_iter().zip(to.iter_values());
     let columns =

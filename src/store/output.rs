@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::RowRange;
-use super::file::StageFile;
+use super::file::{Mapped, StageFile};
 
 /// Rows of one section, at a place of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Sealed {
     pub(super) fn is_whole(&self) -> bool {
         match &self.data {
             Data::Memory(..) => true,
-            Data::File(file) => file.len().is_ok_and(|len| len >= self.end),
+            Data::File(file) => file.mapped().len().is_ok_and(|len| len >= self.end),
         }
     }
 
@@ -83,15 +83,19 @@ impl Sealed {
         within.collect()
     }
 
-    pub(super) fn is_on_disk(&self) -> bool {
-        matches!(self.data, Data::File(_))
+    /// The file that it is in, if it is in one.
+    pub(super) fn file(&self) -> Option<&StageFile> {
+        match &self.data {
+            Data::Memory(..) => None,
+            Data::File(file) => Some(file),
+        }
     }
 
     /// The bytes of blocks that lie one after the other, copied.
     pub(super) fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
         match &self.data {
             Data::Memory(bytes, _) => Ok(bytes.slice(range.start as usize..range.end as usize)),
-            Data::File(file) => file.read(range),
+            Data::File(file) => file.mapped().read(range),
         }
     }
 
@@ -103,13 +107,17 @@ impl Sealed {
         let range = block.offset..block.offset + u64::from(block.len);
         match &self.data {
             Data::Memory(bytes, _) => Ok(bytes.slice(range.start as usize..range.end as usize)),
-            Data::File(file) => {
-                let bytes = file.map(range)?;
-                check(&bytes, block.crc)?;
-                Ok(bytes)
-            }
+            Data::File(file) => map(file.mapped(), block),
         }
     }
+}
+
+/// The bytes of a block of a file, if they are what was written.
+pub(super) fn map(file: &Mapped, block: &Block) -> io::Result<Bytes> {
+    let end = block.offset.checked_add(u64::from(block.len)).ok_or(io::ErrorKind::InvalidData)?;
+    let bytes = file.map(block.offset..end)?;
+    check(&bytes, block.crc)?;
+    Ok(bytes)
 }
 
 /// Whether these bytes are those that were written.

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::form::Form;
-use super::output::{Chosen, Sealed};
-use super::{Part, Store, Wanted};
+use super::output::{Chosen, Sealed, map};
+use super::{Mapped, Part, Store, Wanted};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::sched::{PartitionId, WorkerId};
 
@@ -37,6 +37,8 @@ pub(crate) struct Source {
 #[derive(Debug)]
 pub(crate) enum Home {
     Here(Arc<Sealed>, Chosen),
+    /// In a file of another process of this machine.
+    Near(Arc<Mapped>, Chosen),
     /// Somebody brings it.
     Comes(Chosen),
 }
@@ -48,7 +50,7 @@ const GROUP_ROWS: usize = 1 << 15;
 impl Home {
     fn chosen(&self) -> &Chosen {
         match self {
-            Self::Here(_, chosen) | Self::Comes(chosen) => chosen,
+            Self::Here(_, chosen) | Self::Near(_, chosen) | Self::Comes(chosen) => chosen,
         }
     }
 }
@@ -106,10 +108,8 @@ impl Reading {
             let Some(Source { home, of, worker }) = self.blocks.get(number) else { continue };
             let lost = |why: String| self.arrivals.fail(lost(*of, *worker, why));
             let block = match home {
-                Home::Here(sealed, chosen) => {
-                    let bytes = sealed.map(&chosen.block).map_err(|e| lost(e.to_string()))?;
-                    if self.copies { self.form.decode(&bytes) } else { self.form.map(bytes) }
-                }
+                Home::Here(sealed, chosen) => self.decode(sealed.map(&chosen.block).map_err(|e| lost(e.to_string()))?),
+                Home::Near(file, chosen) => self.decode(map(file, &chosen.block).map_err(|e| lost(e.to_string()))?),
                 Home::Comes(_) => self.form.decode(&self.arrivals.take(number).await?),
             };
             let mut block = block.map_err(|e| lost(e.to_string()))?;
@@ -130,6 +130,10 @@ impl Reading {
             rows.rechunk_mut();
         }
         Ok(rows)
+    }
+
+    fn decode(&self, mapped: Bytes) -> PolarsResult<DataFrame> {
+        if self.copies { self.form.decode(&mapped) } else { self.form.map(mapped) }
     }
 
     /// All rows.

@@ -1,11 +1,14 @@
 //! The store as a source of data transfers.
 //!
-//! A transfer of blocks begins with a head that says which blocks come, of every output that was asked for; they follow one after
-//! the other.
+//! A transfer of blocks begins with a head that says which blocks there are of every output that was asked for; they follow one after
+//! the other. A reader of the same machine may be told where they are instead.
 
+use std::ffi::OsStr;
 use std::io::{self, Error, ErrorKind};
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -14,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Store;
 use super::output::{Block, Chosen, Sealed};
+use crate::os;
 use crate::sched::{Attempt, PartitionId, QueryId, StageId, TaskId, WorkerId};
 
 /// What a reader asks a store for.
@@ -34,6 +38,8 @@ pub(crate) struct Wanted {
     pub(crate) stage: StageId,
     pub(crate) sections: Range<u32>,
     pub(crate) parts: Vec<Part>,
+    /// The reader's machine, if it would rather map files than be sent what is in them.
+    pub(crate) machine: Option<u64>,
 }
 
 /// An output of a stage, or some of its rows.
@@ -67,64 +73,90 @@ impl Wanted {
     }
 }
 
-/// What a head says of one output; `None` if it is not there.
-pub(crate) type Listed = Option<(u32, Vec<Chosen>)>;
-
-/// Bytes before a head's entries.
-pub(crate) const HEAD_PREFIX: usize = 4;
-/// Of what is said of a block, and of an output.
-const ENTRY: usize = 16;
-const OUTPUT: usize = 8;
-const GONE: u32 = u32::MAX;
-
-/// What is to come, as it travels.
-fn head(listed: &[Listed]) -> Bytes {
-    let blocks: usize = listed.iter().flatten().map(|(_, chosen)| chosen.len()).sum();
-    let size = listed.len() * OUTPUT + blocks * ENTRY;
-    let mut bytes = BytesMut::with_capacity(HEAD_PREFIX + size);
-    bytes.put_u32_le(size as u32);
-    for output in listed {
-        let Some((mark, chosen)) = output else {
-            bytes.put_u32_le(GONE);
-            bytes.put_u32_le(0);
-            continue;
-        };
-        bytes.put_u32_le(chosen.len() as u32);
-        bytes.put_u32_le(*mark);
-        for Chosen { block, from, rows } in chosen {
-            [block.len, block.crc, *from, *rows].into_iter().for_each(|number| bytes.put_u32_le(number));
-        }
-    }
-    bytes.freeze()
+/// What a head says.
+#[derive(Debug, Default)]
+pub(crate) struct Head {
+    /// The file in which the blocks are that do not come.
+    pub(crate) file: Option<PathBuf>,
+    /// Of each output that was asked for; `None` if it is not there.
+    pub(crate) outputs: Vec<Option<Listed>>,
 }
+
+/// What a head says of an output.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    /// Of the form of its blocks.
+    pub(crate) mark: u32,
+    /// Its blocks come; else they are in the file.
+    pub(crate) comes: bool,
+    pub(crate) chosen: Vec<Chosen>,
+}
+
+/// Bytes before what a head says: how many there are.
+pub(crate) const HEAD_PREFIX: usize = 4;
+/// Of what is said of a block.
+const ENTRY: usize = 24;
+const GONE: u32 = u32::MAX;
 
 /// The bytes that a head has after its [`HEAD_PREFIX`].
 pub(crate) fn head_size(prefix: [u8; HEAD_PREFIX]) -> usize {
     u32::from_le_bytes(prefix) as usize
 }
 
-/// What a head of so many outputs says, from after its prefix on. `None` if it is none.
-pub(crate) fn parse_head(mut bytes: &[u8], outputs: usize) -> Option<Vec<Listed>> {
-    let mut listed = Vec::with_capacity(outputs);
-    for _ in 0..outputs {
-        let (count, mark) = (bytes.try_get_u32_le().ok()?, bytes.try_get_u32_le().ok()?);
-        if count == GONE {
-            listed.push(None);
-            continue;
+impl Head {
+    fn encode(&self) -> Bytes {
+        let mut bytes = BytesMut::new();
+        bytes.put_u32_le(0);
+        let path = self.file.as_ref().map_or(&[][..], |path| path.as_os_str().as_bytes());
+        bytes.put_u32_le(path.len() as u32);
+        bytes.extend_from_slice(path);
+        for output in &self.outputs {
+            let Some(Listed { mark, comes, chosen }) = output else {
+                bytes.put_u32_le(GONE);
+                continue;
+            };
+            bytes.put_u32_le(chosen.len() as u32);
+            bytes.put_u32_le(*mark);
+            bytes.put_u32_le(u32::from(*comes));
+            for Chosen { block, from, rows } in chosen {
+                [block.len, block.crc, *from, *rows].into_iter().for_each(|number| bytes.put_u32_le(number));
+                bytes.put_u64_le(block.offset);
+            }
         }
-        let count = count as usize;
-        if bytes.len() < count.checked_mul(ENTRY)? {
-            return None;
-        }
-        let chosen = (0..count).map(|_| {
-            let (len, crc, from, rows) =
-                (bytes.get_u32_le(), bytes.get_u32_le(), bytes.get_u32_le(), bytes.get_u32_le());
-            let block = Block { section: 0, rows: from.checked_add(rows)?, len, crc, offset: 0 };
-            Some(Chosen { block, from, rows })
-        });
-        listed.push(Some((mark, chosen.collect::<Option<_>>()?)));
+        let size = (bytes.len() - HEAD_PREFIX) as u32;
+        bytes[..HEAD_PREFIX].copy_from_slice(&size.to_le_bytes());
+        bytes.freeze()
     }
-    bytes.is_empty().then_some(listed)
+
+    /// What a head of so many outputs says, from after its prefix on. `None` if it is none.
+    pub(crate) fn decode(mut bytes: &[u8], outputs: usize) -> Option<Self> {
+        let path = bytes.try_get_u32_le().ok()? as usize;
+        let (path, rest) = bytes.split_at_checked(path)?;
+        bytes = rest;
+        let file = (!path.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(path)));
+        let mut head = Self { file, outputs: Vec::with_capacity(outputs) };
+        for _ in 0..outputs {
+            let count = bytes.try_get_u32_le().ok()?;
+            if count == GONE {
+                head.outputs.push(None);
+                continue;
+            }
+            let (mark, comes) = (bytes.try_get_u32_le().ok()?, bytes.try_get_u32_le().ok()? != 0);
+            let count = count as usize;
+            if bytes.len() < count.checked_mul(ENTRY)? {
+                return None;
+            }
+            let chosen = (0..count).map(|_| {
+                let (len, crc, from, rows) =
+                    (bytes.get_u32_le(), bytes.get_u32_le(), bytes.get_u32_le(), bytes.get_u32_le());
+                let block = Block { section: 0, rows: from.checked_add(rows)?, len, crc, offset: bytes.get_u64_le() };
+                Some(Chosen { block, from, rows })
+            });
+            let chosen = chosen.collect::<Option<_>>()?;
+            head.outputs.push(Some(Listed { mark, comes, chosen }));
+        }
+        bytes.is_empty().then_some(head)
+    }
 }
 
 impl Store {
@@ -203,30 +235,36 @@ struct Blocks {
 
 impl Blocks {
     fn new(store: &Store, wanted: &Wanted) -> Self {
-        let found = wanted.parts.iter().map(|part| {
-            // A reader that hears of it first knows whose it was.
-            let sealed = store.get(wanted.id(part)).filter(|sealed| sealed.is_whole())?;
-            let chosen = sealed.choose(&wanted.sections, part.rows);
-            Some((sealed, chosen))
-        });
-        let found: Vec<_> = found.collect();
-        let listed: Vec<Listed> =
-            found.iter().map(|found| found.as_ref().map(|(sealed, chosen)| (sealed.mark, chosen.clone()))).collect();
-        let head = head(&listed);
+        let is_near = wanted.machine.is_some_and(|machine| machine == os::machine());
+        let mut head = Head::default();
         let mut left: Vec<(Arc<Sealed>, Range<u64>)> = Vec::new();
-        for (sealed, chosen) in found.into_iter().flatten() {
-            for Chosen { block, .. } in chosen {
-                let range = block.offset..block.offset + u64::from(block.len);
-                match left.last_mut() {
-                    Some((last, before)) if Arc::ptr_eq(last, &sealed) && before.end == range.start => {
-                        before.end = range.end
+        for part in &wanted.parts {
+            // A reader that hears of it first knows whose it was.
+            let Some(sealed) = store.get(wanted.id(part)).filter(|sealed| sealed.is_whole()) else {
+                head.outputs.push(None);
+                continue;
+            };
+            let chosen = sealed.choose(&wanted.sections, part.rows);
+            let file = sealed.file().filter(|_| is_near);
+            if let Some(file) = file {
+                // All outputs of a stage have one.
+                head.file.get_or_insert_with(|| file.path().to_owned());
+            } else {
+                for Chosen { block, .. } in &chosen {
+                    let range = block.offset..block.offset + u64::from(block.len);
+                    match left.last_mut() {
+                        Some((last, before)) if Arc::ptr_eq(last, &sealed) && before.end == range.start => {
+                            before.end = range.end;
+                        }
+                        _ => left.push((Arc::clone(&sealed), range)),
                     }
-                    _ => left.push((Arc::clone(&sealed), range)),
                 }
             }
+            head.outputs.push(Some(Listed { mark: sealed.mark, comes: file.is_none(), chosen }));
         }
+        let head = head.encode();
         let total = head.len() as u64 + left.iter().map(|(_, range)| range.end - range.start).sum::<u64>();
-        let on_disk = left.iter().any(|(sealed, _)| sealed.is_on_disk());
+        let on_disk = left.iter().any(|(sealed, _)| sealed.file().is_some());
         left.reverse();
         Self { total, head, left, on_disk }
     }

@@ -30,7 +30,7 @@ fn files(folder: &Path) -> usize {
 
 fn wanted(ids: &[PartitionId], sections: std::ops::Range<u32>, rows: Option<RowRange>) -> Wanted {
     let parts = ids.iter().map(|id| Part { rows, ..Part::all(*id) }).collect();
-    Wanted { query: ids[0].task.query, stage: ids[0].task.stage, sections, parts }
+    Wanted { query: ids[0].task.query, stage: ids[0].task.stage, sections, parts, machine: None }
 }
 
 fn whole(id: PartitionId) -> Wanted {
@@ -78,8 +78,9 @@ fn elsewhere(store: &Store, wanted: &Wanted, schema: &SchemaRef) -> Result<DataF
     let (prefix, bytes) = bytes.split_at(HEAD_PREFIX);
     let (head, mut bytes) = bytes.split_at(head_size(prefix.try_into().unwrap()));
     let mut all = DataFrame::empty_with_schema(schema);
-    for listed in parse_head(head, wanted.parts.len()).expect("a head") {
-        let (mark, chosen) = listed.ok_or("gone")?;
+    for listed in Head::decode(head, wanted.parts.len()).expect("a head").outputs {
+        let Listed { mark, chosen, comes } = listed.ok_or("gone")?;
+        assert!(comes);
         assert_eq!(mark, form.mark());
         for Chosen { block, from, rows } in chosen {
             let (block_bytes, rest) = bytes.split_at(block.len as usize);
@@ -268,6 +269,32 @@ fn a_file_that_was_cut_off_is_an_error_and_no_signal() {
     assert!(elsewhere(&store, &whole(output(1, 0)), frame.schema()).is_err());
     let error = here(&store, &whole(output(1, 0)), frame.schema()).unwrap_err();
     assert!(matches!(&error, TaskFailure::LostInput { why, .. } if why.contains("cut off")), "{error}");
+}
+
+#[test]
+fn no_other_files_are_mapped_than_those_of_stores_beside_it() {
+    let base = tempfile::tempdir().unwrap();
+    let base = base.path().canonicalize().unwrap();
+    for folder in ["mine", "other", "far/store"] {
+        std::fs::create_dir_all(base.join(folder)).unwrap();
+        std::fs::write(base.join(folder).join("1.blocks"), "x").unwrap();
+    }
+    std::fs::write(base.join("other/secret"), "x").unwrap();
+    std::os::unix::fs::symlink(base.join("other/secret"), base.join("other/2.blocks")).unwrap();
+    std::fs::create_dir(base.join("other/3.blocks")).unwrap();
+    let store = Store::new(&base.join("mine"));
+    for (path, may) in [
+        ("other/1.blocks", true),
+        ("mine/1.blocks", true),
+        ("far/store/1.blocks", false),
+        ("other/secret", false),
+        ("other/2.blocks", false),
+        ("other/3.blocks", false),
+        ("other/../far/store/1.blocks", false),
+        ("other/4.blocks", false),
+    ] {
+        assert_eq!(store.beside(&base.join(path)).is_ok(), may, "{path}");
+    }
 }
 
 #[test]

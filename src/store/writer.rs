@@ -12,7 +12,7 @@ use super::Store;
 use super::file::StageFile;
 use super::form::Form;
 use super::output::{Block, Data, Sealed};
-use crate::error::{PolarsFailure, TaskFailure};
+use crate::error::TaskFailure;
 use crate::sched::{Output, PartitionId};
 
 /// Bytes that make a run. While it is written, as many are queued: a task holds twice this.
@@ -54,7 +54,7 @@ impl Writer {
         Self { store, id, form, queue, queued: 0, rows: 0, written, writing: None }
     }
 
-    /// Appends rows to a section.
+    /// Appends rows of its form to a section.
     ///
     /// # Errors
     /// The disk is full, or a dtype has no Arrow form: of these rows or of earlier ones.
@@ -62,7 +62,6 @@ impl Writer {
         if rows.height() == 0 {
             return Ok(());
         }
-        self.form.check(&rows).map_err(PolarsFailure::from)?;
         self.rows += rows.height() as u64;
         self.queued += size(&rows);
         self.queue.push((section, rows));

@@ -548,7 +548,7 @@ fn partitions_are_read_by_workers_and_by_their_own_driver_and_batches_by_whom_th
             }
         }
         let (stage, parts) = (StageId(0), vec![Part::all(partition)]);
-        let wanted = Wanted { query: QueryId(1), stage, sections: ALL_SECTIONS, parts };
+        let wanted = Wanted { query: QueryId(1), stage, sections: ALL_SECTIONS, parts, machine: None };
         let address = worker.address().unwrap();
         let through = Ticket::Through { worker: WorkerId(0), node: worker.id(), address, wanted: wanted.clone() };
         let fetch = async |by: &Node, from: &Node, ticket: Ticket| match by
