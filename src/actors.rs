@@ -53,6 +53,15 @@ where
     A: actix::Actor<Context = actix::Context<A>> + actix::Handler<M>,
     M: RemoteMessage + Clone,
 {
+    insist_on(actor, &message).await
+}
+
+/// The same, with a message that is still wanted.
+async fn insist_on<A, M>(actor: &ActorRef<A>, message: &M) -> Result<M::Result, AskError>
+where
+    A: actix::Actor<Context = actix::Context<A>> + actix::Handler<M>,
+    M: RemoteMessage + Clone,
+{
     let until = tokio::time::Instant::now() + CONTROL;
     loop {
         match actor.ask(message.clone(), CONTROL).await {

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use house::sched;
 use report::{Better, Case, Report, quantile};
 use sched::{
-    Action, Attempt, Core, Event, Output, PartitionId, QueryId, QuerySpec, Resources, Settings, StageSpec, TaskId,
+    Action, Attempt, Core, DriverId, Event, Output, PartitionId, QueryId, QuerySpec, Resources, Settings, StageSpec, TaskId,
     WorkerId,
 };
 use shims::{error, udf};
@@ -147,7 +147,7 @@ fn cluster(workers: u32) -> (Core, Instant) {
 fn query_of(id: QueryId, tasks: usize) -> QuerySpec {
     let stage =
         StageSpec { inputs: Vec::new(), tasks, pools: Vec::new(), affinity: [].into(), limit: None, given: Vec::new() };
-    QuerySpec { id, stages: vec![stage] }
+    QuerySpec { id, driver: DriverId(0), stages: vec![stage] }
 }
 
 fn done(task: TaskId, attempt: Attempt) -> Event {

@@ -87,7 +87,7 @@ impl Host {
         }
     }
 
-    fn is_gone(&self, node: NodeId) -> bool {
+    pub(super) fn is_gone(&self, node: NodeId) -> bool {
         self.node.as_ref().is_some_and(|here| here.has_given_up(node))
     }
 

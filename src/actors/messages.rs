@@ -48,6 +48,7 @@ messages! {
     0x0209 Dismiss => (),
     0x020a HostActor => Result<Hosted, ActorError>,
     0x020b DropActor => bool,
+    0x020c Withdraw => (),
     // To a replica.
     0x0301 Evaluate => Result<Evaluated, CallFailure>,
     // To the gateway.
@@ -193,6 +194,15 @@ pub(crate) struct Dismiss(pub(crate) ReplicaId);
 pub(crate) struct Enough {
     pub(crate) query: QueryId,
     pub(crate) stage: StageId,
+}
+
+/// An attempt is not to run here: it is taken out if it waits; if it runs, it is stopped only if `stop` says so. Its end is
+/// reported all the same.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Withdraw {
+    pub(crate) task: TaskId,
+    pub(crate) attempt: Attempt,
+    pub(crate) stop: bool,
 }
 
 /// Stop all work of a query and drop what it left.
@@ -359,18 +369,21 @@ pub(crate) struct Release(pub(crate) QueryId);
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Persist(pub(crate) QueryId);
 
-/// A task reads what a query has persisted.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Locate(pub(crate) QueryId);
+/// A task reads these partitions of what a query has persisted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Locate {
+    pub(crate) query: QueryId,
+    pub(crate) partitions: Vec<usize>,
+}
 
 /// Where persisted partitions are.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Located {
-    /// All of them, in order.
+    /// All that were asked for, in this order.
     There(Vec<Piece>),
     /// Some were lost and are being made again.
     MadeAgain,
-    /// There is no such query.
+    /// There is no such query, or it has no such partition.
     Nowhere,
 }
 
@@ -401,10 +414,10 @@ pub(crate) struct WorkerSilent {
     pub(crate) silent: bool,
 }
 
-/// A node is lost.
+/// A node is lost. `None`: a worker that was asked for could not even be started.
 #[derive(Debug)]
 pub(crate) struct WorkerDown {
-    pub(crate) node: NodeId,
+    pub(crate) node: Option<NodeId>,
     pub(crate) why: String,
 }
 

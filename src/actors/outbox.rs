@@ -3,9 +3,11 @@
 use regatta_remote::{ActorRef, AskError};
 use tokio::sync::mpsc;
 
-use super::messages::{Dismiss, End, Enough, Gone, Prepare, RunTask, RunTasks, Serve, StartReplica, StopReplica};
-use super::{SchedulerActor, SwordfishActor, insist};
-use crate::sched::WorkerId;
+use super::messages::{
+    Dismiss, End, Enough, Gone, Prepare, RunTask, RunTasks, Serve, StartReplica, StopReplica, Withdraw,
+};
+use super::{SchedulerActor, SwordfishActor, insist, insist_on};
+use crate::sched::{Attempt, QueryId, ReplicaId, TaskId, WorkerId};
 
 /// A message to a worker.
 pub(super) enum Outgoing {
@@ -18,6 +20,7 @@ pub(super) enum Outgoing {
     End(End),
     Gone(Gone),
     Dismiss(Dismiss),
+    Withdraw(Withdraw),
 }
 
 /// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
@@ -32,6 +35,19 @@ const PIECES_TOGETHER: usize = 10_000;
 pub(super) struct Undelivered {
     pub(super) worker: WorkerId,
     pub(super) error: AskError,
+}
+
+/// A message could not be made: it is too large, or cannot be written. That is no fault of the worker's.
+pub(super) enum Undeliverable {
+    /// The program of a stage of this query, and why.
+    Query(QueryId, String),
+    Task(TaskId, Attempt, String),
+    /// The start of a replica.
+    Replica(ReplicaId, String),
+}
+
+impl actix::Message for Undeliverable {
+    type Result = ();
 }
 
 impl actix::Message for Undelivered {
@@ -54,19 +70,29 @@ pub(super) async fn deliver(
                 None => return,
             },
         };
-        let sent = match message {
-            Outgoing::Prepare(message) => insist(&actor, message).await,
-            Outgoing::Run(task) => {
-                let tasks = together(task, &mut messages, &mut next);
-                insist(&actor, RunTasks(tasks)).await
+        let refuse = |message| {
+            if let Some(scheduler) = scheduler.upgrade() {
+                scheduler.do_send(message);
             }
-            Outgoing::Start(message) => insist(&actor, message).await,
+        };
+        let sent = match message {
+            Outgoing::Prepare(message) => {
+                let query = message.query;
+                insist(&actor, message).await.or_else(|error| spare(error, |why| refuse(Undeliverable::Query(query, why))))
+            }
+            Outgoing::Run(task) => run(&actor, together(task, &mut messages, &mut next), refuse).await,
+            Outgoing::Start(message) => {
+                let replica = message.replica;
+                let refuse = |why| refuse(Undeliverable::Replica(replica, why));
+                insist(&actor, message).await.or_else(|error| spare(error, refuse))
+            }
             Outgoing::Stop(message) => insist(&actor, message).await,
             Outgoing::Serve(message) => insist(&actor, message).await,
             Outgoing::Enough(message) => insist(&actor, message).await,
             Outgoing::End(message) => insist(&actor, message).await,
             Outgoing::Gone(message) => insist(&actor, message).await,
             Outgoing::Dismiss(message) => insist(&actor, message).await,
+            Outgoing::Withdraw(message) => insist(&actor, message).await,
         };
         if let Err(error) = sent {
             if let Some(scheduler) = scheduler.upgrade() {
@@ -74,6 +100,36 @@ pub(super) async fn deliver(
             }
             return;
         }
+    }
+}
+
+/// Sends tasks together. If that is too much for one message, each alone, and refuses what is too much even so.
+async fn run(
+    actor: &ActorRef<SwordfishActor>,
+    tasks: Vec<RunTask>,
+    refuse: impl Fn(Undeliverable),
+) -> Result<(), AskError> {
+    let tasks = RunTasks(tasks);
+    match insist_on(actor, &tasks).await {
+        Err(AskError::Codec(_)) => (),
+        sent => return sent,
+    }
+    for alone in tasks.0 {
+        let (task, attempt) = (alone.task, alone.attempt);
+        let sent = insist(actor, RunTasks(vec![alone])).await;
+        sent.or_else(|error| spare(error, |why| refuse(Undeliverable::Task(task, attempt, why))))?;
+    }
+    Ok(())
+}
+
+/// A message that cannot be made is refused, and its worker spared.
+fn spare(error: AskError, refuse: impl FnOnce(String)) -> Result<(), AskError> {
+    match error {
+        AskError::Codec(why) => {
+            refuse(why.to_string());
+            Ok(())
+        }
+        error => Err(error),
     }
 }
 
@@ -102,7 +158,7 @@ fn together(first: RunTask, messages: &mut mpsc::Receiver<Outgoing>, next: &mut 
 mod tests {
     use super::*;
     use crate::plan::Split;
-    use crate::sched::{Attempt, QueryId, StageId, TaskId};
+    use crate::sched::StageId;
 
     fn run(index: u32) -> RunTask {
         let task = TaskId { query: QueryId(1), stage: StageId(0), index };

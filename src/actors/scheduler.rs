@@ -1,6 +1,7 @@
 //! The actor of the head: carries events into `sched::Core` and its actions out.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,20 +13,21 @@ use tokio::sync::{mpsc, watch};
 use super::messages::{
     ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Persist, Piece, Place, Prepare, Register,
     Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor,
-    StopReplica, Submit, TaskEnded, TasksEnded, UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
+    StopReplica, Submit, TaskEnded, TasksEnded, UseProvider, WholeStatus, Withdraw, Word, Worker, WorkerDown,
+    WorkerSilent,
 };
-use super::outbox::{OUTBOX, Outgoing, Undelivered, deliver};
+use super::outbox::{OUTBOX, Outgoing, Undeliverable, Undelivered, deliver};
 use super::{Host, SwordfishActor};
 use crate::cluster::ClusterProvider;
-use crate::error::ClusterError;
+use crate::error::{ClusterError, TaskFailure};
 use crate::os;
 use crate::plan::{QueryPlan, Rows, Split, Stage, UdfStep, share};
 use crate::sched::{
-    Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId,
+    Action, Affinity, Core, DriverId, Event, GpuInfo, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId,
     Report, Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
 use crate::store::{RowRange, Ticket};
-use crate::udf::{Metrics, MetricsByUdf, RunOn, merge_into};
+use crate::udf::{Metrics, MetricsByUdf, RunOn, UdfError, merge_into};
 
 /// Places the work of all queries.
 pub struct SchedulerActor {
@@ -175,6 +177,9 @@ impl SchedulerActor {
                 let replicas = replicas.collect();
                 self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, held, replicas, after }));
             }
+            Action::Withdraw { worker, task, attempt, stop } => {
+                self.send(worker, Outgoing::Withdraw(Withdraw { task, attempt, stop }));
+            }
             Action::StartReplica { worker, replica, step, devices } => {
                 if let Some(of) = self.step(step) {
                     let (udf, arguments, options) = (of.udf.clone(), of.arguments.clone(), of.options.clone());
@@ -203,7 +208,8 @@ impl SchedulerActor {
             Action::Demand { workers } => self.provide(move |provider| provider.demand(workers)),
             Action::Retire { worker } => {
                 // Its outbox goes with it; its end is then nobody's loss.
-                self.workers.remove(&worker);
+                let crew = self.workers.remove(&worker);
+                crew.and_then(|crew| crew.place.node).into_iter().for_each(|(node, _)| self.host.forget(node));
                 self.replicas.retain(|_, (on, _)| *on != worker);
                 self.provide(move |provider| provider.retire(worker));
             }
@@ -370,9 +376,15 @@ impl Handler<WorkerDown> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, WorkerDown { node, why }: WorkerDown, _: &mut Self::Context) {
-        if let Some(worker) = self.worker_at(node) {
-            self.lose(worker, why);
+        match node.map(|node| (node, self.worker_at(node))) {
+            Some((_, Some(worker))) => return self.lose(worker, why),
+            // It had gone before.
+            Some((node, None)) if self.host.is_gone(node) => return,
+            Some((node, None)) => self.host.forget(node),
+            None => (),
         }
+        tracing::warn!(why, "a worker that was asked for has ended before it joined");
+        self.take(Event::NotJoined { why });
     }
 }
 
@@ -445,7 +457,7 @@ impl Handler<Submit> for SchedulerActor {
             limit: stage.program().and_then(|program| program.limit),
             given: given.remove(&stage.id).unwrap_or_default(),
         });
-        let spec = QuerySpec { id: query, stages: stages.collect() };
+        let spec = QuerySpec { id: query, driver: driver_id(&driver), stages: stages.collect() };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
         self.queries.insert(query, Submitted { plan, driver, events, reported: Reported::default() });
         self.take(Event::Submit(spec));
@@ -472,12 +484,13 @@ impl Handler<Persist> for SchedulerActor {
 impl Handler<Locate> for SchedulerActor {
     type Result = actix::MessageResult<Locate>;
 
-    fn handle(&mut self, Locate(query): Locate, _: &mut Self::Context) -> Self::Result {
-        actix::MessageResult(match self.located(query) {
-            Some(pieces) => Located::There(pieces),
-            None if self.queries.contains_key(&query) => Located::MadeAgain,
-            None => Located::Nowhere,
-        })
+    fn handle(&mut self, Locate { query, partitions }: Locate, _: &mut Self::Context) -> Self::Result {
+        let Some(pieces) = self.located(query) else {
+            let known = self.queries.contains_key(&query);
+            return actix::MessageResult(if known { Located::MadeAgain } else { Located::Nowhere });
+        };
+        let wanted: Option<_> = partitions.into_iter().map(|partition| pieces.get(partition).copied()).collect();
+        actix::MessageResult(wanted.map_or(Located::Nowhere, Located::There))
     }
 }
 
@@ -500,6 +513,20 @@ impl Handler<WholeStatus> for SchedulerActor {
             worker.devices = self.workers.get(&worker.worker).map(|crew| crew.devices.clone()).unwrap_or_default();
         }
         actix::MessageResult(status)
+    }
+}
+
+impl Handler<Undeliverable> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Undeliverable, _: &mut Self::Context) {
+        self.take(match message {
+            Undeliverable::Query(query, why) => Event::Fail(query, ClusterError::network("tell a worker of a stage of the query", why).into()),
+            Undeliverable::Task(task, attempt, why) => {
+                Event::TaskEnded { task, attempt, outcome: Err(TaskFailure::CannotBeSent(why)) }
+            }
+            Undeliverable::Replica(replica, why) => Event::ReplicaFailed { replica, error: UdfError::new(why) },
+        });
     }
 }
 
@@ -551,6 +578,13 @@ fn pool_spec(step: &UdfStep, no_gpu: Option<&str>) -> PoolSpec {
     let key = encode(&(&step.udf, options, each, &step.arguments)).map(|key| Arc::from(&*key));
     let key = key.unwrap_or_else(|_| Arc::from(os::random().to_le_bytes()));
     PoolSpec { key, udf: step.udf.clone(), each, least, most, ready_timeout, keep_warm }
+}
+
+/// All that a driver submits is under one number.
+fn driver_id(driver: &Place) -> DriverId {
+    let mut hasher = DefaultHasher::new();
+    driver.node.map(|(node, _)| node).hash(&mut hasher);
+    DriverId(hasher.finish())
 }
 
 /// The machine that a worker runs on; `None` for processes of this one, which never come back.

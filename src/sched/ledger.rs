@@ -55,6 +55,10 @@ pub(super) struct Grant {
 }
 
 impl Grant {
+    pub(super) fn amount(&self) -> Resources {
+        self.amount
+    }
+
     /// A charge of CPUs and memory.
     pub(super) fn without_gpus(worker: WorkerId, amount: Resources) -> Self {
         Self { worker, amount, devices: Vec::new() }
@@ -88,16 +92,32 @@ impl Ledger {
 
     /// Charges the worker with the most left, the lowest number among equals, if `amount` and then still `spare` fit there.
     pub(super) fn place(&mut self, amount: Resources, spare: Resources) -> Option<Grant> {
+        self.charge(self.best(amount, spare)?, amount)
+    }
+
+    fn best(&self, amount: Resources, spare: Resources) -> Option<WorkerId> {
         let fits =
             |worker: &WorkerId| self.accounts.get(worker).is_some_and(|a| a.devices_for(amount, spare).is_some());
-        let worker = if amount.wants_gpu() {
+        if amount.wants_gpu() {
             self.by_gpus.iter().rev().map(|(.., Reverse(worker))| *worker).find(fits)
         } else {
             let least = amount.millicpus + spare.millicpus;
             let enough = self.by_cpus.iter().rev().take_while(|(free, _)| *free >= least);
             enough.map(|(_, Reverse(worker))| *worker).find(fits)
-        };
-        self.charge(worker?, amount)
+        }
+    }
+
+    /// Whether this much is left on some open worker.
+    pub(super) fn fits(&self, amount: Resources) -> bool {
+        self.best(amount, Resources::NONE).is_some()
+    }
+
+    /// Whether this much may be left on a worker if so much more of it were free: at most, for its GPUs are counted together.
+    pub(super) fn could_fit(&self, worker: WorkerId, amount: Resources, more: Resources) -> bool {
+        let Some(account) = self.accounts.get(&worker).filter(|account| account.is_open()) else { return false };
+        let [cpus, gpus, memory, _] = account.left().plus(more).kinds();
+        let [wants_cpus, wants_gpus, wants_memory, _] = amount.kinds();
+        cpus >= wants_cpus && gpus >= wants_gpus && memory >= wants_memory
     }
 
     /// Charges this worker, if there is room.
@@ -245,9 +265,7 @@ impl Ledger {
     /// What a worker has, and what of it is charged.
     pub(super) fn account(&self, worker: WorkerId) -> Option<(Resources, Resources)> {
         let account = self.accounts.get(&worker)?;
-        let gpus = account.devices.iter().map(|device| device.free).sum();
-        let free = Resources { milligpus: gpus, ..account.free };
-        Some((account.capacity, account.capacity.less(free)))
+        Some((account.capacity, account.capacity.less(account.left())))
     }
 
     /// Since when a worker is silent.
@@ -290,6 +308,11 @@ impl Ledger {
 impl Account {
     fn is_open(&self) -> bool {
         self.silent.is_none() && !self.reserved
+    }
+
+    /// What is left, of all GPUs together.
+    fn left(&self) -> Resources {
+        Resources { milligpus: self.devices.iter().map(|device| device.free).sum(), ..self.free }
     }
 
     fn is_unused(&self) -> bool {

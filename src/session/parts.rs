@@ -82,7 +82,7 @@ impl Head {
     }
 
     /// What the provider does with its word that a process has ended: it is proof, and comes before any time-out.
-    pub(super) fn on_end(&self) -> Arc<dyn Fn(NodeId, String) + Send + Sync> {
+    pub(super) fn on_end(&self) -> Arc<dyn Fn(Option<NodeId>, String) + Send + Sync> {
         let (scheduler, runtime) = (self.scheduler.clone(), self.ground.host.runtime.handle().clone());
         Arc::new(move |node, why| {
             let scheduler = scheduler.clone();
@@ -115,7 +115,7 @@ impl Head {
                         let _ = gateway.tell(DriverDown(peer.node), CONTROL).await;
                     }
                     Ok(PeerEvent::Down { peer, cause }) => {
-                        let _ = scheduler.tell(WorkerDown { node: peer.node, why: cause }, CONTROL).await;
+                        let _ = scheduler.tell(WorkerDown { node: Some(peer.node), why: cause }, CONTROL).await;
                     }
                     Ok(PeerEvent::Suspect(peer)) if peer.role == Role::Worker => {
                         let _ = scheduler.tell(WorkerSilent { node: peer.node, silent: true }, CONTROL).await;

@@ -8,6 +8,7 @@ use super::{Action, Core, Timer};
 use crate::error::{Error, PoolError, PoolFailure, TaskError, TaskFailure};
 use crate::sched::ledger::Ledger;
 use crate::sched::query::{Phase, Query, TaskState};
+use crate::sched::queues::Run;
 use crate::sched::{Attempt, PoolId, QueryId, ReplicaId, TaskId, WorkerId};
 
 /// Attempts of one task before its failure is the query's.
@@ -31,7 +32,7 @@ struct LostReplicas {
 #[derive(Default)]
 struct Lost {
     /// Attempts that are over, as they were: their room is to be given back.
-    attempts: Vec<(TaskId, TaskState)>,
+    attempts: Vec<(Run, TaskState)>,
     /// Stages of which a pool has no replica left. They are admitted whole again: what is left of them must not hold the room
     /// that the others need.
     stages: Vec<usize>,
@@ -42,26 +43,25 @@ impl Core {
     pub(super) fn lose(&mut self, worker: WorkerId, why: &str, now: Instant, actions: &mut Vec<Action>) {
         self.ledger.remove(worker);
         self.queues.lose(worker);
+        self.leaving.retain(|run, _| self.queues.worker_of(*run).is_some());
         self.machines.remove(&worker);
         self.no_gpu.remove(&worker);
         if let Some(scaler) = &mut self.autoscaler {
             scaler.lost();
         }
         let pools = self.lose_replicas(worker);
-        // Those that still wait say so again.
-        self.unadmitted.clear();
         self.lose_from_queries(Some(worker), why, &pools, now, actions);
         self.make_room_for_a_task(now, actions);
-        self.end_infeasible(now, actions);
+        self.shrink(now);
     }
 
     /// The room that stages were admitted with for their tasks may have been on the worker that is lost. If no task runs and
     /// none could, they give up their pools and are admitted whole again, one after the other.
     fn make_room_for_a_task(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.running > 0 || self.ledger.has_room(self.settings.task) {
+        if self.queues.len() > 0 || self.ledger.has_room(self.settings.task) {
             return;
         }
-        for id in self.turns.clone() {
+        for id in self.turns.iter().collect::<Vec<_>>() {
             for stage in 0..self.queries.get(&id).map_or(0, |query| query.stages.len()) {
                 let Some(state) = self.queries.get_mut(&id).map(|query| &mut query.stages[stage]) else { break };
                 if state.phase == Phase::Running && !state.steps.is_empty() {
@@ -96,15 +96,20 @@ impl Core {
     ) {
         let mut failed = Vec::new();
         let persisted = self.queries.iter().filter(|(_, query)| query.done && query.persisted).map(|(id, _)| *id);
-        let concerned: Vec<_> = self.turns.iter().copied().chain(persisted).collect();
+        let concerned: Vec<_> = self.turns.iter().chain(persisted).collect();
         for id in concerned {
             let Some(query) = self.queries.get_mut(&id) else { continue };
             let lost = query.lose(worker, why, pools, now, &mut self.ledger);
             if query.done && query.stages.last().is_some_and(|last| last.phase != Phase::Done) {
                 query.done = false;
-                self.turns.push_back(id);
+                self.turns.enter(id, query.spec.driver);
             }
-            lost.attempts.into_iter().for_each(|(task, was)| self.vacate(task, was, now));
+            for (run, was) in lost.attempts {
+                self.abandon(run, was, now);
+                // One whose worker is still there is superseded.
+                let there = self.queues.worker_of(run);
+                actions.extend(there.map(|worker| Action::Withdraw { worker, task: run.0, attempt: run.1, stop: true }));
+            }
             lost.stages.into_iter().for_each(|stage| self.leave_pools(id, stage, now, actions));
             match lost.failed {
                 Some(error) => failed.push((id, error)),
@@ -272,11 +277,13 @@ impl Query {
             let on = self.stages[stage].tasks[index].is_on().or(worker);
             match was {
                 TaskState::Running { on, .. } | TaskState::Queued { on, .. } if Some(on) == worker || pool_is_gone => {
-                    lost.attempts.push((self.task_id(stage, index), was));
+                    let attempt = self.stages[stage].tasks[index].attempt;
+                    lost.attempts.push(((self.task_id(stage, index), attempt), was));
                 }
                 TaskState::Done(on, output) if Some(on) == worker => {
                     let (rows, bytes) = self.stages[stage].output;
                     self.stages[stage].output = (rows - output.rows, bytes - output.bytes);
+                    self.stages[stage].lead = (0, 0);
                     if !needed {
                         self.stages[stage].tasks[index].state = TaskState::Dropped;
                         continue;

@@ -226,7 +226,8 @@ fn a_replica_that_hangs_is_not_kept_warm_and_serves_no_further_query() {
 fn a_replica_that_is_stuck_in_a_call_that_nobody_wants_is_replaced() {
     let (mut play, replica) = warm(&[1.0]);
     play.submit(2, vec![shared_stage(1)]);
-    let actions = play.event(Event::ReplicaStuck(replica));
+    let mut actions = play.event(Event::ReplicaStuck(replica));
+    actions.extend(play.leave());
     assert_eq!((stopped(&actions), starts(&actions).len()), (1, 1), "{actions:?}");
     assert_eq!(play.finish(actions), [(QueryId(2), true)].into());
     let (mut play, replica) = warm(&[1.0]);
