@@ -2,6 +2,7 @@
 //!
 //! The scheduler is `src/sched` of the crate, included by path: it knows no Polars, so neither does this.
 
+mod shapes;
 mod shims;
 
 /// The crate's own sources.
@@ -64,6 +65,9 @@ fn main() {
             let (tick, status) = under_load(workers, tasks);
             report.add(&TICK, name, Ok(tick));
             report.add(&STATUS, name, Ok(status));
+        }
+        for (case, cost) in shapes::ALL {
+            report.add(case, shapes::AT, Ok(cost()));
         }
     }
     report.finish();

@@ -16,6 +16,8 @@ pub(super) struct Ledger {
     by_cpus: ByCpus,
     /// Those that have GPUs, by what is left of them.
     by_gpus: ByGpus,
+    /// All workers, by what they have.
+    by_capacity: BTreeMap<Resources, BTreeSet<WorkerId>>,
     capacity: Resources,
     /// Counts what may have made room.
     room: u64,
@@ -74,6 +76,7 @@ impl Ledger {
         account.enter(worker, &mut self.by_cpus, &mut self.by_gpus);
         self.accounts.insert(worker, account);
         self.capacity = self.capacity.plus(capacity.in_all());
+        self.by_capacity.entry(capacity).or_default().insert(worker);
         self.note_room();
         self.changed.insert(worker);
     }
@@ -82,6 +85,12 @@ impl Ledger {
         if let Some(account) = self.accounts.remove(&worker) {
             account.leave(worker, &mut self.by_cpus, &mut self.by_gpus);
             self.capacity = self.capacity.less(account.capacity.in_all());
+            if let Some(equals) = self.by_capacity.get_mut(&account.capacity) {
+                equals.remove(&worker);
+                if equals.is_empty() {
+                    self.by_capacity.remove(&account.capacity);
+                }
+            }
             self.changed.insert(worker);
         }
     }
@@ -228,16 +237,19 @@ impl Ledger {
         self.room
     }
 
-    /// All workers with nothing charged, and beside them `more` workers of the size `added`.
-    pub(super) fn emptied(&self, added: Option<Resources>, more: usize) -> Self {
+    /// Workers with nothing charged: these, and of each size so many, which are as good as all where no more are needed at once.
+    pub(super) fn emptied(&self, these: &[WorkerId], of_each: usize) -> Self {
         let mut empty = Self::default();
-        for (worker, account) in &self.accounts {
-            empty.add(*worker, account.capacity);
-        }
-        for (n, capacity) in added.into_iter().flat_map(|capacity| (0..more).map(move |n| (n, capacity))) {
-            empty.add(WorkerId(WorkerId::DRIVER.0 - 1 - n as u32), capacity);
+        let some = self.by_capacity.values().flat_map(|equals| equals.iter().take(of_each));
+        for worker in some.chain(these) {
+            self.accounts.get(worker).into_iter().for_each(|account| empty.add(*worker, account.capacity));
         }
         empty
+    }
+
+    /// Adds so many workers of this size that nobody has named yet.
+    pub(super) fn add_like(&mut self, each: Resources, count: usize) {
+        (0..count).for_each(|n| self.add(WorkerId(WorkerId::DRIVER.0 - 1 - n as u32), each));
     }
 
     /// The largest worker, by what this request wants.
@@ -246,7 +258,7 @@ impl Ledger {
             true => (capacity.milligpus, capacity.gpu_memory, capacity.millicpus),
             false => (capacity.millicpus, capacity.memory, 0),
         };
-        self.accounts.values().map(|account| account.capacity).max_by_key(size).unwrap_or_default()
+        self.by_capacity.keys().copied().max_by_key(size).unwrap_or_default()
     }
 
     /// All workers together.

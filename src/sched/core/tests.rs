@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::recover::MAX_ATTEMPTS;
 use super::*;
-use crate::error::TaskFailure;
+use crate::error::{ClusterError, TaskFailure};
 use crate::sched::pool::PoolSpec;
 use crate::sched::{Affinity, DriverId, PartitionId, StageSpec};
 
@@ -709,8 +709,10 @@ fn a_gathering_task_runs_where_most_of_its_input_is_if_there_is_room() {
     assert_eq!(gathers.iter().filter(|worker| **worker == WorkerId(1)).count(), 2, "as many as have room: {gathers:?}");
 }
 
+mod leaving;
 mod limits;
 mod pools;
 mod queues;
 mod scenarios;
+mod turns;
 mod warm;
