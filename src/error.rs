@@ -359,7 +359,9 @@ fn last_word(progress: &Option<String>) -> String {
 }
 
 fn did_not_join(workers: &Option<(usize, String)>) -> String {
-    let said = |(count, why): &(usize, String)| format!("; {count} were started and ended before they joined, the last: {why}");
+    let said = |(count, why): &(usize, String)| {
+        format!("; {count} were started and ended before they joined, the last: {why}")
+    };
     workers.as_ref().map(said).unwrap_or_default()
 }
 

@@ -30,8 +30,8 @@ use std::time::{Duration, Instant};
 use house::sched;
 use report::{Better, Case, Report, quantile};
 use sched::{
-    Action, Attempt, Core, DriverId, Event, Output, PartitionId, QueryId, QuerySpec, Resources, Settings, StageSpec, TaskId,
-    WorkerId,
+    Action, Attempt, Core, DriverId, Event, Output, PartitionId, QueryId, QuerySpec, Resources, Settings, StageSpec,
+    TaskId, WorkerId,
 };
 use shims::{error, udf};
 

@@ -78,7 +78,9 @@ pub(super) async fn deliver(
         let sent = match message {
             Outgoing::Prepare(message) => {
                 let query = message.query;
-                insist(&actor, message).await.or_else(|error| spare(error, |why| refuse(Undeliverable::Query(query, why))))
+                insist(&actor, message)
+                    .await
+                    .or_else(|error| spare(error, |why| refuse(Undeliverable::Query(query, why))))
             }
             Outgoing::Run(task) => run(&actor, together(task, &mut messages, &mut next), refuse).await,
             Outgoing::Start(message) => {

@@ -23,8 +23,8 @@ use crate::error::{ClusterError, TaskFailure};
 use crate::os;
 use crate::plan::{QueryPlan, Rows, Split, Stage, UdfStep, share};
 use crate::sched::{
-    Action, Affinity, Core, DriverId, Event, GpuInfo, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId,
-    Report, Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
+    Action, Affinity, Core, DriverId, Event, GpuInfo, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus,
+    ReplicaId, Report, Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
 use crate::store::{RowRange, Ticket};
 use crate::udf::{Metrics, MetricsByUdf, RunOn, UdfError, merge_into};
@@ -521,7 +521,9 @@ impl Handler<Undeliverable> for SchedulerActor {
 
     fn handle(&mut self, message: Undeliverable, _: &mut Self::Context) {
         self.take(match message {
-            Undeliverable::Query(query, why) => Event::Fail(query, ClusterError::network("tell a worker of a stage of the query", why).into()),
+            Undeliverable::Query(query, why) => {
+                Event::Fail(query, ClusterError::network("tell a worker of a stage of the query", why).into())
+            }
             Undeliverable::Task(task, attempt, why) => {
                 Event::TaskEnded { task, attempt, outcome: Err(TaskFailure::CannotBeSent(why)) }
             }

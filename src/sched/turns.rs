@@ -112,7 +112,9 @@ impl<W: Ord + Clone> Turns<W> {
         let mut all: Vec<_> = self
             .queries
             .iter()
-            .map(|(query, entry)| (self.drivers.get(&entry.driver).map(|driver| driver.0), entry.driver, entry.served, *query))
+            .map(|(query, entry)| {
+                (self.drivers.get(&entry.driver).map(|driver| driver.0), entry.driver, entry.served, *query)
+            })
             .collect();
         all.sort_unstable();
         all.into_iter().map(|(.., query)| query).collect()

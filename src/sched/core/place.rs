@@ -394,14 +394,7 @@ impl Whole {
     }
 }
 
-fn run(
-    query: &mut Query,
-    stage: usize,
-    index: usize,
-    worker: WorkerId,
-    after: Option<Run>,
-    actions: &mut Vec<Action>,
-) {
+fn run(query: &mut Query, stage: usize, index: usize, worker: WorkerId, after: Option<Run>, actions: &mut Vec<Action>) {
     let task = query.task_id(stage, index);
     let state = &mut query.stages[stage];
     if state.prepared.insert(worker) {

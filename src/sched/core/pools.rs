@@ -165,7 +165,8 @@ impl Core {
             *on_worker = on_worker.plus(grant.amount());
         }
         let could_fit = |amount: &Resources| {
-            self.ledger.fits(*amount) || freed.iter().any(|(worker, more)| self.ledger.could_fit(*worker, *amount, *more))
+            self.ledger.fits(*amount)
+                || freed.iter().any(|(worker, more)| self.ledger.could_fit(*worker, *amount, *more))
         };
         if candidates.is_empty() || !all.iter().all(could_fit) {
             return None;
@@ -198,7 +199,9 @@ impl Core {
         let mut spare: BTreeMap<PoolId, usize> = BTreeMap::new();
         let (mut first, mut then) = (Vec::new(), Vec::new());
         for (_, id) in self.pools.idle() {
-            let Some(pool) = self.pools.get(id.pool).filter(|pool| also_used || pool.users.is_empty()) else { continue };
+            let Some(pool) = self.pools.get(id.pool).filter(|pool| also_used || pool.users.is_empty()) else {
+                continue;
+            };
             let spare = spare.entry(id.pool).or_insert_with(|| spare_of(pool, wanted.contains(&id.pool)));
             if *spare > 0
                 && let Some(replica) = pool.replicas.get(&id.rank)

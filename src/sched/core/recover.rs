@@ -108,7 +108,12 @@ impl Core {
                 self.abandon(run, was, now);
                 // One whose worker is still there is superseded.
                 let there = self.queues.worker_of(run);
-                actions.extend(there.map(|worker| Action::Withdraw { worker, task: run.0, attempt: run.1, stop: true }));
+                actions.extend(there.map(|worker| Action::Withdraw {
+                    worker,
+                    task: run.0,
+                    attempt: run.1,
+                    stop: true,
+                }));
             }
             lost.stages.into_iter().for_each(|stage| self.leave_pools(id, stage, now, actions));
             match lost.failed {

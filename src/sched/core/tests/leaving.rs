@@ -98,7 +98,10 @@ fn what_only_a_lost_worker_could_hold_waits_for_it_to_come_back_and_not_for_ever
         let mut actions = play.submit(1, vec![udf_stage(1, 3.0, (1, 1))]);
         actions.extend(play.event(lost(1)));
         assert!(failure(&actions).is_none(), "{actions:?}");
-        assert!(failure(&play.submit(2, vec![udf_stage(1, 3.0, (1, 1))])).is_none(), "nor is who comes meanwhile refused");
+        assert!(
+            failure(&play.submit(2, vec![udf_stage(1, 3.0, (1, 1))])).is_none(),
+            "nor is who comes meanwhile refused"
+        );
         play.now += WORKERS - Duration::from_secs(1);
         assert!(failure(&play.event(Event::Tick)).is_none());
         if comes_back {
@@ -111,7 +114,10 @@ fn what_only_a_lost_worker_could_hold_waits_for_it_to_come_back_and_not_for_ever
         assert!(comes_back || failure(&actions).unwrap().to_string().contains("3 CPU"), "{actions:?}");
     }
     let mut play = Play::with_workers(&[1.0]);
-    assert!(failure(&play.submit(1, vec![udf_stage(1, 3.0, (1, 1))])).is_some(), "nothing was lost: it is refused at once");
+    assert!(
+        failure(&play.submit(1, vec![udf_stage(1, 3.0, (1, 1))])).is_some(),
+        "nothing was lost: it is refused at once"
+    );
 }
 
 #[test]

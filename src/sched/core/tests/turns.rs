@@ -31,7 +31,8 @@ fn the_end_of_a_query_is_told_only_to_workers_that_have_had_something_of_it() {
     let gather = StageSpec { inputs: vec![StageId(0)], ..stage(1) };
     let actions = play.submit(1, vec![stage(3), gather]);
     let told = |actions: &[Action]| -> Vec<u32> {
-        let ends = actions.iter().filter_map(|a| if let Action::End { worker, .. } = a { Some(worker.0) } else { None });
+        let ends =
+            actions.iter().filter_map(|a| if let Action::End { worker, .. } = a { Some(worker.0) } else { None });
         ends.collect()
     };
     assert_eq!(play.finish(actions), [(QueryId(1), true)].into());
