@@ -82,7 +82,7 @@ pub(super) async fn deliver(
                     .await
                     .or_else(|error| spare(error, |why| refuse(Undeliverable::Query(query, why))))
             }
-            Outgoing::Run(task) => run(&actor, together(task, &mut messages, &mut next), refuse).await,
+            Outgoing::Run(task) => run_tasks(&actor, together(task, &mut messages, &mut next), refuse).await,
             Outgoing::Start(message) => {
                 let replica = message.replica;
                 let refuse = |why| refuse(Undeliverable::Replica(replica, why));
@@ -106,7 +106,7 @@ pub(super) async fn deliver(
 }
 
 /// Sends tasks together. If that is too much for one message, each alone, and refuses what is too much even so.
-async fn run(
+async fn run_tasks(
     actor: &ActorRef<SwordfishActor>,
     tasks: Vec<RunTask>,
     refuse: impl Fn(Undeliverable),
@@ -158,9 +158,15 @@ fn together(first: RunTask, messages: &mut mpsc::Receiver<Outgoing>, next: &mut 
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
+    use regatta_remote::{Address, Authority, Node, Role, Runtime};
+
+    use super::super::{CONTROL, Host, MAILBOX, SCHEDULER, SWORDFISH};
     use super::*;
     use crate::plan::Split;
     use crate::sched::StageId;
+    use crate::store::Store;
 
     fn run(index: u32) -> RunTask {
         let task = TaskId { query: QueryId(1), stage: StageId(0), index };
@@ -184,5 +190,35 @@ mod tests {
         assert_eq!(first.len(), TOGETHER);
         assert!(matches!(next, Some(Outgoing::End(_))));
         assert!(matches!(messages.try_recv(), Ok(Outgoing::Run(task)) if task.task.index == 100));
+    }
+
+    #[test]
+    fn a_task_that_is_too_much_for_a_message_is_refused_and_those_beside_it_reach_their_worker() {
+        let folder = tempfile::tempdir().unwrap();
+        let (runtime, authority) = (Runtime::new("outbox", 2).unwrap(), Authority::new().unwrap());
+        let bind = |role| {
+            let (identity, loopback) = (authority.issue(role).unwrap(), "127.0.0.1:0".parse().unwrap());
+            Node::bind(identity, loopback, bytes::Bytes::new(), &runtime).unwrap()
+        };
+        let (head, worker) = (bind(Role::Head), bind(Role::Worker));
+        runtime.handle().block_on(worker.connect(head.address().unwrap(), CONTROL)).unwrap();
+        let host = Host::new(runtime.clone(), Store::new(folder.path()), Some(worker.clone()), Some(head.id()));
+        let here = host.place(WorkerId(0)).unwrap();
+        let scheduler = worker.actor(Address { node: head.id(), actor: SCHEDULER });
+        let arbiter = runtime.arbiter().unwrap();
+        let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, here, scheduler));
+        SwordfishActor::publish(&worker, SWORDFISH, &swordfish);
+        let actor = head.actor(Address { node: worker.id(), actor: SWORDFISH });
+        let large = RunTask { held: vec![(QueryId(u64::MAX), usize::MAX); 4 << 20], ..run(1) };
+        let refused = RefCell::new(Vec::new());
+        let refuse = |message| match message {
+            Undeliverable::Task(task, Attempt(1), why) => refused.borrow_mut().push((task.index, why)),
+            _ => panic!("it is a task"),
+        };
+        runtime.handle().block_on(run_tasks(&actor, vec![run(0), large, run(2)], refuse)).unwrap();
+        let refused = refused.into_inner();
+        assert!(refused.len() == 1 && refused[0].0 == 1 && refused[0].1.contains("larger than"), "{refused:?}");
+        drop((swordfish, arbiter));
+        runtime.shutdown(std::time::Duration::from_secs(2));
     }
 }
