@@ -1,6 +1,6 @@
 //! Documents to embeddings, with the same weights on every system. See docs/benchmarks.md.
 
-#[path = "../examples/embed/minilm.rs"]
+#[path = "../examples/embed/src/minilm.rs"]
 mod minilm;
 mod support;
 

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 page=docs/benchmarks.md
-benches="ask bulk startup tasks identity_udf udf_overhead pool_start embed"
+benches="ask bulk startup tasks identity_udf udf_overhead pool_start embed tpch"
 # From the root of the workspace, so that all are built with the same features.
 for bench in $benches; do cargo bench -q --bench "$bench" --no-run; done
 

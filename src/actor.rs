@@ -53,6 +53,7 @@ pub use regatta_remote::{
     ActorRef, Address, AskError, Asker, Down, NameError, Publication, RemoteMessage, Restarts, TellError, WireMessage,
     actix,
 };
+#[doc(hidden)]
 pub use registry::ActorEntry;
 pub(crate) use registry::{Launch, open, registered};
 
@@ -61,7 +62,7 @@ pub use regatta_remote::assert_distinct;
 
 /// Messages to an actor may come from everywhere in its cluster.
 #[doc(hidden)]
-pub const EVERY_ROLE: [Role; 3] = [Role::Head, Role::Driver, Role::Worker];
+pub const EVERY_ROLE: [Role; 4] = Role::ALL;
 
 /// An actor that a session can start anywhere. Implemented by [`#[regatta::actor]`](macro@crate::actor).
 pub trait RemoteActor: actix::Actor<Context = actix::Context<Self>> + Serialize + DeserializeOwned {

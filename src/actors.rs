@@ -10,9 +10,11 @@ mod hosted;
 mod lanes;
 mod messages;
 mod outbox;
+mod ownership;
 mod pools;
 mod relay;
 mod scheduler;
+mod specs;
 mod swordfish;
 mod udf;
 

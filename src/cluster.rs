@@ -1,18 +1,20 @@
 //! Where workers come from: processes of this machine that run this same executable, or machines that join by token.
 
+mod build;
 mod capacity;
 mod join;
 mod local;
 mod scratch;
 mod worker;
 
+pub(crate) use build::hello;
 pub(crate) use capacity::{capacity, find_gpus};
 pub(crate) use join::{connect, resolve};
 pub(crate) use local::{LocalSpec, LocalWorkers};
 pub(crate) use scratch::Scratch;
 #[cfg(feature = "gpu")]
 pub(crate) use worker::{MARKER, PROBE, use_fakes_in_tests};
-pub(crate) use worker::{SEVERAL, hello, is_worker, replica_command};
+pub(crate) use worker::{SEVERAL, is_worker, replica_command};
 pub use worker::{TestWorker, become_worker_if_started_as_one};
 
 use crate::sched::WorkerId;

@@ -2,9 +2,11 @@
 //! and nowhere else.
 
 use std::path::PathBuf;
+use std::sync::Once;
 use std::time::Duration;
 
 use crate::error::ConfigError;
+use crate::notice::notice;
 
 /// Where queries run, as `DAFT_RUNNER` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +34,10 @@ pub enum Runner {
 /// | `REGATTA_WORKER_TIMEOUT` | 120 | seconds that queries wait while there is no worker at all |
 /// | `REGATTA_ADDRESS`, `REGATTA_TOKEN` | | the cluster that `flotilla` connects to: its head's host:port, and a driver's token |
 /// | `REGATTA_JOIN`, `REGATTA_TOKEN` | | makes this process a worker of that head's cluster, with a worker's token |
+/// | `REGATTA_BUILD` | the executable's own | a name for this build: processes of one cluster that have the same name work together though they are not the same executable |
 /// | `DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS` | 120 | how long a machine that was let go is not taken in again |
 /// | `DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS` | 64 | calls that a replica of an async UDF has in flight |
+/// | `REGATTA_QUIET` | `false` | says nothing on standard error of lost workers, long waits and misspelt variables |
 /// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -116,12 +120,29 @@ impl Config {
     /// # Errors
     /// A variable whose value is not valid: named, with what is accepted.
     pub fn from_env() -> Result<Self, ConfigError> {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+            names.filter_map(|name| Some((nearest(&name)?, name))).for_each(|(nearest, name)| {
+                notice(format_args!("the variable {name} is not known, and has no effect: is it {nearest}?"));
+            });
+        });
         Self::from_variables(variable)
     }
 
     /// Whether `REGATTA_JOIN` makes this process a worker of a cluster elsewhere.
     pub(crate) fn joins() -> bool {
         variable(JOIN).is_some()
+    }
+
+    /// Whether `REGATTA_QUIET` keeps us from standard error.
+    pub(crate) fn is_quiet() -> bool {
+        variable("REGATTA_QUIET").is_some_and(|value| !["", "0", "false"].contains(&&*value.to_ascii_lowercase()))
+    }
+
+    /// The name by which `REGATTA_BUILD` says that builds which differ belong together.
+    pub(crate) fn build() -> Option<String> {
+        variable("REGATTA_BUILD").filter(|name| !name.is_empty())
     }
 
     /// The cluster that this process is to join as a worker.
@@ -214,6 +235,66 @@ impl Config {
     }
 }
 
+/// Every variable that is read, or set for others.
+const KNOWN: [&str; 25] = [
+    "AUTOSCALER_UPDATE_INTERVAL_S",
+    "DAFT_ACTOR_UDF_READY_TIMEOUT",
+    "DAFT_AUTOSCALING_DOWNSCALE_ENABLED",
+    "DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS",
+    "DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS",
+    "DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS",
+    "DAFT_AUTOSCALING_THRESHOLD",
+    "DAFT_FLOTILLA_WORKER",
+    "DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS",
+    "DAFT_MIN_CPU_PER_TASK",
+    "DAFT_RUNNER",
+    "DAFT_SCHEDULER_LINEAR",
+    "REGATTA_ADDRESS",
+    "REGATTA_BUILD",
+    "REGATTA_CUDA_LIBS",
+    "REGATTA_FAKES",
+    "REGATTA_JOIN",
+    "REGATTA_PEERS",
+    "REGATTA_POOL_WARM_SECONDS",
+    "REGATTA_QUIET",
+    "REGATTA_SCRATCH",
+    "REGATTA_SEED",
+    "REGATTA_TOKEN",
+    "REGATTA_WORKER",
+    "REGATTA_WORKER_TIMEOUT",
+];
+
+/// The variable that one which is not known, but looks like one of ours, is meant to be.
+fn nearest(name: &str) -> Option<&'static str> {
+    let ours = ["REGATTA", "DAFT", "AUTOSCALER"].iter().any(|word| name.to_ascii_uppercase().starts_with(word));
+    if !ours || KNOWN.contains(&name) || name.starts_with("REGATTA_TEST_") || name == "REGATTA_SEEDS" {
+        return None;
+    }
+    let upper = name.to_ascii_uppercase();
+    let is_part = |known: &str| known.starts_with(&upper) || upper.starts_with(known);
+    let how_far = |known: &&str| if is_part(known) { 1 } else { distance(&upper, known) };
+    let nearest = KNOWN.into_iter().min_by_key(how_far)?;
+    // Others have variables of these names, too.
+    (how_far(&nearest) <= FAR).then_some(nearest)
+}
+
+/// Letters in which a name that is misspelt may differ.
+const FAR: usize = 4;
+
+/// How many letters are to be put in, left out or changed.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in other.bytes().enumerate() {
+            let changed = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
+
 const JOIN: &str = "REGATTA_JOIN";
 const NO_RAY: &str = "workers on Ray are not there yet: use flotilla, with REGATTA_ADDRESS and REGATTA_TOKEN for a cluster \
                       of several machines, or native";
@@ -299,6 +380,38 @@ mod tests {
         assert_eq!(with("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "7").unwrap().max_async_udf_inflight_tasks, 7);
         assert_eq!(with("REGATTA_SCRATCH", "/x").unwrap().scratch, PathBuf::from("/x"));
         assert_eq!(with("REGATTA_WORKER_TIMEOUT", "1").unwrap().worker_timeout, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_known_by_the_nearest_and_one_of_others_is_not() {
+        for (name, meant) in [
+            ("REGATTA_SCRACH", "REGATTA_SCRATCH"),
+            ("REGATTA_SCRATCH_DIR", "REGATTA_SCRATCH"),
+            ("REGATTA_POOL_WARM", "REGATTA_POOL_WARM_SECONDS"),
+            ("regatta_token", "REGATTA_TOKEN"),
+            ("DAFT_RUNER", "DAFT_RUNNER"),
+            ("DAFT_MIN_CPUS_PER_TASK", "DAFT_MIN_CPU_PER_TASK"),
+            ("AUTOSCALER_UPDATE_INTERVAL", "AUTOSCALER_UPDATE_INTERVAL_S"),
+        ] {
+            assert_eq!(nearest(name), Some(meant), "{name}");
+        }
+        for name in
+            ["DAFT_RUNNER", "DAFT_PROGRESS_BAR", "DAFT_SHUFFLE_ALGORITHM", "REGATTA_TEST_AS_HEAD", "PATH", "DAFTAR"]
+        {
+            assert_eq!(nearest(name), None, "{name}");
+        }
+        // All of them are in the table that people read.
+        let page = include_str!("../README.md");
+        let unsaid = [
+            "DAFT_FLOTILLA_WORKER",
+            "REGATTA_FAKES",
+            "REGATTA_PEERS",
+            "REGATTA_SEED",
+            "REGATTA_WORKER",
+            "REGATTA_CUDA_LIBS",
+        ];
+        let missing: Vec<_> = KNOWN.iter().filter(|name| !unsaid.contains(name) && !page.contains(**name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 
     #[test]

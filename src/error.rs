@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use polars::prelude::PolarsError;
@@ -14,7 +15,7 @@ use crate::sched::{QueryId, StepId, TaskId, WorkerId};
 use crate::udf::UdfError;
 
 /// Why a session or a query failed.
-#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[derive(Clone, ThisError, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Error {
     /// A setting makes no sense.
@@ -35,6 +36,12 @@ pub enum Error {
     /// An actor of the program's own could not be started, found or stopped.
     #[error(transparent)]
     Actor(#[from] ActorError),
+    /// The files of a sink cannot be where they are to be.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// Polars, in the program's own use of it: so that `?` works on both.
+    #[error("{0}{remedy}", remedy = .0.remedy(""))]
+    Polars(PolarsFailure),
     /// The query was cancelled.
     #[error("the query was cancelled")]
     Cancelled,
@@ -44,7 +51,7 @@ impl Error {
     /// Whether the same query may succeed if it is submitted again.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Plan(_) | Self::Cancelled => false,
+            Self::Config(_) | Self::Plan(_) | Self::Sink(_) | Self::Polars(_) | Self::Cancelled => false,
             Self::Task(error) => error.cause.is_retryable(),
             Self::Pool(error) => matches!(error.cause, PoolFailure::NotReady { .. }),
             Self::Cluster(_) => true,
@@ -54,12 +61,36 @@ impl Error {
 
     /// Whether user code (a UDF, a sink) may have run before this error.
     pub fn may_have_run(&self) -> bool {
-        !matches!(self, Self::Config(_) | Self::Plan(_))
+        match self {
+            Self::Config(_) | Self::Plan(_) | Self::Polars(_) => false,
+            Self::Sink(error) => matches!(error, SinkError::Publish { .. } | SinkError::HalfDone { .. }),
+            _ => true,
+        }
     }
 }
 
+impl From<PolarsError> for Error {
+    fn from(error: PolarsError) -> Self {
+        Self::Polars(error.into())
+    }
+}
+
+/// `main` prints the `Debug` of what it returns, as `unwrap` does: people are to see there what there is to do.
+macro_rules! debug_is_display {
+    ($($error:ty),+) => {
+        $(impl fmt::Debug for $error {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        })+
+    };
+}
+
+debug_is_display!(Error, ConfigError, PlanError, PolarsFailure, SinkError);
+debug_is_display!(TaskError, TaskFailure, PoolError, PoolFailure, ClusterError, ActorError);
+
 /// A bad value of a setting.
-#[derive(Debug, Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]
 #[error("{variable}={value:?} is not valid: {accepted}")]
 pub struct ConfigError {
     /// The environment variable, or the builder's method.
@@ -71,7 +102,7 @@ pub struct ConfigError {
 }
 
 /// Why a query cannot be planned.
-#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[derive(Clone, ThisError, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum PlanError {
     /// Polars refuses the query.
@@ -132,8 +163,70 @@ impl PlanError {
     }
 }
 
+/// Why the files of a sink cannot be where they are to be.
+#[derive(Clone, ThisError, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum SinkError {
+    /// There is something already.
+    #[error(
+        "{} holds something, and a sink neither adds to it nor replaces it unless it is told to: query.sink_on(&session, \
+         SinkMode::Append) or SinkMode::Overwrite (or Session::submit_sink); or name another folder", folder.display()
+    )]
+    Taken {
+        /// The sink's folder.
+        folder: PathBuf,
+    },
+    /// A file cannot be appended to.
+    #[error("{} is one file, which cannot be appended to: write it anew, or sink into a folder", file.display())]
+    OneFile {
+        /// The sink's file.
+        file: PathBuf,
+    },
+    /// The folder is not there, and the sink is not to make it.
+    #[error(
+        "the sink's folder {} is not there (on host {}): make it, or let the sink do so by UnifiedSinkArgs {{ mkdir: true, .. }}",
+        folder.display(), os::host_name()
+    )]
+    Missing {
+        /// The sink's folder.
+        folder: PathBuf,
+    },
+    /// The files cannot be collected.
+    #[error(
+        "cannot prepare the sink's folder {}, which this process (on host {}) must be able to write to: {why}",
+        folder.display(), os::host_name()
+    )]
+    Prepare {
+        /// The sink's folder.
+        folder: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+    /// The files cannot be put into their places.
+    #[error("could not publish the sink's files in {}: {why}. None of them is there, and what was there still is", folder.display())]
+    Publish {
+        /// The sink's folder.
+        folder: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+    /// The files could be put into their places in part only, and that could not be undone.
+    #[error(
+        "the sink's files are in {} in part, and that cannot be undone now: {why}. What was there before is in {}: put it back by \
+         hand, then remove that folder", folder.display(), kept.display()
+    )]
+    HalfDone {
+        /// The sink's folder.
+        folder: PathBuf,
+        /// What was there, and files that are not in their places.
+        kept: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+}
+
 /// An error of Polars, as it travels: its kind and its text.
-#[derive(Debug, Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]
 #[error("{text}")]
 pub struct PolarsFailure {
     /// The innermost variant of `PolarsError`, in lower case: `io`, `schema mismatch`, ...; of `io`, also `file not found` and
@@ -219,7 +312,7 @@ fn is_refused(text: &str) -> bool {
 }
 
 /// A task that failed: where and why.
-#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[derive(Clone, ThisError, Serialize, Deserialize)]
 #[error("{task} failed on {worker}, attempt {attempt}: {cause}")]
 pub struct TaskError {
     /// Query, stage and task.
@@ -233,7 +326,7 @@ pub struct TaskError {
 }
 
 /// Why an attempt of a task failed.
-#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[derive(Clone, ThisError, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum TaskFailure {
     /// The engine.
@@ -271,6 +364,9 @@ pub enum TaskFailure {
          use fewer and larger ones, or fewer partitions in repartition(..)"
     )]
     CannotBeSent(String),
+    /// The files of a sink, where they are collected.
+    #[error("{0}")]
+    Sink(String),
     /// The worker is gone.
     #[error("the worker was lost: {0}")]
     WorkerLost(String),
@@ -296,7 +392,7 @@ impl TaskFailure {
 }
 
 /// A pool of UDF replicas that did not come up, or broke.
-#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[derive(Clone, ThisError, Serialize, Deserialize)]
 #[error("UDF {udf}, {step}: {cause}")]
 pub struct PoolError {
     /// Which call of which stage.
@@ -308,7 +404,7 @@ pub struct PoolError {
 }
 
 /// Why a pool failed.
-#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[derive(Clone, ThisError, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum PoolFailure {
     /// `start` returned an error or panicked.
@@ -366,7 +462,7 @@ fn did_not_join(workers: &Option<(usize, String)>) -> String {
 }
 
 /// Why a cluster could not be started or used.
-#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[derive(Clone, ThisError, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ClusterError {
     /// The operating system refused something.
@@ -375,6 +471,16 @@ pub enum ClusterError {
         /// What was tried.
         what: String,
         /// What it said.
+        why: String,
+    },
+    /// A folder for what a session keeps on disk.
+    #[error("cannot make {what} in {}: {why}. It may be full, or of another user: REGATTA_SCRATCH names another", folder.display())]
+    Scratch {
+        /// What is kept there.
+        what: String,
+        /// Where.
+        folder: PathBuf,
+        /// What the system said.
         why: String,
     },
     /// A worker process ended before it joined.
@@ -462,7 +568,7 @@ pub enum ClusterError {
 }
 
 /// Why an actor could not be started, found or stopped.
-#[derive(Debug, Clone, ThisError, Serialize, Deserialize)]
+#[derive(Clone, ThisError, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ActorError {
     /// The worker does not know the type.
@@ -523,6 +629,10 @@ impl ClusterError {
         Self::Os { what: what.into(), why: why.to_string() }
     }
 
+    pub(crate) fn scratch(what: &str, folder: &Path, why: impl fmt::Display) -> Self {
+        Self::Scratch { what: what.to_owned(), folder: folder.to_owned(), why: why.to_string() }
+    }
+
     pub(crate) fn network(what: impl Into<String>, why: impl fmt::Display) -> Self {
         Self::Network { what: what.into(), why: why.to_string() }
     }
@@ -531,9 +641,30 @@ impl ClusterError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Session;
+    use polars::prelude::DataFrame;
 
     fn io(kind: ErrorKind) -> PolarsFailure {
         PolarsError::from(std::io::Error::new(kind, "x.parquet")).into()
+    }
+
+    #[test]
+    fn what_main_prints_of_an_error_is_what_people_are_told() {
+        fn both() -> Result<(), Error> {
+            Session::native()?;
+            DataFrame::empty().column("x")?;
+            Ok(())
+        }
+        let error = both().unwrap_err();
+        assert!(
+            matches!(&error, Error::Polars(failure) if failure.kind == "column not found") && !error.may_have_run()
+        );
+        assert_eq!(format!("{error:?}"), error.to_string());
+        let missing = PlanError::Polars(io(ErrorKind::NotFound));
+        let boxed: Box<dyn std::error::Error> = Error::from(missing).into();
+        assert!(format!("{boxed:?}").contains("it must see files under the path"), "{boxed:?}");
+        let full = ClusterError::scratch("a scratch folder", Path::new("/full"), ErrorKind::StorageFull);
+        assert!(format!("{full:?}").contains("REGATTA_SCRATCH"), "{full:?}");
     }
 
     #[test]

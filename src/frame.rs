@@ -13,15 +13,17 @@ use futures_util::future::ready;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use polars::prelude::*;
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 
 use crate::actors::{Host, Place, RunEvent};
 use crate::error::{ClusterError, Error, PolarsFailure, TaskError, TaskFailure};
-use crate::plan::Marker;
+use crate::plan::{Marker, beside_columns};
 use crate::sched::{Output, QueryId, QueryStatus};
 use crate::session::{Persisted, Session};
 use crate::store::Ticket;
 
 pub(crate) use publish::Publication;
+pub use publish::SinkMode;
 
 /// A query that was submitted. Dropping it ends the query and frees what it holds, on all workers.
 ///
@@ -34,6 +36,8 @@ pub struct Run {
     explain: String,
     events: Option<mpsc::Receiver<RunEvent>>,
     publication: Option<Publication>,
+    /// Says where it stands if it takes long.
+    watch: Option<AbortHandle>,
 }
 
 /// Partitions of the result that are brought here at once.
@@ -41,12 +45,12 @@ const FETCHES: usize = 4;
 
 impl Run {
     pub(crate) fn new(session: Session, query: QueryId, schema: SchemaRef, explain: String) -> Self {
-        Self { session, query, schema, explain, events: None, publication: None }
+        Self { session, query, schema, explain, events: None, publication: None, watch: None }
     }
 
     /// Where the events come once the query is submitted.
-    pub(crate) fn hear(&mut self, events: mpsc::Receiver<RunEvent>) {
-        self.events = Some(events);
+    pub(crate) fn hear(&mut self, events: mpsc::Receiver<RunEvent>, watch: AbortHandle) {
+        (self.events, self.watch) = (Some(events), Some(watch));
     }
 
     /// The query writes files: taking its result publishes them.
@@ -68,19 +72,20 @@ impl Run {
 
     /// The result's partitions, in order, as tasks finish. Blocks for each. After an error there is none.
     pub fn batches(&mut self) -> Batches {
-        let (sender, batches) = blocking::sync_channel(1);
+        let (sender, batches) = blocking::sync_channel::<Told>(1);
         let host = Arc::clone(self.session.host());
         let publication = self.publication.take();
         match self.events.take() {
             Some(events) => {
                 self.session.host().runtime.handle().spawn(async move {
                     let mut partitions = std::pin::pin!(results(events, host, publication));
-                    while let Some(partition) = partitions.next().await {
-                        let failed = partition.is_err();
+                    loop {
+                        let told = partitions.next().await.transpose();
+                        let over = !matches!(told, Ok(Some(_)));
                         // The reader may be slow: it must not hold a network thread meanwhile.
                         let sender = sender.clone();
-                        let sent = tokio::task::spawn_blocking(move || sender.send(partition)).await;
-                        if failed || !matches!(sent, Ok(Ok(()))) {
+                        let sent = tokio::task::spawn_blocking(move || sender.send(told)).await;
+                        if over || !matches!(sent, Ok(Ok(()))) {
                             return;
                         }
                     }
@@ -88,7 +93,7 @@ impl Run {
             }
             None => drop(sender.send(Err(ClusterError::Closed.into()))),
         }
-        Batches { partitions: batches }
+        Batches { partitions: Some(batches) }
     }
 
     /// [`batches`](Self::batches) for async code, on any executor. Dropping it ends the query.
@@ -105,14 +110,21 @@ impl Run {
                 None => stream::once(ready(Err(ClusterError::Closed.into()))).boxed(),
             };
             let mut frames = partitions.then(decode_beside).boxed();
-            while let Some(frame) = frames.next().await {
-                if sender.send(frame).await.is_err() {
+            loop {
+                let told = frames.next().await.transpose();
+                let over = !matches!(told, Ok(Some(_)));
+                if sender.send(told).await.is_err() || over {
                     return;
                 }
             }
         });
-        stream::unfold((frames, self), |(mut frames, run)| async { Some((frames.recv().await?, (frames, run))) })
-            .boxed()
+        stream::unfold(Some((frames, self)), |reading| async {
+            let (mut frames, run) = reading?;
+            let frame = frames.recv().await.unwrap_or_else(|| Err(ClusterError::Closed.into())).transpose()?;
+            let goes_on = frame.is_ok().then_some((frames, run));
+            Some((frame, goes_on))
+        })
+        .boxed()
     }
 
     /// Waits until the whole result is there, and leaves it where it is: so many partitions.
@@ -164,6 +176,9 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
         self.session.release(self.query);
     }
 }
@@ -209,14 +224,23 @@ async fn collect(
 /// The result of a query, partition by partition: see [`Run::batches`].
 #[derive(Debug)]
 pub struct Batches {
-    partitions: blocking::Receiver<Result<Bytes, Error>>,
+    /// `None` once it is over.
+    partitions: Option<blocking::Receiver<Told>>,
 }
+
+/// The next partition, or that there is none. Without either the result is cut off: its session has gone.
+type Told = Result<Option<Bytes>, Error>;
 
 impl Iterator for Batches {
     type Item = Result<DataFrame, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.partitions.recv().ok()?.and_then(decode))
+        let told = self.partitions.as_ref()?.recv().unwrap_or_else(|_| Err(ClusterError::Closed.into()));
+        let batch = told.transpose().map(|partition| partition.and_then(decode));
+        if !matches!(batch, Some(Ok(_))) {
+            self.partitions = None;
+        }
+        batch
     }
 }
 
@@ -227,6 +251,13 @@ pub trait LazyFrameExt: Sized {
     /// # Errors
     /// As [`Session::submit`] and [`Run::collect`].
     fn collect_on(self, session: &Session) -> Result<DataFrame, Error>;
+
+    /// Runs a query that ends in a sink into a folder, and yields what it has written. `mode` says what is done about what is
+    /// there; [`collect_on`](Self::collect_on) takes it for an error.
+    ///
+    /// # Errors
+    /// As [`Session::submit_sink`] and [`Run::collect`].
+    fn sink_on(self, session: &Session, mode: SinkMode) -> Result<DataFrame, Error>;
 
     /// Runs the query and leaves its result on the workers, as a source for further queries of this session: see
     /// [`Persisted`]. Blocks until it is there.
@@ -293,6 +324,10 @@ impl LazyFrameExt for LazyFrame {
         session.submit(self)?.collect()
     }
 
+    fn sink_on(self, session: &Session, mode: SinkMode) -> Result<DataFrame, Error> {
+        session.submit_sink(self, mode)?.collect()
+    }
+
     fn persist_on(self, session: &Session) -> Result<Persisted, Error> {
         Persisted::new(session.submit(self)?)
     }
@@ -315,9 +350,12 @@ impl LazyFrameExt for LazyFrame {
     }
 
     fn shuffle(self, seed: u64) -> Self {
-        const ROW: &str = "__regatta_row";
-        let numbered = self.with_row_index(ROW, None);
-        numbered.sort_by_exprs([random(col(ROW), seed)], Default::default()).drop(by_name([ROW], true, false))
+        beside_columns(self, move |query, names| {
+            let row = names.fresh("row");
+            let numbered = query.with_row_index(row.clone(), None);
+            let shuffled = numbered.sort_by_exprs([random(col(row.clone()), seed)], Default::default());
+            shuffled.drop(by_name([row], true, false))
+        })
     }
 
     fn into_partitions(self, partitions: usize) -> LazyFrame {

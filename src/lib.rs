@@ -31,6 +31,23 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! # Guides
+//!
+//! | you want to | |
+//! |---|---|
+//! | start somewhere | [README](https://github.com/regatta/regatta#readme); a [`Session`], [`LazyFrameExt`] on your frames, a [`Run`] |
+//! | know what is split, and what runs whole | [frames.md](https://github.com/regatta/regatta/blob/main/docs/frames.md), [`Run::explain`] |
+//! | write a function, a model, an aggregation | [udfs.md](https://github.com/regatta/regatta/blob/main/docs/udfs.md), [`mod@udf`] |
+//! | use GPUs | [gpu.md](https://github.com/regatta/regatta/blob/main/docs/gpu.md), `regatta::gpu` |
+//! | share state among replicas | [actors.md](https://github.com/regatta/regatta/blob/main/docs/actors.md), [`mod@actor`] |
+//! | write files | [sinks.md](https://github.com/regatta/regatta/blob/main/docs/sinks.md), [`SinkMode`] |
+//! | run on several machines | [cluster.md](https://github.com/regatta/regatta/blob/main/docs/cluster.md), [`Cluster`] |
+//! | let workers come and go | [autoscaling.md](https://github.com/regatta/regatta/blob/main/docs/autoscaling.md), [`Session::elastic`] |
+//! | see what waits for what | [scheduler.md](https://github.com/regatta/regatta/blob/main/docs/scheduler.md), [`Session::status`], [`Run::status`] |
+//! | test your program | [`testing`] |
+//! | know what went wrong | [`mod@error`]: each says what to do |
+//! | change settings | [`Config`], which lists the variables |
 
 #![warn(missing_docs)]
 
@@ -46,6 +63,7 @@ pub mod error;
 mod frame;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod notice;
 mod os;
 mod plan;
 mod sched;
@@ -54,12 +72,21 @@ mod store;
 pub mod testing;
 pub mod udf;
 
+#[doc(hidden)]
 pub use actors::{SchedulerActor, SwordfishActor, UdfActor};
 #[doc(hidden)]
 pub use cluster::become_worker_if_started_as_one;
 pub use config::{ClusterAt, Config, Runner};
 pub use error::Error;
-pub use frame::{Batches, LazyFrameExt, Run};
+pub use frame::{Batches, LazyFrameExt, Run, SinkMode};
+/// The allocator for a program on Polars: faster than the system's, and it keeps the account of the process's memory by which Polars
+/// decides to spill to disk. Without it queries run, slower, and never spill. Set it once, in the file of `main`:
+///
+/// ```
+/// #[global_allocator]
+/// static ALLOCATOR: regatta::Allocator = regatta::Allocator;
+/// # fn main() {}
+/// ```
 pub use polars_ooc::Allocator;
 pub use regatta_macros::{Message, actor, main, udf};
 pub use sched::{
@@ -70,6 +97,12 @@ pub use session::{Cluster, Persisted, Session};
 
 /// The Polars that plans must be made with.
 pub use polars;
+
+/// What Polars' sinks are told, as [the guide](https://github.com/regatta/regatta/blob/main/docs/sinks.md) shows: Polars' own words, which
+/// its prelude lacks.
+pub mod sinks {
+    pub use polars_plan::dsl::{FileWriteFormat, PartitionStrategy, SinkDestination, SinkTarget, UnifiedSinkArgs};
+}
 
 /// README.md's code must compile, and that of the guides.
 #[cfg(doctest)]
@@ -83,6 +116,11 @@ struct ActorsGuide;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/cluster.md")]
 struct ClusterPage;
+
+/// And that of the guide to sinks.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/sinks.md")]
+struct Sinks;
 
 /// And that of the guide to UDFs.
 #[cfg(doctest)]
@@ -98,5 +136,5 @@ struct GpuPage;
 pub mod prelude {
     pub use crate::actor::RemoteActor;
     pub use crate::udf::{Aggregate, AsyncUdf, Batch, Context, OnError, Start, Udf, UdfError, UdfResult};
-    pub use crate::{Cluster, LazyFrameExt, Run, Session};
+    pub use crate::{Cluster, LazyFrameExt, Run, Session, SinkMode};
 }

@@ -1,13 +1,16 @@
 //! Calls to the operating system. Linux is tested.
 
+use std::ffi::CString;
 use std::fs::{DirBuilder, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 
 /// CPUs that this process may use.
 pub(crate) fn cpus() -> usize {
@@ -38,6 +41,28 @@ pub(crate) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { "unknown".to_owned() } else { name.trim().to_owned() }
 }
+
+/// The executable that this process runs.
+///
+/// # Errors
+/// The system does not say which it is, or lets nobody read it.
+pub(crate) fn program() -> io::Result<File> {
+    if cfg!(target_os = "linux") { File::open(RUNNING) } else { File::open(std::env::current_exe()?) }
+}
+
+/// Starts the executable that this process runs: that one, though another may have its name by now, as after a build.
+///
+/// # Errors
+/// The system does not say which it is.
+pub(crate) fn this_program() -> io::Result<Command> {
+    let path = std::env::current_exe()?;
+    let which = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let is_there = which(&path).is_some_and(|file| which(Path::new(RUNNING)).is_none_or(|running| running == file));
+    Ok(if is_there { Command::new(path) } else { Command::new(RUNNING) })
+}
+
+/// What Linux calls the executable of whoever asks.
+const RUNNING: &str = "/proc/self/exe";
 
 /// A number that no other process has drawn. Not for secrets.
 pub(crate) fn random() -> u64 {
@@ -151,6 +176,27 @@ pub(crate) fn until_ended(child: u32) -> io::Result<()> {
     }
 }
 
+/// Sends a signal to a process.
+///
+/// # Errors
+/// There is none, or it is another user's.
+pub(crate) fn signal(process: u32, signal: libc::c_int) -> io::Result<()> {
+    let process = libc::pid_t::try_from(process).map_err(io::Error::other)?;
+    // SAFETY: it takes two numbers.
+    done(unsafe { libc::kill(process, signal) })
+}
+
+/// Files that this process may have open at once.
+///
+/// # Errors
+/// The system does not say.
+pub(crate) fn open_files() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: it writes the struct that it is given, and no more.
+    done(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok(limit.rlim_cur)
+}
+
 /// Ends this process at once, without what is to be done at its end: a driver's part of that may hang.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: it does not return, and what it leaves is the system's.
@@ -191,6 +237,28 @@ pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
     // SAFETY: it reads the struct that it is given, and no more.
     done(unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) })
+}
+
+/// Swaps two files or folders of one file system, in one step.
+///
+/// # Errors
+/// The file system, or the system, cannot do that.
+#[cfg(target_os = "linux")]
+pub(crate) fn swap(one: &Path, other: &Path) -> io::Result<()> {
+    let path = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
+    let (one, other) = (path(one)?, path(other)?);
+    // SAFETY: the paths are C strings that live until the call is over. By its number, since not every C library has it.
+    let swapped = unsafe {
+        let (here, how) = (libc::AT_FDCWD, libc::RENAME_EXCHANGE);
+        libc::syscall(libc::SYS_renameat2, here, one.as_ptr(), here, other.as_ptr(), how)
+    };
+    done(swapped as libc::c_int)
+}
+
+/// Nothing else does it in one.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn swap(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Puts a file in the place of this process's standard input.

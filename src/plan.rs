@@ -11,6 +11,7 @@ mod files;
 mod held;
 mod lift;
 mod marker;
+mod names;
 mod rowwise;
 mod scan;
 mod share;
@@ -25,9 +26,9 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use held::{held_by, held_name, scan_held};
 pub(crate) use lift::udf_calls;
-pub(crate) use marker::Marker;
+pub(crate) use marker::{Marker, beside_columns};
 pub(crate) use share::{Rows, share};
-pub(crate) use sink::FileSink;
+pub(crate) use sink::{FileSink, STAGED};
 pub(crate) use wire::{Fragment, placeholder_of};
 
 use crate::error::{PlanError, PolarsFailure};

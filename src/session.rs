@@ -7,6 +7,7 @@ mod door;
 mod parts;
 mod persist;
 mod sql;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -22,7 +23,7 @@ use crate::actors::{Host, MAILBOX, Persist, Place, SwordfishActor, UseProvider, 
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, find_gpus, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
-use crate::frame::{Publication, Run};
+use crate::frame::{Publication, Run, SinkMode};
 use crate::os;
 use crate::plan::{QueryPlan, Split, Target, Work, plan};
 use crate::sched::{
@@ -215,18 +216,30 @@ impl Session {
     /// Plans a query and starts it. Blocks for the planning, and where the scheduler is elsewhere until that has the plan.
     ///
     /// # Errors
-    /// The query cannot be planned, or the session or its cluster is gone.
+    /// The query cannot be planned, or the session or its cluster is gone; it ends in a sink whose folder holds something already
+    /// ([`submit_sink`](Self::submit_sink) says what then) or cannot be written to.
     pub fn submit(&self, query: LazyFrame) -> Result<Run, Error> {
+        self.submit_sink(query, SinkMode::Error)
+    }
+
+    /// [`submit`](Self::submit) for a query that ends in a sink into a folder, with what to do about what is there. To others the
+    /// mode means nothing.
+    ///
+    /// # Errors
+    /// As there; [`SinkError`](crate::error::SinkError): there is something already, or the folder cannot be written to.
+    pub fn submit_sink(&self, query: LazyFrame, mode: SinkMode) -> Result<Run, Error> {
         let mut plan = self.plan(query)?;
         let (explain, schema) = (plan.to_string(), Arc::clone(&plan.schema));
         let id = QueryId(os::random());
         // Made first: whatever happens from here on, its drop frees what the query holds.
         let mut run = Run::new(self.clone(), id, schema, explain);
         if let Some(sink) = plan.sink.take() {
-            run.will_publish(Publication::prepare(sink, id, &self.inner.scratch)?);
+            run.will_publish(Publication::prepare(sink, mode, id, &self.inner.scratch)?);
         }
-        let given = self.keep_frames(id, &mut plan)?;
-        run.hear(self.inner.door.submit(self.host(), id, plan, given)?);
+        let (given, why) = (self.keep_frames(id, &mut plan)?, watch::reasons(&plan));
+        let events = self.inner.door.submit(self.host(), id, plan, given)?;
+        let watched = watch::watch(self.inner.door.scheduler(), id, why);
+        run.hear(events, self.host().runtime.handle().spawn(watched).abort_handle());
         Ok(run)
     }
 
@@ -249,6 +262,11 @@ impl Session {
     /// Process ids of the workers that this session has started.
     pub fn processes(&self) -> Vec<u32> {
         self.inner.workers.as_ref().map(|workers| workers.processes()).unwrap_or_default()
+    }
+
+    /// The process of one of these workers.
+    pub(crate) fn process_of(&self, worker: WorkerId) -> Option<u32> {
+        self.inner.workers.as_ref()?.process_of(worker)
     }
 
     /// Partitions and batches that this process's store holds; none between queries.

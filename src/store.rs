@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use regatta_remote::NodeId;
 
 use polars::prelude::{DataFrame, Schema};
 
@@ -25,7 +26,7 @@ use crate::sched::{Attempt, Output, PartitionId, QueryId, TaskId};
 
 pub(crate) use ipc::{decode_frame, encode_frame};
 pub(crate) use serve::{RowRange, Ticket};
-pub(crate) use staging::Staging;
+pub(crate) use staging::{Staging, Step, is_there};
 pub(crate) use writer::PartitionWriter;
 
 /// Partitions up to this size stay in memory.
@@ -36,7 +37,10 @@ const INLINE: usize = 1 << 20;
 pub(crate) struct Store {
     folder: PathBuf,
     partitions: DashMap<PartitionId, Arc<Sealed>>,
-    offers: DashMap<u64, Bytes>,
+    /// Whose queries these are: of drivers elsewhere, which may read what they left.
+    owners: DashMap<QueryId, NodeId>,
+    /// Batches, and who may fetch them.
+    offers: DashMap<u64, (Bytes, Option<NodeId>)>,
     next: AtomicU64,
 }
 
@@ -67,6 +71,7 @@ impl Store {
         Arc::new(Self {
             folder: folder.to_owned(),
             partitions: DashMap::new(),
+            owners: DashMap::new(),
             offers: DashMap::new(),
             next: AtomicU64::new(0),
         })
@@ -113,7 +118,7 @@ impl Store {
                 rows::rows(&file, range).map_err(|e| format!("{}: {e}", id.task))
             }
             Ticket::Batch(number) => {
-                let batch = self.offers.get(&number).map(|batch| batch.clone());
+                let batch = self.offers.get(&number).map(|offer| offer.0.clone());
                 batch.ok_or_else(|| "no such batch: its query may have ended".to_owned())
             }
             Ticket::Through { .. } => Err("only the head passes on what others hold".to_owned()),
@@ -124,10 +129,20 @@ impl Store {
         self.get(id).ok_or_else(|| format!("{}, attempt {}: no such partition", id.task, id.attempt.0))
     }
 
-    /// Keeps a batch until it is fetched once, or its offer is dropped.
-    pub(crate) fn offer(self: &Arc<Self>, batch: Bytes) -> Offer {
+    /// Notes whose query this is, until it is dropped.
+    pub(crate) fn own(&self, query: QueryId, driver: NodeId) {
+        self.owners.insert(query, driver);
+    }
+
+    /// Forgets whose query this was.
+    pub(crate) fn disown(&self, query: QueryId) {
+        self.owners.remove(&query);
+    }
+
+    /// Keeps a batch until that node has fetched it once, or its offer is dropped.
+    pub(crate) fn offer(self: &Arc<Self>, batch: Bytes, to: Option<NodeId>) -> Offer {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.offers.insert(number, batch);
+        self.offers.insert(number, (batch, to));
         Offer { store: Arc::clone(self), number }
     }
 
@@ -138,6 +153,7 @@ impl Store {
 
     /// Drops all partitions of a query. Readers that have begun finish.
     pub(crate) fn drop_query(&self, query: QueryId) {
+        self.disown(query);
         self.partitions.retain(|id, _| id.task.query != query);
     }
 

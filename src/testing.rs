@@ -1,4 +1,10 @@
-//! For tests of programs that use Regatta.
+//! For tests of programs that use Regatta: a binary that can be a worker ([`worker!`](worker)), a cluster whose workers can be killed
+//! ([`TestCluster`]), one replica of a UDF without any ([`TestReplica`]), and a comparison with plain Polars
+//! ([`assert_same_as_polars`]).
+
+mod cluster;
+mod compare;
+mod replica;
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +12,11 @@ use polars::prelude::*;
 
 #[doc(hidden)]
 pub use crate::cluster::{TestWorker, become_worker_if_started_as_one};
+pub use cluster::{Paused, TestCluster};
+pub use compare::difference;
 #[doc(hidden)]
 pub use inventory;
+pub use replica::{TestContext, TestReplica};
 
 /// Lets this test binary be a worker, so that sessions in its tests can start worker processes, with the UDFs that
 /// the test binary registers. Once in each test binary, at its root.
@@ -44,41 +53,22 @@ pub fn eventually(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Runs a query on the session and with plain Polars, and compares the answers.
+/// Runs a query on the session and with plain Polars, and compares the answers. Where they differ, it says in which row and column, to
+/// the last digit.
 ///
 /// Equal means exact, in names, dtypes and values, except columns named in `approximate` (those that passed a float sum,
 /// mean, var or std), where floats may differ by 1e-9 relatively. Without `ordered`, rows are sorted first.
 ///
 /// # Panics
 /// The answers differ, or one of the two fails.
+#[track_caller]
 pub fn assert_same_as_polars(session: &crate::Session, query: &LazyFrame, ordered: bool, approximate: &[&str]) {
     let plain = query.clone().collect().unwrap_or_else(|error| panic!("plain Polars fails: {error}"));
     let mut run = session.submit(query.clone()).unwrap_or_else(|error| panic!("the session refuses: {error}"));
     let ours = run.collect().unwrap_or_else(|error| panic!("the session fails: {error}"));
-    let explain = run.explain();
-    assert_eq!(ours.schema(), plain.schema(), "schemas differ\n{explain}");
-    assert_eq!(ours.height(), plain.height(), "row counts differ\n{explain}");
-    let (ours, plain) = if ordered { (ours, plain) } else { (sorted(&ours), sorted(&plain)) };
-    for (a, b) in ours.columns().iter().zip(plain.columns()) {
-        let same = if approximate.contains(&a.name().as_str()) { close(a, b) } else { a.equals_missing(b) };
-        assert!(same, "column {} differs\nours: {a:?}\nplain: {b:?}\n{explain}", a.name());
+    if let Some(difference) = difference(&ours, &plain, ordered, approximate) {
+        panic!("the answer is not plain Polars': {difference}\n{}", run.explain());
     }
-}
-
-fn sorted(frame: &DataFrame) -> DataFrame {
-    let names: Vec<_> = frame.get_column_names_owned();
-    frame.sort(names, SortMultipleOptions::default()).unwrap_or_else(|error| panic!("cannot sort the rows: {error}"))
-}
-
-fn close(a: &Column, b: &Column) -> bool {
-    let floats =
-        |column: &Column| column.cast(&DataType::Float64).unwrap_or_else(|e| panic!("not a float column: {e}"));
-    let (a, b) = (floats(a), floats(b));
-    let (Ok(a), Ok(b)) = (a.f64(), b.f64()) else { return false };
-    a.iter().zip(b.iter()).all(|pair| match pair {
-        (Some(x), Some(y)) => x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= 1e-9 * x.abs().max(y.abs()),
-        (x, y) => x == y,
-    })
 }
 
 #[cfg(test)]
@@ -91,9 +81,9 @@ mod tests {
     fn every_test_that_a_page_names_exists() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         for (page, least, folders) in [
-            ("docs/scheduler.md", 60, &["src", "tests/scenarios"][..]),
+            ("docs/scheduler.md", 60, &["src", "tests"][..]),
             ("docs/udfs.md", 50, &["src", "tests"]),
-            ("docs/semantics.md", 50, &["remote/src", "remote/tests"]),
+            ("docs/semantics.md", 50, &["remote/src", "remote/tests", "src"]),
         ] {
             let text = fs::read_to_string(here.join(page)).unwrap();
             let mut sources = String::new();

@@ -10,6 +10,7 @@ mod author;
 mod call;
 mod context;
 mod error;
+mod found;
 mod inline;
 mod isolate;
 mod metrics;
@@ -27,7 +28,9 @@ pub use context::{Batch, Context, Start};
 pub use error::{UdfError, UdfResult};
 pub use metrics::{Meter, Metric, Metrics, MetricsByUdf};
 pub use pool::{Count, Pool, PoolOptions, RunOn};
-pub use registry::{Erased, Registered, UdfEntry};
+pub use registry::Registered;
+#[doc(hidden)]
+pub use registry::{Erased, UdfEntry};
 pub use retry::OnError;
 
 #[doc(hidden)]

@@ -4,7 +4,7 @@
 use regatta_gpu as gpu;
 
 #[expect(dead_code, reason = "the shape of the real model is the example's")]
-#[path = "../../examples/embed_gpu/encoder.rs"]
+#[path = "../../examples/embed/src/gpu/encoder.rs"]
 mod encoder;
 
 use encoder::{Encoder, Shape};

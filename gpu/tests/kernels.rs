@@ -26,7 +26,7 @@ fn resize() -> KernelSource {
 }
 
 fn encoder() -> KernelSource {
-    let source = KernelSource::new("encoder.cu", include_str!("../../examples/embed_gpu/encoder.cu"));
+    let source = KernelSource::new("encoder.cu", include_str!("../../examples/embed/src/gpu/encoder.cu"));
     source.define("HIDDEN", 384).define("HEADS", 12)
 }
 
@@ -352,7 +352,7 @@ const REAL: [i32; SENTENCES] = [5, 1, 3];
 /// Compiled once; the shim runs one kernel at a time.
 fn small_encoder() -> MutexGuard<'static, HostKernels> {
     static ENCODER: LazyLock<Mutex<HostKernels>> = LazyLock::new(|| {
-        let source = KernelSource::new("encoder.cu", include_str!("../../examples/embed_gpu/encoder.cu"));
+        let source = KernelSource::new("encoder.cu", include_str!("../../examples/embed/src/gpu/encoder.cu"));
         Mutex::new(HostKernels::compile(&source.define("HIDDEN", HIDDEN).define("HEADS", HEADS)))
     });
     ENCODER.lock().unwrap_or_else(PoisonError::into_inner)

@@ -23,11 +23,12 @@ pub(crate) enum Code {
     TooMany = 14,
     DeclaredDead = 15,
     Superseded = 16,
+    Expelled = 17,
 }
 
 impl Code {
     #[cfg(test)]
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Bye,
         Self::BuildDiffers,
         Self::ProtocolDiffers,
@@ -45,6 +46,7 @@ impl Code {
         Self::TooMany,
         Self::DeclaredDead,
         Self::Superseded,
+        Self::Expelled,
     ];
 
     pub(crate) fn var(self) -> VarInt {
@@ -59,6 +61,6 @@ mod tests {
     #[test]
     fn close_codes_are_unique_and_keep_their_numbers() {
         let numbers: Vec<u32> = Code::ALL.iter().map(|code| *code as u32).collect();
-        assert_eq!(numbers, (0..17).collect::<Vec<u32>>());
+        assert_eq!(numbers, (0..18).collect::<Vec<u32>>());
     }
 }

@@ -16,7 +16,7 @@ use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, Writ
 
 use crate::close::Code;
 use crate::error::FetchError;
-use crate::identity::NodeId;
+use crate::identity::PeerId;
 use crate::lane::{SLICE, STALL};
 use crate::runtime::Net;
 
@@ -32,15 +32,16 @@ const REFUSED: u8 = 1;
 
 /// Where a node's transfers come from.
 pub trait DataSource: Send + Sync + 'static {
-    /// Opens what a ticket stands for. May touch the disk. An error is a refusal, whose text the peer sees.
+    /// Opens what a ticket stands for, for a peer as its certificate names it. May touch the disk. An error is a refusal, whose
+    /// text the peer sees.
     ///
     /// # Errors
     /// The ticket stands for nothing, or not for this peer.
-    fn open(&self, ticket: &[u8], peer: NodeId) -> Result<Box<dyn DataReader>, String>;
+    fn open(&self, ticket: &[u8], peer: PeerId) -> Result<Box<dyn DataReader>, String>;
 
     /// The peer has taken everything. Never called for a transfer that was cancelled or failed; may be missed when
     /// the connection is lost at the end. Called on a thread of the network: it must not block.
-    fn delivered(&self, ticket: &[u8], peer: NodeId);
+    fn delivered(&self, ticket: &[u8], peer: PeerId);
 }
 
 /// The bytes of one transfer.

@@ -166,6 +166,11 @@ pub enum ConnectError {
     /// One side has declared the other dead after a long silence, and may have given its work to others.
     #[error("one side has declared the other dead; a process that was given up must start again as a new node")]
     DeclaredDead,
+    /// One side has given the other up for good.
+    #[error(
+        "one side has expelled the other, or given it up for lost; who is to come back must start again as a new node"
+    )]
+    Expelled,
     /// The other process is another build of the application.
     #[error(
         "the builds differ: ours is {:?}, theirs is {:?}",

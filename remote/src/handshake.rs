@@ -76,13 +76,13 @@ pub(crate) async fn dial(
     }
     let lanes = [system_send, message_send, beat_send];
     let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), lanes);
-    shared.peers.add_control(&link);
+    enter(&shared, &link);
     link.start(writers);
     let [message_read, beat_read] = [message_read, beat_read].map(|read| FrameReader::new(read, MAX_HELLO));
     serve::run(&shared, &link, [system_read, message_read, beat_read]);
     let data = data.keep()?;
     if let Some(losing) = shared.peers.add_data(peer.node, &data) {
-        data::serve(&shared, peer.node, data);
+        data::serve(&shared, peer, data);
         Ok((peer.node, losing))
     } else {
         data.close(Code::PeerLost.var(), b"control connection lost");
@@ -117,6 +117,14 @@ pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
     shared.door().refused(from.ip(), proven, shared.net.ambient.unix());
 }
 
+/// Adds a control connection, unless its node was given up meanwhile: that closes the connections which it finds.
+fn enter(shared: &Shared, link: &Arc<Link>) {
+    shared.peers.add_control(link);
+    if shared.redial.has_given_up(link.peer.node) {
+        shared.peers.disconnect(link.peer.node);
+    }
+}
+
 async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<(), ConnectError> {
     let control = Closing(Some(connection.clone()));
     let peer = peer_of(&connection).ok_or_else(no_name)?;
@@ -124,7 +132,7 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
     let mut system_read = FrameReader::new(system_read, MAX_HELLO);
     let theirs = read_hello(&mut system_read).await.map_err(|error| why(&connection, error))?;
     if let Err(refusal) = theirs.check(shared, peer) {
-        if matches!(refusal, ConnectError::DeclaredDead) {
+        if matches!(refusal, ConnectError::DeclaredDead | ConnectError::Expelled) {
             refuse(&connection, &refusal); // no hello of ours could tell it that
             return Err(refusal);
         }
@@ -141,7 +149,7 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
     // Our hello lets the peer dial the data connection, which must find this one in the table: so it is
     // queued before, and written after, the table knows.
     link.try_send(Kind::Hello, 0, hello(shared)?);
-    shared.peers.add_control(&link);
+    enter(shared, &link);
     link.start(writers);
     let [message_read, beat_read] = [message_read, beat_read].map(|read| FrameReader::new(read, MAX_HELLO));
     serve::run(shared, &link, [system_read, message_read, beat_read]);
@@ -155,7 +163,7 @@ fn accept_data(shared: &Arc<Shared>, connection: Connection) -> Result<(), Conne
         connection.close(Code::NoControl.var(), b"no control connection");
         return Err(ConnectError::BadHello("a data connection without a control one".to_owned()));
     }
-    data::serve(shared, peer.node, connection);
+    data::serve(shared, peer, connection);
     Ok(())
 }
 
@@ -178,6 +186,9 @@ impl Hello {
         }
         if shared.peers.is_dead(peer.node) {
             return Err(ConnectError::DeclaredDead);
+        }
+        if shared.redial.has_given_up(peer.node) {
+            return Err(ConnectError::Expelled);
         }
         if self.build != shared.hello {
             return Err(ConnectError::BuildDiffers { ours: shared.hello.to_vec(), theirs: self.build.clone() });
@@ -250,6 +261,7 @@ fn refuse(connection: &Connection, refusal: &ConnectError) {
         ConnectError::BuildDiffers { .. } => Code::BuildDiffers,
         ConnectError::ProtocolDiffers { .. } => Code::ProtocolDiffers,
         ConnectError::DeclaredDead => Code::DeclaredDead,
+        ConnectError::Expelled => Code::Expelled,
         _ => Code::BadHello,
     };
     connection.close(code.var(), refusal.to_string().as_bytes());
@@ -268,6 +280,9 @@ fn trust(error: ConnectionError) -> ConnectError {
     let alert = match &error {
         ConnectionError::ApplicationClosed(close) if close.error_code == Code::DeclaredDead.var() => {
             return ConnectError::DeclaredDead;
+        }
+        ConnectionError::ApplicationClosed(close) if close.error_code == Code::Expelled.var() => {
+            return ConnectError::Expelled;
         }
         ConnectionError::TransportError(error) => u64::from(error.code),
         ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),

@@ -27,6 +27,12 @@ pub struct ClusterId(u128);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeId(u64);
 
+/// A day and time of so many seconds since 1970. What no clock can show is far enough away; others say when they expire.
+pub(crate) fn date(seconds: u64) -> SystemTime {
+    let far = Duration::from_secs(u64::from(u32::MAX) * 64);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds).min(far)
+}
+
 /// What a node is for; decides which messages it may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
@@ -36,6 +42,8 @@ pub enum Role {
     Driver,
     /// Runs tasks.
     Worker,
+    /// Finds actors by name and talks to those that take messages from it: a process that a worker has started.
+    Guest,
 }
 
 /// A node as its certificate names it.
@@ -109,7 +117,7 @@ impl Identity {
 
     /// When its certificate expires. A bound [`Node`](crate::Node) renews it before.
     pub fn expires(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(self.leaf.expires)
+        date(self.leaf.expires)
     }
 
     pub(crate) fn peer(&self) -> PeerId {
@@ -124,7 +132,7 @@ impl Identity {
     /// How long until two thirds of the certificate's life are over, and how long between tries after that.
     pub(crate) fn renewal(&self, ambient: &Ambient) -> (Duration, Duration) {
         let life = Duration::from_secs(self.leaf.expires.saturating_sub(self.leaf.issued));
-        let due = Duration::from_secs(self.leaf.issued) + life * 2 / 3;
+        let due = Duration::from_secs(self.leaf.issued).saturating_add(life / 3 * 2);
         let again = (life / 30).clamp(Duration::from_secs(1), Duration::from_secs(60));
         (due.saturating_sub(ambient.unix()), again)
     }
@@ -170,16 +178,20 @@ impl PeerId {
 }
 
 impl Role {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Head, Self::Driver, Self::Worker, Self::Guest];
+
     fn name(self) -> &'static str {
         match self {
             Self::Head => "head",
             Self::Driver => "driver",
             Self::Worker => "worker",
+            Self::Guest => "guest",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [Self::Head, Self::Driver, Self::Worker].into_iter().find(|role| role.name() == name)
+        Self::ALL.into_iter().find(|role| role.name() == name)
     }
 }
 

@@ -48,6 +48,9 @@ pub enum JoinError {
     /// The token has expired.
     #[error("the token has expired; make a new one")]
     Expired,
+    /// The token was [revoked](crate::Authority::revoke).
+    #[error("the token was revoked; ask who runs the cluster for a new one")]
+    Revoked,
     /// The token has let in as many nodes as it is for.
     #[error("the token was used before, by as many nodes as it lets join; make a new one")]
     Used,
@@ -71,9 +74,6 @@ pub enum JoinError {
         /// The head's.
         theirs: u16,
     },
-    /// This host was refused too often just now.
-    #[error("this host was refused too often; wait a few seconds, then try again with the right token")]
-    TooMany,
     /// The other end is a node that takes no joins.
     #[error("{0} takes no joins; use the address of the head that made the token")]
     NotServed(SocketAddr),
@@ -100,7 +100,7 @@ pub enum JoinError {
 impl JoinError {
     /// Whether another try with the same token may succeed.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Deadline(_) | Self::TooMany | Self::Failed(_))
+        matches!(self, Self::Deadline(_) | Self::Failed(_))
     }
 }
 
@@ -161,10 +161,12 @@ pub(crate) struct Claim {
 pub(crate) enum Refusal {
     WrongToken,
     Expired,
+    Revoked,
     Used,
     BuildDiffers { theirs: Vec<u8> },
     ProtocolDiffers { theirs: u16 },
     TooMany,
+    Expelled,
     NotServed,
     Failed(String),
 }
@@ -217,12 +219,13 @@ async fn ask(
         Err(refusal) => Err(match refusal {
             Refusal::WrongToken => JoinError::WrongToken,
             Refusal::Expired => JoinError::Expired,
+            Refusal::Revoked => JoinError::Revoked,
             Refusal::Used => JoinError::Used,
             Refusal::BuildDiffers { theirs } => JoinError::BuildDiffers { ours: claim.build, theirs },
             Refusal::ProtocolDiffers { theirs } => JoinError::ProtocolDiffers { ours: PROTOCOL, theirs },
-            Refusal::TooMany => JoinError::TooMany,
             Refusal::NotServed => JoinError::NotServed(connection.remote_address()),
             Refusal::Failed(text) => JoinError::Failed(text),
+            renewal @ (Refusal::TooMany | Refusal::Expelled) => JoinError::BadAnswer(format!("{renewal:?}")),
         }),
     }
 }

@@ -46,6 +46,9 @@ mod membership;
 mod message;
 mod names;
 mod node;
+#[cfg(test)]
+#[path = "../tests/common/panics.rs"]
+mod panics;
 mod parcel;
 mod peers;
 mod rates;
@@ -65,13 +68,13 @@ mod travel;
 pub use actor::{ActorId, ActorRef, Address};
 #[cfg(feature = "arrow")]
 pub use batch::Batch;
-pub use codec::{CodecError, MAX_MESSAGE, decode, encode};
+pub use codec::{Bound, CodecError, MAX_DEPTH, MAX_MESSAGE, decode, encode};
 pub use data::{DataReader, DataSource, Fetch};
 pub use error::{AskError, BindError, ConnectError, FetchError, SpawnError, TellError};
 pub use fence::{catch, panic_text};
 pub use identity::{Authority, ClusterId, Identity, IdentityError, NodeId, PeerId, Role};
 pub use join::{JoinError, JoinToken, JoinTokenError};
-pub use local::{Asker, Down, LocalRef};
+pub use local::{Asker, Down, LocalRef, Sender};
 pub use message::{RemoteMessage, Response, StreamMessage, WireMessage};
 pub use names::{NameError, Names};
 pub use node::{InHand, Node};

@@ -7,8 +7,10 @@
 mod asker;
 mod mailbox;
 mod reply;
+mod sender;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +31,7 @@ use crate::trace::Handling;
 pub use asker::Asker;
 use mailbox::{Envelope, Factory, Life, Seat, Supervisor};
 pub(crate) use reply::Reply;
+pub use sender::Sender;
 
 /// A handle to an actor of this process. While one exists, the actor lives.
 ///
@@ -79,7 +82,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     {
         let asked = async {
             let permit = self.permit().await?;
-            self.enqueue_ask(message, permit)
+            self.enqueue_ask(message, permit, Sender::Here)
         };
         let started = Instant::now();
         let reply = self.0.net.within(deadline, asked).await.ok_or(AskError::Busy)??;
@@ -105,7 +108,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         T: Send + 'static,
     {
         let permit = self.0.net.within(patience, self.permit()).await.ok_or(AskError::Busy)??;
-        let producing = Producing::new(self.enqueue_ask(message, permit)?);
+        let producing = Producing::new(self.enqueue_ask(message, permit, Sender::Here)?);
         Ok(Replies::local(producing, patience, self.0.net.clone()))
     }
 
@@ -126,7 +129,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         M::Result: Send,
     {
         let permit = self.0.net.within(deadline, self.permit()).await.ok_or(TellError::Busy)??;
-        self.enqueue_tell(message, permit)
+        self.enqueue_tell(message, permit, Sender::Here)
     }
 
     /// Sends a message if there is room now.
@@ -140,7 +143,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         M::Result: Send,
     {
         match Arc::clone(&self.0.permits).try_acquire_owned() {
-            Ok(permit) => self.enqueue_tell(message, permit),
+            Ok(permit) => self.enqueue_tell(message, permit, Sender::Here),
             Err(TryAcquireError::NoPermits) => Err(TellError::Busy),
             Err(TryAcquireError::Closed) => Err(self.why_down()),
         }
@@ -179,6 +182,11 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         self.0.net.handle.clone()
     }
 
+    /// Its number in this process, which no other actor gets.
+    pub(crate) fn number(&self) -> u64 {
+        self.0.number
+    }
+
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -200,7 +208,12 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| self.why_down())
     }
 
-    pub(crate) fn enqueue_tell<M>(&self, message: M, permit: OwnedSemaphorePermit) -> Result<(), TellError>
+    pub(crate) fn enqueue_tell<M>(
+        &self,
+        message: M,
+        permit: OwnedSemaphorePermit,
+        sender: Sender,
+    ) -> Result<(), TellError>
     where
         A: Handler<M>,
         M: Message + Send + 'static,
@@ -209,11 +222,17 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         let trace = Handling::new(&self.0.net.ambient);
         self.enqueue(Box::new(move |actor, ctx, _| {
             let _permit = permit; // freed when the handler has run
+            let _sender = sender.enter();
             trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, None));
         }))
     }
 
-    pub(crate) fn enqueue_ask<M>(&self, message: M, permit: OwnedSemaphorePermit) -> Result<Reply<M::Result>, TellError>
+    pub(crate) fn enqueue_ask<M>(
+        &self,
+        message: M,
+        permit: OwnedSemaphorePermit,
+        from: Sender,
+    ) -> Result<Reply<M::Result>, TellError>
     where
         A: Handler<M>,
         M: Message + Send + 'static,
@@ -227,7 +246,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
             if !seen.start(panics) {
                 return; // the asker left while the message waited
             }
-            let _current = seen.enter();
+            let _current = (seen.enter(), from.enter());
             trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, Some(sender)));
         }))?;
         Ok(Reply::new(receiver, permit, asker, self.0.life.clone(), self.0.net.clone()))
@@ -262,6 +281,7 @@ impl<A: Actor<Context = Context<A>>> fmt::Debug for LocalRef<A> {
 }
 
 struct Shared<A: Actor<Context = Context<A>>> {
+    number: u64,
     queue: mpsc::Sender<Envelope<A>>,
     permits: Arc<Semaphore>,
     life: watch::Receiver<Life>,
@@ -314,6 +334,8 @@ fn seat<A: Actor<Context = Context<A>>>(place: Place<'_>, supervisor: Option<Sup
     let permits = Arc::new(Semaphore::new(places));
     let (queue, waiting) = mpsc::channel(places);
     let (says, life) = watch::channel(Life::default());
+    static NUMBERS: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
     let seat = Seat::new(waiting, says, Arc::clone(&permits), place.end, supervisor);
-    (LocalRef(Arc::new(Shared { queue, permits, life, net: place.net.clone(), home: Mutex::default() })), seat)
+    (LocalRef(Arc::new(Shared { number, queue, permits, life, net: place.net.clone(), home: Mutex::default() })), seat)
 }

@@ -1,15 +1,17 @@
 //! Actors by name: one registry for a cluster, at its head.
 
+mod kept;
 mod registry;
 
 use std::any::type_name;
 use std::fmt;
+use std::future::pending;
 use std::time::Duration;
 
 use actix::{Actor, Context};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use crate::actor::{ActorId, ActorRef, Address};
 use crate::error::AskError;
@@ -19,7 +21,9 @@ use crate::node::Node;
 use crate::peers::PeerEvent;
 use crate::redial::WINDOW;
 use crate::runtime::Arbiter;
-use registry::{Find, Register, Registry, Sweep, Unregister};
+use crate::text::cut;
+pub(crate) use kept::Kept;
+use registry::{Find, KIND, LONGEST, Register, Registry, Sweep, Unregister};
 
 /// The number under which a head publishes its registry. No other actor of a head may have it.
 const NAMES: ActorId = ActorId(0);
@@ -30,8 +34,6 @@ const TOLD: Duration = Duration::from_secs(10);
 /// How long the names of a node that was lost are remembered: it may come back as long as it is dialled, and once more so long
 /// as a dial may take.
 const REMEMBERED: Duration = WINDOW.saturating_mul(2);
-/// The pause before it is told again.
-const AGAIN: Duration = Duration::from_millis(100);
 
 /// The names of a cluster's actors, as one of its nodes sees them. From [`Node::names`].
 #[derive(Clone)]
@@ -94,6 +96,22 @@ pub enum NameError {
         /// The most names.
         max: usize,
     },
+    /// The name is that of another node's actor.
+    #[error("the name {name:?} belongs to the {kind} at {by}: only its node, or the head, takes it back")]
+    NotYours {
+        /// The name.
+        name: String,
+        /// Who has it.
+        by: Address,
+        /// Its type.
+        kind: String,
+    },
+    /// A node wanted a name for another node's actor.
+    #[error("an actor of node {node} gets its names by that node, not by another")]
+    OtherNode {
+        /// The actor's node.
+        node: NodeId,
+    },
     /// The head has lost the actor's node.
     #[error("the head is not connected to node {node}")]
     NodeGone {
@@ -118,23 +136,35 @@ impl Node {
     pub fn keep_names(&self, arbiter: &Arbiter) {
         let node = self.weak();
         let registry = arbiter.spawn(MAILBOX, move |_| Registry::new(node));
-        let all = &[Role::Head, Role::Driver, Role::Worker];
-        self.publish(NAMES, &registry).on::<Register>(all).on::<Find>(all).on::<Unregister>(all);
+        let hosts = &[Role::Head, Role::Driver, Role::Worker];
+        self.publish(NAMES, &registry).on::<Register>(hosts).on::<Unregister>(hosts).on::<Find>(&Role::ALL);
         let mut events = self.events();
         let handle = self.shared().net.handle.clone();
-        handle.clone().spawn(async move {
+        handle.spawn(async move {
+            // When a node was lost last, and when is looked for what has not come back. The first of many losses is late.
+            let (mut lost, mut look) = (Instant::now(), None);
             loop {
-                match events.recv().await {
-                    Ok(PeerEvent::Down { .. }) | Err(RecvError::Lagged(_)) => {
-                        let registry = registry.clone();
-                        handle.spawn(async move {
-                            sleep(REMEMBERED).await;
-                            // Not taken only by a registry that is gone; a find looks for itself whether a node is there.
-                            let _ = registry.tell(Sweep, TOLD).await;
-                        });
+                let due = async {
+                    match look {
+                        Some(look) => sleep_until(look).await,
+                        None => pending().await,
                     }
-                    Ok(_) => (),
-                    Err(RecvError::Closed) => return,
+                };
+                tokio::select! {
+                    biased;
+                    event = events.recv() => match event {
+                        Ok(PeerEvent::Down { .. }) | Err(RecvError::Lagged(_)) => {
+                            lost = Instant::now();
+                            look.get_or_insert(lost + REMEMBERED);
+                        }
+                        Ok(_) => (),
+                        Err(RecvError::Closed) => return,
+                    },
+                    () = due => {
+                        // Not taken only by a registry that is gone; a find looks for itself whether a node is there.
+                        let _ = registry.tell(Sweep, TOLD).await;
+                        look = Some(lost + REMEMBERED).filter(|look| *look > Instant::now());
+                    }
                 }
             }
         });
@@ -160,29 +190,15 @@ impl Names {
     where
         A: Actor<Context = Context<A>>,
     {
-        let unpublished = || NameError::NotPublished { name: name.to_owned(), kind: type_name::<A>().to_owned() };
+        let name = short(name)?;
+        let unpublished = || NameError::NotPublished { name: name.clone(), kind: kind::<A>() };
         let here = actor.home().filter(|(node, _)| node.id() == self.node.id());
         let (node, id) = here.ok_or_else(unpublished)?;
         let address = Address { node: node.id(), actor: id };
-        let (kind, at) = (type_name::<A>().to_owned(), node.dialled_at());
-        self.registry().ask(Register { name: name.to_owned(), address, at, kind }, deadline).await??;
-        let gone = Unregister { name: name.to_owned(), only: Some(address) };
-        let (down, node, head) = (actor.watch(), self.node.weak(), self.head);
-        self.node.shared().net.handle.spawn(async move {
-            down.await;
-            // Told until it is heard, unless this node ends, or is lost so long that the head has forgotten the name.
-            let mut heard = Instant::now();
-            while let Some(node) = node.upgrade() {
-                match node.names(head).registry().ask(gone.clone(), TOLD).await {
-                    Ok(_) => return,
-                    Err(AskError::Busy | AskError::Deadline) => heard = Instant::now(),
-                    Err(_) if heard.elapsed() > REMEMBERED => return,
-                    Err(_) => (),
-                }
-                drop(node);
-                sleep(AGAIN).await;
-            }
-        });
+        let register = Register { name: name.clone(), address, at: node.dialled_at(), kind: kind::<A>() };
+        self.registry().ask(register, deadline).await??;
+        // Also if it ends before this: then it is told at once.
+        self.node.shared().named.keep(self, actor, address, name);
         Ok(())
     }
 
@@ -197,28 +213,53 @@ impl Names {
     where
         A: Actor<Context = Context<A>>,
     {
-        let found = self.registry().ask(Find { name: name.to_owned() }, deadline).await??;
-        if found.kind != type_name::<A>() {
-            let wanted = type_name::<A>().to_owned();
-            return Err(NameError::OtherType { name: name.to_owned(), kind: found.kind, wanted });
+        let name = short(name)?;
+        let found = self.registry().ask(Find { name: name.clone() }, deadline).await??;
+        if found.kind != kind::<A>() {
+            return Err(NameError::OtherType { name, kind: found.kind, wanted: kind::<A>() });
         }
         Ok(self.node.actor_at(found.address, found.at))
     }
 
-    /// Takes a name back, whoever has it. Its actor goes on.
+    /// Where the actor of that name is, of whatever type.
     ///
     /// # Errors
-    /// Nobody has it; the head does not answer.
+    /// As [`find`](Self::find), but for the type.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn locate(&self, name: &str, deadline: Duration) -> Result<Address, NameError> {
+        Ok(self.registry().ask(Find { name: name.to_owned() }, deadline).await??.address)
+    }
+
+    /// Takes back a name of one of this node's actors; at the head, whoever has it. The actor goes on.
+    ///
+    /// # Errors
+    /// Nobody has it, or another node's actor; the head does not answer.
     ///
     /// # Cancel safety
     /// The name may be gone all the same.
     pub async fn unregister(&self, name: &str, deadline: Duration) -> Result<(), NameError> {
-        self.registry().ask(Unregister { name: name.to_owned(), only: None }, deadline).await?
+        let name = short(name)?;
+        self.registry().ask(Unregister { name: name.clone(), only: None }, deadline).await??;
+        self.node.shared().named.forget(self, &name);
+        Ok(())
     }
 
     fn registry(&self) -> ActorRef<Registry> {
         self.node.actor(Address { node: self.head, actor: NAMES })
     }
+}
+
+/// A name, if it may be one: no other is sent.
+fn short(name: &str) -> Result<String, NameError> {
+    let malformed = || NameError::Malformed { name: cut(name, LONGEST).to_owned(), max: LONGEST };
+    (1..=LONGEST).contains(&name.len()).then(|| name.to_owned()).ok_or_else(malformed)
+}
+
+/// A type as the registry knows it.
+fn kind<A>() -> String {
+    cut(type_name::<A>(), KIND).to_owned()
 }
 
 impl fmt::Debug for Names {

@@ -22,6 +22,7 @@ use crate::identity::{Authority, Fingerprint, Identity, IdentityError, NodeId, P
 use crate::join::{JOINS, JOINS_OF_HOST};
 use crate::link::Link;
 use crate::local::LocalRef;
+use crate::names::Kept;
 use crate::peers::{PeerEvent, Peers};
 use crate::redial::{self, Redial};
 use crate::renew;
@@ -61,6 +62,7 @@ impl Node {
             source: OnceLock::new(),
             transfers: Arc::default(),
             dials: Dials::default(),
+            named: Kept::default(),
         });
         runtime.handle().spawn(accept_all(Arc::clone(&shared)));
         let node = Self(Arc::new(Owner(shared)));
@@ -140,11 +142,21 @@ impl Node {
         self.shared().peers.disconnect(node);
     }
 
-    /// [Disconnects](Self::disconnect) a node that is gone for good: asks of its actors fail at once, with
-    /// [`AskError::NoSuchActor`](crate::AskError), and handles to them no longer make this node dial.
+    /// [Disconnects](Self::disconnect) a node that is gone for good, or must be: asks of its actors fail at once, with
+    /// [`AskError::NoSuchActor`](crate::AskError), and handles to them no longer make this node dial. If it dials in, it is
+    /// refused; where it is a head that does this, its certificate is not renewed. Every node decides for itself. The last
+    /// 65,536 are remembered. If it has joined by a token that lets in more, [revoke](Authority::revoke) that too.
     pub fn give_up(&self, node: NodeId) {
         self.shared().redial.give_up(node);
         self.disconnect(node);
+    }
+
+    /// Ends when this node has [given up](Self::give_up) another: nobody is to wait for it any more.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn until_given_up(&self, node: NodeId) {
+        self.shared().redial.until_given_up(node).await;
     }
 
     /// Whether this node has [given up](Self::give_up) another.
@@ -291,7 +303,11 @@ impl Node {
             return Ok(link);
         }
         let mut dialling = travel::dial(self.shared(), at.ok_or(TellError::NotConnected)?);
-        let _ = self.shared().net.within(deadline, dialling.changed()).await; // ends with an error
+        tokio::select! {
+            biased;
+            () = self.until_given_up(node) => return Err(TellError::NoSuchActor),
+            _ = self.shared().net.within(deadline, dialling.changed()) => (), // ends with an error
+        }
         self.link(node).ok_or(TellError::NotConnected)
     }
 
@@ -350,6 +366,7 @@ pub(crate) struct Shared {
     /// Every transfer holds a clone, so that they can be counted.
     pub(crate) transfers: Arc<()>,
     pub(crate) dials: Dials,
+    pub(crate) named: Kept,
 }
 
 impl Shared {

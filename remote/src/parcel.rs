@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::codec::{CodecError, decode, encode};
+use crate::codec::{CodecError, decode, encode_message};
 use crate::fence;
 use crate::frame::FrameError;
 
@@ -45,8 +45,8 @@ pub(crate) struct Opened {
 
 impl Parcel {
     /// Encodes a value and takes its large batches out.
-    pub(crate) fn pack<T: Serialize>(value: &T) -> Result<Self, CodecError> {
-        let (bytes, Packing { beside, .. }) = with(&PACKING, Packing::default(), || encode(value));
+    pub(crate) fn pack<T: Serialize + DeserializeOwned>(value: &T) -> Result<Self, CodecError> {
+        let (bytes, Packing { beside, .. }) = with(&PACKING, Packing::default(), || encode_message(value));
         let parcel = Self { bytes: bytes?, beside };
         match parcel.beside.len() {
             size if size > MAX_BATCHES => Err(CodecError::BatchesTooLarge { size }),

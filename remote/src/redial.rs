@@ -3,12 +3,13 @@
 //! Lost, not closed: a reset or a time-out. A connection that one side has closed stays closed, be it by a goodbye, a
 //! `disconnect`, a broken protocol or a declaration of death.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashSet;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -26,6 +27,8 @@ const PATIENCE: Duration = SUSPECT;
 /// Longest pause before the first dial; it doubles up to the last, and each pause is drawn from all up to it.
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(5);
+/// Nodes given up that are remembered. Without renewal a certificate lasts a day.
+const GIVEN_UP: usize = 64 << 10;
 
 /// The addresses that a node has dialled.
 #[derive(Default)]
@@ -34,6 +37,9 @@ pub(crate) struct Redial {
     keepers: Mutex<BTreeMap<SocketAddr, (NodeId, AbortHandle)>>,
     /// Gone for good: a node is one life of one process.
     given_up: DashSet<NodeId>,
+    gave_up: Notify,
+    /// The same, the oldest first.
+    order: Mutex<VecDeque<NodeId>>,
 }
 
 /// Who holds it may dial its address.
@@ -50,9 +56,30 @@ impl Redial {
         self.keepers().values().filter(|(kept, _)| *kept == node).for_each(|(_, keeper)| keeper.abort());
     }
 
-    /// From now on nothing makes this node dial that one.
+    /// From now on nothing makes this node dial that one, or let it in.
     pub(crate) fn give_up(&self, node: NodeId) {
-        self.given_up.insert(node);
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.given_up.insert(node) {
+            order.push_back(node);
+        }
+        if order.len() > GIVEN_UP
+            && let Some(oldest) = order.pop_front()
+        {
+            self.given_up.remove(&oldest);
+        }
+        drop(order);
+        self.gave_up.notify_waiters();
+    }
+
+    /// Ends when a node is given up.
+    pub(crate) async fn until_given_up(&self, node: NodeId) {
+        loop {
+            let given_up = self.gave_up.notified(); // before the look: it hears every later one
+            if self.has_given_up(node) {
+                return;
+            }
+            given_up.await;
+        }
     }
 
     pub(crate) fn has_given_up(&self, node: NodeId) -> bool {
@@ -158,5 +185,21 @@ impl Keeper {
         self.pause = (self.pause * 2).min(LAST);
         let drawn = self.shared.net.ambient.random().map_or(longest, u64::from_le_bytes);
         Duration::from_micros(drawn.checked_rem(longest).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_nodes_that_were_given_up_are_remembered() {
+        let (redial, node) =
+            (Redial::default(), |n: usize| crate::decode(&crate::encode(&(n as u64)).unwrap()).unwrap());
+        for n in (0..GIVEN_UP + 2).chain([5, GIVEN_UP + 1]) {
+            redial.give_up(node(n));
+        }
+        let known = [0, 1, 2, 5, GIVEN_UP + 1, GIVEN_UP + 2].map(|n| redial.has_given_up(node(n)));
+        assert_eq!(known, [false, false, true, true, true, false]);
     }
 }

@@ -54,6 +54,9 @@ pub(crate) async fn keep_fresh(shared: Arc<Shared>) {
 /// The authority's side.
 pub(crate) fn judge(shared: &Shared, peer: PeerId, request: &[u8]) -> Verdict {
     let authority = shared.authority.get().ok_or(Refusal::NotServed)?;
+    if shared.redial.has_given_up(peer.node) || shared.peers.is_dead(peer.node) {
+        return Err(Refusal::Expelled);
+    }
     authority.desk().renews(peer.node, shared.net.ambient.unix())?;
     authority.sign_request(peer, request).map_err(|error| Refusal::Failed(error.to_string()))
 }
@@ -88,5 +91,27 @@ impl Shared {
         self.endpoint.present(&identity, self.authority.get().is_some())?;
         *self.identity() = identity;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::{Authority, Node, Runtime};
+
+    #[test]
+    fn who_was_expelled_gets_no_new_certificate() {
+        let runtime = Runtime::new("renew", 1).unwrap();
+        let authority = Arc::new(Authority::new().unwrap());
+        let head = authority.issue(Role::Head).unwrap();
+        let head = Node::bind(head, (Ipv4Addr::LOCALHOST, 0).into(), "build".into(), &runtime).unwrap();
+        head.serve_joins(Arc::clone(&authority)).unwrap();
+        let [good, bad] = [(); 2].map(|()| authority.issue(Role::Worker).unwrap().peer());
+        head.give_up(bad.node);
+        let request = Applicant::new().unwrap().request().unwrap();
+        assert_eq!(judge(head.shared(), good, &request).unwrap().peer, good);
+        assert_eq!(judge(head.shared(), bad, &request).err(), Some(Refusal::Expelled));
     }
 }

@@ -14,8 +14,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::actor::ActorId;
 use crate::error::Fault;
 use crate::fence;
-use crate::identity::Role;
-use crate::local::{Down, LocalRef, Reply};
+use crate::identity::{PeerId, Role};
+use crate::local::{Down, LocalRef, Reply, Sender};
 use crate::message::WireMessage;
 use crate::node::{Node, WeakNode};
 use crate::parcel::{Opened, Parcel};
@@ -126,12 +126,17 @@ pub(crate) trait Route: Send + Sync {
 
     fn allows(&self, role: Role) -> bool;
 
-    /// Hands an ask to the actor in order, waiting for room no longer than `patience`; the inner future is the
+    /// Hands a peer's ask to the actor in order, waiting for room no longer than `patience`; the inner future is the
     /// wait for the answer.
-    fn ask(&self, message: Opened, patience: Duration) -> Boxed<'_, Result<Boxed<'static, Answer>, Fault>>;
+    fn ask(
+        &self,
+        from: PeerId,
+        message: Opened,
+        patience: Duration,
+    ) -> Boxed<'_, Result<Boxed<'static, Answer>, Fault>>;
 
-    /// Hands a tell to the actor in order.
-    fn tell(&self, message: Opened, patience: Duration) -> Boxed<'_, Result<(), Fault>>;
+    /// Hands a peer's tell to the actor in order.
+    fn tell(&self, from: PeerId, message: Opened, patience: Duration) -> Boxed<'_, Result<(), Fault>>;
 }
 
 /// What goes back to the peer.
@@ -147,7 +152,7 @@ pub(crate) trait EncodedItems: Send {
     fn next(&mut self) -> Boxed<'_, Result<Option<Parcel>, Fault>>;
 }
 
-impl<T: Serialize + Send + 'static> EncodedItems for Producing<T> {
+impl<T: Serialize + DeserializeOwned + Send + 'static> EncodedItems for Producing<T> {
     fn next(&mut self) -> Boxed<'_, Result<Option<Parcel>, Fault>> {
         Box::pin(async move { Self::next(self).await?.map(written).transpose() })
     }
@@ -208,18 +213,23 @@ where
         self.roles.contains(&role)
     }
 
-    fn ask(&self, message: Opened, patience: Duration) -> Boxed<'_, Result<Boxed<'static, Answer>, Fault>> {
+    fn ask(
+        &self,
+        from: PeerId,
+        message: Opened,
+        patience: Duration,
+    ) -> Boxed<'_, Result<Boxed<'static, Answer>, Fault>> {
         Box::pin(async move {
             let (message, permit) = self.take(message, patience).await?;
-            let reply = self.actor.enqueue_ask(message, permit).map_err(gone)?;
+            let reply = self.actor.enqueue_ask(message, permit, Sender::Node(from)).map_err(gone)?;
             Ok(M::Result::answer(reply))
         })
     }
 
-    fn tell(&self, message: Opened, patience: Duration) -> Boxed<'_, Result<(), Fault>> {
+    fn tell(&self, from: PeerId, message: Opened, patience: Duration) -> Boxed<'_, Result<(), Fault>> {
         Box::pin(async move {
             let (message, permit) = self.take(message, patience).await?;
-            self.actor.enqueue_tell(message, permit).map_err(gone)
+            self.actor.enqueue_tell(message, permit, Sender::Node(from)).map_err(gone)
         })
     }
 }
@@ -239,7 +249,7 @@ fn read<M: WireMessage>(message: Opened, node: Option<Node>) -> Result<M, Fault>
 }
 
 /// Encodes a reply; one that panics there, or when it is dropped, costs no more than itself.
-fn written<T: Serialize>(value: T) -> Result<Parcel, Fault> {
+fn written<T: Serialize + DeserializeOwned>(value: T) -> Result<Parcel, Fault> {
     match fence::catch(move || Parcel::pack(&value)) {
         Ok(Ok(parcel)) => Ok(parcel),
         Ok(Err(error)) => Err(Fault::BadReply { text: error.to_string() }),

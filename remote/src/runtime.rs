@@ -50,6 +50,8 @@ impl Runtime {
     /// # Errors
     /// The operating system gave no thread.
     pub fn new(name: &str, net_threads: usize) -> io::Result<Self> {
+        #[cfg(test)]
+        crate::panics::watch();
         fence::install();
         let net = Builder::new_multi_thread()
             .worker_threads(net_threads.max(1))
@@ -77,6 +79,8 @@ impl Runtime {
     /// A process of a simulation: its threads are all the current one, whose system runs there too.
     #[cfg(feature = "sim")]
     pub(crate) fn simulated(handle: Handle, network: Arc<crate::sim::Network>, ambient: Ambient) -> Self {
+        #[cfg(test)]
+        crate::panics::watch();
         fence::install();
         let (closing, closed) = watch::channel(false);
         Self(Arc::new(Inner {

@@ -170,7 +170,7 @@ async fn tell(shared: &Arc<Shared>, link: &Arc<Link>, header: Header, message: O
     let told = async {
         let id = ActorId(header.recipient);
         let route = shared.routes.find(id, header.message, link.peer.role)?;
-        route.tell(message, PATIENCE).await
+        route.tell(link.peer, message, PATIENCE).await
     };
     if let Err(fault) = told.await {
         tracing::debug!(peer = %link.peer, message = header.message, ?fault, "dropped a tell");
@@ -203,7 +203,7 @@ async fn try_ask(
         return Ok(());
     };
     let deadline = Duration::from_millis(u64::from(header.deadline_ms));
-    let answer = route.ask(message, PATIENCE.min(deadline)).await?;
+    let answer = route.ask(link.peer, message, PATIENCE.min(deadline)).await?;
     let answering = link.answering.clone();
     let link = Arc::clone(link);
     let answer = Box::pin(async move {

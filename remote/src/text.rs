@@ -19,6 +19,12 @@ pub fn shorten(text: impl Into<String>) -> String {
     format!("{} [... {} bytes left out ...] {}", &text[..head], tail - head, &text[tail..])
 }
 
+/// What the first bytes of a text say, `most` of them at most.
+pub(crate) fn cut(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -96,6 +96,14 @@ pub fn detached_in<T>(decode: impl FnOnce() -> T) -> (T, bool) {
     (decoded, DETACHED.get())
 }
 
+/// Runs what decodes for nobody: whoever asks [`detached_in`] hears nothing of it.
+pub(crate) fn unnoticed<T>(decode: impl FnOnce() -> T) -> T {
+    let before = DETACHED.get();
+    let decoded = decode();
+    DETACHED.set(before);
+    decoded
+}
+
 thread_local! {
     static CURRENT: RefCell<Option<Node>> = const { RefCell::new(None) };
     static DETACHED: Cell<bool> = const { Cell::new(false) };

@@ -7,7 +7,11 @@ use std::sync::atomic::Ordering;
 use common::*;
 use regatta_remote::*;
 
-both!(disconnecting_a_node_ends_what_waits_for_it_at_once, what_asks_a_node_that_was_given_up_hears_at_once);
+both!(
+    disconnecting_a_node_ends_what_waits_for_it_at_once,
+    what_asks_a_node_that_was_given_up_hears_at_once,
+    a_node_that_was_given_up_is_let_in_no_more,
+);
 
 async fn disconnecting_a_node_ends_what_waits_for_it_at_once(world: World) {
     let pair = Pair::new(&world, 8).await;
@@ -35,4 +39,25 @@ async fn what_asks_a_node_that_was_given_up_hears_at_once(world: World) {
     assert!(matches!(error, TellError::NoSuchActor), "{error}");
     assert!(matches!(actor.down().await, Down::NodeLost { .. }));
     eventually("no peers", || pair.worker.peers().is_empty()).await;
+}
+
+async fn a_node_that_was_given_up_is_let_in_no_more(world: World) {
+    let pair = Pair::new(&world, 8).await;
+    let [head, worker] = [&pair.head, &pair.worker];
+    eventually("up", || !head.peers().is_empty()).await;
+    head.give_up(worker.id());
+    eventually("apart", || head.peers().is_empty() && worker.peers().is_empty()).await;
+    // Whoever dials, and as often as it likes.
+    for (from, to) in [(worker, head), (head, worker), (worker, head)] {
+        let error = from.connect(to.address().unwrap(), SOON).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Expelled) && !error.is_retryable(), "{error}");
+        assert!(error.to_string().contains("as a new node"), "{error}");
+    }
+    assert!(head.peers().is_empty());
+    let error = pair.remote().ask(Echo("a".into()), SOON).await.unwrap_err();
+    assert!(matches!(error, AskError::NotConnected), "{error}");
+    // It has given up nobody else, and a new node of its process is another.
+    let anew = world.bind(&pair.authority, Role::Worker);
+    assert_eq!(anew.connect(head.address().unwrap(), SOON).await.unwrap(), head.id());
+    assert_eq!(anew.connect(worker.address().unwrap(), SOON).await.unwrap(), worker.id());
 }

@@ -23,6 +23,8 @@ both!(
     a_panic_in_make_is_a_panic_of_the_actor,
     a_reply_future_that_panics_gives_no_reply_and_spares_the_actor,
     a_reply_that_panics_when_dropped_is_an_error_and_spares_other_answers,
+    a_handler_knows_its_sender_by_certificate_and_its_future_knows_nobody,
+    a_message_or_reply_beyond_the_bounds_is_refused_at_both_ends_and_harms_nobody,
     a_stopped_actor_refuses_and_its_watch_says_so,
     an_actor_lives_as_long_as_its_references,
     dropping_an_arbiter_ends_its_actors,
@@ -161,7 +163,7 @@ async fn a_panic_reaches_the_asker_with_its_text_and_place(world: World) {
 
 async fn a_panic_in_make_is_a_panic_of_the_actor(world: World) {
     let pair = Pair::new(&world, 8).await;
-    let actor = pair.arbiter.spawn::<Tester, _>(1, |_| panic!("never built"));
+    let actor = pair.arbiter.spawn::<Tester, _>(1, |_| panics::wanted("never built"));
     let error = actor.ask(Echo("a".into()), SOON).await.unwrap_err();
     let AskError::Panicked { text } = &error else { panic!("{error}") };
     assert!(text.contains("never built"), "{text}");
@@ -189,7 +191,9 @@ regatta_remote::messages! {
 
 impl Drop for Bomb {
     fn drop(&mut self) {
-        assert!(!self.armed, "the bomb went off");
+        if self.armed {
+            panics::wanted("the bomb went off");
+        }
     }
 }
 
@@ -206,6 +210,110 @@ async fn a_reply_that_panics_when_dropped_is_an_error_and_spares_other_answers(w
     let error = pair.remote().ask(Arm, SOON).await.err().unwrap();
     assert!(matches!(&error, AskError::BadReply { text } if text.contains("the bomb went off")), "{error}");
     assert_eq!(pair.remote().ask(Echo("ahoy".into()), SOON).await.unwrap(), "ahoy");
+    pair.settled().await;
+}
+
+/// Who sends it, in the handler and in its reply's future.
+#[derive(Debug, Serialize, Deserialize)]
+struct Who;
+/// The same, by a stream.
+#[derive(Debug, Serialize, Deserialize)]
+struct WhoInItems;
+
+regatta_remote::messages! {
+    0x43 Who => (String, String),
+    0x44 WhoInItems => stream String,
+}
+
+impl actix::Handler<Who> for Tester {
+    type Result = actix::ResponseFuture<(String, String)>;
+    fn handle(&mut self, _: Who, _: &mut actix::Context<Self>) -> Self::Result {
+        let sender = Sender::current().to_string();
+        self.0.started.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move { (sender, Sender::current().to_string()) })
+    }
+}
+
+impl actix::Handler<WhoInItems> for Tester {
+    type Result = Items<String>;
+    fn handle(&mut self, _: WhoInItems, _: &mut actix::Context<Self>) -> Items<String> {
+        Items::of(futures_util::stream::iter([Sender::current().to_string()]))
+    }
+}
+
+async fn a_handler_knows_its_sender_by_certificate_and_its_future_knows_nobody(world: World) {
+    let pair = Pair::new(&world, 8).await;
+    pair.head.publish(ECHO, &pair.actor).on::<Who>(&Role::ALL).on::<WhoInItems>(&Role::ALL);
+    let second = world.bind(&pair.authority, Role::Driver);
+    second.connect(pair.head.address().unwrap(), SOON).await.unwrap();
+    let here: ActorRef<Tester> = pair.actor.clone().into();
+    let theirs = second.actor::<Tester>(Address { node: pair.head.id(), actor: ECHO });
+    let [first, second] =
+        [("worker", pair.worker.id()), ("driver", second.id())].map(|(role, id)| format!("{role} {id}"));
+    for (actor, sender) in [(&here, "this process"), (&pair.remote(), &first), (&theirs, &second)] {
+        assert_eq!(actor.ask(Who, SOON).await.unwrap(), (sender.to_owned(), "nobody".to_owned()));
+        let mut items = actor.stream(WhoInItems, SOON).await.unwrap();
+        assert_eq!(items.next().await.unwrap().as_deref(), Some(sender));
+    }
+    assert!(Sender::current() == Sender::Nobody && !Sender::Nobody.is(pair.head.id()));
+}
+
+/// As deep as its sender likes.
+#[derive(Debug, Serialize, Deserialize)]
+struct Nest(Vec<Self>);
+/// Answered by a nest of so many levels.
+#[derive(Debug, Serialize, Deserialize)]
+struct Dig(u32, Nest);
+/// What goes for a [`Dig`] on the wire, as another build may send it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Forged(#[serde(serialize_with = "raw")] Vec<u8>);
+
+fn raw<S: serde::Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    use serde::ser::SerializeTuple;
+    let mut tuple = to.serialize_tuple(bytes.len())?;
+    bytes.iter().try_for_each(|byte| tuple.serialize_element(byte))?;
+    tuple.end()
+}
+
+fn nest(levels: u32) -> Nest {
+    (1..levels).fold(Nest(Vec::new()), |inside, _| Nest(vec![inside]))
+}
+
+regatta_remote::messages! {
+    0x42 Dig => Nest,
+}
+regatta_remote::messages! {
+    0x42 Forged => (),
+}
+
+impl actix::Handler<Dig> for Tester {
+    type Result = actix::MessageResult<Dig>;
+    fn handle(&mut self, Dig(levels, _): Dig, _: &mut actix::Context<Self>) -> Self::Result {
+        actix::MessageResult(nest(levels))
+    }
+}
+
+impl actix::Handler<Forged> for Tester {
+    type Result = ();
+    fn handle(&mut self, _: Forged, _: &mut actix::Context<Self>) {}
+}
+
+async fn a_message_or_reply_beyond_the_bounds_is_refused_at_both_ends_and_harms_nobody(world: World) {
+    let pair = Pair::new(&world, 8).await;
+    let (actor, most) = (pair.remote(), MAX_DEPTH as u32 / 2);
+    pair.head.publish(ECHO, &pair.actor).on::<Dig>(&[Role::Worker]).on::<Echo>(&[Role::Worker]);
+    actor.ask(Dig(most, nest(most - 1)), SOON).await.unwrap();
+    let error = actor.ask(Dig(1, nest(most)), SOON).await.unwrap_err();
+    assert!(matches!(error, AskError::Codec(CodecError::Beyond(Bound::Depth))), "{error}");
+    assert!(!error.may_have_run() && error.to_string().contains("deeper than 128 levels"), "{error}");
+    let error = actor.ask(Dig(most + 1, nest(1)), SOON).await.unwrap_err();
+    assert!(matches!(&error, AskError::BadReply { text } if text.contains("deeper than")), "{error}");
+    // A message of 200 kB that would take all of a thread's stack, and one of nine bytes that would take for ever.
+    for made in [vec![1; 200_000], [&[0, 253][..], &u64::MAX.to_le_bytes()].concat()] {
+        let error = actor.ask(Forged(made), SOON).await.unwrap_err();
+        assert!(matches!(&error, AskError::BadMessage { text } if text.starts_with("Dig: ")), "{error}");
+    }
+    assert_eq!(actor.ask(Echo("ahoy".into()), SOON).await.unwrap(), "ahoy");
     pair.settled().await;
 }
 
@@ -292,7 +400,7 @@ async fn no_trace_begins_where_nobody_looks(world: World) {
 
 #[test]
 fn a_plain_thread_asks_and_is_blocked_no_longer_than_the_deadline() {
-    let world = World { runtime: Runtime::new("test", 2).unwrap(), sim: None };
+    let world = World::threads();
     let pair = world.runtime.handle().block_on(Pair::new(&world, 8));
     for actor in [pair.actor.clone().into(), pair.remote()] {
         assert_eq!(actor.ask_blocking(Echo("ahoy".into()), SOON).unwrap(), "ahoy");
@@ -315,7 +423,7 @@ impl actix::Handler<Impostor> for Tester {
 
 #[test]
 fn two_messages_of_one_number_cannot_be_published() {
-    let world = World { runtime: Runtime::new("test", 2).unwrap(), sim: None };
+    let world = World::threads();
     let pair = world.runtime.handle().block_on(Pair::new(&world, 8));
     let roles = [Role::Worker];
     let text = catch(|| drop(pair.head.publish(ECHO, &pair.actor).on::<Echo>(&roles).on::<Impostor>(&roles)));
@@ -325,7 +433,7 @@ fn two_messages_of_one_number_cannot_be_published() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn it_works_inside_another_tokio_runtime() {
-    let world = World { runtime: Runtime::new("test", 2).unwrap(), sim: None };
+    let world = World::threads();
     let authority = world.authority();
     let head = world.bind(&authority, Role::Head);
     let worker = world.bind(&authority, Role::Worker);

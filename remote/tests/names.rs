@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::*;
 use regatta_remote::*;
+use serde::{Deserialize, Serialize};
 
 both!(
     a_name_finds_its_actor_from_every_role,
@@ -15,6 +16,8 @@ both!(
     a_name_goes_with_its_node_and_can_be_given_anew,
     a_name_that_is_taken_back_is_free_and_its_actor_goes_on,
     an_actor_that_is_not_published_gets_no_name,
+    nobody_takes_a_name_away_or_gives_one_to_an_actor_of_another_node,
+    what_is_kept_of_a_name_is_bounded_in_bytes,
     a_node_that_keeps_no_names_says_so,
 );
 
@@ -144,7 +147,7 @@ async fn a_name_that_is_taken_back_is_free_and_its_actor_goes_on(world: World) {
     let names = harbour.names(&harbour.worker);
     names.register("pilot", &harbour.actor, SOON).await.unwrap();
     let pilot = names.find::<Tester>("pilot", SOON).await.unwrap();
-    harbour.names(&harbour.driver).unregister("pilot", SOON).await.unwrap();
+    names.unregister("pilot", SOON).await.unwrap();
     assert!(matches!(names.find::<Tester>("pilot", SOON).await, Err(NameError::Unknown { .. })));
     assert!(matches!(names.unregister("pilot", SOON).await, Err(NameError::Unknown { .. })));
     assert_eq!(pilot.ask(Echo("a".into()), SOON).await.unwrap(), "a");
@@ -168,6 +171,104 @@ async fn an_actor_that_is_not_published_gets_no_name(world: World) {
     publish(&harbour.second, ECHO, &hidden);
     let error = names.register("hidden", &hidden, SOON).await.unwrap_err();
     assert!(matches!(error, NameError::NotPublished { .. }), "of another node: {error}");
+}
+
+/// What registers a name, as somebody may send it who keeps to nothing.
+#[derive(Serialize, Deserialize)]
+struct Claim {
+    name: String,
+    address: Address,
+    at: Option<std::net::SocketAddr>,
+    kind: String,
+}
+/// What takes a name back, likewise.
+#[derive(Serialize, Deserialize)]
+struct Seize {
+    name: String,
+    only: Option<Address>,
+}
+
+regatta_remote::messages! {
+    0x01 Claim => Result<(), NameError>,
+    0x03 Seize => Result<(), NameError>,
+}
+
+impl actix::Handler<Claim> for Tester {
+    type Result = Result<(), NameError>;
+    fn handle(&mut self, _: Claim, _: &mut actix::Context<Self>) -> Self::Result {
+        unreachable!("it is for the registry")
+    }
+}
+
+impl actix::Handler<Seize> for Tester {
+    type Result = Result<(), NameError>;
+    fn handle(&mut self, _: Seize, _: &mut actix::Context<Self>) -> Self::Result {
+        unreachable!("it is for the registry")
+    }
+}
+
+async fn nobody_takes_a_name_away_or_gives_one_to_an_actor_of_another_node(world: World) {
+    let harbour = Harbour::new(&world).await;
+    let Harbour { head, driver, worker, second, actor, .. } = &harbour;
+    harbour.names(worker).register("pilot", actor, SOON).await.unwrap();
+    let pilot = Address { node: worker.id(), actor: ECHO };
+    for node in [driver, second] {
+        let registry = node.actor::<Tester>(Address { node: head.id(), actor: ActorId(0) });
+        for only in [None, Some(pilot)] {
+            let error = registry.ask(Seize { name: "pilot".into(), only }, SOON).await.unwrap().unwrap_err();
+            assert!(matches!(error, NameError::NotYours { by, .. } if by == pilot), "{error}");
+        }
+        let error = harbour.names(node).unregister("pilot", SOON).await.unwrap_err();
+        assert!(matches!(error, NameError::NotYours { .. }), "{error}");
+        for victim in [worker.id(), head.id()] {
+            let address = Address { node: victim, actor: ECHO };
+            let claim = Claim { name: "master".into(), address, at: None, kind: "Tester".into() };
+            let error = registry.ask(claim, SOON).await.unwrap().unwrap_err();
+            assert!(matches!(error, NameError::OtherNode { node } if node == victim), "{error}");
+        }
+    }
+    harbour.names(driver).find::<Tester>("pilot", SOON).await.unwrap();
+    harbour.names(head).unregister("pilot", SOON).await.unwrap();
+    harbour.forgotten("pilot").await;
+}
+
+async fn what_is_kept_of_a_name_is_bounded_in_bytes(world: World) {
+    let harbour = Harbour::new(&world).await;
+    let registry = harbour.second.actor::<Tester>(Address { node: harbour.head.id(), actor: ActorId(0) });
+    let address = Address { node: harbour.second.id(), actor: ECHO };
+    let long = "x".repeat(1 << 20);
+    let claim = |name: &str| Claim { name: name.into(), address, at: None, kind: long.clone() };
+    registry.ask(claim("long"), SOON).await.unwrap().unwrap();
+    let error = harbour.names(&harbour.driver).find::<Tester>("long", SOON).await.unwrap_err();
+    assert!(matches!(&error, NameError::OtherType { kind, .. } if kind.len() == 1024), "{}", error.to_string().len());
+    let error = registry.ask(claim(&long), SOON).await.unwrap().unwrap_err();
+    assert!(matches!(&error, NameError::Malformed { name, .. } if name.len() == 256), "{error}");
+    let error = harbour.names(&harbour.driver).find::<Tester>(&long, SOON).await.unwrap_err();
+    assert!(matches!(error, NameError::Malformed { .. }), "{error}");
+}
+
+#[test]
+fn an_actor_of_many_names_has_one_task_that_waits_for_its_end() {
+    World::loopback(async |world| {
+        let harbour = Harbour::new(&world).await;
+        let (names, tasks) = (harbour.names(&harbour.worker), world.runtime.handle().metrics());
+        names.register("first", &harbour.actor, SOON).await.unwrap();
+        let before = tasks.num_alive_tasks();
+        for number in 0..200 {
+            let name = format!("pilot {}", number % 100);
+            names.register(&name, &harbour.actor, SOON).await.unwrap();
+            names.register(&name, &harbour.actor, SOON).await.unwrap();
+            if number % 3 == 0 {
+                names.unregister(&name, SOON).await.unwrap();
+            }
+        }
+        eventually("no task for each name", || tasks.num_alive_tasks() <= before + 8).await;
+        harbour.actor.ask(Stop, SOON).await.unwrap();
+        for number in 0..100 {
+            harbour.forgotten(&format!("pilot {number}")).await;
+        }
+        harbour.forgotten("first").await;
+    });
 }
 
 async fn a_node_that_keeps_no_names_says_so(world: World) {

@@ -494,12 +494,12 @@ struct Reader {
 }
 
 impl DataSource for Numbers {
-    fn open(&self, ticket: &[u8], _: NodeId) -> Result<Box<dyn DataReader>, String> {
+    fn open(&self, ticket: &[u8], _: PeerId) -> Result<Box<dyn DataReader>, String> {
         let total = u32::from_le_bytes(ticket.try_into().map_err(|_| "bad ticket")?);
         Ok(Box::new(Reader { total, at: 0 }))
     }
 
-    fn delivered(&self, _: &[u8], _: NodeId) {}
+    fn delivered(&self, _: &[u8], _: PeerId) {}
 }
 
 impl DataReader for Reader {

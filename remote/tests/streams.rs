@@ -64,7 +64,9 @@ struct Item(u32, Vec<u8>);
 
 impl Serialize for Item {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        assert!(self.0 != u32::MAX, "not to be encoded");
+        if self.0 == u32::MAX {
+            panics::wanted("not to be encoded");
+        }
         (self.0, &self.1).serialize(to)
     }
 }
@@ -116,12 +118,14 @@ impl Handler<Flow> for Source {
                 return Items::of(all);
             }
             How::Panics => {
-                return Items::of(stream::iter(0..items).map(move |n| if n == 3 { panic!("sunk") } else { item(n) }));
+                return Items::of(
+                    stream::iter(0..items).map(move |n| if n == 3 { panics::wanted("sunk") } else { item(n) }),
+                );
             }
             How::BadItem => return Items::of(stream::iter([item(0), item(u32::MAX), item(1)])),
             How::Dies => {
                 self.held = Some(sender);
-                ctx.run_later(SHORT, |_, _| panic!("the mast broke"));
+                ctx.run_later(SHORT, |_, _| panics::wanted("the mast broke"));
             }
             How::Sender | How::Forgets | How::Waits | How::Stubborn => {
                 actix_rt::spawn(async move {
@@ -402,7 +406,7 @@ async fn closing_lets_a_running_stream_finish(world: World) {
 
 #[test]
 fn a_producer_on_a_plain_thread_blocks_and_sees_the_consumer_leave() {
-    let runtime = Runtime::new("streams", 1).unwrap();
+    let World { runtime, .. } = World::threads();
     let arbiter = runtime.arbiter().unwrap();
 
     struct Blocking(std::sync::mpsc::Sender<u32>);

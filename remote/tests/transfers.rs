@@ -15,6 +15,7 @@ both!(
     a_consumer_that_stops_taking_stops_the_producer,
     a_dropped_fetch_frees_the_reader_and_is_not_delivered,
     a_refusal_carries_its_reason,
+    a_source_knows_who_asks,
     an_empty_transfer_is_delivered,
     a_source_that_fails_is_an_error_and_not_a_short_answer,
     a_node_that_is_not_connected_is_named,
@@ -40,19 +41,20 @@ struct Reader {
 }
 
 impl DataSource for Source {
-    fn open(&self, ticket: &[u8], _: NodeId) -> Result<Box<dyn DataReader>, String> {
+    fn open(&self, ticket: &[u8], peer: PeerId) -> Result<Box<dyn DataReader>, String> {
         let kind = match ticket {
             b"ok" => "ok",
             b"short" => "short",
             b"panic" => "panic",
             b"empty" => "empty",
+            b"who" => return Err(format!("asked by {peer}")),
             _ => return Err(format!("no partition {}", String::from_utf8_lossy(ticket))),
         };
         self.0.open.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Reader { counts: Arc::clone(&self.0), kind, at: 0 }))
     }
 
-    fn delivered(&self, _: &[u8], _: NodeId) {
+    fn delivered(&self, _: &[u8], _: PeerId) {
         self.0.delivered.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -63,7 +65,9 @@ impl DataReader for Reader {
     }
 
     fn read(&mut self, max: usize) -> io::Result<Bytes> {
-        assert!(self.kind != "panic", "the disk is on fire");
+        if self.kind == "panic" {
+            panics::wanted("the disk is on fire");
+        }
         if self.kind == "short" && self.at > SIZE / 2 {
             return Ok(Bytes::new());
         }
@@ -145,6 +149,13 @@ async fn a_refusal_carries_its_reason(world: World) {
     let error = back.await.unwrap_err();
     assert!(matches!(error, FetchError::Refused(_)), "{error}");
     pair.settled().await;
+}
+
+async fn a_source_knows_who_asks(world: World) {
+    let (pair, _) = serving(&world).await;
+    let error = fetch(&pair, "who").await.unwrap_err();
+    let asked = format!("asked by worker {}", pair.worker.id());
+    assert!(matches!(&error, FetchError::Refused(text) if *text == asked), "{error}");
 }
 
 async fn an_empty_transfer_is_delivered(world: World) {

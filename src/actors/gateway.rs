@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
-use regatta_remote::{ActorId, Authority, LocalRef, Node, NodeId, Role};
+use regatta_remote::{ActorId, Authority, LocalRef, Node, NodeId, Role, Sender};
 use tokio::sync::{Mutex, mpsc};
 
-use super::messages::{Admit, DriverDown, Enrol, Hear, Release, RunEvent, Submit, SubmitFrom};
+use super::messages::{Admit, DriverDown, Enlist, Enrol, Hear, Release, RunEvent, Submit, SubmitFrom};
 use super::{CONTROL, Host, SchedulerActor};
 use crate::error::ClusterError;
 use crate::sched::{QueryId, WorkerId};
@@ -19,8 +19,6 @@ pub(crate) struct GatewayActor {
     host: Arc<Host>,
     authority: Arc<Authority>,
     queries: HashMap<QueryId, Guest>,
-    /// The number of the next worker.
-    next: u32,
 }
 
 /// A query of another process.
@@ -42,27 +40,31 @@ impl GatewayActor {
     pub(crate) const MAILBOX: usize = 8192;
 
     pub(crate) fn new(host: Arc<Host>, scheduler: LocalRef<SchedulerActor>, authority: Arc<Authority>) -> Self {
-        Self { scheduler, host, authority, queries: HashMap::new(), next: 0 }
+        Self { scheduler, host, authority, queries: HashMap::new() }
     }
 
     /// Makes a gateway reachable.
     pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>) {
-        let drivers = &[Role::Driver];
-        let published = node.publish(id, actor).on::<Enrol>(&[Role::Worker]).on::<Admit>(&[Role::Worker]);
-        published.on::<SubmitFrom>(drivers).on::<Hear>(drivers).on::<Release>(drivers);
+        Self::taking(node.publish(id, actor));
+    }
+
+    /// The query, if it is of the driver whose message is being handled.
+    fn own(&self, query: QueryId) -> Option<&Guest> {
+        self.queries.get(&query).filter(|guest| Sender::current().is(guest.driver))
     }
 
     fn release(&mut self, query: QueryId) {
         self.queries.remove(&query);
+        self.host.store.disown(query);
         let scheduler = self.scheduler.clone();
         // A scheduler that is gone holds no query.
         self.host.runtime.handle().spawn(async move { scheduler.tell(Release(query), CONTROL).await });
     }
 }
 
-/// A token for one process, which only dials.
+/// A token for one process, which only finds actors and talks to them.
 pub(super) fn admission(authority: &Authority) -> Result<String, ClusterError> {
-    let token = authority.token(Role::Driver, ADMISSION);
+    let token = authority.token(Role::Guest, ADMISSION);
     Ok(token.map_err(|e| ClusterError::network("make a token", e))?.to_string())
 }
 
@@ -71,12 +73,14 @@ impl Actor for GatewayActor {
 }
 
 impl Handler<Enrol> for GatewayActor {
-    type Result = actix::MessageResult<Enrol>;
+    type Result = ResponseFuture<Result<WorkerId, ClusterError>>;
 
     fn handle(&mut self, _: Enrol, _: &mut Self::Context) -> Self::Result {
-        let worker = WorkerId(self.next);
-        self.next += 1;
-        actix::MessageResult(worker)
+        let (scheduler, node) = (self.scheduler.clone(), Sender::current().node());
+        Box::pin(async move {
+            let enlist = Enlist(node.ok_or(ClusterError::Closed)?);
+            scheduler.ask(enlist, CONTROL).await.map_err(|error| ClusterError::network("get a number", error))
+        })
     }
 }
 
@@ -92,15 +96,22 @@ impl Handler<SubmitFrom> for GatewayActor {
     type Result = Result<(), ClusterError>;
 
     fn handle(&mut self, message: SubmitFrom, _: &mut Self::Context) -> Self::Result {
-        let node = self.host.node.as_ref().ok_or(ClusterError::Closed)?;
         let (driver, _) = message.driver.node.ok_or(ClusterError::Closed)?;
+        let refused = |why: &str| ClusterError::network("submit the query", why);
+        if !Sender::current().is(driver) {
+            return Err(refused("it is not of the process that submits it"));
+        }
         // Its loss, which would release the query, may have been told before.
-        if !node.peers().iter().any(|peer| peer.node == driver) {
+        if !self.host.knows(driver) {
             return Err(ClusterError::Closed);
         }
         let query = message.query;
+        if self.queries.contains_key(&query) {
+            return Err(refused("there is a query of its number"));
+        }
         let (submit, events) = Submit::new(message);
         self.scheduler.try_tell(submit).map_err(|e| ClusterError::network("submit the query", e))?;
+        self.host.store.own(query, driver);
         self.queries.insert(query, Guest { driver, events: Arc::new(Mutex::new(events)) });
         Ok(())
     }
@@ -110,7 +121,7 @@ impl Handler<Hear> for GatewayActor {
     type Result = ResponseFuture<Result<Vec<RunEvent>, ClusterError>>;
 
     fn handle(&mut self, Hear(query): Hear, _: &mut Self::Context) -> Self::Result {
-        let events = self.queries.get(&query).map(|guest| Arc::clone(&guest.events));
+        let events = self.own(query).map(|guest| Arc::clone(&guest.events));
         Box::pin(async move {
             let events = events.ok_or(ClusterError::Closed)?;
             let mut heard = Vec::new();
@@ -127,7 +138,9 @@ impl Handler<Release> for GatewayActor {
     type Result = ();
 
     fn handle(&mut self, Release(query): Release, _: &mut Self::Context) {
-        self.release(query);
+        if self.own(query).is_some() {
+            self.release(query);
+        }
     }
 }
 

@@ -87,6 +87,11 @@ impl Host {
         }
     }
 
+    /// Whether a node is connected to this one.
+    pub(super) fn knows(&self, node: NodeId) -> bool {
+        self.node.as_ref().is_some_and(|here| here.address_of(node).is_some())
+    }
+
     pub(super) fn is_gone(&self, node: NodeId) -> bool {
         self.node.as_ref().is_some_and(|here| here.has_given_up(node))
     }
@@ -198,7 +203,11 @@ impl Host {
             return Err(failed("it is gone".to_owned()));
         }
         if node.id() != id && !node.peers().iter().any(|peer| peer.node == id) {
-            let found = node.connect(address, deadline).await.map_err(|e| failed(e.to_string()))?;
+            let found = tokio::select! {
+                biased;
+                () = node.until_given_up(id) => return Err(failed("it is gone".to_owned())),
+                found = node.connect(address, deadline) => found.map_err(|e| failed(e.to_string()))?,
+            };
             if found != id {
                 return Err(failed(format!("another process answers at {address}: the worker was restarted")));
             }
@@ -264,5 +273,39 @@ impl OwnNode {
         node.keep_names(&arbiter);
         node.serve_joins(Arc::clone(&authority)).map_err(|error| failed(&error))?;
         Ok(Self { node, authority, _names: arbiter })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::sched::{Attempt, PartitionId, QueryId, StageId, TaskId};
+
+    #[test]
+    fn a_node_that_is_known_to_be_gone_is_not_waited_for_though_it_is_being_dialled() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = Runtime::new("gone", 2).unwrap();
+        let authority = Authority::new().unwrap();
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let node = |role| Node::bind(authority.issue(role).unwrap(), any, Bytes::new(), &runtime).unwrap();
+        let (here, gone) = (node(Role::Worker), authority.issue(Role::Worker).unwrap().node());
+        // A socket that takes what comes and answers nothing, as a machine that was switched off.
+        let silent = std::net::UdpSocket::bind(any).unwrap();
+        let host = Host::new(runtime.clone(), Store::new(folder.path()), Some(here), None);
+        let place = Place { worker: WorkerId(1), node: Some((gone, silent.local_addr().unwrap())) };
+        let task = TaskId { query: QueryId(1), stage: StageId(0), index: 0 };
+        let id = PartitionId { task, attempt: Attempt(1), partition: 0 };
+        let reads = Arc::clone(&host);
+        let read = runtime.handle().spawn(async move { reads.read(&place, Ticket::Partition(id)).await });
+        // Its first packet says that it dials.
+        silent.recv(&mut [0; 2048]).unwrap();
+        let before = Instant::now();
+        host.forget(gone);
+        let failure = runtime.handle().block_on(read).unwrap().unwrap_err();
+        assert!(failure.is_retryable() && failure.to_string().contains("worker 1"), "{failure}");
+        assert!(before.elapsed() < CONTROL / 2, "{:?}", before.elapsed());
+        runtime.shutdown(Duration::from_secs(2));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, ResponseActFuture, ResponseFuture, WrapFuture, fut};
-use regatta_remote::{ActorId, Address, AskError};
+use regatta_remote::{ActorId, Address, AskError, Sender};
 
 use super::messages::{ActorEnded, DropActor, HostActor, Hosted, SpawnActor, StopActor};
 use super::{CONTROL, FIRST_HOSTED, SchedulerActor, SwordfishActor, insist};
@@ -25,6 +25,7 @@ impl Handler<SpawnActor> for SchedulerActor {
         self.core.actor_started(worker);
         self.hosted += 1;
         let id = ActorId(FIRST_HOSTED + self.hosted);
+        self.owners.insert(id, (worker, Sender::current()));
         let asked = async move {
             let answer = swordfish.ask(HostActor { id, spec }, 2 * CONTROL).await;
             let lost = answer.as_ref().is_err_and(AskError::may_have_run);
@@ -35,12 +36,12 @@ impl Handler<SpawnActor> for SchedulerActor {
                 // Nobody will ever hold it. If it was there, its worker tells its end in turn.
                 let dropped = async move { insist(&swordfish, DropActor(id)).await };
                 ctx.spawn(dropped.into_actor(scheduler).map(move |was_there, scheduler, _| match was_there {
-                    Ok(false) => scheduler.core.actor_ended(worker),
+                    Ok(false) => scheduler.ended(worker, id),
                     Ok(true) => (),
                     Err(error) => tracing::warn!(%worker, %error, "could not drop an actor that nobody holds"),
                 }));
             } else if answer.is_err() {
-                scheduler.core.actor_ended(worker);
+                scheduler.ended(worker, id);
             }
             answer
         }))
@@ -51,7 +52,9 @@ impl Handler<StopActor> for SchedulerActor {
     type Result = ResponseFuture<Result<(), ActorError>>;
 
     fn handle(&mut self, StopActor(Address { node, actor }): StopActor, _: &mut Context<Self>) -> Self::Result {
-        let swordfish = self.worker_of(node).and_then(|worker| self.swordfish(worker));
+        let may = |owner: Sender| [owner, Sender::Here].contains(&Sender::current());
+        let is_own = self.owners.get(&actor).is_some_and(|(_, owner)| may(*owner));
+        let swordfish = self.worker_of(node).filter(|_| is_own).and_then(|worker| self.swordfish(worker));
         Box::pin(async move {
             let swordfish = swordfish.ok_or(ActorError::NotRunning)?;
             let stopped = swordfish.ask(DropActor(actor), CONTROL).await;
@@ -64,12 +67,20 @@ impl Handler<StopActor> for SchedulerActor {
 impl Handler<ActorEnded> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, ActorEnded(worker): ActorEnded, _: &mut Context<Self>) {
-        self.core.actor_ended(worker);
+    fn handle(&mut self, ActorEnded(worker, id): ActorEnded, _: &mut Context<Self>) {
+        if self.is_from(worker) && self.owners.get(&id).is_some_and(|(on, _)| *on == worker) {
+            self.ended(worker, id);
+        }
     }
 }
 
 impl SchedulerActor {
+    /// An actor is not on that worker any more.
+    fn ended(&mut self, worker: WorkerId, id: ActorId) {
+        self.owners.remove(&id);
+        self.core.actor_ended(worker);
+    }
+
     fn place_actor(&self, on: Option<WorkerId>) -> Result<WorkerId, ActorError> {
         match on {
             None => self.core.place_actor(self.workers()).ok_or(ActorError::NoWorker),
@@ -135,7 +146,7 @@ impl SwordfishActor {
         let arbiter = self.hosted.remove(&id)?;
         let (scheduler, worker) = (self.scheduler.clone(), self.here.worker);
         self.host.runtime.handle().spawn(async move {
-            if let Err(error) = insist(&scheduler, ActorEnded(worker)).await {
+            if let Err(error) = insist(&scheduler, ActorEnded(worker, id)).await {
                 tracing::warn!(%error, "could not report the end of an actor");
             }
         });

@@ -1,4 +1,4 @@
-//! Every message between the actors.
+//! Every message between the actors, and from whom it comes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
-use regatta_remote::{ActorId, ActorRef, Address, NodeId, messages};
+use regatta_remote::{ActorId, ActorRef, Address, NodeId, Publication, Role, messages};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::SwordfishActor;
+use super::{GatewayActor, SchedulerActor, SwordfishActor, UdfActor};
 use crate::actor::ActorSpec;
 use crate::cluster::ClusterProvider;
 use crate::error::{ActorError, ClusterError, Error};
@@ -22,40 +22,72 @@ use crate::sched::{
 use crate::store::Ticket;
 use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
 
-messages! {
-    // To the scheduler.
-    0x0101 Register => Result<(), ClusterError>,
-    0x0102 TasksEnded => (),
-    0x0103 ReplicaSays => (),
-    0x0104 CreditWaits => (),
-    0x0105 SpawnActor => Result<Hosted, ActorError>,
-    0x0106 StopActor => Result<(), ActorError>,
-    0x0107 ActorEnded => (),
-    0x0108 Release => (),
-    0x0109 Status => Option<QueryStatus>,
-    0x010a WholeStatus => SessionStatus,
-    0x010b Persist => (),
-    0x010c Locate => Located,
-    // To a swordfish.
-    0x0201 Prepare => (),
-    0x0202 RunTasks => (),
-    0x0203 StartReplica => (),
-    0x0204 StopReplica => (),
-    0x0205 Serve => (),
-    0x0206 End => (),
-    0x0207 Gone => (),
-    0x0208 Enough => (),
-    0x0209 Dismiss => (),
-    0x020a HostActor => Result<Hosted, ActorError>,
-    0x020b DropActor => bool,
-    0x020c Withdraw => (),
-    // To a replica.
-    0x0301 Evaluate => Result<Evaluated, CallFailure>,
-    // To the gateway.
-    0x0401 Enrol => WorkerId,
-    0x0402 SubmitFrom => Result<(), ClusterError>,
-    0x0403 Hear => Result<Vec<RunEvent>, ClusterError>,
-    0x0404 Admit => Result<String, ClusterError>,
+/// Declares what an actor takes from other processes, from nodes of which roles, and of what the sender may speak. The roles are
+/// checked before the message is decoded; the rest its handler checks, by [`Sender`](regatta_remote::Sender). `docs/semantics.md`
+/// has the whole as a table.
+macro_rules! takes {
+    ($($actor:ident, $name:literal {
+        $($id:literal $message:ident from [$($role:ident),+], $of:literal => $reply:ty,)*
+    })*) => {
+        messages! { $($($id $message => $reply,)*)* }
+
+        $(impl $actor {
+            /// Names the messages that it takes from other processes.
+            pub(super) fn taking(published: Publication<Self>) -> Publication<Self> {
+                published$(.on::<$message>(&[$(Role::$role),+]))*
+            }
+        })*
+
+        /// The table of it all.
+        #[cfg(test)]
+        pub(super) const TABLE: &[super::ownership::Line] = &[$($(super::ownership::Line {
+            to: $name,
+            message: stringify!($message),
+            from: &[$(Role::$role),+],
+            of: $of,
+            send: super::ownership::send::<$id>,
+        },)*)*];
+    };
+}
+
+takes! {
+    SchedulerActor, "scheduler" {
+        0x0101 Register from [Worker], "itself, once, under a number that nobody else has or was given" => Result<(), ClusterError>,
+        0x0102 TasksEnded from [Worker], "attempts that run on it" => (),
+        0x0103 ReplicaSays from [Worker], "replicas that are on it" => (),
+        0x0104 CreditWaits from [Worker], "its own batches" => (),
+        0x0107 ActorEnded from [Worker], "actors that are on it" => (),
+        0x010c Locate from [Worker], "any query: it may be given tasks of each" => Located,
+        0x0105 SpawnActor from [Driver], "an actor of its own" => Result<Hosted, ActorError>,
+        0x0106 StopActor from [Driver], "actors that it has started" => Result<(), ActorError>,
+        0x0109 Status from [Driver], "its own queries" => Option<QueryStatus>,
+        0x010a WholeStatus from [Driver], "the whole cluster, without what others read or make" => SessionStatus,
+        0x010b Persist from [Driver], "its own queries" => (),
+    }
+    SwordfishActor, "swordfish" {
+        0x0201 Prepare from [Head], "all" => (),
+        0x0202 RunTasks from [Head], "all" => (),
+        0x0203 StartReplica from [Head], "all" => (),
+        0x0204 StopReplica from [Head], "all" => (),
+        0x0205 Serve from [Head], "all" => (),
+        0x0206 End from [Head], "all" => (),
+        0x0207 Gone from [Head], "all" => (),
+        0x0208 Enough from [Head], "all" => (),
+        0x0209 Dismiss from [Head], "all" => (),
+        0x020a HostActor from [Head], "all" => Result<Hosted, ActorError>,
+        0x020b DropActor from [Head], "all" => bool,
+        0x020c Withdraw from [Head], "all" => (),
+    }
+    UdfActor, "replica" {
+        0x0301 Evaluate from [Worker], "a batch that it holds" => Result<Evaluated, CallFailure>,
+    }
+    GatewayActor, "gateway" {
+        0x0401 Enrol from [Worker], "itself: a node has one number" => Result<WorkerId, ClusterError>,
+        0x0404 Admit from [Worker], "a process of its own, which enters as a guest" => Result<String, ClusterError>,
+        0x0402 SubmitFrom from [Driver], "a query of its own, under a number that nobody has, which reads what it has persisted" => Result<(), ClusterError>,
+        0x0403 Hear from [Driver], "its own queries" => Result<Vec<RunEvent>, ClusterError>,
+        0x0108 Release from [Driver], "its own queries" => (),
+    }
 }
 
 /// A worker, as other processes find it. Without a node it is in this process.
@@ -127,6 +159,8 @@ pub(crate) struct Prepare {
     pub(crate) query: QueryId,
     pub(crate) stage: StageId,
     pub(crate) program: StageProgram,
+    /// Whose query it is; `None`: of this process.
+    pub(crate) driver: Option<NodeId>,
 }
 
 /// One attempt of a task.
@@ -209,9 +243,9 @@ pub(crate) struct Withdraw {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct End(pub(crate) QueryId);
 
-/// A node of the cluster is gone: what waits for it need not wait any longer.
+/// Nodes of the cluster are gone: what waits for them need not wait any longer, and they are not let in.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Gone(pub(crate) NodeId);
+pub(crate) struct Gone(pub(crate) Vec<NodeId>);
 
 /// Start a user's actor on some worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -223,7 +257,7 @@ pub(crate) struct StopActor(pub(crate) Address);
 
 /// A user's actor has ended on this worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct ActorEnded(pub(crate) WorkerId);
+pub(crate) struct ActorEnded(pub(crate) WorkerId, pub(crate) ActorId);
 
 /// Start a user's actor here, under this number.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -353,6 +387,10 @@ pub(crate) struct Admit;
 #[derive(Debug)]
 pub(crate) struct DriverDown(pub(crate) NodeId);
 
+/// The worker at a node gets its number.
+#[derive(Debug)]
+pub(crate) struct Enlist(pub(crate) NodeId);
+
 /// What a session hears of its query. `Done` or `Failed` is the last.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum RunEvent {
@@ -426,6 +464,9 @@ impl actix::Message for Submit {
 }
 impl actix::Message for DriverDown {
     type Result = ();
+}
+impl actix::Message for Enlist {
+    type Result = WorkerId;
 }
 impl actix::Message for Worker {
     type Result = ();

@@ -1,5 +1,6 @@
 //! What the scheduler sends to its workers: in order for each, and tasks that wait together as one message.
 
+use actix::Handler;
 use regatta_remote::{ActorRef, AskError};
 use tokio::sync::mpsc;
 
@@ -7,7 +8,9 @@ use super::messages::{
     Dismiss, End, Enough, Gone, Prepare, RunTask, RunTasks, Serve, StartReplica, StopReplica, Withdraw,
 };
 use super::{SchedulerActor, SwordfishActor, insist, insist_on};
-use crate::sched::{Attempt, QueryId, ReplicaId, TaskId, WorkerId};
+use crate::error::{ClusterError, TaskFailure};
+use crate::sched::{Attempt, Event, QueryId, ReplicaId, TaskId, WorkerId};
+use crate::udf::UdfError;
 
 /// A message to a worker.
 pub(super) enum Outgoing {
@@ -154,6 +157,31 @@ fn together(first: RunTask, messages: &mut mpsc::Receiver<Outgoing>, next: &mut 
         }
     }
     tasks
+}
+
+impl Handler<Undeliverable> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Undeliverable, _: &mut Self::Context) {
+        self.take(match message {
+            Undeliverable::Query(query, why) => {
+                Event::Fail(query, ClusterError::network("tell a worker of a stage of the query", why).into())
+            }
+            Undeliverable::Task(task, attempt, why) => {
+                Event::TaskEnded { task, attempt, outcome: Err(TaskFailure::CannotBeSent(why)) }
+            }
+            Undeliverable::Replica(replica, why) => Event::ReplicaFailed { replica, error: UdfError::new(why) },
+        });
+    }
+}
+
+impl Handler<Undelivered> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, Undelivered { worker, error }: Undelivered, _: &mut Self::Context) {
+        let why = ClusterError::network(format!("{worker} does not answer"), error);
+        self.lose(worker, why.to_string());
+    }
 }
 
 #[cfg(test)]

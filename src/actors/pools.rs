@@ -172,7 +172,14 @@ impl StagePools {
                     Fault::Failed(UdfError::timed_out(call.timeout.unwrap_or_default(), then))
                 }
                 Err(CallEnd::Replica(CallFailure::NotFetched(why)) | CallEnd::Lost(why)) => {
-                    step.lose(&credit, &seat, &why);
+                    let (udf, rank, worker) = (&step.udf.name, seat.at.replica.rank, seat.at.place.worker);
+                    tracing::warn!(udf, rank, %worker, why, "a replica is lost; its batch goes to another");
+                    step.lose(&credit);
+                    continue;
+                }
+                // As when another one's worker was lost, and the stage begins anew: its own worker is not to blame.
+                Err(CallEnd::Stopped) => {
+                    step.lose(&credit);
                     continue;
                 }
                 Err(CallEnd::Task(failure)) => return Err(failure),
@@ -187,7 +194,7 @@ impl StagePools {
             None => {
                 let bytes = encode_frame(inputs).map_err(PolarsFailure::from).map_err(TaskFailure::from)?;
                 // Taken back if the call is cancelled before the replica has fetched it.
-                let offer = self.host.store.offer(bytes);
+                let offer = self.host.store.offer(bytes, seat.at.place.node.map(|(node, _)| node));
                 let actor: ActorRef<UdfActor> = self.host.replica(&seat.at.place, seat.at.actor).await?;
                 actor.ask(Evaluate { inputs: BatchAt::There(self.here, offer.ticket()), call }, CALL).await
             }
@@ -261,10 +268,8 @@ impl StepPool {
         self.room.notify_waiters();
     }
 
-    /// A replica is lost: its batch goes to another, until the scheduler says that it is there again.
-    fn lose(&self, at: &Credit<'_>, seat: &Seat, why: &str) {
-        let (udf, rank, worker) = (&self.udf.name, seat.at.replica.rank, seat.at.place.worker);
-        tracing::warn!(udf, rank, %worker, why, "a replica is lost; its batch goes to another");
+    /// A replica is lost, or was stopped: its batch goes to another, until the scheduler says that it is there again.
+    fn lose(&self, at: &Credit<'_>) {
         self.seats().router.set_gone(at.index, true);
         self.room.notify_waiters();
     }
@@ -320,8 +325,10 @@ impl Drop for Waits<'_> {
 enum CallEnd {
     /// The replica says so.
     Replica(CallFailure),
-    /// The replica, or the way to it.
+    /// The way to the replica.
     Lost(String),
+    /// The replica was stopped.
+    Stopped,
     /// Here.
     Task(TaskFailure),
 }
@@ -335,11 +342,8 @@ impl From<TaskFailure> for CallEnd {
 impl From<AskError> for CallEnd {
     fn from(error: AskError) -> Self {
         match error {
-            AskError::NotConnected
-            | AskError::ConnectionLost { .. }
-            | AskError::NoSuchActor
-            | AskError::NoReply
-            | AskError::Stopped => Self::Lost(error.to_string()),
+            AskError::NotConnected | AskError::ConnectionLost { .. } => Self::Lost(error.to_string()),
+            AskError::NoSuchActor | AskError::NoReply | AskError::Stopped => Self::Stopped,
             AskError::Panicked { text } => Self::Task(TaskFailure::Panicked(text)),
             // Not the UDF's failure, so its retries and its policy have no say: the task is tried again.
             error => Self::Task(TaskFailure::Transfer { from: "a UDF replica".to_owned(), why: error.to_string() }),
@@ -375,9 +379,10 @@ mod tests {
     /// `on_error(Null)` is about what the UDF did: a batch that was not run must never become nulls.
     #[test]
     fn a_call_that_did_not_reach_the_udf_is_no_failure_of_the_udf() {
-        let lost = [AskError::NotConnected, AskError::NoSuchActor, AskError::Stopped, AskError::NoReply];
-        for error in lost {
-            assert!(matches!(CallEnd::from(error), CallEnd::Lost(_)));
+        assert!(matches!(CallEnd::from(AskError::NotConnected), CallEnd::Lost(_)));
+        for error in [AskError::NoSuchActor, AskError::Stopped, AskError::NoReply] {
+            // Its worker is there, and nobody is to say otherwise.
+            assert!(matches!(CallEnd::from(error), CallEnd::Stopped));
         }
         for error in [AskError::Busy, AskError::Deadline, AskError::BadReply { text: String::new() }] {
             assert!(matches!(CallEnd::from(error), CallEnd::Task(failure) if failure.is_retryable()));

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use regatta_remote::{DataReader, DataSource, Fetch, NodeId, decode};
+use regatta_remote::{DataReader, DataSource, Fetch, PeerId, decode};
 use tokio::runtime::Handle;
 
 use super::{Host, Place};
@@ -26,10 +26,11 @@ impl Relay {
 }
 
 impl DataSource for Relay {
-    fn open(&self, ticket: &[u8], peer: NodeId) -> Result<Box<dyn DataReader>, String> {
+    fn open(&self, ticket: &[u8], peer: PeerId) -> Result<Box<dyn DataReader>, String> {
         let host = self.host.upgrade().ok_or("the head is closing")?;
         match decode(ticket).map_err(|e| e.to_string())? {
             Ticket::Through { worker, node, address, partition, rows } => {
+                host.store.may_read(partition.task.query, peer)?;
                 let place = Place { worker, node: Some((node, address)) };
                 let runtime = host.runtime.handle().clone();
                 // This thread may block: it is one for sources.
@@ -41,7 +42,7 @@ impl DataSource for Relay {
         }
     }
 
-    fn delivered(&self, ticket: &[u8], peer: NodeId) {
+    fn delivered(&self, ticket: &[u8], peer: PeerId) {
         if let Some(host) = self.host.upgrade() {
             host.store.delivered(ticket, peer);
         }
@@ -111,6 +112,7 @@ mod tests {
         let empty = || Store::new(folder.path());
         let at_head = Host::new(runtime.clone(), empty(), Some(head.clone()), None);
         Relay::serve(&at_head);
+        at_head.store.own(QueryId(1), driver.id());
         let host = Host::new(runtime.clone(), empty(), Some(driver), Some(head.id()));
 
         // Nobody is at this address: a network that the driver has no way into.

@@ -1,61 +1,65 @@
 //! The actor of the head: carries events into `sched::Core` and its actions out.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
-use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Role, encode};
+use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Sender};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    ActorEnded, CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Persist, Piece, Place, Prepare, Register,
-    Release, ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, SpawnActor, StartReplica, Status, StopActor,
-    StopReplica, Submit, TaskEnded, TasksEnded, UseProvider, WholeStatus, Withdraw, Word, Worker, WorkerDown,
-    WorkerSilent,
+    CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Persist, Piece, Place, Prepare, Register, Release,
+    ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, TasksEnded,
+    UseProvider, WholeStatus, Withdraw, Word, Worker, WorkerDown, WorkerSilent,
 };
-use super::outbox::{OUTBOX, Outgoing, Undeliverable, Undelivered, deliver};
+use super::outbox::{OUTBOX, Outgoing, deliver};
+use super::specs::{driver_id, pieces, pool_spec};
 use super::{Host, SwordfishActor};
 use crate::cluster::ClusterProvider;
-use crate::error::{ClusterError, TaskFailure};
-use crate::os;
-use crate::plan::{QueryPlan, Rows, Split, Stage, UdfStep, share};
+use crate::error::ClusterError;
+use crate::notice::notice;
+use crate::plan::{QueryPlan, Split, Stage, UdfStep};
 use crate::sched::{
-    Action, Affinity, Core, DriverId, Event, GpuInfo, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus,
-    ReplicaId, Report, Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
+    Action, Affinity, Core, Event, GpuInfo, Output, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources,
+    Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
-use crate::store::{RowRange, Ticket};
-use crate::udf::{Metrics, MetricsByUdf, RunOn, UdfError, merge_into};
+use crate::udf::{Metrics, MetricsByUdf, merge_into};
 
 /// Places the work of all queries.
 pub struct SchedulerActor {
     pub(super) core: Core,
-    host: Arc<Host>,
-    workers: HashMap<WorkerId, Crew>,
-    queries: HashMap<QueryId, Submitted>,
+    pub(super) host: Arc<Host>,
+    pub(super) workers: HashMap<WorkerId, Crew>,
+    pub(super) queries: HashMap<QueryId, Submitted>,
     /// Replicas that have become ready, and where.
     replicas: HashMap<ReplicaId, (WorkerId, ActorId)>,
-    /// Users' actors started so far.
+    /// Users' actors started so far; where those are that have not ended, and who has started them.
     pub(super) hosted: u64,
+    pub(super) owners: HashMap<ActorId, (WorkerId, Sender)>,
+    /// Numbers of workers that have not registered yet.
+    pub(super) enrolled: HashMap<NodeId, WorkerId>,
+    pub(super) next_number: u32,
+    /// The last nodes of workers that were lost: no worker lets them in.
+    gone: VecDeque<NodeId>,
     /// `None`: workers neither come nor go.
     provider: Option<Arc<dyn ClusterProvider>>,
     /// How many workers have joined, for whoever waits for them.
     joining: watch::Sender<usize>,
 }
 
-struct Crew {
-    place: Place,
+pub(super) struct Crew {
+    pub(super) place: Place,
     devices: Vec<GpuInfo>,
     actor: ActorRef<SwordfishActor>,
     /// Messages to the worker, in order; a task of its own sends them.
     outbox: mpsc::Sender<Outgoing>,
 }
 
-struct Submitted {
+pub(super) struct Submitted {
     plan: QueryPlan,
-    driver: Place,
+    pub(super) driver: Place,
     events: mpsc::Sender<RunEvent>,
     reported: Reported,
 }
@@ -81,23 +85,34 @@ impl Reported {
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// Lost nodes that workers which join later hear of.
+const GONE: usize = 4096;
 
 impl SchedulerActor {
     pub(crate) fn new(settings: Settings, host: Arc<Host>, joining: watch::Sender<usize>) -> Self {
         let core = Core::new(settings);
         let (workers, queries, replicas) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { core, host, workers, queries, replicas, hosted: 0, provider: None, joining }
+        let (owners, enrolled, gone) = (HashMap::new(), HashMap::new(), VecDeque::new());
+        Self {
+            core,
+            host,
+            workers,
+            queries,
+            replicas,
+            hosted: 0,
+            owners,
+            enrolled,
+            next_number: 0,
+            gone,
+            provider: None,
+            joining,
+        }
     }
 
     /// Makes a scheduler reachable for the workers of its cluster, and for drivers that ask where things stand or start
     /// actors; and the names of the cluster's actors, which the head keeps on this thread.
     pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>, thread: &Arbiter) {
-        let (workers, drivers) = (&[Role::Worker], &[Role::Driver]);
-        let published = node.publish(id, actor).on::<Register>(workers).on::<TasksEnded>(workers);
-        let published = published.on::<ReplicaSays>(workers).on::<CreditWaits>(workers).on::<ActorEnded>(workers);
-        let published = published.on::<Locate>(workers);
-        let published = published.on::<Status>(drivers).on::<WholeStatus>(drivers).on::<Persist>(drivers);
-        published.on::<SpawnActor>(drivers).on::<StopActor>(drivers);
+        Self::taking(node.publish(id, actor));
         node.keep_names(thread);
     }
 
@@ -128,32 +143,40 @@ impl SchedulerActor {
         let (devices, no_gpu) = devices.map_or_else(|why| (Vec::new(), Some(why)), |devices| (devices, None));
         self.workers.insert(worker, Crew { place, devices, actor: actor.clone(), outbox });
         self.host.runtime.handle().spawn(deliver(actor, to_send, worker, ctx.address().downgrade()));
+        if !self.gone.is_empty() {
+            self.send(worker, Outgoing::Gone(Gone(self.gone.iter().copied().collect())));
+        }
         self.take(Event::Joined { worker, capacity, no_gpu, machine: machine(&place) });
         self.joining.send_modify(|joined| *joined += 1);
     }
 
-    fn lose(&mut self, worker: WorkerId, why: String) {
+    pub(super) fn lose(&mut self, worker: WorkerId, why: String) {
         if let Some(crew) = self.workers.remove(&worker) {
-            tracing::warn!(%worker, why, "worker lost");
+            notice(format_args!("{worker} is lost ({why}); what it did, and what only it held, runs again elsewhere"));
             if let Some((node, _)) = crew.place.node {
                 self.host.forget(node);
+                if self.gone.len() == GONE {
+                    self.gone.pop_front();
+                }
+                self.gone.push_back(node);
                 for worker in self.workers.keys().copied().collect::<Vec<_>>() {
-                    self.send(worker, Outgoing::Gone(Gone(node)));
+                    self.send(worker, Outgoing::Gone(Gone(vec![node])));
                 }
             }
             self.replicas.retain(|_, (on, _)| *on != worker);
+            self.owners.retain(|_, (on, _)| *on != worker);
             // Its process may still be there, stopped or cut off: it is of no use any more.
             self.provide(move |provider| provider.retire(worker));
             self.take(Event::Lost { worker, why });
         }
     }
 
-    fn worker_at(&self, node: NodeId) -> Option<WorkerId> {
+    pub(super) fn worker_at(&self, node: NodeId) -> Option<WorkerId> {
         let crew = self.workers.values().find(|crew| crew.place.node.is_some_and(|(id, _)| id == node));
         crew.map(|crew| crew.place.worker)
     }
 
-    fn take(&mut self, event: Event) {
+    pub(super) fn take(&mut self, event: Event) {
         for action in self.core.handle(event, Instant::now()) {
             self.act(action);
         }
@@ -163,7 +186,9 @@ impl SchedulerActor {
         match action {
             Action::Prepare { worker, query, stage } => {
                 if let Some(program) = self.stage(query, stage.0).and_then(|stage| stage.program().cloned()) {
-                    self.send(worker, Outgoing::Prepare(Prepare { query, stage, program }));
+                    let driver = self.queries.get(&query).and_then(|submitted| submitted.driver.node);
+                    let driver = driver.map(|(node, _)| node);
+                    self.send(worker, Outgoing::Prepare(Prepare { query, stage, program, driver }));
                 }
             }
             Action::Run { worker, task, attempt, after } => {
@@ -211,6 +236,7 @@ impl SchedulerActor {
                 let crew = self.workers.remove(&worker);
                 crew.and_then(|crew| crew.place.node).into_iter().for_each(|(node, _)| self.host.forget(node));
                 self.replicas.retain(|_, (on, _)| *on != worker);
+                self.owners.retain(|_, (on, _)| *on != worker);
                 self.provide(move |provider| provider.retire(worker));
             }
             Action::Report(query, report) => self.report(query, report),
@@ -304,10 +330,13 @@ impl SchedulerActor {
         self.located(query).unwrap_or_default().into_iter().map(|piece| piece.place.worker).collect()
     }
 
-    /// The partitions of a finished query's result.
+    /// The partitions of a finished query's result, if they are all there.
     fn located(&self, query: QueryId) -> Option<Vec<Piece>> {
-        let last = self.queries.get(&query)?.plan.last()?.id;
-        self.core.is_done(query).then(|| self.pieces(query, last, &Split::Whole))
+        let last = self.queries.get(&query)?.plan.last().filter(|_| self.core.is_done(query))?;
+        let outputs = self.core.outputs(query, last.id).into_iter();
+        let placed: Option<Vec<_>> =
+            outputs.map(|(worker, output)| Some((self.place(query, worker)?, output))).collect();
+        Some(pieces(&Split::Whole, &placed?, last.partitions()))
     }
 
     fn replica_stopped(&mut self, step: StepId, metrics: &Metrics) {
@@ -339,6 +368,7 @@ impl Handler<Register> for SchedulerActor {
     fn handle(&mut self, message: Register, ctx: &mut Self::Context) -> Self::Result {
         let Register { worker, capacity, devices, node, address } = message;
         let place = Place { worker, node: Some((node, address)) };
+        self.may_register(worker, node)?;
         match self.workers.get(&worker) {
             // The answer to an earlier ask was lost.
             Some(crew) if crew.place == place => return Ok(()),
@@ -351,6 +381,7 @@ impl Handler<Register> for SchedulerActor {
             None => (),
         }
         let actor = self.host.swordfish(node).ok_or(ClusterError::Closed)?;
+        self.enrolled.remove(&node);
         self.join(place, (capacity, devices), actor, ctx);
         Ok(())
     }
@@ -376,6 +407,7 @@ impl Handler<WorkerDown> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, WorkerDown { node, why }: WorkerDown, _: &mut Self::Context) {
+        node.iter().for_each(|node| _ = self.enrolled.remove(node));
         match node.map(|node| (node, self.worker_at(node))) {
             Some((_, Some(worker))) => return self.lose(worker, why),
             // It had gone before.
@@ -383,7 +415,7 @@ impl Handler<WorkerDown> for SchedulerActor {
             Some((node, None)) => self.host.forget(node),
             None => (),
         }
-        tracing::warn!(why, "a worker that was asked for has ended before it joined");
+        notice(format_args!("a worker that was asked for has ended before it joined: {why}"));
         self.take(Event::NotJoined { why });
     }
 }
@@ -404,6 +436,11 @@ impl Handler<TasksEnded> for SchedulerActor {
 
     fn handle(&mut self, TasksEnded(ended): TasksEnded, _: &mut Self::Context) {
         for TaskEnded { task, attempt, outcome, metrics } in ended {
+            // None: it was given up, and its end is heard no more.
+            if !self.core.runs_on(task, attempt).is_some_and(|worker| self.is_from(worker)) {
+                tracing::debug!(%task, attempt = attempt.0, from = %Sender::current(), "an end that is not heard");
+                continue;
+            }
             if let (Ok(_), Some(submitted)) = (&outcome, self.queries.get_mut(&task.query)) {
                 submitted.reported.tasks.insert(task, metrics);
             }
@@ -416,6 +453,11 @@ impl Handler<ReplicaSays> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, ReplicaSays { replica, word }: ReplicaSays, _: &mut Self::Context) {
+        // The last word of one that was stopped comes when nobody knows any more where it was.
+        let on = self.core.replica_on(replica);
+        if !on.map_or(matches!(word, Word::Stopped(..)), |on| self.is_from(on)) {
+            return;
+        }
         let event = match word {
             Word::Progress(doing) => Event::ReplicaProgress { replica, doing },
             Word::Failed(error) => Event::ReplicaFailed { replica, error },
@@ -439,7 +481,9 @@ impl Handler<CreditWaits> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, CreditWaits { worker, step, batches }: CreditWaits, _: &mut Self::Context) {
-        self.take(Event::CreditWait { worker, step, batches });
+        if self.is_from(worker) {
+            self.take(Event::CreditWait { worker, step, batches });
+        }
     }
 }
 
@@ -447,6 +491,11 @@ impl Handler<Submit> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, Submit { query, plan, mut given, driver, events }: Submit, _: &mut Self::Context) {
+        if let Err(error) = self.may_submit(query, &plan, &driver) {
+            // There is room for every event.
+            let _ = events.try_send(RunEvent::Failed(error.into()));
+            return;
+        }
         let no_gpu = (!self.core.has_gpus()).then(|| self.core.why_no_gpu());
         let affinity = self.near_persisted(&plan);
         let stages = plan.stages.iter().zip(affinity).map(|(stage, affinity)| StageSpec {
@@ -477,7 +526,9 @@ impl Handler<Persist> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, Persist(query): Persist, _: &mut Self::Context) {
-        self.take(Event::Persist(query));
+        if self.is_owner(query) {
+            self.take(Event::Persist(query));
+        }
     }
 }
 
@@ -486,8 +537,8 @@ impl Handler<Locate> for SchedulerActor {
 
     fn handle(&mut self, Locate { query, partitions }: Locate, _: &mut Self::Context) -> Self::Result {
         let Some(pieces) = self.located(query) else {
-            let known = self.queries.contains_key(&query);
-            return actix::MessageResult(if known { Located::MadeAgain } else { Located::Nowhere });
+            let made_again = self.queries.contains_key(&query) && !self.core.is_done(query);
+            return actix::MessageResult(if made_again { Located::MadeAgain } else { Located::Nowhere });
         };
         let wanted: Option<_> = partitions.into_iter().map(|partition| pieces.get(partition).copied()).collect();
         actix::MessageResult(wanted.map_or(Located::Nowhere, Located::There))
@@ -498,7 +549,7 @@ impl Handler<Status> for SchedulerActor {
     type Result = Option<QueryStatus>;
 
     fn handle(&mut self, Status(query): Status, _: &mut Self::Context) -> Self::Result {
-        let mut status = self.core.status(query, Instant::now())?;
+        let mut status = self.core.status(query, Instant::now()).filter(|_| self.is_owner(query))?;
         status.metrics = self.queries.get(&query).map(|submitted| submitted.reported.total()).unwrap_or_default();
         Some(status)
     }
@@ -514,79 +565,6 @@ impl Handler<WholeStatus> for SchedulerActor {
         }
         actix::MessageResult(status)
     }
-}
-
-impl Handler<Undeliverable> for SchedulerActor {
-    type Result = ();
-
-    fn handle(&mut self, message: Undeliverable, _: &mut Self::Context) {
-        self.take(match message {
-            Undeliverable::Query(query, why) => {
-                Event::Fail(query, ClusterError::network("tell a worker of a stage of the query", why).into())
-            }
-            Undeliverable::Task(task, attempt, why) => {
-                Event::TaskEnded { task, attempt, outcome: Err(TaskFailure::CannotBeSent(why)) }
-            }
-            Undeliverable::Replica(replica, why) => Event::ReplicaFailed { replica, error: UdfError::new(why) },
-        });
-    }
-}
-
-impl Handler<Undelivered> for SchedulerActor {
-    type Result = ();
-
-    fn handle(&mut self, Undelivered { worker, error }: Undelivered, _: &mut Self::Context) {
-        let why = ClusterError::network(format!("{worker} does not answer"), error);
-        self.lose(worker, why.to_string());
-    }
-}
-
-/// What a task reads of outputs that are so many partitions each.
-fn pieces(split: &Split, outputs: &[(Place, Output)], partitions: usize) -> Vec<Piece> {
-    let Split::Share { part, of } = split else {
-        let of_each = match split {
-            Split::Hashed { part, .. } => *part..*part + 1,
-            _ => 0..partitions,
-        };
-        let ids = outputs.iter().flat_map(|(place, output)| {
-            of_each.clone().map(|partition| (*place, PartitionId { partition: partition as u32, ..output.id }))
-        });
-        return ids.map(|(place, id)| Piece { place, ticket: Ticket::Partition(id) }).collect();
-    };
-    let rows: Vec<u64> = outputs.iter().map(|(_, output)| output.rows).collect();
-    let pieces = share(*part, *of, &rows).into_iter().filter_map(|Rows { partition, rows }| {
-        let (place, output) = outputs.get(partition)?;
-        let range = RowRange { offset: rows.start, len: rows.end - rows.start };
-        let whole = range.len == output.rows;
-        let ticket = if whole { Ticket::Partition(output.id) } else { Ticket::Rows(output.id, range) };
-        Some(Piece { place: *place, ticket })
-    });
-    pieces.collect()
-}
-
-/// What a pool takes; `no_gpu`: why no worker has a GPU.
-fn pool_spec(step: &UdfStep, no_gpu: Option<&str>) -> PoolSpec {
-    let options = &step.options;
-    let ((least, most), ready_timeout, keep_warm) = (options.replicas, options.ready_timeout, options.keep_warm);
-    let each = Resources::cpus(options.cpus).with_memory(options.memory);
-    let each = match no_gpu {
-        Some(why) if options.run_on == RunOn::PreferGpu => {
-            tracing::warn!(udf = step.udf, why, "no worker has a GPU: it runs on CPUs");
-            each
-        }
-        _ => each.with_gpus(options.gpus, options.gpu_memory),
-    };
-    // What cannot be encoded is nobody else's.
-    let key = encode(&(&step.udf, options, each, &step.arguments)).map(|key| Arc::from(&*key));
-    let key = key.unwrap_or_else(|_| Arc::from(os::random().to_le_bytes()));
-    PoolSpec { key, udf: step.udf.clone(), each, least, most, ready_timeout, keep_warm }
-}
-
-/// All that a driver submits is under one number.
-fn driver_id(driver: &Place) -> DriverId {
-    let mut hasher = DefaultHasher::new();
-    driver.node.map(|(node, _)| node).hash(&mut hasher);
-    DriverId(hasher.finish())
 }
 
 /// The machine that a worker runs on; `None` for processes of this one, which never come back.

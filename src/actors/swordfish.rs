@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
 use futures_util::future::try_join_all;
-use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, Role, catch};
+use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, catch};
 use tokio::sync::{mpsc, watch};
 
 use super::lanes::Lanes;
 use super::messages::{
-    CreditWaits, Dismiss, DropActor, End, Enough, Evaluate, Gone, HostActor, Locate, Located, Piece, Place, Prepare,
-    ReplicaAt, ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Withdraw, Word,
+    CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Piece, Place, Prepare, ReplicaAt, ReplicaSays, RunTask,
+    RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Withdraw, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
@@ -93,18 +93,7 @@ impl SwordfishActor {
 
     /// Makes a swordfish reachable for the head of its cluster, and for nobody else.
     pub(crate) fn publish(node: &Node, id: ActorId, actor: &LocalRef<Self>) {
-        let head = &[Role::Head];
-        let tasks = node
-            .publish(id, actor)
-            .on::<Prepare>(head)
-            .on::<RunTasks>(head)
-            .on::<Serve>(head)
-            .on::<Dismiss>(head)
-            .on::<Enough>(head)
-            .on::<Withdraw>(head)
-            .on::<End>(head)
-            .on::<Gone>(head);
-        tasks.on::<StartReplica>(head).on::<StopReplica>(head).on::<HostActor>(head).on::<DropActor>(head);
+        Self::taking(node.publish(id, actor));
     }
 
     fn work(&mut self, query: QueryId) -> &mut Work {
@@ -208,7 +197,10 @@ impl Handler<Prepare> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, message: Prepare, _: &mut Self::Context) {
-        let Prepare { query, stage, program } = message;
+        let Prepare { query, stage, program, driver } = message;
+        if let Some(driver) = driver {
+            self.host.store.own(query, driver);
+        }
         let udfs: Vec<_> = program.steps.iter().map(UdfOfStep::of).collect();
         let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
         let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
@@ -268,7 +260,7 @@ impl Handler<StartReplica> for SwordfishActor {
         let (host, here, scheduler) = (Arc::clone(&self.host), self.here, self.scheduler.clone());
         let actor = arbiter.spawn(CALLS, move |_| UdfActor::new(host, here, spec, number, scheduler));
         if let Some(node) = &self.host.node {
-            node.publish(number, &actor).on::<Evaluate>(&[Role::Worker]);
+            UdfActor::taking(node.publish(number, &actor));
         }
         self.replicas.insert(id, Running { actor, number, arbiter });
     }
@@ -316,8 +308,8 @@ impl Handler<Withdraw> for SwordfishActor {
 impl Handler<Gone> for SwordfishActor {
     type Result = ();
 
-    fn handle(&mut self, Gone(node): Gone, _: &mut Self::Context) {
-        self.host.forget(node);
+    fn handle(&mut self, Gone(nodes): Gone, _: &mut Self::Context) {
+        nodes.into_iter().for_each(|node| self.host.forget(node));
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
 use polars::prelude::DataFrame;
-use regatta_remote::{ActorRef, Asker};
+use regatta_remote::{ActorRef, Asker, Sender};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -148,8 +148,15 @@ impl Handler<Evaluate> for UdfActor {
         let (host, here, hung) = (Arc::clone(&self.host), self.here, Arc::clone(&self.hung));
         let (offers, words) = (Arc::clone(&self.offers), self.words.clone());
         let thread = self.thread.clone();
-        let (under_way, asker) = (UnderWay::begin(&self.calls), Asker::current());
+        let (under_way, asker, sender) = (UnderWay::begin(&self.calls), Asker::current(), Sender::current());
+        let is_callers = match &inputs {
+            BatchAt::Here(_) => sender == Sender::Here,
+            BatchAt::There(place, _) => place.node.is_some_and(|(node, _)| sender.is(node)),
+        };
         let evaluate = async move {
+            if !is_callers {
+                return Err(CallFailure::NotFetched("the batch is not the caller's".to_owned()));
+            }
             let thread = thread.ok_or_else(|| UdfError::new("the replica has no thread"))?;
             let (frame, is_here) = match inputs {
                 BatchAt::Here(frame) => (frame, true),
@@ -166,7 +173,8 @@ impl Handler<Evaluate> for UdfActor {
             if is_here {
                 return Ok(Evaluated { column: BatchAt::Here(result), metrics });
             }
-            let offer = host.store.offer(encode_frame(&result).map_err(UdfError::from)?);
+            let bytes = encode_frame(&result).map_err(UdfError::from)?;
+            let offer = host.store.offer(bytes, sender.node());
             let ticket = offer.ticket();
             let mut offers = offers.lock().unwrap_or_else(PoisonError::into_inner);
             // As many as callers have credits for, at most.

@@ -4,9 +4,9 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use regatta_remote::{Identity, JoinToken, JoinTokenError, Node, NodeId, Role, Runtime};
+use regatta_remote::{Identity, JoinError, JoinToken, JoinTokenError, Node, NodeId, Role, Runtime};
 
-use super::hello;
+use super::build::{difference, hello};
 use crate::actors::wait;
 use crate::config::ClusterAt;
 use crate::error::ClusterError;
@@ -35,7 +35,12 @@ pub(crate) fn connect<T>(
     let here = os::address_towards(address).map_err(|e| failed(format!("there is no way to {address} ({e})")))?;
     let joining = runtime.clone();
     let joined = wait(runtime, async move { Identity::join(&token, address, &hello(), &joining, STEP).await })?;
-    let identity = joined.map_err(|e| failed(e.to_string()))?;
+    let identity = joined.map_err(|error| {
+        failed(match error {
+            JoinError::BuildDiffers { ours, theirs } => difference(&ours, &theirs),
+            error => error.to_string(),
+        })
+    })?;
     let node = Node::bind(identity, SocketAddr::new(here, 0), hello(), runtime).map_err(|e| failed(e.to_string()))?;
     let prepared = prepare(&node);
     let dialling = node.clone();

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use super::capacity::{capacity, gpus, gpus_of, least_memory};
 use super::scratch::folder_of;
 use super::worker::{HandOver, MARKER, TestWorker, write_hand_over};
 use crate::error::ClusterError;
+use crate::notice::notice;
 use crate::os;
 use crate::sched::WorkerId;
 use crate::udf::VISIBLE;
@@ -110,6 +111,10 @@ impl LocalWorkers {
         self.fleet().workers.values().map(|worker| worker.child.id()).collect()
     }
 
+    pub(crate) fn process_of(&self, worker: WorkerId) -> Option<u32> {
+        Some(self.fleet().workers.get(&worker)?.child.id())
+    }
+
     /// Ends all workers, and lets none start any more.
     pub(crate) fn close(&self) {
         let mut workers = {
@@ -131,7 +136,7 @@ impl LocalWorkers {
 impl ClusterProvider for LocalWorkers {
     fn demand(&self, workers: usize) {
         if let Err(error) = self.start(workers) {
-            tracing::error!(workers, %error, "could not start the workers that are wanted");
+            notice(format_args!("could not start the {workers} workers that are wanted: {error}"));
             (self.spec.on_end)(None, error.to_string());
         }
     }
@@ -168,8 +173,7 @@ impl LocalWorker {
         let visible = (!gpus().is_empty()).then(|| (VISIBLE, visible.join(",")));
         let scratch = spec.scratch.clone();
         let hand_over = HandOver { worker, identity, head: spec.head, capacity, devices, scratch };
-        let executable = std::env::current_exe().map_err(|e| ClusterError::os("find this executable", e))?;
-        let mut command = Command::new(&executable);
+        let mut command = os::this_program().map_err(|e| ClusterError::os("find this executable", e))?;
         let in_tests = TestWorker::arguments();
         // libtest says on standard output that it runs a test: of no use here.
         let stdout = if in_tests.is_some() { Stdio::null() } else { Stdio::piped() };
@@ -183,7 +187,7 @@ impl LocalWorker {
             .stdout(stdout)
             .stderr(Stdio::piped());
         let mut child =
-            command.spawn().map_err(|e| ClusterError::os(format!("start worker {}", executable.display()), e))?;
+            command.spawn().map_err(|e| ClusterError::os(format!("start worker {:?}", command.get_program()), e))?;
         let last_words = LastWords::default();
         let name = worker.to_string();
         let (kept, ended, node) = (Arc::clone(&last_words), Arc::clone(&spec.on_end), hand_over.identity.node());

@@ -72,7 +72,7 @@ impl Scratch {
         let note = self.store(SINKS)?.join(format!("{:016x}", query.0));
         let gone = noted(&self.folder).filter(|(_, staging)| !staging.folder().exists());
         gone.for_each(|(note, _)| drop(fs::remove_file(note)));
-        fs::write(&note, staging.to_text())?;
+        fs::write(&note, staging.to_note())?;
         Ok(note)
     }
 }
@@ -99,7 +99,7 @@ fn remove(folder: &Path) {
 /// The notes in a cluster's folder, and the staging folders that they name.
 fn noted(folder: &Path) -> impl Iterator<Item = (PathBuf, Staging)> {
     let notes = fs::read_dir(folder.join(SINKS)).into_iter().flatten().flatten().map(|entry| entry.path());
-    notes.filter_map(|note| Some((note.clone(), Staging::from_text(&fs::read_to_string(note).ok()?)?)))
+    notes.filter_map(|note| Some((note.clone(), Staging::from_note(&fs::read(note).ok()?)?)))
 }
 
 /// Removes the folders that no process holds. One that another sweep removes at the same time is no error.
@@ -141,13 +141,13 @@ mod tests {
     fn staging_folders_that_it_notes_go_with_it() {
         let base = tempfile::tempdir().unwrap();
         let scratch = Scratch::create(base.path()).unwrap();
-        let staging = Staging::make(base.path().join("made/staging"), true).unwrap();
-        let first = scratch.note(QueryId(6), &Staging::make(base.path().join("first"), false).unwrap()).unwrap();
+        let staging = Staging::make(base.path().join("staging")).unwrap();
+        let first = scratch.note(QueryId(6), &Staging::make(base.path().join("first")).unwrap()).unwrap();
         fs::remove_dir_all(base.path().join("first")).unwrap();
         scratch.note(QueryId(7), &staging).unwrap();
         assert!(!first.exists(), "that one is gone: there is nothing to remember");
         drop(scratch);
-        assert!(!base.path().join("made").exists());
+        assert!(!base.path().join("staging").exists());
     }
 
     #[test]

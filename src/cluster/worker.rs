@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use bytes::Bytes;
 use polars_core::runtime::THREAD_POOL;
 use regatta_remote::{Address, Identity, Node, NodeId, PeerEvent, Role, Runtime, decode, encode};
 use serde::{Deserialize, Serialize};
@@ -17,15 +16,16 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tracing_subscriber::EnvFilter;
 
 use super::scratch::folder_of;
-use super::{Scratch, capacity, connect, find_gpus};
+use super::{Scratch, capacity, connect, find_gpus, hello};
 use crate::actors::{
     CONTROL, Enrol, GATEWAY, GatewayActor, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor,
     SwordfishActor,
 };
 use crate::config::{ClusterAt, Config};
+use crate::error::ClusterError;
 use crate::sched::{GpuInfo, Resources, WorkerId};
 use crate::store::Store;
-use crate::{actor, udf};
+use crate::{os, udf};
 
 /// Set for a process that is to be a worker. What it must know and keep secret comes through its standard input.
 pub(crate) const MARKER: &str = "REGATTA_WORKER";
@@ -126,7 +126,7 @@ pub(crate) fn replica_command() -> Option<Command> {
     if !may {
         return None;
     }
-    let mut command = Command::new(std::env::current_exe().ok()?);
+    let mut command = os::this_program().ok()?;
     command.args(in_tests.into_iter().flatten()).env(MARKER, REPLICA);
     Some(command)
 }
@@ -135,16 +135,6 @@ pub(crate) fn replica_command() -> Option<Command> {
 /// would do the same.
 pub(crate) fn is_worker() -> bool {
     std::env::var_os(MARKER).is_some() || Config::joins()
-}
-
-/// What two processes of a cluster must have in common: nodes refuse each other if it differs.
-pub(crate) fn hello() -> Bytes {
-    let (version, udfs, actors) =
-        (env!("CARGO_PKG_VERSION"), udf::registered().join(", "), actor::registered().join(", "));
-    let stores = [("s3", cfg!(feature = "s3")), ("gcs", cfg!(feature = "gcs")), ("azure", cfg!(feature = "azure"))];
-    let stores: Vec<_> = stores.into_iter().filter_map(|(name, is_in)| is_in.then_some(name)).collect();
-    let stores = stores.join(", ");
-    format!("regatta {version}, polars 0.55.2, object stores [{stores}], UDFs [{udfs}], actors [{actors}]").into()
 }
 
 pub(super) fn write_hand_over(to: &mut impl Write, hand_over: &HandOver) -> io::Result<()> {
@@ -189,7 +179,7 @@ struct Recruit {
 
 /// A worker of a session of this machine.
 fn handed_over() -> Result<Recruit, Failure> {
-    let HandOver { worker, identity, head: (head, address), capacity, devices, scratch } =
+    let HandOver { worker, identity, head: (head, address), capacity, devices, scratch: folder } =
         read_hand_over(&mut io::stdin().lock()).map_err(|e| {
             format!("{MARKER} is set, but standard input holds no hand-over ({e}); it is not for people to set")
         })?;
@@ -199,8 +189,9 @@ fn handed_over() -> Result<Recruit, Failure> {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         std::process::exit(0);
     })?;
-    let scratch = Scratch::join(&scratch)?;
-    let store = Store::new(&scratch.store(&folder_of(worker))?);
+    let failed = |error| ClusterError::scratch("a folder of the worker", &folder, error);
+    let scratch = Scratch::join(&folder).map_err(failed)?;
+    let store = Store::new(&scratch.store(&folder_of(worker)).map_err(failed)?);
     let runtime = Runtime::new("regatta", 2)?;
     let node = Node::bind(identity, SocketAddr::new(address.ip(), 0), hello(), &runtime)?;
     node.serve_data(Arc::<Store>::clone(&store));
@@ -216,8 +207,10 @@ fn handed_over() -> Result<Recruit, Failure> {
 /// A worker that joins a cluster elsewhere: people read what it says.
 fn joined(at: &ClusterAt) -> Result<Recruit, Failure> {
     log_to_stderr("warn,regatta=info");
-    let scratch = Scratch::create(&Config::from_env()?.scratch)?;
-    let store = Store::new(&scratch.store("worker")?);
+    let base = Config::from_env()?.scratch;
+    let failed = |error| ClusterError::scratch("a folder of the worker", &base, error);
+    let scratch = Scratch::create(&base).map_err(failed)?;
+    let store = Store::new(&scratch.store("worker").map_err(failed)?);
     let runtime = Runtime::new("regatta", 2)?;
     let (node, head, events) = connect(at, Role::Worker, &runtime, |node| {
         node.serve_data(Arc::<Store>::clone(&store));
@@ -237,7 +230,7 @@ fn work() -> Result<Infallible, Failure> {
         Some(worker) => worker,
         None => {
             let gateway = node.actor::<GatewayActor>(Address { node: head, actor: GATEWAY });
-            handle.block_on(gateway.ask(Enrol, CONTROL))?
+            handle.block_on(gateway.ask(Enrol, CONTROL))??
         }
     };
     let scheduler = node.actor::<SchedulerActor>(Address { node: head, actor: SCHEDULER });

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use polars::prelude::*;
+use polars_plan::dsl::file_provider::FileProviderType;
 use polars_plan::dsl::{SinkTarget, SinkTypeIR};
 use polars_plan::plans::{FunctionIR, IR};
 use polars_utils::pl_path::PlRefPath;
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 use super::fragment::{self, Bound};
 use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::FileSink;
+use crate::plan::{FileSink, STAGED};
 use crate::sched::{Output, PartitionId};
 use crate::store::Staging;
 
@@ -24,7 +25,7 @@ use crate::store::Staging;
 pub(super) fn write_files(task: &TaskRun, sink: &FileSink) -> Result<Output, TaskFailure> {
     let folder = AttemptFolder::make(sink, task.output)?;
     let mut bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
-    redirect(&mut bound, sink, &folder.path, task.cancelled.clone())?;
+    redirect(&mut bound, &folder.path, task.cancelled.clone())?;
     fragment::run(bound, |_| false)?;
     // Whoever began the query has cleaned up: nobody would publish these files.
     if *task.cancelled.borrow() || !folder.staging.is_wanted() {
@@ -45,12 +46,12 @@ pub(super) fn write_files(task: &TaskRun, sink: &FileSink) -> Result<Output, Tas
 
 /// The name of a file below the sink's folder. Tasks name their files alike, so the task is in it.
 fn name(file: &Path, folder: &Path, sink: &FileSink, written: PartitionId) -> PathBuf {
-    let name = file.strip_prefix(folder).unwrap_or(file);
     if !sink.is_folder {
-        return name.to_owned();
+        return sink.target.file_name().unwrap_or_default().into();
     }
+    let name = file.strip_prefix(folder).unwrap_or(file);
     let last = name.file_name().unwrap_or_default().to_string_lossy();
-    name.with_file_name(format!("{:05}-{last}", written.task.index))
+    name.with_file_name(format!("{:05}-{}", written.task.index, last.strip_suffix(STAGED).unwrap_or(&last)))
 }
 
 struct AttemptFolder {
@@ -61,10 +62,13 @@ struct AttemptFolder {
 
 impl AttemptFolder {
     fn make(sink: &FileSink, attempt: PartitionId) -> Result<Self, TaskFailure> {
-        let folder = sink.staging(attempt.task.query);
-        let path = folder.join(format!("{:05}-{}", attempt.task.index, attempt.attempt.0));
-        let not_wanted = || if folder.exists() { TaskFailure::Cancelled } else { not_seen(&folder) };
-        let staging = Staging::find(&folder).ok_or_else(not_wanted)?;
+        let folders = || sink.stagings(attempt.task.query);
+        let not_wanted = || match folders().any(|folder| folder.exists()) {
+            true => TaskFailure::Cancelled,
+            false => not_seen(sink.folder()),
+        };
+        let staging = Staging::find(folders()).ok_or_else(not_wanted)?;
+        let path = staging.folder().join(format!("{:05}-{}", attempt.task.index, attempt.attempt.0));
         fs::create_dir(&path).map_err(|e| failed("make the folder", &path, e))?;
         Ok(Self { staging, path, kept: false })
     }
@@ -96,12 +100,7 @@ const AGAIN: usize = 20;
 const APART: Duration = Duration::from_millis(20);
 
 /// Lets the sink write into `folder`, and stop when the task is cancelled.
-fn redirect(
-    bound: &mut Bound,
-    sink: &FileSink,
-    folder: &Path,
-    cancelled: watch::Receiver<bool>,
-) -> Result<(), TaskFailure> {
+fn redirect(bound: &mut Bound, folder: &Path, cancelled: watch::Receiver<bool>) -> Result<(), TaskFailure> {
     let guard = FunctionIR::Opaque {
         function: Arc::new(move |batch: DataFrame| match *cancelled.borrow() {
             true => Err(polars_err!(ComputeError: "the task was cancelled")),
@@ -118,13 +117,17 @@ fn redirect(
     let path = |path: &Path| PlRefPath::try_from_path(path).map_err(PolarsFailure::from);
     let payload = match payload {
         SinkTypeIR::File(mut file) => {
-            let name = sink.target.file_name().unwrap_or_default();
-            file.target = SinkTarget::Path(path(&folder.join(name))?);
+            file.target = SinkTarget::Path(path(&folder.join(format!("file{STAGED}")))?);
             SinkTypeIR::File(file)
         }
         SinkTypeIR::Partitioned(mut files) => {
             files.base_path = path(folder)?;
             files.unified_sink_args.mkdir = true;
+            match &mut files.file_path_provider {
+                FileProviderType::Hive(named) => named.extension = format!("{}{STAGED}", named.extension).into(),
+                FileProviderType::Iceberg(named) => named.extension = format!("{}{STAGED}", named.extension).into(),
+                FileProviderType::Function(_) => (),
+            }
             SinkTypeIR::Partitioned(files)
         }
         other => other,
@@ -148,9 +151,12 @@ fn list(folder: &Path, files: &mut Vec<(PathBuf, u64)>) -> io::Result<()> {
 fn not_seen(folder: &Path) -> TaskFailure {
     let text =
         "the folder in which the driver collects the sink's files cannot be read here; driver and workers must share";
-    TaskFailure::Store(format!("{text} the file system that they write to: {}", folder.display()))
+    TaskFailure::Sink(format!(
+        "{text} the file system that they write to, the folder above that of the sink, too: {}",
+        folder.display()
+    ))
 }
 
 fn failed(what: &str, path: &Path, error: io::Error) -> TaskFailure {
-    TaskFailure::Store(format!("could not {what} {}: {error}", path.display()))
+    TaskFailure::Sink(format!("could not {what} {}: {error}", path.display()))
 }

@@ -1,6 +1,6 @@
 //! The trait that a UDF on a GPU implements.
 
-use polars::prelude::{Column, DataType, Field};
+use polars::prelude::{Column, DataType, Expr, Field};
 use regatta_gpu::{Device, Input, Output};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -110,6 +110,15 @@ pub trait GpuUdf: Serialize + DeserializeOwned + Send + Sync + 'static {
         Self: Registered + Sized,
     {
         Pool::new(self).gpus(1.0)
+    }
+
+    /// The function applied to these columns, by one replica with a GPU: [`pool`](Self::pool), with nothing configured. The result
+    /// is named after the first.
+    fn on<E: AsRef<[Expr]>>(self, inputs: E) -> Expr
+    where
+        Self: Registered + Sized,
+    {
+        self.pool().on(inputs)
     }
 }
 

@@ -17,7 +17,8 @@ use super::aggregate::{Parts, calls_aggregate_udf, in_parts};
 use super::held::held_by_splits;
 use super::lift::{self, Liftable};
 use super::marker::{Marker, hash_keys};
-use super::rowwise::is_row_wise;
+use super::names::Names;
+use super::rowwise::{is_row_wise, keeps_rows};
 use super::scan::{Splits, split, split_frame};
 use super::sink::{FileSink, input_of_object, input_of_split_sink};
 use super::wire::{Fragment, placeholder, placeholder_of};
@@ -27,6 +28,9 @@ use crate::sched::StageId;
 use crate::udf::UdfCall;
 
 pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError> {
+    let schemas: Vec<_> = plan.lp_arena.iter(plan.lp_top).map(|(_, ir)| ir.schema(&plan.lp_arena)).collect();
+    let names = Names::beside(schemas.iter().flat_map(|schema| schema.iter_names()));
+    drop(schemas);
     let (ir, exprs) = (plan.lp_arena, plan.expr_arena);
     let mut cutter = Cutter {
         ir,
@@ -36,7 +40,7 @@ pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError>
         decided: BTreeMap::new(),
         batches: BTreeMap::new(),
         whole: BTreeMap::new(),
-        names: 0,
+        names,
     };
     let mut root = plan.lp_top;
     cutter.lower(root)?;
@@ -68,7 +72,7 @@ struct Cutter {
     batches: BTreeMap<usize, usize>,
     /// Why aggregations that call UDFs are not split.
     whole: BTreeMap<usize, String>,
-    names: usize,
+    names: Names,
 }
 
 struct OpenStage {
@@ -89,8 +93,8 @@ struct OpenStep {
     call: UdfCall,
     inputs: Vec<PlSmallStr>,
     output: Field,
-    /// Root of the row-wise nodes that follow, over the placeholder of this stage.
-    then: Option<Node>,
+    /// Root of the row-wise nodes that follow, over the placeholder of this stage, and the placeholder that stands for them.
+    then: Option<(Node, Node)>,
 }
 
 impl Cutter {
@@ -143,8 +147,9 @@ impl Cutter {
     fn take_out(&mut self, node: Node, marker: Marker) {
         let Some(input) = single_input(self.ir.get(node)) else { return };
         match marker {
-            Marker::IntoPartitions(n) if self.target.travels => return self.deal(node, input, n),
-            Marker::IntoPartitions(_) => {
+            Marker::IntoPartitions(n) if self.target.travels => return self.deal(node, input, n, false),
+            Marker::SplitSource(n) if self.target.travels => return self.deal(node, input, n, true),
+            Marker::IntoPartitions(_) | Marker::SplitSource(_) => {
                 static SAID: Once = Once::new();
                 SAID.call_once(|| tracing::warn!("into_partitions has no effect in a native session"));
             }
@@ -194,14 +199,18 @@ impl Cutter {
         self.ir.replace(marker, IR::SimpleProjection { input: scattered, columns });
     }
 
-    /// Deals what stands on this node `n` shares of the rows. If what is below can be split into so many tasks it is; else a
-    /// stage ends here.
-    fn deal(&mut self, marker: Node, input: Node, n: usize) {
+    /// Deals what stands on this node `n` equal shares of the rows. If what is below can be split into such shares it is; else
+    /// a stage ends here. What filters the rows of a whole source was asked for above.
+    fn deal(&mut self, marker: Node, input: Node, n: usize, whole_source: bool) {
         let input = self.draw_in(input);
         let base = self.row_wise_base(input);
-        if self.growing_at(base).is_none() {
+        let is_filtered = || {
+            self.base(input, |ir| keeps_rows(ir, &self.exprs)) != base
+                || matches!(self.ir.get(base), IR::Scan { predicate: Some(_), .. })
+        };
+        if self.growing_at(base).is_none() && (whole_source || !is_filtered()) {
             let splits = self.split_base(base, n);
-            if splits.splits.len() == n {
+            if splits.splits.len() == n && splits.are_equal {
                 self.decided.insert(base.0, splits);
                 let columns = self.schema(input);
                 self.ir.replace(marker, IR::SimpleProjection { input, columns });
@@ -246,7 +255,7 @@ impl Cutter {
             return;
         }
         let (names, rows) = (&mut self.names, self.ir.get(top).schema(&self.ir).into_owned());
-        let Parts { partial, kept, merge } = match in_parts(&ir, &rows, &mut self.exprs, || fresh(names, "kept")) {
+        let Parts { partial, kept, merge } = match in_parts(&ir, &rows, &mut self.exprs, || names.fresh("kept")) {
             Ok(parts) => parts,
             Err(why) => return drop(self.whole.insert(node.0, why)),
         };
@@ -322,7 +331,7 @@ impl Cutter {
         let (mut below, arguments) = self.input_columns(input, &calls)?;
         let mut columns = BTreeMap::new();
         for (call, inputs) in calls.iter().zip(arguments) {
-            let name = self.name("udf");
+            let name = self.names.fresh("udf");
             let fields = call.inputs.iter().map(|e| e.field(&self.schema(input), &self.exprs));
             let fields = fields.collect::<PolarsResult<Vec<_>>>().map_err(PlanError::polars)?;
             let dtype = call.call.get_field(&self.schema(input), &fields).map_err(PlanError::polars)?.dtype;
@@ -376,7 +385,7 @@ impl Cutter {
                     columns.push(name.clone());
                     continue;
                 }
-                let name = self.name("in");
+                let name = self.names.fresh("in");
                 let dtype = expr.dtype(&schema, &self.exprs).map_err(PlanError::polars)?.clone();
                 // The type of a literal is open until here; what is computed for it has this one.
                 let dtype = dtype.materialize_unknown(true).map_err(PlanError::polars)?;
@@ -411,16 +420,28 @@ impl Cutter {
     fn draw_in(&mut self, top: Node) -> Node {
         let base = self.row_wise_base(top);
         let Some(stage) = self.growing_at(base).filter(|_| base != top) else { return top };
-        let schema = self.schema(top);
-        let Some(step) = self.open[stage.0 as usize].steps.last_mut() else { return top };
-        step.then = Some(top);
-        self.ir.add(placeholder(stage, schema))
+        let Some(step) = self.open[stage.0 as usize].steps.last() else { return top };
+        // What was drawn in before stays, below what is drawn in now.
+        if let Some((input, _)) = step.then.filter(|(_, drawn)| *drawn == base) {
+            let columns = self.schema(base);
+            self.ir.replace(base, IR::SimpleProjection { input, columns });
+        }
+        let drawn = self.ir.add(placeholder(stage, self.schema(top)));
+        if let Some(step) = self.open[stage.0 as usize].steps.last_mut() {
+            step.then = Some((top, drawn));
+        }
+        drawn
     }
 
     /// The first node from `top` downwards that is not row-wise.
     fn row_wise_base(&self, top: Node) -> Node {
+        self.base(top, |ir| is_row_wise(ir, &self.exprs))
+    }
+
+    /// The first node from `top` downwards of which this does not hold.
+    fn base(&self, top: Node, holds: impl Fn(&IR) -> bool) -> Node {
         let mut base = top;
-        while is_row_wise(self.ir.get(base), &self.exprs)
+        while holds(self.ir.get(base))
             && let Some(input) = single_input(self.ir.get(base))
         {
             base = input;
@@ -432,7 +453,7 @@ impl Cutter {
         let head = match stage.head {
             Head::Node(head) => head,
             Head::Frame(frame) => {
-                let Splits { splits, why } = split_frame(&frame, self.target.tasks);
+                let Splits { splits, why, .. } = split_frame(&frame, self.target.tasks);
                 let frame = Arc::unwrap_or_clone(frame);
                 let (work, inputs, describe) = (Work::Frame(frame), Vec::new(), String::new());
                 return Ok(Stage { id, work, inputs, splits, held: Vec::new(), why, describe });
@@ -440,7 +461,7 @@ impl Cutter {
         };
         let fragment = self.fragment(head)?;
         let steps = stage.steps.into_iter().map(|step| self.close_step(step)).collect::<Result<Vec<_>, _>>()?;
-        let Splits { splits, mut why } = self.splits(head);
+        let Splits { splits, mut why, .. } = self.splits(head);
         let unsplit = self.ir.iter(head).filter_map(|(node, _)| self.whole.get(&node.0));
         unsplit.for_each(|reason| why.push_str(&format!("; it aggregates all rows at once, because {reason}")));
         let inputs = self.inputs(head);
@@ -453,8 +474,8 @@ impl Cutter {
 
     fn close_step(&self, step: OpenStep) -> Result<UdfStep, PlanError> {
         let call = step.call;
-        let batches = step.then.and_then(|root| self.batches_above(root));
-        let then = step.then.map(|root| self.fragment(root)).transpose()?;
+        let batches = step.then.and_then(|(root, _)| self.batches_above(root));
+        let then = step.then.map(|(root, _)| self.fragment(root)).transpose()?;
         Ok(UdfStep {
             udf: call.name().to_owned(),
             arguments: call.arguments().map_err(|e| PlanError::udf(call.name(), e))?.to_vec(),
@@ -517,16 +538,6 @@ impl Cutter {
     fn schema(&self, node: Node) -> SchemaRef {
         self.ir.get(node).schema(&self.ir).into_owned()
     }
-
-    fn name(&mut self, what: &str) -> PlSmallStr {
-        fresh(&mut self.names, what)
-    }
-}
-
-/// A name that no column has.
-fn fresh(names: &mut usize, what: &str) -> PlSmallStr {
-    *names += 1;
-    format!("__regatta_{what}_{names}").into()
 }
 
 fn single_input(ir: &IR) -> Option<Node> {

@@ -9,8 +9,10 @@ use polars::prelude::*;
 use polars_plan::dsl::DslPlan;
 use polars_plan::plans::expr_ir::ExprIR;
 use polars_plan::plans::{AExpr, DslFunction, FunctionIR, IR};
-use polars_plan::prelude::FunctionOptions;
+use polars_plan::prelude::{FunctionOptions, PlanCallback, SpecialEq};
 use polars_utils::arena::Arena;
+
+use super::names::Names;
 
 /// What a marker asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub(crate) enum Marker {
     Repartition(usize),
     /// So many partitions of equal row counts, in order.
     IntoPartitions(usize),
+    /// The same, of all rows of a source: what filters them was asked for later.
+    SplitSource(usize),
     /// Batches of at most so many rows, and of at least 0.8 of them but for the last of a partition.
     IntoBatches(usize),
 }
@@ -26,6 +30,7 @@ pub(crate) enum Marker {
 const MARK: &str = "regatta:";
 const REPARTITION: &str = "repartition";
 const INTO_PARTITIONS: &str = "into_partitions";
+const SPLIT_SOURCE: &str = "into_partitions of a source";
 const INTO_BATCHES: &str = "into_batches";
 
 impl Marker {
@@ -33,7 +38,9 @@ impl Marker {
     pub(crate) fn on(self, query: LazyFrame) -> LazyFrame {
         let (verb, n) = match self {
             Self::Repartition(n) => (REPARTITION, n),
+            Self::IntoPartitions(n) if is_whole_source(&query.logical_plan) => (SPLIT_SOURCE, n),
             Self::IntoPartitions(n) => (INTO_PARTITIONS, n),
+            Self::SplitSource(n) => (SPLIT_SOURCE, n),
             Self::IntoBatches(rows) => (INTO_BATCHES, rows),
         };
         let function = FunctionIR::Opaque {
@@ -54,14 +61,18 @@ impl Marker {
     /// Asks for `partitions` partitions of a query, by the hash of what these expressions yield.
     ///
     /// Polars drops columns that nobody reads, so a filter below the marker reads the keys. It lets all rows through, and is not
-    /// row-wise: it stays where it is.
+    /// row-wise: it stays where it is. Computed keys are one column there, which is dropped above.
     pub(crate) fn repartition(query: LazyFrame, partitions: usize, by: &[Expr]) -> LazyFrame {
         if by.iter().all(|key| matches!(key, Expr::Column(_))) {
             return Self::Repartition(partitions).on(query.filter(reads(by)));
         }
         let named = by.iter().enumerate().map(|(at, key)| key.clone().alias(format!("{at}")));
-        let query = query.with_column(as_struct(named.collect()).alias(KEY)).filter(reads(&[col(KEY)]));
-        Self::Repartition(partitions).on(query).drop(by_name([KEY], true, false))
+        let keys = as_struct(named.collect());
+        beside_columns(query, move |query, names| {
+            let key = names.fresh("key");
+            let query = query.with_column(keys.clone().alias(key.clone())).filter(reads(&[col(key.clone())]));
+            Self::Repartition(partitions).on(query).drop(by_name([key], true, false))
+        })
     }
 
     /// The marker that this node is.
@@ -72,14 +83,38 @@ impl Marker {
         match verb {
             REPARTITION => Some(Self::Repartition(n)),
             INTO_PARTITIONS => Some(Self::IntoPartitions(n)),
+            SPLIT_SOURCE => Some(Self::SplitSource(n)),
             INTO_BATCHES => Some(Self::IntoBatches(n)),
             _ => None,
         }
     }
 }
 
-/// Computed keys are one column of this name, below the marker.
-const KEY: &str = "__regatta_key";
+/// Whether the query has a row for each row of its source.
+fn is_whole_source(mut query: &DslPlan) -> bool {
+    loop {
+        query = match query {
+            DslPlan::Scan { .. } | DslPlan::DataFrameScan { .. } => return true,
+            DslPlan::HStack { input, .. } => input,
+            _ => return false,
+        }
+    }
+}
+
+/// Builds on a query once its columns are known, with names that none of them has.
+pub(crate) fn beside_columns(
+    query: LazyFrame,
+    build: impl Fn(LazyFrame, &mut Names) -> LazyFrame + Send + Sync + 'static,
+) -> LazyFrame {
+    let flags = query.get_current_optimizations();
+    let on_plan = move |(plans, schemas): (Vec<DslPlan>, Vec<SchemaRef>)| {
+        let mut names = Names::beside(schemas.iter().flat_map(|schema| schema.iter_names()));
+        let plan = plans.into_iter().next().ok_or_else(|| polars_err!(ComputeError: "no plan to build on"))?;
+        Ok(build(LazyFrame::from(plan).with_optimizations(flags), &mut names).logical_plan)
+    };
+    query.pipe_with_schema(PlanCallback::Rust(SpecialEq::new(Arc::new(on_plan) as Arc<_>)))
+}
+
 const READS: &str = "regatta:reads";
 
 /// True for every row, whatever is in these columns.

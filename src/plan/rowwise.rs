@@ -22,6 +22,12 @@ pub(super) fn is_row_wise(ir: &IR, exprs: &Arena<AExpr>) -> bool {
     }
 }
 
+/// Whether this node is row-wise and has a row for each row of its input.
+pub(super) fn keeps_rows(ir: &IR, exprs: &Arena<AExpr>) -> bool {
+    !matches!(ir, IR::Filter { .. } | IR::MapFunction { function: FunctionIR::Explode { .. }, .. })
+        && is_row_wise(ir, exprs)
+}
+
 /// Whether row *i* of this expression depends on row *i* of its columns only.
 pub(super) fn expr_is_row_wise(root: Node, exprs: &Arena<AExpr>) -> bool {
     is_elementwise_rec(root, exprs) && !exprs.iter(root).any(|(_, e)| compares_with_a_whole_column(e, exprs))

@@ -15,22 +15,24 @@ use super::{Split, held_by};
 #[derive(Clone)]
 pub(super) struct Splits {
     pub(super) splits: Vec<Split>,
+    /// Whether they are known to be shares of the source's rows that differ by one at most.
+    pub(super) are_equal: bool,
     pub(super) why: String,
 }
 
 impl Splits {
     pub(super) fn whole(why: impl Into<String>) -> Self {
-        Self { splits: vec![Split::Whole], why: why.into() }
+        Self { splits: vec![Split::Whole], are_equal: true, why: why.into() }
     }
 
     pub(super) fn shares(of: usize) -> Self {
         let splits = (0..of).map(|part| Split::Share { part, of }).collect();
-        Self { splits, why: "equal shares of the rows below".to_owned() }
+        Self { splits, are_equal: true, why: "equal shares of the rows below".to_owned() }
     }
 
     pub(super) fn hashed(of: usize, keys: &str) -> Self {
         let splits = (0..of).map(|part| Split::Hashed { part, of }).collect();
-        Self { splits, why: format!("rows of equal {keys} come to one task") }
+        Self { splits, are_equal: false, why: format!("rows of equal {keys} come to one task") }
     }
 }
 
@@ -45,7 +47,7 @@ pub(super) fn split_frame(frame: &DataFrame, pieces: usize) -> Splits {
         let offset = border(piece);
         Split::Slice { offset, len: border(piece + 1) - offset }
     });
-    Splits { splits: splits.collect(), why: format!("a frame of the driver with {rows} rows") }
+    Splits { splits: splits.collect(), are_equal: true, why: format!("a frame of the driver with {rows} rows") }
 }
 
 /// Splits a scan into about `tasks` pieces of equal sizes, more if they would be too large.
@@ -68,7 +70,8 @@ pub(super) fn split(scan: &IR, tasks: usize) -> Splits {
             return Splits::whole("it counts rows across persisted partitions");
         }
         let splits = (0..held).map(|file| Split::Files { files: vec![file], rows_before: 0 });
-        return Splits { splits: splits.collect(), why: format!("{held} persisted partitions") };
+        let splits = splits.collect();
+        return Splits { splits, are_equal: held == 1, why: format!("{held} persisted partitions") };
     }
     let ScanSources::Paths(paths) = sources else {
         return Splits::whole("the scan reads memory of the driver");
@@ -96,7 +99,19 @@ pub(super) fn split(scan: &IR, tasks: usize) -> Splits {
         FileScanIR::Ipc { .. } => format!(", {parts} record batch{}", if parts == 1 { "" } else { "es" }),
         _ => ", each read whole, as text is".to_owned(),
     };
-    Splits { splits, why: format!("{} file{}{parts}", files.len(), plural(files.len())) }
+    let are_equal = are_equal(&splits, &files);
+    Splits { splits, are_equal, why: format!("{} file{}{parts}", files.len(), plural(files.len())) }
+}
+
+/// Whether these pieces of files are known to have the same number of rows, or one more.
+fn are_equal(splits: &[Split], files: &[Layout]) -> bool {
+    let rows = |split: &Split| match split {
+        Split::Files { files: some, .. } => some.iter().map(|file| files.get(*file)?.rows()).sum(),
+        Split::Rows { len, .. } => Some(*len),
+        _ => None,
+    };
+    let rows: Option<Vec<usize>> = splits.iter().map(rows).collect();
+    rows.is_some_and(|rows| rows.iter().max() <= rows.iter().min().map(|least| least + 1).as_ref())
 }
 
 /// Whether an index over so many rows stays within its type. Polars says what is wrong if it does not.

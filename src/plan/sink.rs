@@ -22,6 +22,11 @@ pub(crate) struct FileSink {
     pub(crate) mkdir: bool,
 }
 
+/// How the names of folders begin in which files are until they are published.
+const STAGING: &str = ".regatta-";
+/// How the names of such files end: whoever reads `*.parquet` everywhere does not read them.
+pub(crate) const STAGED: &str = ".staged";
+
 impl FileSink {
     /// The sink at the root of a plan. Of others (closures, memory, object stores, which publish by themselves), none.
     pub(crate) fn of(ir: &IR) -> Option<Self> {
@@ -43,9 +48,18 @@ impl FileSink {
         if self.is_folder { &self.target } else { self.target.parent().unwrap_or(&self.target) }
     }
 
-    /// Where a query's files are until they are published: on the same file system, and of a name that scans leave out.
-    pub(crate) fn staging(&self, query: QueryId) -> PathBuf {
-        self.folder().join(format!(".regatta-{:016x}", query.0))
+    /// A folder, in some other, in which a query's files are until they are published.
+    pub(crate) fn staging_in(folder: &Path, query: QueryId) -> PathBuf {
+        folder.join(format!("{STAGING}{:016x}", query.0))
+    }
+
+    pub(crate) fn is_staging(path: &Path) -> bool {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(STAGING.as_bytes()))
+    }
+
+    /// Where that folder may be: in the sink's folder, or in one above it.
+    pub(crate) fn stagings(&self, query: QueryId) -> impl Iterator<Item = PathBuf> + '_ {
+        self.folder().ancestors().map(move |folder| Self::staging_in(folder, query))
     }
 
     /// What a task of the sink leaves: where each file is, and its name below the sink's folder.

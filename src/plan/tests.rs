@@ -115,8 +115,10 @@ fn a_frame_is_dealt_to_as_many_tasks_as_partitions_are_asked_for() {
     let plan = planned(into_partitions(frame.clone(), 100).with_column(same([col("a")]).alias("b")));
     assert_eq!(shape(&plan), [(100, vec![true])], "{plan}");
     assert_eq!(plan.stages[0].splits[99], Split::Slice { offset: 396, len: 4 });
-    let plan = planned(into_partitions(frame.filter(col("a").gt(lit(3))), 7).select([same([col("a")])]));
+    let plan = planned(into_partitions(frame.clone().with_column(lit(1).alias("b")), 7).select([same([col("a")])]));
     assert_eq!(shape(&plan), [(7, vec![true])], "row-wise nodes below stay in those tasks: {plan}");
+    let plan = planned(into_partitions(frame.filter(col("a").gt(lit(3))), 7).select([same([col("a")])]));
+    assert_eq!(shape(&plan), [(1, vec![]), (7, vec![true])], "a filter may leave shares of any size: {plan}");
 }
 
 #[test]
@@ -143,8 +145,10 @@ fn a_stage_ends_where_its_rows_are_dealt_anew() {
     assert_eq!(plan.stages[1].splits[2], Split::Share { part: 2, of: 3 });
     let plan = planned(into_partitions(table.scan(), 8));
     assert_eq!(shape(&plan), [(8, vec![])], "as many as there are row groups: {plan}");
-    let plan = planned(into_partitions(table.scan(), 9));
-    assert_eq!(shape(&plan), [(4, vec![]), (9, vec![])], "{plan}");
+    for (query, n) in [(table.scan(), 9), (table.scan(), 3), (table.scan().filter(col("a").gt(lit(5))), 8)] {
+        let plan = planned(into_partitions(query, n));
+        assert_eq!(shape(&plan), [(4, vec![]), (n, vec![])], "no equal shares: {plan}");
+    }
     let plan = planned(into_partitions(table.scan().group_by([col("b")]).agg([len()]), 2));
     assert_eq!(shape(&plan), [(1, vec![]), (2, vec![])], "{plan}");
 }

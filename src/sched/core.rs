@@ -340,6 +340,11 @@ impl Core {
         Some(self.pools.replica(replica)?.grant.worker)
     }
 
+    /// Where an attempt of a task is, until it has ended.
+    pub(crate) fn runs_on(&self, task: TaskId, attempt: Attempt) -> Option<WorkerId> {
+        self.queues.worker_of((task, attempt))
+    }
+
     /// Whether all partitions of a query's result are there.
     pub(crate) fn is_done(&self, query: QueryId) -> bool {
         self.queries.get(&query).is_some_and(|query| query.done)

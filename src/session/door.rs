@@ -92,7 +92,7 @@ impl Door {
         answer.map_err(|e| failed("ask the scheduler", e))
     }
 
-    fn scheduler(&self) -> ActorRef<SchedulerActor> {
+    pub(super) fn scheduler(&self) -> ActorRef<SchedulerActor> {
         match self {
             Self::Here(scheduler) => scheduler.clone().into(),
             Self::There { scheduler, .. } => scheduler.clone(),

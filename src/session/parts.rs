@@ -15,6 +15,7 @@ use crate::actors::{
 use crate::cluster::{LocalWorkers, Scratch};
 use crate::config::Config;
 use crate::error::ClusterError;
+use crate::os;
 use crate::sched::{Resources, ScaleSettings, Settings};
 use crate::store::Store;
 
@@ -39,10 +40,10 @@ impl Ground {
         config: &Config,
         network: impl FnOnce(&Runtime) -> Result<Network, ClusterError>,
     ) -> Result<Self, ClusterError> {
-        let folder = config.scratch.display();
-        let scratch = Scratch::create(&config.scratch)
-            .map_err(|e| ClusterError::os(format!("make a scratch folder in {folder}"), e))?;
-        let store = scratch.store("driver").map_err(|e| ClusterError::os("make the driver's store", e))?;
+        check_open_files()?;
+        let failed = |error| ClusterError::scratch("a folder of the session", &config.scratch, error);
+        let scratch = Scratch::create(&config.scratch).map_err(failed)?;
+        let store = scratch.store("driver").map_err(failed)?;
         let runtime = Runtime::new("regatta", 2).map_err(|e| ClusterError::os("start the session's threads", e))?;
         let (node, head) = network(&runtime)?.unzip();
         let host = Host::new(runtime, Store::new(&store), node, head.flatten());
@@ -51,6 +52,23 @@ impl Ground {
 
     pub(super) fn arbiter(&self) -> Result<Arbiter, ClusterError> {
         self.host.runtime.arbiter().map_err(|e| ClusterError::os("start a thread for actors", e))
+    }
+}
+
+/// Files that a process needs to have open at least: its threads' and sockets', and room for a few partitions and inputs.
+const LEAST_FILES: u64 = 128;
+
+fn check_open_files() -> Result<(), ClusterError> {
+    match os::open_files() {
+        Ok(files) if files < LEAST_FILES => Err(ClusterError::os(
+            "start a session",
+            format!(
+                "this process may have {files} files open at once, and needs {LEAST_FILES} at least, more for many connections and \
+                 large partitions. Raise that before it starts, for its workers too: `ulimit -n 4096`"
+            ),
+        )),
+        // A system that does not say has no limit that we know.
+        _ => Ok(()),
     }
 }
 
@@ -114,7 +132,7 @@ impl Head {
                     Ok(PeerEvent::Down { peer, .. }) if peer.role == Role::Driver => {
                         let _ = gateway.tell(DriverDown(peer.node), CONTROL).await;
                     }
-                    Ok(PeerEvent::Down { peer, cause }) => {
+                    Ok(PeerEvent::Down { peer, cause }) if peer.role == Role::Worker => {
                         let _ = scheduler.tell(WorkerDown { node: Some(peer.node), why: cause }, CONTROL).await;
                     }
                     Ok(PeerEvent::Suspect(peer)) if peer.role == Role::Worker => {

@@ -7,11 +7,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use regatta_remote::{DataReader, DataSource, NodeId, decode};
+use regatta_remote::{DataReader, DataSource, NodeId, PeerId, Role, decode};
 use serde::{Deserialize, Serialize};
 
 use super::{Data, Sealed, Store};
-use crate::sched::{PartitionId, WorkerId};
+use crate::sched::{PartitionId, QueryId, WorkerId};
 
 /// What a reader asks a store for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,9 +33,37 @@ pub(crate) struct RowRange {
     pub(crate) len: u64,
 }
 
+impl Store {
+    /// Whether a node may read what a query has left: workers run tasks of every query, a driver has its own.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(crate) fn may_read(&self, query: QueryId, peer: PeerId) -> Result<(), String> {
+        let may = match peer.role {
+            Role::Head | Role::Worker => true,
+            Role::Driver => self.owners.get(&query).is_some_and(|driver| *driver == peer.node),
+            Role::Guest => false,
+        };
+        if may { Ok(()) } else { Err(format!("{query} is not a query of {peer}")) }
+    }
+
+    fn may_open(&self, ticket: Ticket, peer: PeerId) -> Result<(), String> {
+        match ticket {
+            Ticket::Partition(id) | Ticket::Rows(id, _) => self.may_read(id.task.query, peer),
+            Ticket::Batch(number) => match self.offers.get(&number) {
+                Some(offer) if offer.1 != Some(peer.node) => Err(format!("the batch is not for {peer}")),
+                _ => Ok(()), // or it is not there
+            },
+            Ticket::Through { partition, .. } => self.may_read(partition.task.query, peer),
+        }
+    }
+}
+
 impl DataSource for Store {
-    fn open(&self, ticket: &[u8], _: NodeId) -> Result<Box<dyn DataReader>, String> {
-        match decode(ticket).map_err(|e| e.to_string())? {
+    fn open(&self, ticket: &[u8], peer: PeerId) -> Result<Box<dyn DataReader>, String> {
+        let ticket = decode(ticket).map_err(|e| e.to_string())?;
+        self.may_open(ticket, peer)?;
+        match ticket {
             Ticket::Partition(id) => {
                 Ok(Box::new(Reader { sealed: self.sealed(id)?, at: 0, crc: crc32fast::Hasher::new() }))
             }
@@ -46,7 +74,7 @@ impl DataSource for Store {
         }
     }
 
-    fn delivered(&self, ticket: &[u8], _: NodeId) {
+    fn delivered(&self, ticket: &[u8], _: PeerId) {
         if let Ok(Ticket::Batch(number)) = decode(ticket) {
             self.offers.remove(&number);
         }

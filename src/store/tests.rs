@@ -29,8 +29,13 @@ fn files(folder: &Path) -> usize {
 
 /// A partition as a peer reads it.
 fn served(store: &Store, ticket: Ticket) -> Result<Vec<u8>, String> {
-    // A node's id is of no concern to the store.
-    let peer = regatta_remote::Authority::new().unwrap().issue(regatta_remote::Role::Worker).unwrap().node();
+    let identity = regatta_remote::Authority::new().unwrap().issue(regatta_remote::Role::Worker).unwrap();
+    served_to(store, ticket, &identity)
+}
+
+fn served_to(store: &Store, ticket: Ticket, identity: &regatta_remote::Identity) -> Result<Vec<u8>, String> {
+    let (cluster, role, node) = (identity.cluster(), identity.role(), identity.node());
+    let peer = regatta_remote::PeerId { cluster, role, node };
     let mut reader = store.open(&encode(&ticket).unwrap(), peer)?;
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < reader.total() {
@@ -150,11 +155,13 @@ fn rows_of_a_partition_are_served_alone() {
 fn a_batch_is_served_once_and_goes_with_its_offer() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path());
-    let offer = store.offer(Bytes::from_static(b"batch"));
-    assert_eq!(served(&store, offer.ticket()).unwrap(), b"batch");
+    let reader = regatta_remote::Authority::new().unwrap().issue(regatta_remote::Role::Worker).unwrap();
+    let offer = store.offer(Bytes::from_static(b"batch"), Some(reader.node()));
+    assert!(served(&store, offer.ticket()).unwrap_err().contains("is not for"));
+    assert_eq!(served_to(&store, offer.ticket(), &reader).unwrap(), b"batch");
     assert!(!offer.waits());
-    assert!(served(&store, offer.ticket()).unwrap_err().contains("no such batch"));
-    let offer = store.offer(Bytes::from_static(b"batch"));
+    assert!(served_to(&store, offer.ticket(), &reader).unwrap_err().contains("no such batch"));
+    let offer = store.offer(Bytes::from_static(b"batch"), Some(reader.node()));
     assert_eq!(store.held(), 1);
     drop(offer);
     assert_eq!(store.held(), 0);

@@ -77,6 +77,15 @@ pub trait Udf: Serialize + DeserializeOwned + Send + Sync + 'static {
     {
         Pool::new(self)
     }
+
+    /// The function applied to these columns, by one replica: [`pool`](Self::pool), with nothing configured. The result is named
+    /// after the first.
+    fn on<E: AsRef<[Expr]>>(self, inputs: E) -> Expr
+    where
+        Self: Registered + Sized,
+    {
+        self.pool().on(inputs)
+    }
 }
 
 /// A stateful, row-wise function over batches that waits more than it computes: a client of some server.
@@ -149,5 +158,14 @@ pub trait AsyncUdf: Serialize + DeserializeOwned + Send + Sync + 'static {
         Self: Registered + Sized,
     {
         Pool::new(self)
+    }
+
+    /// The function applied to these columns, by one replica: [`pool`](Self::pool), with nothing configured. The result is named
+    /// after the first.
+    fn on<E: AsRef<[Expr]>>(self, inputs: E) -> Expr
+    where
+        Self: Registered + Sized,
+    {
+        self.pool().on(inputs)
     }
 }

@@ -17,7 +17,7 @@ use super::context::Seat;
 use super::inline::Inline;
 use super::registry::{Kind, open};
 use super::{Batch, Call, Context, Meter, Metrics, PoolOptions, TaskMeter, UdfError, UdfResult};
-use crate::sched::{QueryId, StageId, WorkerId};
+use crate::sched::{QueryId, StageId, StepId, WorkerId};
 
 /// One UDF with arguments and options, as an expression carries it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -155,6 +155,17 @@ impl UdfCall {
     pub(crate) fn validate(&self) -> UdfResult<()> {
         self.arguments()?;
         self.options.validate().map_err(UdfError::new)
+    }
+
+    /// The dtype of its result.
+    pub(crate) fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
+        open(&self.name, self.arguments()?)?.output(inputs)
+    }
+
+    /// What a replica is told of one attempt of it, and the last.
+    pub(crate) fn tried(&self, of: StepId, attempt: u32) -> Call {
+        let PoolOptions { on_error, timeout, .. } = self.options;
+        Call { attempt, on_error, timeout, of: Some(of), alone: false }
     }
 
     pub(super) fn payload(&self) -> Option<Bytes> {

@@ -1,5 +1,6 @@
 //! What a UDF is handed: where it runs, where it reports, and the rows.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::hash::Hasher;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use regatta_remote::{ActorRef, shorten};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use super::found::Found;
 use super::{Call, Meter, OnError, UdfError, UdfResult, arrow::column_to_arrow};
 use crate::actor::{Directory, LOOK_UP, RemoteActor};
 use crate::sched::{QueryId, StageId, StepId, WorkerId};
@@ -160,12 +162,13 @@ pub(super) fn no_directory() -> UdfError {
 pub struct Start {
     context: Context,
     directory: Directory,
+    found: RefCell<Found>,
     report: Box<dyn FnMut(&str)>,
 }
 
 impl Start {
     pub(super) fn new(context: Context, directory: Directory, report: impl FnMut(&str) + 'static) -> Self {
-        Self { context, directory, report: Box::new(report) }
+        Self { context, directory, found: RefCell::default(), report: Box::new(report) }
     }
 
     /// Where this replica runs, and for whom.
@@ -184,16 +187,24 @@ impl Start {
     }
 
     /// The actor of that name, as [`Session::actor`](crate::Session::actor) finds it. Keep it in the state;
-    /// [`run`](super::Udf::run) asks it by [`ask_blocking`](ActorRef::ask_blocking).
+    /// [`run`](super::Udf::run) asks it by [`ask_blocking`](ActorRef::ask_blocking). When it has ended, or another has its name,
+    /// the replica is started anew: before the first batch of each query, and before a batch is tried again.
     ///
     /// # Errors
     /// Nobody has the name, or an actor of another type; or Polars evaluates the call itself.
     pub fn actor<A: RemoteActor>(&self, name: &str) -> UdfResult<ActorRef<A>> {
         let (names, runtime) = self.directory.as_ref().ok_or_else(no_directory)?.names()?;
         let (found, result) = std::sync::mpsc::sync_channel(1);
-        let name = name.to_owned();
-        runtime.spawn(async move { found.send(names.find(&name, LOOK_UP).await) });
-        Ok(result.recv().map_err(|_| UdfError::new("the session is closed"))??)
+        let asked = name.to_owned();
+        runtime.spawn(async move { found.send(names.find(&asked, LOOK_UP).await) });
+        let actor: ActorRef<A> = result.recv().map_err(|_| UdfError::new("the session is closed"))??;
+        self.found.borrow_mut().add(name, actor.address());
+        Ok(actor)
+    }
+
+    /// The actors that were found so far.
+    pub(super) fn found(&self) -> Found {
+        self.found.borrow().clone()
     }
 
     /// Runs `decode` so that handles of actors among a UDF's arguments can be used.

@@ -29,6 +29,7 @@ use self::slab::{Lease, Parcel, Slabs};
 use self::wire::{FromChild, Outcome, StartChild, ToChild};
 pub(crate) use self::wire::{GpuSeat, Link, VISIBLE};
 use super::context::{Seat, no_directory};
+use super::found::Found;
 use super::pool::IN_FLIGHT;
 use super::thread::ReplicaSpec;
 use super::{Call, Metrics, UdfError, UdfResult};
@@ -102,7 +103,7 @@ impl Isolated {
         wanted: &mut dyn FnMut() -> bool,
         gpu: Option<GpuSeat>,
         alone: bool,
-    ) -> Result<(Self, Metrics), NotStarted> {
+    ) -> Result<(Self, Metrics, Found), NotStarted> {
         let (process, socket) = match &gpu {
             Some(gpu) if !alone => Process::shared(gpu, seat.step.map(|step| step.query))?,
             gpu => Process::alone(gpu.as_ref())?,
@@ -124,7 +125,10 @@ impl Isolated {
                     let admitted = admit(&spec.directory).map(|ClusterAt { address, token }| (address, token));
                     child.link.send(&ToChild::Admitted(admitted)).map_err(|error| lost(&child, error))?;
                 }
-                Ok(Some(FromChild::Started(result))) => return Ok((child, result?)),
+                Ok(Some(FromChild::Started(result))) => {
+                    let (metrics, found) = result?;
+                    return Ok((child, metrics, found));
+                }
                 Ok(None) if wanted() => (),
                 // In a process that is shared it goes on: it sees at its end that nobody is there.
                 Ok(_) => return Err(unwanted().into()),

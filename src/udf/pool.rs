@@ -257,6 +257,10 @@ impl<U: Registered> Pool<U> {
         self.call.expression(inputs.as_ref(), options)
     }
 
+    pub(crate) fn call(&self) -> &UdfCall {
+        &self.call
+    }
+
     fn with(mut self, change: impl FnOnce(&mut PoolOptions)) -> Self {
         self.call = Arc::new(self.call.with_options(change));
         self

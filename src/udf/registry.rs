@@ -249,11 +249,11 @@ pub(super) fn as_high_as(column: Column, want: usize) -> UdfResult<Column> {
     Ok(column)
 }
 
-/// The column, if it is of the dtype that was promised. Nothing but nulls is every dtype.
+/// The column, if it is of the dtype that was promised. Nothing but nulls is every dtype, in lists and fields too.
 pub(crate) fn conform(column: Column, dtype: &DataType) -> UdfResult<Column> {
     match column.dtype() {
         got if got == dtype => Ok(column),
-        DataType::Null => Ok(column.cast(dtype)?),
+        got if is_but_for_nulls(got, dtype) => Ok(column.cast(dtype)?),
         got => {
             // The short form of a struct leaves its fields out.
             let (want, got) = match (dtype.to_string(), got.to_string()) {
@@ -264,6 +264,22 @@ pub(crate) fn conform(column: Column, dtype: &DataType) -> UdfResult<Column> {
             let text = format!("it promised {want} and returned {got}: {advice}");
             Err(UdfError::new(text))
         }
+    }
+}
+
+/// Whether the one is the other where it is not all null.
+fn is_but_for_nulls(got: &DataType, want: &DataType) -> bool {
+    match (got, want) {
+        (DataType::Null, _) => true,
+        (DataType::List(got), DataType::List(want)) => is_but_for_nulls(got, want),
+        (DataType::Array(got, width), DataType::Array(want, wide)) => width == wide && is_but_for_nulls(got, want),
+        (DataType::Struct(got), DataType::Struct(want)) => {
+            let same = |(got, want): (&Field, &Field)| {
+                got.name() == want.name() && is_but_for_nulls(got.dtype(), want.dtype())
+            };
+            got.len() == want.len() && got.iter().zip(want).all(same)
+        }
+        (got, want) => got == want,
     }
 }
 
@@ -372,10 +388,45 @@ pub(crate) fn registered() -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use polars::prelude::*;
+
     use super::*;
 
     static ONE: UdfEntry = UdfEntry { name: "keel", open: |_| Err(UdfError::new("opened")) };
     static TWO: UdfEntry = UdfEntry { name: "keel", open: |_| Err(UdfError::new("opened another")) };
+
+    #[test]
+    fn nulls_and_empty_lists_are_of_the_promised_dtype_at_any_depth() {
+        let field = |name: &str, dtype| Field::new(name.into(), dtype);
+        let list = |dtype| DataType::List(Box::new(dtype));
+        let array = |dtype| DataType::Array(Box::new(dtype), 2);
+        let words = || DataType::from_categories(Categories::random("".into(), CategoricalPhysical::U32));
+        let nothing = |dtype: DataType| Column::full_null("".into(), 3, &dtype);
+        let pair = |a, b| DataType::Struct(vec![field("a", a), field("b", b)]);
+        for (got, want) in [
+            (DataType::Null, DataType::Decimal(10, 2)),
+            (list(DataType::Null), list(words())),
+            (list(list(DataType::Null)), list(list(DataType::Int64))),
+            (array(DataType::Null), array(DataType::Date)),
+            (pair(DataType::Int64, DataType::Null), pair(DataType::Int64, list(DataType::String))),
+            (list(pair(DataType::Null, DataType::Null)), list(pair(DataType::Boolean, DataType::Binary))),
+        ] {
+            for column in [nothing(got.clone()), nothing(got.clone()).clear()] {
+                let conformed = conform(column.clone(), &want).unwrap_or_else(|e| panic!("{got} as {want}: {e}"));
+                assert_eq!((conformed.dtype(), conformed.len()), (&want, column.len()));
+            }
+        }
+        let lists = Series::new("".into(), [Series::new_empty("".into(), &DataType::Null)]);
+        let empty = conform(lists.into_column(), &list(DataType::Int64)).unwrap();
+        assert_eq!((empty.dtype(), empty.null_count()), (&list(DataType::Int64), 0));
+        for (got, want) in [
+            (list(DataType::Int32), list(DataType::Int64)),
+            (pair(DataType::Null, DataType::Null), DataType::Struct(vec![field("a", DataType::Int64)])),
+            (DataType::Int64, DataType::String),
+        ] {
+            assert!(conform(nothing(got.clone()), &want).is_err(), "{got} is not {want}");
+        }
+    }
 
     #[test]
     fn a_name_that_is_missing_or_there_twice_is_an_error_that_names_it() {

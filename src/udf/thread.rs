@@ -20,6 +20,7 @@ use super::context::Seat;
 use super::registry::{Kind, open};
 use super::{Call, Metrics, PoolOptions, UdfError, UdfResult};
 use crate::actor::Directory;
+use crate::error::ClusterError;
 use crate::os;
 use crate::sched::{QueryId, StepId};
 
@@ -149,8 +150,8 @@ impl ReplicaThread {
             let folder = match Folder::new(&spec.seat.scratch) {
                 Ok(folder) => folder,
                 Err(error) => {
-                    let text = format!("no scratch folder in {}: {error}", spec.seat.scratch.display());
-                    return tell(Said::Started(Err(UdfError::new(text))));
+                    let error = ClusterError::scratch("a folder of the replica", &spec.seat.scratch, error);
+                    return tell(Said::Started(Err(error.into())));
                 }
             };
             let seat = Arc::new(Seat { scratch: folder.path.clone(), ..spec.seat.clone() });

@@ -66,6 +66,7 @@ fn node(ir: &IR) -> String {
             FunctionIR::FastCount { .. } => "fast count",
             FunctionIR::Unnest { .. } => "unnest",
             FunctionIR::Explode { .. } => "explode",
+            FunctionIR::Unpivot { .. } => "unpivot",
             FunctionIR::Opaque { .. } => "opaque",
             FunctionIR::Hint(_) => "hint",
             // Nothing in Polars 0.55.2 makes it.
@@ -120,7 +121,7 @@ fn node(ir: &IR) -> String {
 const NODES: &str = "aggregate, aggregate (dynamic), aggregate (rolling), csv, df, distinct, ext_context, explode, \
     fast count, filter, gather, hconcat, hint, hstack, ipc, join anti, join cross, join full, join inner, join left, \
     join of a range, join of inequalities, join right, join semi, merge_sorted, ndjson, opaque, parquet, projection, \
-    row index, simple_projection, slice, sort, union, unnest";
+    row index, simple_projection, slice, sort, union, unnest, unpivot";
 
 #[test]
 fn the_cases_hold_every_node_and_file_kind() {

@@ -149,6 +149,16 @@ fn label() -> Expr {
     Label.pool().on([col("word"), col("id")])
 }
 
+/// Rows with columns of names that the planner and our verbs could think of.
+fn taken() -> LazyFrame {
+    let names = ["udf", "in", "kept", "key", "row"];
+    let taken = names
+        .into_iter()
+        .flat_map(|what| [format!("__regatta_{what}"), format!("__regatta_{what}_1"), format!("__regatta_{what}_2")]);
+    let taken = taken.enumerate().map(|(at, name)| (col("group") * lit(at as i64)).alias(name));
+    scan().with_columns(taken.collect::<Vec<_>>())
+}
+
 pub(crate) fn cases() -> Vec<Case> {
     let by_group = || scan().group_by([col("group")]);
     let small = || df!["group" => [0i64, 3, 5, 99], "name" => ["a", "b", "c", "d"]].unwrap().lazy();
@@ -462,6 +472,41 @@ pub(crate) fn cases() -> Vec<Case> {
                 ]),
             false,
             &["mean"],
+        ),
+        (
+            "work between a udf and a hash regroup: a filter, a column of the same name, and one of another",
+            concat(
+                [
+                    scan().filter(add(1).on([col("id")]).gt(lit(500))).repartition(2, [col("group")]),
+                    scan().with_column(add(2).on([col("id")]).alias("id")).repartition(3, [col("group")]),
+                    scan()
+                        .with_column(add(3).on([col("id")]).alias("sum"))
+                        .repartition(2, [col("sum")])
+                        .with_column(col("sum").alias("id"))
+                        .drop(by_name(["sum"], true, false)),
+                ]
+                .map(|query| query.select([col("id"), col("word")])),
+                UnionArgs::default(),
+            )
+            .unwrap(),
+            false,
+            &[],
+        ),
+        (
+            "columns that are named as ours would be",
+            taken()
+                .with_column((add(1).on([col("id") + lit(1)]) - add(2).on([col("group")])).alias("n"))
+                .repartition(3, [col("id") % lit(7), col("group")])
+                .shuffle(3)
+                .sort(["id"], Default::default()),
+            true,
+            &[],
+        ),
+        (
+            "keys of an aggregation by a udf that are named as ours would be",
+            taken().group_by_stable([col("__regatta_kept_1"), col("__regatta_kept_2")]).agg([summary(), len()]),
+            true,
+            &[],
         ),
         (
             "a frame that is too large for the plan, aggregated by a udf",

@@ -330,6 +330,17 @@ pub(crate) fn cases() -> Vec<Case> {
             true,
             &[],
         ),
+        (
+            "unpivot",
+            nasty_scan().select([col("id"), col("small"), col("flag").cast(DataType::Int32)]).unpivot(UnpivotArgsDSL {
+                on: Some(by_name(["small", "flag"], true, false)),
+                index: by_name(["id"], true, false),
+                variable_name: None,
+                value_name: None,
+            }),
+            false,
+            &[],
+        ),
         ("row index over a filter", scan().filter(col("group").lt(lit(3))).with_row_index("n", Some(9)), true, &[]),
         (
             "drop nulls, fill nulls",

@@ -1,11 +1,5 @@
 //! The UDFs of the examples, on the fakes: what kernels and products give is what the twins give.
 
-#[path = "../../examples/embed_gpu/embed.rs"]
-mod embed;
-#[path = "../../examples/embed_gpu/encoder.rs"]
-mod encoder;
-#[path = "../../examples/embed/minilm.rs"]
-mod minilm;
 #[path = "../../examples/resize/resize.rs"]
 mod resize;
 #[path = "../../examples/top_k/top_k.rs"]
@@ -13,9 +7,8 @@ mod top_k;
 
 use std::fs::File;
 
-use embed::{Embed, Tokenise};
 use polars_arrow::{array::PrimitiveArray, bitmap::Bitmap};
-use regatta::gpu::{self, GpuUdf};
+use regatta::gpu::GpuUdf;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::udf::RunOn;
@@ -94,45 +87,22 @@ fn what_the_kernels_of_the_examples_do_not_read_is_refused() {
     let session = Session::native().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let floats = |dim| arrays(Series::new("".into(), numbers(1, 8 * dim)), dim).unwrap();
-    let ids = arrays(Series::new("".into(), vec![1i32; 8 * 32]), 32).unwrap();
-    let data = df!["four" => floats(4), "eight" => floats(8), "ids" => ids, "bytes" => vec![b"abc".to_vec(); 8], "one" => vec![1i64; 8]];
+    let data =
+        df!["four" => floats(4), "eight" => floats(8), "bytes" => vec![b"abc".to_vec(); 8], "one" => vec![1i64; 8]];
     let data = data.unwrap();
     let corpus = folder.path().join("corpus.parquet");
     let mut frame = df!["vector" => floats(8)].unwrap();
     ParquetWriter::new(File::create(&corpus).unwrap()).finish(&mut frame).unwrap();
     let top_k = |dim| TopK { corpus: corpus.clone(), dim, k: 2 }.pool().run_on(RunOn::CpuOnly);
-    let embed = Embed { model: folder.path().to_owned() }.pool().run_on(RunOn::CpuOnly);
     let resize = Resize { side: 4 }.pool().run_on(RunOn::CpuOnly);
     for (call, wanted, given) in [
         (top_k(8).on([col("four")]), "array[f32, 8]", "\"four\" (array[f32, 4])"),
         // The corpus.
         (top_k(4).on([col("four")]), "array[f32, 4]", "\"vector\" (array[f32, 8])"),
-        (embed.on([col("ids")]), "array[i32, 64]", "\"ids\" (array[i32, 32])"),
         (resize.on([col("bytes"), col("one"), col("one")]), "binary, i32, i32", "\"one\" (i64)"),
     ] {
         let run = session.submit(data.clone().lazy().select([call]));
         let refused = run.and_then(|mut run| run.collect()).unwrap_err().to_string();
         assert!(refused.contains(&format!("takes columns of {wanted}")) && refused.contains(given), "{refused}");
-    }
-}
-
-#[test]
-fn minilm_of_kernels_and_products_means_what_the_cpu_model_means() {
-    let model = match minilm::fetch() {
-        Ok(model) => model,
-        Err(why) => return eprintln!("SKIPPED: the weights cannot be fetched: {why}"),
-    };
-    let texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove."];
-    let known = embed::known(&model, &texts).unwrap().concat();
-    let texts = df!["text" => texts].unwrap().lazy();
-    let [on_gpu, twin] = both(|run_on| {
-        let tokens = Tokenise { model: model.clone() }.pool().on([col("text")]);
-        let embed = Embed { model: model.clone() }.pool().run_on(run_on);
-        texts.clone().with_column(tokens.alias("tokens")).select([embed.on([col("tokens")]).alias("result")])
-    });
-    let (on_gpu, twin) = (flat(&on_gpu), flat(&twin));
-    assert_eq!(on_gpu.len(), 3 * encoder::MINILM.hidden);
-    for ((a, b), known) in on_gpu.iter().zip(&twin).zip(&known) {
-        assert!((a - known).abs() < 1e-4 && (b - known).abs() < 1e-4, "{a}, {b}, {known}");
     }
 }

@@ -201,6 +201,32 @@ fn udfs_of_all_workers_isolated_or_not_share_an_actor_by_its_name_or_by_a_handle
 }
 
 #[test]
+fn a_warm_replica_that_found_an_actor_asks_the_one_that_has_its_name_now() {
+    on_both(|session| {
+        let calls = [
+            Count(None).pool().batch(100).on([col("x")]),
+            Count(None).pool().batch(100).isolated().on([col("x")]),
+            CountLater.pool().batch(100).on([col("x")]),
+            CountLater.pool().batch(100).isolated().on([col("x")]),
+        ];
+        for (form, call) in calls.into_iter().enumerate() {
+            let query = numbers().select([call.sum()]);
+            for job in 0..3 {
+                let actor = session.spawn(counter(0).named("counter")).unwrap();
+                query.clone().collect_on(session).unwrap();
+                assert_eq!(actor.ask_blocking(Add(0), SOON).unwrap(), 1000, "form {form}, job {job}");
+                // The same one is not looked for in vain.
+                query.clone().collect_on(session).unwrap();
+                assert_eq!(actor.ask_blocking(Add(0), SOON).unwrap(), 2000, "form {form}, job {job}");
+                session.stop(&actor).unwrap();
+                eventually("its name is free", || is_unknown(session.actor::<Counter>("counter")));
+            }
+            says(&query.collect_on(session).unwrap_err(), &["no actor is named \"counter\""]);
+        }
+    });
+}
+
+#[test]
 fn isolated_replicas_of_workers_that_joined_find_actors_too() {
     let cluster = cluster();
     let _workers = join(&cluster, 2);

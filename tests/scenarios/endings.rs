@@ -49,6 +49,19 @@ fn a_dropped_run_frees_its_partitions() {
 }
 
 #[test]
+fn a_result_that_its_session_takes_with_it_ends_with_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(2).unwrap();
+    let mut run = session.submit(row_groups(folder.path(), 800).into_partitions(8)).unwrap();
+    let mut batches = run.batches();
+    assert!(batches.next().is_some_and(|batch| batch.is_ok()));
+    drop((run, session));
+    let rest: Vec<_> = batches.by_ref().collect();
+    assert!(matches!(rest.last(), Some(Err(_))) && rest.len() < 8, "{rest:?}");
+    assert!(batches.next().is_none(), "one is enough");
+}
+
+#[test]
 fn a_failed_query_leaves_nothing_and_the_session_goes_on() {
     let session = Session::local(2).unwrap();
     for fault in [Fault::StartError, Fault::RunPanic] {

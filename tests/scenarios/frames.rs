@@ -39,6 +39,24 @@ fn into_partitions_deals_equal_shares_in_order() {
     assert_eq!(heights(&session, again(10)), vec![40; 10]);
     assert_eq!(heights(&session, again(3)), [133, 133, 134]);
     assert_eq!(heights(&session, numbers(2).into_partitions(4)).iter().sum::<usize>(), 2);
+    // Also where the source falls into as many pieces, but not into equal ones.
+    assert_eq!(heights(&session, numbers(2000).filter(col("id").lt(lit(1000))).into_partitions(2)), [500, 500]);
+    let folder = tempfile::tempdir().unwrap();
+    for (file, rows) in [10, 5000, 1, 200].into_iter().enumerate() {
+        let to = std::fs::File::create(folder.path().join(format!("{file}.parquet"))).unwrap();
+        ParquetWriter::new(to).finish(&mut numbers(rows).collect().unwrap()).unwrap();
+    }
+    let files = format!("{}/*.parquet", folder.path().display());
+    let scan = || LazyFrame::scan_parquet(files.as_str().into(), Default::default()).unwrap();
+    let twice = scan().with_column(concat_list([col("id"), col("id")]).unwrap().alias("two"));
+    let twice = twice.explode(by_name(["two"], true, false), ExplodeOptions { empty_as_null: true, keep_nulls: true });
+    for (query, rows) in [(scan(), 5211), (scan().filter(col("id").lt(lit(150))), 311), (twice, 10_422)] {
+        for of in [1, 2, 3, 4] {
+            let heights = heights(&session, query.clone().into_partitions(of));
+            let equal: Vec<_> = (0..of).map(|part| rows * (part + 1) / of - rows * part / of).collect();
+            assert_eq!(heights, equal, "{rows} rows, of {of}");
+        }
+    }
     let ordered = again(10).collect_on(&session).unwrap();
     assert!(ordered.equals(&numbers(400).collect().unwrap()), "{ordered}");
     assert_eq!(session.partitions_held(), 0);

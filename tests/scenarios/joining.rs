@@ -1,6 +1,8 @@
 //! A cluster of several machines, as processes: workers and drivers come by token, and each wrong way in ends soon, with words.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +34,11 @@ impl Other {
     }
 
     fn running(test: &str, variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        Self::of(&std::env::current_exe().unwrap(), test, variables)
+    }
+
+    fn of(program: &Path, test: &str, variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(program);
         command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env("POLARS_MAX_THREADS", "1");
         command.envs(variables.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self(command.spawn().unwrap())
@@ -252,12 +258,19 @@ fn serves_a_cluster() {
     }
 }
 
-#[test]
-fn a_head_that_is_killed_ends_its_workers_and_drivers_hear_of_it() {
-    let mut head = Other::running("joining::serves_a_cluster", &[(AS_HEAD, "1")]);
+/// A head in another process; its address, and tokens for a worker and a driver.
+fn another_head(variables: &[(&str, &str)]) -> (Other, [String; 3]) {
+    let mut head = Other::running("joining::serves_a_cluster", &[&[(AS_HEAD, "1")], variables].concat());
     let said = BufReader::new(head.0.stdout.take().unwrap()).lines().map_while(Result::ok);
     let way_in = said.filter_map(|line| line.strip_prefix("way in: ").map(str::to_owned)).next().unwrap();
-    let [address, for_worker, for_driver] = way_in.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let way_in: Vec<_> = way_in.split(' ').map(str::to_owned).collect();
+    (head, way_in.try_into().unwrap())
+}
+
+#[test]
+fn a_head_that_is_killed_ends_its_workers_and_drivers_hear_of_it() {
+    let (mut head, [address, for_worker, for_driver]) = another_head(&[]);
+    let (address, for_worker, for_driver) = (&*address, &*for_worker, &*for_driver);
     let mut worker = Other::worker(&[("REGATTA_JOIN", address), ("REGATTA_TOKEN", for_worker)]);
     let session = Session::connect(address, for_driver).unwrap();
     let mut run = session.submit(numbers().select([Endless.pool().on([col("x")])])).unwrap();
@@ -296,6 +309,79 @@ fn every_wrong_way_in_ends_a_worker_within_five_seconds_with_cause_and_remedy() 
     refused(&[("REGATTA_JOIN", "nowhere"), ("REGATTA_TOKEN", token)], &["could not join", "nowhere", "host:port"]);
     refused(&[("REGATTA_JOIN", "127.0.0.1:9"), ("REGATTA_TOKEN", token)], &["no answer", "is the head running?"]);
     assert!(cluster.session().status().unwrap().workers.is_empty());
+}
+
+/// This program as another build of it would be: the linker's fingerprint is another.
+fn another_build(folder: &Path) -> PathBuf {
+    let copy = folder.join("another-build");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(&copy).unwrap();
+    let mut begin = vec![0; 64 << 10];
+    file.read_exact_at(&mut begin, 0).unwrap();
+    // The lengths of name and fingerprint, the kind of note, and its name.
+    let note = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let at = begin.windows(note.len()).position(|bytes| bytes == note).unwrap() + note.len();
+    file.write_all_at(&[!begin[at]], at as u64).unwrap();
+    copy
+}
+
+#[test]
+fn a_worker_of_another_build_is_let_in_only_where_head_and_worker_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let another = another_build(folder.path());
+    let refused = |address: &str, token: &str| {
+        let way = [("REGATTA_JOIN", address), ("REGATTA_TOKEN", token)];
+        let mut worker = Other::of(&another, "regatta_worker", &way);
+        let status = worker.ends_within(SOON);
+        let words = worker.last_words();
+        assert_eq!(status.code(), Some(2), "{words}");
+        for part in [
+            "the builds differ: ours is \"build ",
+            "the head's is \"build ",
+            "run the same executable",
+            "REGATTA_BUILD=",
+        ] {
+            assert!(words.contains(part), "{part:?} is missing in: {words}");
+        }
+    };
+    let cluster = cluster();
+    refused(&cluster.address().to_string(), &cluster.worker_token(1, VALID).unwrap());
+    assert!(cluster.session().status().unwrap().workers.is_empty());
+
+    let (_head, [address, for_worker, for_driver]) = another_head(&[("REGATTA_BUILD", "at sea")]);
+    refused(&address, &for_worker);
+    let error = Session::connect(&address, &for_driver).expect_err("this process does not say so");
+    says(&error, &["the builds differ", "build at sea"]);
+    let way = [("REGATTA_JOIN", &*address), ("REGATTA_TOKEN", &*for_worker), ("REGATTA_BUILD", "at sea")];
+    let mut worker = Other::of(&another, "regatta_worker", &way);
+    let said = BufReader::new(worker.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let said: Vec<_> = said.take_while(|line| !line.contains("joined")).collect();
+    assert!(worker.0.try_wait().unwrap().is_none(), "it has not joined: {said:?}");
+}
+
+const REPLACED: &str = "REGATTA_TEST_REPLACED";
+
+/// Started by the test below: a driver whose executable another takes the place of.
+#[test]
+fn works_on_when_its_executable_is_replaced() {
+    if std::env::var_os(REPLACED).is_some() {
+        std::fs::write(std::env::current_exe().unwrap().with_extension("new"), "not a program").unwrap();
+        std::fs::rename(std::env::current_exe().unwrap().with_extension("new"), std::env::current_exe().unwrap())
+            .unwrap();
+        let session = Session::local(1).unwrap();
+        let isolated = Process.pool().isolated().on([col("x")]).alias("process");
+        assert_eq!(processes(&session, numbers().with_column(isolated)).len(), 1);
+    }
+}
+
+#[test]
+fn workers_and_isolated_replicas_run_the_executable_that_their_driver_runs_though_another_has_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("program");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let mut driver = Other::of(&copy, "joining::works_on_when_its_executable_is_replaced", &[(REPLACED, "1")]);
+    let status = driver.ends_within(LOST);
+    assert!(status.success(), "{}", driver.last_words());
 }
 
 #[test]

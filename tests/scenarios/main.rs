@@ -8,6 +8,7 @@ mod errors;
 mod flotilla;
 mod frames;
 mod functions;
+mod harness;
 mod joining;
 mod placement;
 mod retries;

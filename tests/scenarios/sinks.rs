@@ -1,16 +1,20 @@
 //! Files of a sink are all there, each row once, or none of them is.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use polars_io::HiveOptions;
 use polars_plan::dsl::{FileWriteFormat, PartitionStrategy, SinkDestination, SinkTarget, UnifiedSinkArgs};
-use regatta::Error;
+use regatta::error::SinkError;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::eventually;
+use regatta::{Config, Error};
 
 use crate::endings::signal_in_the_middle;
+use crate::errors::says;
 use crate::udfs::{Fault, Faulty, Process, numbers, row_groups};
 
 fn path(path: &Path) -> PlRefPath {
@@ -127,7 +131,7 @@ fn folders_hold_every_row_once_with_and_without_udfs() {
             if !session.processes().is_empty() {
                 assert!(there.len() > 3, "each task writes its own: {there:?}");
             }
-            sink().collect_on(&session).unwrap();
+            sink().sink_on(&session, SinkMode::Overwrite).unwrap();
             assert_eq!(files(&target), there, "again gives the same files, not more");
         }
         assert_eq!(session.partitions_held(), 0);
@@ -147,7 +151,7 @@ fn a_sink_that_fails_is_cancelled_or_is_dropped_leaves_nothing() {
     let begun = || {
         let run = session.submit(into_folders(slow(source.path()), &target)).unwrap();
         eventually("a task is done", || run.status().unwrap().is_some_and(|s| s.stages[0].tasks.2 > 0));
-        assert!(!files(&target).is_empty(), "files wait to be published");
+        assert!(!files(out.path()).is_empty() && !target.exists(), "files wait to be published");
         run
     };
     let mut run = begun();
@@ -177,6 +181,117 @@ fn a_folder_that_is_not_there_is_an_error_at_once_that_names_it() {
     let out = tempfile::tempdir().unwrap();
     let target = out.path().join("missing/x.parquet");
     let error = Session::native().unwrap().submit(into_file(numbers(), &target, parquet())).unwrap_err().to_string();
-    assert!(error.contains("missing") && error.contains("write"), "{error}");
+    assert!(error.contains("missing") && error.contains("mkdir: true"), "{error}");
     assert_empty(out.path());
+}
+
+#[test]
+fn a_folder_that_holds_something_is_written_to_only_as_somebody_says() {
+    let source = tempfile::tempdir().unwrap();
+    let (native, local) = (Session::native().unwrap(), Session::local(2).unwrap());
+    let query = |from: i64| row_groups(source.path(), 4000).filter(col("x").gt_eq(lit(from)));
+    let out = tempfile::tempdir().unwrap();
+    let target = out.path().join("t");
+    let sink = |from: i64| into_folders(keyed(query(from)), &target);
+    // However many files each of the two writes.
+    sink(0).collect_on(&local).unwrap();
+    let there = files(&target);
+    for session in [&native, &local] {
+        let error = sink(0).collect_on(session).unwrap_err();
+        assert!(matches!(&error, Error::Sink(SinkError::Taken { folder }) if *folder == target), "{error}");
+        assert!(!error.is_retryable() && !error.may_have_run());
+        says(&error, &["holds something", "SinkMode::Append", "SinkMode::Overwrite"]);
+        assert_eq!(files(&target), there);
+    }
+    // A key that has no rows any more has no files either.
+    let one = into_folders(keyed(query(0)).filter(col("key").eq(lit(1))), &target);
+    one.sink_on(&native, SinkMode::Overwrite).unwrap();
+    assert!(rows_of(&target).equals(&keyed(query(0)).filter(col("key").eq(lit(1))).collect().unwrap()));
+    sink(0).sink_on(&local, SinkMode::Overwrite).unwrap();
+    assert!(rows_of(&target).equals(&keyed(query(0)).collect().unwrap()));
+    let before: Vec<_> = files(&target);
+    for session in [&native, &local] {
+        let written = sink(3000).sink_on(session, SinkMode::Append).unwrap();
+        assert!(written.height() >= 3);
+    }
+    assert!(before.iter().all(|file| file.exists()));
+    let twice = concat([keyed(query(0)), keyed(query(3000)), keyed(query(3000))], UnionArgs::default()).unwrap();
+    let twice = twice.sort(["x"], SortMultipleOptions::default()).collect().unwrap();
+    assert!(rows_of(&target).equals(&twice));
+    let file = out.path().join("x.parquet");
+    let error = into_file(numbers(), &file, parquet()).sink_on(&native, SinkMode::Append).unwrap_err();
+    assert!(matches!(error, Error::Sink(SinkError::OneFile { .. })), "{error}");
+}
+
+#[test]
+fn a_sink_that_cannot_be_published_leaves_what_was_there() {
+    let session = Session::native().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let target = out.path().join("t");
+    into_folders(keyed(numbers()), &target).collect_on(&session).unwrap();
+    std::fs::remove_dir_all(target.join("key=2")).unwrap();
+    std::fs::write(target.join("key=2"), "in the way").unwrap();
+    let before = files(&target);
+    let error = into_folders(keyed(numbers()), &target).sink_on(&session, SinkMode::Append).unwrap_err();
+    assert!(matches!(error, Error::Sink(SinkError::Publish { .. })) && error.may_have_run(), "{error}");
+    assert_eq!(files(out.path()), before, "nor is anything else there");
+    into_folders(keyed(numbers()), &target).sink_on(&session, SinkMode::Overwrite).unwrap();
+    assert!(rows_of(&target).equals(&keyed(numbers()).collect().unwrap()), "as one, it takes the place of anything");
+    // So does one file.
+    let file = out.path().join("folder.parquet");
+    std::fs::create_dir(&file).unwrap();
+    let error = into_file(numbers(), &file, parquet()).collect_on(&session).unwrap_err();
+    says(&error, &["could not publish", "what was there still is"]);
+    assert!(file.is_dir());
+}
+
+const AS_WRITER: &str = "REGATTA_TEST_AS_WRITER";
+
+/// What each kind of reader sees: of the folder, of all that is below it, and of all that is below what it is in.
+fn readers(out: &Path) -> Vec<DataFrame> {
+    let paths = ["t", "t/**/*.parquet", "**/*.parquet"].map(|path_| path(&out.join(path_)));
+    let args = || ScanArgsParquet { hive_options: HiveOptions::new_enabled(), ..Default::default() };
+    let read = |path| LazyFrame::scan_parquet(path, args()).unwrap().select([col("x")]);
+    let sorted = |query: LazyFrame| query.sort(["x"], SortMultipleOptions::default()).collect().unwrap();
+    paths.into_iter().map(|path| sorted(read(path))).collect()
+}
+
+/// Started by the test below: a driver that is killed in the middle of a sink.
+#[test]
+fn writes_until_it_is_killed() {
+    if let Some(out) = std::env::var_os(AS_WRITER) {
+        let (source, out) = (tempfile::tempdir().unwrap(), PathBuf::from(out));
+        let config = Config { scratch: out.join("../scratch"), ..Config::default() };
+        let session = Session::local_with(2, config).unwrap();
+        let mut run = session.submit_sink(into_folders(slow(source.path()), &out.join("t")), SinkMode::Append).unwrap();
+        eventually("files are written", || run.status().unwrap().is_some_and(|s| s.stages[0].tasks.2 > 2));
+        println!("\nwrites");
+        run.collect().unwrap();
+    }
+}
+
+#[test]
+fn readers_see_nothing_of_a_sink_before_it_is_published_nor_after_its_driver_was_killed() {
+    let base = tempfile::tempdir().unwrap();
+    let (out, scratch) = (base.path().join("out"), base.path().join("scratch"));
+    std::fs::create_dir(&out).unwrap();
+    std::fs::create_dir(&scratch).unwrap();
+    let config = || Config { scratch: scratch.clone(), ..Config::default() };
+    into_folders(keyed(numbers()), &out.join("t")).collect_on(&Session::native().unwrap()).unwrap();
+    let before = readers(&out);
+    assert!(before.iter().all(|frame| frame.equals(&numbers().collect().unwrap())));
+    let mut writer = Command::new(std::env::current_exe().unwrap());
+    writer.args(["sinks::writes_until_it_is_killed", "--exact", "--nocapture"]).env(AS_WRITER, &out);
+    let mut writer = writer.stdout(Stdio::piped()).spawn().unwrap();
+    let said = BufReader::new(writer.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.into_iter().any(|line| line == "writes"));
+    assert!(std::fs::read_dir(&out).unwrap().count() == 2, "it writes beside the folder");
+    let meanwhile = readers(&out);
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    for (before, after) in before.iter().zip(meanwhile.iter().chain(&readers(&out))) {
+        assert!(after.equals(before), "{after}");
+    }
+    drop(Session::native_with(config()).unwrap());
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1, "the next session removes what it left");
 }

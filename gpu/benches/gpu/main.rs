@@ -5,7 +5,7 @@
 
 use regatta_gpu as gpu;
 
-#[path = "../../../examples/embed_gpu/encoder.rs"]
+#[path = "../../../examples/embed/src/gpu/encoder.rs"]
 mod encoder;
 #[path = "../../../benches/support/report.rs"]
 mod report;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler};
 use bytes::Bytes;
 use regatta_remote::{
-    ActorId, Authority, DataReader, DataSource, Identity, Node, NodeId, Role, Runtime, decode, encode,
+    ActorId, Authority, DataReader, DataSource, Identity, Node, NodeId, PeerId, Role, Runtime, decode, encode,
 };
 use serde::{Deserialize, Serialize};
 
@@ -96,12 +96,12 @@ struct Reader {
 }
 
 impl DataSource for Source {
-    fn open(&self, ticket: &[u8], _: NodeId) -> Result<Box<dyn DataReader>, String> {
+    fn open(&self, ticket: &[u8], _: PeerId) -> Result<Box<dyn DataReader>, String> {
         let size = ticket.try_into().map_err(|_| "not a size".to_owned())?;
         Ok(Box::new(Reader { total: u64::from_le_bytes(size), bytes: crate::bulk_bytes() }))
     }
 
-    fn delivered(&self, _: &[u8], _: NodeId) {}
+    fn delivered(&self, _: &[u8], _: PeerId) {}
 }
 
 impl DataReader for Reader {

@@ -12,7 +12,7 @@ use super::wire::{Allowance, Request};
 use super::{CREDIT, DataReader, MAX_REFUSAL, OK, REFUSED, TAKEN, Ticket};
 use crate::close::Code;
 use crate::fence::catch;
-use crate::identity::NodeId;
+use crate::identity::PeerId;
 use crate::lane::{SLICE, STALL, StreamStop, write_slices};
 use crate::node::Shared;
 use crate::runtime::blocking;
@@ -21,7 +21,7 @@ use crate::runtime::blocking;
 const READ: u64 = 1 << 20;
 
 /// Serves a data connection until it ends, then removes it.
-pub(crate) fn serve(shared: &Arc<Shared>, peer: NodeId, connection: Connection) {
+pub(crate) fn serve(shared: &Arc<Shared>, peer: PeerId, connection: Connection) {
     let shared = Arc::clone(shared);
     let handle = shared.net.handle.clone();
     handle.spawn(async move {
@@ -37,14 +37,14 @@ pub(crate) fn serve(shared: &Arc<Shared>, peer: NodeId, connection: Connection) 
                 Err(error) => break error.to_string(),
             }
         };
-        shared.peers.remove_data(peer, &connection, &cause);
+        shared.peers.remove_data(peer.node, &connection, &cause);
     });
 }
 
 struct Transfer {
     send: SendStream,
     read: RecvStream,
-    peer: NodeId,
+    peer: PeerId,
     allowance: Allowance,
     _counted: Arc<()>,
 }
@@ -88,14 +88,14 @@ impl Transfer {
         let ticket = match ticket {
             Ticket::Of(ticket) => ticket,
             Ticket::Beside(number) => {
-                let Some(held) = shared.peers.held(self.peer, number) else {
+                let Some(held) = shared.peers.held(self.peer.node, number) else {
                     return self.refuse("it is not held any more").await;
                 };
                 let mut held = Box::new(held);
                 let begun = Begun::of(&mut *held, credit);
                 self.produce(held, begun, credit).await?;
                 self.delivered().await?;
-                shared.peers.let_go(self.peer, number);
+                shared.peers.let_go(self.peer.node, number);
                 return Ok(());
             }
         };

@@ -18,6 +18,8 @@ use crate::join::{Desk, JoinToken};
 
 /// How long a certificate is good for, unless said otherwise.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// The longest life of a certificate or token: the dates of certificates end with the year 9999.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Clocks of two machines may differ by this.
 const SKEW: Duration = Duration::from_secs(5 * 60);
 
@@ -63,10 +65,11 @@ impl Authority {
         Ok(Self { cluster, certificate, fingerprint, issuer, lifetime: LIFETIME, ambient, desk })
     }
 
-    /// Makes its certificates good for `lifetime` instead of 24 hours. They are renewed after two thirds of it.
+    /// Makes its certificates good for `lifetime` instead of 24 hours, and a hundred years at most. They are renewed after two
+    /// thirds of it.
     #[must_use]
     pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
-        self.lifetime = lifetime;
+        self.lifetime = lifetime.min(LONGEST);
         self
     }
 
@@ -85,8 +88,8 @@ impl Authority {
         Ok(Identity { leaf, key: key.serialize_der() })
     }
 
-    /// A token with which one node of this role can [join](Identity::join) within `ttl`, once. A head must
-    /// [serve joins](crate::Node::serve_joins).
+    /// A token with which one node of this role can [join](Identity::join) within `ttl`, a hundred years at most, once. A head
+    /// must [serve joins](crate::Node::serve_joins).
     ///
     /// # Errors
     /// No randomness, or too many tokens are waiting to be used.
@@ -100,8 +103,14 @@ impl Authority {
     /// As there.
     pub fn token_for(&self, nodes: u32, role: Role, ttl: Duration) -> Result<JoinToken, IdentityError> {
         let now = self.ambient.unix();
-        let token = JoinToken::new(self.fingerprint, role, now + ttl, self.ambient.random()?);
+        let token = JoinToken::new(self.fingerprint, role, now + ttl.min(LONGEST), self.ambient.random()?);
         if self.desk().add(&token, nodes, now) { Ok(token) } else { Err(IdentityError::TooManyTokens) }
+    }
+
+    /// Lets nobody join by a token any more. Who has joined by it stays: see [`Node::give_up`](crate::Node::give_up). False if
+    /// this authority does not know it, or not any more.
+    pub fn revoke(&self, token: &JoinToken) -> bool {
+        self.desk().revoke(token.id())
     }
 
     /// Signs a new node's request.

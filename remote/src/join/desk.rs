@@ -1,7 +1,6 @@
-//! What an authority knows of its tokens, and whom it still listens to. Pure.
+//! What an authority knows of its tokens, and whose certificates it renews. Pure.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use ring::hmac;
@@ -9,19 +8,17 @@ use ring::hmac;
 use super::token::{JoinToken, Secret, TokenId};
 use super::{Claim, Refusal};
 use crate::identity::{NodeId, Role};
-use crate::rates::{Rates, host};
+use crate::rates::Rates;
 
 /// Tokens kept at a time.
 const TOKENS: usize = 16 << 10;
-/// Refusals that a host may have at once, renewals that a node may, and how long one of them counts.
-const REFUSALS: u32 = 10;
+/// Renewals that a node may have at once, and how long one of them counts.
 const RENEWALS: u32 = 10;
 const REFILL: Duration = Duration::from_secs(1);
 
 /// The tokens of an authority.
 pub(crate) struct Desk {
     tokens: BTreeMap<TokenId, Entry>,
-    refused: Rates<IpAddr>,
     renewed: Rates<NodeId>,
 }
 
@@ -31,12 +28,12 @@ struct Entry {
     expires: Duration,
     /// Nodes that it still lets in.
     left: u32,
+    revoked: bool,
 }
 
 impl Desk {
     pub(crate) fn new() -> Self {
-        let (refused, renewed) = (Rates::new(REFUSALS, REFILL), Rates::new(RENEWALS, REFILL));
-        Self { tokens: BTreeMap::new(), refused, renewed }
+        Self { tokens: BTreeMap::new(), renewed: Rates::new(RENEWALS, REFILL) }
     }
 
     /// Notes a token for so many nodes. False if there are too many tokens.
@@ -45,18 +42,16 @@ impl Desk {
             // Used and expired ones are kept while there is room, to be told apart from unknown ones.
             self.tokens.retain(|_, entry| entry.left > 0 && entry.expires > now);
         }
-        let entry = Entry { secret: *token.secret(), role: token.role(), expires: token.expiry(), left: nodes };
+        let entry =
+            Entry { secret: *token.secret(), role: token.role(), expires: token.expiry(), left: nodes, revoked: false };
         self.tokens.len() < TOKENS && self.tokens.insert(token.id(), entry).is_none()
     }
 
-    /// Whether a host is listened to; each [`refuse`](Self::refuse) takes from that for a while.
-    pub(crate) fn listens(&mut self, from: IpAddr, now: Duration) -> Result<(), Refusal> {
-        if self.refused.is_full(host(from), now) { Err(Refusal::TooMany) } else { Ok(()) }
-    }
-
-    /// Counts a refusal of a host.
-    pub(crate) fn refuse(&mut self, from: IpAddr, now: Duration) {
-        self.refused.count(host(from), now);
+    /// Lets nobody in by a token any more. False if it is not known.
+    pub(crate) fn revoke(&mut self, token: TokenId) -> bool {
+        let Some(entry) = self.tokens.get_mut(&token) else { return false };
+        (entry.left, entry.revoked) = (0, true);
+        true
     }
 
     /// Counts a renewal of a node; refused if there were many just now.
@@ -73,6 +68,9 @@ impl Desk {
         let entry = self.tokens.get(&claim.token).ok_or(Refusal::WrongToken)?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &entry.secret);
         hmac::verify(&key, &claim.proven(exported), &claim.proof).map_err(|_| Refusal::WrongToken)?;
+        if entry.revoked {
+            return Err(Refusal::Revoked);
+        }
         if entry.left == 0 {
             return Err(Refusal::Used);
         }
@@ -154,19 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_refused_often_waits_and_others_do_not() {
-        let (mut desk, _) = scene();
-        let [bad, good] = [IpAddr::from([1, 2, 3, 4]), IpAddr::from([1, 2, 3, 5])];
-        for _ in 0..REFUSALS {
-            assert_eq!(desk.listens(bad, NOW), Ok(()));
-            desk.refuse(bad, NOW);
-        }
-        assert_eq!(desk.listens(bad, NOW), Err(Refusal::TooMany));
-        assert_eq!(desk.listens(good, NOW), Ok(()));
-        assert_eq!(desk.listens(bad, NOW + REFILL), Ok(()));
-        desk.refuse(bad, NOW + REFILL);
-        assert_eq!(desk.listens(bad, NOW + REFILL), Err(Refusal::TooMany));
-        assert_eq!(desk.listens(bad, NOW + REFILL * 100), Ok(()));
+    fn a_token_that_was_revoked_lets_nobody_in() {
+        let (mut desk, token) = scene();
+        let claim = claim(&token, EXPORTED);
+        assert!(desk.revoke(claim.token) && desk.revoke(claim.token));
+        assert_eq!(desk.check(&claim, EXPORTED, NOW), Err(Refusal::Revoked));
+        assert!(!desk.take(claim.token));
+        assert!(!desk.revoke(TokenId::default()));
     }
 
     #[test]

@@ -29,14 +29,27 @@ pub(crate) async fn accept(shared: &Arc<Shared>, connection: Connection) -> Resu
         return Err(ConnectError::BadHello("too many joins at once".to_owned()));
     };
     let served = timeout(DEADLINE, serve(shared, &connection)).await;
-    if matches!(served, Ok(Ok(()))) {
+    if matches!(served, Ok(Ok(_))) {
         let _ = timeout(DEADLINE, connection.closed()).await; // it has read the answer
     }
     connection.close(Code::Bye.var(), b"the join is over");
-    served.unwrap_or_else(|_| Err(ConnectError::BadHello("a join took too long".to_owned())))
+    let bad = |text: &str| Err(ConnectError::BadHello(text.to_owned()));
+    match served {
+        Ok(Ok(Proven::Yes)) => Ok(()),
+        Ok(Ok(Proven::No)) => bad("a join without a token of this cluster"),
+        Ok(Err(error)) => Err(error),
+        Err(_) => bad("a join took too long"),
+    }
 }
 
-async fn serve(shared: &Shared, connection: &Connection) -> Result<(), ConnectError> {
+/// Whether a joiner has proven to know a token. Who has not counts at the door, as one of its host that was refused. Who has
+/// is never refused for what others of its host do.
+enum Proven {
+    Yes,
+    No,
+}
+
+async fn serve(shared: &Shared, connection: &Connection) -> Result<Proven, ConnectError> {
     let bad = |text: &str| ConnectError::BadHello(text.to_owned());
     let authority = shared.authority.get().ok_or_else(|| bad("a join where none are served"))?;
     let (mut write, read) = connection.accept_bi().await.map_err(|error| bad(&error.to_string()))?;
@@ -44,7 +57,8 @@ async fn serve(shared: &Shared, connection: &Connection) -> Result<(), ConnectEr
     let Some((Header { kind: Kind::Join, .. }, payload)) = frame else {
         return Err(bad("a join without a claim"));
     };
-    let verdict = judge(shared, authority, connection, &payload);
+    let mut proven = Proven::No;
+    let verdict = judge(shared, authority, connection, &payload, &mut proven);
     match &verdict {
         Ok(leaf) => tracing::info!(peer = %leaf.peer, from = %connection.remote_address(), "joined"),
         Err(refusal) => tracing::warn!(from = %connection.remote_address(), ?refusal, "refused a join"),
@@ -52,28 +66,30 @@ async fn serve(shared: &Shared, connection: &Connection) -> Result<(), ConnectEr
     let payload = encode(&verdict).map_err(|error| bad(&error.to_string()))?;
     send(&mut write, Kind::Reply, payload).await.map_err(|error| bad(&error))?;
     let _ = write.finish(); // fails only if the joiner is gone already
-    Ok(())
+    Ok(proven)
 }
 
-fn judge(shared: &Shared, authority: &Authority, connection: &Connection, payload: &[u8]) -> Verdict {
-    let (host, now) = (connection.remote_address().ip(), shared.net.ambient.unix());
-    authority.desk().listens(host, now)?;
-    let verdict = (|| {
-        let claim: Claim = decode(payload).map_err(|error| Refusal::Failed(error.to_string()))?;
-        if claim.protocol != PROTOCOL {
-            return Err(Refusal::ProtocolDiffers { theirs: PROTOCOL });
-        }
-        let exported = exported(connection).ok_or(Refusal::WrongToken)?;
-        let role = authority.desk().check(&claim, &exported, now)?;
-        if claim.build != shared.hello {
-            return Err(Refusal::BuildDiffers { theirs: shared.hello.to_vec() });
-        }
-        let leaf = authority.admit(role, &claim.request).map_err(|error| Refusal::Failed(error.to_string()))?;
-        // Last, so that a request which fails leaves the token as it was.
-        if authority.desk().take(claim.token) { Ok(leaf) } else { Err(Refusal::Used) }
-    })();
-    if verdict.is_err() {
-        authority.desk().refuse(host, now);
+fn judge(
+    shared: &Shared,
+    authority: &Authority,
+    connection: &Connection,
+    payload: &[u8],
+    proven: &mut Proven,
+) -> Verdict {
+    let claim: Claim = decode(payload).map_err(|error| Refusal::Failed(error.to_string()))?;
+    if claim.protocol != PROTOCOL {
+        return Err(Refusal::ProtocolDiffers { theirs: PROTOCOL });
     }
-    verdict
+    let exported = exported(connection).ok_or(Refusal::WrongToken)?;
+    let role = authority.desk().check(&claim, &exported, shared.net.ambient.unix());
+    if role != Err(Refusal::WrongToken) {
+        *proven = Proven::Yes;
+    }
+    let role = role?;
+    if claim.build != shared.hello {
+        return Err(Refusal::BuildDiffers { theirs: shared.hello.to_vec() });
+    }
+    let leaf = authority.admit(role, &claim.request).map_err(|error| Refusal::Failed(error.to_string()))?;
+    // Last, so that a request which fails leaves the token as it was.
+    if authority.desk().take(claim.token) { Ok(leaf) } else { Err(Refusal::Used) }
 }

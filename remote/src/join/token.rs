@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use ring::digest::{SHA256, digest};
 use ring::hmac;
 
-use crate::identity::{Fingerprint, Role};
+use crate::identity::{Fingerprint, Role, date};
 
 /// Lets nodes join a cluster, one unless it was made for more: it pins the cluster's authority and proves a secret. Its text
 /// ([`Display`](fmt::Display), [`FromStr`]) is the secret itself: hand it on like a password.
@@ -23,7 +23,7 @@ pub struct JoinToken {
 /// What the node proves that it knows.
 pub(super) type Secret = [u8; 32];
 /// The secret's name; tells nothing about it.
-pub(super) type TokenId = [u8; 16];
+pub(crate) type TokenId = [u8; 16];
 
 /// A text that is not a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +48,7 @@ impl JoinToken {
 
     /// When it stops to work.
     pub fn expires(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + self.expiry()
+        date(self.expires)
     }
 
     pub(crate) fn new(authority: Fingerprint, role: Role, expires: Duration, secret: Secret) -> Self {
@@ -67,7 +67,7 @@ impl JoinToken {
         &self.secret
     }
 
-    pub(super) fn id(&self) -> TokenId {
+    pub(crate) fn id(&self) -> TokenId {
         let mut id = TokenId::default();
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.secret), b"regatta token id");
         id.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
@@ -96,7 +96,7 @@ impl JoinToken {
         let (expires, secret) = body.split_first_chunk().ok_or(JoinTokenError::Malformed)?;
         Ok(Self {
             authority: *authority,
-            role: ROLES.into_iter().find(|known| role_number(*known) == *role).ok_or(JoinTokenError::Malformed)?,
+            role: Role::ALL.into_iter().find(|known| role_number(*known) == *role).ok_or(JoinTokenError::Malformed)?,
             expires: u64::from_le_bytes(*expires),
             secret: secret.try_into().map_err(|_| JoinTokenError::Malformed)?,
         })
@@ -126,7 +126,6 @@ impl FromStr for JoinToken {
 
 const VERSION: u8 = 1;
 const LENGTH: usize = 2 + 32 + 8 + 32 + 4;
-const ROLES: [Role; 3] = [Role::Head, Role::Driver, Role::Worker];
 /// Crockford's: no letter looks like a digit.
 const LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
@@ -135,6 +134,7 @@ fn role_number(role: Role) -> u8 {
         Role::Head => 1,
         Role::Driver => 2,
         Role::Worker => 3,
+        Role::Guest => 4,
     }
 }
 

@@ -9,10 +9,14 @@ use serde::{Deserialize, Serialize};
 use super::NameError;
 use crate::actor::Address;
 use crate::identity::NodeId;
+use crate::local::Sender;
 use crate::node::WeakNode;
+use crate::text::cut;
 
 /// The most bytes of a name.
-const LONGEST: usize = 256;
+pub(super) const LONGEST: usize = 256;
+/// What is kept of an actor's type, in bytes: those of generic actors have any length.
+pub(super) const KIND: usize = 1 << 10;
 /// The most names.
 const MOST: usize = 1 << 16;
 /// Names that an error lists.
@@ -34,7 +38,7 @@ pub(super) struct Find {
     pub(super) name: String,
 }
 
-/// Take a name back; `only` from this actor.
+/// Take a name back, which an actor of the sender has; `only` from this one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Unregister {
     pub(super) name: String,
@@ -89,6 +93,9 @@ impl Handler<Register> for Registry {
     type Result = Result<(), NameError>;
 
     fn handle(&mut self, Register { name, address, mut at, kind }: Register, _: &mut Context<Self>) -> Self::Result {
+        if !Sender::current().is(address.node) {
+            return Err(NameError::OtherNode { node: address.node });
+        }
         // The node may have been lost while its message waited: then nothing would end the entry.
         let is_there = self.is_there();
         if !is_there(address.node) {
@@ -98,6 +105,7 @@ impl Handler<Register> for Registry {
             let link = self.node.upgrade().and_then(|node| node.link(address.node));
             at = link.map(|link| link.connection.remote_address());
         }
+        let kind = cut(&kind, KIND).to_owned();
         self.table.register(name, Entry { address, at, kind }, is_there)
     }
 }
@@ -114,7 +122,7 @@ impl Handler<Unregister> for Registry {
     type Result = Result<(), NameError>;
 
     fn handle(&mut self, Unregister { name, only }: Unregister, _: &mut Context<Self>) -> Self::Result {
-        self.table.unregister(&name, only, self.is_there())
+        self.table.unregister(&name, only, Sender::current(), self.is_there())
     }
 }
 
@@ -134,7 +142,7 @@ struct Table(BTreeMap<String, Entry>);
 impl Table {
     fn register(&mut self, name: String, entry: Entry, is_there: impl Fn(NodeId) -> bool) -> Result<(), NameError> {
         if name.is_empty() || name.len() > LONGEST {
-            return Err(NameError::Malformed { name: name.chars().take(LONGEST).collect(), max: LONGEST });
+            return Err(NameError::Malformed { name: cut(&name, LONGEST).to_owned(), max: LONGEST });
         }
         match self.0.get(&name) {
             // The answer to an earlier try was lost.
@@ -154,7 +162,7 @@ impl Table {
         let there = |entry: &&Entry| is_there(entry.address.node);
         self.0.get(name).filter(there).ok_or_else(|| {
             let known = self.0.iter().filter(|(_, entry)| there(entry)).take(LISTED);
-            let name = name.chars().take(LONGEST).collect();
+            let name = cut(name, LONGEST).to_owned();
             NameError::Unknown { name, known: known.map(|(name, _)| name.clone()).collect() }
         })
     }
@@ -163,9 +171,14 @@ impl Table {
         &mut self,
         name: &str,
         only: Option<Address>,
+        by: Sender,
         is_there: impl Fn(NodeId) -> bool,
     ) -> Result<(), NameError> {
         let entry = self.find(name, is_there)?;
+        if !by.is(entry.address.node) {
+            let (by, kind) = (entry.address, entry.kind.clone());
+            return Err(NameError::NotYours { name: name.to_owned(), by, kind });
+        }
         if only.is_none_or(|only| entry.address == only) {
             self.0.remove(name);
         }
@@ -190,11 +203,11 @@ mod tests {
         table.register("a".to_owned(), entry(1), |_| true).unwrap();
         let error = table.register("a".to_owned(), entry(2), |_| true).unwrap_err();
         assert!(matches!(&error, NameError::Taken { by, .. } if *by == entry(1).address), "{error}");
-        table.unregister("a", Some(entry(2).address), |_| true).unwrap();
+        table.unregister("a", Some(entry(2).address), Sender::Here, |_| true).unwrap();
         assert_eq!(table.find("a", |_| true).unwrap(), &entry(1));
-        table.unregister("a", Some(entry(1).address), |_| true).unwrap();
+        table.unregister("a", Some(entry(1).address), Sender::Here, |_| true).unwrap();
         assert!(matches!(table.find("a", |_| true), Err(NameError::Unknown { .. })));
-        assert!(matches!(table.unregister("a", None, |_| true), Err(NameError::Unknown { .. })));
+        assert!(matches!(table.unregister("a", None, Sender::Here, |_| true), Err(NameError::Unknown { .. })));
     }
 
     #[test]

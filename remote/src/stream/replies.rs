@@ -102,7 +102,10 @@ impl<T: Send + 'static> Producing<T> {
         if let Some(item) = items.queue.recv().await {
             return Ok(Some(item));
         }
-        match (&mut items.end).await {
+        let end = (&mut items.end).await;
+        // Its place is free now, and its end is not to be waited for again.
+        self.items = None;
+        match end {
             Ok(()) => Ok(None),
             Err(_) => Err(self.reply.why_dropped().await),
         }

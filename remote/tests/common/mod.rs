@@ -1,6 +1,8 @@
 //! A small cluster, on loopback or simulated, and an actor to talk to.
 #![allow(dead_code)] // each test binary uses a part
 
+pub(crate) mod panics;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -84,7 +86,7 @@ impl Handler<Note> for Tester {
 impl Handler<Panic> for Tester {
     type Result = ();
     fn handle(&mut self, message: Panic, _: &mut Context<Self>) {
-        panic!("{}", message.0);
+        panics::wanted(&message.0)
     }
 }
 
@@ -121,7 +123,7 @@ impl Handler<Count> for Tester {
 impl Handler<Drown> for Tester {
     type Result = ResponseFuture<()>;
     fn handle(&mut self, _: Drown, _: &mut Context<Self>) -> ResponseFuture<()> {
-        Box::pin(async { panic!("drowned alone") })
+        Box::pin(async { panics::wanted("drowned alone") })
     }
 }
 
@@ -141,11 +143,18 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn loopback<F: Future>(body: impl FnOnce(Self) -> F) -> F::Output {
-        let runtime = Runtime::new("test", 2).unwrap();
-        runtime.handle().clone().block_on(body(Self { runtime, sim: None }))
+        let world = Self::threads();
+        world.runtime.handle().clone().block_on(body(world))
+    }
+
+    /// On loopback, for a test that is not async.
+    pub(crate) fn threads() -> Self {
+        panics::watch();
+        Self { runtime: Runtime::new("test", 2).unwrap(), sim: None }
     }
 
     pub(crate) fn simulated<F: Future>(seed: u64, body: impl FnOnce(Self) -> F) -> F::Output {
+        panics::watch();
         Sim::run(seed, |sim| body(Self { runtime: sim.runtime(), sim: Some(sim) }))
     }
 

@@ -193,11 +193,11 @@ pub(crate) struct Zeros;
 struct Reader(usize);
 
 impl DataSource for Zeros {
-    fn open(&self, _: &[u8], _: NodeId) -> Result<Box<dyn DataReader>, String> {
+    fn open(&self, _: &[u8], _: PeerId) -> Result<Box<dyn DataReader>, String> {
         Ok(Box::new(Reader(ZEROS)))
     }
 
-    fn delivered(&self, _: &[u8], _: NodeId) {}
+    fn delivered(&self, _: &[u8], _: PeerId) {}
 }
 
 impl DataReader for Reader {

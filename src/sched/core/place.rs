@@ -86,7 +86,7 @@ impl Core {
         match state.phase {
             Phase::Done => None,
             Phase::Waiting => {
-                let Whole { replicas, there, pins, .. } = Whole::of(query, stage, &self.pools);
+                let Whole { replicas, there, pins, .. } = Whole::of(query, stage, &self.pools, |_| true);
                 Some(Want { replicas, there, pins, wishes: Vec::new() })
             }
             Phase::Running if state.waiting.len() == 0 => None,
@@ -170,16 +170,23 @@ impl Core {
         let Some(query) = self.queries.get(&id).filter(|query| query.stages[stage].phase == Phase::Waiting) else {
             return false;
         };
-        let (whole, task) = (Whole::of(query, stage, &self.pools), self.settings.task);
-        let placed = match whole.is_plain() {
+        let (mut whole, task) = (Whole::of(query, stage, &self.pools, |_| true), self.settings.task);
+        let mut placed = match whole.is_plain() {
             // Its tasks take what room they find.
             true => Some((Vec::new(), Vec::new())),
             false => whole.place(task, &mut self.ledger),
         };
-        let placed = placed.or_else(|| {
-            let all: Vec<_> = whole.replicas.iter().copied().chain([task]).collect();
-            self.evict_for(Evict::Idle(&whole.there), &all, |ledger| whole.place(task, ledger), actions)
-        });
+        if placed.is_none() {
+            placed = self.make_room_for(&whole, actions);
+        }
+        if placed.is_none()
+            && let Some(query) = self.queries.get(&id)
+            && whole.there.iter().any(|pool| self.pools.get(*pool).is_some_and(|pool| pool.users.is_empty()))
+        {
+            // Replicas that nobody uses may be charged more than their share of the CPUs is here: they give way to smaller ones.
+            whole = Whole::of(query, stage, &self.pools, |pool| !pool.users.is_empty());
+            placed = self.make_room_for(&whole, actions);
+        }
         let Some((placed, tasks)) = placed else { return false };
         // Tasks are charged when they start; until then their places were only tried.
         tasks.iter().for_each(|grant| self.ledger.undo(grant));
@@ -204,6 +211,13 @@ impl Core {
         // Up to the least that was asked for before any task starts.
         self.extend(id, stage, |_, pool| pool.spec.least, now, actions);
         true
+    }
+
+    /// Places what a stage needs, in room that idle replicas leave.
+    fn make_room_for(&mut self, whole: &Whole, actions: &mut Vec<Action>) -> Option<(Vec<Grant>, Vec<Grant>)> {
+        let task = self.settings.task;
+        let all: Vec<_> = whole.replicas.iter().copied().chain([task]).collect();
+        self.evict_for(Evict::Idle(&whole.there), &all, |ledger| whole.place(task, ledger), actions)
     }
 
     fn start_task(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
@@ -352,7 +366,8 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    pub(super) fn of(query: &Query, stage: usize, pools: &Pools) -> Self {
+    /// Beside what is there already of pools that count.
+    pub(super) fn of(query: &Query, stage: usize, pools: &Pools, counts: impl Fn(&Pool) -> bool) -> Self {
         let specs = &query.spec.stages[stage].pools;
         let mut whole = Self {
             steps: Vec::new(),
@@ -361,7 +376,7 @@ impl Whole {
             pins: query.stages[stage].waiting.pins().collect(),
         };
         for (step, spec) in distinct(specs) {
-            match pools.of(spec).filter(|(_, pool)| pool.alive() > 0) {
+            match pools.of(spec).filter(|(_, pool)| pool.alive() > 0 && counts(pool)) {
                 Some((pool, _)) => whole.there.push(pool),
                 None => {
                     whole.steps.push(step);

@@ -41,7 +41,7 @@ impl Core {
             (0..desk.running).for_each(|_| without_tasks.undo(&task));
         }
         let Some((replicas, tasks)) =
-            Whole::of(query, stage, &self.pools).place(self.settings.task, &mut without_tasks)
+            Whole::of(query, stage, &self.pools, |_| true).place(self.settings.task, &mut without_tasks)
         else {
             return;
         };

@@ -22,6 +22,7 @@ use super::slab::{Known, Parcel, Visit};
 use super::wire::{FromChild, Link, Outcome, Place, StartChild, ToChild};
 use crate::actor::ActorDirectory;
 use crate::os;
+use crate::udf::found::Found;
 use crate::udf::registry::{Replica, open, run_fenced, start_fenced, start_on_gpu};
 use crate::udf::thread::log_stop;
 use crate::udf::{Batch, Call, Context, Meter, Metrics, Start, UdfError, UdfResult};
@@ -88,8 +89,8 @@ fn serve_through(
     }
     let say = |word: FromChild| words.borrow_mut().send(&word);
     let mut replica = match begin(&start, &words, entry) {
-        Ok((replica, metrics)) => {
-            say(FromChild::Started(Ok(metrics)))?;
+        Ok((replica, reported)) => {
+            say(FromChild::Started(Ok(reported)))?;
             Some(replica)
         }
         Err(error) => return say(FromChild::Started(Err(error))),
@@ -148,14 +149,17 @@ fn listen(mut link: Link, alone: bool, entry: Arc<Entry>) -> io::Result<Unbounde
     Ok(inbox)
 }
 
-fn begin(start: &StartChild, words: &Rc<RefCell<Link>>, entry: &Arc<Entry>) -> UdfResult<(Box<dyn Replica>, Metrics)> {
+/// What a replica has reported in `start`, and found.
+type Reported = (Metrics, Found);
+
+fn begin(start: &StartChild, words: &Rc<RefCell<Link>>, entry: &Arc<Entry>) -> UdfResult<(Box<dyn Replica>, Reported)> {
     let meter = Meter::default();
     let mut cx = told(start, words, entry, &meter);
     let replica = match &start.gpu {
         Some(gpu) => start_on_gpu(&start.udf, &start.arguments, gpu, &mut cx)?,
         None => start_fenced(&start.udf, &start.arguments, &mut cx)?,
     };
-    Ok((replica, meter.take()))
+    Ok((replica, (meter.take(), cx.found())))
 }
 
 /// What `start` is told here.

@@ -16,6 +16,7 @@ use super::slab::Lease;
 use super::wire::{FromChild, Link, Outcome, ToChild};
 use super::{Ended, Isolated, STOP, result_of};
 use crate::udf::context::Seat;
+use crate::udf::found::Found;
 use crate::udf::registry::AsyncReplica;
 use crate::udf::thread::ReplicaSpec;
 use crate::udf::{Batch, Context, Metrics, UdfError, UdfResult};
@@ -55,7 +56,7 @@ impl IsolatedAsync {
         spec: ReplicaSpec,
         seat: Arc<Seat>,
         progress: impl Fn(&str),
-    ) -> UdfResult<(Rc<Self>, Metrics)> {
+    ) -> UdfResult<(Rc<Self>, Metrics, Found)> {
         let (said, mut words) = mpsc::unbounded_channel::<String>();
         let wanted = Arc::new(());
         let (asked, span) = (Arc::downgrade(&wanted), tracing::Span::current());
@@ -71,13 +72,13 @@ impl IsolatedAsync {
                 started = &mut starting => break started,
             }
         };
-        let (mut child, metrics) = started??;
+        let (mut child, metrics, found) = started??;
         let to_child = child.link.other_way()?;
         let from_child = std::mem::replace(&mut child.link, to_child);
         let calls: Arc<Mutex<Calls>> = Arc::default();
         let answers = Arc::clone(&calls);
         thread::Builder::new().name("regatta-answers".to_owned()).spawn(move || listen(from_child, &answers))?;
-        Ok((Rc::new(Self { child: RefCell::new(child), calls }), metrics))
+        Ok((Rc::new(Self { child: RefCell::new(child), calls }), metrics, found))
     }
 
     fn calls(&self) -> MutexGuard<'_, Calls> {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::slab::Parcel;
 use crate::os;
+use crate::udf::found::Found;
 use crate::udf::{Call, Metrics, Seat, UdfError};
 
 #[derive(Serialize, Deserialize)]
@@ -63,7 +64,7 @@ pub(super) enum FromChild {
     Progress(String),
     /// It looks for an actor, and must enter its cluster for that. Only in `start`.
     Admit,
-    Started(Result<Metrics, UdfError>),
+    Started(Result<(Metrics, Found), UdfError>),
     /// A batch runs from now on. Of async ones nobody says it.
     Began,
     /// Each call is answered once.

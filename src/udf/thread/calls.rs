@@ -15,6 +15,7 @@ use tracing::Instrument;
 use super::life::log_stop;
 use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, span_of};
 use crate::udf::context::Seat;
+use crate::udf::found::Keeps;
 use crate::udf::isolate::{Ended, IsolatedAsync};
 use crate::udf::pool::IN_FLIGHT;
 use crate::udf::registry::{AsyncReplica, Kind, as_high_as, open, panicked_in};
@@ -41,6 +42,7 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job
         crowd: RwLock::default(),
         ends: RefCell::default(),
         carried: RefCell::default(),
+        keeps: RefCell::default(),
     });
     let started = tokio::select! {
         started = life.start().instrument(span_of(&life.spec, life.seat.step)) => started,
@@ -91,6 +93,8 @@ struct Life {
     ends: RefCell<Ends>,
     /// What `start` has reported: goes with the next reply.
     carried: RefCell<Metrics>,
+    /// And found.
+    keeps: RefCell<Keeps>,
 }
 
 impl Life {
@@ -100,8 +104,9 @@ impl Life {
         let progress = move |doing: &str| (tell.borrow_mut())(Said::Progress(doing));
         if self.spec.options.isolated {
             let (spec, seat) = (self.spec.clone(), Arc::clone(&self.seat));
-            let (started, metrics) = IsolatedAsync::start(spec, seat, progress).await?;
+            let (started, metrics, found) = IsolatedAsync::start(spec, seat, progress).await?;
             self.carried.borrow_mut().merge(&metrics);
+            *self.keeps.borrow_mut() = Keeps::new(found);
             return Ok(started);
         }
         let mut cx = Start::new(Context::new(&self.seat, &meter), self.spec.directory.clone(), progress);
@@ -110,6 +115,7 @@ impl Life {
         };
         let started = fenced(udf.start(&mut cx)).await.unwrap_or_else(|panic| Err(panicked_in("start ", panic)))?;
         self.carried.borrow_mut().merge(&meter.take());
+        *self.keeps.borrow_mut() = Keeps::new(cx.found());
         Ok(started)
     }
 
@@ -120,6 +126,7 @@ impl Life {
         }
         let Job { inputs, call, asker, began, done } = job;
         let run = async {
+            self.leave_what_has_outlived(call).await;
             let _beside_others = if call.alone { None } else { Some(self.crowd.read().await) };
             let _alone = if call.alone { Some(self.crowd.write().await) } else { None };
             // To start the replica anew is not part of the call's time.
@@ -131,6 +138,24 @@ impl Life {
             biased;
             _ = asker => (),
             result = run => done(result),
+        }
+    }
+
+    /// Ends the replica, once its calls have ended, if it has outlived an actor that it found in `start`.
+    async fn leave_what_has_outlived(&self, call: Call) {
+        let to_look_at = self.keeps.borrow().to_look_at(call);
+        let Some(found) = to_look_at else { return };
+        let stands = found.clone().stands(&self.spec.directory).await;
+        if stands {
+            return self.keeps.borrow().looked(call);
+        }
+        let _alone = self.crowd.write().await;
+        // Another call may have done it meanwhile.
+        if self.keeps.borrow().to_look_at(call) == Some(found) {
+            tracing::debug!("an actor that it has found has ended: starts anew");
+            *self.keeps.borrow_mut() = Keeps::default();
+            let left = self.stop().await;
+            self.carried.borrow_mut().merge(&left);
         }
     }
 

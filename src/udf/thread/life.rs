@@ -12,6 +12,7 @@ use super::turns::Turns;
 use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, is_wanted, span_of};
 use crate::sched::QueryId;
 use crate::udf::context::Seat;
+use crate::udf::found::Keeps;
 use crate::udf::isolate::{Ended, Isolated, NotStarted};
 use crate::udf::registry::{Replica, as_high_as, open, run_fenced, start_fenced};
 use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
@@ -28,6 +29,7 @@ pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver
         running: None,
         ends: Ends::default(),
         carried: Metrics::default(),
+        keeps: Keeps::default(),
     };
     let span = span_of(&life.spec, life.seat.step);
     let started = span.in_scope(|| life.start(&mut || !inbox.is_closed()));
@@ -79,6 +81,8 @@ struct Life {
     alone: bool,
     /// What `start` has reported: goes with the next reply.
     carried: Metrics,
+    /// And found.
+    keeps: Keeps,
 }
 
 impl Life {
@@ -86,9 +90,9 @@ impl Life {
         let tell = Rc::clone(&self.tell);
         let progress = move |doing: &str| (tell.borrow_mut())(Said::Progress(doing));
         let gpu = open(&self.spec.udf, &self.spec.arguments)?.gpu_for(&self.spec.options, &self.seat)?;
-        let (running, metrics) = if self.spec.options.isolated || gpu.is_some() {
+        let (running, metrics, found) = if self.spec.options.isolated || gpu.is_some() {
             let mut start = |alone| Isolated::start(&self.spec, &self.seat, &progress, wanted, gpu.clone(), alone);
-            let (child, metrics) = match start(self.alone) {
+            let (child, metrics, found) = match start(self.alone) {
                 Err(NotStarted::WithOthers(why)) => {
                     tracing::info!(why, "starts again, in a process of its own");
                     self.alone = true;
@@ -96,19 +100,32 @@ impl Life {
                 }
                 started => started?,
             };
-            (Running::Isolated(Box::new(child)), metrics)
+            (Running::Isolated(Box::new(child)), metrics, found)
         } else {
             let meter = Meter::default();
             let mut cx = Start::new(Context::new(&self.seat, &meter), self.spec.directory.clone(), progress);
-            (Running::Here(start_fenced(&self.spec.udf, &self.spec.arguments, &mut cx)?), meter.take())
+            let replica = start_fenced(&self.spec.udf, &self.spec.arguments, &mut cx)?;
+            (Running::Here(replica), meter.take(), cx.found())
         };
         self.running = Some(running);
+        self.keeps = Keeps::new(found);
         self.carried.merge(&metrics);
         Ok(())
     }
 
-    /// Starts the replica anew if it has ended, or if this call is to have a process for itself.
+    /// Starts the replica anew if it has ended, has outlived an actor that it found in `start`, or if this call is to have a
+    /// process for itself.
     fn ready(&mut self, call: Call, wanted: &mut dyn FnMut() -> bool) -> UdfResult<()> {
+        if let Some(found) = self.keeps.to_look_at(call)
+            && self.running.is_some()
+        {
+            if found.stands_blocking(&self.spec.directory)? {
+                self.keeps.looked(call);
+            } else {
+                tracing::debug!("an actor that it has found has ended: starts anew");
+                self.carried = self.stop();
+            }
+        }
         match &mut self.running {
             Some(Running::Isolated(child)) if child.has_ended() || (call.alone && child.is_shared()) => {
                 if child.is_shared() {

@@ -292,6 +292,16 @@ fn a_lost_worker_takes_its_warm_replicas_with_it_and_costs_nobody_an_attempt() {
 }
 
 #[test]
+fn a_warm_replica_that_is_charged_more_than_its_share_gives_way_to_a_smaller_one() {
+    let (mut play, _) = warm(&[2.0]);
+    let pools = (0..4).map(|n| PoolSpec { most: 1, ..shared(n) });
+    // Four halves beside a task's do not fit: each takes less.
+    let actions = play.submit(2, vec![StageSpec { pools: pools.collect(), ..stage(1) }]);
+    assert_eq!((stopped(&actions), starts(&actions).len()), (1, 4), "{actions:?}");
+    assert!(play.finish(actions)[&QueryId(2)]);
+}
+
+#[test]
 fn stages_whose_room_for_a_task_went_with_a_worker_are_admitted_again() {
     for pool_warm in [Duration::ZERO, WARM] {
         // A replica of each query is on the worker that stays, and its task's room on those that go.

@@ -13,12 +13,12 @@ use tokio::task::{AbortHandle, JoinSet, LocalSet};
 use super::super::slab::{Known, Visit};
 use super::super::wire::{FromChild, Link, Outcome, StartChild, ToChild};
 use super::entry::Entry;
-use super::{leave, told, unseen};
+use super::{Reported, leave, told, unseen};
 use crate::udf::context::Seat;
 use crate::udf::isolate::Ended;
 use crate::udf::registry::{AsyncReplica, Kind, open, panicked_in};
 use crate::udf::thread::{fenced, log_stop};
-use crate::udf::{Batch, Call, Context, Meter, Metrics, UdfError, UdfResult};
+use crate::udf::{Batch, Call, Context, Meter, UdfError, UdfResult};
 
 /// Serves its calls, on a runtime of its own.
 pub(super) fn serve(
@@ -39,8 +39,8 @@ async fn answer_all(
 ) -> io::Result<()> {
     let say = |word: FromChild| words.borrow_mut().send(&word);
     let running = match begin(&start, &words, entry).await {
-        Ok((replica, metrics)) => {
-            say(FromChild::Started(Ok(metrics)))?;
+        Ok((replica, reported)) => {
+            say(FromChild::Started(Ok(reported)))?;
             let (slots, seat) = (Arc::new(Semaphore::new(start.in_flight)), Arc::new(start.seat));
             let words = Rc::clone(&words);
             Rc::new(Running { replica, seat, slots, words, slabs: RefCell::default(), calls: RefCell::default() })
@@ -83,14 +83,14 @@ async fn begin(
     start: &StartChild,
     words: &Rc<RefCell<Link>>,
     entry: &Arc<Entry>,
-) -> UdfResult<(Rc<dyn AsyncReplica>, Metrics)> {
+) -> UdfResult<(Rc<dyn AsyncReplica>, Reported)> {
     let meter = Meter::default();
     let mut cx = told(start, words, entry, &meter);
     let Kind::Async(udf) = cx.decoding(|| open(&start.udf, &start.arguments))?.kind() else {
         return Err(UdfError::new("it is no async UDF"));
     };
     let started = fenced(udf.start(&mut cx)).await.unwrap_or_else(|panic| Err(panicked_in("start ", panic)))?;
-    Ok((started, meter.take()))
+    Ok((started, (meter.take(), cx.found())))
 }
 
 struct Running {

@@ -9,7 +9,7 @@
 
 mod embed;
 mod encoder;
-#[path = "../embed/minilm.rs"]
+#[path = "../minilm.rs"]
 mod minilm;
 
 use std::error::Error;

@@ -1,0 +1,112 @@
+//! A cluster whose workers can be hurt.
+
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::error::{ActorError, Error};
+use crate::os;
+use crate::sched::WorkerId;
+use crate::session::Session;
+
+/// Worker processes of this machine for a test, which may kill and pause them. All goes when it is dropped, with what the workers
+/// kept on disk.
+///
+/// ```no_run
+/// use regatta::testing::TestCluster;
+/// use regatta::{WorkerId, polars::prelude::*, prelude::*};
+///
+/// let cluster = TestCluster::start(3)?;
+/// let query = LazyFrame::scan_parquet("words/*.parquet".into(), Default::default())?;
+/// let mut run = cluster.session().submit(query)?;
+/// cluster.kill(WorkerId(1))?;                            // what it did runs again elsewhere
+/// let paused = cluster.pause(WorkerId(0))?;              // it is silent, as if the network were cut
+/// drop(paused);                                          // and goes on
+/// println!("{}", run.collect()?);
+/// # Ok::<(), regatta::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct TestCluster {
+    // Dropped before its folder.
+    session: Session,
+    _folder: Folder,
+}
+
+/// A worker that is stopped, until this is dropped.
+#[derive(Debug)]
+#[must_use = "it goes on when this is dropped"]
+pub struct Paused {
+    process: u32,
+}
+
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl TestCluster {
+    /// Starts so many workers, with the settings of the environment. The test binary needs [`worker!`](crate::testing::worker).
+    ///
+    /// # Errors
+    /// As [`Session::local`].
+    pub fn start(workers: usize) -> Result<Self, Error> {
+        Self::start_with(workers, Config::from_env()?)
+    }
+
+    /// [`start`](Self::start), with these settings; but its scratch folder is below theirs.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(workers: usize, config: Config) -> Result<Self, Error> {
+        let folder = Folder(config.scratch.join(format!("regatta-test-{:016x}", os::random())));
+        let made = os::private_folder(&folder.0);
+        made.map_err(|error| crate::error::ClusterError::scratch("a folder of the test", &folder.0, error))?;
+        let session = Session::local_with(workers, Config { scratch: folder.0.clone(), ..config })?;
+        Ok(Self { session, _folder: folder })
+    }
+
+    /// Where to run queries.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Kills a worker's process, as a machine that fails. Another one is started in its place.
+    ///
+    /// # Errors
+    /// There is no such worker.
+    pub fn kill(&self, worker: WorkerId) -> Result<(), Error> {
+        Ok(os::signal(self.process(worker)?, libc::SIGKILL).map_err(|_| self.missing(worker))?)
+    }
+
+    /// Stops a worker's process where it is, until what is returned is dropped. After three seconds it gets no new work, after ten
+    /// it is lost.
+    ///
+    /// # Errors
+    /// There is no such worker.
+    pub fn pause(&self, worker: WorkerId) -> Result<Paused, Error> {
+        let process = self.process(worker)?;
+        os::signal(process, libc::SIGSTOP).map_err(|_| self.missing(worker))?;
+        Ok(Paused { process })
+    }
+
+    fn process(&self, worker: WorkerId) -> Result<u32, ActorError> {
+        self.session.process_of(worker).ok_or_else(|| self.missing(worker))
+    }
+
+    fn missing(&self, worker: WorkerId) -> ActorError {
+        let there = self.session.status().map(|status| status.workers).unwrap_or_default();
+        let there: Vec<_> = there.iter().map(|there| there.worker.to_string()).collect();
+        ActorError::NoSuchWorker { worker, there: there.join(", ") }
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // One that has been killed meanwhile does not go on.
+        let _ = os::signal(self.process, libc::SIGCONT);
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed is left where temporary things are.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
