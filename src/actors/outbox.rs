@@ -187,14 +187,30 @@ impl Handler<Undelivered> for SchedulerActor {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::sync::{Arc, Mutex};
 
     use regatta_remote::{Address, Authority, Node, Role, Runtime};
 
-    use super::super::{CONTROL, Host, MAILBOX, SCHEDULER, SWORDFISH};
+    use super::super::{CONTROL, MAILBOX, SWORDFISH};
     use super::*;
     use crate::plan::Split;
     use crate::sched::StageId;
-    use crate::store::Store;
+
+    /// Takes tasks, and notes which.
+    #[derive(Clone, Default)]
+    struct Taken(Arc<Mutex<Vec<u32>>>);
+
+    impl actix::Actor for Taken {
+        type Context = actix::Context<Self>;
+    }
+
+    impl Handler<RunTasks> for Taken {
+        type Result = ();
+
+        fn handle(&mut self, RunTasks(tasks): RunTasks, _: &mut Self::Context) {
+            self.0.lock().unwrap().extend(tasks.iter().map(|task| task.task.index));
+        }
+    }
 
     fn run(index: u32) -> RunTask {
         let task = TaskId { query: QueryId(1), stage: StageId(0), index };
@@ -222,7 +238,6 @@ mod tests {
 
     #[test]
     fn a_task_that_is_too_much_for_a_message_is_refused_and_those_beside_it_reach_their_worker() {
-        let folder = tempfile::tempdir().unwrap();
         let (runtime, authority) = (Runtime::new("outbox", 2).unwrap(), Authority::new().unwrap());
         let bind = |role| {
             let (identity, loopback) = (authority.issue(role).unwrap(), "127.0.0.1:0".parse().unwrap());
@@ -230,12 +245,10 @@ mod tests {
         };
         let (head, worker) = (bind(Role::Head), bind(Role::Worker));
         runtime.handle().block_on(worker.connect(head.address().unwrap(), CONTROL)).unwrap();
-        let host = Host::new(runtime.clone(), Store::new(folder.path()), Some(worker.clone()), Some(head.id()));
-        let here = host.place(WorkerId(0)).unwrap();
-        let scheduler = worker.actor(Address { node: head.id(), actor: SCHEDULER });
-        let arbiter = runtime.arbiter().unwrap();
-        let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, here, scheduler));
-        SwordfishActor::publish(&worker, SWORDFISH, &swordfish);
+        let (arbiter, taken) = (runtime.arbiter().unwrap(), Taken::default());
+        let kept = taken.clone();
+        let taker = arbiter.spawn(MAILBOX, move |_| kept);
+        worker.publish(SWORDFISH, &taker).on::<RunTasks>(&[Role::Head]);
         let actor = head.actor(Address { node: worker.id(), actor: SWORDFISH });
         let large = RunTask { held: vec![(QueryId(u64::MAX), usize::MAX); 4 << 20], ..run(1) };
         let refused = RefCell::new(Vec::new());
@@ -246,7 +259,8 @@ mod tests {
         runtime.handle().block_on(run_tasks(&actor, vec![run(0), large, run(2)], refuse)).unwrap();
         let refused = refused.into_inner();
         assert!(refused.len() == 1 && refused[0].0 == 1 && refused[0].1.contains("larger than"), "{refused:?}");
-        drop((swordfish, arbiter));
+        assert_eq!(*taken.0.lock().unwrap(), [0, 2]);
+        drop((taker, arbiter));
         runtime.shutdown(std::time::Duration::from_secs(2));
     }
 }
