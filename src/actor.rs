@@ -50,8 +50,8 @@ use crate::error::{ActorError, ClusterError};
 use crate::sched::WorkerId;
 
 pub use regatta_remote::{
-    ActorRef, Address, AskError, Asker, Down, NameError, Publication, RemoteMessage, Restarts, TellError, WireMessage,
-    actix,
+    ActorRef, Address, AskError, Asker, Down, NameError, Publication, RemoteMessage, Restarts, Sender, TellError,
+    WireMessage, actix,
 };
 #[doc(hidden)]
 pub use registry::ActorEntry;

@@ -4,6 +4,7 @@
 //! UDF on a thread of its own. A `GatewayActor` at the head takes the queries of drivers elsewhere. They share nothing but
 //! the messages in `messages.rs`.
 
+mod feeding;
 mod gateway;
 mod host;
 mod hosted;
@@ -17,6 +18,7 @@ mod scheduler;
 mod specs;
 mod swordfish;
 mod udf;
+mod whereabouts;
 
 use std::time::Duration;
 
@@ -25,8 +27,8 @@ use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 pub(crate) use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
 pub(crate) use messages::{
-    DriverDown, Enrol, Hear, Persist, Place, Register, Release, RunEvent, SpawnActor, Status, StopActor, Submit,
-    SubmitFrom, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
+    DriverDown, Enrol, Find, Found, Hear, Persist, Place, Register, Release, RunEvent, SpawnActor, Status, StopActor,
+    Submit, SubmitFrom, Taken, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
 };
 pub(crate) use relay::Relay;
 pub use scheduler::SchedulerActor;

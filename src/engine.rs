@@ -1,11 +1,13 @@
 //! Runs a stage's task on Polars, on plain threads: never on an arbiter or a current-thread runtime, where
 //! `polars_stream::run_query` would panic.
 
+mod amend;
 mod fragment;
 mod program;
 mod regroup;
 mod scatter;
 mod sink;
+mod source;
 mod task;
 
 use std::future::Future;
@@ -16,8 +18,9 @@ use polars::prelude::DataFrame;
 use crate::error::TaskFailure;
 use crate::udf::Reply;
 
-pub(crate) use program::Program;
-pub(crate) use task::{Inputs, TaskRun, run_task};
+pub(crate) use program::{Of, Program};
+pub(crate) use source::Waits;
+pub(crate) use task::{TaskRun, run_task};
 
 /// The UDF replicas that a task hands its batches to.
 pub(crate) trait Pools: Send + Sync {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
 use crate::os;
-use crate::sched::{QueryId, StepId, TaskId, WorkerId};
+use crate::sched::{QueryId, StageId, StepId, TaskId, WorkerId};
 use crate::udf::UdfError;
 
 /// Why a session or a query failed.
@@ -36,6 +36,9 @@ pub enum Error {
     /// An actor of the program's own could not be started, found or stopped.
     #[error(transparent)]
     Actor(#[from] ActorError),
+    /// Rows were lost that others which had been read belong to.
+    #[error(transparent)]
+    MadeOtherwise(#[from] MadeOtherwise),
     /// The files of a sink cannot be where they are to be.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -54,7 +57,7 @@ impl Error {
             Self::Config(_) | Self::Plan(_) | Self::Sink(_) | Self::Polars(_) | Self::Cancelled => false,
             Self::Task(error) => error.cause.is_retryable(),
             Self::Pool(error) => matches!(error.cause, PoolFailure::NotReady { .. }),
-            Self::Cluster(_) => true,
+            Self::Cluster(_) | Self::MadeOtherwise(_) => true,
             Self::Actor(error) => matches!(error, ActorError::NoWorker),
         }
     }
@@ -87,7 +90,7 @@ macro_rules! debug_is_display {
 }
 
 debug_is_display!(Error, ConfigError, PlanError, PolarsFailure, SinkError);
-debug_is_display!(TaskError, TaskFailure, PoolError, PoolFailure, ClusterError, ActorError);
+debug_is_display!(MadeOtherwise, TaskError, TaskFailure, PoolError, PoolFailure, ClusterError, ActorError);
 
 /// A bad value of a setting.
 #[derive(Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]
@@ -311,6 +314,37 @@ fn is_refused(text: &str) -> bool {
     text.contains("object-store error") && ["403 Forbidden", "401 Unauthorized"].iter().any(|code| text.contains(code))
 }
 
+/// Rows were lost with their worker, and others that belong to them cannot be taken back. What is made again in the place of the
+/// lost ones may be other rows, and the two are never mixed.
+#[derive(Clone, ThisError, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum MadeOtherwise {
+    /// Some of the result had been given out.
+    #[error(
+        "{query}: rows that stage {} read were lost with their worker, after some of the result had been given out. Made again they \
+         may be other rows, which are not mixed with those: submit the query again. If its UDFs give the same for the same inputs, \
+         say so, #[regatta::udf(deterministic)], and such a loss fails no query", stage.0
+    )]
+    Result {
+        /// The query.
+        query: QueryId,
+        /// The stage that yields its result.
+        stage: StageId,
+    },
+    /// The query had read some of a persisted result.
+    #[error(
+        "{query} had read some of the rows that {persisted} persisted when others of them were lost with their worker. Made again \
+         they may be other rows, which are not mixed with those: submit the query again. If the UDFs of the persisted query give the \
+         same for the same inputs, say so, #[regatta::udf(deterministic)], and such a loss fails no query"
+    )]
+    Persisted {
+        /// The query that reads.
+        query: QueryId,
+        /// The query that was persisted.
+        persisted: QueryId,
+    },
+}
+
 /// A task that failed: where and why.
 #[derive(Clone, ThisError, Serialize, Deserialize)]
 #[error("{task} failed on {worker}, attempt {attempt}: {cause}")]
@@ -355,8 +389,8 @@ pub enum TaskFailure {
         /// What broke.
         why: String,
     },
-    /// The partition store.
-    #[error("could not store a partition: {0}. The scratch folder may be full; REGATTA_SCRATCH names another")]
+    /// The store.
+    #[error("could not store what a task left: {0}")]
     Store(String),
     /// What its worker must be told of it is larger than a message may be, or cannot be written.
     #[error(
@@ -364,12 +398,37 @@ pub enum TaskFailure {
          use fewer and larger ones, or fewer partitions in repartition(..)"
     )]
     CannotBeSent(String),
+    /// There is no room for what the task leaves.
+    #[error(
+        "the disk of the scratch folder {folder} is full: {need} bytes were to be written where {room} are free, of which some \
+         must stay free. Make room, or let REGATTA_SCRATCH name a folder on a larger disk"
+    )]
+    DiskFull {
+        /// Where.
+        folder: String,
+        /// Bytes that were to be written.
+        need: u64,
+        /// Bytes that were free.
+        room: u64,
+    },
     /// The files of a sink, where they are collected.
     #[error("{0}")]
     Sink(String),
     /// The worker is gone.
     #[error("the worker was lost: {0}")]
     WorkerLost(String),
+    /// What another task left cannot be read where it is: that task runs again.
+    #[error("what {task} (attempt {attempt}) left on {from} cannot be read: {why}")]
+    LostInput {
+        /// The task that left it.
+        task: TaskId,
+        /// Which attempt of it.
+        attempt: u32,
+        /// Where it is.
+        from: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Persisted rows were lost with their worker and are being made again; the task waits for them.
     #[error("the rows that {0} persisted were lost with their worker, and are being made again")]
     MadeAgain(QueryId),
@@ -387,7 +446,9 @@ pub enum TaskFailure {
 impl TaskFailure {
     /// Whether another attempt may succeed.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Transfer { .. } | Self::WorkerLost(_) | Self::MadeAgain(_))
+        let lost =
+            matches!(self, Self::Transfer { .. } | Self::LostInput { .. } | Self::WorkerLost(_) | Self::MadeAgain(_));
+        lost || matches!(self, Self::DiskFull { .. })
     }
 }
 

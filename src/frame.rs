@@ -1,29 +1,30 @@
 //! A query that runs: its result as a frame or as batches, its status, and its end.
 
 mod publish;
+mod results;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc as blocking;
 
-use bytes::Bytes;
 use futures_util::future::ready;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use polars::prelude::*;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::actors::{Host, Place, RunEvent};
-use crate::error::{ClusterError, Error, PolarsFailure, TaskError, TaskFailure};
-use crate::plan::{Marker, beside_columns};
-use crate::sched::{Output, QueryId, QueryStatus};
+use crate::actors::RunEvent;
+use crate::error::{ClusterError, Error, PolarsFailure};
+use crate::plan::{FileSink, Marker, beside_columns};
+use crate::sched::{QueryId, QueryStatus};
 use crate::session::{Persisted, Session};
-use crate::store::Ticket;
+use crate::store::Form;
 
 pub(crate) use publish::Publication;
 pub use publish::SinkMode;
+use results::{Source, partitions};
 
 /// A query that was submitted. Dropping it ends the query and frees what it holds, on all workers.
 ///
@@ -39,9 +40,6 @@ pub struct Run {
     /// Says where it stands if it takes long.
     watch: Option<AbortHandle>,
 }
-
-/// Partitions of the result that are brought here at once.
-const FETCHES: usize = 4;
 
 impl Run {
     pub(crate) fn new(session: Session, query: QueryId, schema: SchemaRef, explain: String) -> Self {
@@ -73,12 +71,11 @@ impl Run {
     /// The result's partitions, in order, as tasks finish. Blocks for each. After an error there is none.
     pub fn batches(&mut self) -> Batches {
         let (sender, batches) = blocking::sync_channel::<Told>(1);
-        let host = Arc::clone(self.session.host());
-        let publication = self.publication.take();
+        let (from, publication) = (self.source(), self.publication.take());
         match self.events.take() {
             Some(events) => {
                 self.session.host().runtime.handle().spawn(async move {
-                    let mut partitions = std::pin::pin!(results(events, host, publication));
+                    let mut partitions = std::pin::pin!(results(events, from, publication));
                     loop {
                         let told = partitions.next().await.transpose();
                         let over = !matches!(told, Ok(Some(_)));
@@ -102,14 +99,12 @@ impl Run {
     /// Nothing is lost if the future of a next batch is dropped.
     pub fn stream(mut self) -> impl Stream<Item = Result<DataFrame, Error>> + Send + Unpin + use<> {
         let (sender, frames) = mpsc::channel(1);
-        let (events, publication) = (self.events.take(), self.publication.take());
-        let host = Arc::clone(self.session.host());
+        let (events, from, publication) = (self.events.take(), self.source(), self.publication.take());
         self.session.host().runtime.handle().spawn(async move {
-            let partitions = match events {
-                Some(events) => results(events, host, publication),
+            let mut frames = match events {
+                Some(events) => results(events, from, publication),
                 None => stream::once(ready(Err(ClusterError::Closed.into()))).boxed(),
             };
-            let mut frames = partitions.then(decode_beside).boxed();
             loop {
                 let told = frames.next().await.transpose();
                 let over = !matches!(told, Ok(Some(_)));
@@ -143,6 +138,11 @@ impl Run {
             }
         });
         made?
+    }
+
+    fn source(&self) -> Source {
+        let (host, scheduler) = (Arc::clone(self.session.host()), self.session.scheduler());
+        Source { host, scheduler, query: self.query, form: Form::new(&self.schema) }
     }
 
     pub(crate) fn query(&self) -> QueryId {
@@ -194,8 +194,8 @@ impl IntoFuture for Run {
         let runtime = self.session.host().runtime.handle().clone();
         let (sender, result) = tokio::sync::oneshot::channel();
         let (events, publication) = (self.events.take(), self.publication.take());
-        let (host, schema) = (Arc::clone(self.session.host()), Arc::clone(&self.schema));
-        runtime.spawn(async move { sender.send(collect(events, host, schema, publication).await) });
+        let (from, schema) = (self.source(), Arc::clone(&self.schema));
+        runtime.spawn(async move { sender.send(collect(events, from, schema, publication).await) });
         Box::pin(async move {
             let result = result.await;
             drop(self);
@@ -206,19 +206,16 @@ impl IntoFuture for Run {
 
 async fn collect(
     events: Option<mpsc::Receiver<RunEvent>>,
-    host: Arc<Host>,
+    from: Source,
     schema: SchemaRef,
     publication: Option<Publication>,
 ) -> Result<DataFrame, Error> {
-    let bytes: Vec<_> = results(events.ok_or(ClusterError::Closed)?, host, publication).try_collect().await?;
-    let decoded = tokio::task::spawn_blocking(move || {
-        let mut result = None;
-        for partition in bytes {
-            append(&mut result, decode(partition)?)?;
-        }
-        Ok(result.unwrap_or_else(|| DataFrame::empty_with_schema(&schema)))
-    });
-    decoded.await.map_err(|_| ClusterError::Closed)?
+    let mut frames = results(events.ok_or(ClusterError::Closed)?, from, publication);
+    let mut result = None;
+    while let Some(frame) = frames.try_next().await? {
+        append(&mut result, frame)?;
+    }
+    Ok(result.unwrap_or_else(|| DataFrame::empty_with_schema(&schema)))
 }
 
 /// The result of a query, partition by partition: see [`Run::batches`].
@@ -229,14 +226,14 @@ pub struct Batches {
 }
 
 /// The next partition, or that there is none. Without either the result is cut off: its session has gone.
-type Told = Result<Option<Bytes>, Error>;
+type Told = Result<Option<DataFrame>, Error>;
 
 impl Iterator for Batches {
     type Item = Result<DataFrame, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let told = self.partitions.as_ref()?.recv().unwrap_or_else(|_| Err(ClusterError::Closed.into()));
-        let batch = told.transpose().map(|partition| partition.and_then(decode));
+        let batch = told.transpose();
         if !matches!(batch, Some(Ok(_))) {
             self.partitions = None;
         }
@@ -375,16 +372,6 @@ fn random(row: Expr, seed: u64) -> Expr {
     mix(x, 31, 1)
 }
 
-fn decode(partition: Bytes) -> Result<DataFrame, Error> {
-    Ok(crate::store::decode_frame(partition).map_err(driver_failed)?)
-}
-
-/// [`decode`], not on a thread of the network.
-async fn decode_beside(partition: Result<Bytes, Error>) -> Result<DataFrame, Error> {
-    let decoded = tokio::task::spawn_blocking(move || decode(partition?));
-    decoded.await.map_err(|_| ClusterError::Closed)?
-}
-
 fn append(result: &mut Option<DataFrame>, batch: DataFrame) -> Result<(), Error> {
     match result {
         Some(frame) => drop(frame.vstack_mut_owned(batch).map_err(driver_failed)?),
@@ -400,88 +387,15 @@ fn driver_failed(error: PolarsError) -> ClusterError {
 /// What a query yields: its partitions, or, once they are published, the files that it wrote.
 fn results(
     events: mpsc::Receiver<RunEvent>,
-    host: Arc<Host>,
+    from: Source,
     publication: Option<Publication>,
-) -> BoxStream<'static, Result<Bytes, Error>> {
-    let partitions = partitions(events, host);
-    let Some(publication) = publication else { return partitions.boxed() };
+) -> BoxStream<'static, Result<DataFrame, Error>> {
+    let Some(publication) = publication else { return partitions(events, from).boxed() };
+    let partitions = partitions(events, Source { form: Form::new(&FileSink::listing()), ..from });
     let published = async move {
         let listings = partitions.try_collect().await?;
         let published = tokio::task::spawn_blocking(move || publication.publish(listings));
         published.await.map_err(|_| ClusterError::Closed)?
     };
     stream::once(published).boxed()
-}
-
-/// The result's partitions in order, as IPC files, while tasks finish. One that is lost before it is here is made again, and
-/// waited for.
-fn partitions(events: mpsc::Receiver<RunEvent>, host: Arc<Host>) -> impl Stream<Item = Result<Bytes, Error>> + Send {
-    let (told, reports) = watch::channel(Reports::default());
-    host.runtime.handle().spawn(hear(events, told));
-    let fetches = stream::iter(0..).map(move |index| fetch(index, reports.clone(), Arc::clone(&host)));
-    fetches.buffered(FETCHES).scan(false, |failed, fetched| {
-        let over = std::mem::replace(failed, matches!(fetched, Some(Err(_))));
-        ready(fetched.filter(|_| !over))
-    })
-}
-
-/// What is known of a result.
-#[derive(Default)]
-struct Reports {
-    made: BTreeMap<usize, (Place, Output)>,
-    end: Option<Result<(), Error>>,
-}
-
-/// Notes what the scheduler says. It lets go of the other end with the query.
-async fn hear(mut events: mpsc::Receiver<RunEvent>, told: watch::Sender<Reports>) {
-    loop {
-        let end = match events.recv().await {
-            // One that was made again after its worker was lost replaces the first.
-            Some(RunEvent::Partition { index, place, output }) => {
-                told.send_modify(|reports| {
-                    reports.made.insert(index, (place, output));
-                });
-                continue;
-            }
-            Some(RunEvent::Done) => Ok(()),
-            Some(RunEvent::Failed(error)) => Err(error),
-            None => Err(ClusterError::Closed.into()),
-        };
-        told.send_modify(|reports| reports.end = Some(end));
-        return;
-    }
-}
-
-/// A partition of the result; `None` if it has fewer.
-async fn fetch(index: usize, mut reports: watch::Receiver<Reports>, host: Arc<Host>) -> Option<Result<Bytes, Error>> {
-    let mut lost: Option<(Output, Error)> = None;
-    loop {
-        let is_lost = |output: &Output| lost.as_ref().is_some_and(|(lost, _)| lost.id == output.id);
-        let is_there = |reports: &Reports| reports.made.get(&index).is_some_and(|(_, output)| !is_lost(output));
-        let found = match reports.wait_for(|reports| reports.end.is_some() || is_there(reports)).await {
-            Ok(reports) => match (reports.made.get(&index).copied(), &reports.end) {
-                (_, Some(Err(error))) => return Some(Err(error.clone())),
-                (found, _) => found.filter(|(_, output)| !is_lost(output)),
-            },
-            Err(_) => return Some(Err(ClusterError::Closed.into())),
-        };
-        // Nobody makes it again once the query is done.
-        let Some((place, output)) = found else { return lost.map(|(_, error)| Err(error)) };
-        match host.read(&place, Ticket::Partition(output.id)).await {
-            Ok(bytes) => return Some(Ok(bytes)),
-            Err(cause) => {
-                let again = cause.is_retryable();
-                let error = fetch_failed(&place, &output, cause);
-                if !again {
-                    return Some(Err(error));
-                }
-                lost = Some((output, error));
-            }
-        }
-    }
-}
-
-fn fetch_failed(place: &Place, output: &Output, cause: TaskFailure) -> Error {
-    let (task, attempt) = (output.id.task, output.id.attempt.0);
-    TaskError { task, attempt, worker: place.worker.to_string(), cause }.into()
 }

@@ -5,6 +5,7 @@ use std::fs::{DirBuilder, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -268,6 +269,41 @@ pub(crate) fn swap(_: &Path, _: &Path) -> io::Result<()> {
 pub(crate) fn replace_stdin(file: &File) -> io::Result<()> {
     // SAFETY: both are open file descriptors, and `file` stays so during the call.
     done(unsafe { libc::dup2(file.as_raw_fd(), libc::STDIN_FILENO) })
+}
+
+/// Bytes that may still be written to the disk of a folder, and those that it has in all.
+///
+/// # Errors
+/// The folder is not there.
+pub(crate) fn room(folder: &Path) -> io::Result<(u64, u64)> {
+    let path = CString::new(folder.as_os_str().as_bytes())?;
+    let mut disk = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path is a C string, and the call writes one such struct.
+    done(unsafe { libc::statvfs(path.as_ptr(), disk.as_mut_ptr()) })?;
+    // SAFETY: it has.
+    let disk = unsafe { disk.assume_init() };
+    // Their types differ between systems.
+    #[allow(clippy::unnecessary_cast)]
+    let in_bytes = |blocks| (blocks as u64).saturating_mul(disk.f_frsize as u64);
+    Ok((in_bytes(disk.f_bavail), in_bytes(disk.f_blocks)))
+}
+
+/// Gives the disk back what a range of a file takes. Its bytes are then zero, and the file as long as before.
+///
+/// # Errors
+/// The file system cannot do that.
+#[cfg(target_os = "linux")]
+pub(crate) fn give_back(file: &File, range: Range<u64>) -> io::Result<()> {
+    let (start, len) = (range.start as libc::off_t, (range.end - range.start) as libc::off_t);
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: it takes numbers, and the file is open.
+    done(unsafe { libc::fallocate(file.as_raw_fd(), mode, start, len) })
+}
+
+/// As above, which not every system can do.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn give_back(_: &File, _: Range<u64>) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Calls again after a signal.

@@ -5,6 +5,7 @@
 //! planner cannot split runs whole on one worker, and [`explain`](QueryPlan::explain) says why.
 
 mod aggregate;
+mod blob;
 mod cut;
 mod explain;
 mod files;
@@ -12,7 +13,9 @@ mod held;
 mod lift;
 mod marker;
 mod names;
+mod order;
 mod rowwise;
+mod same;
 mod scan;
 mod share;
 mod sink;
@@ -24,7 +27,7 @@ use polars_plan::plans::IRPlan;
 use regatta_remote::MAX_MESSAGE;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use held::{held_by, held_name, scan_held};
+pub(crate) use held::{held_by, held_in, scan_held};
 pub(crate) use lift::udf_calls;
 pub(crate) use marker::{Marker, beside_columns};
 pub(crate) use share::{Rows, share};
@@ -40,6 +43,8 @@ use crate::udf::PoolOptions;
 pub(crate) struct QueryPlan {
     pub(crate) stages: Vec<Stage>,
     pub(crate) schema: SchemaRef,
+    /// The result, made again, has the same rows.
+    pub(crate) stable: bool,
     /// Where it writes its result, if it does.
     pub(crate) sink: Option<FileSink>,
 }
@@ -51,6 +56,8 @@ pub(crate) struct Stage {
     pub(crate) work: Work,
     /// Stages whose output its tasks read.
     pub(crate) inputs: Vec<StageId>,
+    /// Those of them that all its tasks must read one attempt of: made again, they may be other rows.
+    pub(crate) one_attempt: OneAttempt,
     /// One task each.
     pub(crate) splits: Vec<Split>,
     /// The persisted partitions that each task reads, in the order of the splits; empty if none does.
@@ -59,6 +66,14 @@ pub(crate) struct Stage {
     pub(crate) why: String,
     /// The fragment as Polars describes it, for people.
     pub(crate) describe: String,
+}
+
+/// What all tasks of a stage must read one attempt of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OneAttempt {
+    pub(crate) inputs: Vec<StageId>,
+    /// Other stages read one of these too, or what is made of it: then what was made of an earlier attempt is of no use.
+    pub(crate) with_others: bool,
 }
 
 /// What a stage takes to be done.
@@ -78,11 +93,6 @@ impl Stage {
         }
     }
 
-    /// Partitions that each of its tasks leaves.
-    pub(crate) fn partitions(&self) -> usize {
-        self.program().and_then(|program| program.scatter.as_ref()).map_or(1, |scatter| scatter.into)
-    }
-
     pub(crate) fn steps(&self) -> &[UdfStep] {
         self.program().map_or(&[], |program| &program.steps)
     }
@@ -97,16 +107,16 @@ pub(crate) struct StageProgram {
     pub(crate) steps: Vec<UdfStep>,
     /// Rows that a task leaves at most.
     pub(crate) limit: Option<u64>,
-    /// A task leaves several partitions, if this is said.
+    /// What a task leaves is in several sections, if this is said.
     pub(crate) scatter: Option<Scatter>,
 }
 
-/// Rows go to partitions by the hash of their keys.
+/// Rows go to sections by the hash of their keys.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Scatter {
     /// Columns.
     pub(crate) keys: Vec<String>,
-    /// Partitions that each task leaves, empty ones too.
+    /// How many sections there are.
     pub(crate) into: usize,
 }
 
@@ -114,6 +124,7 @@ pub(crate) struct Scatter {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct UdfStep {
     pub(crate) udf: String,
+    #[serde(with = "blob")]
     pub(crate) arguments: Vec<u8>,
     pub(crate) options: PoolOptions,
     /// Columns of the batch that are handed to the UDF, in order.
@@ -139,7 +150,7 @@ pub(crate) enum Split {
     Slice { offset: usize, len: usize },
     /// The `part`-th of `of` equal shares of the rows that the stage below left.
     Share { part: usize, of: usize },
-    /// The `part`-th of the `of` partitions that each task of the stage below has scattered its rows to.
+    /// The `part`-th of the `of` sections that each task of the stage below has scattered its rows to.
     Hashed { part: usize, of: usize },
 }
 
@@ -161,17 +172,20 @@ pub(crate) struct Target {
 /// # Errors
 /// What Polars' optimiser refuses, UDF options that make no sense, closures that cannot travel, and plans too large to.
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
-    let optimised = optimise(query)?;
+    let mut optimised = optimise(query)?;
+    if target.travels {
+        scan::make_absolute(&mut optimised).map_err(PlanError::polars)?;
+    }
     let root = optimised.lp_arena.get(optimised.lp_top);
     let sink = FileSink::of(root);
     sink::refuse_many_objects(root)?;
     let schema = if sink.is_some() { FileSink::schema() } else { root.schema(&optimised.lp_arena).into_owned() };
-    let stages = cut::cut(optimised, target)?;
+    let (stages, stable) = cut::cut(optimised, target)?;
     let size = stages.iter().filter_map(Stage::program).map(StageProgram::size).sum();
     if size > MAX_PLAN {
         return Err(PlanError::TooLarge { size, max: MAX_PLAN });
     }
-    Ok(QueryPlan { stages, schema, sink })
+    Ok(QueryPlan { stages, schema, stable, sink })
 }
 
 /// Bytes of a plan that travels, with room for what goes with it in a message.
@@ -199,11 +213,16 @@ impl StageProgram {
 fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {
     // Without STREAMING the optimiser makes nodes that the streaming engine cannot lower; shared subplans and hive
     // rewrites would cross the cuts (reference: polars.md §4.5).
-    let flags = (query.get_current_optimizations() | OptFlags::STREAMING)
-        - (OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE | OptFlags::GPU | OptFlags::EAGER);
+    let asked = query.get_current_optimizations();
+    let flags = (asked | OptFlags::STREAMING)
+        - (OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE | OptFlags::GPU | OptFlags::EAGER)
+        - OptFlags::CHECK_ORDER_OBSERVE;
     let files = files(&query.logical_plan);
     let optimised = query.with_optimizations(flags).to_alp_optimized();
     let mut plan = optimised.map_err(|e| PlanError::Polars(PolarsFailure::from(e).reading(&files)))?;
+    if asked.contains(OptFlags::CHECK_ORDER_OBSERVE) {
+        order::drop_unobserved(&mut plan);
+    }
     sink::make_absolute(&mut plan).map_err(PlanError::polars)?;
     Ok(plan)
 }

@@ -16,7 +16,7 @@ mod status;
 mod turns;
 mod waiting;
 
-pub(crate) use self::core::{Action, Core, Event, MAX_ATTEMPTS, Settings};
+pub(crate) use self::core::{Action, Core, Event, Settings};
 pub(crate) use autoscale::ScaleSettings;
 pub(crate) use ids::{Attempt, DriverId, PartitionId, PoolId, ReplicaId};
 pub use ids::{QueryId, StageId, StepId, TaskId, WorkerId};

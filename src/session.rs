@@ -13,13 +13,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 use polars::prelude::LazyFrame;
-use regatta_remote::{Arbiter, Authority, Node, Role, catch};
+use regatta_remote::{ActorRef, Arbiter, Authority, Node, Role, catch};
 
-use crate::actors::{Host, MAILBOX, Persist, Place, SwordfishActor, UseProvider, Worker};
+use crate::actors::{Host, MAILBOX, Persist, Place, SchedulerActor, SwordfishActor, UseProvider, Worker};
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, find_gpus, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
@@ -308,9 +309,9 @@ impl Session {
             let frame = std::mem::take(frame);
             let pieces = stage.splits.iter().enumerate().map(|(index, split)| {
                 let task = TaskId { query, stage: stage.id, index: index as u32 };
-                let id = PartitionId { task, attempt: Attempt(1), partition: 0 };
-                let Split::Slice { offset, len } = split else { return self.host().store.keep(id, &frame) };
-                self.host().store.keep(id, &frame.slice(*offset as i64, *len))
+                let id = PartitionId { task, attempt: Attempt(1) };
+                let Split::Slice { offset, len } = split else { return self.host().store.keep(id, frame.clone()) };
+                self.host().store.keep(id, frame.slice(*offset as i64, *len))
             });
             let kept = pieces.collect::<Result<Vec<_>, _>>();
             given.insert(stage.id, kept.map_err(|e| ClusterError::network("keep a frame of the query", e))?);
@@ -322,7 +323,11 @@ impl Session {
         &self.inner.host
     }
 
-    /// Lets what a query leaves be made again if it is lost.
+    pub(crate) fn scheduler(&self) -> ActorRef<SchedulerActor> {
+        self.inner.door.scheduler()
+    }
+
+    /// Leaves the result of a query where it is, for other queries.
     pub(crate) fn persist(&self, query: QueryId) -> Result<(), ClusterError> {
         self.inner.door.ask(self.host(), Persist(query))
     }
@@ -340,6 +345,7 @@ impl Session {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.host.closing.store(true, Ordering::Relaxed);
         // Workers first: their loss then is nobody's failure.
         match (&self.workers, self.host.node.clone()) {
             (Some(workers), _) => workers.close(),

@@ -1,42 +1,52 @@
-//! Partitions: written once, sealed, served to readers, dropped with their query.
+//! What tasks leave: written once, sealed, served to readers, dropped with their query.
 //!
-//! A partition is a whole Arrow IPC file. Below [`INLINE`] bytes it stays in memory; a larger one is a file in the
-//! worker's scratch folder, read through the page cache.
+//! An output is blocks of rows, by section. They are in one file for each stage of a query, in the worker's scratch folder, and are
+//! read through the page cache; those of a small output stay in memory. An index in memory says where they are.
 
+mod file;
+mod form;
 mod ipc;
-mod rows;
+mod output;
+mod reading;
 mod serve;
 mod staging;
 mod writer;
 
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use polars::prelude::DataFrame;
 use regatta_remote::NodeId;
 
-use polars::prelude::{DataFrame, Schema};
-
 use crate::error::TaskFailure;
-use crate::sched::{Attempt, Output, PartitionId, QueryId, TaskId};
+use crate::os;
+use crate::sched::{Attempt, Output, PartitionId, QueryId, StageId, TaskId};
 
+use file::StageFile;
+pub(crate) use form::Form;
 pub(crate) use ipc::{decode_frame, encode_frame};
-pub(crate) use serve::{RowRange, Ticket};
+use output::{Allowance, Sealed};
+pub(crate) use output::{Chosen, check};
+pub(crate) use reading::{Arrivals, Home, Reading, Source, lost};
+pub(crate) use serve::{HEAD_PREFIX, Listed, PARTS, Part, RowRange, Ticket, Wanted, head_size, parse_head};
 pub(crate) use staging::{Staging, Step, is_there};
-pub(crate) use writer::PartitionWriter;
+pub(crate) use writer::{Writer, size};
 
-/// Partitions up to this size stay in memory.
-const INLINE: usize = 1 << 20;
+/// Memory for small outputs: this share of what there is, and no more than so much.
+const SMALL_SHARE: u64 = 32;
+const SMALL_MOST: u64 = 256 << 20;
 
-/// The partitions of one process, and batches that wait to be fetched.
+/// The outputs in one process, and batches that wait to be fetched.
 #[derive(Debug)]
 pub(crate) struct Store {
     folder: PathBuf,
-    partitions: DashMap<PartitionId, Arc<Sealed>>,
+    /// While something of them is wanted.
+    files: DashMap<(QueryId, StageId), Weak<StageFile>>,
+    outputs: DashMap<PartitionId, Arc<Sealed>>,
+    small: Arc<Allowance>,
     /// Whose queries these are: of drivers elsewhere, which may read what they left.
     owners: DashMap<QueryId, NodeId>,
     /// Batches, and who may fetch them.
@@ -44,33 +54,14 @@ pub(crate) struct Store {
     next: AtomicU64,
 }
 
-/// A partition that is complete and does not change any more.
-#[derive(Debug)]
-pub(crate) struct Sealed {
-    data: Data,
-    crc: u32,
-}
-
-#[derive(Debug)]
-enum Data {
-    Memory(Bytes),
-    File(OwnedFile),
-}
-
-/// A file that goes when its last reader does.
-#[derive(Debug)]
-struct OwnedFile {
-    path: PathBuf,
-    file: File,
-    len: u64,
-}
-
 impl Store {
     /// A store that keeps its files in `folder`, which exists.
     pub(crate) fn new(folder: &Path) -> Arc<Self> {
         Arc::new(Self {
             folder: folder.to_owned(),
-            partitions: DashMap::new(),
+            files: DashMap::new(),
+            outputs: DashMap::new(),
+            small: Allowance::new((os::memory() / SMALL_SHARE).min(SMALL_MOST)),
             owners: DashMap::new(),
             offers: DashMap::new(),
             next: AtomicU64::new(0),
@@ -82,51 +73,44 @@ impl Store {
         &self.folder
     }
 
-    /// A writer of one partition. Nothing is visible before it is sealed.
-    ///
-    /// # Errors
-    /// A dtype has no Arrow form.
-    pub(crate) fn writer(self: &Arc<Self>, id: PartitionId, schema: &Schema) -> Result<PartitionWriter, TaskFailure> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        PartitionWriter::new(Arc::clone(self), id, self.folder.join(format!("{number}.arrow")), schema)
+    /// A writer of one output. Nothing is visible before it is sealed.
+    pub(crate) fn writer(self: &Arc<Self>, id: PartitionId, form: &Arc<Form>) -> Writer {
+        Writer::new(Arc::clone(self), id, Arc::clone(form))
     }
 
-    /// A sealed partition.
-    pub(crate) fn get(&self, id: PartitionId) -> Option<Arc<Sealed>> {
-        self.partitions.get(&id).map(|sealed| Arc::clone(&sealed))
-    }
-
-    /// Writes and seals a partition that is one frame.
+    /// Writes and seals an output that is one frame.
     ///
     /// # Errors
-    /// As for [`PartitionWriter::write`].
-    pub(crate) fn keep(self: &Arc<Self>, id: PartitionId, frame: &DataFrame) -> Result<Output, TaskFailure> {
-        let mut writer = self.writer(id, frame.schema())?;
-        writer.write(frame)?;
+    /// As for [`Writer::write`].
+    pub(crate) fn keep(self: &Arc<Self>, id: PartitionId, frame: DataFrame) -> Result<Output, TaskFailure> {
+        let mut writer = self.writer(id, &Form::new(frame.schema()));
+        writer.write(0, frame)?;
         writer.seal()
     }
 
-    /// What a ticket stands for, as one IPC file.
-    ///
-    /// # Errors
-    /// Why it is not there, in words.
-    pub(crate) fn read(&self, ticket: Ticket) -> Result<Bytes, String> {
-        match ticket {
-            Ticket::Partition(id) => self.sealed(id)?.bytes().map_err(|e| e.to_string()),
-            Ticket::Rows(id, range) => {
-                let file = self.sealed(id)?.bytes().map_err(|e| e.to_string())?;
-                rows::rows(&file, range).map_err(|e| format!("{}: {e}", id.task))
-            }
-            Ticket::Batch(number) => {
-                let batch = self.offers.get(&number).map(|offer| offer.0.clone());
-                batch.ok_or_else(|| "no such batch: its query may have ended".to_owned())
-            }
-            Ticket::Through { .. } => Err("only the head passes on what others hold".to_owned()),
-        }
+    fn get(&self, id: PartitionId) -> Option<Arc<Sealed>> {
+        self.outputs.get(&id).map(|sealed| Arc::clone(&sealed))
     }
 
-    fn sealed(&self, id: PartitionId) -> Result<Arc<Sealed>, String> {
-        self.get(id).ok_or_else(|| format!("{}, attempt {}: no such partition", id.task, id.attempt.0))
+    fn insert(&self, id: PartitionId, sealed: Sealed) {
+        self.outputs.insert(id, Arc::new(sealed));
+    }
+
+    /// The file to which the tasks of a stage append.
+    fn file(&self, TaskId { query, stage, .. }: TaskId) -> Result<Arc<StageFile>, TaskFailure> {
+        let mut file = self.files.entry((query, stage)).or_default();
+        if let Some(file) = file.upgrade() {
+            return Ok(file);
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let made = Arc::new(StageFile::create(self.folder.join(format!("{number}.blocks")))?);
+        *file = Arc::downgrade(&made);
+        Ok(made)
+    }
+
+    fn batch(&self, number: u64) -> Result<Bytes, String> {
+        let batch = self.offers.get(&number).map(|offer| offer.0.clone());
+        batch.ok_or_else(|| "no such batch: its query may have ended".to_owned())
     }
 
     /// Notes whose query this is, until it is dropped.
@@ -146,24 +130,28 @@ impl Store {
         Offer { store: Arc::clone(self), number }
     }
 
-    /// Drops the partitions of an attempt. Readers that have begun finish.
+    /// Drops what an attempt has left. Readers that have begun finish.
     pub(crate) fn drop_attempt(&self, task: TaskId, attempt: Attempt) {
-        self.partitions.retain(|id, _| (id.task, id.attempt) != (task, attempt));
+        self.outputs.remove(&PartitionId { task, attempt });
     }
 
-    /// Drops all partitions of a query. Readers that have begun finish.
+    /// Drops what the tasks of a stage have left. Readers that have begun finish.
+    pub(crate) fn drop_stage(&self, query: QueryId, stage: StageId) {
+        self.outputs.retain(|id, _| (id.task.query, id.task.stage) != (query, stage));
+        self.files.retain(|_, file| file.strong_count() > 0);
+    }
+
+    /// Drops what a query has left. Readers that have begun finish.
     pub(crate) fn drop_query(&self, query: QueryId) {
         self.disown(query);
-        self.partitions.retain(|id, _| id.task.query != query);
+        self.outputs.retain(|id, _| id.task.query != query);
+        // Those of a task that ended later than its query, too.
+        self.files.retain(|_, file| file.strong_count() > 0);
     }
 
-    /// Partitions and batches that are held.
+    /// Outputs and batches that are held.
     pub(crate) fn held(&self) -> usize {
-        self.partitions.len() + self.offers.len()
-    }
-
-    fn insert(&self, id: PartitionId, sealed: Sealed) {
-        self.partitions.insert(id, Arc::new(sealed));
+        self.outputs.len() + self.offers.len()
     }
 }
 
@@ -188,38 +176,6 @@ impl Offer {
 impl Drop for Offer {
     fn drop(&mut self) {
         self.store.offers.remove(&self.number);
-    }
-}
-
-impl Sealed {
-    /// The whole IPC file, mapped if it is on disk.
-    ///
-    /// # Errors
-    /// The file cannot be mapped.
-    pub(crate) fn bytes(&self) -> io::Result<Bytes> {
-        match &self.data {
-            Data::Memory(bytes) => Ok(bytes.clone()),
-            Data::File(owned) => {
-                // SAFETY: the file is sealed: this process wrote it under a name of its own in a folder of its own,
-                // and neither writes nor truncates it again. Removing it leaves the mapping valid.
-                let map = unsafe { memmap2::Mmap::map(&owned.file)? };
-                Ok(Bytes::from_owner(map))
-            }
-        }
-    }
-
-    pub(crate) fn len(&self) -> u64 {
-        match &self.data {
-            Data::Memory(bytes) => bytes.len() as u64,
-            Data::File(owned) => owned.len,
-        }
-    }
-}
-
-impl Drop for OwnedFile {
-    fn drop(&mut self) {
-        // Nothing can be done about a failure here; the folder is swept with its cluster.
-        drop(std::fs::remove_file(&self.path));
     }
 }
 

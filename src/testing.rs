@@ -83,6 +83,7 @@ mod tests {
         for (page, least, folders) in [
             ("docs/scheduler.md", 60, &["src", "tests"][..]),
             ("docs/udfs.md", 50, &["src", "tests"]),
+            ("docs/cluster.md", 15, &["src", "tests/scenarios"]),
             ("docs/semantics.md", 50, &["remote/src", "remote/tests", "src"]),
         ] {
             let text = fs::read_to_string(here.join(page)).unwrap();

@@ -9,6 +9,7 @@ mod arrow;
 mod author;
 mod call;
 mod context;
+mod drive;
 mod error;
 mod found;
 mod inline;

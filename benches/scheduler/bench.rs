@@ -149,13 +149,22 @@ fn cluster(workers: u32) -> (Core, Instant) {
 }
 
 fn query_of(id: QueryId, tasks: usize) -> QuerySpec {
-    let stage =
-        StageSpec { inputs: Vec::new(), tasks, pools: Vec::new(), affinity: [].into(), limit: None, given: Vec::new() };
-    QuerySpec { id, driver: DriverId(0), stages: vec![stage] }
+    let stage = StageSpec {
+        inputs: Vec::new(),
+        one_attempt: Vec::new(),
+        with_others: false,
+        held: Vec::new(),
+        tasks,
+        pools: Vec::new(),
+        affinity: [].into(),
+        limit: None,
+        given: Vec::new(),
+    };
+    QuerySpec { id, driver: DriverId(0), stages: vec![stage], stable: true }
 }
 
 fn done(task: TaskId, attempt: Attempt) -> Event {
-    let output = Output { id: PartitionId { task, attempt, partition: 0 }, rows: 1, bytes: 1 };
+    let output = Output { id: PartitionId { task, attempt }, rows: 1, bytes: 1 };
     Event::TaskEnded { task, attempt, outcome: Ok(output) }
 }
 

@@ -12,14 +12,21 @@ pub(crate) mod error {
     use std::time::Duration;
 
     use super::udf::UdfError;
-    use crate::sched::{StepId, TaskId};
+    use crate::sched::{QueryId, StageId, StepId, TaskId};
 
     #[derive(Debug, Clone)]
     pub(crate) enum Error {
         Task(TaskError),
         Pool(PoolError),
         Cluster(ClusterError),
+        MadeOtherwise(MadeOtherwise),
         Cancelled,
+    }
+
+    #[derive(Debug, Clone)]
+    pub(crate) enum MadeOtherwise {
+        Result { query: QueryId, stage: StageId },
+        Persisted { query: QueryId, persisted: QueryId },
     }
 
     #[derive(Debug, Clone)]
@@ -33,7 +40,8 @@ pub(crate) mod error {
     #[derive(Debug, Clone)]
     pub(crate) enum TaskFailure {
         WorkerLost(String),
-        MadeAgain(crate::sched::QueryId),
+        MadeAgain(QueryId),
+        LostInput { task: TaskId, attempt: u32, from: String, why: String },
         Cancelled,
     }
 
@@ -66,6 +74,12 @@ pub(crate) mod error {
     impl From<TaskError> for Error {
         fn from(error: TaskError) -> Self {
             Self::Task(error)
+        }
+    }
+
+    impl From<MadeOtherwise> for Error {
+        fn from(error: MadeOtherwise) -> Self {
+            Self::MadeOtherwise(error)
         }
     }
 

@@ -6,7 +6,12 @@ use syn::{Error, Expr, FnArg, Ident, ItemFn, LitStr, Pat, PatType, ReturnType, T
 
 use crate::udf_name;
 
-pub(crate) fn expand(name: Option<&LitStr>, dtype: Option<&Expr>, function: &ItemFn) -> Result<Tokens, Error> {
+pub(crate) fn expand(
+    name: Option<&LitStr>,
+    dtype: Option<&Expr>,
+    deterministic: bool,
+    function: &ItemFn,
+) -> Result<Tokens, Error> {
     let arguments = check(function)?;
     let ident = &function.sig.ident;
     let registered = udf_name(name, ident)?;
@@ -68,6 +73,7 @@ pub(crate) fn expand(name: Option<&LitStr>, dtype: Option<&Expr>, function: &Ite
 
             impl ::regatta::udf::Registered for #ident {
                 const NAME: &'static str = #registered;
+                const DETERMINISTIC: bool = #deterministic;
 
                 fn erase(self) -> ::regatta::udf::Erased {
                     ::regatta::udf::Erased::#erased(self)
@@ -228,6 +234,10 @@ fn row_wise(ident: &Ident, form: &Form, function: &ItemFn, arguments: &Arguments
         ) -> ::regatta::udf::UdfResult<::regatta::polars::prelude::DataType> {
             ::regatta::udf::rows::check(inputs, &[#(::regatta::udf::rows::takes::<#types>(#names)),*])?;
             ::core::result::Result::Ok(::regatta::udf::rows::dtype_of::<#returned>())
+        }
+
+        fn takes(&self) -> ::std::vec::Vec<::regatta::polars::prelude::DataType> {
+            ::std::vec![#(::regatta::udf::rows::dtype_taken::<#types>()),*]
         }
 
         #sync fn run(

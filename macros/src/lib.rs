@@ -78,12 +78,20 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
+/// # The promise
+///
+/// `#[regatta::udf(deterministic)]` promises that results depend on the arguments and inputs alone: not on the time, on random
+/// numbers, on what a server says today, or on which rows came before. What is lost with a worker is then made again without
+/// others who have read some of it; without the promise those run again, or the query fails if they had been given out.
+/// A promise that is not kept makes wrong answers.
+///
 /// # The name
 ///
 /// The UDF travels under its path in its crate, or under what `#[regatta::udf(name = "...")]` says.
 #[proc_macro_attribute]
 pub fn udf(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let (mut name, mut dtype): (Option<LitStr>, Option<Expr>) = (None, None);
+    let mut deterministic = false;
     let mut instances: Vec<Type> = Vec::new();
     let parser = syn::meta::parser(|meta| {
         if meta.path.is_ident("name") {
@@ -94,21 +102,24 @@ pub fn udf(arguments: TokenStream, item: TokenStream) -> TokenStream {
             let content;
             parenthesized!(content in meta.input);
             instances = content.parse_terminated(Type::parse, Token![,])?.into_iter().collect();
+        } else if meta.path.is_ident("deterministic") {
+            deterministic = true;
         } else {
-            return Err(meta.error("expected `name = \"...\"`, `dtype = DataType::...` or `types(...)`"));
+            let text = "expected `name = \"...\"`, `dtype = DataType::...`, `types(...)` or `deterministic`";
+            return Err(meta.error(text));
         }
         Ok(())
     });
     parse_macro_input!(arguments with parser);
     let expanded = match (parse_macro_input!(item as Item), dtype) {
         (Item::Fn(function), dtype) if instances.is_empty() => {
-            function::expand(name.as_ref(), dtype.as_ref(), &function)
+            function::expand(name.as_ref(), dtype.as_ref(), deterministic, &function)
         }
         (Item::Fn(function), _) => Err(Error::new_spanned(
             &function.sig.ident,
             "`types` is for a generic `impl Udf`: a function has no parameters",
         )),
-        (Item::Impl(implementation), None) => expand_udf(name.as_ref(), &instances, &implementation),
+        (Item::Impl(implementation), None) => expand_udf(name.as_ref(), &instances, deterministic, &implementation),
         (Item::Impl(_), Some(dtype)) => {
             Err(Error::new_spanned(dtype, "`dtype` is for functions over columns: here `output` says the dtype"))
         }
@@ -192,7 +203,12 @@ fn expand_main(arguments: &Tokens, mut function: ItemFn) -> Result<Tokens, Error
 const TRAITS: [(&str, &str); 4] =
     [("Udf", "udf"), ("AsyncUdf", "async_udf"), ("Aggregate", "aggregate"), ("GpuUdf", "gpu_udf")];
 
-fn expand_udf(name: Option<&LitStr>, instances: &[Type], implementation: &ItemImpl) -> Result<Tokens, Error> {
+fn expand_udf(
+    name: Option<&LitStr>,
+    instances: &[Type],
+    deterministic: bool,
+    implementation: &ItemImpl,
+) -> Result<Tokens, Error> {
     let of_trait = implementation.trait_.as_ref().and_then(|(_, path, _)| path.segments.last());
     let make =
         of_trait.and_then(|of| TRAITS.iter().find(|(udf, _)| of.ident == udf)).map(|(_, make)| format_ident!("{make}"));
@@ -223,6 +239,7 @@ fn expand_udf(name: Option<&LitStr>, instances: &[Type], implementation: &ItemIm
         Ok(quote! {
             impl ::regatta::udf::Registered for #ty {
                 const NAME: &'static str = #name;
+                const DETERMINISTIC: bool = #deterministic;
 
                 fn erase(self) -> ::regatta::udf::Erased {
                     ::regatta::udf::Erased::#make(self)

@@ -22,7 +22,7 @@ use writing::Weighed;
 pub const MAX_MESSAGE: usize = 64 << 20;
 
 /// A value could not be encoded or decoded.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
     /// The encoded value is larger than [`MAX_MESSAGE`].
@@ -164,7 +164,7 @@ mod tests {
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     struct Nest {
         name: Option<String>,
-        inside: Vec<Nest>,
+        inside: Vec<Self>,
     }
 
     /// In so many levels of its own: two of the codec's each, the last too.
@@ -242,7 +242,8 @@ mod tests {
             assert_eq!(encode_message(&wide).is_ok(), fits, "{count}");
         }
         // What is worth its bytes passes, however it is made.
-        let parts = |n: u32| (n, n.to_string(), Some(n), (n % 3 == 0).then_some([u64::from(n); 16]), Box::new(n));
+        let parts =
+            |n: u32| (n, n.to_string(), Some(n), n.is_multiple_of(3).then_some([u64::from(n); 16]), Box::new(n));
         encode_message(&(0..10_000).map(parts).collect::<Vec<_>>()).unwrap();
         encode_message(&(0..10_000u32).map(|n| (n, Some(vec![n]))).collect::<BTreeMap<_, _>>()).unwrap();
         encode_message(&vec![Some(0u8); 1 << 16]).unwrap();

@@ -13,11 +13,12 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError};
+use tokio::time::Instant;
 
 use crate::close::Code;
 use crate::error::FetchError;
 use crate::identity::PeerId;
-use crate::lane::{SLICE, STALL};
+use crate::lane::{Patience, SLICE};
 use crate::runtime::Net;
 
 pub(crate) use serve::serve;
@@ -67,6 +68,7 @@ pub struct Fetch {
     send: SendStream,
     read: RecvStream,
     net: Net,
+    patience: Patience,
     account: Account,
     /// What remains to be written of a credit or of the acknowledgement.
     pending: BytesMut,
@@ -97,9 +99,10 @@ impl Fetch {
             self.pending.put_u32_le(more);
         }
         self.flush().await?;
-        let chunk = self.net.within(STALL, self.read.read_chunk(SLICE, true)).await;
-        match chunk.ok_or(FetchError::Stalled)?.map_err(read_error)? {
+        let chunk = patiently(&self.net, &mut self.patience, self.read.read_chunk(SLICE, true)).await;
+        match chunk?.map_err(read_error)? {
             Some(chunk) => {
+                self.patience.moved(chunk.bytes.len());
                 self.account.arrived(chunk.bytes.len() as u64)?;
                 Ok(Some(chunk.bytes))
             }
@@ -133,8 +136,8 @@ impl Fetch {
 
     async fn flush(&mut self) -> Result<(), FetchError> {
         while self.pending.has_remaining() {
-            let written = self.net.within(STALL, self.send.write(&self.pending)).await;
-            self.pending.advance(written.ok_or(FetchError::Stalled)?.map_err(write_error)?);
+            let written = patiently(&self.net, &mut self.patience, self.send.write(&self.pending)).await;
+            self.pending.advance(written?.map_err(write_error)?);
         }
         Ok(())
     }
@@ -183,7 +186,8 @@ pub(crate) async fn fetch(
     let mut pending = BytesMut::with_capacity(Request::LEN + ticket.len());
     pending.extend_from_slice(&Request { ticket: ticket.len(), beside, credit: WINDOW }.encode());
     pending.extend_from_slice(&ticket);
-    let mut fetch = Fetch { send, read, net, account: Account::new(0), pending, done: false, _counted: counted };
+    let (patience, account) = (Patience::new(), Account::new(0));
+    let mut fetch = Fetch { send, read, net, patience, account, pending, done: false, _counted: counted };
     fetch.flush().await?;
     let mut answer = [0; 1];
     fetch.read.read_exact(&mut answer).await.map_err(cut)?;
@@ -201,6 +205,14 @@ pub(crate) async fn fetch(
         }
         _ => Err(FetchError::Protocol("unknown answer")),
     }
+}
+
+/// Waits for the producer, as long as patience lasts.
+async fn patiently<T>(net: &Net, patience: &mut Patience, producer: impl Future<Output = T>) -> Result<T, FetchError> {
+    let started = Instant::now();
+    let output = net.within(patience.left(), producer).await;
+    patience.waited(started.elapsed());
+    output.ok_or(FetchError::Stalled)
 }
 
 fn lost(error: ConnectionError) -> FetchError {

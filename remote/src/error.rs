@@ -9,7 +9,7 @@ use crate::identity::{ClusterId, IdentityError, NodeId, Role};
 use crate::local::Down;
 
 /// An `ask` has no answer.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum AskError {
     /// The deadline passed while the answer was awaited.
@@ -69,7 +69,7 @@ pub enum AskError {
 }
 
 /// A `tell` could not be handed over.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum TellError {
     /// No room in time.
@@ -99,7 +99,7 @@ pub enum TellError {
 }
 
 /// A thread for actors could not be started.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SpawnError {
     /// The runtime has been shut down.
@@ -114,7 +114,7 @@ pub enum SpawnError {
 }
 
 /// A node could not be bound.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
     /// The socket could not be bound.
@@ -145,7 +145,7 @@ pub enum BindError {
 }
 
 /// A connection could not be made.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The deadline passed.
@@ -203,7 +203,7 @@ pub enum ConnectError {
 }
 
 /// A transfer failed.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
     /// There is no connection to the node.
@@ -366,3 +366,17 @@ impl From<AskError> for Fault {
         }
     }
 }
+
+/// `main` prints the `Debug` of what it returns, as `unwrap` does: people are to see there what there is to do.
+macro_rules! debug_is_display {
+    ($($error:ty),+) => {
+        $(impl std::fmt::Debug for $error {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(self, f)
+            }
+        })+
+    };
+}
+
+debug_is_display!(AskError, TellError, SpawnError, BindError, ConnectError, FetchError);
+debug_is_display!(CodecError, IdentityError, crate::JoinError, crate::JoinTokenError, crate::NameError);

@@ -1,19 +1,24 @@
 //! What the fuzz targets run: whatever the bytes, what stands here holds. The corpus in `fuzz/` is run by a unit test
 //! too, so that a finding stays found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::codec::{Bound, CodecError, decode, encode};
+use crate::actor::{ActorId, Address};
+use crate::codec::{Bound, CodecError, MAX_MESSAGE, decode, encode};
 use crate::data::wire::{Account, Allowance, MAX_TICKET, Request, WINDOW};
 use crate::frame::{FrameError, HEADER, Header};
 use crate::handshake::{Hello, MAX_HELLO};
-use crate::identity::{Applicant, NodeId, PeerId, fingerprint, peer_in, requested_key};
+use crate::identity::{Applicant, NodeId, PeerId, Role, fingerprint, peer_in, requested_key};
 use crate::join::{Claim, JoinToken, Verdict};
 use crate::lane::Frames;
+use crate::link::pieces::{Assembly, Credit, PIECE, WINDOW as STREAM_WINDOW, cost, cut, may_give};
+use crate::local::Sender;
 use crate::membership::{Action, DEAD, Event, Membership, SUSPECT};
+use crate::names::{Entry, Table};
+use crate::parcel::{MAX_BATCHES, Manifest};
 use crate::trace::BYTES as TRACE;
 
 /// A lane that comes in pieces: the same frames as in one piece, and memory for no more than what came.
@@ -162,6 +167,102 @@ pub fn transfer(data: &[u8]) {
     }
 }
 
+/// A stream: its items cut, sent under any delay of pieces and credit, and put together; then pieces as a bad producer
+/// likes them, and a bad trailer.
+pub fn streams(data: &[u8]) {
+    let mut from = Input(data);
+    let items: Vec<(Bytes, bool)> = (0..from.byte() % 8)
+        .map(|n| (Bytes::from(vec![n; (from.number() % (5 * PIECE as u64)) as usize]), from.byte() % 4 == 0))
+        .collect();
+    // What the producer has to send: each piece, whether it tells of batches, whether more follow.
+    let mut to_send = VecDeque::new();
+    for (item, apart) in &items {
+        let mut rest = item.clone();
+        loop {
+            let piece = cut(&mut rest);
+            assert!(piece.len() <= PIECE);
+            to_send.push_back((piece, false, *apart || !rest.is_empty()));
+            if rest.is_empty() {
+                break;
+            }
+        }
+        if *apart {
+            to_send.push_back((Bytes::new(), true, false));
+        }
+    }
+    let (mut has, credit, mut assembly) = (STREAM_WINDOW, Credit::new(), Assembly::default());
+    let (mut pieces, mut credits) = (VecDeque::new(), VecDeque::new());
+    let (mut came, mut steps) = (Vec::new(), 0u32);
+    while came.len() < items.len() {
+        // Without input each side does all that it can: then the stream must come to its end.
+        match if from.0.is_empty() { steps % 3 } else { u32::from(from.byte() % 3) } {
+            0 => {
+                if let Some((piece, apart, _)) = to_send.front()
+                    && let Some(left) = has.checked_sub(cost(piece.len(), *apart))
+                {
+                    has = left;
+                    pieces.extend(to_send.pop_front());
+                }
+            }
+            1 => {
+                if let Some((piece, apart, more)) = pieces.pop_front() {
+                    assert!(
+                        credit.spend(cost(piece.len(), apart)),
+                        "no credit for a piece that the producer had it for"
+                    );
+                    came.extend(assembly.add(piece, apart, more).expect("an item that was cut"));
+                }
+                if let Some(more) = assembly.credit() {
+                    credit.give(more);
+                    credits.push_back(more);
+                    assembly.given();
+                }
+            }
+            _ => {
+                if let Some(more) = credits.pop_front() {
+                    has += may_give(has, more as u64).expect("more than a window");
+                }
+            }
+        }
+        let under_way: usize = pieces.iter().map(|(piece, ..)| piece.len()).sum();
+        assert!(under_way <= STREAM_WINDOW && pieces.len() <= STREAM_WINDOW / (4 << 10));
+        steps = if from.0.is_empty() { steps + 1 } else { 0 };
+        assert!(steps < 600, "stuck: {has} {credit:?} {assembly:?}");
+    }
+    assert!(came.iter().eq(items.iter().map(|(item, _)| item)) && assembly.is_whole());
+
+    let mut from = Input(data);
+    let (credit, mut assembly, mut spent, mut given) = (Credit::new(), Assembly::default(), 0, STREAM_WINDOW);
+    let (mut part, piece) = (0, Bytes::from(vec![0; PIECE]));
+    while !from.0.is_empty() {
+        let (size, apart, more) =
+            ((from.number() % (PIECE as u64 + 1)) as usize, from.byte() % 5 == 0, from.byte() % 3 > 0);
+        if credit.spend(cost(size, apart)) {
+            spent += cost(size, apart);
+            part += size;
+            let item = assembly.add(piece.slice(..size), apart, more);
+            assert_eq!(item.is_err(), part > MAX_MESSAGE);
+            match item {
+                Ok(Some(item)) => assert_eq!(item.len(), std::mem::take(&mut part)),
+                Ok(None) => assert!(more),
+                Err(_) => break,
+            }
+        }
+        assert!(spent <= given);
+        if let Some(more) = assembly.credit() {
+            credit.give(more);
+            given += more;
+            assembly.given();
+        }
+        let (has, more) = (from.number() as usize % (STREAM_WINDOW + 1), from.number());
+        assert_eq!(may_give(has, more).is_some(), more <= (STREAM_WINDOW - has) as u64);
+    }
+    let mut payload = Bytes::copy_from_slice(data);
+    if let Ok(manifest) = Manifest::take(&mut payload) {
+        assert!(payload.len() + 8 * manifest.lengths.len() + 12 == data.len() && manifest.total <= MAX_BATCHES);
+    }
+}
+
 /// A message of every shape that serde has.
 pub fn message(data: &[u8]) {
     #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -192,6 +293,8 @@ pub fn membership(data: &[u8]) {
         seen: u64,
         suspect: bool,
         leased: bool,
+        /// Has had a lease.
+        acknowledged: bool,
     }
     let mut from = Input(data);
     let (mut core, mut now, mut last_beat) = (Membership::default(), Duration::ZERO, 0);
@@ -210,7 +313,13 @@ pub fn membership(data: &[u8]) {
         match event {
             Event::Up(node) if dead.contains(&node) => assert_eq!(actions, [Action::Refuse(node)]),
             Event::Up(node) => {
-                up.entry(node).or_insert(Up { heard: now, seen: 0, suspect: false, leased: true });
+                up.entry(node).or_insert(Up {
+                    heard: now,
+                    seen: 0,
+                    suspect: false,
+                    leased: false,
+                    acknowledged: false,
+                });
             }
             Event::Gone(node) => {
                 up.remove(&node);
@@ -222,10 +331,12 @@ pub fn membership(data: &[u8]) {
             }
             Event::Tick => (),
         }
+        let mut beat = matches!(event, Event::Tick);
         for action in actions {
             match action {
                 Action::Beat { node, seq, ack } => {
                     assert_eq!((ack, seq), (up[&node].seen, last_beat + 1));
+                    beat = true;
                 }
                 Action::Suspect(node) => {
                     let peer = up.get_mut(&node).unwrap();
@@ -234,8 +345,8 @@ pub fn membership(data: &[u8]) {
                 Action::Recovered(node) => assert!(std::mem::take(&mut up.get_mut(&node).unwrap().suspect)),
                 Action::LeaseLost(node) => assert!(std::mem::take(&mut up.get_mut(&node).unwrap().leased)),
                 Action::LeaseBack(node) => {
-                    assert!(!std::mem::replace(&mut up.get_mut(&node).unwrap().leased, true));
-                    assert!(core.is_leased(node, now));
+                    let peer = &up[&node];
+                    assert!(peer.acknowledged && !peer.leased && core.is_leased(node, now));
                 }
                 Action::Dead { node, silent } => {
                     let peer = up.remove(&node).unwrap();
@@ -246,8 +357,54 @@ pub fn membership(data: &[u8]) {
                 Action::Brake { silent, of } => assert!(silent <= of && of <= up.len() + dead.len()),
             }
         }
-        last_beat += u64::from(matches!(event, Event::Tick));
+        last_beat += u64::from(beat);
+        for (node, peer) in up.iter_mut().filter(|(node, _)| core.is_leased(**node, now)) {
+            let acknowledges = matches!(event, Event::Beat { node: from, .. } if from == *node);
+            assert!(peer.leased || acknowledges, "a lease out of nothing");
+            (peer.leased, peer.acknowledged) = (true, true);
+        }
         assert!(dead.iter().all(|node| core.is_dead(*node) && !up.contains_key(node)));
+    }
+}
+
+/// Any sequence of what nodes ask of a registry of names: each speaks for itself, and what is kept is what was given.
+pub fn names(data: &[u8]) {
+    let mut from = Input(data);
+    let (mut table, mut given) = (Table::default(), BTreeMap::<String, NodeId>::new());
+    while !from.0.is_empty() {
+        let [what, by, about, actor, away] = [(); 5].map(|()| from.byte());
+        let node = |n: u8| decode::<NodeId>(&[n % 4]).unwrap();
+        let cluster = decode(&[7]).unwrap();
+        let sender = Sender::Node(PeerId { cluster, role: Role::Worker, node: node(by) });
+        let is_there = |of: NodeId| of != node(away) || away > 200;
+        let name: String = char::from(b'a' + from.byte() % 3).to_string().repeat(usize::from(from.byte() % 3) * 200);
+        let address = Address { node: node(about), actor: ActorId(u64::from(actor % 2)) };
+        let before = given.get(&name).copied().filter(|has| is_there(*has));
+        match what % 4 {
+            0 | 1 => {
+                let entry = Entry { address, at: None, kind: "Boat".to_owned() };
+                let took = table.register(name.clone(), entry, sender, is_there).is_ok();
+                assert!(!took || (sender.is(address.node) && (1..=256).contains(&name.len())));
+                assert!(!took || before.is_none_or(|has| has == address.node), "it was another's");
+                if took {
+                    given.insert(name, address.node);
+                }
+            }
+            2 => {
+                let gone = table.unregister(&name, (actor > 100).then_some(address), sender, is_there).is_ok();
+                assert!(!gone || before.is_some_and(|has| sender.is(has)), "it was another's");
+                if table.find(&name, |_| true).is_err() {
+                    given.remove(&name);
+                }
+            }
+            _ => {
+                table.sweep(is_there);
+                given.retain(|_, has| is_there(*has));
+            }
+        }
+        for (name, has) in &given {
+            assert_eq!(table.find(name, |_| true).unwrap().address.node, *has);
+        }
     }
 }
 
@@ -301,6 +458,8 @@ mod tests {
         run("transfer", transfer);
         run("message", message);
         run("membership", membership);
+        run("streams", streams);
+        run("names", names);
     }
 
     fn run(name: &str, target: fn(&[u8])) {
@@ -310,6 +469,12 @@ mod tests {
         for file in files {
             println!("{}", file.display());
             target(&std::fs::read(file).unwrap());
+        }
+        // And a few of those that a fuzzer begins with.
+        let mut random = 7;
+        for length in 0..200 {
+            let bytes: Vec<u8> = (0..length).map(|_| crate::ambient::split_mix(&mut random) as u8).collect();
+            target(&bytes);
         }
     }
 }

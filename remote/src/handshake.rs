@@ -15,14 +15,14 @@ use crate::codec::{decode, encode};
 use crate::error::ConnectError;
 use crate::frame::{Header, Kind};
 use crate::identity::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, ClusterId, NodeId, PeerId, Role, SERVER_NAME, peer_of};
-use crate::lane::{FrameReader, write_slices};
+use crate::lane::{FrameReader, Patience, write_slices};
 use crate::link::Link;
 use crate::node::Shared;
 use crate::peers::Losing;
 use crate::{data, endpoint, join, serve};
 
 /// Version of everything on the wire above the frame header.
-pub(crate) const PROTOCOL: u16 = 3;
+pub(crate) const PROTOCOL: u16 = 4;
 /// Longest hello.
 pub(crate) const MAX_HELLO: u32 = 64 << 10;
 /// Longest build description; leaves room for the hello's other fields.
@@ -244,7 +244,7 @@ pub(crate) async fn send(stream: &mut SendStream, kind: Kind, payload: Bytes) ->
     let len = u32::try_from(payload.len()).map_err(|error| error.to_string())?;
     let header = Header { len, ..Header::bare(kind) }.encode();
     let slices = vec![Bytes::copy_from_slice(&header), payload];
-    write_slices(stream, slices).await.map_err(|error| error.to_string())
+    write_slices(stream, slices, &mut Patience::new()).await.map_err(|error| error.to_string())
 }
 
 async fn read_hello(lane: &mut FrameReader) -> Result<Hello, String> {

@@ -79,7 +79,7 @@ pub(crate) struct Leaf {
 pub(crate) struct Applicant(KeyPair);
 
 /// An identity could not be made or used.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
     /// The system's source of randomness failed.

@@ -33,7 +33,7 @@ use token::TokenId;
 pub use token::{JoinToken, JoinTokenError};
 
 /// A node could not join.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
     /// The deadline passed.

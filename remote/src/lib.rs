@@ -54,6 +54,7 @@ mod peers;
 mod rates;
 mod redial;
 mod renew;
+mod room;
 mod route;
 mod runtime;
 mod serve;
@@ -79,7 +80,7 @@ pub use message::{RemoteMessage, Response, StreamMessage, WireMessage};
 pub use names::{NameError, Names};
 pub use node::{InHand, Node};
 pub use parcel::MAX_BATCHES;
-pub use peers::PeerEvent;
+pub use peers::{PeerEvent, PeerEvents};
 /// Declares a message: `#[derive(RemoteMessage)]` with `#[message(id = 0x0105, reply = Duration)]`.
 pub use regatta_macros::RemoteMessage;
 pub use route::Publication;

@@ -5,12 +5,13 @@
 //! reply on a slow network they would come too late.
 
 mod beside;
+pub(crate) mod pieces;
 mod streams;
 mod watches;
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use dashmap::mapref::entry::Entry;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use quinn::{Connection, SendStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::actor::ActorId;
@@ -28,24 +29,33 @@ use crate::close::Code;
 use crate::error::{AskError, Fault, TellError};
 use crate::frame::{Header, Kind};
 use crate::identity::PeerId;
-use crate::lane::{Out, QUEUE, write_lane};
+use crate::lane::{COPY, Place, QUEUE, Queue, Waiting, write_lane};
+use crate::membership::{SUSPECT, TICK};
 use crate::node::InHand;
-use crate::parcel::{Opened, Parcel};
+use crate::parcel::{MAX_BATCHES, Opened, Parcel};
+use crate::room::Room;
 use crate::route::Boxed;
 use crate::runtime::Net;
 use crate::trace::TraceContext;
-pub(crate) use beside::{Arrived, room, units};
+pub(crate) use beside::{Arrived, room};
 use beside::{Held, Hold};
 pub(crate) use streams::Incoming;
 use streams::Streams;
+pub(crate) use watches::NotBorne;
 use watches::Watches;
 
 /// Streams of a control connection.
 pub(crate) const LANES: usize = 3;
-/// Asks of one peer that are served at a time.
-const SERVING: usize = 4096;
+/// Asks and streams of ours that one peer serves at a time; more wait for a place.
+const ASKS: usize = 4096;
+/// Those of one peer that are served at a time: with room for those that have ended and are not yet told.
+const SERVED: usize = 2 * ASKS;
+/// Bytes of answers of one peer that wait to be written. Small ones need no room: each keeps a place.
+const ANSWERS: usize = MAX_BATCHES;
+/// Beats that a link may be behind another of its peer: as long as a silent peer is not suspect.
+const BEHIND: u64 = SUSPECT.as_secs() / TICK.as_secs();
 /// Cancels kept that came before their ask, because lanes are not ordered among each other.
-const EARLY: usize = 1024;
+const EARLY: usize = SERVED;
 
 /// The answer to an ask as it came from the wire.
 pub(crate) type Answer = Result<Arrived, Fault>;
@@ -59,18 +69,24 @@ pub(crate) struct Link {
     /// Where answers are made; each holds a place, so there is always room.
     pub(crate) answering: mpsc::Sender<Boxed<'static, ()>>,
     net: Net,
-    system: mpsc::Sender<Out>,
-    messages: mpsc::Sender<Out>,
-    beats: mpsc::Sender<Out>,
+    system: Queue,
+    messages: Queue,
+    beats: Queue,
+    /// Places for asks of ours.
+    asking: Arc<Semaphore>,
+    answers: Room,
     next_call: AtomicU64,
     calls: DashMap<u64, oneshot::Sender<Answer>>,
     serving: DashMap<u64, oneshot::Sender<()>>,
     watches: Watches,
     streams: Streams,
     held: Held,
-    early: Mutex<VecDeque<u64>>,
+    early: Mutex<BTreeSet<u64>>,
     ended: OnceLock<String>,
     going_away: AtomicBool,
+    /// The last beat that came, and how often in a row others of the peer's links were far ahead of it.
+    heard: AtomicU64,
+    behind: AtomicU32,
 }
 
 /// A message for an actor of the peer.
@@ -99,18 +115,31 @@ impl Letter {
 }
 
 impl Sealed {
-    fn ask(self, call: u64, deadline: Duration) -> (Out, Hold) {
+    /// Queues it as a call.
+    fn ask(self, call: u64, deadline: Duration, place: Place<'_>) -> Hold {
         let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX).max(1);
-        (Out::Frame(Header { kind: Kind::Ask, call, deadline_ms, ..self.header }, self.payload), self.hold)
+        place.send(Header { kind: Kind::Ask, call, deadline_ms, ..self.header }, self.payload);
+        self.hold
     }
 }
 
-/// The queues of a link's two writers, until they are started.
-pub(crate) struct Writers {
-    system: (SendStream, mpsc::Receiver<Out>),
-    messages: (SendStream, mpsc::Receiver<Out>),
-    beats: (SendStream, mpsc::Receiver<Out>),
+/// An answer that is ready to be sent.
+pub(crate) struct Ready {
+    header: Header,
+    payload: Bytes,
+    room: Option<OwnedSemaphorePermit>,
+    hold: Option<Hold>,
 }
+
+impl Ready {
+    pub(crate) fn new(kind: Kind, call: u64, payload: Bytes) -> Self {
+        let header = Header { len: length(&payload), ..Header::of_call(kind, call) };
+        Self { header, payload, room: None, hold: None }
+    }
+}
+
+/// What a link's writers write, until they are started.
+pub(crate) struct Writers([(SendStream, Waiting); LANES]);
 
 impl Link {
     pub(crate) fn new(
@@ -119,21 +148,23 @@ impl Link {
         net: Net,
         [system, messages, beats]: [SendStream; LANES],
     ) -> (Arc<Self>, Writers) {
-        let (system_queue, system_waiting) = mpsc::channel(QUEUE);
-        let (message_queue, message_waiting) = mpsc::channel(QUEUE);
-        let (beat_queue, beat_waiting) = mpsc::channel(1);
+        let (system_queue, system_waiting) = Queue::new(QUEUE);
+        let (message_queue, message_waiting) = Queue::new(QUEUE);
+        let (beat_queue, beat_waiting) = Queue::new(1);
         let _ = beats.set_priority(1); // fails only if the stream is closed
-        let (answering, answers) = mpsc::channel(SERVING);
+        let (answering, answers) = mpsc::channel(SERVED);
         net.handle.spawn(make_answers(answers));
         let link = Arc::new(Self {
             peer,
             connection,
-            places: Arc::new(Semaphore::new(SERVING)),
+            places: Arc::new(Semaphore::new(SERVED)),
             answering,
             net,
             system: system_queue,
             messages: message_queue,
             beats: beat_queue,
+            asking: Arc::new(Semaphore::new(ASKS)),
+            answers: Room::new(ANSWERS, 0),
             next_call: AtomicU64::new(1),
             calls: DashMap::new(),
             serving: DashMap::new(),
@@ -143,18 +174,23 @@ impl Link {
             early: Mutex::default(),
             ended: OnceLock::new(),
             going_away: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+            behind: AtomicU32::new(0),
         });
-        let writers = Writers {
-            system: (system, system_waiting),
-            messages: (messages, message_waiting),
-            beats: (beats, beat_waiting),
-        };
-        (link, writers)
+        let writers = [(system, system_waiting), (messages, message_waiting), (beats, beat_waiting)];
+        (link, Writers(writers))
     }
 
     /// Starts the writers, on the network's runtime.
-    pub(crate) fn start(&self, writers: Writers) {
-        for (stream, queue) in [writers.system, writers.messages, writers.beats] {
+    pub(crate) fn start(&self, Writers(writers): Writers) {
+        for (stream, queue) in writers {
+            let (connection, stopped) = (self.connection.clone(), stream.stopped());
+            // Also while nothing is to be written: a lane that the peer does not read makes the link useless.
+            self.net.handle.spawn(async move {
+                if let Ok(Some(_)) = stopped.await {
+                    connection.close(Code::BadFrame.var(), b"a lane was stopped");
+                }
+            });
             self.net.handle.spawn(write_lane(self.connection.clone(), stream, queue));
         }
     }
@@ -167,21 +203,20 @@ impl Link {
     /// Sends an ask and waits for its answer; dropping the future cancels it there.
     pub(crate) async fn ask(self: &Arc<Self>, letter: Letter, deadline: Duration) -> Result<Opened, AskError> {
         let started = Instant::now();
-        let (letter, place) = self.place(letter, deadline).await?;
+        let (place, letter, room) = self.call(letter, deadline).await?;
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.calls.insert(call, sender);
-        let mut guard = CallGuard { link: self, call, open: true };
+        let mut guard = CallGuard { link: self, call, open: Some(place) };
         // After the insert: whoever ends the link clears the calls after it has set the cause.
         if self.ended.get().is_some() {
-            guard.open = false;
+            guard.open = None;
             return Err(AskError::NotConnected);
         }
         let left = deadline.saturating_sub(started.elapsed());
-        let (frame, _hold) = letter.ask(call, left);
-        place.send(frame);
+        let _hold = letter.ask(call, left, room);
         let answer = self.net.within(left, answer).await.ok_or(AskError::Deadline)?;
-        guard.open = false;
+        guard.open = None;
         let Ok(answer) = answer else {
             return Err(AskError::ConnectionLost { cause: self.cause() });
         };
@@ -190,17 +225,24 @@ impl Link {
         opened.map_err(|error| AskError::BadReply { text: format!("its batches did not come: {error}") })
     }
 
-    /// Waits for room for a message's batches and then for the message, no longer than `deadline`.
-    async fn place(
+    /// A place among our calls, a message whose batches have room, and its own place; no later than `deadline`.
+    async fn call(
         self: &Arc<Self>,
         letter: Letter,
         deadline: Duration,
-    ) -> Result<(Sealed, mpsc::Permit<'_, Out>), TellError> {
+    ) -> Result<(OwnedSemaphorePermit, Sealed, Place<'_>), TellError> {
         let placed = async {
-            let letter = letter.seal(self).await;
-            Ok((letter, self.messages.reserve().await.map_err(|_| TellError::NotConnected)?))
+            let asking = Arc::clone(&self.asking).acquire_owned().await.map_err(|_| TellError::NotConnected)?;
+            let (letter, place) = self.place(letter).await?;
+            Ok((asking, letter, place))
         };
         self.net.within(deadline, placed).await.ok_or(TellError::Busy)?
+    }
+
+    /// Waits for room for a message's batches and then for the message.
+    async fn place(self: &Arc<Self>, letter: Letter) -> Result<(Sealed, Place<'_>), TellError> {
+        let letter = letter.seal(self).await;
+        Ok((letter, self.messages.place().await.ok_or(TellError::NotConnected)?))
     }
 
     /// Asks for a new certificate.
@@ -208,7 +250,7 @@ impl Link {
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.calls.insert(call, sender);
-        let _guard = CallGuard { link: self, call, open: false };
+        let _guard = CallGuard { link: self, call, open: None };
         if self.ended.get().is_some() {
             return Err(AskError::NotConnected);
         }
@@ -221,56 +263,82 @@ impl Link {
 
     /// Queues a message.
     pub(crate) async fn tell(self: &Arc<Self>, letter: Letter, deadline: Duration) -> Result<(), TellError> {
-        let (Sealed { header, payload, hold }, place) = self.place(letter, deadline).await?;
+        let placed = self.net.within(deadline, self.place(letter)).await;
+        let (Sealed { header, payload, hold }, place) = placed.ok_or(TellError::Busy)??;
         if self.ended.get().is_some() {
             return Err(TellError::NotConnected);
         }
-        place.send(Out::Frame(header, payload));
+        place.send(header, payload);
         hold.leave();
         Ok(())
     }
 
-    /// Queues a frame of the system's that nothing repairs if it is lost, at once or by a task; `held` is kept until
-    /// then.
-    fn send_surely(self: &Arc<Self>, header: Header, held: impl Send + 'static) {
-        if let Err(mpsc::error::TrySendError::Full(frame)) = self.system.try_send(Out::Frame(header, Bytes::new())) {
-            let link = Arc::clone(self);
-            self.net.handle.spawn(async move {
-                let _ = link.system.send(frame).await; // fails only if the link has ended
-                drop(held);
-            });
-        }
+    /// Cancels a call of ours, whose place is free when that is written.
+    fn send_cancel(&self, call: u64, place: OwnedSemaphorePermit) {
+        self.system.push(Header::of_call(Kind::Cancel, call), Bytes::new(), [Some(place), None]);
     }
 
     /// Queues a frame of the system's, if there is room. For frames whose loss a deadline repairs, and for
     /// readers, which must never wait for a writer.
     pub(crate) fn try_send(&self, kind: Kind, call: u64, payload: Bytes) {
         let header = Header { len: length(&payload), ..Header::of_call(kind, call) };
-        if self.system.try_send(Out::Frame(header, payload)).is_err() {
-            tracing::debug!(peer = %self.peer, ?kind, call, "no room for a frame");
+        match self.system.try_place() {
+            Some(place) => place.send(header, payload),
+            None => tracing::debug!(peer = %self.peer, ?kind, call, "no room for a frame"),
         }
     }
 
     /// Sends a beat. One that finds no room is as good as lost on the way.
     pub(crate) fn beat(&self, seq: u64, ack: u64) {
-        let header = Header { recipient: ack, ..Header::of_call(Kind::Beat, seq) };
-        let _ = self.beats.try_send(Out::Frame(header, Bytes::new()));
-    }
-
-    /// Queues the reply to a call, after there is room for its batches.
-    pub(crate) async fn reply(self: &Arc<Self>, call: u64, parcel: Parcel) {
-        let (payload, hold) = self.hold(parcel).await;
-        let header = Header { len: length(&payload), flags: hold.flags(), ..Header::of_call(Kind::Reply, call) };
-        if self.system.send(Out::Frame(header, payload)).await.is_ok() {
-            hold.leave();
+        if let Some(place) = self.beats.try_place() {
+            place.send(Header { recipient: ack, ..Header::of_call(Kind::Beat, seq) }, Bytes::new());
         }
     }
 
-    /// Queues an answer to the peer.
-    pub(crate) async fn answer(&self, call: u64, kind: Kind, payload: Bytes) {
-        let header = Header { len: length(&payload), ..Header::of_call(kind, call) };
-        // Ends when there is room or the connection is lost: a writer that stalls closes it.
-        let _ = self.system.send(Out::Frame(header, payload)).await;
+    /// A beat has come, or need not come any more.
+    pub(crate) fn hear(&self, seq: u64) {
+        self.heard.fetch_max(seq, Ordering::AcqRel);
+    }
+
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Acquire)
+    }
+
+    /// Whether this link is silent while others are not; to be asked at each tick. The newest beat is that of all links of
+    /// the peer.
+    pub(crate) fn is_behind(&self, newest: u64) -> bool {
+        if newest.saturating_sub(self.heard()) < BEHIND {
+            self.behind.store(0, Ordering::Release);
+            return false;
+        }
+        // Once may be a stall of our own, after which one lane is read before the other.
+        self.behind.fetch_add(1, Ordering::AcqRel) > 0
+    }
+
+    /// Makes the reply to a call ready, after there is room for its batches.
+    pub(crate) async fn ready(self: &Arc<Self>, call: u64, parcel: Parcel) -> Result<Ready, Fault> {
+        let size = parcel.bytes.len() + parcel.beside.len();
+        let mut room = None;
+        if size > COPY {
+            room = self.answers.try_take(size);
+            if room.is_none() {
+                let text = format!("{} MiB of answers wait for you to read them; ask for less at once", ANSWERS >> 20);
+                return Err(Fault::BadReply { text });
+            }
+        }
+        let (payload, hold) = self.hold(parcel).await;
+        let header = Header { len: length(&payload), flags: hold.flags(), ..Header::of_call(Kind::Reply, call) };
+        Ok(Ready { header, payload, room, hold: Some(hold) })
+    }
+
+    /// Queues an answer to the peer, which keeps the call's place until it is written.
+    pub(crate) fn answer(&self, answer: Ready, place: OwnedSemaphorePermit) {
+        let Ready { header, payload, room, hold } = answer;
+        if self.system.push(header, payload, [Some(place), room])
+            && let Some(hold) = hold
+        {
+            hold.leave();
+        }
     }
 
     /// Gives an answer of the peer to its asker, if that still waits.
@@ -290,8 +358,7 @@ impl Link {
         let (cancel, cancelled) = oneshot::channel();
         {
             let mut early = self.early();
-            if let Some(at) = early.iter().position(|early| *early == call) {
-                early.remove(at);
+            if early.remove(&call) {
                 return None;
             }
             match self.serving.entry(call) {
@@ -311,10 +378,10 @@ impl Link {
     pub(crate) fn cancel(&self, call: u64) {
         let mut early = self.early();
         if self.serving.remove(&call).is_none() {
-            if early.len() == EARLY {
-                early.pop_front();
+            early.insert(call);
+            if early.len() > EARLY {
+                early.pop_first(); // the oldest: numbers of calls grow
             }
-            early.push_back(call);
         }
     }
 
@@ -344,29 +411,38 @@ impl Link {
         self.watches.end();
         self.streams.end();
         self.held.end();
+        self.asking.close();
+        for lane in [&self.system, &self.messages, &self.beats] {
+            lane.close();
+        }
     }
 
     /// Closes gracefully: no new messages, running calls finish, both lanes and what is beside messages are delivered.
     pub(crate) async fn close(&self) {
         self.going_away.store(true, Ordering::Release);
-        self.try_send(Kind::GoAway, 0, Bytes::new());
-        // All places free means that no call of the peer is being served.
-        let _ = self.places.acquire_many(SERVING as u32).await;
+        self.goodbye(&self.system).await;
+        // All places free means that no call of the peer is being served, and all answers are written.
+        let _ = self.places.acquire_many(SERVED as u32).await;
         self.held.taken().await;
+        // Each lane ends by a goodbye of its own: they are not ordered among each other.
+        self.goodbye(&self.messages).await;
         for lane in [&self.messages, &self.system] {
-            let (done, finished) = oneshot::channel();
-            if lane.send(Out::Finish(done)).await.is_ok() {
-                let _ = finished.await;
-            }
+            let _ = lane.finish().await;
         }
         self.connection.close(Code::Bye.var(), b"bye");
+    }
+
+    async fn goodbye(&self, lane: &Queue) {
+        if let Some(place) = lane.place().await {
+            place.send(Header::bare(Kind::GoAway), Bytes::new());
+        }
     }
 
     fn cause(&self) -> String {
         self.ended.get().cloned().unwrap_or_else(|| "closed".to_owned())
     }
 
-    fn early(&self) -> MutexGuard<'_, VecDeque<u64>> {
+    fn early(&self) -> MutexGuard<'_, BTreeSet<u64>> {
         self.early.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -395,14 +471,15 @@ impl Drop for Serving {
 struct CallGuard<'a> {
     link: &'a Link,
     call: u64,
-    open: bool,
+    /// Its place among our calls, until it is answered.
+    open: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
         self.link.calls.remove(&self.call);
-        if self.open {
-            self.link.try_send(Kind::Cancel, self.call, Bytes::new());
+        if let Some(place) = self.open.take() {
+            self.link.send_cancel(self.call, place);
         }
     }
 }

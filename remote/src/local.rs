@@ -5,6 +5,7 @@
 //! the actor, and knows then whether a panic is under way.
 
 mod asker;
+mod life;
 mod mailbox;
 mod reply;
 mod sender;
@@ -29,7 +30,8 @@ use crate::supervise::{History, Restarts};
 use crate::trace::Handling;
 
 pub use asker::Asker;
-use mailbox::{Envelope, Factory, Life, Seat, Supervisor};
+use life::Story;
+use mailbox::{Envelope, Factory, Seat, Supervisor};
 pub(crate) use reply::Reply;
 pub use sender::Sender;
 
@@ -142,11 +144,8 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         M: Message + Send + 'static,
         M::Result: Send,
     {
-        match Arc::clone(&self.0.permits).try_acquire_owned() {
-            Ok(permit) => self.enqueue_tell(message, permit, Sender::Here),
-            Err(TryAcquireError::NoPermits) => Err(TellError::Busy),
-            Err(TryAcquireError::Closed) => Err(self.why_down()),
-        }
+        let permit = self.try_permit()?.ok_or(TellError::Busy)?;
+        self.enqueue_tell(message, permit, Sender::Here)
     }
 
     /// Waits until the actor is gone, and is not built again by its [supervisor](crate::Arbiter::supervise).
@@ -169,12 +168,8 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
 
     /// [`down`](Self::down), without a handle that keeps the actor alive.
     pub(crate) fn watch(&self) -> impl Future<Output = Down> + Send + use<A> {
-        let mut life = self.0.life.clone();
-        async move {
-            // An error means that the watch was dropped unset, which its guard rules out.
-            let down = life.wait_for(|life| life.down.is_some()).await.ok().and_then(|life| life.down.clone());
-            down.unwrap_or(Down::Stopped)
-        }
+        let life = self.0.life.clone();
+        async move { life.wait(|life| life.down.clone()).await }
     }
 
     /// The runtime that its waits are timed by.
@@ -206,6 +201,15 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     /// A place in the mailbox.
     pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, TellError> {
         Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| self.why_down())
+    }
+
+    /// A place in the mailbox, if there is one now.
+    pub(crate) fn try_permit(&self) -> Result<Option<OwnedSemaphorePermit>, TellError> {
+        match Arc::clone(&self.0.permits).try_acquire_owned() {
+            Ok(permit) => Ok(Some(permit)),
+            Err(TryAcquireError::NoPermits) => Ok(None),
+            Err(TryAcquireError::Closed) => Err(self.why_down()),
+        }
     }
 
     pub(crate) fn enqueue_tell<M>(
@@ -261,7 +265,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     }
 
     fn why_down(&self) -> TellError {
-        self.0.life.borrow().down.clone().unwrap_or(Down::Stopped).into()
+        self.0.life.so_far().down.clone().unwrap_or(Down::Stopped).into()
     }
 }
 
@@ -275,7 +279,7 @@ impl<A: Actor<Context = Context<A>>> fmt::Debug for LocalRef<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalRef")
             .field("actor", &std::any::type_name::<A>())
-            .field("down", &self.0.life.borrow().down)
+            .field("down", &self.0.life.so_far().down)
             .finish()
     }
 }
@@ -284,7 +288,7 @@ struct Shared<A: Actor<Context = Context<A>>> {
     number: u64,
     queue: mpsc::Sender<Envelope<A>>,
     permits: Arc<Semaphore>,
-    life: watch::Receiver<Life>,
+    life: Story,
     net: Net,
     /// Where it was published last.
     home: Mutex<Option<(WeakNode, ActorId)>>,
@@ -333,9 +337,9 @@ fn seat<A: Actor<Context = Context<A>>>(place: Place<'_>, supervisor: Option<Sup
     let places = place.mailbox.clamp(1, Semaphore::MAX_PERMITS);
     let permits = Arc::new(Semaphore::new(places));
     let (queue, waiting) = mpsc::channel(places);
-    let (says, life) = watch::channel(Life::default());
+    let life = Story::default();
     static NUMBERS: AtomicU64 = AtomicU64::new(0);
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-    let seat = Seat::new(waiting, says, Arc::clone(&permits), place.end, supervisor);
+    let seat = Seat::new(waiting, life.clone(), Arc::clone(&permits), place.end, supervisor);
     (LocalRef(Arc::new(Shared { number, queue, permits, life, net: place.net.clone(), home: Mutex::default() })), seat)
 }

@@ -6,7 +6,9 @@
 //!
 //! A beat of ours that a peer has acknowledged gives us a **lease** from the time at which we sent it. It ends before
 //! that peer can have declared us dead, by our clock and without asking anybody; so a node that has been cut off
-//! knows that it must not act for that peer any more.
+//! knows that it must not act for that peer any more. There is no lease before the first acknowledgement: when the other
+//! side began to listen is not known. To come by it soon, both sides beat when they are connected, and answer the first
+//! beat that they hear.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -90,8 +92,19 @@ struct Member {
     suspect: bool,
     /// Our beats that it has not acknowledged.
     sent: VecDeque<(u64, Duration)>,
+    /// Zero before the first acknowledgement.
     leased_until: Duration,
     leased: bool,
+}
+
+impl Member {
+    fn beat(&mut self, node: NodeId, seq: u64, now: Duration) -> Action {
+        if self.sent.len() == BEATS {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((seq, now));
+        Action::Beat { node, seq, ack: self.seen }
+    }
 }
 
 impl Membership {
@@ -122,15 +135,16 @@ impl Membership {
         if self.is_dead(node) {
             return vec![Action::Refuse(node)];
         }
-        self.members.entry(node).or_insert_with(|| Member {
+        let member = self.members.entry(node).or_insert_with(|| Member {
             heard: now,
             seen: 0,
             suspect: false,
             sent: VecDeque::with_capacity(BEATS),
-            leased_until: now + LEASE, // the handshake was as good as a beat
-            leased: true,
+            leased_until: Duration::ZERO,
+            leased: false,
         });
-        Vec::new()
+        self.seq += 1;
+        vec![member.beat(node, self.seq, now)]
     }
 
     fn beat(&mut self, node: NodeId, seq: u64, ack: u64, now: Duration) -> Vec<Action> {
@@ -141,11 +155,12 @@ impl Membership {
         if seq <= member.seen {
             return actions; // an old one says nothing about now
         }
-        member.seen = seq;
+        let first = std::mem::replace(&mut member.seen, seq) == 0;
         member.heard = now;
         if std::mem::take(&mut member.suspect) {
             actions.push(Action::Recovered(node));
         }
+        let never = member.leased_until.is_zero();
         while let Some((sent, at)) = member.sent.front().copied().filter(|(sent, _)| *sent <= ack) {
             member.sent.pop_front();
             if sent == ack {
@@ -154,7 +169,13 @@ impl Membership {
         }
         if !member.leased && now < member.leased_until {
             member.leased = true;
-            actions.push(Action::LeaseBack(node));
+            if !never {
+                actions.push(Action::LeaseBack(node));
+            }
+        }
+        if first {
+            self.seq += 1;
+            actions.push(member.beat(node, self.seq, now));
         }
         actions
     }
@@ -195,11 +216,7 @@ impl Membership {
                 member.suspect = true;
                 actions.push(Action::Suspect(node));
             }
-            if member.sent.len() == BEATS {
-                member.sent.pop_front();
-            }
-            member.sent.push_back((seq, now));
-            actions.push(Action::Beat { node, seq, ack: member.seen });
+            actions.push(member.beat(node, seq, now));
         }
         for node in dead {
             self.members.remove(&node);

@@ -1,6 +1,8 @@
 //! Actors by name: one registry for a cluster, at its head.
 
 mod kept;
+#[cfg(any(fuzzing, test))]
+pub(crate) use registry::{Entry, Table};
 mod registry;
 
 use std::any::type_name;
@@ -10,7 +12,6 @@ use std::time::Duration;
 
 use actix::{Actor, Context};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until};
 
 use crate::actor::{ActorId, ActorRef, Address};
@@ -43,7 +44,7 @@ pub struct Names {
 }
 
 /// A name could not be registered or found.
-#[derive(Clone, Debug, thiserror::Error, Serialize, Deserialize)]
+#[derive(Clone, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum NameError {
     /// Another actor has the name.
@@ -90,7 +91,7 @@ pub enum NameError {
         /// The most bytes of a name.
         max: usize,
     },
-    /// The registry is full.
+    /// The registry is full, or has as many names of one node as it takes.
     #[error("{max} actors have names already: unregister some")]
     TooMany {
         /// The most names.
@@ -153,12 +154,12 @@ impl Node {
                 tokio::select! {
                     biased;
                     event = events.recv() => match event {
-                        Ok(PeerEvent::Down { .. }) | Err(RecvError::Lagged(_)) => {
+                        Some(PeerEvent::Down { .. }) => {
                             lost = Instant::now();
                             look.get_or_insert(lost + REMEMBERED);
                         }
-                        Ok(_) => (),
-                        Err(RecvError::Closed) => return,
+                        Some(_) => (),
+                        None => return,
                     },
                     () = due => {
                         // Not taken only by a registry that is gone; a find looks for itself whether a node is there.

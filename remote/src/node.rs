@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Context};
 use bytes::Bytes;
-use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::actor::{ActorId, ActorRef, Address};
@@ -23,7 +22,7 @@ use crate::join::{JOINS, JOINS_OF_HOST};
 use crate::link::Link;
 use crate::local::LocalRef;
 use crate::names::Kept;
-use crate::peers::{PeerEvent, Peers};
+use crate::peers::{PeerEvents, Peers};
 use crate::redial::{self, Redial};
 use crate::renew;
 use crate::route::{Publication, Routes};
@@ -86,7 +85,7 @@ impl Node {
     /// Connects to the node at an address; reuses a live connection to it.
     ///
     /// When the connection is lost, and neither side has closed it, this node dials again for 10 seconds, after pauses
-    /// of up to 50 ms that double up to 5 s: the peer is [`Down`](PeerEvent::Down), then [`Up`](PeerEvent::Up) again
+    /// of up to 50 ms that double up to 5 s: the peer is [`Down`](crate::PeerEvent::Down), then [`Up`](crate::PeerEvent::Up) again
     /// under the same number. What waited for it has failed; nothing is sent again.
     ///
     /// # Errors
@@ -129,8 +128,8 @@ impl Node {
         self.shared().peers.is_leased(peer)
     }
 
-    /// Peers that come and go from now on.
-    pub fn events(&self) -> broadcast::Receiver<PeerEvent> {
+    /// Peers that come and go from now on. Those that are up now go too.
+    pub fn events(&self) -> PeerEvents {
         self.shared().peers.events()
     }
 

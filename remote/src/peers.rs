@@ -1,5 +1,9 @@
 //! Which peers are there: a peer is up while it has a control and a data connection.
 
+mod events;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,49 +11,30 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::{Entry, OccupiedEntry};
 use quinn::{Connection, ConnectionError};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::close::Code;
 use crate::identity::{NodeId, PeerId};
 use crate::link::Link;
 use crate::membership::{Action, Event, Membership, TICK};
-
-/// A peer came or went, or was not heard of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PeerEvent {
-    /// Control and data connection are there. Comes again when a peer that was lost is connected to again.
-    Up(PeerId),
-    /// It was silent for 3 seconds. It may recover, and is down after 10.
-    Suspect(PeerId),
-    /// A suspect is heard again.
-    Recovered(PeerId),
-    /// It has not heard of this node for so long that it may declare it dead soon: what this node does for it must
-    /// stop now. Comes before its `Down` there, by any clock.
-    LeaseLost(PeerId),
-    /// It has heard of this node again, and had not declared it dead.
-    LeaseBack(PeerId),
-    /// The last control or data connection is gone, or it was silent for too long. Comes exactly once per `Up`.
-    Down {
-        /// The peer.
-        peer: PeerId,
-        /// Why.
-        cause: String,
-    },
-}
+use crate::room::Room;
+use crate::serve::MAX_PAYLOAD;
+use events::Board;
+pub use events::{PeerEvent, PeerEvents};
 
 /// Control connections of a peer, and data connections. Two are usual when both sides have dialled; a peer has more
 /// while this side has not noticed that one was lost. Beyond this the oldest are closed.
 const CONNECTIONS: usize = 4;
+/// Bytes of large frames of a peer that have not come whole, on all its connections: as many as both lanes of one may have.
+const FRAMES: usize = 2 * MAX_PAYLOAD;
 /// Events that a slow receiver may be behind.
 const EVENTS: usize = 1024;
 
 /// The peers of a node.
 pub(crate) struct Peers {
     map: DashMap<NodeId, Peer>,
-    events: broadcast::Sender<PeerEvent>,
+    board: Arc<Board>,
     // May be locked under an entry of the map, never the other way.
     members: Mutex<Membership>,
     started: Instant,
@@ -57,11 +42,23 @@ pub(crate) struct Peers {
 
 struct Peer {
     id: PeerId,
-    // The newest is last. Two, when both sides dialled at once: the older one is served until it ends.
+    // The newest is last. Two, when both sides dialled at once, or when it was reached at a second address.
     controls: Vec<Arc<Link>>,
     data: Vec<Connection>,
+    frames: Arc<Room>,
     up: bool,
     lost: watch::Sender<Option<Loss>>,
+}
+
+impl Peer {
+    /// Beats on all its connections, so that each side knows on which of them it is heard.
+    fn beat(&self, seq: u64, ack: u64) {
+        self.controls.iter().for_each(|link| link.beat(seq, ack));
+    }
+
+    fn newest_beat(&self) -> u64 {
+        self.controls.iter().map(|link| link.heard()).max().unwrap_or(0)
+    }
 }
 
 /// Tells how a peer went, when it does.
@@ -78,16 +75,11 @@ pub(crate) enum Loss {
 
 impl Peers {
     pub(crate) fn new() -> Self {
-        Self {
-            map: DashMap::new(),
-            events: broadcast::Sender::new(EVENTS),
-            members: Mutex::default(),
-            started: Instant::now(),
-        }
+        Self { map: DashMap::new(), board: Board::new(EVENTS), members: Mutex::default(), started: Instant::now() }
     }
 
-    pub(crate) fn events(&self) -> broadcast::Receiver<PeerEvent> {
-        self.events.subscribe()
+    pub(crate) fn events(&self) -> PeerEvents {
+        self.board.listen()
     }
 
     /// Peers that are up.
@@ -97,10 +89,11 @@ impl Peers {
         peers
     }
 
-    /// The control connection to send on.
+    /// The control connection to send on: the oldest, as long as it lasts. What is sent on another could come before what
+    /// was sent on this one.
     pub(crate) fn link(&self, node: NodeId) -> Option<Arc<Link>> {
         let peer = self.map.get(&node)?;
-        peer.controls.iter().rev().find(|link| link.is_open()).map(Arc::clone)
+        peer.controls.iter().find(|link| link.is_open()).map(Arc::clone)
     }
 
     /// The data connection to ask on; `None` if the peer is not there. Its first messages can come a moment before that
@@ -116,7 +109,9 @@ impl Peers {
             tokio::select! {
                 biased;
                 _ = lost.wait_for(Option::is_some) => return None,
-                event = events.recv() => if event == Err(RecvError::Closed) { return None },
+                event = events.recv() => {
+                    event?;
+                }
             }
         }
     }
@@ -132,6 +127,11 @@ impl Peers {
         if let Some(peer) = self.map.get(&node) {
             peer.controls.iter().for_each(|link| link.let_go(number));
         }
+    }
+
+    /// Room for frames of a node that have not come whole; `None` if it is not there any more.
+    pub(crate) fn room_for_frames(&self, node: NodeId) -> Option<Arc<Room>> {
+        self.map.get(&node).map(|peer| Arc::clone(&peer.frames))
     }
 
     /// All control connections.
@@ -174,8 +174,9 @@ impl Peers {
     }
 
     /// A peer's beat has come.
-    pub(crate) fn beat(&self, node: NodeId, seq: u64, ack: u64) {
-        self.tell_members(Event::Beat { node, seq, ack });
+    pub(crate) fn beat(&self, link: &Link, seq: u64, ack: u64) {
+        link.hear(seq);
+        self.tell_members(Event::Beat { node: link.peer.node, seq, ack });
     }
 
     /// Beats to all peers and sees who was silent, for ever.
@@ -185,6 +186,21 @@ impl Peers {
         loop {
             ticks.tick().await;
             self.tell_members(Event::Tick);
+            self.close_silent();
+        }
+    }
+
+    /// Closes connections on which a peer is not heard any more while it is on others: they were lost, and nobody told us.
+    fn close_silent(&self) {
+        let mut silent = Vec::new();
+        for peer in self.map.iter().filter(|peer| peer.controls.len() > 1) {
+            let newest = peer.newest_beat();
+            silent.extend(peer.controls.iter().filter(|link| link.is_behind(newest)).map(Arc::clone));
+        }
+        silent.sort_by_key(|link| link.peer);
+        for link in silent {
+            tracing::warn!(peer = %link.peer, from = %link.connection.remote_address(), "not heard here but elsewhere");
+            link.connection.close(Code::PeerLost.var(), b"not heard on this connection, but on another");
         }
     }
 
@@ -193,9 +209,11 @@ impl Peers {
             id: link.peer,
             controls: Vec::new(),
             data: Vec::new(),
+            frames: Arc::new(Room::new(FRAMES, 0)),
             up: false,
             lost: watch::Sender::new(None),
         });
+        link.hear(peer.newest_beat());
         peer.controls.push(Arc::clone(link));
         self.note_up(&mut peer);
         let old = (peer.controls.len() > CONNECTIONS).then(|| peer.controls.remove(0).connection.clone());
@@ -232,9 +250,14 @@ impl Peers {
         if !peer.up && !peer.controls.is_empty() && !peer.data.is_empty() {
             peer.up = true;
             tracing::debug!(peer = %peer.id, "up");
+            self.board.tell(PeerEvent::Up(peer.id));
             // Never refused: the handshake has asked before.
-            self.members().handle(Event::Up(peer.id.node), self.started.elapsed());
-            let _ = self.events.send(PeerEvent::Up(peer.id)); // fails only if nobody listens
+            let actions = self.members().handle(Event::Up(peer.id.node), self.started.elapsed());
+            for action in actions {
+                if let Action::Beat { seq, ack, .. } = action {
+                    peer.beat(seq, ack);
+                }
+            }
         }
     }
 
@@ -268,7 +291,7 @@ impl Peers {
         peer.lost.send_replace(Some(loss));
         if peer.up {
             tracing::debug!(peer = %peer.id, cause, "down");
-            let _ = self.events.send(PeerEvent::Down { peer: peer.id, cause: cause.to_owned() });
+            self.board.tell(PeerEvent::Down { peer: peer.id, cause: cause.to_owned() });
         }
         entry.remove();
     }
@@ -278,8 +301,8 @@ impl Peers {
         for action in actions {
             match action {
                 Action::Beat { node, seq, ack } => {
-                    if let Some(link) = self.link(node) {
-                        link.beat(seq, ack);
+                    if let Some(peer) = self.map.get(&node) {
+                        peer.beat(seq, ack);
                     }
                 }
                 Action::Suspect(node) => self.tell(node, PeerEvent::Suspect),
@@ -303,7 +326,7 @@ impl Peers {
     fn tell(&self, node: NodeId, event: fn(PeerId) -> PeerEvent) {
         if let Some(peer) = self.map.get(&node) {
             tracing::debug!(peer = %peer.id, event = ?event(peer.id), "heartbeat");
-            let _ = self.events.send(event(peer.id));
+            self.board.tell(event(peer.id));
         }
     }
 

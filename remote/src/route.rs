@@ -5,11 +5,11 @@ use std::future::{Future, ready};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
 use dashmap::DashMap;
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::actor::ActorId;
 use crate::error::Fault;
@@ -126,17 +126,17 @@ pub(crate) trait Route: Send + Sync {
 
     fn allows(&self, role: Role) -> bool;
 
-    /// Hands a peer's ask to the actor in order, waiting for room no longer than `patience`; the inner future is the
-    /// wait for the answer.
-    fn ask(
-        &self,
-        from: PeerId,
-        message: Opened,
-        patience: Duration,
-    ) -> Boxed<'_, Result<Boxed<'static, Answer>, Fault>>;
+    /// A place in the actor's mailbox, if there is one.
+    fn try_place(&self) -> Result<Option<OwnedSemaphorePermit>, Fault>;
 
-    /// Hands a peer's tell to the actor in order.
-    fn tell(&self, from: PeerId, message: Opened, patience: Duration) -> Boxed<'_, Result<(), Fault>>;
+    /// Waits for a place in the actor's mailbox.
+    fn place(&self) -> Boxed<'_, Result<OwnedSemaphorePermit, Fault>>;
+
+    /// Hands a peer's ask to the actor; the future is the wait for the answer.
+    fn ask(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<Boxed<'static, Answer>, Fault>;
+
+    /// Hands a peer's tell to the actor.
+    fn tell(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<(), Fault>;
 }
 
 /// What goes back to the peer.
@@ -182,20 +182,6 @@ struct Typed<A: Actor<Context = Context<A>>, M> {
     message: PhantomData<fn(M)>,
 }
 
-impl<A, M> Typed<A, M>
-where
-    A: Actor<Context = Context<A>> + Handler<M>,
-    M: WireMessage,
-{
-    /// A place in the mailbox and the message to put there.
-    async fn take(&self, message: Opened, patience: Duration) -> Result<(M, tokio::sync::OwnedSemaphorePermit), Fault> {
-        let message = read::<M>(message, self.node.upgrade())?;
-        let permit = tokio::time::timeout(patience, self.actor.permit()).await;
-        let permit = permit.map_err(|_| Fault::Busy)?.map_err(gone)?;
-        Ok((message, permit))
-    }
-}
-
 impl<A, M> Route for Typed<A, M>
 where
     A: Actor<Context = Context<A>> + Handler<M>,
@@ -213,24 +199,23 @@ where
         self.roles.contains(&role)
     }
 
-    fn ask(
-        &self,
-        from: PeerId,
-        message: Opened,
-        patience: Duration,
-    ) -> Boxed<'_, Result<Boxed<'static, Answer>, Fault>> {
-        Box::pin(async move {
-            let (message, permit) = self.take(message, patience).await?;
-            let reply = self.actor.enqueue_ask(message, permit, Sender::Node(from)).map_err(gone)?;
-            Ok(M::Result::answer(reply))
-        })
+    fn try_place(&self) -> Result<Option<OwnedSemaphorePermit>, Fault> {
+        self.actor.try_permit().map_err(gone)
     }
 
-    fn tell(&self, from: PeerId, message: Opened, patience: Duration) -> Boxed<'_, Result<(), Fault>> {
-        Box::pin(async move {
-            let (message, permit) = self.take(message, patience).await?;
-            self.actor.enqueue_tell(message, permit, Sender::Node(from)).map_err(gone)
-        })
+    fn place(&self) -> Boxed<'_, Result<OwnedSemaphorePermit, Fault>> {
+        Box::pin(async move { self.actor.permit().await.map_err(gone) })
+    }
+
+    fn ask(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<Boxed<'static, Answer>, Fault> {
+        let message = read::<M>(message, self.node.upgrade())?;
+        let reply = self.actor.enqueue_ask(message, place, Sender::Node(from)).map_err(gone)?;
+        Ok(M::Result::answer(reply))
+    }
+
+    fn tell(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<(), Fault> {
+        let message = read::<M>(message, self.node.upgrade())?;
+        self.actor.enqueue_tell(message, place, Sender::Node(from)).map_err(gone)
     }
 }
 

@@ -41,10 +41,22 @@ on_loopback!(
     silent_joiners_leave_room_for_others,
     a_peer_that_reads_nothing_is_cut_off,
     a_role_that_may_not_send_a_message_is_told_so,
+    answers_to_no_call_with_batches_cost_nothing,
+    watches_that_nobody_wants_cost_nothing,
+    a_watch_under_the_number_of_another_is_refused,
+    messages_whose_batches_nobody_serves_cost_no_more_than_their_room,
+    answers_that_nobody_reads_are_bounded_and_each_ask_is_answered,
+    a_peer_that_reads_a_byte_now_and_then_is_cut_off,
+    frames_that_do_not_end_are_bounded,
+    a_frame_that_stops_is_cut_off,
+    a_flood_at_a_busy_actor_harms_nobody_else,
+    a_connection_that_is_silent_beside_another_is_closed,
 );
 
-/// What all floods together may cost, of this process: others run beside them.
-const MUCH: usize = 256 << 20;
+/// What a flood may cost, and what it may leave.
+const MUCH: usize = 96 << 20;
+/// Tasks that an attack may cost: what is bounded is by 8192 at most.
+const TASKS: usize = 9000;
 
 async fn strangers_are_refused(world: World) {
     let scene = Scene::new(&world, 8).await;
@@ -213,8 +225,7 @@ async fn handshakes_that_never_end_are_dropped_and_others_get_in(world: World) {
 }
 
 async fn half_open_handshakes_cost_nothing_and_others_get_in(world: World) {
-    let scene = Scene::new(&world, 8).await;
-    let before = memory();
+    let scene = Scene::alone(&world, 8).await;
     // First packets of many connections, caught on their way to nobody.
     let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let mut rogue = scene.rogue();
@@ -236,7 +247,7 @@ async fn half_open_handshakes_cost_nothing_and_others_get_in(world: World) {
         fresh.connect(scene.to, SOON).await.expect("who proves its address is let in");
     }
     said(&["WARN", "took too long", &format!("from={}", liar.local_addr().unwrap())]).await;
-    assert!(memory() < before + MUCH, "{} bytes more", memory() - before);
+    assert!(scene.cost().bytes < MUCH, "{:?}", scene.cost());
     scene.unharmed().await;
 }
 
@@ -285,8 +296,7 @@ async fn a_peer_that_connects_without_end_keeps_its_newest_connections(world: Wo
 }
 
 async fn a_flood_of_streams_ends_at_their_number(world: World) {
-    let scene = Scene::new(&world, 8).await;
-    let before = memory();
+    let scene = Scene::alone(&world, 8).await;
     let rogue = scene.rogue();
     let (control, _lanes) = rogue.greet().await;
     assert!(timeout(SOON / 8, control.open_bi()).await.is_err(), "a fourth lane");
@@ -304,14 +314,14 @@ async fn a_flood_of_streams_ends_at_their_number(world: World) {
     eventually("all are served", || scene.pair.head.in_hand().transfers >= 128).await;
     sleep(Duration::from_millis(500)).await; // time to serve more, or to keep it
     assert!(scene.pair.head.in_hand().transfers <= 130, "{:?}", scene.pair.head.in_hand());
-    assert!(memory() < before + MUCH, "{} bytes more", memory() - before);
+    assert!(scene.cost().bytes < MUCH, "{:?}", scene.cost());
     data.close(0u8.into(), b"");
     eventually("all are given back", || scene.pair.head.in_hand().transfers <= 2).await;
     scene.unharmed().await;
 }
 
 async fn asks_beyond_the_limit_of_a_peer_are_busy(world: World) {
-    const LIMIT: u64 = 4096;
+    const LIMIT: u64 = 8192;
     const MORE: u64 = 6;
     let scene = Scene::new(&world, 2 * LIMIT as usize).await;
     let rogue = scene.rogue();
@@ -335,20 +345,28 @@ async fn asks_beyond_the_limit_of_a_peer_are_busy(world: World) {
 }
 
 async fn a_flood_of_cancels_costs_nothing(world: World) {
-    let scene = Scene::new(&world, 8).await;
-    let before = memory();
+    let scene = Scene::alone(&world, 8).await;
     let rogue = scene.rogue();
     let (_connection, mut lanes) = rogue.greet().await;
-    for turn in 0..100u64 {
-        let calls = (turn * 1000..(turn + 1) * 1000).map(|call| Frame::of(CANCEL, 1_000_000 + call));
-        let flood: Vec<u8> = calls.flat_map(|frame| frame.bytes(scene.wire, &[])).collect();
+    let last = 300_000;
+    for turn in (1..=last).step_by(1000) {
+        let flood: Vec<u8> =
+            (turn..turn + 1000).flat_map(|call| Frame::of(CANCEL, call).bytes(scene.wire, &[])).collect();
         lanes[0].0.write_all(&flood).await.unwrap();
     }
-    let echo = Frame { message: 1, recipient: ECHO.0, deadline_ms: 16_000, ..Frame::of(ASK, 1) };
-    lanes[1].0.write_all(&echo.bytes(scene.wire, &encode(&Echo("x".into())).unwrap())).await.unwrap();
-    let (kind, call, payload) = rogue.read(&mut lanes[0].1).await;
-    assert_eq!((kind, call, decode::<String>(&payload).unwrap().as_str()), (REPLY, 1, "x"));
-    assert!(memory() < before + MUCH, "{} bytes more", memory() - before);
+    // The oldest are forgotten, the newest are not: only so much is kept. What follows on their lane is answered after them.
+    lanes[0].0.write_all(&Frame { recipient: 99, ..Frame::of(WATCH, 1) }.bytes(scene.wire, &[])).await.unwrap();
+    assert_eq!(rogue.read(&mut lanes[0].1).await.0, DOWN);
+    let echo = encode(&Echo("x".into())).unwrap();
+    for call in [last, 1, last + 2000] {
+        let ask = Frame { message: 1, recipient: ECHO.0, deadline_ms: 16_000, ..Frame::of(ASK, call) };
+        lanes[1].0.write_all(&ask.bytes(scene.wire, &echo)).await.unwrap();
+    }
+    for expected in [1, last + 2000] {
+        let (kind, call, payload) = rogue.read(&mut lanes[0].1).await;
+        assert_eq!((kind, call, decode::<String>(&payload).unwrap().as_str()), (REPLY, expected, "x"));
+    }
+    assert!(scene.cost().bytes < MUCH && scene.cost().tasks < TASKS, "{:?}", scene.cost());
     scene.unharmed().await;
 }
 
@@ -466,5 +484,251 @@ async fn a_role_that_may_not_send_a_message_is_told_so(world: World) {
     assert_eq!(rogue.read(&mut lanes[0].1).await.0, ERROR);
     said(&["DEBUG", "refused an ask", &rogue.name(), "NotAllowed"]).await;
     assert_eq!(scene.pair.actor.room(), scene.pair.actor.places());
+    scene.unharmed().await;
+}
+
+/// Writes until all is written or the node has closed the connection.
+async fn flood(lane: &mut quinn::SendStream, count: u64, frames: impl Fn(u64) -> Vec<u8>) {
+    for turn in (0..count).step_by(1000) {
+        let flood: Vec<u8> = (turn..turn + 1000).flat_map(&frames).collect();
+        if lane.write_all(&flood).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// It reads nothing, and each makes the node say that it does not want what is beside it.
+async fn answers_to_no_call_with_batches_cost_nothing(world: World) {
+    let scene = Scene::alone(&world, 8).await;
+    let rogue = scene.rogue();
+    let (connection, mut lanes) = rogue.greet().await;
+    let reply = Frame { flags: BESIDE, ..Frame::of(REPLY, 77) };
+    flood(&mut lanes[0].0, 200_000, |number| reply.bytes(scene.wire, &one_byte_beside(number))).await;
+    let cost = scene.cost();
+    assert!(cost.bytes < MUCH && cost.tasks < TASKS, "{cost:?}");
+    assert_eq!(closed(&connection).await, 14, "as too many");
+    said(&["WARN", "holds more batches than it may", &rogue.name()]).await;
+    scene.unharmed().await;
+}
+
+/// It reads nothing, and each is told that there is no such actor.
+async fn watches_that_nobody_wants_cost_nothing(world: World) {
+    let scene = Scene::alone(&world, 8).await;
+    let rogue = scene.rogue();
+    let (connection, mut lanes) = rogue.greet().await;
+    let one = |call| {
+        let watch = Frame { recipient: 99, ..Frame::of(WATCH, call) };
+        [watch.bytes(scene.wire, &[]), Frame::of(UNWATCH, call).bytes(scene.wire, &[])].concat()
+    };
+    flood(&mut lanes[0].0, 200_000, one).await;
+    let cost = scene.cost();
+    assert!(cost.bytes < MUCH && cost.tasks < TASKS, "{cost:?}");
+    assert_eq!(closed(&connection).await, 14, "as too many");
+    eventually("nothing is watched", || scene.pair.head.in_hand().watches == 0).await;
+    scene.unharmed().await;
+}
+
+async fn a_watch_under_the_number_of_another_is_refused(world: World) {
+    let scene = Scene::alone(&world, 8).await;
+    let rogue = scene.rogue();
+    let (connection, mut lanes) = rogue.greet().await;
+    let watch = Frame { recipient: ECHO.0, ..Frame::of(WATCH, 1) };
+    flood(&mut lanes[0].0, 100_000, |_| watch.bytes(scene.wire, &[])).await;
+    let cost = scene.cost();
+    assert!(cost.bytes < MUCH && cost.tasks < TASKS, "{cost:?}");
+    assert_eq!(closed(&connection).await, 4, "as a bad frame");
+    said(&["WARN", "watches twice", &rogue.name()]).await;
+    eventually("nothing is watched", || scene.pair.head.in_hand().watches == 0).await;
+    scene.unharmed().await;
+}
+
+async fn messages_whose_batches_nobody_serves_cost_no_more_than_their_room(world: World) {
+    let scene = Scene::alone(&world, 8).await;
+    let rogue = scene.rogue();
+    let (connection, mut lanes) = rogue.greet().await;
+    let data = rogue.dial(DATA).await;
+    let tell = Frame { flags: BESIDE, message: 2, recipient: ECHO.0, ..Frame::of(TELL, 0) };
+    // More than fits on the way: it is still writing when the node takes no more.
+    let flooding = flood(&mut lanes[1].0, 300_000, |number| tell.bytes(scene.wire, &one_byte_beside(number)));
+    assert!(timeout(2 * SOON, flooding).await.is_err(), "all were taken: {:?}", scene.cost());
+    let cost = scene.cost();
+    assert!(cost.bytes < MUCH && cost.tasks < TASKS, "{cost:?}");
+    connection.close(0u8.into(), b"");
+    data.close(0u8.into(), b"");
+    eventually("none is left", || scene.cost().tasks < 100).await;
+    scene.unharmed().await;
+}
+
+async fn answers_that_nobody_reads_are_bounded_and_each_ask_is_answered(world: World) {
+    const ASKS: u64 = 500;
+    const SIZE: usize = 1 << 20;
+    let scene = Scene::alone(&world, 1000).await;
+    let rogue = scene.rogue();
+    let (_connection, mut lanes) = rogue.greet().await;
+    let fill = Frame { message: 9, recipient: ECHO.0, deadline_ms: 60_000, ..Frame::of(ASK, 0) };
+    let size = encode(&Fill(SIZE)).unwrap();
+    let asks: Vec<u8> = (1..=ASKS).flat_map(|call| Frame { call, ..fill }.bytes(scene.wire, &size)).collect();
+    lanes[1].0.write_all(&asks).await.unwrap();
+    eventually("all are answered or wait to be", || scene.pair.actor.room() == scene.pair.actor.places()).await;
+    let cost = scene.cost();
+    assert!(cost.bytes < (256 << 20) + MUCH && cost.tasks < 100, "{cost:?}");
+    let (mut whole, mut refused) = (0, 0);
+    for _ in 0..ASKS {
+        match rogue.read(&mut lanes[0].1).await {
+            (REPLY, _, payload) => {
+                assert_eq!(decode::<String>(&payload).unwrap().len(), SIZE);
+                whole += 1;
+            }
+            (ERROR, _, payload) => {
+                assert!(String::from_utf8_lossy(&payload).contains("ask for less at once"), "{payload:?}");
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(whole >= 200 && refused >= 100, "{whole} {refused}");
+    scene.unharmed().await;
+}
+
+/// Takes half a minute: as long as a lane may be without progress. A byte in each second is none.
+async fn a_peer_that_reads_a_byte_now_and_then_is_cut_off(world: World) {
+    let scene = Scene::new(&world, 64).await;
+    let mut rogue = scene.rogue();
+    rogue.window = Some(256); // a hello fits, and a byte that is read is a byte that may be sent
+    let (connection, mut lanes) = rogue.greet().await;
+    let fill = Frame { message: 9, recipient: ECHO.0, deadline_ms: 60_000, ..Frame::of(ASK, 1) };
+    lanes[1].0.write_all(&fill.bytes(scene.wire, &encode(&Fill(1 << 20)).unwrap())).await.unwrap();
+    let dripping = async {
+        for seq in 1.. {
+            let beat = Frame { recipient: seq, ..Frame::of(BEAT, seq) };
+            let _ = lanes[2].0.write_all(&beat.bytes(scene.wire, &[])).await;
+            let _ = lanes[0].1.read(&mut [0; 64]).await;
+            let _ = timeout(Duration::from_millis(1), lanes[2].1.read(&mut [0; 64])).await;
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let ended = async {
+        let end = timeout(Duration::from_secs(50), connection.closed()).await.expect("it was not cut off");
+        assert!(format!("{end:?}").contains('8'), "as stalled: {end:?}");
+    };
+    tokio::select! {
+        () = ended => (),
+        () = dripping => (),
+    }
+    scene.unharmed().await;
+}
+
+async fn frames_that_do_not_end_are_bounded(world: World) {
+    const CLAIMED: usize = 60 << 20;
+    const SENT: usize = 40 << 20;
+    let scene = Scene::alone(&world, 8).await;
+    let rogue = scene.rogue();
+    let mut links = Vec::new();
+    for _ in 0..2 {
+        links.push(rogue.greet().await);
+    }
+    // Two lanes of each: the third frame has no room.
+    let mut sent = 0;
+    'all: for (connection, lanes) in &mut links {
+        for (lane, kind) in lanes.iter_mut().zip([REPLY, TELL]) {
+            let half = Frame::of(kind, 1).claiming(scene.wire, CLAIMED as u32, &vec![0; SENT]);
+            if lane.0.write_all(&half).await.is_err() {
+                assert_eq!(closed(connection).await, 14, "as too many");
+                break 'all;
+            }
+            sent += 1;
+        }
+    }
+    assert_eq!(sent, 2);
+    said(&["WARN", "frames that have not come whole", &rogue.name()]).await;
+    let cost = scene.cost();
+    assert!(cost.bytes < 6 * SENT && cost.tasks < 100, "{cost:?}");
+    scene.unharmed().await;
+}
+
+/// Takes half a minute: as long as a frame may stop.
+async fn a_frame_that_stops_is_cut_off(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let mut ends = Vec::new();
+    for (lane, kind) in [(0, REPLY), (1, TELL), (2, BEAT)] {
+        let (rogue, wire) = (scene.rogue(), scene.wire);
+        ends.push(world.spawn(async move {
+            let (connection, mut lanes) = rogue.greet().await;
+            let half = Frame::of(kind, 9).claiming(wire, 1000, b"half");
+            if lane < 2 {
+                lanes[lane].0.write_all(&half).await.unwrap();
+            }
+            for seq in 1..50 {
+                let beat = Frame { recipient: seq, ..Frame::of(BEAT, seq) }.bytes(wire, &[]);
+                // On its own lane the frame itself stops in its header.
+                let beat = if lane == 2 && seq == 2 { &half[..20] } else { &beat };
+                if (lane < 2 || seq < 3) && lanes[2].0.write_all(beat).await.is_err() {
+                    break;
+                }
+                if timeout(Duration::from_secs(1), connection.closed()).await.is_ok() {
+                    break;
+                }
+            }
+            format!("{:?}", connection.close_reason())
+        }));
+    }
+    for (lane, end) in ends.into_iter().enumerate() {
+        let end = end.await.unwrap();
+        // Who beats no more is dead before.
+        assert!(end.contains("error_code: 8") || lane == 2 && end.contains("error_code: 15"), "lane {lane}: {end}");
+    }
+    scene.unharmed().await;
+}
+
+/// One certificate floods an actor that takes nothing.
+async fn a_flood_at_a_busy_actor_harms_nobody_else(world: World) {
+    let scene = Scene::alone(&world, 1).await;
+    let rogue = scene.rogue();
+    let (connection, mut lanes) = rogue.greet().await;
+    let ask = |message, call| Frame { message, recipient: ECHO.0, deadline_ms: 60_000, ..Frame::of(ASK, call) };
+    lanes[1].0.write_all(&ask(4, 1).bytes(scene.wire, &[])).await.unwrap();
+    eventually("it is busy", || scene.pair.seen.started.load(Ordering::SeqCst) == 1).await;
+    let (note, echo) = (encode(&Note(1)).unwrap(), encode(&Echo("x".repeat(4000))).unwrap());
+    let tell = Frame { message: 2, recipient: ECHO.0, ..Frame::of(TELL, 0) };
+    let one = |n: u64| match n % 2 {
+        0 => tell.bytes(scene.wire, &note),
+        _ => ask(1, n + 2).bytes(scene.wire, &echo),
+    };
+    let started = Instant::now();
+    flood(&mut lanes[1].0, 20_000, one).await;
+    let cost = scene.cost();
+    assert!(cost.bytes < MUCH && cost.tasks < 100, "{cost:?}");
+    // Of its own, too, no other actor is held up behind them for long.
+    scene
+        .pair
+        .head
+        .publish(ActorId(9), &scene.pair.arbiter.spawn(8, |_| Tester(Seen::default())))
+        .on::<Echo>(&[Role::Worker]);
+    let idle = Frame { recipient: 9, ..ask(1, 100_000) };
+    lanes[1].0.write_all(&idle.bytes(scene.wire, &encode(&Echo("y".into())).unwrap())).await.unwrap();
+    while rogue.read(&mut lanes[0].1).await.1 != 100_000 {}
+    println!("{:?} in all", started.elapsed());
+    connection.close(0u8.into(), b"");
+    eventually("all places are free", || scene.pair.actor.room() == scene.pair.actor.places()).await;
+    scene.unharmed().await;
+}
+
+async fn a_connection_that_is_silent_beside_another_is_closed(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let rogue = scene.rogue();
+    let (first, _first_lanes) = rogue.greet().await;
+    let (second, mut lanes) = rogue.greet().await;
+    let beating = async {
+        for seq in 1.. {
+            let beat = Frame { recipient: 0, ..Frame::of(BEAT, seq) };
+            lanes[2].0.write_all(&beat.bytes(scene.wire, &[])).await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        code = closed(&first) => assert_eq!(code, 7, "as lost"),
+        () = beating => (),
+    }
+    assert!(second.close_reason().is_none());
     scene.unharmed().await;
 }

@@ -7,8 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::*;
+use futures_util::future::join_all;
 use regatta_remote::*;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 both!(
     local_and_remote_asks_are_answered,
@@ -17,6 +19,10 @@ both!(
     tells_arrive_in_order,
     a_deadline_ends_the_ask_and_the_handler_sees_it,
     a_dropped_ask_cancels_the_remote_handler,
+    asks_that_are_dropped_together_are_all_cancelled,
+    asks_beyond_those_that_a_peer_serves_wait_for_a_place,
+    a_busy_actor_holds_up_no_other,
+    a_slow_actor_gets_all_in_order_while_others_are_asked,
     busy_is_certain_not_to_have_run,
     a_cancelled_ask_keeps_its_place_until_the_actor_is_done_with_it,
     a_panic_reaches_the_asker_with_its_text_and_place,
@@ -95,6 +101,117 @@ async fn a_dropped_ask_cancels_the_remote_handler(world: World) {
     eventually("started", || pair.seen.started.load(Ordering::SeqCst) == 1).await;
     asking.abort();
     eventually("cancelled", || pair.seen.cancelled.load(Ordering::SeqCst)).await;
+    pair.settled().await;
+}
+
+async fn asks_that_are_dropped_together_are_all_cancelled(world: World) {
+    const MANY: usize = 3000;
+    let pair = Pair::new(&world, MANY).await;
+    for started in [true, false] {
+        let actor = pair.remote();
+        let asking = world.spawn(async move { join_all((0..MANY).map(|_| actor.ask(Wait, 100 * SOON))).await });
+        if started {
+            eventually("all have started", || pair.seen.started.load(Ordering::SeqCst) == MANY as u32).await;
+        } else {
+            eventually("all are asked", || pair.worker.in_hand().asks == MANY).await;
+        }
+        asking.abort();
+        pair.settled().await;
+    }
+}
+
+async fn asks_beyond_those_that_a_peer_serves_wait_for_a_place(world: World) {
+    const PLACES: usize = 4096;
+    const MORE: usize = 200;
+    let pair = Pair::new(&world, 2 * PLACES).await;
+    let actor = pair.remote();
+    let asking = world.spawn(async move { join_all((0..PLACES + MORE).map(|_| actor.ask(Wait, 10 * SOON))).await });
+    eventually("the places are used", || pair.seen.started.load(Ordering::SeqCst) == PLACES as u32).await;
+    assert!(matches!(pair.remote().ask(Echo("a".into()), SHORT).await, Err(AskError::Busy)));
+    for _ in 0..MORE {
+        pair.seen.gate.notify_one();
+    }
+    eventually("as many more start as have ended", || {
+        pair.seen.started.load(Ordering::SeqCst) as usize == PLACES + MORE
+    })
+    .await;
+    pair.seen.gate.notify_waiters();
+    assert!(asking.await.unwrap().iter().all(Result::is_ok));
+    pair.settled().await;
+}
+
+/// Time, which a loaded machine may take some more of.
+fn soon(world: &World) -> Duration {
+    if world.sim.is_some() { Duration::from_millis(250) } else { SOON }
+}
+
+async fn a_busy_actor_holds_up_no_other(world: World) {
+    let pair = Pair::new(&world, 1).await;
+    let idle = pair.arbiter.spawn(8, |_| Tester(Seen::default()));
+    pair.head.publish(ActorId(8), &idle).on::<Echo>(&[Role::Worker]);
+    let idle = pair.worker.actor::<Tester>(Address { node: pair.head.id(), actor: ActorId(8) });
+    let waiting = world.spawn({
+        let actor = pair.remote();
+        async move { actor.ask(Wait, 100 * SOON).await }
+    });
+    eventually("it is busy", || pair.seen.started.load(Ordering::SeqCst) == 1).await;
+    for n in 0..100 {
+        pair.remote().tell(Note(n), SOON).await.unwrap();
+    }
+    let started = Instant::now();
+    assert_eq!(idle.ask(Echo("ahoy".into()), 4 * SOON).await.unwrap(), "ahoy");
+    assert!(started.elapsed() < soon(&world) / 4, "{:?}", started.elapsed());
+    // Those that have waited as long as one may are all refused, not one after the other.
+    let (started, actor) = (Instant::now(), pair.remote());
+    for asked in join_all((0..100).map(|n| actor.ask(Note(n), 4 * SOON))).await {
+        assert!(matches!(asked, Err(AskError::Busy)), "{asked:?}");
+    }
+    assert!(started.elapsed() < soon(&world), "{:?}", started.elapsed());
+    assert!(pair.seen.notes.lock().unwrap().is_empty());
+    pair.seen.gate.notify_one();
+    waiting.await.unwrap().unwrap();
+    actor.ask(Note(7), SOON).await.unwrap();
+    assert_eq!(*pair.seen.notes.lock().unwrap(), [7]);
+    pair.settled().await;
+}
+
+/// Its actor takes nothing for a while after it.
+#[derive(Serialize, Deserialize)]
+struct Slow(u32);
+
+regatta_remote::messages! {
+    0x41 Slow => (),
+}
+
+impl actix::Handler<Slow> for Tester {
+    type Result = ();
+    fn handle(&mut self, Slow(number): Slow, ctx: &mut actix::Context<Self>) {
+        self.0.notes.lock().unwrap().push(number);
+        actix::AsyncContext::wait(ctx, actix::fut::wrap_future(tokio::time::sleep(Duration::from_millis(5))));
+    }
+}
+
+async fn a_slow_actor_gets_all_in_order_while_others_are_asked(world: World) {
+    const MANY: u32 = 200;
+    let pair = Pair::new(&world, 2).await;
+    pair.head.publish(ECHO, &pair.actor).on::<Slow>(&[Role::Worker]);
+    let idle = pair.arbiter.spawn(8, |_| Tester(Seen::default()));
+    pair.head.publish(ActorId(8), &idle).on::<Echo>(&[Role::Worker]);
+    let idle = pair.worker.actor::<Tester>(Address { node: pair.head.id(), actor: ActorId(8) });
+    let slow = pair.remote();
+    for n in 0..MANY {
+        slow.tell(Slow(n), SOON).await.unwrap();
+    }
+    let done = || pair.seen.notes.lock().unwrap().len() == MANY as usize;
+    let mut passed = 0;
+    while !done() {
+        let started = Instant::now();
+        assert_eq!(idle.ask(Echo("ahoy".into()), SOON).await.unwrap(), "ahoy");
+        passed += u32::from(!done() && started.elapsed() < soon(&world) / 4);
+        assert!(passed < 100_000, "it gets no further");
+    }
+    assert!(passed > 2, "{passed} asks passed");
+    assert_eq!(*pair.seen.notes.lock().unwrap(), (0..MANY).collect::<Vec<_>>());
     pair.settled().await;
 }
 

@@ -159,6 +159,7 @@ async fn a_name_that_is_taken_back_is_free_and_its_actor_goes_on(world: World) {
     assert_eq!(harbour.actor.down().await, Down::Stopped);
     for _ in 0..20 {
         names.find::<Tester>("pilot", SOON).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await; // the end is told by itself
     }
 }
 

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use common::*;
 use regatta_remote::sim::{Faults, Sim, Trace};
 use regatta_remote::*;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Seeds of an ordinary run; `REGATTA_SEEDS` asks for more, `REGATTA_SEED` for one.
@@ -34,21 +35,29 @@ fn guarantees_hold_under_faults_of_every_seed() {
         Some(seed) => seed..seed + 1,
         None => 0..number("REGATTA_SEEDS").unwrap_or(SEEDS),
     };
+    let mut ended = 0;
+    let count = seeds.end - seeds.start;
     for seed in seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| World::simulated(seed, storm))) {
-            eprintln!("seed {seed} failed; again with:");
-            eprintln!("REGATTA_SEED={seed} cargo test -p regatta-remote --test simulation guarantees -- --nocapture");
-            resume_unwind(panic);
+        match catch_unwind(AssertUnwindSafe(|| World::simulated(seed, storm))) {
+            Ok((_, watches)) => ended += watches,
+            Err(panic) => {
+                eprintln!("seed {seed} failed; again with:");
+                eprintln!(
+                    "REGATTA_SEED={seed} cargo test -p regatta-remote --test simulation guarantees -- --nocapture"
+                );
+                resume_unwind(panic);
+            }
         }
     }
+    assert!(count < 10 || ended as u64 > count, "{ended} watches ended with their actor in {count} storms");
 }
 
 #[test]
 fn one_seed_gives_one_trace() {
     for seed in [3, 4] {
-        let first = World::simulated(seed, storm);
+        let (first, watches) = World::simulated(seed, storm);
         assert!(first.sent > 500 && first.lost > 0, "{first:?}");
-        assert_eq!(World::simulated(seed, storm), first, "seed {seed}");
+        assert_eq!(World::simulated(seed, storm), (first, watches), "seed {seed}");
     }
     assert_ne!(World::simulated(3, storm), World::simulated(4, storm));
 }
@@ -94,7 +103,7 @@ fn a_silent_peer_is_suspect_and_recovers_or_is_dead_for_good() {
 
         // Calm for a minute: nobody is suspected. Then five seconds apart: suspects, who recover.
         sleep(Duration::from_secs(60)).await;
-        assert!(at_head.is_empty() && at_worker.is_empty());
+        assert!(at_head.try_recv().is_none() && at_worker.try_recv().is_none());
         sim.partition(hosts.0, hosts.1);
         sleep(Duration::from_secs(5)).await;
         sim.heal(hosts.0, hosts.1);
@@ -170,7 +179,7 @@ fn a_large_reply_on_a_slow_network_does_not_silence_its_sender() {
         let answer = pair.remote().ask(Echo("x".repeat(15 << 20)), 20 * SOON).await.unwrap();
         assert_eq!(answer.len(), 15 << 20);
         assert!(started.elapsed() > Duration::from_secs(25), "not slow: {:?}", started.elapsed());
-        assert!(events.try_recv().is_err());
+        assert!(events.try_recv().is_none());
     });
 }
 
@@ -240,7 +249,9 @@ fn a_paused_host_answers_when_it_goes_on() {
 }
 
 /// Workers do things by chance while the network does, then all is calm and nothing may be left.
-async fn storm(world: World) -> Trace {
+///
+/// Gives what the network carried, and how many watches ended with their actor.
+async fn storm(world: World) -> (Trace, u32) {
     let sim = world.sim.clone().unwrap();
     let authority = Arc::new(world.authority());
     let head = world.bind(&authority, Role::Head);
@@ -264,18 +275,30 @@ async fn storm(world: World) -> Trace {
         .zip(&workers)
         .map(|(number, node)| {
             let (node, head, authority) = (node.clone(), head.clone(), Arc::clone(&authority));
-            world.spawn(Worker { number, node, head, authority, world: world.clone(), told: Vec::new() }.work())
+            world.spawn(
+                Worker { number, node, head, authority, world: world.clone(), told: Vec::new(), watching: Vec::new() }
+                    .work(),
+            )
         })
         .collect();
+    let brief = world.spawn(brief_lives(sim.clone(), head.clone(), arbiter));
     let weather = world.spawn(weather(sim.clone(), host(&head), workers.iter().map(host).collect()));
     drop(workers);
-    let (mut told, mut workers) = (Vec::new(), Vec::new());
+    let (mut told, mut watching, mut workers) = (Vec::new(), Vec::new(), Vec::new());
     for worker in working {
         let worker = timeout(Duration::from_secs(3600), worker).await.expect("a worker hangs").unwrap();
         told.push(worker.told);
+        watching.extend(worker.watching);
         workers.push(worker.node);
     }
     weather.await.unwrap();
+    let arbiter = brief.await.unwrap();
+    // All of them are gone, so each watch has ended: with its actor, or with the connection.
+    let mut ended = 0;
+    for watching in watching {
+        let down = timeout(Duration::from_secs(60), watching).await.expect("a watch was lost").unwrap();
+        ended += u32::from(matches!(down, Down::Stopped | Down::Panicked { .. }));
+    }
 
     let end = Instant::now() + Duration::from_secs(120);
     let left = || -> Vec<InHand> { workers.iter().chain([&head]).map(Node::in_hand).collect() };
@@ -298,7 +321,7 @@ async fn storm(world: World) -> Trace {
     }
     eventually("all are down", || head.peers().is_empty()).await;
     let mut up = BTreeSet::new();
-    while let Ok(event) = events.try_recv() {
+    while let Some(event) = events.try_recv() {
         match event {
             PeerEvent::Up(peer) => assert!(up.insert(peer), "up twice: {peer}"),
             PeerEvent::Down { peer, .. } => assert!(up.remove(&peer), "down and not up: {peer}"),
@@ -307,7 +330,27 @@ async fn storm(world: World) -> Trace {
         }
     }
     assert!(up.is_empty(), "up and never down: {up:?}");
-    sim.trace()
+    drop(arbiter);
+    (sim.trace(), ended)
+}
+
+const BRIEF: ActorId = ActorId(8);
+
+/// Actors of one number that live for a while, one after the other, and stop or panic.
+async fn brief_lives(sim: Sim, head: Node, arbiter: Arbiter) -> Arbiter {
+    for _ in 0..12 {
+        let actor = arbiter.spawn(MAILBOX, |_| Tester(Seen::default()));
+        head.publish(BRIEF, &actor).on::<Echo>(&[Role::Worker]);
+        sleep(Duration::from_millis(sim.random(1500))).await;
+        if sim.random(2) == 0 {
+            actor.tell(Stop, SOON).await.unwrap();
+        } else {
+            actor.tell(Panic("squall".to_owned()), SOON).await.unwrap();
+        }
+        actor.down().await;
+        head.unpublish(BRIEF);
+    }
+    arbiter
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -324,6 +367,7 @@ struct Worker {
     authority: Arc<Authority>,
     world: World,
     told: Vec<(u32, Fate)>,
+    watching: Vec<JoinHandle<Down>>,
 }
 
 impl Worker {
@@ -379,8 +423,10 @@ impl Worker {
             }
             5 => {
                 // The actor outlives the storm: only a lost connection ends a watch.
-                let down = timeout(Duration::from_millis(self.random(3000)), actor.down()).await;
+                let down = timeout(Duration::from_millis(self.random(1000)), actor.down()).await;
                 assert!(matches!(down, Err(_) | Ok(Down::NodeLost { .. })), "{down:?}");
+                let brief = self.node.actor::<Tester>(Address { node: self.head.id(), actor: BRIEF });
+                self.watching.push(self.world.spawn(async move { brief.down().await }));
             }
             6 | 7 => self.stream(actor, deadline).await,
             8 | 9 => {

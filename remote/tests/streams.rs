@@ -74,6 +74,7 @@ impl Serialize for Item {
 regatta_remote::messages! {
     0x21 Flow => stream Item,
     0x22 Note => (),
+    0x23 Filler => (),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -155,6 +156,14 @@ impl Handler<Flow> for Source {
     }
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+struct Filler(Vec<u8>);
+
+impl Handler<Filler> for Source {
+    type Result = ();
+    fn handle(&mut self, _: Filler, _: &mut Context<Self>) {}
+}
+
 struct Scene {
     seen: Seen,
     actor: LocalRef<Source>,
@@ -174,7 +183,10 @@ impl Scene {
             let seen = seen.clone();
             move |_| Source { seen, held: None }
         });
-        head.publish(SOURCE, &actor).on::<Flow>(&[Role::Worker]).on::<Note>(&[Role::Worker]);
+        head.publish(SOURCE, &actor)
+            .on::<Flow>(&[Role::Worker])
+            .on::<Note>(&[Role::Worker])
+            .on::<Filler>(&[Role::Worker]);
         worker.connect(head.address().unwrap(), SOON).await.unwrap();
         Self { seen, actor, head, worker, arbiter }
     }
@@ -350,6 +362,41 @@ async fn a_consumer_that_takes_nothing_is_given_up(world: World) {
     let (got, error) = all(&mut replies).await.unwrap_err();
     assert!(got > 0 && matches!(error, AskError::Deadline), "{got}, {error}");
     scene.settled().await;
+}
+
+/// What a stream has waited for until it began is not of the patience for its items, on neither side.
+#[test]
+fn patience_for_items_is_whole_however_long_a_stream_waited_to_begin() {
+    World::simulated(2, |world| async move {
+        let sim = world.sim.clone().unwrap();
+        let scene = Scene::new(&world, 8).await;
+        let patience = Duration::from_secs(8);
+        let hosts = [&scene.head, &scene.worker].map(|node| node.address().unwrap().ip());
+        // More than the lane takes: the next message waits for a place.
+        sim.partition(hosts[0], hosts[1]);
+        let actor = scene.reference(true);
+        let telling = world.spawn({
+            let actor = actor.clone();
+            async move {
+                for _ in 0..2500 {
+                    actor.tell(Filler(vec![0; 8 << 10]), 10 * SOON).await.unwrap();
+                }
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let begun = world.spawn(async move {
+            actor.stream(Flow { how: How::Sender, items: 200, size: 8 << 10 }, patience).await.unwrap()
+        });
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        assert!(!begun.is_finished(), "it did not wait");
+        sim.heal(hosts[0], hosts[1]);
+        let mut replies = begun.await.unwrap();
+        // Nothing is taken for most of the patience.
+        tokio::time::sleep(patience - Duration::from_secs(1)).await;
+        assert_eq!(all(&mut replies).await.unwrap(), 200);
+        telling.await.unwrap();
+        scene.settled().await;
+    });
 }
 
 async fn a_lost_connection_ends_its_streams(world: World) {

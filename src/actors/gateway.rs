@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use regatta_remote::{ActorId, Authority, LocalRef, Node, NodeId, Role, Sender};
@@ -19,6 +19,8 @@ pub(crate) struct GatewayActor {
     host: Arc<Host>,
     authority: Arc<Authority>,
     queries: HashMap<QueryId, Guest>,
+    /// Who has got a token that is good still, and when.
+    admitted: Vec<(NodeId, Instant)>,
 }
 
 /// A query of another process.
@@ -32,6 +34,8 @@ struct Guest {
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a process of a worker's own may take to enter.
 const ADMISSION: Duration = Duration::from_secs(30);
+/// Tokens that are good still which a worker may have: those of all others are as many as there is room for.
+const ADMISSIONS: usize = 256;
 /// Events that go in one answer.
 const EVENTS: usize = 256;
 
@@ -40,7 +44,7 @@ impl GatewayActor {
     pub(crate) const MAILBOX: usize = 8192;
 
     pub(crate) fn new(host: Arc<Host>, scheduler: LocalRef<SchedulerActor>, authority: Arc<Authority>) -> Self {
-        Self { scheduler, host, authority, queries: HashMap::new() }
+        Self { scheduler, host, authority, queries: HashMap::new(), admitted: Vec::new() }
     }
 
     /// Makes a gateway reachable.
@@ -88,6 +92,16 @@ impl Handler<Admit> for GatewayActor {
     type Result = Result<String, ClusterError>;
 
     fn handle(&mut self, _: Admit, _: &mut Self::Context) -> Self::Result {
+        self.admitted.retain(|(_, at)| at.elapsed() < ADMISSION);
+        if let Some(node) = Sender::current().node() {
+            if self.admitted.iter().filter(|(of, _)| *of == node).count() >= ADMISSIONS {
+                return Err(ClusterError::network(
+                    "make a token",
+                    format!("{ADMISSIONS} of this worker wait to be used"),
+                ));
+            }
+            self.admitted.push((node, Instant::now()));
+        }
         admission(&self.authority)
     }
 }

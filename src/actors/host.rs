@@ -1,14 +1,14 @@
 //! What every process of a cluster has: threads, a store, and a place in the network.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashSet;
 use regatta_remote::{
-    ActorId, ActorRef, Address, Arbiter, Authority, Fetch, Names, Node, NodeId, Role, Runtime, encode,
+    ActorId, ActorRef, Address, Arbiter, Authority, Fetch, FetchError, Names, Node, NodeId, Role, Runtime, encode,
 };
 
 use super::gateway::admission;
@@ -19,7 +19,7 @@ use crate::cluster::hello;
 use crate::config::ClusterAt;
 use crate::error::{ClusterError, TaskFailure};
 use crate::sched::WorkerId;
-use crate::store::{Store, Ticket};
+use crate::store::{Store, Ticket, Wanted};
 
 /// The parts of a process that its actors share.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub(crate) struct Host {
     own: OnceLock<Result<OwnNode, ClusterError>>,
     /// Nodes that cannot be dialled from here, though they may live.
     unreachable: DashSet<NodeId>,
+    /// The session ends: from here on a worker that goes is nobody's loss.
+    pub(crate) closing: Arc<AtomicBool>,
 }
 
 /// How long the first byte of a partition or batch may take.
@@ -48,7 +50,7 @@ impl Host {
     pub(crate) fn new(runtime: Runtime, store: Arc<Store>, node: Option<Node>, head: Option<NodeId>) -> Arc<Self> {
         let (replicas, own) = (AtomicU64::new(FIRST_REPLICA), OnceLock::new());
         let unreachable = DashSet::new();
-        Arc::new(Self { runtime, store, node, head, replicas, own, unreachable })
+        Arc::new(Self { runtime, store, node, head, replicas, own, unreachable, closing: Arc::default() })
     }
 
     /// Waits for a future on our threads, from any thread: also one of another runtime, which this blocks.
@@ -125,25 +127,21 @@ impl Host {
         Some(Place { worker, node })
     }
 
-    /// What a task reads, as one IPC file: shared if it is here, else brought by a transfer; by way of the head from a node
-    /// that cannot be dialled.
+    /// Begins to bring blocks from another process; by way of the head from a node that cannot be dialled.
     ///
     /// # Errors
-    /// The partition is gone, or its worker is.
+    /// Neither that node nor the head can be reached.
     ///
     /// # Cancel safety
     /// Safe: dropping the future resets the transfer.
-    pub(crate) async fn read(&self, place: &Place, ticket: Ticket) -> Result<Bytes, TaskFailure> {
-        if self.is_here(place) {
-            let read = self.store.read(ticket);
-            return read.map_err(|why| TaskFailure::Transfer { from: place.worker.to_string(), why });
-        }
+    pub(super) async fn fetch_blocks(&self, place: &Place, wanted: Wanted) -> Result<Fetch, TaskFailure> {
         let (Some((node, address)), Some(head)) = (place.node, self.head) else {
-            return self.fetch(place, ticket).await;
+            let (_, id) = self.connected(place, CONTROL).await?;
+            return self.fetch_from(place, id, Ticket::Blocks(wanted)).await;
         };
         if !self.unreachable.contains(&node) {
             match self.connected(place, REACH).await {
-                Ok(_) => return self.fetch(place, ticket).await,
+                Ok((_, id)) => return self.fetch_from(place, id, Ticket::Blocks(wanted)).await,
                 Err(failure) if self.is_gone(node) => return Err(failure),
                 Err(failure) => {
                     tracing::info!(%address, %failure, "cannot be reached from here: the head passes on what it holds");
@@ -151,35 +149,29 @@ impl Host {
                 }
             }
         }
-        let (partition, rows) = match ticket {
-            Ticket::Partition(id) => (id, None),
-            Ticket::Rows(id, rows) => (id, Some(rows)),
-            Ticket::Batch(_) | Ticket::Through { .. } => return self.fetch(place, ticket).await,
-        };
-        let through = Ticket::Through { worker: place.worker, node, address, partition, rows };
+        let through = Ticket::Through { worker: place.worker, node, address, wanted };
         self.fetch_from(place, head, through).await
     }
 
     /// What a ticket stands for, from another process.
     pub(super) async fn fetch(&self, place: &Place, ticket: Ticket) -> Result<Bytes, TaskFailure> {
         let (_, id) = self.connected(place, CONTROL).await?;
-        self.fetch_from(place, id, ticket).await
+        let fetch = self.fetch_from(place, id, ticket).await?;
+        let failed = |why: FetchError| TaskFailure::Transfer { from: place.worker.to_string(), why: why.to_string() };
+        fetch.collect().await.map_err(failed)
     }
 
-    async fn fetch_from(&self, place: &Place, id: NodeId, ticket: Ticket) -> Result<Bytes, TaskFailure> {
+    async fn fetch_from(&self, place: &Place, id: NodeId, ticket: Ticket) -> Result<Fetch, TaskFailure> {
         let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
         let node = self.node.as_ref().ok_or_else(|| failed(NO_NETWORK.to_owned()))?;
         let ticket = encode(&ticket).map_err(|e| failed(e.to_string()))?;
-        let fetch = node.fetch(id, ticket, FIRST_BYTE).await.map_err(|e| failed(e.to_string()))?;
-        fetch.collect().await.map_err(|e| failed(e.to_string()))
+        node.fetch(id, ticket, FIRST_BYTE).await.map_err(|e| failed(e.to_string()))
     }
 
     /// Begins to bring what another node wants: see [`Ticket::Through`].
-    pub(super) async fn pass_on(&self, place: &Place, ticket: Ticket) -> Result<Fetch, TaskFailure> {
-        let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
-        let (node, from) = self.connected(place, REACH).await?;
-        let ticket = encode(&ticket).map_err(|e| failed(e.to_string()))?;
-        node.fetch(from, ticket, FIRST_BYTE).await.map_err(|e| failed(e.to_string()))
+    pub(super) async fn pass_on(&self, place: &Place, wanted: Wanted) -> Result<Fetch, TaskFailure> {
+        let (_, from) = self.connected(place, REACH).await?;
+        self.fetch_from(place, from, Ticket::Blocks(wanted)).await
     }
 
     /// A replica that may be in another process; connects to it first.
@@ -282,6 +274,7 @@ mod tests {
 
     use super::*;
     use crate::sched::{Attempt, PartitionId, QueryId, StageId, TaskId};
+    use crate::store::Form;
 
     #[test]
     fn a_node_that_is_known_to_be_gone_is_not_waited_for_though_it_is_being_dialled() {
@@ -296,9 +289,9 @@ mod tests {
         let host = Host::new(runtime.clone(), Store::new(folder.path()), Some(here), None);
         let place = Place { worker: WorkerId(1), node: Some((gone, silent.local_addr().unwrap())) };
         let task = TaskId { query: QueryId(1), stage: StageId(0), index: 0 };
-        let id = PartitionId { task, attempt: Attempt(1), partition: 0 };
+        let id = PartitionId { task, attempt: Attempt(1) };
         let reads = Arc::clone(&host);
-        let read = runtime.handle().spawn(async move { reads.read(&place, Ticket::Partition(id)).await });
+        let read = runtime.handle().spawn(async move { reads.rows(place, id, &Form::new(&Arc::default())).await });
         // Its first packet says that it dials.
         silent.recv(&mut [0; 2048]).unwrap();
         let before = Instant::now();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
@@ -16,10 +17,10 @@ use crate::cluster::ClusterProvider;
 use crate::error::{ActorError, ClusterError, Error};
 use crate::plan::{QueryPlan, Split, StageProgram};
 use crate::sched::{
-    Attempt, GpuInfo, MAX_ATTEMPTS, Outcome, Output, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus,
-    StageId, StepId, TaskId, WorkerId,
+    Attempt, GpuInfo, Outcome, Output, PartitionId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId,
+    StepId, TaskId, WorkerId,
 };
-use crate::store::Ticket;
+use crate::store::{Part, Ticket};
 use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
 
 /// Declares what an actor takes from other processes, from nodes of which roles, and of what the sender may speak. The roles are
@@ -63,6 +64,8 @@ takes! {
         0x0109 Status from [Driver], "its own queries" => Option<QueryStatus>,
         0x010a WholeStatus from [Driver], "the whole cluster, without what others read or make" => SessionStatus,
         0x010b Persist from [Driver], "its own queries" => (),
+        0x0110 Find from [Driver], "its own queries" => Found,
+        0x0111 Taken from [Driver], "its own queries" => (),
     }
     SwordfishActor, "swordfish" {
         0x0201 Prepare from [Head], "all" => (),
@@ -77,6 +80,7 @@ takes! {
         0x020a HostActor from [Head], "all" => Result<Hosted, ActorError>,
         0x020b DropActor from [Head], "all" => bool,
         0x020c Withdraw from [Head], "all" => (),
+        0x0210 DropStage from [Head], "all" => (),
     }
     UdfActor, "replica" {
         0x0301 Evaluate from [Worker], "a batch that it holds" => Result<Evaluated, CallFailure>,
@@ -169,9 +173,8 @@ pub(crate) struct RunTask {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
     pub(crate) split: Split,
-    pub(crate) inputs: Vec<(StageId, Vec<Piece>)>,
-    /// Persisted partitions that it reads.
-    pub(crate) held: Vec<(QueryId, usize)>,
+    /// What it reads of each stage.
+    pub(crate) inputs: Vec<(StageId, Feed)>,
     /// Replicas that are ready so far; [`Serve`] names the others.
     pub(crate) replicas: Vec<ReplicaAt>,
     /// Only once this attempt has ended, if it runs here.
@@ -182,12 +185,39 @@ pub(crate) struct RunTask {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunTasks(pub(crate) Vec<RunTask>);
 
-/// A partition, or some of its rows, and where it is.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Piece {
-    pub(crate) place: Place,
-    pub(crate) ticket: Ticket,
+/// What a task reads of a stage, in this order.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Feed {
+    pub(crate) sections: Range<u32>,
+    /// Each place once.
+    pub(crate) places: Vec<Place>,
+    /// Outputs, each with the number of its place.
+    pub(crate) parts: Vec<(u32, Part)>,
 }
+
+impl Feed {
+    /// Some sections of outputs, or some of their rows.
+    pub(crate) fn new(sections: Range<u32>, outputs: impl IntoIterator<Item = (Place, Part)>) -> Self {
+        let mut feed = Self { sections, ..Self::default() };
+        for (place, part) in outputs {
+            // Workers are few.
+            let at = feed.places.iter().position(|known| *known == place).unwrap_or_else(|| {
+                feed.places.push(place);
+                feed.places.len() - 1
+            });
+            feed.parts.push((at as u32, part));
+        }
+        feed
+    }
+
+    /// All of one output.
+    pub(crate) fn of(place: Place, output: PartitionId) -> Self {
+        Self::new(ALL_SECTIONS, [(place, Part::all(output))])
+    }
+}
+
+/// Whatever sections there are.
+pub(crate) const ALL_SECTIONS: Range<u32> = 0..u32::MAX;
 
 /// A replica that takes batches of a step.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -223,20 +253,25 @@ pub(crate) struct Serve(pub(crate) ReplicaAt);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Dismiss(pub(crate) ReplicaId);
 
-/// Stop the tasks of a stage: there are enough rows without them.
+/// Drop what the tasks of a stage have left.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DropStage {
+    pub(crate) query: QueryId,
+    pub(crate) stage: StageId,
+}
+
+/// Stop the tasks of a stage: there are enough rows without them, or they run again elsewhere.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Enough {
     pub(crate) query: QueryId,
     pub(crate) stage: StageId,
 }
 
-/// An attempt is not to run here: it is taken out if it waits; if it runs, it is stopped only if `stop` says so. Its end is
-/// reported all the same.
+/// An attempt is not to run here if it still waits. Its end is reported all the same.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Withdraw {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
-    pub(crate) stop: bool,
 }
 
 /// Stop all work of a query and drop what it left.
@@ -355,8 +390,8 @@ impl Submit {
     pub(crate) fn new(from: SubmitFrom) -> (Self, mpsc::Receiver<RunEvent>) {
         let SubmitFrom { driver, query, plan, given } = from;
         let tasks = plan.last().map_or(0, |stage| stage.splits.len());
-        // Room for every event, also of every attempt, so that the scheduler never waits for a session.
-        let (events, heard) = mpsc::channel(tasks * MAX_ATTEMPTS as usize + 2);
+        // Room for every event, so that the scheduler never waits for a session: a partition that is made again is no other.
+        let (events, heard) = mpsc::channel(tasks + 2);
         (Self { query, plan, given, driver, events }, heard)
     }
 }
@@ -418,12 +453,37 @@ pub(crate) struct Locate {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Located {
     /// All that were asked for, in this order.
-    There(Vec<Piece>),
+    There(Vec<(Place, PartitionId)>),
     /// Some were lost and are being made again.
     MadeAgain,
     /// There is no such query, or it has no such partition.
     Nowhere,
 }
+
+/// The session could not read a partition of its result, by its number, where it was.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Find {
+    pub(crate) query: QueryId,
+    pub(crate) partition: usize,
+    /// Which attempt left what cannot be read though its worker answers, and why not.
+    pub(crate) unread: Option<(TaskId, Attempt, String)>,
+}
+
+/// Where a partition of a result is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Found {
+    There(Place, Output),
+    /// It is being made again.
+    MadeAgain,
+    /// It could not be made again.
+    Failed(Error),
+    /// There is no such query.
+    Nowhere,
+}
+
+/// The session has all that it wants of a query's result: what is lost of it from here on is not made again.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Taken(pub(crate) QueryId);
 
 /// Where a query stands.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

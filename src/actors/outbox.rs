@@ -5,7 +5,7 @@ use regatta_remote::{ActorRef, AskError};
 use tokio::sync::mpsc;
 
 use super::messages::{
-    Dismiss, End, Enough, Gone, Prepare, RunTask, RunTasks, Serve, StartReplica, StopReplica, Withdraw,
+    Dismiss, DropStage, End, Enough, Gone, Prepare, RunTask, RunTasks, Serve, StartReplica, StopReplica, Withdraw,
 };
 use super::{SchedulerActor, SwordfishActor, insist, insist_on};
 use crate::error::{ClusterError, TaskFailure};
@@ -20,6 +20,7 @@ pub(super) enum Outgoing {
     Stop(StopReplica),
     Serve(Serve),
     Enough(Enough),
+    Drop(DropStage),
     End(End),
     Gone(Gone),
     Dismiss(Dismiss),
@@ -94,6 +95,7 @@ pub(super) async fn deliver(
             Outgoing::Stop(message) => insist(&actor, message).await,
             Outgoing::Serve(message) => insist(&actor, message).await,
             Outgoing::Enough(message) => insist(&actor, message).await,
+            Outgoing::Drop(message) => insist(&actor, message).await,
             Outgoing::End(message) => insist(&actor, message).await,
             Outgoing::Gone(message) => insist(&actor, message).await,
             Outgoing::Dismiss(message) => insist(&actor, message).await,
@@ -140,7 +142,7 @@ fn spare(error: AskError, refuse: impl FnOnce(String)) -> Result<(), AskError> {
 
 /// Tasks that wait to be sent, as one message. `next`: what waits behind them.
 fn together(first: RunTask, messages: &mut mpsc::Receiver<Outgoing>, next: &mut Option<Outgoing>) -> Vec<RunTask> {
-    let pieces = |task: &RunTask| task.inputs.iter().map(|(_, pieces)| 1 + pieces.len()).sum::<usize>();
+    let pieces = |task: &RunTask| task.inputs.iter().map(|(_, feed)| 1 + feed.parts.len()).sum::<usize>();
     let mut size = pieces(&first);
     let mut tasks = vec![first];
     while tasks.len() < TOGETHER && size < PIECES_TOGETHER {
@@ -214,8 +216,8 @@ mod tests {
 
     fn run(index: u32) -> RunTask {
         let task = TaskId { query: QueryId(1), stage: StageId(0), index };
-        let (inputs, held, replicas) = (Vec::new(), Vec::new(), Vec::new());
-        RunTask { task, attempt: Attempt(1), split: Split::Whole, inputs, held, replicas, after: None }
+        let (inputs, replicas) = (Vec::new(), Vec::new());
+        RunTask { task, attempt: Attempt(1), split: Split::Whole, inputs, replicas, after: None }
     }
 
     #[test]
@@ -250,7 +252,7 @@ mod tests {
         let taker = arbiter.spawn(MAILBOX, move |_| kept);
         worker.publish(SWORDFISH, &taker).on::<RunTasks>(&[Role::Head]);
         let actor = head.actor(Address { node: worker.id(), actor: SWORDFISH });
-        let large = RunTask { held: vec![(QueryId(u64::MAX), usize::MAX); 4 << 20], ..run(1) };
+        let large = RunTask { split: Split::Files { files: vec![usize::MAX; 8 << 20], rows_before: 0 }, ..run(1) };
         let refused = RefCell::new(Vec::new());
         let refuse = |message| match message {
             Undeliverable::Task(task, Attempt(1), why) => refused.borrow_mut().push((task.index, why)),

@@ -29,13 +29,12 @@ impl DataSource for Relay {
     fn open(&self, ticket: &[u8], peer: PeerId) -> Result<Box<dyn DataReader>, String> {
         let host = self.host.upgrade().ok_or("the head is closing")?;
         match decode(ticket).map_err(|e| e.to_string())? {
-            Ticket::Through { worker, node, address, partition, rows } => {
-                host.store.may_read(partition.task.query, peer)?;
+            Ticket::Through { worker, node, address, wanted } => {
+                host.store.may_read(wanted.query, peer)?;
                 let place = Place { worker, node: Some((node, address)) };
                 let runtime = host.runtime.handle().clone();
                 // This thread may block: it is one for sources.
-                let ticket = rows.map_or(Ticket::Partition(partition), |rows| Ticket::Rows(partition, rows));
-                let fetch = runtime.block_on(host.pass_on(&place, ticket)).map_err(|e| e.to_string())?;
+                let fetch = runtime.block_on(host.pass_on(&place, wanted)).map_err(|e| e.to_string())?;
                 Ok(Box::new(Passing { fetch, left: Bytes::new(), runtime }))
             }
             _ => host.store.open(ticket, peer),
@@ -78,7 +77,7 @@ mod tests {
 
     use super::*;
     use crate::sched::{Attempt, Output, PartitionId, QueryId, StageId, TaskId, WorkerId};
-    use crate::store::{Store, decode_frame};
+    use crate::store::{Form, Store};
 
     fn node(authority: &Authority, role: Role, runtime: &Runtime) -> (Node, SocketAddr) {
         let identity = authority.issue(role).unwrap();
@@ -89,8 +88,8 @@ mod tests {
 
     fn partition(store: &Arc<Store>, frame: &DataFrame) -> Output {
         let task = TaskId { query: QueryId(1), stage: StageId(0), index: 0 };
-        let id = PartitionId { task, attempt: Attempt(1), partition: 0 };
-        store.keep(id, frame).unwrap()
+        let id = PartitionId { task, attempt: Attempt(1) };
+        store.keep(id, frame.clone()).unwrap()
     }
 
     #[test]
@@ -117,12 +116,12 @@ mod tests {
 
         // Nobody is at this address: a network that the driver has no way into.
         let place = Place { worker: WorkerId(0), node: Some((worker.id(), "127.0.0.1:9".parse().unwrap())) };
-        let fetched = runtime.handle().block_on(host.read(&place, Ticket::Partition(output.id))).unwrap();
-        assert!(decode_frame(fetched).unwrap().equals(&frame));
+        let form = Form::new(frame.schema());
+        let fetched = runtime.handle().block_on(host.rows(place, output.id, &form)).unwrap();
+        assert!(fetched.equals(&frame));
         store.drop_query(QueryId(1));
-        let missing =
-            runtime.handle().block_on(host.read(&place, Ticket::Partition(output.id))).unwrap_err().to_string();
-        assert!(missing.contains("worker 0") && missing.contains("no such partition"), "{missing}");
+        let missing = runtime.handle().block_on(host.rows(place, output.id, &form)).unwrap_err().to_string();
+        assert!(missing.contains("worker 0") && missing.contains("not there any more"), "{missing}");
         drop(at_head);
         runtime.shutdown(std::time::Duration::from_secs(2));
     }

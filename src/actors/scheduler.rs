@@ -1,6 +1,6 @@
 //! The actor of the head: carries events into `sched::Core` and its actions out.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,20 +10,20 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Sender}
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Persist, Piece, Place, Prepare, Register, Release,
-    ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, TasksEnded,
-    UseProvider, WholeStatus, Withdraw, Word, Worker, WorkerDown, WorkerSilent,
+    CreditWaits, Dismiss, DropStage, End, Enough, Gone, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays,
+    RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, TasksEnded, UseProvider,
+    WholeStatus, Withdraw, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::outbox::{OUTBOX, Outgoing, deliver};
-use super::specs::{driver_id, pieces, pool_spec};
+use super::specs::{driver_id, feed, pool_spec};
 use super::{Host, SwordfishActor};
 use crate::cluster::ClusterProvider;
-use crate::error::ClusterError;
+use crate::error::{ClusterError, Error};
 use crate::notice::notice;
-use crate::plan::{QueryPlan, Split, Stage, UdfStep};
+use crate::plan::{QueryPlan, Stage, UdfStep};
 use crate::sched::{
-    Action, Affinity, Core, Event, GpuInfo, Output, QueryId, QuerySpec, QueryStatus, ReplicaId, Report, Resources,
-    Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
+    Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, QueryId, QuerySpec, QueryStatus, ReplicaId, Report,
+    Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
 use crate::udf::{Metrics, MetricsByUdf, merge_into};
 
@@ -62,6 +62,8 @@ pub(super) struct Submitted {
     pub(super) driver: Place,
     events: mpsc::Sender<RunEvent>,
     reported: Reported,
+    /// Why the result, which was there and was lost, could not be made again.
+    pub(super) lost: Option<Error>,
 }
 
 /// What a query's UDFs have reported.
@@ -194,16 +196,15 @@ impl SchedulerActor {
             Action::Run { worker, task, attempt, after } => {
                 let Some(stage) = self.stage(task.query, task.stage.0) else { return };
                 let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
-                let held = stage.held.get(task.index as usize).cloned().unwrap_or_default();
                 let inputs = stage.inputs.iter();
-                let inputs = inputs.map(|id| (*id, self.pieces(task.query, *id, &split))).collect();
+                let inputs = inputs.map(|id| (*id, feed(&split, &self.outputs(task.query, *id)))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 let replicas = ready.into_iter().filter_map(|(step, replica, on)| self.replica_at(step, replica, on));
                 let replicas = replicas.collect();
-                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, held, replicas, after }));
+                self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
             }
-            Action::Withdraw { worker, task, attempt, stop } => {
-                self.send(worker, Outgoing::Withdraw(Withdraw { task, attempt, stop }));
+            Action::Withdraw { worker, task, attempt } => {
+                self.send(worker, Outgoing::Withdraw(Withdraw { task, attempt }));
             }
             Action::StartReplica { worker, replica, step, devices } => {
                 if let Some(of) = self.step(step) {
@@ -229,6 +230,7 @@ impl SchedulerActor {
                 }
             }
             Action::Enough { worker, query, stage } => self.send(worker, Outgoing::Enough(Enough { query, stage })),
+            Action::Drop { worker, query, stage } => self.send(worker, Outgoing::Drop(DropStage { query, stage })),
             Action::End { worker, query } => self.send(worker, Outgoing::End(End(query))),
             Action::Demand { workers } => self.provide(move |provider| provider.demand(workers)),
             Action::Retire { worker } => {
@@ -251,7 +253,7 @@ impl SchedulerActor {
     }
 
     fn report(&mut self, query: QueryId, report: Report) {
-        if let Report::Failed(error) = &report {
+        if let Report::Failed(error) | Report::Lost(error) = &report {
             tracing::debug!(%query, %error, "query failed");
         }
         let event = match report {
@@ -261,6 +263,11 @@ impl SchedulerActor {
             }
             Report::Done => RunEvent::Done,
             Report::Failed(error) => RunEvent::Failed(error),
+            Report::Lost(error) => {
+                // Whoever misses it asks, and is told.
+                self.queries.get_mut(&query).into_iter().for_each(|submitted| submitted.lost = Some(error.clone()));
+                return;
+            }
         };
         let failed = matches!(event, RunEvent::Failed(_));
         if let Some(submitted) = self.queries.get(&query) {
@@ -289,18 +296,12 @@ impl SchedulerActor {
         self.stage(query, stage.0)?.steps().get(step as usize)
     }
 
-    /// What a task with this split reads of a stage's output.
-    fn pieces(&self, query: QueryId, stage: StageId, split: &Split) -> Vec<Piece> {
-        let partitions = self.stage(query, stage.0).map_or(1, Stage::partitions);
-        pieces(split, &self.outputs(query, stage), partitions)
-    }
-
     fn outputs(&self, query: QueryId, stage: StageId) -> Vec<(Place, Output)> {
         let outputs = self.core.outputs(query, stage).into_iter();
         outputs.filter_map(|(worker, output)| Some((self.place(query, worker)?, output))).collect()
     }
 
-    fn place(&self, query: QueryId, worker: WorkerId) -> Option<Place> {
+    pub(super) fn place(&self, query: QueryId, worker: WorkerId) -> Option<Place> {
         match worker {
             WorkerId::DRIVER => Some(self.queries.get(&query)?.driver),
             worker => Some(self.workers.get(&worker)?.place),
@@ -327,16 +328,14 @@ impl SchedulerActor {
 
     /// Where the partitions of a persisted result are, in order; none while they are being made again.
     fn persisted(&self, query: QueryId) -> Vec<WorkerId> {
-        self.located(query).unwrap_or_default().into_iter().map(|piece| piece.place.worker).collect()
+        self.located(query).unwrap_or_default().into_iter().map(|(place, _)| place.worker).collect()
     }
 
     /// The partitions of a finished query's result, if they are all there.
-    fn located(&self, query: QueryId) -> Option<Vec<Piece>> {
-        let last = self.queries.get(&query)?.plan.last().filter(|_| self.core.is_done(query))?;
-        let outputs = self.core.outputs(query, last.id).into_iter();
-        let placed: Option<Vec<_>> =
-            outputs.map(|(worker, output)| Some((self.place(query, worker)?, output))).collect();
-        Some(pieces(&Split::Whole, &placed?, last.partitions()))
+    pub(super) fn located(&self, query: QueryId) -> Option<Vec<(Place, PartitionId)>> {
+        let last = self.queries.get(&query)?.plan.last().filter(|_| self.core.is_done(query))?.id;
+        let outputs = self.core.outputs(query, last).into_iter();
+        outputs.map(|(worker, output)| Some((self.place(query, worker)?, output.id))).collect()
     }
 
     fn replica_stopped(&mut self, step: StepId, metrics: &Metrics) {
@@ -500,15 +499,18 @@ impl Handler<Submit> for SchedulerActor {
         let affinity = self.near_persisted(&plan);
         let stages = plan.stages.iter().zip(affinity).map(|(stage, affinity)| StageSpec {
             inputs: stage.inputs.clone(),
+            one_attempt: stage.one_attempt.inputs.clone(),
+            with_others: stage.one_attempt.with_others,
+            held: stage.held.iter().flatten().map(|(of, _)| *of).collect::<BTreeSet<_>>().into_iter().collect(),
             tasks: stage.splits.len(),
             pools: stage.steps().iter().map(|step| pool_spec(step, no_gpu.as_deref())).collect(),
             affinity,
             limit: stage.program().and_then(|program| program.limit),
             given: given.remove(&stage.id).unwrap_or_default(),
         });
-        let spec = QuerySpec { id: query, driver: driver_id(&driver), stages: stages.collect() };
+        let spec = QuerySpec { id: query, driver: driver_id(&driver), stages: stages.collect(), stable: plan.stable };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
-        self.queries.insert(query, Submitted { plan, driver, events, reported: Reported::default() });
+        self.queries.insert(query, Submitted { plan, driver, events, reported: Reported::default(), lost: None });
         self.take(Event::Submit(spec));
     }
 }
@@ -519,29 +521,6 @@ impl Handler<Release> for SchedulerActor {
     fn handle(&mut self, Release(query): Release, _: &mut Self::Context) {
         self.take(Event::Release(query));
         self.queries.remove(&query);
-    }
-}
-
-impl Handler<Persist> for SchedulerActor {
-    type Result = ();
-
-    fn handle(&mut self, Persist(query): Persist, _: &mut Self::Context) {
-        if self.is_owner(query) {
-            self.take(Event::Persist(query));
-        }
-    }
-}
-
-impl Handler<Locate> for SchedulerActor {
-    type Result = actix::MessageResult<Locate>;
-
-    fn handle(&mut self, Locate { query, partitions }: Locate, _: &mut Self::Context) -> Self::Result {
-        let Some(pieces) = self.located(query) else {
-            let made_again = self.queries.contains_key(&query) && !self.core.is_done(query);
-            return actix::MessageResult(if made_again { Located::MadeAgain } else { Located::Nowhere });
-        };
-        let wanted: Option<_> = partitions.into_iter().map(|partition| pieces.get(partition).copied()).collect();
-        actix::MessageResult(wanted.map_or(Located::Nowhere, Located::There))
     }
 }
 

@@ -5,35 +5,31 @@ use std::sync::Arc;
 
 use regatta_remote::encode;
 
-use super::messages::{Piece, Place};
+use super::messages::{ALL_SECTIONS, Feed, Place};
 use crate::notice::notice;
 use crate::os;
 use crate::plan::{Rows, Split, UdfStep, share};
-use crate::sched::{DriverId, Output, PartitionId, PoolSpec, Resources};
-use crate::store::{RowRange, Ticket};
+use crate::sched::{DriverId, Output, PoolSpec, Resources};
+use crate::store::{Part, RowRange};
 use crate::udf::RunOn;
 
-/// What a task reads of outputs that are so many partitions each.
-pub(super) fn pieces(split: &Split, outputs: &[(Place, Output)], partitions: usize) -> Vec<Piece> {
+/// What a task with this split reads of outputs.
+pub(super) fn feed(split: &Split, outputs: &[(Place, Output)]) -> Feed {
     let Split::Share { part, of } = split else {
-        let of_each = match split {
-            Split::Hashed { part, .. } => *part..*part + 1,
-            _ => 0..partitions,
+        let sections = match split {
+            Split::Hashed { part, .. } => *part as u32..*part as u32 + 1,
+            _ => ALL_SECTIONS,
         };
-        let ids = outputs.iter().flat_map(|(place, output)| {
-            of_each.clone().map(|partition| (*place, PartitionId { partition: partition as u32, ..output.id }))
-        });
-        return ids.map(|(place, id)| Piece { place, ticket: Ticket::Partition(id) }).collect();
+        return Feed::new(sections, outputs.iter().map(|(place, output)| (*place, Part::all(output.id))));
     };
     let rows: Vec<u64> = outputs.iter().map(|(_, output)| output.rows).collect();
-    let pieces = share(*part, *of, &rows).into_iter().filter_map(|Rows { partition, rows }| {
+    let parts = share(*part, *of, &rows).into_iter().filter_map(|Rows { partition, rows }| {
         let (place, output) = outputs.get(partition)?;
         let range = RowRange { offset: rows.start, len: rows.end - rows.start };
-        let whole = range.len == output.rows;
-        let ticket = if whole { Ticket::Partition(output.id) } else { Ticket::Rows(output.id, range) };
-        Some(Piece { place: *place, ticket })
+        let rows = (range.len < output.rows).then_some(range);
+        Some((*place, Part { rows, ..Part::all(output.id) }))
     });
-    pieces.collect()
+    Feed::new(ALL_SECTIONS, parts)
 }
 
 /// What a pool takes; `no_gpu`: why no worker has a GPU.

@@ -9,17 +9,19 @@ use futures_util::future::try_join_all;
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, catch};
 use tokio::sync::{mpsc, watch};
 
+use super::feeding::AHEAD;
 use super::lanes::Lanes;
 use super::messages::{
-    CreditWaits, Dismiss, End, Enough, Gone, Locate, Located, Piece, Place, Prepare, ReplicaAt, ReplicaSays, RunTask,
-    RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Withdraw, Word,
+    ALL_SECTIONS, CreditWaits, Dismiss, DropStage, End, Enough, Feed, Gone, Locate, Located, Place, Prepare, ReplicaAt,
+    ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Withdraw, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
-use crate::engine::{Inputs, Program, TaskRun, run_task};
+use crate::engine::{Of, Program, TaskRun, Waits, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::held_name;
+use crate::plan::{Split, held_in};
 use crate::sched::{Attempt, Outcome, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
+use crate::store::{Part, Reading};
 use crate::udf::{CALLS, CallingTask, MetricsByUdf, TaskMeter, UdfError};
 
 /// Runs the tasks and replicas of one worker.
@@ -298,10 +300,18 @@ impl Handler<Enough> for SwordfishActor {
 impl Handler<Withdraw> for SwordfishActor {
     type Result = ();
 
-    fn handle(&mut self, Withdraw { task, attempt, stop }: Withdraw, _: &mut Self::Context) {
-        if self.lanes.withdraw((task, attempt), stop) {
+    fn handle(&mut self, Withdraw { task, attempt }: Withdraw, _: &mut Self::Context) {
+        if self.lanes.withdraw((task, attempt), false) {
             self.report_withdrawn(vec![(task, attempt)]);
         }
+    }
+}
+
+impl Handler<DropStage> for SwordfishActor {
+    type Result = ();
+
+    fn handle(&mut self, DropStage { query, stage }: DropStage, _: &mut Self::Context) {
+        self.host.store.drop_stage(query, stage);
     }
 }
 
@@ -337,26 +347,12 @@ fn attempt_task(
     let StageOfTask { program, pools } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();
     let program = program?;
-    let inputs = runtime.block_on(async {
-        let mut cancelled = cancelled.clone();
-        tokio::select! {
-            biased;
-            _ = cancelled.wait_for(|cancelled| *cancelled) => Err(TaskFailure::Cancelled),
-            inputs = gather(host, scheduler, message.inputs, message.held) => inputs,
-        }
-    })?;
-    let output = PartitionId { task: message.task, attempt: message.attempt, partition: 0 };
-    let outcome = run_task(TaskRun {
-        program,
-        split: message.split,
-        inputs,
-        output,
-        store: Arc::clone(&host.store),
-        pools,
-        calling,
-        cancelled: cancelled.clone(),
-        runtime,
-    });
+    let waits = Waits { runtime, cancelled: cancelled.clone() };
+    let (query, split) = (message.task.query, message.split);
+    let inputs = waits.until_cancelled(begin(host, scheduler, query, &program, &split, &message.inputs))?;
+    let output = PartitionId { task: message.task, attempt: message.attempt };
+    let outcome =
+        run_task(TaskRun { program, split, inputs, output, store: Arc::clone(&host.store), pools, calling, waits });
     if *cancelled.borrow() {
         // It may have ended between its last batch and the seal: then the query's partitions have been dropped already.
         host.store.drop_attempt(output.task, output.attempt);
@@ -403,31 +399,49 @@ fn messages(ends: impl Iterator<Item = TaskEnded>) -> Vec<TasksEnded> {
     messages
 }
 
-/// Brings all input partitions here, in order.
-async fn gather(
-    host: &Host,
+/// Begins to read what a task reads of what others have left.
+async fn begin(
+    host: &Arc<Host>,
     scheduler: &ActorRef<SchedulerActor>,
-    inputs: Vec<(StageId, Vec<Piece>)>,
-    held: Vec<(QueryId, usize)>,
-) -> Result<Inputs, TaskFailure> {
-    let mut gathered = Inputs::default();
-    for (stage, pieces) in inputs {
-        let fetches = pieces.iter().map(|piece| host.read(&piece.place, piece.ticket));
-        gathered.stages.insert(stage, try_join_all(fetches).await?);
-    }
+    query: QueryId,
+    program: &Program,
+    split: &Split,
+    feeds: &[(StageId, Feed)],
+) -> Result<Vec<Reading>, TaskFailure> {
     let mut wanted: BTreeMap<QueryId, Vec<usize>> = BTreeMap::new();
-    held.into_iter().for_each(|(query, partition)| wanted.entry(query).or_default().push(partition));
-    let mut pieces = Vec::new();
+    for read in program.reads() {
+        if let Of::Held(scanned) = &read.of {
+            held_in(split, scanned).into_iter().for_each(|(of, index)| wanted.entry(of).or_default().push(index));
+        }
+    }
+    let mut located = HashMap::new();
     for (query, partitions) in wanted {
         let there = locate(scheduler, query, partitions.clone()).await?;
-        let names = partitions.into_iter().map(|partition| held_name(query, partition));
-        pieces.extend(names.zip(there));
+        located.extend(partitions.into_iter().map(|partition| (query, partition)).zip(there));
     }
-    let fetches = pieces
-        .into_iter()
-        .map(|(name, piece)| async move { Ok::<_, TaskFailure>((name, host.read(&piece.place, piece.ticket).await?)) });
-    gathered.held.extend(try_join_all(fetches).await?);
-    Ok(gathered)
+    let mut begun = Vec::new();
+    for read in program.reads() {
+        let (of, feed) = match &read.of {
+            Of::Stage(stage) => {
+                let feed = feeds.iter().find(|(of, _)| of == stage).map(|(_, feed)| feed.clone());
+                let unsaid = || PolarsFailure::new("protocol", "it is not said where the task's input is");
+                ((query, *stage), feed.ok_or_else(unsaid)?)
+            }
+            Of::Held(scanned) => {
+                let mut outputs = Vec::new();
+                for (query, partition) in held_in(split, scanned) {
+                    outputs.push(*located.get(&(query, partition)).ok_or(TaskFailure::NotPersisted(query))?);
+                }
+                // All are of one stage of one query.
+                let of = outputs.first().map(|(_, id): &(Place, PartitionId)| (id.task.query, id.task.stage));
+                let parts = outputs.into_iter().map(|(place, id)| (place, Part::all(id)));
+                (of.unwrap_or((query, StageId(0))), Feed::new(ALL_SECTIONS, parts))
+            }
+        };
+        let most = AHEAD / program.reads().len();
+        begun.push(host.begin(of, feed, Arc::clone(&read.form), most));
+    }
+    try_join_all(begun).await
 }
 
 /// Asks where these partitions of a persisted result are.
@@ -435,9 +449,9 @@ async fn locate(
     scheduler: &ActorRef<SchedulerActor>,
     query: QueryId,
     partitions: Vec<usize>,
-) -> Result<Vec<Piece>, TaskFailure> {
+) -> Result<Vec<(Place, PartitionId)>, TaskFailure> {
     match insist(scheduler, Locate { query, partitions }).await {
-        Ok(Located::There(pieces)) => Ok(pieces),
+        Ok(Located::There(partitions)) => Ok(partitions),
         Ok(Located::MadeAgain) => Err(TaskFailure::MadeAgain(query)),
         Ok(Located::Nowhere) => Err(TaskFailure::NotPersisted(query)),
         Err(error) => Err(TaskFailure::Transfer { from: "the scheduler".to_owned(), why: error.to_string() }),
@@ -482,7 +496,7 @@ mod tests {
         let meter = Meter::default();
         (0..1000).for_each(|n| meter.gauge(&format!("{n:0>128}"), 1.5));
         let reported = meter.take();
-        let id = PartitionId { task, attempt, partition: u32::MAX };
+        let id = PartitionId { task, attempt };
         let output = Output { id, rows: u64::MAX, bytes: u64::MAX };
         for (udfs, together) in [(UDFS - 1, vec![TOGETHER]), (UDFS, vec![TOGETHER / 2; 2])] {
             let metrics = (0..udfs).map(|udf| (format!("udf {udf}"), reported.clone())).collect();

@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use polars_core::runtime::THREAD_POOL;
-use regatta_remote::{Address, Identity, Node, NodeId, PeerEvent, Role, Runtime, decode, encode};
+use regatta_remote::{Address, Identity, Node, NodeId, PeerEvent, PeerEvents, Role, Runtime, decode, encode};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::{self, error::RecvError};
 use tracing_subscriber::EnvFilter;
 
 use super::scratch::folder_of;
@@ -173,7 +172,7 @@ struct Recruit {
     runtime: Runtime,
     store: Arc<Store>,
     node: Node,
-    events: broadcast::Receiver<PeerEvent>,
+    events: PeerEvents,
     head: NodeId,
 }
 
@@ -247,13 +246,11 @@ fn work() -> Result<Infallible, Failure> {
         tracing::info!(%worker, cpus = capacity.as_cpus(), cluster = at.address, scratch = %scratch.folder().display(), "joined");
     }
     handle.block_on(async move {
-        loop {
-            match events.recv().await {
-                Ok(PeerEvent::Down { peer, cause }) if peer.node == head => {
-                    return tracing::info!(%cause, "the head is gone: this worker ends with it");
-                }
-                Ok(_) | Err(RecvError::Lagged(_)) => (),
-                Err(RecvError::Closed) => return,
+        while let Some(event) = events.recv().await {
+            if let PeerEvent::Down { peer, cause } = event
+                && peer.node == head
+            {
+                return tracing::info!(%cause, "the head is gone: this worker ends with it");
             }
         }
     });

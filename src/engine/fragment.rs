@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use polars::prelude::*;
-use polars_buffer::Buffer;
 use polars_expr::state::ExecutionState;
 use polars_mem_engine::create_physical_plan;
 use polars_mem_engine::scan_predicate::functions::filter_scan_ir;
@@ -15,10 +13,12 @@ use polars_utils::arena::{Arena, Node};
 use polars_utils::slice_enum::Slice;
 use regatta_remote::catch;
 
-use super::Inputs;
+use super::amend;
 use super::program::Program;
+use super::source::{self, Waits};
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{Split, held_by, placeholder_of};
+use crate::plan::{Split, placeholder_of};
+use crate::store::Reading;
 use crate::udf::{CallingTask, UdfCall};
 
 /// A fragment with this task's input in place of its placeholders.
@@ -26,6 +26,7 @@ pub(super) struct Bound {
     pub(super) top: Node,
     pub(super) ir: Arena<IR>,
     exprs: Arena<AExpr>,
+    readings: Vec<Arc<Reading>>,
 }
 
 /// Rows that the in-memory engine is done with before the streaming engine would have begun.
@@ -38,7 +39,7 @@ pub(super) fn reads_few_rows(bound: &Bound, split: &Split) -> bool {
 
 /// Runs it on the in-memory engine, on this thread.
 pub(super) fn run_here(bound: Bound) -> Result<DataFrame, TaskFailure> {
-    let Bound { top, mut ir, mut exprs } = bound;
+    let Bound { top, mut ir, mut exprs, .. } = bound;
     fenced(|| execute_in_memory(top, &mut ir, &mut exprs))
 }
 
@@ -46,35 +47,33 @@ pub(super) fn schema(plan: &IRPlan) -> SchemaRef {
     plan.lp_arena.get(plan.lp_top).schema(&plan.lp_arena).into_owned()
 }
 
-/// Puts a task's split and its input partitions (IPC files) into a copy of the fragment.
-pub(super) fn bind(program: &Program, split: &Split, inputs: &Inputs, task: &CallingTask) -> Bound {
+/// Puts a task's split and what it reads into a copy of the fragment.
+///
+/// # Errors
+/// What it reads was waited for, and is lost.
+pub(super) fn bind(
+    program: &Program,
+    split: &Split,
+    inputs: Vec<Reading>,
+    task: &CallingTask,
+    waits: &Waits,
+) -> Result<Bound, TaskFailure> {
     let plan = &program.fragment;
-    let mut bound = Bound { top: plan.lp_top, ir: plan.lp_arena.clone(), exprs: plan.expr_arena.clone() };
+    let (ir, exprs) = (plan.lp_arena.clone(), plan.expr_arena.clone());
+    let mut bound = Bound { top: plan.lp_top, ir, exprs, readings: Vec::new() };
     call_from(task, &program.calls, &mut bound.exprs);
-    for node in (0..bound.ir.len()).map(Node) {
-        let ir = bound.ir.get_mut(node);
-        match placeholder_of(ir) {
-            Some(stage) => {
-                read_from(ir, inputs.stages.get(&stage).into_iter().flatten());
-            }
-            None => {
-                take_split(ir, split);
-                let held = held_by(ir);
-                if !held.is_empty() {
-                    let partitions: Vec<_> = held.iter().filter_map(|name| inputs.held.get(*name)).cloned().collect();
-                    read_from(ir, &partitions);
-                }
-            }
+    for (read, reading) in program.reads.iter().zip(inputs) {
+        let reading = Arc::new(reading);
+        source::put(&reading, read, &mut bound.ir, waits)?;
+        bound.readings.push(reading);
+    }
+    for node in (0..plan.lp_arena.len()).map(Node) {
+        // What is read has the task's part already.
+        if !program.reads.iter().any(|read| read.at == node) {
+            take_split(bound.ir.get_mut(node), split);
         }
     }
-    bound
-}
-
-fn read_from<'a>(scan: &mut IR, partitions: impl IntoIterator<Item = &'a Bytes>) {
-    let buffers = partitions.into_iter().map(|bytes| Buffer::from_owner(bytes.clone()));
-    if let IR::Scan { sources, .. } = scan {
-        *sources = ScanSources::Buffers(buffers.collect());
-    }
+    Ok(bound)
 }
 
 /// Runs it; `on_batch` gets every batch in order and may stop the run with `true`.
@@ -84,17 +83,20 @@ pub(super) fn run(
     bound: Bound,
     on_batch: impl Fn(DataFrame) -> bool + Send + Sync + 'static,
 ) -> Result<(), TaskFailure> {
-    let Bound { mut top, mut ir, mut exprs } = bound;
+    let Bound { mut top, mut ir, mut exprs, readings } = bound;
     let files = files(top, &ir);
-    let named = |failure| match failure {
-        TaskFailure::Engine(failure) => TaskFailure::Engine(failure.reading(&files)),
-        other => other,
+    let named = |failure| match (readings.iter().find_map(|reading| reading.failure()), failure) {
+        // What the engine says is what it was told of it.
+        (Some(failure), _) => failure,
+        (None, TaskFailure::Engine(failure)) => TaskFailure::Engine(failure.reading(&files)),
+        (None, other) => other,
     };
-    if !streams(top, &ir) {
+    if !amend::streams(top, &ir, &exprs) {
         let frame = fenced(|| execute_in_memory(top, &mut ir, &mut exprs)).map_err(named)?;
         on_batch(frame);
         return Ok(());
     }
+    amend::rewrite(top, &mut ir);
     // A file sink writes by itself; everything else is handed over.
     if !matches!(ir.get(top), IR::Sink { .. }) {
         let function = PlanCallback::Rust(SpecialEq::new(Arc::new(move |batch| Ok(on_batch(batch))) as Arc<_>));
@@ -152,11 +154,6 @@ fn files(top: Node, ir: &Arena<IR>) -> Vec<String> {
         _ => None,
     });
     scans.flatten().collect()
-}
-
-/// Whether the streaming engine can lower every node; it panics on the others.
-fn streams(top: Node, ir: &Arena<IR>) -> bool {
-    !ir.iter(top).any(|(_, ir)| matches!(ir, IR::ExtContext { .. }))
 }
 
 // A slice of the whole scan has become the splits: what is left of it here is this file's.

@@ -1,14 +1,17 @@
 //! A stage's program, decoded once per worker and shared by its tasks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use polars::prelude::*;
-use polars_plan::plans::IRPlan;
+use polars_plan::plans::{ArenaLpIter, IR, IRPlan};
 use polars_utils::arena::Node;
 
 use super::fragment;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{FileSink, Scatter, StageProgram, UdfStep, udf_calls};
+use crate::plan::{FileSink, Scatter, StageProgram, UdfStep, held_by, placeholder_of, udf_calls};
+use crate::sched::{QueryId, StageId};
+use crate::store::Form;
 use crate::udf::{CallingTask, UdfCall, batch_of};
 
 /// What every task of a stage runs.
@@ -21,9 +24,29 @@ pub(crate) struct Program {
     /// Rows that a task leaves at most.
     pub(super) limit: Option<u64>,
     pub(super) scatter: Option<Scatter>,
-    pub(super) schema: SchemaRef,
+    /// What its tasks leave.
+    pub(super) form: Arc<Form>,
+    /// What they read of what other tasks have left.
+    pub(super) reads: Vec<Read>,
     /// Its tasks write files instead of rows.
     pub(super) sink: Option<FileSink>,
+}
+
+/// A node that stands for what other tasks have left.
+pub(crate) struct Read {
+    pub(super) at: Node,
+    pub(crate) of: Of,
+    pub(crate) form: Arc<Form>,
+    /// Several nodes read it.
+    pub(super) shared: bool,
+}
+
+/// Whose rows a task reads.
+pub(crate) enum Of {
+    /// Those of a stage below.
+    Stage(StageId),
+    /// Persisted ones: a query's partitions, by number, of which each task reads those of its split.
+    Held(Vec<(QueryId, usize)>),
 }
 
 pub(super) struct Step {
@@ -57,8 +80,30 @@ impl Program {
         }
         let calls = udf_calls(&fragment);
         let StageProgram { batches, limit, scatter, .. } = program;
-        Ok(Self { fragment, calls, batches, steps, limit, scatter, schema, sink })
+        let (form, reads) = (Form::new(&schema), reads(&fragment));
+        Ok(Self { fragment, calls, batches, steps, limit, scatter, form, reads, sink })
     }
+
+    /// What a task reads of what other tasks have left.
+    pub(crate) fn reads(&self) -> &[Read] {
+        &self.reads
+    }
+}
+
+fn reads(plan: &IRPlan) -> Vec<Read> {
+    let mut reads: BTreeMap<usize, Read> = BTreeMap::new();
+    for (at, ir) in plan.lp_arena.iter(plan.lp_top) {
+        let IR::Scan { file_info, .. } = ir else { continue };
+        let held = held_by(ir);
+        let of = match placeholder_of(ir) {
+            Some(stage) => Of::Stage(stage),
+            None if held.is_empty() => continue,
+            None => Of::Held(held),
+        };
+        let read = reads.entry(at.0).and_modify(|read| read.shared = true);
+        read.or_insert_with(|| Read { at, of, form: Form::new(&file_info.schema), shared: false });
+    }
+    reads.into_values().collect()
 }
 
 impl Step {

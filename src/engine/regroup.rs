@@ -48,10 +48,13 @@ impl Group {
         while let Some(rest) = self.rest.take() {
             let height = self.held.as_ref().map_or(0, DataFrame::height);
             let take = (self.most - height).min(rest.height());
-            if take < rest.height() {
-                self.rest = Some(rest.slice(take as i64, rest.height() - take));
-            }
-            let taken = rest.head(Some(take));
+            let taken = match take < rest.height() {
+                true => {
+                    self.rest = Some(rest.slice(take as i64, rest.height() - take));
+                    rest.head(Some(take))
+                }
+                false => rest,
+            };
             let grown = match self.held.take() {
                 Some(mut held) => {
                     held.vstack_mut_owned(taken).map_err(PolarsFailure::from)?;

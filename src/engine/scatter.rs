@@ -1,4 +1,4 @@
-//! The partitions that a task leaves: one, or several, to which its rows go by the hash of their keys.
+//! What a task leaves: rows of one section, or of several, to which they go by the hash of their keys.
 
 use polars::prelude::*;
 use polars_core::hashing::columns_to_hashes;
@@ -7,60 +7,47 @@ use polars_utils::hashing::hash_to_partition;
 
 use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::sched::{Output, PartitionId};
-use crate::store::PartitionWriter;
+use crate::plan::Scatter;
+use crate::sched::Output;
+use crate::store::{Writer, size};
 
 /// The same in every process, so that equal keys meet.
 const SEED: u64 = 0x5eed_0f7e_6a77_a000;
-/// Rows that each partition is given of a batch, on average.
-const ROWS: usize = 4096;
-/// Rows of a batch, at most.
-const MOST_ROWS: usize = 1 << 20;
+/// Rows are scattered so many bytes at a time: what is gathered of them is still in the cache when it is cut.
+const PIECE: usize = 4 << 20;
 
-/// Writes a task's partitions. Dropped before [`seal`](Self::seal), it leaves nothing.
-pub(super) struct Partitions {
-    keys: Vec<String>,
-    writers: Vec<PartitionWriter>,
+/// Writes what a task leaves. Dropped before [`seal`](Self::seal), it leaves nothing.
+pub(super) struct Sections {
+    scatter: Option<Scatter>,
+    writer: Writer,
 }
 
-impl Partitions {
-    pub(super) fn new(task: &TaskRun) -> Result<Self, TaskFailure> {
-        let (keys, into) = task.program.scatter.as_ref().map_or((&[][..], 1), |s| (&s.keys, s.into));
-        let writers = (0..into as u32).map(|partition| {
-            let id = PartitionId { partition, ..task.output };
-            task.store.writer(id, &task.program.schema)
-        });
-        Ok(Self { keys: keys.to_vec(), writers: writers.collect::<Result<_, _>>()? })
+impl Sections {
+    pub(super) fn new(task: &TaskRun) -> Self {
+        let scatter = task.program.scatter.clone().filter(|scatter| scatter.into > 1);
+        Self { scatter, writer: task.store.writer(task.output, &task.program.form) }
     }
 
-    /// Rows of the batches that are to be scattered: too small ones would make tiny record batches.
-    pub(super) fn batch(into: usize) -> usize {
-        into.saturating_mul(ROWS).min(MOST_ROWS)
-    }
-
-    pub(super) fn write(&mut self, batch: &DataFrame) -> Result<(), TaskFailure> {
-        if let [writer] = &mut self.writers[..] {
-            return writer.write(batch);
-        }
-        let pieces = scatter(batch, &self.keys, self.writers.len()).map_err(PolarsFailure::from)?;
-        for (writer, piece) in self.writers.iter_mut().zip(pieces) {
-            if piece.height() > 0 {
-                writer.write(&piece)?;
+    pub(super) fn write(&mut self, batch: DataFrame) -> Result<(), TaskFailure> {
+        let Some(Scatter { keys, into }) = &self.scatter else { return self.writer.write(0, batch) };
+        let rows = (batch.height() * PIECE / size(&batch).max(1)).max(1);
+        for start in (0..batch.height()).step_by(rows) {
+            let piece = batch.slice(start as i64, rows);
+            let sections = scatter(&piece, keys, *into).map_err(PolarsFailure::from)?;
+            for (section, rows) in sections.enumerate() {
+                self.writer.write(section as u32, rows)?;
             }
         }
         Ok(())
     }
 
-    /// Completes all of them. The output stands for them together, under the first one's name.
+    /// Completes it.
     pub(super) fn seal(self) -> Result<Output, TaskFailure> {
-        let sealed = self.writers.into_iter().map(PartitionWriter::seal).collect::<Result<Vec<_>, _>>()?;
-        let together = |a: Output, b: Output| Output { id: a.id, rows: a.rows + b.rows, bytes: a.bytes + b.bytes };
-        let whole = sealed.into_iter().reduce(together);
-        whole.ok_or_else(|| TaskFailure::Store("a task that leaves no partition".to_owned()))
+        self.writer.seal()
     }
 }
 
-/// The rows for each of `into` partitions, in their order.
+/// The rows for each of `into` sections, in their order.
 fn scatter(batch: &DataFrame, keys: &[String], into: usize) -> PolarsResult<impl Iterator<Item = DataFrame>> {
     let keys: Vec<_> = keys.iter().map(|key| comparable(batch.column(key)?)).collect::<PolarsResult<_>>()?;
     let mut keys = DataFrame::new(batch.height(), keys)?;

@@ -22,13 +22,14 @@ use crate::sched::{Output, PartitionId};
 use crate::store::Staging;
 
 /// Writes a task's files; its partition names them: where each is, and its name below the sink's folder.
-pub(super) fn write_files(task: &TaskRun, sink: &FileSink) -> Result<Output, TaskFailure> {
+pub(super) fn write_files(mut task: TaskRun, sink: &FileSink) -> Result<Output, TaskFailure> {
     let folder = AttemptFolder::make(sink, task.output)?;
-    let mut bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
-    redirect(&mut bound, &folder.path, task.cancelled.clone())?;
+    let inputs = std::mem::take(&mut task.inputs);
+    let mut bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
+    redirect(&mut bound, &folder.path, task.waits.cancelled.clone())?;
     fragment::run(bound, |_| false)?;
     // Whoever began the query has cleaned up: nobody would publish these files.
-    if *task.cancelled.borrow() || !folder.staging.is_wanted() {
+    if *task.waits.cancelled.borrow() || !folder.staging.is_wanted() {
         return Err(TaskFailure::Cancelled);
     }
     let mut files = Vec::new();
@@ -39,7 +40,7 @@ pub(super) fn write_files(task: &TaskRun, sink: &FileSink) -> Result<Output, Tas
     let names: Vec<_> = files.iter().map(|(path, _)| text(&name(path, &folder.path, sink, task.output))).collect();
     let bytes: Vec<_> = files.iter().map(|(_, bytes)| *bytes).collect();
     let listing = df!["staged" => paths, "name" => names, "bytes" => bytes].map_err(PolarsFailure::from)?;
-    let output = task.store.keep(task.output, &listing)?;
+    let output = task.store.keep(task.output, listing)?;
     folder.keep();
     Ok(output)
 }

@@ -1,24 +1,23 @@
-//! One task: a fragment on its own thread, a bounded hand-over, UDF steps, a partition.
+//! One task: a fragment on its own thread, a bounded hand-over, UDF steps, an output.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
 
-use bytes::Bytes;
-use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, BoxStream, FuturesUnordered, Stream, StreamExt, TryStreamExt};
 use polars::prelude::DataFrame;
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::program::{Program, Step};
 use super::regroup::{nearly_full, regroup};
-use super::scatter::Partitions;
+use super::scatter::Sections;
 use super::sink::write_files;
+use super::source::Waits;
 use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Split;
-use crate::sched::{Output, PartitionId, StageId};
-use crate::store::Store;
+use crate::sched::{Output, PartitionId};
+use crate::store::{Reading, Store};
 use crate::udf::{CallingTask, Reply};
 
 /// Batches between the engine and what follows; the engine waits when they are not taken.
@@ -36,37 +35,28 @@ const ASYNC_CALLS: usize = 1 << 10;
 pub(crate) struct TaskRun {
     pub(crate) program: Arc<Program>,
     pub(crate) split: Split,
-    pub(crate) inputs: Inputs,
+    /// What it reads of what others have left: what [`Program::reads`] names, in that order.
+    pub(crate) inputs: Vec<Reading>,
     pub(crate) output: PartitionId,
     pub(crate) store: Arc<Store>,
     pub(crate) pools: Arc<dyn Pools>,
     /// What UDFs are told of the task, and where they report.
     pub(crate) calling: CallingTask,
-    /// Becomes true, or its sender is dropped, when the query ends.
-    pub(crate) cancelled: watch::Receiver<bool>,
-    pub(crate) runtime: Handle,
-}
-
-/// What a task reads beside its own scan, as IPC files.
-#[derive(Default)]
-pub(crate) struct Inputs {
-    /// The partitions of stages below.
-    pub(crate) stages: HashMap<StageId, Vec<Bytes>>,
-    /// Persisted partitions, by name.
-    pub(crate) held: HashMap<String, Bytes>,
+    pub(crate) waits: Waits,
 }
 
 /// Runs a task to its one end. Blocks: call it on a plain thread.
 ///
 /// # Errors
 /// Whatever failed first. The partition is in the store only on success.
-pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
-    if let Some(sink) = &task.program.sink {
-        return write_files(&task, sink);
+pub(crate) fn run_task(mut task: TaskRun) -> Result<Output, TaskFailure> {
+    if let Some(sink) = task.program.sink.clone() {
+        return write_files(task, &sink);
     }
-    let mut partitions = Partitions::new(&task)?;
+    let mut sections = Sections::new(&task);
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
-    let bound = fragment::bind(&task.program, &task.split, &task.inputs, &task.calling);
+    let inputs = std::mem::take(&mut task.inputs);
+    let bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
     let engine = if fragment::reads_few_rows(&bound, &task.split) {
         // There is room for one batch. A thread for the engine would take longer than all the rest.
         let _ = hand_over.try_send(fragment::run_here(bound)?);
@@ -79,51 +69,76 @@ pub(crate) fn run_task(task: TaskRun) -> Result<Output, TaskFailure> {
         Some(engine.map_err(|e| TaskFailure::Store(format!("no thread for the task: {e}")))?)
     };
 
-    let mut cancelled = task.cancelled.clone();
     let steps = async {
-        let mut results = through_steps(batches, &task.program, &*task.pools, &task.calling);
+        let (mut results, mut steps) = through_steps(batches, &task.program, &*task.pools, &task.calling);
         let mut left = task.program.limit.unwrap_or(u64::MAX);
         // With enough rows, the rest is dropped: that stops the engine.
-        while left > 0
-            && let Some(batch) = results.try_next().await?
-        {
+        while left > 0 {
+            let next = tokio::select! {
+                Some(ended) = steps.next() => {
+                    ended?;
+                    continue;
+                }
+                next = results.try_next() => next?,
+            };
+            let Some(batch) = next else {
+                // All is here, unless a step has failed.
+                while let Some(ended) = steps.next().await {
+                    ended?;
+                }
+                break;
+            };
             let taken = batch.head(Some(usize::try_from(left).unwrap_or(usize::MAX)));
             left -= taken.height() as u64;
-            partitions.write(&taken)?;
+            sections.write(taken)?;
         }
         Ok(())
     };
-    let outcome = task.runtime.block_on(async {
-        tokio::select! {
-            biased;
-            _ = cancelled.wait_for(|cancelled| *cancelled) => Err(TaskFailure::Cancelled),
-            outcome = steps => outcome,
-        }
-    });
+    let outcome = task.waits.until_cancelled(steps);
     let engine = engine.map_or(Ok(()), |engine| {
         engine.join().unwrap_or_else(|_| Err(TaskFailure::Panicked("the task's thread".to_owned())))
     });
     outcome.and(engine)?;
-    partitions.seal()
+    sections.seal()
 }
 
+type Batches<'a> = BoxStream<'a, Result<DataFrame, TaskFailure>>;
+
+/// What the steps make of these batches, and the steps themselves, which are to be driven meanwhile. They hand their batches on
+/// from one to the next: one inside the other, they would need more stack the more they are.
 fn through_steps<'a>(
     batches: mpsc::Receiver<DataFrame>,
     program: &'a Program,
     pools: &'a dyn Pools,
     calling: &'a CallingTask,
-) -> BoxStream<'a, Result<DataFrame, TaskFailure>> {
-    let received = stream::unfold(batches, |mut batches| async { Some((Ok(batches.recv().await?), batches)) });
-    let handed_on = nearly_full(received.boxed(), program.batches);
-    let left = program.steps.iter().enumerate().fold(handed_on, |batches, (index, step)| {
-        nearly_full(through_step(batches, index, step, pools, calling).boxed(), step.spec.batches)
-    });
-    nearly_full(left, program.scatter.as_ref().map(|scatter| Partitions::batch(scatter.into)))
+) -> (Batches<'a>, FuturesUnordered<BoxFuture<'a, Result<(), TaskFailure>>>) {
+    let steps = FuturesUnordered::new();
+    let mut batches = nearly_full(received(batches), program.batches);
+    for (index, step) in program.steps.iter().enumerate() {
+        let (hand_over, next) = mpsc::channel(1);
+        let batches = std::mem::replace(&mut batches, nearly_full(received(next), step.spec.batches));
+        let mut made = Box::pin(through_step(batches, index, step, pools, calling));
+        let ends = async move {
+            while let Some(batch) = made.try_next().await? {
+                // What follows has enough.
+                if hand_over.send(batch).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        steps.push(ends.boxed());
+    }
+    (batches, steps)
+}
+
+fn received<'a>(batches: mpsc::Receiver<DataFrame>) -> Batches<'a> {
+    stream::unfold(batches, |mut batches| async { Some((Ok(batches.recv().await?), batches)) }).boxed()
 }
 
 /// Several calls at once, results in the order of the rows.
 fn through_step<'a>(
-    batches: BoxStream<'a, Result<DataFrame, TaskFailure>>,
+    batches: Batches<'a>,
     index: usize,
     step: &'a Step,
     pools: &'a dyn Pools,

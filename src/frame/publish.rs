@@ -6,16 +6,15 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use polars::prelude::*;
 
-use super::{decode, driver_failed};
+use super::driver_failed;
 use crate::cluster::Scratch;
 use crate::error::{ClusterError, Error, SinkError};
 use crate::os;
 use crate::plan::FileSink;
 use crate::sched::QueryId;
-use crate::store::{Staging, Step, encode_frame, is_there};
+use crate::store::{Staging, Step, is_there};
 
 /// What a sink into a folder does about what is there. One file is replaced, as Polars does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,10 +69,10 @@ impl Publication {
     }
 
     /// Puts the files into their places, all or, if that fails midway, none; and says which they are.
-    pub(super) fn publish(self, listings: Vec<Bytes>) -> Result<Bytes, Error> {
+    pub(super) fn publish(self, listings: Vec<DataFrame>) -> Result<DataFrame, Error> {
         let mut files = Vec::new();
         for listing in listings {
-            for (staged, name, bytes) in listed(&decode(listing)?).map_err(driver_failed)? {
+            for (staged, name, bytes) in listed(&listing).map_err(driver_failed)? {
                 let (staged, name) = (PathBuf::from(staged), self.named(name.into()));
                 // The names come from a worker: they may lead from the staging folder into the sink's, and nowhere else.
                 if !(staged.strip_prefix(self.staging.folder()).is_ok_and(is_plain) && is_plain(&name)) {
@@ -89,8 +88,7 @@ impl Publication {
         let place = |name: &Path| self.sink.folder().join(name).to_string_lossy().into_owned();
         let paths: Vec<_> = files.iter().map(|(_, name, _)| place(name)).collect();
         let bytes: Vec<_> = files.iter().map(|(_, _, bytes)| *bytes).collect();
-        let written = df!["path" => paths, "bytes" => bytes].and_then(|files| encode_frame(&files));
-        Ok(written.map_err(driver_failed)?)
+        Ok(df!["path" => paths, "bytes" => bytes].map_err(driver_failed)?)
     }
 
     fn put(&self, files: &[(PathBuf, PathBuf, u64)]) -> Result<(), SinkError> {

@@ -4,7 +4,7 @@
 //! built, a *placeholder* scan stands in the plan for its output; row-wise nodes right above a placeholder are drawn
 //! into the stage, behind its last step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Once};
 
 use polars::prelude::*;
@@ -19,15 +19,17 @@ use super::lift::{self, Liftable};
 use super::marker::{Marker, hash_keys};
 use super::names::Names;
 use super::rowwise::{is_row_wise, keeps_rows};
+use super::same::{Comparison, Same, one_attempt};
 use super::scan::{Splits, split, split_frame};
 use super::sink::{FileSink, input_of_object, input_of_split_sink};
 use super::wire::{Fragment, placeholder, placeholder_of};
-use super::{Scatter, Stage, StageProgram, Target, UdfStep, Work};
+use super::{OneAttempt, Scatter, Stage, StageProgram, Target, UdfStep, Work};
 use crate::error::PlanError;
 use crate::sched::StageId;
 use crate::udf::UdfCall;
 
-pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError> {
+/// The stages of a plan, and whether what the last one leaves has the same rows when it is made again.
+pub(super) fn cut(plan: IRPlan, target: Target) -> Result<(Vec<Stage>, bool), PlanError> {
     let schemas: Vec<_> = plan.lp_arena.iter(plan.lp_top).map(|(_, ir)| ir.schema(&plan.lp_arena)).collect();
     let names = Names::beside(schemas.iter().flat_map(|schema| schema.iter_names()));
     drop(schemas);
@@ -40,6 +42,7 @@ pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError>
         decided: BTreeMap::new(),
         batches: BTreeMap::new(),
         whole: BTreeMap::new(),
+        lowered: BTreeSet::new(),
         names,
     };
     let mut root = plan.lp_top;
@@ -54,8 +57,16 @@ pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Vec<Stage>, PlanError>
             cutter.open(Head::Node(lists));
         }
     }
-    let stages = std::mem::take(&mut cutter.open);
-    stages.into_iter().enumerate().map(|(id, stage)| cutter.close(StageId(id as u32), stage)).collect()
+    let (mut stages, mut same) = (Vec::new(), Vec::new());
+    for (id, stage) in std::mem::take(&mut cutter.open).into_iter().enumerate() {
+        let id = StageId(id as u32);
+        same.push(cutter.compare(id, &stage, &stages, &same));
+        stages.push(cutter.close(id, stage)?);
+    }
+    for (index, inputs) in one_attempt(&stages, &same).into_iter().enumerate() {
+        stages[index].one_attempt = inputs;
+    }
+    Ok((stages, same.last().is_none_or(Same::is_stable)))
 }
 
 /// Frames up to this size travel inside the plan, once for each worker; a larger one is fetched by the tasks, in parts.
@@ -72,6 +83,8 @@ struct Cutter {
     batches: BTreeMap<usize, usize>,
     /// Why aggregations that call UDFs are not split.
     whole: BTreeMap<usize, String>,
+    /// Nodes that have been lowered: what stands below several caches is met several times.
+    lowered: BTreeSet<usize>,
     names: Names,
 }
 
@@ -100,6 +113,9 @@ struct OpenStep {
 impl Cutter {
     /// Makes every UDF call at or below `node` a step that can be one. The node keeps its index and its schema.
     fn lower(&mut self, node: Node) -> Result<(), PlanError> {
+        if !self.lowered.insert(node.0) {
+            return Ok(());
+        }
         for input in self.ir.get(node).inputs().collect::<Vec<_>>() {
             self.lower(input)?;
         }
@@ -179,8 +195,13 @@ impl Cutter {
         while let IR::SimpleProjection { input, .. } = self.ir.get(node) {
             node = *input;
         }
-        let keys = hash_keys(self.ir.get(node), &self.exprs)?;
-        Some((node, keys.iter().map(ToString::to_string).collect()))
+        let mut keys: Vec<String> = Vec::new();
+        for key in hash_keys(self.ir.get(node), &self.exprs)? {
+            if !keys.iter().any(|known| *known == *key) {
+                keys.push(key.to_string());
+            }
+        }
+        Some((node, keys))
     }
 
     /// Ends a stage below this filter, whose tasks leave their rows in partitions by the hash of their keys.
@@ -328,20 +349,20 @@ impl Cutter {
         if calls.is_empty() {
             return Ok(false);
         }
-        let (mut below, arguments) = self.input_columns(input, &calls)?;
-        let mut columns = BTreeMap::new();
+        let (below, arguments) = self.input_columns(input, &calls)?;
+        let schema = self.schema(input);
+        let (mut columns, mut steps) = (BTreeMap::new(), Vec::with_capacity(calls.len()));
         for (call, inputs) in calls.iter().zip(arguments) {
             let name = self.names.fresh("udf");
-            let fields = call.inputs.iter().map(|e| e.field(&self.schema(input), &self.exprs));
+            let fields = call.inputs.iter().map(|e| e.field(&schema, &self.exprs));
             let fields = fields.collect::<PolarsResult<Vec<_>>>().map_err(PlanError::polars)?;
-            let dtype = call.call.get_field(&self.schema(input), &fields).map_err(PlanError::polars)?.dtype;
-            below = self.add_step(
-                below,
-                OpenStep { call: call.call.clone(), inputs, output: Field::new(name.clone(), dtype), then: None },
-            );
+            let dtype = call.call.get_field(&schema, &fields).map_err(PlanError::polars)?.dtype;
+            let output = Field::new(name.clone(), dtype);
+            steps.push(OpenStep { call: call.call.clone(), inputs, output, then: None });
             let column = self.exprs.add(AExpr::Column(name));
             columns.extend(call.at.iter().map(|at| (*at, column)));
         }
+        let below = self.add_steps(below, steps);
         let rewritten: Vec<_> = ir.exprs().cloned().collect();
         let rewritten = rewritten.into_iter().map(|mut expr| {
             expr.set_node(lift::replaced(expr.node(), &columns, &mut self.exprs));
@@ -403,16 +424,16 @@ impl Cutter {
         Ok((node, arguments))
     }
 
-    /// Appends a step to the stage whose placeholder `input` stands on, or begins a stage with `input` as its head.
-    fn add_step(&mut self, input: Node, step: OpenStep) -> Node {
+    /// Appends steps to the stage whose placeholder `input` stands on, or begins a stage with `input` as its head.
+    fn add_steps(&mut self, input: Node, steps: Vec<OpenStep>) -> Node {
         let input = self.draw_in(input);
         let mut schema = self.schema(input).as_ref().clone();
-        schema.insert(step.output.name.clone(), step.output.dtype.clone());
+        schema.extend(steps.iter().map(|step| step.output.clone()));
         let stage = match self.growing_at(input) {
             Some(stage) => stage,
             None => self.open(Head::Node(input)),
         };
-        self.open[stage.0 as usize].steps.push(step);
+        self.open[stage.0 as usize].steps.extend(steps);
         self.ir.add(placeholder(stage, Arc::new(schema)))
     }
 
@@ -449,6 +470,22 @@ impl Cutter {
         base
     }
 
+    /// What two attempts of a task of this stage have in common; `below`: the same of the stages before it.
+    fn compare(&self, id: StageId, stage: &OpenStage, closed: &[Stage], below: &[Same]) -> Same {
+        let Head::Node(head) = stage.head else { return Same::exactly() };
+        // Of what reads no other stage nobody asks.
+        let splits = if self.inputs(head).is_empty() { Vec::new() } else { self.splits(head).splits };
+        let scatters: Vec<_> =
+            closed.iter().map(|stage| stage.program().and_then(|program| program.scatter.clone())).collect();
+        let comparison =
+            Comparison { ir: &self.ir, exprs: &self.exprs, stages: below, scatters: &scatters, splits: &splits };
+        let after_steps = stage.steps.iter().fold(comparison.of(head, None), |same, step| {
+            let same = same.with_udf(&step.call, &step.inputs, &step.output.name);
+            step.then.map_or(same.clone(), |(then, _)| comparison.of(then, Some((id, &same))))
+        });
+        if stage.limit.is_some() { after_steps.cut() } else { after_steps }
+    }
+
     fn close(&self, id: StageId, stage: OpenStage) -> Result<Stage, PlanError> {
         let head = match stage.head {
             Head::Node(head) => head,
@@ -456,7 +493,8 @@ impl Cutter {
                 let Splits { splits, why, .. } = split_frame(&frame, self.target.tasks);
                 let frame = Arc::unwrap_or_clone(frame);
                 let (work, inputs, describe) = (Work::Frame(frame), Vec::new(), String::new());
-                return Ok(Stage { id, work, inputs, splits, held: Vec::new(), why, describe });
+                let (held, one_attempt) = (Vec::new(), OneAttempt::default());
+                return Ok(Stage { id, work, inputs, one_attempt, splits, held, why, describe });
             }
         };
         let fragment = self.fragment(head)?;
@@ -469,7 +507,8 @@ impl Cutter {
         let describe = IRPlan::new(head, self.ir.clone(), self.exprs.clone()).describe();
         let (batches, limit, scatter) = (self.batches_above(head), stage.limit, stage.scatter);
         let program = StageProgram { fragment, batches, steps, limit, scatter };
-        Ok(Stage { id, work: Work::Program(program), inputs, splits, held, why, describe })
+        let one_attempt = OneAttempt::default();
+        Ok(Stage { id, work: Work::Program(program), inputs, one_attempt, splits, held, why, describe })
     }
 
     fn close_step(&self, step: OpenStep) -> Result<UdfStep, PlanError> {

@@ -27,7 +27,9 @@ fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         _ => "all",
     };
     for input in &stage.inputs {
-        writeln!(f, "  reads {reads} of stage {}", input.0)?;
+        let one = stage.one_attempt.inputs.contains(input);
+        let again = if one { "; lost and made again it may be other rows: then all tasks run again" } else { "" };
+        writeln!(f, "  reads {reads} of stage {}{again}", input.0)?;
     }
     for line in stage.describe.lines() {
         writeln!(f, "  | {line}")?;

@@ -43,7 +43,7 @@ pub(crate) fn scan_held(schema: SchemaRef, query: QueryId, partitions: usize) ->
 }
 
 /// A partition's name: who has left it, and which it is.
-pub(crate) fn held_name(query: QueryId, partition: usize) -> String {
+fn held_name(query: QueryId, partition: usize) -> String {
     format!("{:016x}.{partition}", query.0)
 }
 
@@ -55,22 +55,24 @@ fn held_at(name: &str) -> Option<(QueryId, usize)> {
 
 /// The persisted partitions that each task reads of these nodes; nothing if there are none.
 pub(super) fn held_by_splits<'a>(nodes: impl Iterator<Item = &'a IR>, splits: &[Split]) -> Vec<Vec<(QueryId, usize)>> {
-    let scans = nodes.map(|ir| held_by(ir).into_iter().filter_map(held_at).collect::<Vec<_>>());
-    let scans: Vec<_> = scans.filter(|scan| !scan.is_empty()).collect();
-    let of = |split: &Split| match split {
-        Split::Files { files, .. } => {
-            scans.iter().flat_map(|scan| files.iter().filter_map(|file| scan.get(*file))).copied().collect()
-        }
-        _ => scans.concat(),
-    };
+    let scans: Vec<_> = nodes.map(held_by).filter(|scan| !scan.is_empty()).collect();
+    let of = |split: &Split| scans.iter().flat_map(|scan| held_in(split, scan)).collect();
     if scans.is_empty() { Vec::new() } else { splits.iter().map(of).collect() }
 }
 
-/// The names of the partitions that this node scans; none if it is no such scan.
-pub(crate) fn held_by(ir: &IR) -> Vec<&str> {
+/// Of the partitions that a node scans, those that a task with this split reads.
+pub(crate) fn held_in(split: &Split, scanned: &[(QueryId, usize)]) -> Vec<(QueryId, usize)> {
+    match split {
+        Split::Files { files, .. } => files.iter().filter_map(|file| scanned.get(*file)).copied().collect(),
+        _ => scanned.to_vec(),
+    }
+}
+
+/// The partitions that this node scans; none if it is no such scan.
+pub(crate) fn held_by(ir: &IR) -> Vec<(QueryId, usize)> {
     match ir {
         IR::Scan { sources: ScanSources::Paths(paths), .. } => {
-            paths.iter().filter_map(|path| path.as_str().strip_prefix(MARK)).collect()
+            paths.iter().filter_map(|path| held_at(path.as_str().strip_prefix(MARK)?)).collect()
         }
         _ => Vec::new(),
     }

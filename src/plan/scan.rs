@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use polars::prelude::*;
 use polars_plan::dsl::{FileScanIR, ScanSources};
-use polars_plan::plans::IR;
+use polars_plan::plans::{ArenaLpIter, FunctionIR, IR, IRPlan};
 use polars_utils::pl_path::PlRefPath;
 use polars_utils::slice_enum::Slice;
 
@@ -34,6 +34,29 @@ impl Splits {
         let splits = (0..of).map(|part| Split::Hashed { part, of }).collect();
         Self { splits, are_equal: false, why: format!("rows of equal {keys} come to one task") }
     }
+}
+
+/// Workers may be in other folders than the driver.
+pub(super) fn make_absolute(plan: &mut IRPlan) -> PolarsResult<()> {
+    let nodes: Vec<_> = plan.lp_arena.iter(plan.lp_top).map(|(node, _)| node).collect();
+    for node in nodes {
+        let held = !held_by(plan.lp_arena.get(node)).is_empty();
+        let (IR::Scan { sources, .. } | IR::MapFunction { function: FunctionIR::FastCount { sources, .. }, .. }) =
+            plan.lp_arena.get_mut(node)
+        else {
+            continue;
+        };
+        if let ScanSources::Paths(paths) = sources
+            && !held
+        {
+            let absolute = paths.iter().map(|path| match path.has_scheme() {
+                true => Ok(path.clone()),
+                false => Ok(path.to_absolute_path()?.into_owned()),
+            });
+            *sources = ScanSources::Paths(absolute.collect::<PolarsResult<_>>()?);
+        }
+    }
+    Ok(())
 }
 
 /// A task reads no more than this where files can be cut: what it reads and makes must fit into memory.

@@ -396,6 +396,20 @@ fn a_fragment_travels_and_comes_back_the_same() {
 }
 
 #[test]
+fn workers_are_told_absolute_paths() {
+    let scan =
+        || LazyCsvReader::new("src/plan/share.rs".into()).with_has_header(false).with_truncate_ragged_lines(true);
+    let here = std::env::current_dir().unwrap();
+    for query in [scan().finish().unwrap(), scan().finish().unwrap().select([len()])] {
+        let plan = planned(query);
+        let absolute = format!("{}/src/plan/share.rs", here.display());
+        assert!(plan.to_string().contains(&absolute), "{plan}");
+    }
+    let native = plan_natively(scan().finish().unwrap());
+    assert!(!native.to_string().contains(&*here.to_string_lossy()), "it stays as it was written: {native}");
+}
+
+#[test]
 fn each_task_over_persisted_rows_knows_which_partition_it_reads() {
     let rows = || scan_held(Arc::new(Schema::from_iter([Field::new("a".into(), DataType::Int64)])), QueryId(7), 3);
     let plan = plan(rows().filter(col("a").gt(lit(1))), CLUSTER).unwrap();

@@ -21,7 +21,7 @@ use crate::udf::UdfCall;
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Fragment {
     /// Polars' msgpack form: it carries every node kind that can travel at all, which bincode does not.
-    Encoded(Vec<u8>),
+    Encoded(#[serde(with = "super::blob")] Vec<u8>),
     /// Never left this process, so it may hold closures.
     #[serde(skip)]
     Resident(Resident),

@@ -61,8 +61,16 @@ pub(crate) enum Event {
         silent: bool,
     },
     Submit(QuerySpec),
-    /// What the query leaves is to stay until it is released: what is lost of it is made again.
+    /// What the query leaves is to stay until it is released, for other queries.
     Persist(QueryId),
+    /// The submitter has taken all of the result: what is lost of it is not made again.
+    Taken(QueryId),
+    /// What an attempt left cannot be read where it is, though its worker lives.
+    Unread {
+        task: TaskId,
+        attempt: Attempt,
+        why: String,
+    },
     /// The submitter wants no more of the query: running ones are cancelled, finished ones lose their partitions.
     Release(QueryId),
     /// A query cannot be run, as its workers were to be told.
@@ -116,13 +124,11 @@ pub(crate) enum Action {
         /// Only once this attempt has ended, which runs on the same worker.
         after: Option<(TaskId, Attempt)>,
     },
-    /// An attempt is not to run there. Its end is said all the same.
+    /// An attempt is not to run there if it still waits. Its end is said all the same.
     Withdraw {
         worker: WorkerId,
         task: TaskId,
         attempt: Attempt,
-        /// Also if it runs by now; else only if it still waits.
-        stop: bool,
     },
     StartReplica {
         worker: WorkerId,
@@ -148,8 +154,14 @@ pub(crate) enum Action {
         replica: ReplicaId,
         tell: Vec<WorkerId>,
     },
-    /// Stop the tasks of a stage there: it has enough rows without them.
+    /// Stop the tasks of a stage there: they are not needed, or run again elsewhere.
     Enough {
+        worker: WorkerId,
+        query: QueryId,
+        stage: StageId,
+    },
+    /// Drop what the tasks of a stage have left there.
+    Drop {
         worker: WorkerId,
         query: QueryId,
         stage: StageId,
@@ -191,6 +203,9 @@ pub(crate) struct Core {
     /// Stages that wait for room to be admitted.
     unadmitted: BTreeMap<QueryId, Vec<usize>>,
     promise: Promise,
+    /// Who may have ended a worker, beside others; and who of them is tried alone, and where.
+    suspects: BTreeSet<Suspect>,
+    trials: BTreeMap<Suspect, WorkerId>,
     autoscaler: Option<Autoscaler>,
     /// Users' actors: they cost nothing, and keep their worker.
     actors: Actors,
@@ -232,6 +247,8 @@ impl Core {
             pools: Pools::default(),
             unadmitted: BTreeMap::new(),
             promise: Promise::default(),
+            suspects: BTreeSet::new(),
+            trials: BTreeMap::new(),
             autoscaler: settings.scale.clone().map(Autoscaler::new),
             actors: Actors::default(),
             machines: BTreeMap::new(),
@@ -277,7 +294,9 @@ impl Core {
             Event::NotJoined { why } => self.not_joined(&why),
             Event::Silent { worker, silent } => self.ledger.set_silent(worker, silent.then_some(now)),
             Event::Submit(spec) => self.submit(spec, now, &mut actions),
-            Event::Persist(query) => self.queries.get_mut(&query).into_iter().for_each(|query| query.persisted = true),
+            Event::Persist(query) => self.persist(query, &mut actions),
+            Event::Taken(query) => self.taken(query),
+            Event::Unread { task, attempt, why } => self.unread(task, attempt, &why, now, &mut actions),
             Event::Release(query) => self.end(query, None, now, &mut actions),
             Event::Fail(query, error) => self.end(query, Some(error), now, &mut actions),
             Event::TaskEnded { task, attempt, outcome } => self.task_ended(task, attempt, outcome, now, &mut actions),
@@ -300,6 +319,14 @@ impl Core {
     /// Whether a worker of this machine is not wanted, because one was let go a short while ago.
     pub(crate) fn excludes(&self, machine: IpAddr, now: Instant) -> bool {
         self.autoscaler.as_ref().is_some_and(|scaler| scaler.excludes(machine, now))
+    }
+
+    /// What a task of a query's result has left; `None` while it is made, or made again.
+    pub(crate) fn partition(&self, query: QueryId, index: usize) -> Option<(WorkerId, Output)> {
+        match self.queries.get(&query)?.stages.last()?.tasks.get(index)?.state {
+            TaskState::Done(worker, output) => Some((worker, output)),
+            _ => None,
+        }
     }
 
     /// The partitions that a finished stage left, in task order.
@@ -404,6 +431,7 @@ impl Core {
         let is_done = query.stages.last().is_none_or(|last| last.phase == Phase::Done);
         self.queries.insert(query);
         self.turns.enter(id, driver);
+        self.reopen_all(id, now, actions);
         match infeasible {
             Some(error) => self.end(id, Some(error), now, actions),
             None if is_done => self.query_done(id, now, actions),
@@ -444,6 +472,14 @@ impl Core {
             Err(cause) if is_over || matches!(cause, TaskFailure::Cancelled) => self.put_back(id),
             // However often: those rows come, or their query fails and is gone.
             Err(TaskFailure::MadeAgain(persisted)) if self.queries.contains_key(&persisted) => self.wait(id, now),
+            Err(TaskFailure::LostInput { task, attempt, from, why }) => {
+                let reads = self.queries.get(&id.query).map_or(&[][..], |query| &query.spec.stages[stage].held);
+                let is_its_own = task.query == id.query || reads.contains(&task.query);
+                self.put_back(id);
+                if is_its_own {
+                    self.unread(task, Attempt(attempt), &format!("{why} (on {from})"), now, actions);
+                }
+            }
             Err(cause) => {
                 let again = cause.is_retryable() && self.retry(id, now);
                 if !again {
@@ -458,17 +494,26 @@ impl Core {
     fn task_done(&mut self, id: TaskId, worker: WorkerId, output: Output, now: Instant, actions: &mut Vec<Action>) {
         let Some(query) = self.queries.get_mut(&id.query) else { return };
         let (stage, index) = (id.stage.0 as usize, id.index as usize);
-        let is_result = stage + 1 == query.stages.len();
+        let is_result = query.is_result(stage);
         let state = &mut query.stages[stage];
-        state.tasks[index].state = TaskState::Done(worker, output);
+        let task = &mut state.tasks[index];
+        task.state = TaskState::Done(worker, output);
+        task.failed = 0;
+        let is_cleared = state.accused.remove(&index) && state.accused.is_empty();
+        let first = !std::mem::replace(&mut task.reported, true);
         state.output = (state.output.0 + output.rows, state.output.1 + output.bytes);
         state.left -= 1;
         if state.holders.insert(worker) && state.kept {
             self.ledger.keep(worker, true);
         }
-        if is_result {
+        // One that was made again is asked for by who misses the first.
+        if is_result && first {
             actions.push(Action::Report(id.query, Report::Partition { index, worker, output }));
         }
+        if is_cleared {
+            query.reopen(stage, now);
+        }
+        let state = &query.stages[stage];
         if state.phase == Phase::Done || (state.left > 0 && !query.has_enough(stage)) {
             return;
         }
@@ -485,9 +530,9 @@ impl Core {
             }
         }
         query.reopen(stage, now);
-        for reader in query.stages[stage].readers.clone() {
-            query.reopen(reader, now);
-        }
+        let readers = query.stages[stage].readers.clone();
+        readers.into_iter().for_each(|reader| self.reopen(id.query, reader, now, actions));
+        let Some(query) = self.queries.get_mut(&id.query) else { return };
         // What nobody reads any more keeps no worker.
         for input in query.spec.stages[stage].inputs.clone() {
             let needed = query.is_needed(input.0 as usize);
@@ -502,6 +547,7 @@ impl Core {
     fn query_done(&mut self, id: QueryId, now: Instant, actions: &mut Vec<Action>) {
         let Some(query) = self.queries.get_mut(&id) else { return };
         query.done = true;
+        let told = std::mem::replace(&mut query.told, true);
         let stages = query.stages.len();
         for stage in query.stages.iter_mut().filter(|stage| stage.phase == Phase::Running && !stage.steps.is_empty()) {
             stage.phase = Phase::Waiting;
@@ -511,7 +557,10 @@ impl Core {
         self.ended = true;
         // An input that was lost and is made again is not needed any more.
         (0..stages).for_each(|stage| self.leave_pools(id, stage, now, actions));
-        actions.push(Action::Report(id, Report::Done));
+        if !told {
+            actions.push(Action::Report(id, Report::Done));
+        }
+        self.drop_inputs(id, actions);
     }
 
     fn stage_mut(&mut self, task: TaskId) -> Option<&mut super::query::Stage> {
@@ -543,13 +592,13 @@ impl Core {
             query.settle_kept(stage, false, &mut self.ledger);
             for index in 0..query.stages[stage].tasks.len() {
                 let task = query.task_id(stage, index);
-                let Task { attempt, state } = &mut query.stages[stage].tasks[index];
+                let Task { attempt, state, .. } = &mut query.stages[stage].tasks[index];
                 if matches!(state, TaskState::Running { .. } | TaskState::Queued { .. }) {
                     left.push(((task, *attempt), std::mem::replace(state, TaskState::Pending)));
                 }
             }
         }
-        let (stages, done, visited) = (query.stages.len(), query.done, std::mem::take(&mut query.visited));
+        let (stages, told, visited) = (query.stages.len(), query.told, std::mem::take(&mut query.visited));
         left.into_iter().for_each(|(run, was)| self.abandon(run, was, now));
         (0..stages).for_each(|stage| self.leave_pools(id, stage, now, actions));
         self.queries.remove(&id);
@@ -558,9 +607,9 @@ impl Core {
         self.ended = true;
         let there = visited.into_iter().filter(|worker| self.ledger.has(*worker));
         actions.extend(there.map(|worker| Action::End { worker, query: id }));
-        if !done {
-            let error = error.unwrap_or(Error::Cancelled);
-            actions.push(Action::Report(id, Report::Failed(error)));
+        match (told, error) {
+            (true, error) => actions.extend(error.map(|error| Action::Report(id, Report::Lost(error)))),
+            (false, error) => actions.push(Action::Report(id, Report::Failed(error.unwrap_or(Error::Cancelled)))),
         }
     }
 }
@@ -572,11 +621,13 @@ mod place;
 mod pools;
 mod promise;
 mod recover;
+mod rollback;
 mod scale;
+mod suspects;
 
 use place::Wants;
 use promise::Promise;
-pub(crate) use recover::MAX_ATTEMPTS;
+use suspects::Suspect;
 
 #[cfg(test)]
 mod tests;

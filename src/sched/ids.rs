@@ -58,7 +58,6 @@ pub(crate) struct ReplicaId {
 pub(crate) struct PartitionId {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
-    pub(crate) partition: u32,
 }
 
 /// A worker, numbered by whoever started it. No number is used twice in a cluster.

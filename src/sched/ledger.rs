@@ -21,6 +21,8 @@ pub(super) struct Ledger {
     capacity: Resources,
     /// Counts what may have made room.
     room: u64,
+    /// The one worker that is placed on, if this is said.
+    only: Option<WorkerId>,
     /// Workers that were charged, relieved or asked to keep something since somebody looked.
     changed: BTreeSet<WorkerId>,
 }
@@ -36,6 +38,8 @@ struct Account {
     /// Nothing new is placed here: it is silent, or kept free for somebody.
     silent: Option<Instant>,
     reserved: bool,
+    /// It is for one suspect alone, which is placed here by name.
+    alone: bool,
     /// Stages whose partitions here are still to be read.
     kept: usize,
 }
@@ -72,7 +76,8 @@ impl Ledger {
         self.remove(worker);
         let device = Device { free: DEVICE, memory: capacity.gpu_memory };
         let devices = vec![device; (capacity.milligpus / DEVICE) as usize];
-        let account = Account { capacity, free: capacity, devices, silent: None, reserved: false, kept: 0 };
+        let account =
+            Account { capacity, free: capacity, devices, silent: None, reserved: false, alone: false, kept: 0 };
         account.enter(worker, &mut self.by_cpus, &mut self.by_gpus);
         self.accounts.insert(worker, account);
         self.capacity = self.capacity.plus(capacity.in_all());
@@ -105,6 +110,10 @@ impl Ledger {
     }
 
     fn best(&self, amount: Resources, spare: Resources) -> Option<WorkerId> {
+        if let Some(only) = self.only {
+            let fits = self.accounts.get(&only)?.devices_for(amount, spare).is_some() && self.is_open(only);
+            return fits.then_some(only);
+        }
         let fits =
             |worker: &WorkerId| self.accounts.get(worker).is_some_and(|a| a.devices_for(amount, spare).is_some());
         if amount.wants_gpu() {
@@ -123,7 +132,7 @@ impl Ledger {
 
     /// Whether this much may be left on a worker if so much more of it were free: at most, for its GPUs are counted together.
     pub(super) fn could_fit(&self, worker: WorkerId, amount: Resources, more: Resources) -> bool {
-        let Some(account) = self.accounts.get(&worker).filter(|account| account.is_open()) else { return false };
+        let Some(account) = self.accounts.get(&worker).filter(|_| self.is_open(worker)) else { return false };
         let [cpus, gpus, memory, _] = account.left().plus(more).kinds();
         let [wants_cpus, wants_gpus, wants_memory, _] = amount.kinds();
         cpus >= wants_cpus && gpus >= wants_gpus && memory >= wants_memory
@@ -131,7 +140,9 @@ impl Ledger {
 
     /// Charges this worker, if there is room.
     pub(super) fn place_on(&mut self, worker: WorkerId, amount: Resources) -> Option<Grant> {
-        self.accounts.get(&worker).filter(|account| account.is_open())?;
+        if !self.is_open(worker) {
+            return None;
+        }
         self.charge(worker, amount)
     }
 
@@ -162,6 +173,9 @@ impl Ledger {
 
     /// Charges the worker with the least left that has room.
     fn pack(&mut self, amount: Resources) -> Option<Grant> {
+        if let Some(only) = self.only {
+            return self.place_on(only, amount);
+        }
         let enough = self.by_cpus.range((amount.millicpus, Reverse(WorkerId(u32::MAX)))..);
         let fits = |worker: &WorkerId| self.accounts[worker].devices_for(amount, Resources::NONE).is_some();
         let worker = enough.map(|(_, Reverse(worker))| *worker).find(fits)?;
@@ -216,7 +230,24 @@ impl Ledger {
 
     /// Whether new work may be placed on this worker.
     pub(super) fn is_open(&self, worker: WorkerId) -> bool {
-        self.accounts.get(&worker).is_some_and(Account::is_open)
+        let may = |account: &Account| match self.only {
+            Some(only) => worker == only && account.silent.is_none(),
+            None => account.is_open(),
+        };
+        self.accounts.get(&worker).is_some_and(may)
+    }
+
+    /// Places on this worker and no other, whoever it is kept for; or, as ever, on all but those.
+    pub(super) fn set_only(&mut self, only: Option<WorkerId>) {
+        self.only = only;
+    }
+
+    /// Keeps new work away from a worker but for what is placed there by name, or lets it in again.
+    pub(super) fn set_alone(&mut self, worker: WorkerId, alone: bool) {
+        if self.accounts.get(&worker).is_some_and(|account| account.alone != alone) {
+            self.note_room();
+            self.change(worker, |account| account.alone = alone);
+        }
     }
 
     /// Partitions of one more stage, or of one fewer, must stay on this worker.
@@ -319,7 +350,7 @@ impl Ledger {
 
 impl Account {
     fn is_open(&self) -> bool {
-        self.silent.is_none() && !self.reserved
+        self.silent.is_none() && !self.reserved && !self.alone
     }
 
     /// What is left, of all GPUs together.

@@ -178,9 +178,9 @@ impl Pools {
         changed.iter().filter_map(|id| self.pools.get(id)).flat_map(|pool| &pool.users).copied().collect()
     }
 
-    /// The first pool in use that could have more replicas, of the kinds after this one.
-    pub(super) fn growing(&self, after: Option<Kind>) -> Option<(Kind, PoolId)> {
-        let next = after.map_or(Bound::Unbounded, |kind| Bound::Excluded((kind, PoolId(u64::MAX))));
+    /// The next pool in use that could have more replicas.
+    pub(super) fn growing(&self, after: Option<(Kind, PoolId)>) -> Option<(Kind, PoolId)> {
+        let next = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.growing.range((next, Bound::Unbounded)).next().copied()
     }
 

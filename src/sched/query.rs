@@ -19,11 +19,19 @@ pub(crate) struct QuerySpec {
     /// Who submits it.
     pub(crate) driver: DriverId,
     pub(crate) stages: Vec<StageSpec>,
+    /// The result, made again, has the same rows. Else who has read some of it must not read on in what is made again.
+    pub(crate) stable: bool,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct StageSpec {
     pub(crate) inputs: Vec<StageId>,
+    /// Inputs that, made again, may not be what its tasks have read: all of them must read one attempt.
+    pub(crate) one_attempt: Vec<StageId>,
+    /// And one that other stages read, too, or made of what they read: then that holds for what it has made as well.
+    pub(crate) with_others: bool,
+    /// Queries whose persisted results its tasks read.
+    pub(crate) held: Vec<QueryId>,
     pub(crate) tasks: usize,
     pub(crate) pools: Vec<PoolSpec>,
     /// Tasks that want to run on some worker, by index. Others run where most of their input is, if there is room.
@@ -42,7 +50,7 @@ pub(crate) struct Output {
     pub(crate) bytes: u64,
 }
 
-/// What whoever submitted the query hears. After `Done` or `Failed`, nothing.
+/// What whoever submitted the query hears. After `Failed` nothing, after `Done` nothing but `Lost`.
 #[derive(Debug, Clone)]
 pub(crate) enum Report {
     /// A partition of the result: which in order, and where.
@@ -54,6 +62,8 @@ pub(crate) enum Report {
     /// All partitions of the result have been reported.
     Done,
     Failed(Error),
+    /// What was lost of the result after `Done` could not be made again.
+    Lost(Error),
 }
 
 #[derive(Debug)]
@@ -62,12 +72,20 @@ pub(super) struct Query {
     pub(super) stages: Vec<Stage>,
     /// Stages that are not done and whose inputs are there.
     pub(super) open: BTreeSet<usize>,
-    /// `Done` has been reported; partitions are kept until the query is released.
+    /// All of the result is there.
     pub(super) done: bool,
-    /// What is lost of its result is made again even so.
+    /// `Done` has been reported. What is lost of the result is made again until it is taken.
+    pub(super) told: bool,
+    /// The result stays where it is, for other queries. The submitter reads nothing of it.
     pub(super) persisted: bool,
     /// Workers that have had something of it.
     pub(super) visited: BTreeSet<WorkerId>,
+    /// The submitter has all that it wants: what is lost of the result stays lost.
+    pub(super) taken: bool,
+    /// How often the result may have become another for who had read some of it.
+    pub(super) epoch: u64,
+    /// Which epochs it has read of others' persisted results.
+    pub(super) read: BTreeMap<QueryId, u64>,
 }
 
 #[derive(Debug)]
@@ -83,6 +101,14 @@ pub(super) struct Stage {
     pub(super) queued: usize,
     /// Tasks that are not done.
     pub(super) left: usize,
+    /// How often something that its tasks had left was lost, to be made again.
+    pub(super) epoch: u64,
+    /// Tasks that ran on a worker which was lost, beside those of other queries: the stage runs alone until they have succeeded.
+    pub(super) accused: BTreeSet<usize>,
+    /// How often that was so.
+    pub(super) accused_before: u32,
+    /// Epochs of the inputs of which its tasks read one attempt, together, when the first of them started.
+    pub(super) seen: u64,
     /// How many attempts have succeeded, and how long they ran.
     pub(super) ended: (u32, Duration),
     /// Rows and bytes that its tasks have left.
@@ -120,6 +146,12 @@ pub(super) enum Phase {
 pub(super) struct Task {
     pub(super) attempt: Attempt,
     pub(super) state: TaskState,
+    /// Attempts that have failed, or were lost with a worker while they ran, since the last that succeeded.
+    pub(super) failed: u32,
+    /// How often what it had left could not be read where it was.
+    pub(super) unread: u32,
+    /// It is a task of the result whose partition has been reported.
+    pub(super) reported: bool,
 }
 
 impl Task {
@@ -171,8 +203,18 @@ impl Query {
     /// Wishes for workers that are not there are soft ones.
     pub(super) fn new(spec: QuerySpec, is_there: impl Fn(WorkerId) -> bool, now: Instant) -> Self {
         let stages = spec.stages.iter().map(|stage| Stage::new(stage, &is_there, now)).collect();
-        let (open, visited) = (BTreeSet::new(), BTreeSet::new());
-        let mut query = Self { spec, stages, open, done: false, persisted: false, visited };
+        let mut query = Self {
+            spec,
+            stages,
+            open: BTreeSet::new(),
+            visited: BTreeSet::new(),
+            done: false,
+            told: false,
+            persisted: false,
+            taken: false,
+            epoch: 0,
+            read: BTreeMap::new(),
+        };
         for stage in 0..query.stages.len() {
             for input in query.spec.stages[stage].inputs.clone() {
                 let readers = query.stages.get_mut(input.0 as usize).map(|input| &mut input.readers);
@@ -247,12 +289,40 @@ impl Query {
     /// Whether somebody still reads what this stage leaves: the submitter, or a stage that is not done.
     pub(super) fn is_needed(&self, stage: usize) -> bool {
         let reads = |reader: &usize| self.stages[*reader].phase != Phase::Done;
-        stage + 1 == self.stages.len() || self.stages[stage].readers.iter().any(reads)
+        (stage + 1 == self.stages.len() && !self.taken) || self.stages[stage].readers.iter().any(reads)
+    }
+
+    pub(super) fn is_result(&self, stage: usize) -> bool {
+        stage + 1 == self.stages.len()
+    }
+
+    /// Whether tasks of a stage have read, or are reading, an attempt of an input that is not the one which others would read,
+    /// though all of them must read one.
+    pub(super) fn is_outdated(&mut self, stage: usize) -> bool {
+        // Where all have ended, nobody else reads; unless other stages do.
+        let reads = self.stages[stage].phase != Phase::Done || self.spec.stages[stage].with_others;
+        if !reads || !self.inputs_done(stage) {
+            return false;
+        }
+        let inputs = self.spec.stages[stage].one_attempt.iter().filter_map(|id| self.stages.get(id.0 as usize));
+        let epochs = inputs.map(|input| input.epoch).sum();
+        // Each of them only grows: the sum is the same only if all are.
+        let seen = std::mem::replace(&mut self.stages[stage].seen, epochs);
+        // What was given out has been read from, also if all of it is lost by now.
+        let given =
+            self.is_result(stage) && !self.persisted && self.stages[stage].tasks.iter().any(|task| task.reported);
+        seen != epochs && (given || self.stages[stage].has_begun())
     }
 
     /// Notes whether a stage has work to give out, after its phase or that of an input has changed.
     pub(super) fn reopen(&mut self, stage: usize, now: Instant) {
-        if self.stages[stage].phase == Phase::Done || !self.inputs_done(stage) {
+        let inputs_done = self.inputs_done(stage);
+        let state = &mut self.stages[stage];
+        if state.phase == Phase::Done {
+            state.accused.clear();
+        }
+        // Suspects are not started in their turn.
+        if state.phase == Phase::Done || !inputs_done || !state.accused.is_empty() {
             self.open.remove(&stage);
         } else if self.open.insert(stage) && self.stages[stage].phase == Phase::Waiting {
             self.stages[stage].since = now;
@@ -271,7 +341,7 @@ impl Query {
 
 impl Stage {
     fn new(spec: &StageSpec, is_there: impl Fn(WorkerId) -> bool, now: Instant) -> Self {
-        let task = |state| Task { attempt: Attempt(1), state };
+        let task = |state| Task { attempt: Attempt(1), state, failed: 0, unread: 0, reported: false };
         let given = spec.given.iter().map(|output| task(TaskState::Done(WorkerId::DRIVER, *output)));
         let to_run = spec.tasks.saturating_sub(spec.given.len());
         let mut stage = Self {
@@ -283,6 +353,10 @@ impl Stage {
             running: 0,
             queued: 0,
             left: to_run,
+            epoch: 0,
+            accused: BTreeSet::new(),
+            accused_before: 0,
+            seen: 0,
             ended: (0, Duration::ZERO),
             output: (0, 0),
             lead: (0, 0),
@@ -308,6 +382,11 @@ impl Stage {
             Some(Affinity::Soft(_)) | None if spec.limit.is_some() => self.waiting.insert(index),
             _ => self.waiting.push(index, wish),
         }
+    }
+
+    /// Whether some task runs or has run, in the attempts that count.
+    pub(super) fn has_begun(&self) -> bool {
+        self.tasks.iter().any(|task| !matches!(task.state, TaskState::Pending))
     }
 
     /// How many tasks may wait at a worker behind one of this stage. None, unless its tasks are so short that the worker would

@@ -62,6 +62,8 @@ pub enum WaitsFor {
     Inputs(Vec<StageId>),
     /// Any worker: there is none.
     Workers,
+    /// A worker of its own: one was lost on which it ran beside tasks of other queries.
+    Alone,
     /// Room on a worker: for what.
     Capacity(String),
     /// This worker and no other.
@@ -242,6 +244,7 @@ fn waits(query: &Query, index: usize, pools: &Pools, task: Resources, no_workers
     let since = stage.since.max(stage.moved);
     match (stage.phase, query.open.contains(&index)) {
         (Phase::Done, _) => (),
+        (_, false) if query.inputs_done(index) => wait(stage.waiting.len(), "task", WaitsFor::Alone, since),
         (_, false) => {
             let missing =
                 spec.inputs.iter().filter(|id| query.stages.get(id.0 as usize).is_some_and(|s| s.phase != Phase::Done));
@@ -405,6 +408,7 @@ impl fmt::Display for WaitsFor {
                 write!(f, "stage {}", stages.join(", "))
             }
             Self::Workers => write!(f, "a worker to join"),
+            Self::Alone => write!(f, "a worker of its own, because one was lost on which it ran beside other queries"),
             Self::Capacity(of) => write!(f, "room on a worker ({of})"),
             Self::Worker(worker) => write!(f, "room on {worker} and no other"),
             Self::TaskBefore => write!(f, "the task before it on its worker"),

@@ -23,6 +23,11 @@ impl Waiting {
         }
     }
 
+    /// Adds a task that runs anywhere, before all others.
+    pub(super) fn push_front(&mut self, task: usize) {
+        self.anywhere.push_front(task);
+    }
+
     /// Adds a task that runs anywhere, in its order among such tasks.
     pub(super) fn insert(&mut self, task: usize) {
         let place = self.anywhere.partition_point(|before| *before < task);

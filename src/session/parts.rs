@@ -1,11 +1,12 @@
 //! What sessions are made of.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use regatta_remote::{Arbiter, Authority, LocalRef, Node, NodeId, PeerEvent, Role, Runtime};
-use tokio::sync::broadcast::error::RecvError;
+use actix::{Actor, Context, Handler, Message};
+use regatta_remote::{Arbiter, Authority, LocalRef, Node, NodeId, PeerEvent, Role, Runtime, TellError};
 use tokio::sync::watch;
 
 use crate::actors::{
@@ -41,7 +42,7 @@ impl Ground {
         network: impl FnOnce(&Runtime) -> Result<Network, ClusterError>,
     ) -> Result<Self, ClusterError> {
         check_open_files()?;
-        let failed = |error| ClusterError::scratch("a folder of the session", &config.scratch, error);
+        let failed = |error| ClusterError::scratch("a scratch folder", &config.scratch, error);
         let scratch = Scratch::create(&config.scratch).map_err(failed)?;
         let store = scratch.store("driver").map_err(failed)?;
         let runtime = Runtime::new("regatta", 2).map_err(|e| ClusterError::os("start the session's threads", e))?;
@@ -102,10 +103,13 @@ impl Head {
     /// What the provider does with its word that a process has ended: it is proof, and comes before any time-out.
     pub(super) fn on_end(&self) -> Arc<dyn Fn(Option<NodeId>, String) + Send + Sync> {
         let (scheduler, runtime) = (self.scheduler.clone(), self.ground.host.runtime.handle().clone());
+        let closing = Arc::clone(&self.ground.host.closing);
         Arc::new(move |node, why| {
+            if closing.load(Ordering::Relaxed) {
+                return;
+            }
             let scheduler = scheduler.clone();
-            // A scheduler that is gone has no use for it.
-            runtime.spawn(async move { scheduler.tell(WorkerDown { node, why }, CONTROL).await });
+            runtime.spawn(async move { tell_surely(&scheduler, || WorkerDown { node, why: why.clone() }).await });
         })
     }
 
@@ -125,25 +129,24 @@ impl Head {
     /// Tells the scheduler of workers that are lost, and the gateway of drivers.
     fn watch_peers(&self, node: &Node, gateway: LocalRef<GatewayActor>) {
         let (mut events, scheduler) = (node.events(), self.scheduler.clone());
+        let closing = Arc::clone(&self.ground.host.closing);
         self.ground.host.runtime.handle().spawn(async move {
-            loop {
-                // An actor that is gone has no use for what it is told.
-                match events.recv().await {
-                    Ok(PeerEvent::Down { peer, .. }) if peer.role == Role::Driver => {
-                        let _ = gateway.tell(DriverDown(peer.node), CONTROL).await;
+            while let Some(event) = events.recv().await {
+                match event {
+                    PeerEvent::Down { .. } if closing.load(Ordering::Relaxed) => return,
+                    PeerEvent::Down { peer, .. } if peer.role == Role::Driver => {
+                        tell_surely(&gateway, || DriverDown(peer.node)).await;
                     }
-                    Ok(PeerEvent::Down { peer, cause }) if peer.role == Role::Worker => {
-                        let _ = scheduler.tell(WorkerDown { node: Some(peer.node), why: cause }, CONTROL).await;
+                    PeerEvent::Down { peer, cause } if peer.role == Role::Worker => {
+                        tell_surely(&scheduler, || WorkerDown { node: Some(peer.node), why: cause.clone() }).await;
                     }
-                    Ok(PeerEvent::Suspect(peer)) if peer.role == Role::Worker => {
-                        let _ = scheduler.tell(WorkerSilent { node: peer.node, silent: true }, CONTROL).await;
+                    PeerEvent::Suspect(peer) if peer.role == Role::Worker => {
+                        tell_surely(&scheduler, || WorkerSilent { node: peer.node, silent: true }).await;
                     }
-                    Ok(PeerEvent::Recovered(peer)) if peer.role == Role::Worker => {
-                        let _ = scheduler.tell(WorkerSilent { node: peer.node, silent: false }, CONTROL).await;
+                    PeerEvent::Recovered(peer) if peer.role == Role::Worker => {
+                        tell_surely(&scheduler, || WorkerSilent { node: peer.node, silent: false }).await;
                     }
-                    Ok(_) => (),
-                    Err(RecvError::Lagged(missed)) => tracing::error!(missed, "events of peers were missed"),
-                    Err(RecvError::Closed) => return,
+                    _ => (),
                 }
             }
         });
@@ -165,5 +168,18 @@ impl Head {
             }
             thread::sleep(LOOK);
         }
+    }
+}
+
+/// Tells an actor of this process, however long it is busy: what is lost here, a query would wait for without end. One
+/// that is gone has no use for it.
+async fn tell_surely<A, M>(actor: &LocalRef<A>, message: impl Fn() -> M)
+where
+    A: Actor<Context = Context<A>> + Handler<M>,
+    M: Message<Result = ()> + Send + 'static,
+{
+    while let Err(TellError::Busy) = actor.tell(message(), CONTROL).await {
+        // Busy is also what one hears while the session's threads end: this must not keep one of them.
+        tokio::task::yield_now().await;
     }
 }

@@ -1,36 +1,130 @@
 //! The store as a source of data transfers.
+//!
+//! A transfer of blocks begins with a head that says which blocks come, of every output that was asked for; they follow one after
+//! the other.
 
-use std::fs::File;
 use std::io::{self, Error, ErrorKind};
 use std::net::SocketAddr;
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use regatta_remote::{DataReader, DataSource, NodeId, PeerId, Role, decode};
 use serde::{Deserialize, Serialize};
 
-use super::{Data, Sealed, Store};
-use crate::sched::{PartitionId, QueryId, WorkerId};
+use super::Store;
+use super::output::{Block, Chosen, Sealed};
+use crate::sched::{Attempt, PartitionId, QueryId, StageId, TaskId, WorkerId};
 
 /// What a reader asks a store for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Ticket {
-    /// A sealed partition; as often as wanted while its query lives.
-    Partition(PartitionId),
-    /// Some rows of a sealed partition; likewise.
-    Rows(PartitionId, RowRange),
+    /// Blocks of outputs; as often as wanted while their query lives.
+    Blocks(Wanted),
     /// A batch on its way to or from a UDF replica; once.
     Batch(u64),
-    /// A sealed partition of another node: for the head, which passes it on to nodes that cannot reach that one.
-    Through { worker: WorkerId, node: NodeId, address: SocketAddr, partition: PartitionId, rows: Option<RowRange> },
+    /// Blocks that another node holds: for the head, which passes them on to nodes that cannot reach that one.
+    Through { worker: WorkerId, node: NodeId, address: SocketAddr, wanted: Wanted },
 }
 
-/// Rows of a partition, by number.
+/// Some of what a stage has left in one store, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    pub(crate) query: QueryId,
+    pub(crate) stage: StageId,
+    pub(crate) sections: Range<u32>,
+    pub(crate) parts: Vec<Part>,
+}
+
+/// An output of a stage, or some of its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) task: u32,
+    pub(crate) attempt: Attempt,
+    pub(crate) rows: Option<RowRange>,
+}
+
+impl Part {
+    pub(crate) fn all(output: PartitionId) -> Self {
+        Self { task: output.task.index, attempt: output.attempt, rows: None }
+    }
+}
+
+/// Rows of an output, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RowRange {
     pub(crate) offset: u64,
     pub(crate) len: u64,
+}
+
+/// Outputs in one transfer: their ticket fits into one.
+pub(crate) const PARTS: usize = 2048;
+
+impl Wanted {
+    pub(crate) fn id(&self, part: &Part) -> PartitionId {
+        let task = TaskId { query: self.query, stage: self.stage, index: part.task };
+        PartitionId { task, attempt: part.attempt }
+    }
+}
+
+/// What a head says of one output; `None` if it is not there.
+pub(crate) type Listed = Option<(u32, Vec<Chosen>)>;
+
+/// Bytes before a head's entries.
+pub(crate) const HEAD_PREFIX: usize = 4;
+/// Of what is said of a block, and of an output.
+const ENTRY: usize = 16;
+const OUTPUT: usize = 8;
+const GONE: u32 = u32::MAX;
+
+/// What is to come, as it travels.
+fn head(listed: &[Listed]) -> Bytes {
+    let blocks: usize = listed.iter().flatten().map(|(_, chosen)| chosen.len()).sum();
+    let size = listed.len() * OUTPUT + blocks * ENTRY;
+    let mut bytes = BytesMut::with_capacity(HEAD_PREFIX + size);
+    bytes.put_u32_le(size as u32);
+    for output in listed {
+        let Some((mark, chosen)) = output else {
+            bytes.put_u32_le(GONE);
+            bytes.put_u32_le(0);
+            continue;
+        };
+        bytes.put_u32_le(chosen.len() as u32);
+        bytes.put_u32_le(*mark);
+        for Chosen { block, from, rows } in chosen {
+            [block.len, block.crc, *from, *rows].into_iter().for_each(|number| bytes.put_u32_le(number));
+        }
+    }
+    bytes.freeze()
+}
+
+/// The bytes that a head has after its [`HEAD_PREFIX`].
+pub(crate) fn head_size(prefix: [u8; HEAD_PREFIX]) -> usize {
+    u32::from_le_bytes(prefix) as usize
+}
+
+/// What a head of so many outputs says, from after its prefix on. `None` if it is none.
+pub(crate) fn parse_head(mut bytes: &[u8], outputs: usize) -> Option<Vec<Listed>> {
+    let mut listed = Vec::with_capacity(outputs);
+    for _ in 0..outputs {
+        let (count, mark) = (bytes.try_get_u32_le().ok()?, bytes.try_get_u32_le().ok()?);
+        if count == GONE {
+            listed.push(None);
+            continue;
+        }
+        let count = count as usize;
+        if bytes.len() < count.checked_mul(ENTRY)? {
+            return None;
+        }
+        let chosen = (0..count).map(|_| {
+            let (len, crc, from, rows) =
+                (bytes.get_u32_le(), bytes.get_u32_le(), bytes.get_u32_le(), bytes.get_u32_le());
+            let block = Block { section: 0, rows: from.checked_add(rows)?, len, crc, offset: 0 };
+            Some(Chosen { block, from, rows })
+        });
+        listed.push(Some((mark, chosen.collect::<Option<_>>()?)));
+    }
+    bytes.is_empty().then_some(listed)
 }
 
 impl Store {
@@ -47,14 +141,13 @@ impl Store {
         if may { Ok(()) } else { Err(format!("{query} is not a query of {peer}")) }
     }
 
-    fn may_open(&self, ticket: Ticket, peer: PeerId) -> Result<(), String> {
+    fn may_open(&self, ticket: &Ticket, peer: PeerId) -> Result<(), String> {
         match ticket {
-            Ticket::Partition(id) | Ticket::Rows(id, _) => self.may_read(id.task.query, peer),
-            Ticket::Batch(number) => match self.offers.get(&number) {
+            Ticket::Blocks(wanted) | Ticket::Through { wanted, .. } => self.may_read(wanted.query, peer),
+            Ticket::Batch(number) => match self.offers.get(number) {
                 Some(offer) if offer.1 != Some(peer.node) => Err(format!("the batch is not for {peer}")),
                 _ => Ok(()), // or it is not there
             },
-            Ticket::Through { partition, .. } => self.may_read(partition.task.query, peer),
         }
     }
 }
@@ -62,15 +155,14 @@ impl Store {
 impl DataSource for Store {
     fn open(&self, ticket: &[u8], peer: PeerId) -> Result<Box<dyn DataReader>, String> {
         let ticket = decode(ticket).map_err(|e| e.to_string())?;
-        self.may_open(ticket, peer)?;
+        self.may_open(&ticket, peer)?;
         match ticket {
-            Ticket::Partition(id) => {
-                Ok(Box::new(Reader { sealed: self.sealed(id)?, at: 0, crc: crc32fast::Hasher::new() }))
-            }
-            ticket => {
-                let left = self.read(ticket)?;
+            Ticket::Blocks(wanted) => Ok(Box::new(Blocks::new(self, &wanted))),
+            Ticket::Batch(number) => {
+                let left = self.batch(number)?;
                 Ok(Box::new(Memory { total: left.len() as u64, left }))
             }
+            Ticket::Through { .. } => Err("only the head passes on what others hold".to_owned()),
         }
     }
 
@@ -100,35 +192,69 @@ impl DataReader for Memory {
     }
 }
 
-/// Reads a partition from its start, and knows at its end whether it is what was written.
-struct Reader {
-    sealed: Arc<Sealed>,
-    at: u64,
-    crc: crc32fast::Hasher,
+/// Reads a head, and then blocks: those that lie one after the other at once.
+struct Blocks {
+    total: u64,
+    head: Bytes,
+    /// In reverse order.
+    left: Vec<(Arc<Sealed>, Range<u64>)>,
+    on_disk: bool,
 }
 
-impl DataReader for Reader {
+impl Blocks {
+    fn new(store: &Store, wanted: &Wanted) -> Self {
+        let found = wanted.parts.iter().map(|part| {
+            // A reader that hears of it first knows whose it was.
+            let sealed = store.get(wanted.id(part)).filter(|sealed| sealed.is_whole())?;
+            let chosen = sealed.choose(&wanted.sections, part.rows);
+            Some((sealed, chosen))
+        });
+        let found: Vec<_> = found.collect();
+        let listed: Vec<Listed> =
+            found.iter().map(|found| found.as_ref().map(|(sealed, chosen)| (sealed.mark, chosen.clone()))).collect();
+        let head = head(&listed);
+        let mut left: Vec<(Arc<Sealed>, Range<u64>)> = Vec::new();
+        for (sealed, chosen) in found.into_iter().flatten() {
+            for Chosen { block, .. } in chosen {
+                let range = block.offset..block.offset + u64::from(block.len);
+                match left.last_mut() {
+                    Some((last, before)) if Arc::ptr_eq(last, &sealed) && before.end == range.start => {
+                        before.end = range.end
+                    }
+                    _ => left.push((Arc::clone(&sealed), range)),
+                }
+            }
+        }
+        let total = head.len() as u64 + left.iter().map(|(_, range)| range.end - range.start).sum::<u64>();
+        let on_disk = left.iter().any(|(sealed, _)| sealed.is_on_disk());
+        left.reverse();
+        Self { total, head, left, on_disk }
+    }
+}
+
+impl DataReader for Blocks {
     fn total(&self) -> u64 {
-        self.sealed.len()
+        self.total
     }
 
     fn read(&mut self, max: usize) -> io::Result<Bytes> {
-        let len = self.total().saturating_sub(self.at).min(max as u64) as usize;
-        let piece = match &self.sealed.data {
-            Data::Memory(bytes) => bytes.slice(self.at as usize..self.at as usize + len),
-            Data::File(owned) => read_at(&owned.file, self.at, len)?,
-        };
-        self.at += len as u64;
-        self.crc.update(&piece);
-        if self.at == self.total() && self.crc.clone().finalize() != self.sealed.crc {
-            return Err(Error::new(ErrorKind::InvalidData, "the partition's file was changed after it was sealed"));
+        if !self.head.is_empty() {
+            return Ok(self.head.split_to(max.min(self.head.len())));
         }
-        Ok(piece)
+        let Some((sealed, range)) = self.left.last_mut() else { return Ok(Bytes::new()) };
+        let piece = range.start..range.end.min(range.start + max as u64);
+        let bytes = sealed.read(piece.clone())?;
+        if bytes.len() as u64 != piece.end - piece.start {
+            return Err(Error::new(ErrorKind::UnexpectedEof, "an output is shorter than it was"));
+        }
+        range.start = piece.end;
+        if range.is_empty() {
+            self.left.pop();
+        }
+        Ok(bytes)
     }
-}
 
-fn read_at(file: &File, at: u64, len: usize) -> io::Result<Bytes> {
-    let mut piece = BytesMut::zeroed(len);
-    file.read_exact_at(&mut piece, at)?;
-    Ok(piece.freeze())
+    fn waits(&self) -> bool {
+        self.on_disk
+    }
 }

@@ -1,12 +1,13 @@
+use futures_util::FutureExt;
 use polars::prelude::*;
 use regatta_remote::{DataSource, encode};
 
 use super::*;
-use crate::sched::{Attempt, StageId, TaskId};
+use crate::sched::{Attempt, StageId, TaskId, WorkerId};
 
-fn partition(query: u64) -> PartitionId {
-    let task = TaskId { query: QueryId(query), stage: StageId(0), index: 0 };
-    PartitionId { task, attempt: Attempt(1), partition: 0 }
+fn output(query: u64, index: u32) -> PartitionId {
+    let task = TaskId { query: QueryId(query), stage: StageId(0), index };
+    PartitionId { task, attempt: Attempt(1) }
 }
 
 fn numbers(rows: i64) -> DataFrame {
@@ -14,11 +15,11 @@ fn numbers(rows: i64) -> DataFrame {
         .unwrap()
 }
 
-/// Writes a frame in pieces; returns what was sealed.
+/// Writes a frame in pieces, as one section; returns what was sealed.
 fn written(store: &Arc<Store>, id: PartitionId, frame: &DataFrame) -> Output {
-    let mut writer = store.writer(id, frame.schema()).unwrap();
+    let mut writer = store.writer(id, &Form::new(frame.schema()));
     for offset in (0..frame.height()).step_by(1000) {
-        writer.write(&frame.slice(offset as i64, 1000)).unwrap();
+        writer.write(0, frame.slice(offset as i64, 1000)).unwrap();
     }
     writer.seal().unwrap()
 }
@@ -27,128 +28,246 @@ fn files(folder: &Path) -> usize {
     std::fs::read_dir(folder).unwrap().count()
 }
 
-/// A partition as a peer reads it.
-fn served(store: &Store, ticket: Ticket) -> Result<Vec<u8>, String> {
-    let identity = regatta_remote::Authority::new().unwrap().issue(regatta_remote::Role::Worker).unwrap();
-    served_to(store, ticket, &identity)
+fn wanted(ids: &[PartitionId], sections: std::ops::Range<u32>, rows: Option<RowRange>) -> Wanted {
+    let parts = ids.iter().map(|id| Part { rows, ..Part::all(*id) }).collect();
+    Wanted { query: ids[0].task.query, stage: ids[0].task.stage, sections, parts }
 }
 
-fn served_to(store: &Store, ticket: Ticket, identity: &regatta_remote::Identity) -> Result<Vec<u8>, String> {
+fn whole(id: PartitionId) -> Wanted {
+    wanted(&[id], 0..u32::MAX, None)
+}
+
+/// What a reader in this process gets.
+fn here(store: &Arc<Store>, wanted: &Wanted, schema: &SchemaRef) -> Result<DataFrame, TaskFailure> {
+    let form = Form::new(schema);
+    let mut blocks = Vec::new();
+    for part in &wanted.parts {
+        let (of, worker) = (wanted.id(part), WorkerId(7));
+        let (mark, homes) = store.find(wanted, part).ok_or_else(|| lost(of, worker, "gone"))?;
+        assert_eq!(mark, form.mark());
+        blocks.extend(homes.into_iter().map(|home| Source { home, of, worker }));
+    }
+    let reading = Reading::new(form, blocks, Arrivals::new(1), Vec::new());
+    reading.all().now_or_never().expect("all of it is here")
+}
+
+/// The bytes that a peer is sent.
+fn sent(store: &Store, ticket: &Ticket) -> Result<Vec<u8>, String> {
+    let identity = regatta_remote::Authority::new().unwrap().issue(regatta_remote::Role::Worker).unwrap();
+    sent_to(store, ticket, &identity)
+}
+
+fn sent_to(store: &Store, ticket: &Ticket, identity: &regatta_remote::Identity) -> Result<Vec<u8>, String> {
     let (cluster, role, node) = (identity.cluster(), identity.role(), identity.node());
     let peer = regatta_remote::PeerId { cluster, role, node };
-    let mut reader = store.open(&encode(&ticket).unwrap(), peer)?;
+    let mut reader = store.open(&encode(ticket).unwrap(), peer)?;
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < reader.total() {
-        bytes.extend_from_slice(&reader.read(1 << 16).map_err(|e| e.to_string())?);
+        let more = reader.read(1 << 16).map_err(|e| e.to_string())?;
+        assert!(!more.is_empty() && more.len() <= 1 << 16);
+        bytes.extend_from_slice(&more);
     }
-    store.delivered(&encode(&ticket).unwrap(), peer);
+    store.delivered(&encode(ticket).unwrap(), peer);
     Ok(bytes)
 }
 
+/// What a reader elsewhere gets.
+fn elsewhere(store: &Store, wanted: &Wanted, schema: &SchemaRef) -> Result<DataFrame, String> {
+    let form = Form::new(schema);
+    let bytes = sent(store, &Ticket::Blocks(wanted.clone()))?;
+    let (prefix, bytes) = bytes.split_at(HEAD_PREFIX);
+    let (head, mut bytes) = bytes.split_at(head_size(prefix.try_into().unwrap()));
+    let mut all = DataFrame::empty_with_schema(schema);
+    for listed in parse_head(head, wanted.parts.len()).expect("a head") {
+        let (mark, chosen) = listed.ok_or("gone")?;
+        assert_eq!(mark, form.mark());
+        for Chosen { block, from, rows } in chosen {
+            let (block_bytes, rest) = bytes.split_at(block.len as usize);
+            bytes = rest;
+            check(block_bytes, block.crc).map_err(|e| e.to_string())?;
+            let frame = form.decode(block_bytes).map_err(|e| e.to_string())?;
+            all.vstack_mut(&frame.slice(i64::from(from), rows as usize)).unwrap();
+        }
+    }
+    assert!(bytes.is_empty());
+    Ok(all)
+}
+
+/// Both must be what it should be.
+#[track_caller]
+fn assert_reads(store: &Arc<Store>, wanted: &Wanted, expected: &DataFrame) {
+    let mapped = here(store, wanted, expected.schema()).unwrap();
+    assert_eq!(mapped.schema(), expected.schema());
+    assert!(mapped.equals_missing(expected), "{wanted:?}: {mapped} is not {expected}");
+    let fetched = elsewhere(store, wanted, expected.schema()).unwrap();
+    assert_eq!(fetched.schema(), expected.schema());
+    assert!(fetched.equals_missing(expected), "{wanted:?}: {fetched} is not {expected}");
+}
+
 #[test]
-fn small_partitions_stay_in_memory_large_ones_are_files_and_both_come_back_whole() {
+fn small_outputs_stay_in_memory_large_ones_share_a_file_and_both_come_back_whole() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path());
     for (query, rows, on_disk) in [(1, 10, 0), (2, 100_000, 1)] {
         let frame = numbers(rows);
-        let output = written(&store, partition(query), &frame);
-        assert_eq!(output.rows, rows as u64);
+        for index in 0..3 {
+            let left = written(&store, output(query, index), &frame);
+            assert_eq!(left.rows, rows as u64);
+        }
         assert_eq!(files(folder.path()), on_disk);
-        let mapped = store.get(partition(query)).unwrap().bytes().unwrap();
-        assert_eq!(mapped.len() as u64, output.bytes);
-        assert!(decode_frame(mapped).unwrap().equals_missing(&frame));
-        let fetched = served(&store, Ticket::Partition(partition(query))).unwrap();
-        assert!(decode_frame(fetched.into()).unwrap().equals_missing(&frame));
-        assert!(store.get(partition(query)).is_some(), "a partition may be read again");
+        for index in 0..3 {
+            assert_reads(&store, &whole(output(query, index)), &frame);
+        }
+        store.drop_attempt(output(query, 1).task, Attempt(1));
+        assert!(elsewhere(&store, &whole(output(query, 1)), frame.schema()).is_err());
+        assert_reads(&store, &whole(output(query, 2)), &frame);
         store.drop_query(QueryId(query));
-        assert_eq!((store.held(), files(folder.path())), (0, 0));
+        assert_eq!((store.held(), store.files.len(), files(folder.path())), (0, 0, 0));
     }
 }
 
 #[test]
-fn a_partition_that_is_not_sealed_is_not_seen_and_leaves_no_file() {
+fn what_was_read_stays_what_it_was_when_its_query_and_its_attempt_are_gone() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path());
-    let frame = numbers(100_000);
-    let mut writer = store.writer(partition(1), frame.schema()).unwrap();
-    writer.write(&frame).unwrap();
+    let frame = df!["n" => (0..2_000_000i64).collect::<Vec<_>>()].unwrap();
+    (0..2).for_each(|index| _ = written(&store, output(1, index), &frame));
+    let read = here(&store, &whole(output(1, 0)), frame.schema()).unwrap();
+    store.drop_attempt(output(1, 0).task, Attempt(1));
+    assert!(read.equals(&frame));
+    let other = here(&store, &whole(output(1, 1)), frame.schema()).unwrap();
+    store.drop_query(QueryId(1));
+    assert!(read.equals(&frame) && other.equals(&frame));
+}
+
+#[test]
+fn small_outputs_have_a_bound_for_all_of_them_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store { small: Allowance::new(1500), ..Arc::into_inner(Store::new(folder.path())).unwrap() };
+    let (store, frame) = (Arc::new(store), numbers(10));
+    let sizes: u64 = (0..4).map(|index| written(&store, output(1, index), &frame).bytes).sum();
+    assert!(sizes > 1500);
+    assert_eq!(files(folder.path()), 1, "what is more is on disk");
+    (0..4).for_each(|index| assert_reads(&store, &whole(output(1, index)), &frame));
+    store.drop_query(QueryId(1));
+    (0..2).for_each(|index| _ = written(&store, output(2, index), &frame));
+    assert_eq!(files(folder.path()), 0, "the room came back");
+}
+
+#[test]
+fn an_output_that_is_not_sealed_is_not_seen_and_leaves_neither_file_nor_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path());
+    // Past a run.
+    let frame = df!["n" => (0..5_000_000i64).collect::<Vec<_>>()].unwrap();
+    let form = Form::new(frame.schema());
+    let start = |index| {
+        let mut writer = store.writer(output(1, index), &form);
+        writer.write(0, frame.clone()).unwrap();
+        // Waits for the run before.
+        writer.write(0, frame.clone()).unwrap();
+        writer
+    };
+    let on_disk = || {
+        let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
+        entries.map(|file| std::os::unix::fs::MetadataExt::blocks(&file) * 512).sum::<u64>()
+    };
+    let (first, second) = (start(0), start(1));
     assert_eq!(files(folder.path()), 1);
-    assert!(store.get(partition(1)).is_none());
-    drop(writer);
+    assert!(store.get(output(1, 0)).is_none());
+    second.seal().unwrap();
+    let both = on_disk();
+    drop(first);
+    crate::testing::eventually("what the first has written is given back", || on_disk() < both * 2 / 3);
+    let expected = frame.vstack(&frame).unwrap();
+    assert!(here(&store, &whole(output(1, 1)), frame.schema()).unwrap().equals(&expected));
+    store.drop_query(QueryId(1));
     assert_eq!(files(folder.path()), 0);
 }
 
 #[test]
-fn an_empty_partition_has_its_schema() {
+fn an_empty_output_has_its_schema() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path());
     let frame = numbers(0);
-    written(&store, partition(1), &frame);
-    let back = decode_frame(store.get(partition(1)).unwrap().bytes().unwrap()).unwrap();
-    assert_eq!((back.height(), back.schema()), (0, frame.schema()));
+    written(&store, output(1, 0), &frame);
+    assert_reads(&store, &whole(output(1, 0)), &frame);
 }
 
 #[test]
-fn categories_that_grow_between_batches_come_back() {
+fn categories_that_grow_between_batches_come_back_and_enums_and_what_is_nested_too() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path());
-    let batch = |words: &[&str]| {
+    let batch = |words: &[Option<&str>]| {
         let dtype = DataType::from_categories(Categories::global());
-        df!["c" => words].unwrap().lazy().with_column(col("c").cast(dtype)).collect().unwrap()
+        let frozen = DataType::from_frozen_categories(FrozenCategories::new(["oar", "mast", "keel"]).unwrap());
+        let frame = df!["c" => words]
+            .unwrap()
+            .lazy()
+            .with_columns([col("c").cast(dtype.clone()).alias("kind"), col("c").cast(frozen).alias("part")]);
+        let nested = [
+            concat_list([col("kind"), col("kind")]).unwrap().alias("list"),
+            as_struct(vec![col("kind"), col("part")]).alias("both"),
+            as_struct(vec![concat_list([col("part")]).unwrap()]).alias("deep"),
+        ];
+        frame.with_columns(nested).collect().unwrap()
     };
-    let (first, second) = (batch(&["store-oar", "store-mast"]), batch(&["store-keel", "store-oar"]));
-    let mut writer = store.writer(partition(1), first.schema()).unwrap();
-    writer.write(&first).unwrap();
-    writer.write(&second).unwrap();
+    let (first, second) = (batch(&[Some("oar"), None, Some("mast")]), batch(&[Some("keel"), Some("oar")]));
+    let mut writer = store.writer(output(1, 0), &Form::new(first.schema()));
+    writer.write(0, first.clone()).unwrap();
+    writer.write(0, second.clone()).unwrap();
     writer.seal().unwrap();
-    let back = decode_frame(store.get(partition(1)).unwrap().bytes().unwrap()).unwrap();
-    assert!(back.equals(&first.vstack(&second).unwrap()), "{back}");
+    assert_reads(&store, &whole(output(1, 0)), &first.vstack(&second).unwrap());
 }
 
 #[test]
-fn a_file_that_was_changed_is_not_served() {
+fn a_slice_leaves_its_own_texts_and_no_others_nested_ones_too() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path());
-    written(&store, partition(1), &numbers(100_000));
-    let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
-    let mut bytes = std::fs::read(&file).unwrap();
+    let texts: Vec<_> =
+        (0..20_000).map(|n| format!("a text that is longer than a view has room for, number {n}")).collect();
+    let frame = df!["text" => texts].unwrap().lazy().with_columns([
+        concat_list([col("text"), lit(1).cast(DataType::String)]).unwrap().alias("list"),
+        as_struct(vec![col("text")]).alias("struct"),
+    ]);
+    let frame = frame.collect().unwrap();
+    for columns in ["text", "list", "struct"] {
+        let column = frame.select([columns]).unwrap();
+        let ten = column.slice(10_000, 10);
+        let left = store.keep(output(1, 0), ten.clone()).unwrap();
+        assert!(left.bytes < 8192, "{columns}: {} bytes", left.bytes);
+        assert_reads(&store, &whole(output(1, 0)), &ten);
+    }
+}
+
+#[test]
+fn what_was_changed_or_cut_off_is_not_served_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path());
+    let frame = numbers(100_000);
+    written(&store, output(1, 0), &frame);
+    let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    std::fs::write(&file, bytes).unwrap();
-    let error = served(&store, Ticket::Partition(partition(1))).unwrap_err();
+    std::fs::write(&path, &bytes).unwrap();
+    let error = elsewhere(&store, &whole(output(1, 0)), frame.schema()).unwrap_err();
     assert!(error.contains("changed"), "{error}");
+    let error = here(&store, &whole(output(1, 0)), frame.schema()).unwrap_err();
+    assert!(matches!(&error, TaskFailure::LostInput { attempt: 1, why, .. } if why.contains("changed")), "{error}");
 }
 
 #[test]
-fn rows_of_a_partition_are_served_alone() {
+fn a_file_that_was_cut_off_is_an_error_and_no_signal() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path());
-    let dtype = DataType::from_categories(Categories::global());
-    let batch = |from: i32| {
-        let ids: Vec<_> = (from..from + 100).collect();
-        let words: Vec<_> =
-            ids.iter().map(|i| (i % 3 != 0).then(|| format!("a word past twelve bytes {}", i % 7))).collect();
-        let frame = df!["id" => &ids, "word" => &words].unwrap().lazy();
-        let kinds = frame.with_columns([
-            col("word").cast(dtype.clone()).alias("kind"),
-            concat_list([col("id")]).unwrap().alias("list"),
-        ]);
-        kinds.collect().unwrap()
-    };
-    for columns in [vec!["id", "word", "list"], vec!["id", "kind"]] {
-        let whole = [batch(0), batch(100), batch(200)].map(|batch| batch.select(columns.clone()).unwrap());
-        let mut writer = store.writer(partition(1), whole[0].schema()).unwrap();
-        whole.iter().for_each(|batch| writer.write(batch).unwrap());
-        writer.seal().unwrap();
-        let [a, b, c] = whole;
-        let whole = a.vstack(&b).unwrap().vstack(&c).unwrap();
-        for (offset, len) in [(0, 300), (0, 1), (99, 2), (150, 100), (100, 100), (299, 1), (50, 0), (290, 50)] {
-            let bytes = served(&store, Ticket::Rows(partition(1), RowRange { offset, len })).unwrap();
-            let rows = decode_frame(bytes.into()).unwrap();
-            assert!(rows.equals_missing(&whole.slice(offset as i64, len as usize)), "{offset}+{len}: {rows}");
-        }
-        store.drop_attempt(partition(1).task, partition(1).attempt);
-    }
+    let frame = numbers(100_000);
+    written(&store, output(1, 0), &frame);
+    let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&path, "").unwrap();
+    assert!(elsewhere(&store, &whole(output(1, 0)), frame.schema()).is_err());
+    let error = here(&store, &whole(output(1, 0)), frame.schema()).unwrap_err();
+    assert!(matches!(&error, TaskFailure::LostInput { why, .. } if why.contains("cut off")), "{error}");
 }
 
 #[test]
@@ -157,12 +276,86 @@ fn a_batch_is_served_once_and_goes_with_its_offer() {
     let store = Store::new(folder.path());
     let reader = regatta_remote::Authority::new().unwrap().issue(regatta_remote::Role::Worker).unwrap();
     let offer = store.offer(Bytes::from_static(b"batch"), Some(reader.node()));
-    assert!(served(&store, offer.ticket()).unwrap_err().contains("is not for"));
-    assert_eq!(served_to(&store, offer.ticket(), &reader).unwrap(), b"batch");
+    assert!(sent(&store, &offer.ticket()).unwrap_err().contains("is not for"));
+    assert_eq!(sent_to(&store, &offer.ticket(), &reader).unwrap(), b"batch");
     assert!(!offer.waits());
-    assert!(served_to(&store, offer.ticket(), &reader).unwrap_err().contains("no such batch"));
+    assert!(sent_to(&store, &offer.ticket(), &reader).unwrap_err().contains("no such batch"));
     let offer = store.offer(Bytes::from_static(b"batch"), Some(reader.node()));
     assert_eq!(store.held(), 1);
     drop(offer);
     assert_eq!(store.held(), 0);
+}
+
+/// Numbers that look random, the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % most
+    }
+}
+
+/// What the store should be: for each output, the rows of each section in order.
+#[test]
+fn whatever_is_written_any_sections_and_any_rows_of_any_outputs_come_back_as_in_a_model() {
+    let rows = |from: u64, count: u64, wide: bool| {
+        let ids: Vec<_> = (from..from + count).collect();
+        let text = |id: &u64| (id % 5 != 0).then(|| if wide { "wide".repeat(2000) } else { format!("text {id}") });
+        df!["id" => &ids, "text" => ids.iter().map(text).collect::<Vec<_>>()].unwrap()
+    };
+    for seed in 1..=30 {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15u64.wrapping_mul(seed));
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::into_inner(Store::new(folder.path())).unwrap();
+        let store = Arc::new(Store { small: Allowance::new(dice.below(2) * 40_000), ..store });
+        let sections = dice.below(6) as u32 + 1;
+        let outputs: Vec<_> = (0..=dice.below(3) as u32).map(|index| output(1, index)).collect();
+        let mut model: Vec<Vec<DataFrame>> = Vec::new();
+        let (mut id, schema) = (0, Arc::clone(rows(0, 0, false).schema()));
+        for of in &outputs {
+            let mut writer = store.writer(*of, &Form::new(&schema));
+            let mut left = vec![rows(0, 0, false); sections as usize];
+            // One output in a few has several runs.
+            let wide = dice.below(4) == 0;
+            for _ in 0..dice.below(40) {
+                let count = dice.below(if wide { 400 } else { 3000 });
+                let (section, batch) = (dice.below(sections.into()) as usize, rows(id, count, wide));
+                id += count;
+                left[section].vstack_mut(&batch).unwrap();
+                writer.write(section as u32, batch).unwrap();
+            }
+            let total: usize = left.iter().map(DataFrame::height).sum();
+            assert_eq!(writer.seal().unwrap().rows, total as u64);
+            model.push(left);
+        }
+        for _ in 0..4 {
+            let from = dice.below(sections.into()) as u32;
+            let to = from + 1 + dice.below(u64::from(sections - from)) as u32;
+            let mut expected = rows(0, 0, false);
+            // Rows of several sections come run by run: their order is that of each section.
+            for left in &model {
+                left[from as usize..to as usize].iter().for_each(|rows| drop(expected.vstack_mut(rows)));
+            }
+            let read = here(&store, &wanted(&outputs, from..to, None), &schema).unwrap();
+            assert!(
+                read.sort(["id"], Default::default())
+                    .unwrap()
+                    .equals_missing(&expected.sort(["id"], Default::default()).unwrap()),
+                "seed {seed}"
+            );
+            let fetched = elsewhere(&store, &wanted(&outputs, from..to, None), &schema).unwrap();
+            assert!(fetched.equals_missing(&read), "seed {seed}: the same order here and elsewhere");
+            let (at, section) = (dice.below(model.len() as u64) as usize, from as usize);
+            let all = &model[at][section];
+            let offset = dice.below(all.height() as u64 + 2);
+            let len = dice.below(all.height() as u64 + 2);
+            let some = wanted(&outputs[at..=at], from..from + 1, Some(RowRange { offset, len }));
+            assert_reads(&store, &some, &all.slice(offset as i64, len as usize));
+        }
+        store.drop_query(QueryId(1));
+        assert_eq!((store.held(), files(folder.path())), (0, 0));
+    }
 }

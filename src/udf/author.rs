@@ -48,6 +48,12 @@ pub trait Udf: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Inputs that the function cannot take: the query is refused with this text.
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
 
+    /// The dtypes that it takes, where they are known: literals become these.
+    #[doc(hidden)]
+    fn takes(&self) -> Vec<DataType> {
+        Vec::new()
+    }
+
     /// Builds the state of one replica. May take long: see
     /// [`Config::actor_udf_ready_timeout`](crate::Config::actor_udf_ready_timeout), and report with [`Start::progress`].
     ///
@@ -127,6 +133,12 @@ pub trait AsyncUdf: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// # Errors
     /// As there.
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
+
+    /// The dtypes that it takes, where they are known: literals become these.
+    #[doc(hidden)]
+    fn takes(&self) -> Vec<DataType> {
+        Vec::new()
+    }
 
     /// See [`Udf::start`].
     ///

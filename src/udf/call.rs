@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use polars::prelude::*;
 use polars_plan::dsl::LazySerde;
+use polars_plan::plans::{DynLiteralValue, LiteralValue};
 use polars_plan::prelude::{FunctionOptions, OpaqueColumnUdf, SpecialEq};
 use regatta_remote::{CodecError, decode, encode};
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::aggregate::{AnyAggregate, aggregate, merge, partial};
 use super::context::Seat;
 use super::inline::Inline;
-use super::registry::{Kind, open};
+use super::registry::{Kind, is_deterministic, open};
 use super::{Batch, Call, Context, Meter, Metrics, PoolOptions, TaskMeter, UdfError, UdfResult};
 use crate::sched::{QueryId, StageId, StepId, WorkerId};
 
@@ -51,7 +52,7 @@ pub(super) enum Part {
 #[derive(Clone)]
 enum InPlace {
     /// Its own replica.
-    Replica(Arc<Mutex<Inline>>),
+    Replica(Arc<Inline>),
     Aggregate(Arc<dyn AnyAggregate>),
 }
 
@@ -89,8 +90,10 @@ impl UdfCall {
 
     /// The call as the expression that Polars plans.
     pub(super) fn expression(self: &Arc<Self>, inputs: &[Expr], options: FunctionOptions) -> Expr {
+        let takes = self.arguments().and_then(|arguments| open(&self.name, arguments)).map(|udf| udf.takes());
+        let takes = takes.unwrap_or_default();
         Expr::AnonymousFunction {
-            input: inputs.to_vec(),
+            input: inputs.iter().enumerate().map(|(at, input)| typed(input, takes.get(at))).collect(),
             function: LazySerde::Named {
                 name: self.name.clone(),
                 payload: self.payload(),
@@ -137,9 +140,15 @@ impl UdfCall {
 
     /// Whether both give the same result for the same inputs: one call will do.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
-        let parts =
-            |call: &Self| (call.name.clone(), call.arguments.clone(), call.options.clone(), call.aggregates.clone());
-        parts(self) == parts(other)
+        self.name == other.name
+            && self.arguments == other.arguments
+            && self.options == other.options
+            && self.aggregates == other.aggregates
+    }
+
+    /// Whether its results depend on its arguments and inputs alone, as its author promises.
+    pub(crate) fn is_deterministic(&self) -> bool {
+        is_deterministic(&self.name)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -202,7 +211,7 @@ impl UdfCall {
             Kind::Aggregate(udf) => InPlace::Aggregate(udf),
             _ => {
                 let inline = Inline::start(&self.name, self.arguments()?, &self.options, self.seat())?;
-                InPlace::Replica(Arc::new(Mutex::new(inline)))
+                InPlace::Replica(Arc::new(inline))
             }
         };
         Ok(slot.insert(made).clone())
@@ -210,10 +219,7 @@ impl UdfCall {
 
     fn evaluate(&self, batch: &DataFrame, dtype: &DataType) -> UdfResult<(Column, Metrics)> {
         match self.in_place()? {
-            InPlace::Replica(replica) => {
-                let mut replica = replica.lock().unwrap_or_else(PoisonError::into_inner);
-                replica.run(&self.name, batch, &self.options, dtype)
-            }
+            InPlace::Replica(replica) => replica.run(&self.name, batch, &self.options, dtype),
             InPlace::Aggregate(udf) => {
                 let (seat, meter) = (Arc::new(self.seat()), Meter::default());
                 let piece = |rows| Batch::new(rows, Call::ONCE, Context::new(&seat, &meter));
@@ -230,6 +236,17 @@ impl UdfCall {
     fn failed(&self, error: impl fmt::Display) -> PolarsError {
         polars_err!(ComputeError: "UDF {}: {error}", self.name)
     }
+}
+
+/// A literal is of the type that is wanted, if it is a number: Polars does not say of which type it was written.
+fn typed(input: &Expr, wanted: Option<&DataType>) -> Expr {
+    let (Expr::Literal(LiteralValue::Dyn(literal)), Some(dtype)) = (input, wanted) else { return input.clone() };
+    let fits = match literal {
+        DynLiteralValue::Int(_) => dtype.is_primitive_numeric(),
+        DynLiteralValue::Float(_) => dtype.is_float(),
+        _ => false,
+    };
+    if fits { input.clone().strict_cast(dtype.clone()) } else { input.clone() }
 }
 
 /// The inputs of a call as one frame. A column may be given twice and two literals have one name, but a frame's names are

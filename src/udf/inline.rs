@@ -1,9 +1,14 @@
 //! A replica inside this process, for calls that Polars evaluates itself.
 
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use polars::prelude::*;
+use polars_async::executor::block_in_place;
+use rayon::Yield;
 
 use super::context::Seat;
 use super::registry::conform;
@@ -11,30 +16,33 @@ use super::retry::{Deaths, Retry};
 use super::thread::{Fault, ReplicaSpec, ReplicaThread, Reply, Said};
 use super::{Call, Metrics, PoolOptions, UdfError, UdfResult};
 
-/// Runs batches and their retries; blocks its caller meanwhile.
+/// Runs batches and their retries, of any threads at once; each waits for its own.
 #[derive(Debug)]
 pub(super) struct Inline {
-    /// `None` once a call has hung.
-    replica: Option<ReplicaThread>,
+    replica: ReplicaThread,
+    /// Why there is none: its start has failed.
+    failed: Arc<OnceLock<UdfError>>,
+    /// A call hangs in it.
+    hung: AtomicBool,
 }
 
 impl Inline {
+    /// Does not wait for the start: calls stand behind it.
     pub(super) fn start(udf: &str, arguments: &[u8], options: &PoolOptions, seat: Seat) -> UdfResult<Self> {
         let (udf, arguments, options) = (udf.to_owned(), arguments.to_vec(), options.clone());
-        let (started, ready) = sync_channel(1);
+        let failed = Arc::new(OnceLock::new());
+        let tell = Arc::clone(&failed);
         let spec = ReplicaSpec { udf, arguments, options, seat, directory: None };
         let replica = ReplicaThread::start(spec, move |said| {
-            if let Said::Started(result) = said {
-                let _ = started.send(result);
+            if let Said::Started(Err(error)) = said {
+                let _ = tell.set(error);
             }
         })?;
-        // Ends when the thread does, at the latest: the sender lives there.
-        ready.recv().unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended in start")))?;
-        Ok(Self { replica: Some(replica) })
+        Ok(Self { replica, failed, hung: AtomicBool::new(false) })
     }
 
     pub(super) fn run(
-        &mut self,
+        &self,
         udf: &str,
         inputs: &DataFrame,
         options: &PoolOptions,
@@ -52,7 +60,7 @@ impl Inline {
         Ok((result, metrics))
     }
 
-    fn retried(&mut self, udf: &str, inputs: &DataFrame, options: &PoolOptions, dtype: &DataType) -> UdfResult<Reply> {
+    fn retried(&self, udf: &str, inputs: &DataFrame, options: &PoolOptions, dtype: &DataType) -> UdfResult<Reply> {
         let (mut retry, mut deaths) = (Retry::new(options, None), Deaths::default());
         loop {
             let error = match self.call(inputs, deaths.before(retry.call())) {
@@ -60,6 +68,8 @@ impl Inline {
                     Ok(column) => return Ok(Reply { column, metrics }),
                     Err(error) => error,
                 },
+                // Another try would not start it.
+                Err(Fault::Failed(_)) if self.failed.get().is_some() => return Err(self.gone()),
                 Err(Fault::Failed(error)) => error,
                 Err(Fault::Died(why)) => match deaths.another(&why, inputs) {
                     Some(error) => return retry.settle(udf, error, inputs.height(), dtype),
@@ -73,24 +83,85 @@ impl Inline {
         }
     }
 
-    fn call(&mut self, inputs: &DataFrame, call: Call) -> Result<Reply, Fault> {
-        let replica = self.replica.as_ref().ok_or_else(|| UdfError::new("no replica is left: a call hung in it"))?;
-        let gone = || Fault::Failed(UdfError::new("the replica's thread ended"));
-        let patience = replica.patience(&call);
+    fn call(&self, inputs: &DataFrame, call: Call) -> Result<Reply, Fault> {
+        let patience = self.replica.patience(&call);
         let (began, begins) = sync_channel(1);
         let (done, answer) = sync_channel(1);
         let told_began = move || _ = began.send(());
-        let _wanted = replica.run(inputs.clone(), call, told_began, move |result| drop(done.send(result)));
-        begins.recv().map_err(|_| gone())?;
-        let Some(limit) = patience else { return answer.recv().map_err(|_| gone())? };
-        match answer.recv_timeout(limit) {
+        let _wanted = self.replica.run(inputs.clone(), call, told_began, move |result| drop(done.send(result)));
+        let gone = |_| Fault::Failed(self.gone());
+        self.wait(&begins, None).map_err(gone)?;
+        match self.wait(&answer, patience) {
             Ok(result) => result,
-            Err(RecvTimeoutError::Disconnected) => Err(gone()),
-            Err(RecvTimeoutError::Timeout) => {
-                self.replica = None;
-                Err(UdfError::timed_out(call.timeout.unwrap_or(limit), "its replica hangs in it and is not used again")
-                    .into())
+            Err(NoWord::Gone) => Err(gone(NoWord::Gone)),
+            Err(NoWord::Late(limit)) => {
+                self.hung.store(true, Ordering::Release);
+                let hangs = "its replica hangs in it and is not used again";
+                Err(UdfError::timed_out(call.timeout.unwrap_or(limit), hangs).into())
             }
         }
     }
+
+    /// Waits for a word of the replica.
+    ///
+    /// A thread of Polars' keeps nobody from his work meanwhile, for the UDF may need Polars to go on: another thread takes
+    /// over, or this one does some of what there is to do. So a call may wait inside another that waits: nothing is locked here.
+    fn wait<T>(&self, word: &Receiver<T>, limit: Option<Duration>) -> Result<T, NoWord> {
+        let until = limit.and_then(|limit| Some((limit, Instant::now().checked_add(limit)?)));
+        block_in_place(|| {
+            loop {
+                match word.try_recv() {
+                    Ok(word) => return Ok(word),
+                    Err(TryRecvError::Disconnected) => return Err(NoWord::Gone),
+                    Err(TryRecvError::Empty) if self.hung.load(Ordering::Acquire) => return Err(NoWord::Gone),
+                    Err(TryRecvError::Empty) => (),
+                }
+                let pause = match help() {
+                    Some(Yield::Executed) => continue,
+                    Some(Yield::Idle) => LOOK_FOR_WORK,
+                    None => LOOK,
+                };
+                let left = until.map(|(limit, until)| (limit, until.saturating_duration_since(Instant::now())));
+                if let Some((limit, Duration::ZERO)) = left {
+                    return Err(NoWord::Late(limit));
+                }
+                match word.recv_timeout(left.map_or(pause, |(_, left)| left.min(pause))) {
+                    Ok(word) => return Ok(word),
+                    Err(RecvTimeoutError::Disconnected) => return Err(NoWord::Gone),
+                    Err(RecvTimeoutError::Timeout) => (),
+                }
+            }
+        })
+    }
+
+    /// Why there is no replica.
+    fn gone(&self) -> UdfError {
+        match self.failed.get() {
+            Some(error) => error.clone(),
+            None if self.hung.load(Ordering::Acquire) => UdfError::new("no replica is left: a call hung in it"),
+            None => UdfError::new("the replica's thread ended"),
+        }
+    }
 }
+
+/// Why the replica says nothing.
+enum NoWord {
+    /// It has been given this long.
+    Late(Duration),
+    Gone,
+}
+
+/// How often a thread that waits looks whether there is something that it can do, if it is of a pool.
+const LOOK_FOR_WORK: Duration = Duration::from_millis(1);
+/// How often the others look whether a replica hangs.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Does a piece of what the pool of this thread has to do. `None`: it is in no pool.
+fn help() -> Option<Yield> {
+    // That may wait and help in turn, as deep as there are calls.
+    stacker::maybe_grow(SPARE, MORE, rayon::yield_now)
+}
+
+/// Less stack than this is not begun with.
+const SPARE: usize = 512 << 10;
+const MORE: usize = 4 << 20;

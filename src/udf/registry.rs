@@ -18,6 +18,9 @@ pub trait Registered: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The name under which it travels: the type's path unless the attribute says otherwise.
     const NAME: &'static str;
 
+    /// Whether its author promises that results depend on its arguments and inputs alone: `#[regatta::udf(deterministic)]`.
+    const DETERMINISTIC: bool = false;
+
     #[doc(hidden)]
     fn erase(self) -> Erased;
 }
@@ -87,13 +90,15 @@ impl std::fmt::Debug for Erased {
 #[derive(Debug)]
 pub struct UdfEntry {
     name: &'static str,
+    deterministic: bool,
     open: fn(&[u8]) -> UdfResult<Erased>,
 }
 
 impl UdfEntry {
     /// The entry of one UDF type.
     pub const fn of<U: Registered>() -> Self {
-        Self { name: U::NAME, open: |arguments| Ok(decode::<U>(arguments)?.erase()) }
+        let (name, deterministic) = (U::NAME, U::DETERMINISTIC);
+        Self { name, deterministic, open: |arguments| Ok(decode::<U>(arguments)?.erase()) }
     }
 }
 
@@ -102,6 +107,8 @@ inventory::collect!(UdfEntry);
 /// A [`Udf`] with its type erased.
 pub(crate) trait AnyUdf: Send + Sync {
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
+
+    fn takes(&self) -> Vec<DataType>;
 
     /// The replica borrows nothing: it keeps the UDF's arguments.
     fn start(self: Box<Self>, cx: &mut Start) -> UdfResult<Box<dyn Replica>>;
@@ -125,6 +132,10 @@ impl<U: Udf> AnyUdf for U {
         Udf::output(self, inputs)
     }
 
+    fn takes(&self) -> Vec<DataType> {
+        Udf::takes(self)
+    }
+
     fn start(self: Box<Self>, cx: &mut Start) -> UdfResult<Box<dyn Replica>> {
         let state = Udf::start(&*self, cx)?;
         Ok(Box::new(Started { state, udf: *self }))
@@ -145,6 +156,8 @@ impl<U: Udf> Replica for Started<U, U::State> {
 pub(super) trait AnyAsyncUdf: Send + Sync {
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
 
+    fn takes(&self) -> Vec<DataType>;
+
     fn start<'a>(self: Box<Self>, cx: &'a mut Start) -> LocalBoxFuture<'a, UdfResult<Rc<dyn AsyncReplica>>>;
 }
 
@@ -164,6 +177,10 @@ pub(super) trait AsyncReplica {
 impl<U: AsyncUdf> AnyAsyncUdf for U {
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
         AsyncUdf::output(self, inputs)
+    }
+
+    fn takes(&self) -> Vec<DataType> {
+        AsyncUdf::takes(self)
     }
 
     fn start<'a>(self: Box<Self>, cx: &'a mut Start) -> LocalBoxFuture<'a, UdfResult<Rc<dyn AsyncReplica>>> {
@@ -321,6 +338,15 @@ impl Erased {
         }
     }
 
+    /// The dtypes that it takes, where they are known.
+    pub(super) fn takes(&self) -> Vec<DataType> {
+        match &self.0 {
+            Kind::Batches(udf) => udf.takes(),
+            Kind::Async(udf) => udf.takes(),
+            _ => Vec::new(),
+        }
+    }
+
     /// What is wrong with these options for this UDF, and those that hold for it.
     pub(super) fn planned(&self, options: PoolOptions) -> UdfResult<PoolOptions> {
         match &self.0 {
@@ -381,6 +407,12 @@ fn open_in(table: &Table, name: &str, arguments: &[u8]) -> UdfResult<Erased> {
     open.clone()?(arguments)
 }
 
+/// Whether the author of this UDF promises that its results depend on its arguments and inputs alone.
+pub(super) fn is_deterministic(name: &str) -> bool {
+    let mut entries = inventory::iter::<UdfEntry>.into_iter().filter(|entry| entry.name == name);
+    entries.next().is_some_and(|entry| entry.deterministic)
+}
+
 /// The names of all registered UDFs, sorted. Two programs can share a cluster only if these agree.
 pub(crate) fn registered() -> Vec<&'static str> {
     TABLE.keys().copied().collect()
@@ -392,8 +424,9 @@ mod tests {
 
     use super::*;
 
-    static ONE: UdfEntry = UdfEntry { name: "keel", open: |_| Err(UdfError::new("opened")) };
-    static TWO: UdfEntry = UdfEntry { name: "keel", open: |_| Err(UdfError::new("opened another")) };
+    static ONE: UdfEntry = UdfEntry { name: "keel", deterministic: false, open: |_| Err(UdfError::new("opened")) };
+    static TWO: UdfEntry =
+        UdfEntry { name: "keel", deterministic: false, open: |_| Err(UdfError::new("opened another")) };
 
     #[test]
     fn nulls_and_empty_lists_are_of_the_promised_dtype_at_any_depth() {

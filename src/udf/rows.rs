@@ -240,6 +240,11 @@ pub fn takes<'a, T: Argument<'a>>(name: &'static str) -> Takes {
     Takes { name, dtype: T::dtype() }
 }
 
+/// The dtype that an argument takes.
+pub fn dtype_taken<'a, T: Argument<'a>>() -> DataType {
+    T::dtype()
+}
+
 /// The dtype of a column of these answers.
 pub fn dtype_of<R: Answer>() -> DataType {
     R::Value::dtype()

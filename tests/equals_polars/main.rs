@@ -1,5 +1,6 @@
 //! A query on a session gives plain Polars' answer: native, on one worker process, and on four.
 
+mod analyses;
 mod sources;
 mod udfs;
 mod verbs;
@@ -25,16 +26,20 @@ fn same_on(session: &Session, cases: Vec<Case>) {
     assert_eq!(session.partitions_held(), 0, "nothing is left");
 }
 
+fn all() -> [Vec<Case>; 4] {
+    [sources::cases(), verbs::cases(), analyses::cases(), udfs::cases()]
+}
+
 #[test]
 fn native() {
     let session = Session::native().unwrap();
-    [sources::cases(), verbs::cases(), udfs::cases()].into_iter().for_each(|cases| same_on(&session, cases));
+    all().into_iter().for_each(|cases| same_on(&session, cases));
 }
 
 #[test]
 fn one_worker_process() {
     let session = Session::local(1).unwrap();
-    [sources::cases(), verbs::cases(), udfs::cases()].into_iter().for_each(|cases| same_on(&session, cases));
+    all().into_iter().for_each(|cases| same_on(&session, cases));
 }
 
 #[test]
@@ -45,6 +50,11 @@ fn sources_on_four_worker_processes() {
 #[test]
 fn verbs_on_four_worker_processes() {
     same_on(&Session::local(4).unwrap(), verbs::cases());
+}
+
+#[test]
+fn analyses_on_four_worker_processes() {
+    same_on(&Session::local(4).unwrap(), analyses::cases());
 }
 
 #[test]
@@ -125,7 +135,7 @@ const NODES: &str = "aggregate, aggregate (dynamic), aggregate (rolling), csv, d
 
 #[test]
 fn the_cases_hold_every_node_and_file_kind() {
-    let cases: Vec<Case> = [sources::cases(), verbs::cases(), udfs::cases()].into_iter().flatten().collect();
+    let cases: Vec<Case> = all().into_iter().flatten().collect();
     assert!(cases.len() >= 60, "{} queries", cases.len());
     let held: BTreeSet<_> = cases.into_iter().flat_map(|(_, query, _, _)| nodes(query)).collect();
     let wanted: BTreeSet<_> = NODES.split(", ").map(str::to_owned).collect();

@@ -17,6 +17,11 @@ static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
         write_all(folder.path(), &format!("part-{file}"), &rows(file * 1000, 1000 - 300 * file));
     }
     write_all(folder.path(), "zero", &rows(0, 0));
+    create_dir_all(folder.path().join("uneven")).unwrap();
+    for (file, count) in [10, 5000, 1, 200].into_iter().enumerate() {
+        let to = File::create(folder.path().join(format!("uneven/{file}.parquet"))).unwrap();
+        ParquetWriter::new(to).finish(&mut rows(file as i64 * 10_000, count)).unwrap();
+    }
     write_all(folder.path(), "nasty", &nasty());
     for group in 0..4i64 {
         for part in 0..2 {
@@ -139,6 +144,11 @@ pub(crate) fn scan() -> LazyFrame {
 
 pub(crate) fn nasty_scan() -> LazyFrame {
     parquet("parquet/nasty.parquet", Default::default())
+}
+
+/// Morsels of very different heights.
+pub(crate) fn uneven_scan() -> LazyFrame {
+    parquet("uneven/*.parquet", Default::default())
 }
 
 fn parquet(pattern: &str, args: ScanArgsParquet) -> LazyFrame {

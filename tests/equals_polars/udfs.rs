@@ -301,6 +301,16 @@ pub(crate) fn cases() -> Vec<Case> {
             &[],
         ),
         (
+            "literals of the types that a function takes",
+            scan().with_columns([
+                measure::on([col("word"), lit(5i64)]).alias("five"),
+                measure::on([lit("x"), lit(4)]).alias("four"),
+                measure::on([col("word").shift(lit(1)), lit(7i64)]).alias("seven"),
+            ]),
+            true,
+            &[],
+        ),
+        (
             "rows that fail are null",
             scan().with_columns([odd::pool().on_error(OnError::Null).batch(60).on([col("id")]).alias("odd")]),
             true,

@@ -7,7 +7,11 @@ use regatta::LazyFrameExt;
 use regatta::polars::prelude::*;
 
 use crate::Case;
-use crate::sources::{nasty_scan, rows, scan};
+use crate::sources::{nasty_scan, rows, scan, uneven_scan};
+
+fn uneven() -> LazyFrame {
+    uneven_scan().filter(col("id").gt_eq(lit(0)))
+}
 
 fn small() -> LazyFrame {
     df!["group" => [Some(0i64), Some(3), Some(5), Some(99), None], "name" => ["a", "b", "c", "d", "e"]].unwrap().lazy()
@@ -287,6 +291,38 @@ pub(crate) fn cases() -> Vec<Case> {
         ("sort", sorted(&["größe", "id"], &[false, true]), true, &[]),
         ("sort by text and categories", sorted(&["kind", "名", "id"], &[true, false, false]), true, &[]),
         ("sort, sliced", sorted(&["flag", "id"], &[true, false]).slice(17, 80), true, &[]),
+        ("a slice from the end, cut short, of a filter", uneven().slice(-5, 3), true, &[]),
+        ("such a slice of more rows than there are", uneven().slice(-9000, 8100), true, &[]),
+        (
+            "such slices of groups, of distinct rows, of sorted ones, of several inputs and of a join",
+            concat(
+                [
+                    uneven().group_by_stable([col("id")]).agg([len()]).slice(-6, 3),
+                    uneven().unique_stable(Some(by_name(["id"], true, false)), UniqueKeepStrategy::First).slice(-7, 2),
+                    uneven().sort(["id"], Default::default()).slice(-8, 4),
+                    concat([scan().filter(col("id").gt(lit(3))), uneven()], UnionArgs::default()).unwrap().slice(-5, 3),
+                    uneven()
+                        .join(
+                            small(),
+                            [col("group")],
+                            [col("group")],
+                            JoinArgs { maintain_order: MaintainOrderJoin::Left, ..JoinArgs::new(JoinType::Left) },
+                        )
+                        .slice(-4, 3),
+                ]
+                .map(|query| query.select([col("id")])),
+                UnionArgs::default(),
+            )
+            .unwrap(),
+            true,
+            &[],
+        ),
+        (
+            "such a slice in an expression",
+            uneven().select([col("id").slice(lit(-5), lit(3)), col("word").slice(lit(3) - lit(8), lit(3))]),
+            true,
+            &[],
+        ),
         ("top rows", scan().top_k(25, [col("group"), col("id")], SortMultipleOptions::default()), true, &[]),
         ("reversed", scan().reverse(), true, &[]),
         (
@@ -462,6 +498,12 @@ pub(crate) fn cases() -> Vec<Case> {
         (
             "a hash regroup of nasty columns",
             nasty_scan().repartition(4, [as_struct(vec![col("list"), col("名")])]),
+            false,
+            &[],
+        ),
+        (
+            "a hash regroup by a column twice",
+            scan().repartition(3, [col("group"), col("group")]).select([col("id"), col("group")]),
             false,
             &[],
         ),

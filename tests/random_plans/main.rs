@@ -25,7 +25,7 @@ use rng::Rng;
 regatta::testing::worker!();
 
 /// Seeds of the ordinary tests.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 100;
 
 fn seeds() -> Vec<u64> {
     let Ok(asked) = std::env::var("RANDOM_PLANS") else { return (0..SEEDS).collect() };
@@ -103,7 +103,11 @@ fn run(seed: u64, sessions: &[(&str, &Session)], tally: &mut Tally) {
         println!("seed {seed}: {words}");
     }
     let approximate: Vec<_> = approximate.iter().map(PlSmallStr::as_str).collect();
-    let (memory, streaming) = (on_polars(&frame, Engine::InMemory), on_polars(&frame, Engine::Streaming));
+    // Polars overlooks some observers of an order, so that any order will do for them: its answer is that of the query as it
+    // stands.
+    let flags = frame.get_current_optimizations() - OptFlags::CHECK_ORDER_OBSERVE;
+    let memory = on_polars(&frame.clone().with_optimizations(flags), Engine::InMemory);
+    let streaming = on_polars(&frame, Engine::Streaming);
     let compare = |ours: &Result<DataFrame, String>, plain: &DataFrame| match ours {
         Ok(ours) => difference(ours, plain, ordered, &approximate),
         Err(error) => Some(format!("fails: {error}")),
@@ -143,9 +147,17 @@ fn run(seed: u64, sessions: &[(&str, &Session)], tally: &mut Tally) {
     ));
 }
 
+/// Polars plans by recursion, in a debug build with large frames.
+const STACK: usize = 64 << 20;
+
 #[test]
 fn random_queries_are_answered_as_by_polars_natively_and_on_two_workers() {
     small_morsels();
+    let all = thread::Builder::new().stack_size(STACK).spawn(run_all).unwrap();
+    all.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+fn run_all() {
     let (native, local) = (Session::native().unwrap(), Session::local(2).unwrap());
     let (seeds, mut tally, began) = (seeds(), Tally::default(), Instant::now());
     let mut said = began;

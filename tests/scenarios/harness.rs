@@ -172,6 +172,7 @@ fn a_program_hears_of_a_lost_worker_and_of_a_misspelt_variable_unless_it_wants_n
     let misspelt = ("REGATTA_SCRACH", "/nowhere");
     let said = program("loses a worker", this_program(), &[misspelt]);
     assert_eq!(said.matches("regatta: worker 0 is lost").count(), 1, "{said}");
+    assert_eq!(said.matches("is lost").count(), 1, "the end of the session is no loss: {said}");
     assert_eq!(
         said.matches("REGATTA_SCRACH is not known, and has no effect: is it REGATTA_SCRATCH?").count(),
         1,

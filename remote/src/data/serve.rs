@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream};
-use tokio::time::timeout;
 
 use super::wire::{Allowance, Request};
 use super::{CREDIT, DataReader, MAX_REFUSAL, OK, REFUSED, TAKEN, Ticket};
 use crate::close::Code;
 use crate::fence::catch;
 use crate::identity::PeerId;
-use crate::lane::{SLICE, STALL, StreamStop, write_slices};
+use crate::lane::{Patience, SLICE, StreamStop, write_slices};
 use crate::node::Shared;
 use crate::runtime::blocking;
 
@@ -30,8 +29,8 @@ pub(crate) fn serve(shared: &Arc<Shared>, peer: PeerId, connection: Connection) 
             match connection.accept_bi().await {
                 Ok((send, read)) => {
                     let counted = Arc::clone(&shared.transfers);
-                    let allowance = Allowance::new(0, 0);
-                    let transfer = Transfer { send, read, peer, allowance, _counted: counted };
+                    let (allowance, patience) = (Allowance::new(0, 0), Patience::new());
+                    let transfer = Transfer { send, read, peer, allowance, patience, _counted: counted };
                     tokio::spawn(transfer.run(Arc::clone(&shared)));
                 }
                 Err(error) => break error.to_string(),
@@ -46,6 +45,8 @@ struct Transfer {
     read: RecvStream,
     peer: PeerId,
     allowance: Allowance,
+    /// What earns it back is bytes that have gone: credit alone is no progress.
+    patience: Patience,
     _counted: Arc<()>,
 }
 
@@ -186,7 +187,7 @@ impl Transfer {
                 let bytes = reader.read(max as usize);
                 (reader, bytes)
             });
-            let (read, written) = tokio::join!(read, write_slices(&mut self.send, slices));
+            let (read, written) = tokio::join!(read, write_slices(&mut self.send, slices, &mut self.patience));
             written.map_err(stop)?;
             let (returned, bytes) = read.map_err(Stop::Source)?;
             reader = returned;
@@ -226,15 +227,12 @@ impl Transfer {
     }
 
     async fn read_exact(&mut self, bytes: &mut [u8]) -> Result<(), Stop> {
-        match timeout(STALL, self.read.read_exact(bytes)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Stop::Gone),
-            Err(_) => Err(Stop::Stalled),
-        }
+        let read = self.patience.wait(self.read.read_exact(bytes)).await;
+        read.ok_or(Stop::Stalled)?.map_err(|_| Stop::Gone)
     }
 
     async fn write(&mut self, slices: Vec<Bytes>) -> Result<(), Stop> {
-        write_slices(&mut self.send, slices).await.map_err(stop)
+        write_slices(&mut self.send, slices, &mut self.patience).await.map_err(stop)
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) type Secret = [u8; 32];
 pub(crate) type TokenId = [u8; 16];
 
 /// A text that is not a token.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinTokenError {
     /// It is too short, too long, or has other letters than a token.

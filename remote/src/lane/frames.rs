@@ -39,6 +39,12 @@ impl Frames {
         Ok(Some((header, self.buffer.split_to(len).freeze())))
     }
 
+    /// How long the payload is to be of the frame that has begun; 0 before its header has come.
+    pub(crate) fn wanted(&self) -> usize {
+        let header = self.buffer.first_chunk::<HEADER>();
+        header.map_or(0, |[l0, l1, l2, l3, ..]| u32::from_le_bytes([*l0, *l1, *l2, *l3]) as usize)
+    }
+
     /// Whether nothing is left, not even a part of a frame.
     pub(crate) fn is_empty(&self) -> bool {
         self.buffer.is_empty()

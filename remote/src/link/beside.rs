@@ -8,25 +8,30 @@ use dashmap::DashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Link, sorted};
+use crate::close::Code;
 use crate::data;
 use crate::error::FetchError;
 use crate::frame::{BESIDE, FrameError, Header, Kind};
 use crate::lane::STALL;
 use crate::node::Shared;
 use crate::parcel::{MAX_BATCHES, Manifest, Opened, Parcel};
+use crate::room::Room;
 
-/// What the room for batches is counted in: a semaphore has no place for more bytes.
-const UNIT: usize = 1 << 10;
+/// What the least message counts for of room for batches: so no more than [`HELD`] are held for or fetched from a peer.
+const LEAST: usize = 64 << 10;
+const HELD: usize = MAX_BATCHES / LEAST;
 
-/// What is held for the peer of a link.
+/// What is held for the peer of a link, and what that need not hold any more.
 pub(super) struct Held {
-    room: Arc<Semaphore>,
+    room: Room,
     slices: DashMap<u64, (Vec<Bytes>, OwnedSemaphorePermit)>,
+    /// For letting go of what the peer holds, which is no more than it may hold.
+    unwanted: Arc<Semaphore>,
 }
 
 impl Default for Held {
     fn default() -> Self {
-        Self { room: Arc::new(Semaphore::new(MAX_BATCHES / UNIT)), slices: DashMap::new() }
+        Self { room: room(), slices: DashMap::new(), unwanted: Arc::new(Semaphore::new(HELD)) }
     }
 }
 
@@ -37,7 +42,7 @@ impl Held {
 
     /// Waits until the peer has everything, or does not want it, or the link ends.
     pub(super) async fn taken(&self) {
-        let _ = self.room.acquire_many(units(MAX_BATCHES)).await;
+        self.room.empty().await;
     }
 
     /// The link has ended.
@@ -49,14 +54,9 @@ impl Held {
     }
 }
 
-/// Units of room that so many bytes take.
-pub(crate) fn units(bytes: usize) -> u32 {
-    bytes.div_ceil(UNIT).clamp(1, MAX_BATCHES / UNIT) as u32
-}
-
-/// Room for so many bytes of batches.
-pub(crate) fn room() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(MAX_BATCHES / UNIT))
+/// Room for messages and their batches.
+pub(crate) fn room() -> Room {
+    Room::new(MAX_BATCHES, LEAST)
 }
 
 /// Lets go of batches when it is dropped, unless they are left to the peer.
@@ -97,9 +97,9 @@ impl Link {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         hold.number = Some(number);
-        let room = Arc::clone(&self.held.room).acquire_many_owned(units(beside.len())).await;
+        let room = self.held.room.take(beside.len()).await;
         let payload = beside.trail(bytes, number);
-        if let Ok(room) = room {
+        if let Some(room) = room {
             self.held.slices.insert(number, (beside.slices, room));
             // As in `ask`: the end of the link must not miss this entry.
             if self.ended.get().is_some() {
@@ -112,6 +112,20 @@ impl Link {
     /// What is held under a number.
     pub(crate) fn held(&self, number: u64) -> Option<Vec<Bytes>> {
         Some(self.held.slices.get(&number)?.0.clone())
+    }
+
+    /// The peer need not hold something any more. One that makes us say so oftener than it may hold anything, and does
+    /// not take what we say, is cut off.
+    fn unwanted(&self, number: u64) {
+        match Arc::clone(&self.held.unwanted).try_acquire_owned() {
+            Ok(place) => {
+                _ = self.system.push(Header::of_call(Kind::Unwanted, number), Bytes::new(), [Some(place), None])
+            }
+            Err(_) => {
+                tracing::warn!(peer = %self.peer, "a peer holds more batches than it may");
+                self.connection.close(Code::TooMany.var(), b"too many batches");
+            }
+        }
     }
 
     /// The peer has what was held, or does not want it.
@@ -186,7 +200,7 @@ impl Arrived {
 impl Drop for Unfetched {
     fn drop(&mut self) {
         if !self.fetched {
-            self.link.send_surely(Header::of_call(Kind::Unwanted, self.manifest.number), ());
+            self.link.unwanted(self.manifest.number);
         }
     }
 }

@@ -5,30 +5,21 @@
 //! takes pieces, and a consumer takes them only while it waits for an item.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use dashmap::DashMap;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
 
+use super::pieces::{Assembly, Credit, PIECE, TooLarge, WINDOW, cost, cut, may_give};
 use super::{Arrived, Hold, Letter, Link, length, sorted};
 use crate::codec::MAX_MESSAGE;
 use crate::error::{AskError, Fault, FetchError};
 use crate::frame::{Header, Kind, MORE};
-use crate::lane::Out;
 use crate::parcel::{Opened, Parcel};
 use crate::route::Boxed;
-
-/// Bytes that a producer may be ahead of its consumer.
-const WINDOW: usize = 256 << 10;
-/// Credit is returned in pieces of at least this, so that it costs few frames.
-const RETURN: usize = WINDOW / 4;
-/// Largest piece of an item.
-const PIECE: usize = 64 << 10;
-/// What the smallest piece counts for: bounds the items in the window too.
-const LEAST: usize = 4 << 10;
 
 /// The streams of a link.
 #[derive(Default)]
@@ -39,7 +30,7 @@ pub(super) struct Streams {
 
 struct Consumer {
     pieces: mpsc::UnboundedSender<Piece>, // bounded by the credit
-    credit: Arc<AtomicUsize>,
+    credit: Arc<Credit>,
 }
 
 enum Piece {
@@ -75,32 +66,28 @@ impl Streams {
 impl Link {
     /// Sends an ask that is answered by a stream; dropping what is returned cancels it there.
     pub(crate) async fn stream(self: &Arc<Self>, letter: Letter, patience: Duration) -> Result<Incoming, AskError> {
-        let started = Instant::now();
-        let (letter, place) = self.place(letter, patience).await?;
+        let (place, letter, room) = self.call(letter, patience).await?;
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (pieces, queue) = mpsc::unbounded_channel();
-        let credit = Arc::new(AtomicUsize::new(WINDOW));
+        let credit = Arc::new(Credit::new());
         self.streams.ours.insert(call, Consumer { pieces, credit: Arc::clone(&credit) });
         let mut incoming = Incoming {
             link: Arc::clone(self),
             call,
             queue,
             credit,
-            taken: 0,
-            part: BytesMut::new(),
+            assembly: Assembly::default(),
             opening: None,
             hold: None,
-            open: true,
+            place: Some(place),
         };
         // As in `ask`: the end of the link must not miss this entry.
         if self.ended.get().is_some() {
-            incoming.open = false;
+            incoming.place = None;
             return Err(AskError::NotConnected);
         }
-        let left = patience.saturating_sub(started.elapsed());
-        let (frame, hold) = letter.ask(call, left);
-        incoming.hold = Some(hold);
-        place.send(frame);
+        // Its patience is for each item, however long it has waited for room.
+        incoming.hold = Some(letter.ask(call, patience, room));
         Ok(incoming)
     }
 
@@ -109,9 +96,7 @@ impl Link {
         let Some(consumer) = self.streams.ours.get(&call) else {
             return true; // cancelled meanwhile
         };
-        let cost = cost(&piece.bytes, piece.is_apart());
-        let left = |credit: usize| credit.checked_sub(cost);
-        if consumer.credit.fetch_update(Ordering::AcqRel, Ordering::Acquire, left).is_err() {
+        if !consumer.credit.spend(cost(piece.bytes.len(), piece.is_apart())) {
             return false;
         }
         let _ = consumer.pieces.send(Piece::Item { piece, more }); // fails only if nobody waits any more
@@ -128,12 +113,8 @@ impl Link {
         let Some(credit) = self.streams.theirs.get(&call) else {
             return true; // ended meanwhile
         };
-        let more = usize::try_from(more).unwrap_or(usize::MAX);
-        if credit.available_permits().saturating_add(more) > WINDOW {
-            return false;
-        }
-        credit.add_permits(more);
-        true
+        let more = may_give(credit.available_permits(), more);
+        more.map(|more| credit.add_permits(more)).is_some()
     }
 
     /// Begins to answer a call of the peer by a stream.
@@ -150,16 +131,14 @@ pub(crate) struct Incoming {
     call: u64,
     queue: mpsc::UnboundedReceiver<Piece>,
     /// What the producer may still send.
-    credit: Arc<AtomicUsize>,
-    /// What was taken and is not yet given back as credit.
-    taken: usize,
-    /// The pieces so far of an item.
-    part: BytesMut,
+    credit: Arc<Credit>,
+    assembly: Assembly,
     /// An item whose batches are being fetched.
     opening: Option<Boxed<'static, Result<Opened, FetchError>>>,
     /// The batches of the message.
     hold: Option<Hold>,
-    open: bool,
+    /// Its place among our calls, until the producer has ended.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Incoming {
@@ -172,31 +151,25 @@ impl Incoming {
                 let failed = |error| AskError::BadReply { text: format!("its batches did not come: {error}") };
                 return opened.map(Some).map_err(failed);
             }
-            if self.taken >= RETURN
-                && let Ok(room) = self.link.system.reserve().await
+            if let Some(credit) = self.assembly.credit()
+                && let Some(room) = self.link.system.place().await
             {
-                // Before the peer can know of it.
-                self.credit.fetch_add(self.taken, Ordering::AcqRel);
-                let header = Header { recipient: self.taken as u64, ..Header::of_call(Kind::Credit, self.call) };
-                room.send(Out::Frame(header, Bytes::new()));
-                self.taken = 0;
+                self.credit.give(credit);
+                let header = Header { recipient: credit as u64, ..Header::of_call(Kind::Credit, self.call) };
+                room.send(header, Bytes::new());
+                self.assembly.given();
             }
             match self.queue.recv().await {
                 Some(Piece::Item { mut piece, more }) => {
                     self.hold = None; // the handler has the message
-                    self.taken += cost(&piece.bytes, piece.is_apart());
-                    if self.part.len() + piece.bytes.len() > MAX_MESSAGE {
-                        return Err(AskError::BadReply { text: format!("an item of more than {MAX_MESSAGE} bytes") });
-                    }
-                    if more || !self.part.is_empty() {
-                        self.part.extend_from_slice(&piece.bytes);
-                        piece.bytes = Bytes::new();
-                    }
-                    if more {
-                        continue;
-                    }
-                    if !self.part.is_empty() {
-                        piece.bytes = self.part.split().freeze();
+                    let bytes = std::mem::take(&mut piece.bytes);
+                    match self.assembly.add(bytes, piece.is_apart(), more) {
+                        Ok(None) => continue,
+                        Ok(Some(item)) => piece.bytes = item,
+                        Err(TooLarge) => {
+                            let text = format!("an item of more than {MAX_MESSAGE} bytes");
+                            return Err(AskError::BadReply { text });
+                        }
                     }
                     if !piece.is_apart() {
                         return Ok(Some(Opened::plain(piece.bytes)));
@@ -204,11 +177,11 @@ impl Incoming {
                     self.opening = Some(Box::pin(piece.open()));
                 }
                 last => {
-                    self.open = false;
+                    self.place = None;
                     return match last {
                         Some(Piece::Failed(fault)) => Err(fault.into()),
                         None => Err(AskError::ConnectionLost { cause: self.link.cause() }),
-                        _ if self.part.is_empty() => Ok(None),
+                        _ if self.assembly.is_whole() => Ok(None),
                         _ => Err(AskError::BadReply { text: "the stream ended inside an item".to_owned() }),
                     };
                 }
@@ -220,8 +193,8 @@ impl Incoming {
 impl Drop for Incoming {
     fn drop(&mut self) {
         self.link.streams.ours.remove(&self.call);
-        if self.open {
-            self.link.send_surely(Header::of_call(Kind::Cancel, self.call), ());
+        if let Some(place) = self.place.take() {
+            self.link.send_cancel(self.call, place);
         }
     }
 }
@@ -239,9 +212,9 @@ impl Outgoing {
         let Parcel { mut bytes, beside } = item;
         let apart = !beside.is_empty();
         loop {
-            let piece = bytes.split_to(bytes.len().min(PIECE));
+            let piece = cut(&mut bytes);
             let more = apart || !bytes.is_empty();
-            self.credit(cost(&piece, false), patience).await?;
+            self.credit(cost(piece.len(), false), patience).await?;
             self.queue(piece, if more { MORE } else { 0 }).await;
             if bytes.is_empty() {
                 break;
@@ -268,8 +241,10 @@ impl Outgoing {
 
     async fn queue(&self, piece: Bytes, flags: u8) {
         let header = Header { len: length(&piece), flags, ..Header::of_call(Kind::Item, self.call) };
-        // Ends when there is room or the connection is lost, as in `answer`.
-        let _ = self.link.system.send(Out::Frame(header, piece)).await;
+        // Ends when there is room or the connection is lost: a writer that stalls closes it.
+        if let Some(room) = self.link.system.place().await {
+            room.send(header, piece);
+        }
     }
 }
 
@@ -277,9 +252,4 @@ impl Drop for Outgoing {
     fn drop(&mut self) {
         self.link.streams.theirs.remove(&self.call);
     }
-}
-
-/// What a piece takes of the credit; no more than a window. One that tells of batches counts as a large one.
-fn cost(piece: &Bytes, apart: bool) -> usize {
-    if apart { PIECE } else { piece.len().max(LEAST) }
 }

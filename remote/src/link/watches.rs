@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{Link, sorted};
+use super::{Link, length, sorted};
 use crate::actor::ActorId;
+use crate::codec::encode;
 use crate::frame::{Header, Kind};
-use crate::lane::Out;
 use crate::local::Down;
 
 /// Actors of one peer that are watched at a time; more wait for a place.
@@ -22,12 +23,22 @@ const WATCHED: usize = 2 * WATCHES;
 pub(super) struct Watches {
     places: Arc<Semaphore>,
     ours: DashMap<u64, oneshot::Sender<Down>>,
+    /// Each watch of the peer keeps one until all is told that there is to tell.
+    borne: Arc<Semaphore>,
     theirs: DashMap<u64, oneshot::Sender<()>>,
+}
+
+/// Why a watch of the peer is not borne.
+pub(crate) enum NotBorne {
+    TooMany,
+    /// Its number is that of another one.
+    Again,
 }
 
 impl Default for Watches {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(WATCHES)), ours: DashMap::new(), theirs: DashMap::new() }
+        let [places, borne] = [WATCHES, WATCHED].map(|places| Arc::new(Semaphore::new(places)));
+        Self { places, ours: DashMap::new(), borne, theirs: DashMap::new() }
     }
 }
 
@@ -55,7 +66,7 @@ impl Link {
         let Ok(place) = Arc::clone(&self.watches.places).acquire_owned().await else {
             return lost();
         };
-        let Ok(room) = self.system.reserve().await else {
+        let Some(room) = self.system.place().await else {
             return lost();
         };
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
@@ -67,7 +78,7 @@ impl Link {
             return lost();
         }
         let header = Header { recipient: actor.0, ..Header::of_call(Kind::Watch, call) };
-        room.send(Out::Frame(header, Bytes::new()));
+        room.send(header, Bytes::new());
         let down = down.await;
         guard.open = None;
         down.unwrap_or_else(|_| lost())
@@ -80,17 +91,18 @@ impl Link {
         }
     }
 
-    /// Notes that the peer watches an actor. `None` if it watches too many.
-    pub(crate) fn watched(self: &Arc<Self>, call: u64) -> Option<Watched> {
-        if self.watches.theirs.len() >= WATCHED {
-            return None;
-        }
+    /// Notes that the peer watches an actor.
+    pub(crate) fn watched(self: &Arc<Self>, call: u64) -> Result<Watched, NotBorne> {
+        let place = Arc::clone(&self.watches.borne).try_acquire_owned().map_err(|_| NotBorne::TooMany)?;
         let (end, unwatched) = oneshot::channel();
-        self.watches.theirs.insert(call, end);
+        match self.watches.theirs.entry(call) {
+            Entry::Vacant(entry) => drop(entry.insert(end)),
+            Entry::Occupied(_) => return Err(NotBorne::Again),
+        }
         if self.ended.get().is_some() {
             self.watches.theirs.remove(&call); // as in `ask`
         }
-        Some(Watched { link: Arc::clone(self), call, unwatched })
+        Ok(Watched { link: Arc::clone(self), call, unwatched, place: Some(place) })
     }
 
     /// The peer ends a watch.
@@ -102,14 +114,21 @@ impl Link {
 /// A watch of the peer; forgotten when dropped.
 pub(crate) struct Watched {
     link: Arc<Link>,
-    pub(crate) call: u64,
+    call: u64,
     unwatched: oneshot::Receiver<()>,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Watched {
-    /// Waits until the peer ends the watch or is lost.
-    pub(crate) async fn unwatched(&mut self) {
-        let _ = (&mut self.unwatched).await;
+    /// Waits for the end of the actor and tells it, unless the peer ends the watch or is lost before.
+    pub(crate) async fn tell(mut self, down: impl Future<Output = Down>) {
+        let down = tokio::select! {
+            biased;
+            _ = &mut self.unwatched => return,
+            down = down => encode(&down).unwrap_or_default(),
+        };
+        let header = Header { len: length(&down), ..Header::of_call(Kind::Down, self.call) };
+        self.link.system.push(header, down, [self.place.take(), None]);
     }
 }
 
@@ -130,7 +149,7 @@ impl Drop for WatchGuard<'_> {
     fn drop(&mut self) {
         self.link.watches.ours.remove(&self.call);
         if let Some(place) = self.open.take() {
-            self.link.send_surely(Header::of_call(Kind::Unwatch, self.call), place);
+            self.link.system.push(Header::of_call(Kind::Unwatch, self.call), Bytes::new(), [Some(place), None]);
         }
     }
 }

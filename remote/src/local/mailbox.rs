@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use super::Down;
+use super::life::Story;
 use crate::fence;
 use crate::runtime::Net;
 use crate::supervise::History;
@@ -40,19 +41,10 @@ pub(super) struct Supervisor<A: Actor<Context = Context<A>>> {
     pub(super) started: Instant,
 }
 
-/// What an actor has gone through.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Life {
-    /// Panics after which it was built again, and what the last one said.
-    pub(super) panics: (u32, String),
-    /// Its end.
-    pub(super) down: Option<Down>,
-}
-
 impl<A: Actor<Context = Context<A>>> Seat<A> {
     pub(super) fn new(
         waiting: mpsc::Receiver<Envelope<A>>,
-        life: watch::Sender<Life>,
+        life: Story,
         permits: Arc<Semaphore>,
         end: Option<watch::Receiver<()>>,
         supervisor: Option<Supervisor<A>>,
@@ -87,7 +79,7 @@ impl<A: Actor<Context = Context<A>>> Seat<A> {
             return self.watch.end(Down::Panicked { text });
         };
         tracing::warn!(actor = std::any::type_name::<A>(), text, ?delay, "an actor panicked and is built again");
-        self.watch.life.send_modify(|life| life.panics = (life.panics.0 + 1, text));
+        self.watch.life.change(|life| life.panics = (life.panics.0 + 1, text));
         runtime.spawn(async move {
             tokio::time::sleep(delay).await;
             self.start(&arbiter, move |ctx| make(ctx));
@@ -107,7 +99,7 @@ impl<A: Actor<Context = Context<A>>> ActorFuture<A> for Mailbox<A> {
             ctx.terminate();
             return task::Poll::Ready(());
         }
-        let panics = seat.watch.life.borrow().panics.0;
+        let panics = seat.watch.life.so_far().panics.0;
         // actix polls every spawned future again after `ctx.wait`, so stopping here loses nothing.
         // tokio's budget ends the loop from time to time, so that neighbours get their turn.
         while !ctx.waiting() {
@@ -132,13 +124,13 @@ impl<A: Actor<Context = Context<A>>> Drop for Mailbox<A> {
 
 /// Says why the actor is gone, when it goes.
 struct Watch {
-    life: watch::Sender<Life>,
+    life: Story,
     permits: Arc<Semaphore>,
 }
 
 impl Watch {
     fn end(&self, down: Down) {
-        self.life.send_modify(|life| _ = life.down.get_or_insert(down));
+        self.life.change(|life| _ = life.down.get_or_insert(down));
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{Asker, Down, Life};
+use super::life::{Life, Story};
+use super::{Asker, Down};
 use crate::error::AskError;
 use crate::runtime::Net;
 
@@ -15,7 +16,7 @@ const GRACE: Duration = Duration::from_millis(250);
 pub(crate) struct Reply<R: Send + 'static> {
     waiting: Option<(oneshot::Receiver<R>, OwnedSemaphorePermit)>,
     asker: Asker,
-    life: watch::Receiver<Life>,
+    life: Story,
     net: Net,
 }
 
@@ -24,7 +25,7 @@ impl<R: Send + 'static> Reply<R> {
         receiver: oneshot::Receiver<R>,
         permit: OwnedSemaphorePermit,
         asker: Asker,
-        life: watch::Receiver<Life>,
+        life: Story,
         net: Net,
     ) -> Self {
         Self { waiting: Some((receiver, permit)), asker, life, net }
@@ -64,7 +65,8 @@ impl<R: Send + 'static> Reply<R> {
     pub(crate) async fn why_dropped(&mut self) -> AskError {
         let before = self.asker.panics_before();
         let over = |life: &Life| life.down.is_some() || before.is_some_and(|before| life.panics.0 > before);
-        let life = self.net.within(GRACE, self.life.wait_for(over)).await.and_then(Result::ok).map(|life| life.clone());
+        let life = self.life.wait(|life| over(life).then(|| life.clone()));
+        let life = self.net.within(GRACE, life).await;
         match life {
             Some(Life { down: Some(Down::Panicked { text }), .. } | Life { down: None, panics: (_, text) }) => {
                 AskError::Panicked { text }

@@ -1,6 +1,6 @@
 //! The head's table of names, and the actor that keeps it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::net::SocketAddr;
 
 use actix::{Actor, Context, Handler};
@@ -17,8 +17,9 @@ use crate::text::cut;
 pub(super) const LONGEST: usize = 256;
 /// What is kept of an actor's type, in bytes: those of generic actors have any length.
 pub(super) const KIND: usize = 1 << 10;
-/// The most names.
+/// The most names, and those of one node: none takes all.
 const MOST: usize = 1 << 16;
+const MOST_OF_NODE: usize = MOST / 4;
 /// Names that an error lists.
 const LISTED: usize = 20;
 
@@ -51,10 +52,10 @@ pub(super) struct Sweep;
 
 /// Who has a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Entry {
-    pub(super) address: Address,
-    pub(super) at: Option<SocketAddr>,
-    pub(super) kind: String,
+pub(crate) struct Entry {
+    pub(crate) address: Address,
+    pub(crate) at: Option<SocketAddr>,
+    pub(crate) kind: String,
 }
 
 crate::messages! {
@@ -93,9 +94,6 @@ impl Handler<Register> for Registry {
     type Result = Result<(), NameError>;
 
     fn handle(&mut self, Register { name, address, mut at, kind }: Register, _: &mut Context<Self>) -> Self::Result {
-        if !Sender::current().is(address.node) {
-            return Err(NameError::OtherNode { node: address.node });
-        }
         // The node may have been lost while its message waited: then nothing would end the entry.
         let is_there = self.is_there();
         if !is_there(address.node) {
@@ -106,7 +104,7 @@ impl Handler<Register> for Registry {
             at = link.map(|link| link.connection.remote_address());
         }
         let kind = cut(&kind, KIND).to_owned();
-        self.table.register(name, Entry { address, at, kind }, is_there)
+        self.table.register(name, Entry { address, at, kind }, Sender::current(), is_there)
     }
 }
 
@@ -131,43 +129,83 @@ impl Handler<Sweep> for Registry {
 
     fn handle(&mut self, _: Sweep, _: &mut Context<Self>) {
         let is_there = self.is_there();
-        self.table.0.retain(|_, entry| is_there(entry.address.node));
+        self.table.sweep(is_there);
     }
 }
 
 /// Names and who has them. One whose node is not there is remembered, in case it comes back, and counts for nothing. Pure.
 #[derive(Default)]
-struct Table(BTreeMap<String, Entry>);
+pub(crate) struct Table {
+    names: BTreeMap<String, Entry>,
+    of_node: BTreeMap<NodeId, usize>,
+}
 
 impl Table {
-    fn register(&mut self, name: String, entry: Entry, is_there: impl Fn(NodeId) -> bool) -> Result<(), NameError> {
+    pub(crate) fn register(
+        &mut self,
+        name: String,
+        entry: Entry,
+        by: Sender,
+        is_there: impl Fn(NodeId) -> bool,
+    ) -> Result<(), NameError> {
+        let node = entry.address.node;
+        if !by.is(node) {
+            return Err(NameError::OtherNode { node });
+        }
         if name.is_empty() || name.len() > LONGEST {
             return Err(NameError::Malformed { name: cut(&name, LONGEST).to_owned(), max: LONGEST });
         }
-        match self.0.get(&name) {
+        let had = self.names.get(&name);
+        match had {
             // The answer to an earlier try was lost.
-            Some(has) if *has == entry => Ok(()),
+            Some(has) if *has == entry => return Ok(()),
             Some(has) if is_there(has.address.node) => {
-                Err(NameError::Taken { name, by: has.address, kind: has.kind.clone() })
+                return Err(NameError::Taken { name, by: has.address, kind: has.kind.clone() });
             }
-            None if self.0.len() >= MOST => Err(NameError::TooMany { max: MOST }),
-            _ => {
-                self.0.insert(name, entry);
-                Ok(())
+            None if self.names.len() >= MOST => return Err(NameError::TooMany { max: MOST }),
+            _ => (),
+        }
+        let has_more = had.is_none_or(|had| had.address.node != node);
+        if has_more && self.of_node.get(&node).is_some_and(|names| *names >= MOST_OF_NODE) {
+            return Err(NameError::TooMany { max: MOST_OF_NODE });
+        }
+        self.remove(&name);
+        *self.of_node.entry(node).or_default() += 1;
+        self.names.insert(name, entry);
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(had) = self.names.remove(name) {
+            self.forget_one(had.address.node);
+        }
+    }
+
+    fn forget_one(&mut self, node: NodeId) {
+        if let btree_map::Entry::Occupied(mut names) = self.of_node.entry(node) {
+            *names.get_mut() -= 1; // as the one that is gone is in it
+            if *names.get() == 0 {
+                names.remove();
             }
         }
     }
 
-    fn find(&self, name: &str, is_there: impl Fn(NodeId) -> bool) -> Result<&Entry, NameError> {
+    /// Forgets the names of nodes that are not there.
+    pub(crate) fn sweep(&mut self, is_there: impl Fn(NodeId) -> bool) {
+        self.names.retain(|_, entry| is_there(entry.address.node));
+        self.of_node.retain(|node, _| is_there(*node));
+    }
+
+    pub(crate) fn find(&self, name: &str, is_there: impl Fn(NodeId) -> bool) -> Result<&Entry, NameError> {
         let there = |entry: &&Entry| is_there(entry.address.node);
-        self.0.get(name).filter(there).ok_or_else(|| {
-            let known = self.0.iter().filter(|(_, entry)| there(entry)).take(LISTED);
+        self.names.get(name).filter(there).ok_or_else(|| {
+            let known = self.names.iter().filter(|(_, entry)| there(entry)).take(LISTED);
             let name = cut(name, LONGEST).to_owned();
             NameError::Unknown { name, known: known.map(|(name, _)| name.clone()).collect() }
         })
     }
 
-    fn unregister(
+    pub(crate) fn unregister(
         &mut self,
         name: &str,
         only: Option<Address>,
@@ -180,7 +218,7 @@ impl Table {
             return Err(NameError::NotYours { name: name.to_owned(), by, kind });
         }
         if only.is_none_or(|only| entry.address == only) {
-            self.0.remove(name);
+            self.remove(name);
         }
         Ok(())
     }
@@ -199,9 +237,9 @@ mod tests {
     #[test]
     fn a_name_has_one_actor_and_is_taken_back_only_from_it() {
         let mut table = Table::default();
-        table.register("a".to_owned(), entry(1), |_| true).unwrap();
-        table.register("a".to_owned(), entry(1), |_| true).unwrap();
-        let error = table.register("a".to_owned(), entry(2), |_| true).unwrap_err();
+        table.register("a".to_owned(), entry(1), Sender::Here, |_| true).unwrap();
+        table.register("a".to_owned(), entry(1), Sender::Here, |_| true).unwrap();
+        let error = table.register("a".to_owned(), entry(2), Sender::Here, |_| true).unwrap_err();
         assert!(matches!(&error, NameError::Taken { by, .. } if *by == entry(1).address), "{error}");
         table.unregister("a", Some(entry(2).address), Sender::Here, |_| true).unwrap();
         assert_eq!(table.find("a", |_| true).unwrap(), &entry(1));
@@ -214,12 +252,21 @@ mod tests {
     fn names_and_their_number_are_bounded() {
         let mut table = Table::default();
         for name in [String::new(), "x".repeat(LONGEST + 1)] {
-            assert!(matches!(table.register(name, entry(1), |_| true), Err(NameError::Malformed { .. })));
+            assert!(matches!(table.register(name, entry(1), Sender::Here, |_| true), Err(NameError::Malformed { .. })));
         }
+        let of = |node: u8| {
+            let node = crate::decode(&[node]).unwrap();
+            Entry { address: Address { node, ..entry(1).address }, ..entry(1) }
+        };
         for number in 0..MOST {
-            table.register(number.to_string(), entry(1), |_| true).unwrap();
+            table.register(number.to_string(), of((number / MOST_OF_NODE) as u8), Sender::Here, |_| true).unwrap();
         }
-        assert!(matches!(table.register("one more".to_owned(), entry(1), |_| true), Err(NameError::TooMany { .. })));
+        let more = |table: &mut Table, node| table.register("one more".to_owned(), of(node), Sender::Here, |_| true);
+        assert!(matches!(more(&mut table, 9), Err(NameError::TooMany { max: MOST })));
+        table.unregister("0", None, Sender::Here, |_| true).unwrap();
+        assert!(matches!(more(&mut table, 1), Err(NameError::TooMany { max: MOST_OF_NODE })));
+        more(&mut table, 0).unwrap();
+        table.unregister("one more", None, Sender::Here, |_| true).unwrap();
         let NameError::Unknown { known, .. } = table.find("one more", |_| true).unwrap_err() else {
             panic!("it is not there")
         };

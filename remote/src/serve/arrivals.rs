@@ -1,48 +1,51 @@
-//! Messages whose batches are still to come. Later ones to the same actor wait behind them, so that order is kept; those
-//! to others pass.
+//! Messages on their way to their actors. One that must wait, for its batches or because its actor has no place, holds up
+//! those to the same actor, so that order is kept; those to others pass.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, timeout_at};
 
-use super::{fault_bytes, handle};
+use super::{Mail, hand_over, refuse};
 use crate::actor::ActorId;
 use crate::error::Fault;
 use crate::frame::{Header, Kind};
-use crate::link::{Arrived, Link, Serving, room, units};
+use crate::link::{Arrived, Link, Serving, room};
 use crate::node::Shared;
 use crate::parcel::Opened;
+use crate::room::Room;
 use crate::runtime::Aborting;
 
-/// The actors of a peer's messages that wait for batches.
+/// How long an actor may give no place before those that wait for one are told that it is busy.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The messages of a peer.
 pub(super) struct Arrivals {
     shared: Arc<Shared>,
     link: Arc<Link>,
     queues: BTreeMap<u64, Queue>,
     /// For all that waits: beyond it the lane waits.
-    room: Arc<Semaphore>,
+    room: Room,
 }
 
 struct Queue {
-    messages: mpsc::UnboundedSender<Message>, // bounded by the room
+    messages: mpsc::UnboundedSender<Waiting>, // bounded by the room
     waiting: Arc<AtomicUsize>,
 }
 
-struct Message {
-    header: Header,
-    came: Instant,
-    /// `None` if it was cancelled, or its batches do not come.
-    opening: Aborting<Option<Ready>>,
+/// A message that waits for its turn.
+struct Waiting {
+    message: Message,
     _room: OwnedSemaphorePermit,
 }
 
-struct Ready {
-    message: Opened,
-    serving: Option<Serving>,
+enum Message {
+    Here(Mail),
+    /// `None` if it was cancelled, or its batches do not come.
+    Apart(Aborting<Option<Mail>>),
 }
 
 impl Arrivals {
@@ -50,17 +53,23 @@ impl Arrivals {
         Self { shared: Arc::clone(shared), link: Arc::clone(link), queues: BTreeMap::new(), room: room() }
     }
 
-    /// Whether a message must go this way: it has something to wait for, or others before it have.
-    pub(super) fn concern(&self, actor: u64, message: &Arrived) -> bool {
-        let busy = |queue: &Queue| queue.waiting.load(Ordering::Acquire) > 0;
-        message.is_apart() || self.queues.get(&actor).is_some_and(busy)
-    }
-
-    /// Fetches what is beside a message and hands it to its actor when all before it are there. Waits for room only.
-    pub(super) async fn push(&mut self, header: Header, message: Arrived) {
+    /// Hands a message to its actor, now or when it is its turn. Waits for room only.
+    pub(super) async fn take(&mut self, header: Header, message: Arrived) {
         let actor = header.recipient;
-        if let Err(fault) = self.shared.routes.find(ActorId(actor), header.message, self.link.peer.role) {
-            return self.refuse(header, &fault);
+        let route = match self.shared.routes.find(ActorId(actor), header.message, self.link.peer.role) {
+            Ok(route) => route,
+            Err(fault) => return refuse(&self.link, &header, &fault),
+        };
+        let came = Instant::now();
+        if !message.is_apart() && !self.is_waited_for(actor) {
+            match route.try_place() {
+                Ok(Some(place)) => {
+                    let mail = Mail { header, message: Opened::plain(message.bytes), serving: None, came, ready: came };
+                    return hand_over(&self.link, mail, &*route, place).await;
+                }
+                Ok(None) => (),
+                Err(fault) => return refuse(&self.link, &header, &fault),
+            }
         }
         // From now on a cancel ends it at once.
         let serving = match header.kind {
@@ -70,19 +79,28 @@ impl Arrivals {
             },
             _ => None,
         };
-        let Ok(room) = Arc::clone(&self.room).acquire_many_owned(units(message.len())).await else {
+        let Some(room) = self.room.take(message.len()).await else {
             return;
         };
-        let opening = self.shared.net.spawn(open(Arc::clone(&self.link), header, message, serving));
+        let message = if message.is_apart() {
+            Message::Apart(self.shared.net.spawn(open(Arc::clone(&self.link), header, message, serving, came)))
+        } else {
+            Message::Here(Mail { header, message: Opened::plain(message.bytes), serving, came, ready: came })
+        };
         let queue = self.queue(actor);
         queue.waiting.fetch_add(1, Ordering::AcqRel);
         // The other end lives as long as this one.
-        let _ = queue.messages.send(Message { header, came: Instant::now(), opening, _room: room });
+        let _ = queue.messages.send(Waiting { message, _room: room });
+    }
+
+    /// Whether messages wait for an actor.
+    fn is_waited_for(&self, actor: u64) -> bool {
+        self.queues.get(&actor).is_some_and(|queue| queue.waiting.load(Ordering::Acquire) > 0)
     }
 
     fn queue(&mut self, actor: u64) -> &Queue {
         if !self.queues.contains_key(&actor) {
-            // Those of actors that have not waited for long are not kept.
+            // Those of actors that nothing waits for are not kept.
             self.queues.retain(|_, queue| queue.waiting.load(Ordering::Acquire) > 0);
         }
         self.queues.entry(actor).or_insert_with(|| {
@@ -93,33 +111,76 @@ impl Arrivals {
             Queue { messages, waiting }
         })
     }
-
-    fn refuse(&self, header: Header, fault: &Fault) {
-        if header.kind == Kind::Ask {
-            self.link.try_send(Kind::Error, header.call, fault_bytes(fault));
-        }
-    }
 }
 
 /// Hands the messages of one actor on, one after the other.
 async fn in_order(
     shared: Arc<Shared>,
     link: Arc<Link>,
-    mut messages: mpsc::UnboundedReceiver<Message>,
+    mut messages: mpsc::UnboundedReceiver<Waiting>,
     waiting: Arc<AtomicUsize>,
 ) {
-    while let Some(Message { mut header, came, opening, _room }) = messages.recv().await {
-        if let Some(Ready { message, serving }) = opening.await.flatten() {
-            let left = Duration::from_millis(u64::from(header.deadline_ms)).saturating_sub(came.elapsed());
-            header.deadline_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
-            handle(&shared, &link, header, message, serving).await;
+    let mut turn = Turn::default();
+    while let Some(Waiting { message, _room }) = messages.recv().await {
+        let mail = match message {
+            Message::Here(mail) => Some(mail),
+            Message::Apart(opening) => opening.await.flatten(),
+        };
+        if let Some(mail) = mail {
+            turn.of(&shared, &link, mail).await;
         }
         waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
+/// Whose turn it is at an actor.
+#[derive(Default)]
+struct Turn {
+    /// Since when the actor has given no place, although it was asked for one.
+    busy: Option<Instant>,
+}
+
+impl Turn {
+    /// Hands a message on when the actor has a place, unless it is too busy or the message is cancelled before.
+    async fn of(&mut self, shared: &Shared, link: &Arc<Link>, mut mail: Mail) {
+        let header = mail.header;
+        let placed = async {
+            let route = shared.routes.find(ActorId(header.recipient), header.message, link.peer.role)?;
+            if let Some(place) = route.try_place()? {
+                return Ok((route, place));
+            }
+            // Whoever has waited as long as one may is not kept waiting again by each that was before it.
+            let since = self.busy.map_or_else(Instant::now, |busy| busy.max(mail.ready));
+            self.busy = Some(since);
+            let place = timeout_at(since + PATIENCE, route.place()).await.unwrap_or(Err(Fault::Busy))?;
+            Ok((route, place))
+        };
+        let placed = match &mut mail.serving {
+            None => placed.await,
+            Some(serving) => tokio::select! {
+                biased;
+                placed = placed => placed,
+                () = serving.cancelled() => return,
+            },
+        };
+        match placed {
+            Ok((route, place)) => {
+                self.busy = None;
+                hand_over(link, mail, &*route, place).await;
+            }
+            Err(fault) => refuse(link, &header, &fault),
+        }
+    }
+}
+
 /// Fetches what is beside a message, unless it is cancelled first.
-async fn open(link: Arc<Link>, header: Header, message: Arrived, serving: Option<Serving>) -> Option<Ready> {
+async fn open(
+    link: Arc<Link>,
+    header: Header,
+    message: Arrived,
+    serving: Option<Serving>,
+    came: Instant,
+) -> Option<Mail> {
     let (opened, serving) = match serving {
         None => (message.open().await, None),
         Some(mut serving) => tokio::select! {
@@ -129,14 +190,11 @@ async fn open(link: Arc<Link>, header: Header, message: Arrived, serving: Option
         },
     };
     match opened {
-        Ok(message) => return Some(Ready { message, serving }),
-        Err(error) if header.kind == Kind::Ask => {
-            let fault = Fault::BadMessage { text: format!("its batches did not come: {error}") };
-            link.answer(header.call, Kind::Error, fault_bytes(&fault)).await;
-        }
+        Ok(message) => Some(Mail { header, message, serving, came, ready: Instant::now() }),
         Err(error) => {
-            tracing::debug!(peer = %link.peer, message = header.message, %error, "dropped a tell without its batches");
+            let fault = Fault::BadMessage { text: format!("its batches did not come: {error}") };
+            refuse(&link, &header, &fault);
+            None
         }
     }
-    None
 }

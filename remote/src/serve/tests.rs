@@ -53,7 +53,7 @@ impl Scene {
             let connecting = self.rogue.quinn.connect_with(config, to, SERVER_NAME);
             let connection = connecting.unwrap().await.unwrap();
             let _kept = act(connection.clone(), self.hello.clone()).await;
-            let closed = tokio::time::timeout(Duration::from_secs(4), connection.closed()).await;
+            let closed = tokio::time::timeout(Duration::from_secs(8), connection.closed()).await;
             match closed.unwrap() {
                 ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
                 other => panic!("{other}"),
@@ -195,6 +195,40 @@ fn a_frame_on_the_wrong_lane_closes_the_connection() {
         });
         assert_eq!(code, number(Code::BadFrame), "{kind:?}");
     }
+}
+
+#[test]
+fn a_lane_that_is_reset_stopped_or_finished_takes_its_link_down() {
+    for lane in 0..LANES {
+        for how in ["reset", "stopped", "finished"] {
+            let scene = scene();
+            let code = scene.closed_with(false, |connection, hello| async move {
+                let mut lanes = greet(&connection, &hello).await;
+                // It is not about frames that cannot be written: nothing is sent.
+                match how {
+                    "reset" => lanes[lane].0.reset(7u8.into()).unwrap(),
+                    "stopped" => lanes[lane].1.stop(7u8.into()).unwrap(),
+                    _ => lanes[lane].0.finish().unwrap(),
+                }
+                lanes
+            });
+            assert_eq!(code, number(Code::BadFrame), "lane {lane} was {how}");
+        }
+    }
+}
+
+#[test]
+fn who_says_goodbye_and_does_not_go_is_closed() {
+    let scene = scene();
+    let code = scene.closed_with(false, |connection, hello| async move {
+        let mut lanes = greet(&connection, &hello).await;
+        for lane in &mut lanes[..2] {
+            lane.0.write_all(&Header::bare(Kind::GoAway).encode()).await.unwrap();
+            lane.0.finish().unwrap();
+        }
+        lanes
+    });
+    assert_eq!(code, number(Code::Bye));
 }
 
 #[test]

@@ -44,6 +44,10 @@ pub(crate) struct Count {
     pub size: usize,
 }
 
+/// Answered by so many bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Fill(pub usize);
+
 regatta_remote::messages! {
     0x01 Echo => String,
     0x02 Note => (),
@@ -53,6 +57,7 @@ regatta_remote::messages! {
     0x06 Stop => (),
     0x07 Count => stream Vec<u8>,
     0x08 Loaded => Batch,
+    0x09 Fill => String,
 }
 
 #[derive(Clone, Default)]
@@ -117,6 +122,13 @@ impl Handler<Count> for Tester {
     type Result = Items<Vec<u8>>;
     fn handle(&mut self, Count { items, size }: Count, _: &mut Context<Self>) -> Items<Vec<u8>> {
         Items::of(stream::iter((0..items).map(move |n| vec![n as u8; size])))
+    }
+}
+
+impl Handler<Fill> for Tester {
+    type Result = String;
+    fn handle(&mut self, Fill(size): Fill, _: &mut Context<Self>) -> String {
+        "x".repeat(size)
     }
 }
 
@@ -234,6 +246,7 @@ impl Pair {
             .on::<Wait>(&all)
             .on::<Drown>(&all)
             .on::<Count>(&all)
+            .on::<Fill>(&all)
             .on::<Stop>(&[Role::Head]);
         let node = worker.connect(head.address().unwrap(), SOON).await.unwrap();
         assert_eq!(node, head.id());

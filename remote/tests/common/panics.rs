@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::io::Write;
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 /// From now on a panic in a task ends this process, unless it is [`wanted`].
 pub(crate) fn watch() {
@@ -14,19 +14,17 @@ pub(crate) fn watch() {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             before(info);
-            // Outside of tasks it is the test's own thread, or one that somebody joins.
-            if let Some(task) = tokio::task::try_id()
-                && !WANTED.take()
-                && !OTHERS
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .iter()
-                    .any(|text| info.to_string().contains(text))
-            {
-                // What the test harness has caught would be lost with the process.
-                let _ = writeln!(std::io::stderr(), "\nno test wants a panic in a task, here in {task}: {info}");
-                std::process::abort();
+            let Some(task) = tokio::task::try_id() else {
+                // The test's own thread, or one that somebody joins. What panics in tasks after it may be because of it.
+                return list(&OUTSIDE).push(info.to_string());
+            };
+            if WANTED.take() || list(&OTHERS).iter().any(|text| info.to_string().contains(text)) {
+                return;
             }
+            // The process takes what the test harness has caught with it.
+            let (outside, mut stderr) = (list(&OUTSIDE).join("\n"), std::io::stderr());
+            let _ = writeln!(stderr, "\n{outside}\nno test wants a panic in a task, here in {task}: {info}");
+            std::process::abort();
         }));
     });
 }
@@ -42,10 +40,15 @@ pub(crate) fn wanted(text: &str) -> ! {
 /// Panics whose text, with their place, has this are wanted: of code that is not ours.
 #[allow(dead_code, reason = "not every binary has such a test")]
 pub(crate) fn wanted_of_others(text: &'static str) {
-    OTHERS.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+    list(&OTHERS).push(text);
 }
 
 static OTHERS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+static OUTSIDE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn list<T>(of: &'static Mutex<Vec<T>>) -> MutexGuard<'static, Vec<T>> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 thread_local! {
     static WANTED: Cell<bool> = const { Cell::new(false) };

@@ -1,9 +1,10 @@
 //! Bare quinn that speaks as much of the protocol as it likes, and what the node beside it must not notice.
+#![allow(dead_code)] // each test binary uses a part
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex, Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +31,16 @@ pub(crate) const REPLY: u8 = 5;
 pub(crate) const ERROR: u8 = 6;
 pub(crate) const CANCEL: u8 = 7;
 pub(crate) const BEAT: u8 = 11;
+pub(crate) const WATCH: u8 = 12;
+pub(crate) const UNWATCH: u8 = 13;
+pub(crate) const DOWN: u8 = 14;
+/// The flag of a payload that something is beside.
+pub(crate) const BESIDE: u8 = 4;
+
+/// The end of a payload that one byte is beside, held under this number.
+pub(crate) fn one_byte_beside(number: u64) -> Vec<u8> {
+    [&1u64.to_le_bytes()[..], &1u32.to_le_bytes(), &number.to_le_bytes()].concat()
+}
 
 /// Lines of the log, of all tests of this binary.
 static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -65,6 +76,7 @@ pub(crate) async fn said(parts: &[&str]) {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Frame {
     pub kind: u8,
+    pub flags: u8,
     pub message: u32,
     pub call: u64,
     pub recipient: u64,
@@ -83,7 +95,7 @@ impl Frame {
     /// With another length than the payload's.
     pub(crate) fn claiming(self, wire: Wire, len: u32, payload: &[u8]) -> Vec<u8> {
         let mut bytes = len.to_le_bytes().to_vec();
-        bytes.extend([self.kind, 0]);
+        bytes.extend([self.kind, self.flags]);
         bytes.extend(wire.version.to_le_bytes());
         bytes.extend(self.message.to_le_bytes());
         bytes.extend(self.call.to_le_bytes());
@@ -113,13 +125,59 @@ pub(crate) struct Scene {
     pub to: SocketAddr,
     pub wire: Wire,
     stop: Arc<AtomicBool>,
-    working: [JoinHandle<u32>; 2],
-    events: [tokio::sync::broadcast::Receiver<PeerEvent>; 2],
+    working: [JoinHandle<Result<Worked, String>>; 2],
+    events: [PeerEvents; 2],
+    before: Cost,
+    _turn: Turn,
+}
+
+/// What one of the pair has done, and how long the longest of it took.
+#[derive(Default)]
+struct Worked {
+    count: u32,
+    longest: Duration,
+}
+
+/// No ask of the pair takes longer, whoever attacks; most of it is other tests on the same cores.
+const LATE: Duration = SOON;
+
+/// Memory is the whole process's: who measures it is alone.
+enum Turn {
+    Alone(#[allow(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
+    Beside(#[allow(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
+}
+
+static TURN: RwLock<()> = RwLock::new(());
+
+/// What a process costs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cost {
+    pub bytes: usize,
+    pub tasks: usize,
 }
 
 impl Scene {
     /// With a mailbox of this size at the actor that is attacked. The pair's own is another one.
     pub(crate) async fn new(world: &World, mailbox: usize) -> Self {
+        Self::with(world, mailbox, Turn::Beside(TURN.read().unwrap_or_else(PoisonError::into_inner))).await
+    }
+
+    /// While no other scene is played, so that its cost can be told.
+    pub(crate) async fn alone(world: &World, mailbox: usize) -> Self {
+        Self::with(world, mailbox, Turn::Alone(TURN.write().unwrap_or_else(PoisonError::into_inner))).await
+    }
+
+    /// What the node costs more than before the attack. The attacker's own bytes count too.
+    pub(crate) fn cost(&self) -> Cost {
+        let now = self.costs();
+        Cost { bytes: now.bytes.saturating_sub(self.before.bytes), tasks: now.tasks.saturating_sub(self.before.tasks) }
+    }
+
+    fn costs(&self) -> Cost {
+        Cost { bytes: memory(), tasks: self.pair.world.runtime.handle().metrics().num_alive_tasks() }
+    }
+
+    async fn with(world: &World, mailbox: usize, turn: Turn) -> Self {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
             let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
@@ -136,18 +194,23 @@ impl Scene {
         let asking = world.spawn(ask_all_the_time(pair.worker.clone(), pair.head.id(), Arc::clone(&stop)));
         let fetching = world.spawn(fetch_all_the_time(pair.worker.clone(), pair.head.id(), Arc::clone(&stop)));
         let wire = learn(&pair, to).await;
-        Self { pair, to, wire, stop, working: [asking, fetching], events }
+        let before = Cost { bytes: 0, tasks: 0 };
+        let mut scene = Self { pair, to, wire, stop, working: [asking, fetching], events, before, _turn: turn };
+        scene.before = scene.costs();
+        scene
     }
 
     /// The pair has noticed nothing.
     pub(crate) async fn unharmed(mut self) {
         self.stop.store(true, Ordering::SeqCst);
         for working in self.working {
-            assert!(working.await.unwrap() > 0, "the pair did nothing");
+            let Worked { count, longest } = working.await.unwrap().unwrap();
+            assert!(count > 0, "the pair did nothing");
+            assert!(longest < LATE, "the pair was held up for {longest:?}");
         }
         let ours = [self.pair.head.id(), self.pair.worker.id()];
         for events in &mut self.events {
-            while let Ok(event) = events.try_recv() {
+            while let Some(event) = events.try_recv() {
                 let text = format!("{event:?}");
                 assert!(!ours.iter().any(|node| text.contains(&node.to_string())), "the pair noticed: {text}");
             }
@@ -162,27 +225,30 @@ impl Scene {
 
 const OWN: ActorId = ActorId(8);
 
-async fn ask_all_the_time(worker: Node, head: NodeId, stop: Arc<AtomicBool>) -> u32 {
+async fn ask_all_the_time(worker: Node, head: NodeId, stop: Arc<AtomicBool>) -> Result<Worked, String> {
     let actor = worker.actor::<Tester>(Address { node: head, actor: OWN });
-    let mut count = 0;
+    let mut worked = Worked::default();
     while !stop.load(Ordering::SeqCst) {
-        let text = format!("ask {count}");
-        assert_eq!(actor.ask(Echo(text.clone()), 2 * SOON).await.unwrap(), text);
-        count += 1;
+        let (text, started) = (format!("ask {}", worked.count), Instant::now());
+        let answer = actor.ask(Echo(text.clone()), 2 * SOON).await.map_err(|error| error.to_string())?;
+        assert_eq!(answer, text);
+        worked.count += 1;
+        worked.longest = worked.longest.max(started.elapsed());
         sleep(Duration::from_millis(5)).await;
     }
-    count
+    Ok(worked)
 }
 
-async fn fetch_all_the_time(worker: Node, head: NodeId, stop: Arc<AtomicBool>) -> u32 {
-    let mut count = 0;
-    while !stop.load(Ordering::SeqCst) || count == 0 {
-        let fetch = worker.fetch(head, Bytes::from_static(b"ticket"), 2 * SOON).await.unwrap();
-        assert_eq!(fetch.collect().await.unwrap().len(), ZEROS);
-        count += 1;
+async fn fetch_all_the_time(worker: Node, head: NodeId, stop: Arc<AtomicBool>) -> Result<Worked, String> {
+    let mut worked = Worked::default();
+    while !stop.load(Ordering::SeqCst) || worked.count == 0 {
+        let fetched = async { worker.fetch(head, Bytes::from_static(b"ticket"), 2 * SOON).await?.collect().await };
+        let fetched: Result<Bytes, FetchError> = fetched.await;
+        assert_eq!(fetched.map_err(|error| error.to_string())?.len(), ZEROS);
+        worked.count += 1;
         sleep(Duration::from_millis(20)).await;
     }
-    count
+    Ok(worked)
 }
 
 pub(crate) const ZEROS: usize = 6 << 20;
@@ -219,6 +285,8 @@ pub(crate) struct Rogue {
     pub peer: Option<PeerId>,
     pub to: SocketAddr,
     pub wire: Wire,
+    /// Bytes of a stream that it lets the node be ahead.
+    pub window: Option<u32>,
     tls: rustls::ClientConfig,
 }
 
@@ -245,7 +313,7 @@ impl Rogue {
             None => config.with_no_client_auth(),
         };
         let host = if cfg!(target_os = "linux") { [127, 0, 0, 2] } else { [127, 0, 0, 1] };
-        Self { endpoint: quinn::Endpoint::client((host, 0).into()).unwrap(), peer, to, wire, tls }
+        Self { endpoint: quinn::Endpoint::client((host, 0).into()).unwrap(), peer, to, wire, window: None, tls }
     }
 
     /// Where it dials from, as the log has it.
@@ -260,7 +328,12 @@ impl Rogue {
     pub(crate) fn connecting(&self, alpn: &[u8]) -> quinn::Connecting {
         let mut tls = self.tls.clone();
         tls.alpn_protocols = vec![alpn.to_vec()];
-        let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+        if let Some(window) = self.window {
+            let mut transport = quinn::TransportConfig::default();
+            transport.stream_receive_window(window.into());
+            config.transport_config(Arc::new(transport));
+        }
         self.endpoint.connect_with(config, self.to, "node.regatta.internal").unwrap()
     }
 

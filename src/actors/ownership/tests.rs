@@ -26,7 +26,7 @@ use crate::sched::{
     Attempt, Output, PartitionId, QueryId, QueryStatus, Resources, Settings, StageId, StepId, TaskId, WaitsFor,
     WorkerId,
 };
-use crate::store::{Store, Ticket};
+use crate::store::{Part, Store, Ticket, Wanted};
 use crate::udf::{Call, MetricsByUdf, PoolOptions, UdfError};
 
 /// A line of the table.
@@ -186,7 +186,7 @@ impl Scene {
         // What watches the peers of a session tells the scheduler.
         let mut events = head.events();
         runtime.handle().spawn(async move {
-            while let Ok(event) = events.recv().await {
+            while let Some(event) = events.recv().await {
                 if let regatta_remote::PeerEvent::Down { peer, cause } = event {
                     drop(scheduler.tell(WorkerDown { node: Some(peer.node), why: cause }, SOON).await);
                 }
@@ -260,7 +260,7 @@ impl Scene {
 }
 
 fn ended(task: TaskId, attempt: Attempt, well: bool) -> TasksEnded {
-    let id = PartitionId { task, attempt, partition: 0 };
+    let id = PartitionId { task, attempt };
     let outcome =
         if well { Ok(Output { id, rows: 1, bytes: 8 }) } else { Err(TaskFailure::Panicked("it lies".into())) };
     TasksEnded(vec![TaskEnded { task, attempt, outcome, metrics: MetricsByUdf::new() }])
@@ -397,6 +397,13 @@ fn a_worker_joins_as_itself_once_under_its_own_number() {
         // What a worker gets for a process of its own is less than what it is itself.
         let token: JoinToken = scene.gateway(first).ask(Admit, SOON).await.unwrap().unwrap().parse().unwrap();
         assert_eq!(token.role(), Role::Guest);
+        // And no more of that than leaves room for others.
+        let gateway = scene.gateway(first);
+        let asked = (0..300).map(|_| gateway.ask(Admit, SOON));
+        let got =
+            futures_util::future::join_all(asked).await.into_iter().filter(|token| token.as_ref().unwrap().is_ok());
+        assert_eq!(got.count(), 255);
+        scene.gateway(second).ask(Admit, SOON).await.unwrap().unwrap();
     });
 }
 
@@ -503,19 +510,26 @@ fn a_driver_speaks_of_no_query_or_actor_of_another() {
         scene.scheduler(&scene.workers[at]).ask(ended(at), SOON).await.unwrap();
         stop(mine).await.unwrap_err();
 
-        // Persist: what is lost of a query is made again only if its own driver wants to keep it.
+        // What is lost of a query is made again until its own driver has taken it, whom alone it is found for.
         scene.submit(mine, 2, numbers().select([col("x") + lit(2)])).await;
         let second = scene.runs(2).await;
         scene.end(second).await;
         scene.scheduler(other).ask(Persist(query), SOON).await.unwrap();
         scene.scheduler(mine).ask(Persist(QueryId(2)), SOON).await.unwrap();
+        let find = async |by| {
+            let find = Find { query, partition: 0, unread: None };
+            scene.scheduler(by).ask(find, SOON).await.unwrap()
+        };
+        assert!(matches!(find(other).await, Found::Nowhere) && matches!(find(mine).await, Found::There(..)));
+        scene.scheduler(mine).ask(Taken(query), SOON).await.unwrap();
+        scene.scheduler(other).ask(Taken(QueryId(2)), SOON).await.unwrap();
         scene.workers.iter().for_each(|worker| scene.head.disconnect(worker.id()));
         let locate = async |query| {
             let partitions = Vec::new();
             scene.scheduler(&scene.spare).ask(Locate { query, partitions }, SOON).await.unwrap()
         };
         eventually(async || matches!(locate(QueryId(2)).await, Located::MadeAgain).then_some(())).await;
-        assert!(matches!(locate(query).await, Located::Nowhere), "nobody wanted to keep it");
+        assert!(matches!(locate(query).await, Located::Nowhere), "its driver has it");
     });
 }
 
@@ -527,8 +541,8 @@ fn partitions_are_read_by_workers_and_by_their_own_driver_and_batches_by_whom_th
         let store = Store::new(scene.folder.path());
         worker.serve_data(Arc::<Store>::clone(&store));
         let task = TaskId { query: QueryId(1), stage: StageId(0), index: 0 };
-        let partition = PartitionId { task, attempt: Attempt(1), partition: 0 };
-        store.keep(partition, &df!["x" => [1i64, 2]].unwrap()).unwrap();
+        let partition = PartitionId { task, attempt: Attempt(1) };
+        store.keep(partition, df!["x" => [1i64, 2]].unwrap()).unwrap();
         // As `Prepare` says it there, and `SubmitFrom` at the head.
         store.own(QueryId(1), mine.id());
         scene.host.store.own(QueryId(1), mine.id());
@@ -537,9 +551,10 @@ fn partitions_are_read_by_workers_and_by_their_own_driver_and_batches_by_whom_th
                 node.connect(worker.address().unwrap(), SOON).await.unwrap();
             }
         }
-        let rows = Ticket::Rows(partition, crate::store::RowRange { offset: 0, len: 1 });
+        let (stage, parts) = (StageId(0), vec![Part::all(partition)]);
+        let wanted = Wanted { query: QueryId(1), stage, sections: ALL_SECTIONS, parts };
         let address = worker.address().unwrap();
-        let through = Ticket::Through { worker: WorkerId(0), node: worker.id(), address, partition, rows: None };
+        let through = Ticket::Through { worker: WorkerId(0), node: worker.id(), address, wanted: wanted.clone() };
         let fetch = async |by: &Node, from: &Node, ticket: Ticket| match by
             .fetch(from.id(), encode(&ticket).unwrap(), SOON)
             .await
@@ -549,11 +564,9 @@ fn partitions_are_read_by_workers_and_by_their_own_driver_and_batches_by_whom_th
             Err(error) => panic!("{error}"),
         };
         for (by, may) in [(head, true), (peer, true), (mine, true), (other, false), (guest, false)] {
-            for ticket in [Ticket::Partition(partition), rows] {
-                assert_eq!(fetch(by, worker, ticket).await, may, "{ticket:?} by {}", by.id());
-            }
+            assert_eq!(fetch(by, worker, Ticket::Blocks(wanted.clone())).await, may, "by {}", by.id());
             if by.id() != head.id() {
-                assert_eq!(fetch(by, head, through).await, may, "through the head, by {}", by.id());
+                assert_eq!(fetch(by, head, through.clone()).await, may, "through the head, by {}", by.id());
             }
         }
         let offer = store.offer("batch".into(), Some(peer.id()));
@@ -562,7 +575,7 @@ fn partitions_are_read_by_workers_and_by_their_own_driver_and_batches_by_whom_th
         }
         // Who has dropped a query does not remember whose it was.
         store.drop_query(QueryId(1));
-        assert!(!fetch(mine, worker, Ticket::Partition(partition)).await);
+        assert!(!fetch(mine, worker, Ticket::Blocks(wanted)).await);
     });
 }
 

@@ -64,7 +64,7 @@ impl Core {
             let wish = self.queries.get(&task.query).and_then(|query| query.spec.stages.get(task.stage.0 as usize));
             let wish = wish.and_then(|stage| stage.affinity.get(&(task.index as usize)));
             if wish != Some(&Affinity::Hard(worker)) && !self.leaving.contains_key(&(task, attempt)) {
-                actions.push(Action::Withdraw { worker, task, attempt, stop: false });
+                actions.push(Action::Withdraw { worker, task, attempt });
             }
         }
     }

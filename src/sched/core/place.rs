@@ -28,6 +28,7 @@ impl Core {
     /// Starts what can be started. Drivers take turns, and their queries, one task each; within a query, stages nearest to the
     /// result come first.
     pub(super) fn advance(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.try_suspects(now, actions);
         self.keep_promise(now, actions);
         loop {
             self.note_wants();
@@ -110,11 +111,19 @@ impl Core {
         while self.ledger.has_room(self.settings.task)
             && let Some((kind, pool)) = self.pools.growing(after)
         {
-            let step = self.pools.get(pool).and_then(|pool| pool.users.first()).copied();
-            let grown = step.is_some_and(|step| self.add_replica(pool, step, |_, pool| pool.most, now, actions));
-            if !grown {
+            let mut users = self.pools.get(pool).into_iter().flat_map(|pool| &pool.users);
+            // Suspects stay on their own worker.
+            let user = users.find(|step| {
+                let stage = self.queries.get(&step.query).and_then(|query| query.stages.get(step.stage.0 as usize));
+                stage.is_some_and(|stage| stage.accused.is_empty())
+            });
+            let Some(step) = user.copied() else {
+                after = Some((kind, pool));
+                continue;
+            };
+            if !self.add_replica(pool, step, |_, pool| pool.most, now, actions) {
                 // Nor is there room for any other that takes as much.
-                after = Some(kind);
+                after = Some((kind, PoolId(u64::MAX)));
             }
         }
     }
@@ -220,7 +229,7 @@ impl Core {
         self.evict_for(Evict::Idle(&whole.there), &all, |ledger| whole.place(task, ledger), actions)
     }
 
-    fn start_task(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
+    pub(super) fn start_task(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
         let (admits, amount) = (self.policy.admits(self.queues.len()), self.settings.task);
         let Some(query) = self.queries.get(&id) else { return false };
         let state = &query.stages[stage];

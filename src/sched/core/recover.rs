@@ -1,9 +1,10 @@
 //! What a lost worker costs: its running tasks and the partitions that only it held. They run again elsewhere, as new
 //! attempts; what reads them waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::suspects::Suspect;
 use super::{Action, Core, Timer};
 use crate::error::{Error, PoolError, PoolFailure, TaskError, TaskFailure};
 use crate::sched::ledger::Ledger;
@@ -28,6 +29,16 @@ struct LostReplicas {
     all: bool,
 }
 
+/// What is lost.
+#[derive(Default)]
+pub(super) struct Loss {
+    worker: Option<WorkerId>,
+    why: String,
+    pools: BTreeMap<PoolId, LostReplicas>,
+    /// Stages that are not charged with the worker: they are tried alone.
+    suspects: BTreeSet<Suspect>,
+}
+
 /// What a query has lost with a worker, or with a pool.
 #[derive(Default)]
 struct Lost {
@@ -36,11 +47,15 @@ struct Lost {
     /// Stages of which a pool has no replica left. They are admitted whole again: what is left of them must not hold the room
     /// that the others need.
     stages: Vec<usize>,
+    /// Some of the result.
+    result: bool,
     failed: Option<Error>,
 }
 
 impl Core {
     pub(super) fn lose(&mut self, worker: WorkerId, why: &str, now: Instant, actions: &mut Vec<Action>) {
+        let suspects = self.suspects_of(worker);
+        self.suspects.extend(&suspects);
         self.ledger.remove(worker);
         self.queues.lose(worker);
         self.leaving.retain(|run, _| self.queues.worker_of(*run).is_some());
@@ -50,7 +65,9 @@ impl Core {
             scaler.lost();
         }
         let pools = self.lose_replicas(worker);
-        self.lose_from_queries(Some(worker), why, &pools, now, actions);
+        self.stop_pools_of(&suspects, now, actions);
+        let loss = Loss { worker: Some(worker), why: why.to_owned(), pools, suspects };
+        self.lose_from_queries(&loss, now, actions);
         self.make_room_for_a_task(now, actions);
         self.shrink(now);
     }
@@ -81,49 +98,48 @@ impl Core {
         self.stop_replica(id, actions);
         if self.pools.get(id.pool).is_some_and(|pool| pool.alive() == 0) {
             let pools = [(id.pool, LostReplicas { count: 1, last: id, on, all: true })].into();
-            let why = "it does not come back from a call of a query that has ended";
-            self.lose_from_queries(None, why, &pools, now, actions);
+            let why = "it does not come back from a call of a query that has ended".to_owned();
+            self.lose_from_queries(&Loss { why, pools, ..Loss::default() }, now, actions);
         }
     }
 
-    fn lose_from_queries(
-        &mut self,
-        worker: Option<WorkerId>,
-        why: &str,
-        pools: &BTreeMap<PoolId, LostReplicas>,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let mut failed = Vec::new();
-        let persisted = self.queries.iter().filter(|(_, query)| query.done && query.persisted).map(|(id, _)| *id);
-        let concerned: Vec<_> = self.turns.iter().chain(persisted).collect();
+    fn lose_from_queries(&mut self, loss: &Loss, now: Instant, actions: &mut Vec<Action>) {
+        // What is done is made again as long as somebody may want it.
+        let done = self.queries.iter().filter(|(_, query)| query.done && !query.taken).map(|(id, _)| *id);
+        let concerned: Vec<_> = self.turns.iter().chain(done).collect();
         for id in concerned {
-            let Some(query) = self.queries.get_mut(&id) else { continue };
-            let lost = query.lose(worker, why, pools, now, &mut self.ledger);
-            if query.done && query.stages.last().is_some_and(|last| last.phase != Phase::Done) {
-                query.done = false;
-                self.turns.enter(id, query.spec.driver);
-            }
-            for (run, was) in lost.attempts {
-                self.abandon(run, was, now);
-                // One whose worker is still there is superseded.
-                let there = self.queues.worker_of(run);
-                actions.extend(there.map(|worker| Action::Withdraw {
-                    worker,
-                    task: run.0,
-                    attempt: run.1,
-                    stop: true,
-                }));
-            }
-            lost.stages.into_iter().for_each(|stage| self.leave_pools(id, stage, now, actions));
-            match lost.failed {
-                Some(error) => failed.push((id, error)),
-                None => self.step_back_all(id, now, actions),
-            }
+            self.lose_from_query(id, loss, now, actions);
         }
-        for (query, error) in failed {
-            self.end(query, Some(error), now, actions);
+    }
+
+    pub(super) fn lose_from_query(&mut self, id: QueryId, loss: &Loss, now: Instant, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        let lost = query.lose(loss, now, &mut self.ledger);
+        if query.done && query.stages.last().is_some_and(|last| last.phase != Phase::Done) {
+            query.done = false;
+            self.turns.enter(id, query.spec.driver);
         }
+        // Attempts that go on in vain, where workers are left.
+        let there = lost.attempts.iter().filter_map(|((task, _), was)| match was {
+            TaskState::Running { on, .. } | TaskState::Queued { on } if Some(*on) != loss.worker => {
+                Some((*on, task.stage))
+            }
+            _ => None,
+        });
+        for (worker, stage) in there.collect::<BTreeSet<_>>() {
+            query.stages[stage.0 as usize].prepared.remove(&worker);
+            actions.push(Action::Enough { worker, query: id, stage });
+        }
+        lost.attempts.into_iter().for_each(|(run, was)| self.abandon(run, was, now));
+        lost.stages.into_iter().for_each(|stage| self.leave_pools(id, stage, now, actions));
+        if let Some(error) = lost.failed {
+            return self.end(id, Some(error), now, actions);
+        }
+        self.reopen_all(id, now, actions);
+        if lost.result {
+            self.tell_readers_of(id, now, actions);
+        }
+        self.step_back_all(id, now, actions);
     }
 
     /// Takes the replicas of a lost worker out of their pools. Their charges are gone with it.
@@ -138,17 +154,19 @@ impl Core {
         lost
     }
 
-    /// Makes the next attempt of a task wait for its back-off. False if there is none.
+    /// Makes the next attempt of a task that has failed wait for its back-off. False if there is none.
     pub(super) fn retry(&mut self, id: TaskId, now: Instant) -> bool {
         let Some(stage) = self.stage_mut(id) else { return false };
-        let Some(attempt) = stage.tasks.get(id.index as usize).map(|task| task.attempt.0) else { return false };
-        if attempt < MAX_ATTEMPTS {
-            self.delay(id, BACK_OFF * 2u32.pow(attempt - 1), now);
+        let Some(task) = stage.tasks.get_mut(id.index as usize) else { return false };
+        task.failed += 1;
+        let failed = task.failed;
+        if failed < MAX_ATTEMPTS {
+            self.delay(id, BACK_OFF * 2u32.pow(failed - 1), now);
         }
-        attempt < MAX_ATTEMPTS
+        failed < MAX_ATTEMPTS
     }
 
-    /// Makes the next attempt of a task wait for persisted rows that are being made again, whatever number it has.
+    /// Makes the next attempt of a task wait for persisted rows that are being made again. It has not failed.
     pub(super) fn wait(&mut self, id: TaskId, now: Instant) {
         self.delay(id, BACK_OFF, now);
     }
@@ -162,7 +180,8 @@ impl Core {
         self.timers.insert((now + time, timer));
     }
 
-    /// An attempt was stopped because its stage had enough without it. It runs again only if what the others left is lost.
+    /// An attempt has ended through no fault of its own: its stage had enough without it, or its input could not be read. It
+    /// runs again if it is needed.
     pub(super) fn put_back(&mut self, id: TaskId) {
         let Some(query) = self.queries.get_mut(&id.query) else { return };
         let Some(stage) = query.stages.get_mut(id.stage.0 as usize) else { return };
@@ -202,18 +221,11 @@ impl Core {
 }
 
 impl Query {
-    fn lose(
-        &mut self,
-        worker: Option<WorkerId>,
-        why: &str,
-        pools: &BTreeMap<PoolId, LostReplicas>,
-        now: Instant,
-        ledger: &mut Ledger,
-    ) -> Lost {
+    fn lose(&mut self, loss: &Loss, now: Instant, ledger: &mut Ledger) -> Lost {
         let mut lost = Lost::default();
         // Readers before what they read: who must run again needs its inputs again.
         for stage in (0..self.stages.len()).rev() {
-            if let Some(worker) = worker {
+            if let Some(worker) = loss.worker {
                 self.stages[stage].prepared.remove(&worker);
                 self.stages[stage].holders.remove(&worker);
                 self.stages[stage].waiting.lose(worker);
@@ -221,9 +233,9 @@ impl Query {
             }
             let needed = self.is_needed(stage);
             self.settle_kept(stage, needed, ledger);
-            let replicas = self.lose_replicas(stage, why, pools);
+            let replicas = self.lose_replicas(stage, loss);
             let tasks = replicas.and_then(|pool_is_gone| {
-                self.lose_tasks(stage, worker, pool_is_gone, why, ledger, &mut lost)?;
+                self.lose_tasks(stage, loss, pool_is_gone, ledger, &mut lost)?;
                 Ok(pool_is_gone)
             });
             let pool_is_gone = match tasks {
@@ -239,27 +251,25 @@ impl Query {
                 state.since = now;
             }
         }
-        (0..self.stages.len()).for_each(|stage| self.reopen(stage, now));
+        if lost.result && !self.spec.stable {
+            self.epoch += 1;
+        }
         lost
     }
 
     /// True if a pool of a running stage has no replica left.
-    fn lose_replicas(
-        &mut self,
-        stage: usize,
-        why: &str,
-        pools: &BTreeMap<PoolId, LostReplicas>,
-    ) -> Result<bool, Error> {
-        let mut gone = false;
+    fn lose_replicas(&mut self, stage: usize, loss: &Loss) -> Result<bool, Error> {
+        // Those of a suspect have been stopped.
+        let mut gone = loss.suspects.contains(&(self.spec.id, stage)) && !self.stages[stage].steps.is_empty();
         for step in 0..self.stages[stage].steps.len() {
             let id = self.step_id(stage, step);
             let state = &mut self.stages[stage].steps[step];
-            let Some(lost) = state.pool.and_then(|pool| pools.get(&pool)) else { continue };
+            let Some(lost) = state.pool.and_then(|pool| loss.pools.get(&pool)) else { continue };
             state.lost += lost.count;
             gone |= lost.all;
             if state.lost > MAX_LOST_REPLICAS {
                 let (rank, worker) = (lost.last.rank, lost.on.to_string());
-                let cause = PoolFailure::Lost { rank, worker, why: why.to_owned() };
+                let cause = PoolFailure::Lost { rank, worker, why: loss.why.clone() };
                 let udf = self.spec.stages[stage].pools[step].udf.clone();
                 return Err(PoolError { step: id, udf, cause }.into());
             }
@@ -270,20 +280,29 @@ impl Query {
     fn lose_tasks(
         &mut self,
         stage: usize,
-        worker: Option<WorkerId>,
+        loss: &Loss,
         pool_is_gone: bool,
-        why: &str,
         ledger: &Ledger,
         lost: &mut Lost,
     ) -> Result<(), Error> {
-        let needed = self.is_needed(stage);
+        let (needed, worker) = (self.is_needed(stage), loss.worker);
+        let suspected = loss.suspects.contains(&(self.spec.id, stage));
+        self.stages[stage].accused_before += u32::from(suspected);
         for index in 0..self.stages[stage].tasks.len() {
             let was = self.stages[stage].tasks[index].state;
-            let on = self.stages[stage].tasks[index].is_on().or(worker);
             match was {
                 TaskState::Running { on, .. } | TaskState::Queued { on, .. } if Some(on) == worker || pool_is_gone => {
                     let attempt = self.stages[stage].tasks[index].attempt;
                     lost.attempts.push(((self.task_id(stage, index), attempt), was));
+                    self.stages[stage].tasks[index].state = TaskState::Pending;
+                    if let TaskState::Running { on, .. } = was {
+                        // It ran there, or had batches there: it may be why.
+                        match suspected {
+                            true => drop(self.stages[stage].accused.insert(index)),
+                            false if Some(on) == worker => self.charge_loss(stage, index, on, &loss.why)?,
+                            false => (),
+                        }
+                    }
                 }
                 TaskState::Done(on, output) if Some(on) == worker => {
                     let (rows, bytes) = self.stages[stage].output;
@@ -293,23 +312,38 @@ impl Query {
                         self.stages[stage].tasks[index].state = TaskState::Dropped;
                         continue;
                     }
-                    self.stages[stage].left += 1;
+                    self.lose_output(stage, lost);
                 }
-                TaskState::Dropped if needed => self.stages[stage].left += 1,
+                TaskState::Dropped if needed => self.lose_output(stage, lost),
                 _ => continue,
             }
             let task = &mut self.stages[stage].tasks[index];
-            let attempt = task.attempt.0;
             task.state = TaskState::Pending;
-            if attempt >= MAX_ATTEMPTS {
-                let cause = TaskFailure::WorkerLost(why.to_owned());
-                let task = self.task_id(stage, index);
-                let worker = on.map(|worker| worker.to_string()).unwrap_or_default();
-                return Err(TaskError { task, attempt, worker, cause }.into());
+            task.attempt.0 += 1;
+            let state = &mut self.stages[stage];
+            match state.accused.contains(&index) && self.spec.stages[stage].limit.is_none() {
+                true => state.waiting.push_front(index),
+                false => state.enqueue(index, &self.spec.stages[stage], |worker| ledger.has(worker)),
             }
-            task.attempt = Attempt(attempt + 1);
-            self.stages[stage].enqueue(index, &self.spec.stages[stage], |worker| ledger.has(worker));
         }
         Ok(())
+    }
+
+    /// What a task had left is to be made again.
+    fn lose_output(&mut self, stage: usize, lost: &mut Lost) {
+        self.stages[stage].left += 1;
+        self.stages[stage].epoch += 1;
+        lost.result |= self.is_result(stage);
+    }
+
+    /// A task ran on a worker that is lost. It may be what ended it.
+    fn charge_loss(&mut self, stage: usize, index: usize, on: WorkerId, why: &str) -> Result<(), Error> {
+        let task = &mut self.stages[stage].tasks[index];
+        task.failed += 1;
+        if task.failed < MAX_ATTEMPTS {
+            return Ok(());
+        }
+        let (attempt, cause) = (task.attempt.0, TaskFailure::WorkerLost(why.to_owned()));
+        Err(TaskError { task: self.task_id(stage, index), attempt, worker: on.to_string(), cause }.into())
     }
 }

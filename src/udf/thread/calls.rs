@@ -9,12 +9,13 @@ use std::time::Duration;
 use futures_util::future::poll_fn;
 use regatta_remote::catch;
 use tokio::sync::{Mutex, RwLock, Semaphore, mpsc};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::life::log_stop;
 use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, span_of};
 use crate::udf::context::Seat;
+use crate::udf::drive::drive;
 use crate::udf::found::Keeps;
 use crate::udf::isolate::{Ended, IsolatedAsync};
 use crate::udf::pool::IN_FLIGHT;
@@ -23,16 +24,15 @@ use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
 use polars::prelude::DataFrame;
 
 /// Starts the replica and serves its calls, on a runtime of its own, until nobody can call any more.
-pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, inbox: mpsc::Receiver<Job>, mut tell: Tell) {
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => LocalSet::new().block_on(&runtime, serve(spec, seat, inbox, tell)),
-        Err(error) => tell(Said::Started(Err(UdfError::new(format!("no runtime for the replica: {error}"))))),
+pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, inbox: mpsc::Receiver<Job>, tell: Tell) {
+    let tell = Rc::new(RefCell::new(tell));
+    if let Err(error) = drive(serve(spec, seat, inbox, Rc::clone(&tell))) {
+        (tell.borrow_mut())(Said::Started(Err(UdfError::new(format!("no runtime for the replica: {error}")))));
     }
 }
 
-async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job>, tell: Tell) {
+async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job>, tell: Rc<RefCell<Tell>>) {
     let slots = Arc::new(Semaphore::new(spec.options.in_flight.unwrap_or(IN_FLIGHT)));
-    let tell = Rc::new(RefCell::new(tell));
     let life = Rc::new(Life {
         spec,
         seat,

@@ -2,11 +2,9 @@
 
 use super::*;
 
-fn withdrawn(actions: &[Action]) -> Vec<(u32, bool)> {
-    let withdrawn = actions.iter().filter_map(|a| match a {
-        Action::Withdraw { task, stop, .. } => Some((task.index, *stop)),
-        _ => None,
-    });
+fn withdrawn(actions: &[Action]) -> Vec<u32> {
+    let withdrawn =
+        actions.iter().filter_map(|a| if let Action::Withdraw { task, .. } = a { Some(task.index) } else { None });
     withdrawn.collect()
 }
 
@@ -79,10 +77,9 @@ fn short_tasks_behind_a_long_one_are_taken_back_once_another_worker_could_run_th
     assert!(queued >= 5, "{queued} wait there");
     let actions = play.event(Event::Tick);
     let back = withdrawn(&actions);
-    assert!(back.len() >= queued - 1 && back.iter().all(|(task, stop)| !stop && *task != 1999), "{queued}: {back:?}");
+    assert!(back.len() >= queued - 1 && back.iter().all(|task| *task != 1999), "{queued}: {back:?}");
     assert!(withdrawn(&play.event(Event::Tick)).is_empty(), "once is enough");
-    let (task, _) = back[0];
-    let task = TaskId { query: QueryId(1), stage: StageId(0), index: task };
+    let task = TaskId { query: QueryId(1), stage: StageId(0), index: back[0] };
     let actions = play.event(Event::TaskEnded { task, attempt: Attempt(1), outcome: Err(TaskFailure::Cancelled) });
     let again = actions.iter().find_map(|a| match a {
         Action::Run { worker, task, attempt, .. } => Some((worker.0, task.index, attempt.0)),

@@ -67,8 +67,7 @@ fn a_limit_is_exact_when_what_sufficed_is_lost() {
 fn a_stage_that_is_given_does_not_run() {
     let mut play = Play::with_workers(&[1.0]);
     let task = |index| TaskId { query: QueryId(1), stage: StageId(0), index };
-    let output =
-        |index| Output { id: PartitionId { task: task(index), attempt: Attempt(1), partition: 0 }, rows: 1, bytes: 1 };
+    let output = |index| Output { id: PartitionId { task: task(index), attempt: Attempt(1) }, rows: 1, bytes: 1 };
     let frame = StageSpec { given: vec![output(0), output(1)], ..stage(2) };
     let gather = StageSpec { inputs: vec![StageId(0)], ..stage(1) };
     let first = runs(&play.submit(1, vec![frame, gather]));

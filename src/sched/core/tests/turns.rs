@@ -3,7 +3,7 @@
 use super::*;
 
 fn submit_for(play: &mut Play, driver: u64, id: u64, stages: Vec<StageSpec>) -> Vec<Action> {
-    play.event(Event::Submit(QuerySpec { id: QueryId(id), driver: DriverId(driver), stages }))
+    play.event(Event::Submit(QuerySpec { id: QueryId(id), driver: DriverId(driver), stages, stable: true }))
 }
 
 #[test]

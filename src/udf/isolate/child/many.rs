@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::{AbortHandle, JoinSet, LocalSet};
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::super::slab::{Known, Visit};
 use super::super::wire::{FromChild, Link, Outcome, StartChild, ToChild};
 use super::entry::Entry;
 use super::{Reported, leave, told, unseen};
 use crate::udf::context::Seat;
+use crate::udf::drive::drive;
 use crate::udf::isolate::Ended;
 use crate::udf::registry::{AsyncReplica, Kind, open, panicked_in};
 use crate::udf::thread::{fenced, log_stop};
@@ -27,8 +28,7 @@ pub(super) fn serve(
     inbox: &mut UnboundedReceiver<ToChild>,
     entry: &Arc<Entry>,
 ) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, answer_all(start, words, inbox, entry))
+    drive(answer_all(start, words, inbox, entry))?
 }
 
 async fn answer_all(

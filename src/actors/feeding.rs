@@ -1,0 +1,459 @@
+//! Brings to a reader what it reads: blocks of this process by reference, others over one transfer from each worker that holds some.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::try_join_all;
+use polars::prelude::DataFrame;
+use regatta_remote::{Fetch, FetchError};
+use tokio::time::timeout;
+
+use super::Host;
+use super::messages::{Feed, Place};
+use crate::error::TaskFailure;
+use crate::sched::{PartitionId, QueryId, StageId, WorkerId};
+use crate::store::{
+    Arrivals, Chosen, Form, HEAD_PREFIX, Home, Listed, PARTS, Part, Reading, RowRange, Source, Wanted, check,
+    head_size, lost, parse_head,
+};
+
+/// Blocks that a reader has of one stage before it takes them, in bytes.
+pub(crate) const AHEAD: usize = 64 << 20;
+/// A transfer is given up when the reader has had no room for so long: its producer would take it for stalled. It is begun again.
+const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(10) };
+
+const UNREADABLE: &str = "its file cannot be read";
+
+impl Host {
+    /// Begins to read what a feed names of a stage; no more than `most` bytes of it wait here.
+    ///
+    /// # Errors
+    /// Some of it is gone, or its worker cannot be reached.
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        (query, stage): (QueryId, StageId),
+        feed: Feed,
+        form: Arc<Form>,
+        most: usize,
+    ) -> Result<Reading, TaskFailure> {
+        let Feed { sections, places, parts } = feed;
+        let from = |place: usize| parts.iter().filter(move |(at, _)| *at as usize == place).map(|(_, part)| *part);
+        let opened = places.iter().enumerate().map(|(index, place)| {
+            let wanted = Wanted { query, stage, sections: sections.clone(), parts: from(index).collect() };
+            self.open(*place, wanted)
+        });
+        let mut opened: Vec<_> = try_join_all(opened).await?;
+        let (arrivals, mut blocks) = (Arrivals::new(most), Vec::new());
+        for (place, part) in &parts {
+            let Some(at) = opened.get_mut(*place as usize) else { continue };
+            let id = at.wanted.id(part);
+            let worker = at.place.worker;
+            let (mark, homes) = at.found.pop_front().flatten().ok_or_else(|| gone(id, worker))?;
+            if mark != form.mark() {
+                return Err(lost(id, worker, "its columns are others than the plan says"));
+            }
+            let mut row = part.rows.map_or(0, |rows| rows.offset);
+            for home in homes {
+                if let Home::Comes(chosen) = &home {
+                    let end = part.rows.map(|rows| rows.offset + rows.len);
+                    at.comes.push_back(Coming { number: blocks.len(), id, chosen: *chosen, row, end });
+                    row += u64::from(chosen.rows);
+                }
+                blocks.push(Source { home, of: id, worker });
+            }
+        }
+        let bringing = opened.into_iter().filter(|opened| !opened.comes.is_empty()).map(|opened| {
+            let Opened { place, wanted, incoming, comes, .. } = opened;
+            let bring =
+                Bring { host: Arc::clone(self), place, wanted, comes, incoming, arrivals: Arc::clone(&arrivals) };
+            self.runtime.handle().spawn(bring.run()).abort_handle()
+        });
+        let bringing = bringing.collect();
+        Ok(Reading::new(form, blocks, arrivals, bringing))
+    }
+
+    /// One output, whole, for whoever may keep it.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin), or it is lost on the way.
+    pub(crate) async fn rows(
+        self: &Arc<Self>,
+        place: Place,
+        id: PartitionId,
+        form: &Arc<Form>,
+    ) -> Result<DataFrame, TaskFailure> {
+        let of = (id.task.query, id.task.stage);
+        let reading = self.begin(of, Feed::of(place, id), Arc::clone(form), AHEAD).await?.copied();
+        // Decoding is work, and may touch the disk.
+        let runtime = self.runtime.handle().clone();
+        let all = move || runtime.block_on(reading.all());
+        tokio::task::spawn_blocking(all).await.unwrap_or_else(|e| Err(TaskFailure::Panicked(e.to_string())))
+    }
+
+    /// Asks a worker, or this process, which blocks there are.
+    async fn open(&self, place: Place, wanted: Wanted) -> Result<Opened, TaskFailure> {
+        let (mut found, mut incoming) = (VecDeque::new(), None);
+        if self.is_here(&place) {
+            found.extend(wanted.parts.iter().map(|part| self.store.find(&wanted, part)));
+            return Ok(Opened { place, wanted, found, incoming, comes: VecDeque::new() });
+        }
+        for parts in wanted.parts.chunks(PARTS) {
+            let some = Wanted { parts: parts.to_vec(), ..wanted.clone() };
+            let (listed, from) = self.transfer(&place, some).await?;
+            let homes = listed.into_iter().map(|listed| {
+                let (mark, chosen) = listed?;
+                Some((mark, chosen.into_iter().map(Home::Comes).collect()))
+            });
+            found.extend(homes);
+            // The others are begun again when it is their turn.
+            incoming.get_or_insert(from);
+        }
+        Ok(Opened { place, wanted, found, incoming, comes: VecDeque::new() })
+    }
+
+    /// Begins a transfer of blocks: what it says of them, and then the blocks.
+    async fn transfer(&self, place: &Place, wanted: Wanted) -> Result<(Vec<Listed>, Incoming), TaskFailure> {
+        let (outputs, first) = (wanted.parts.len(), wanted.parts.first().map(|part| wanted.id(part)));
+        let fetch = self.fetch_blocks(place, wanted).await?;
+        let mut incoming = Incoming { fetch, left: Bytes::new() };
+        let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
+        let read = async {
+            let mut prefix = [0; HEAD_PREFIX];
+            prefix.copy_from_slice(&incoming.take(HEAD_PREFIX).await?);
+            incoming.take(head_size(prefix)).await
+        };
+        let head = read.await.map_err(|error| match (error, first) {
+            // It fails before it is heard which it is.
+            (FetchError::SourceFailed, Some(id)) => lost(id, place.worker, UNREADABLE),
+            (error, _) => failed(error.to_string()),
+        })?;
+        let listed = parse_head(&head, outputs).ok_or_else(|| failed("it does not say what comes".to_owned()))?;
+        Ok((listed, incoming))
+    }
+}
+
+fn gone(id: PartitionId, from: WorkerId) -> TaskFailure {
+    lost(id, from, "it is not there any more")
+}
+
+/// What is read from one place.
+struct Opened {
+    place: Place,
+    wanted: Wanted,
+    /// Of each part, in order.
+    found: VecDeque<Option<(u32, Vec<Home>)>>,
+    incoming: Option<Incoming>,
+    comes: VecDeque<Coming>,
+}
+
+/// A block that is to come.
+struct Coming {
+    number: usize,
+    id: PartitionId,
+    chosen: Chosen,
+    /// Its first row, and the row after the last that is wanted, as its output counts them.
+    row: u64,
+    end: Option<u64>,
+}
+
+/// A transfer whose bytes are taken piece by piece.
+struct Incoming {
+    fetch: Fetch,
+    left: Bytes,
+}
+
+impl Incoming {
+    async fn take(&mut self, len: usize) -> Result<Bytes, FetchError> {
+        if self.left.len() >= len {
+            return Ok(self.left.split_to(len));
+        }
+        let mut taken = BytesMut::with_capacity(len.min(1 << 20));
+        loop {
+            let more = self.left.split_to(self.left.len().min(len - taken.len()));
+            taken.extend_from_slice(&more);
+            if taken.len() == len {
+                return Ok(taken.freeze());
+            }
+            let next = self.fetch.next().await?;
+            self.left = next.ok_or(FetchError::Truncated { got: taken.len() as u64, total: len as u64 })?;
+        }
+    }
+}
+
+/// Brings the blocks of one worker, in order.
+struct Bring {
+    host: Arc<Host>,
+    place: Place,
+    wanted: Wanted,
+    comes: VecDeque<Coming>,
+    incoming: Option<Incoming>,
+    arrivals: Arc<Arrivals>,
+}
+
+impl Bring {
+    async fn run(mut self) {
+        while !self.comes.is_empty() {
+            if timeout(PATIENCE, self.arrivals.room()).await.is_err() {
+                self.incoming = None;
+                self.arrivals.room().await;
+            }
+            match self.next().await {
+                Ok((number, block)) => self.arrivals.put(number, block),
+                Err(failure) => return drop(self.arrivals.fail(failure)),
+            }
+        }
+    }
+
+    /// The next block. A transfer that breaks is begun again once.
+    async fn next(&mut self) -> Result<(usize, Bytes), TaskFailure> {
+        let (mut broken, worker) = (false, self.place.worker);
+        loop {
+            let incoming = match &mut self.incoming {
+                Some(incoming) => incoming,
+                None => {
+                    let again = self.again().await?;
+                    self.incoming.insert(again)
+                }
+            };
+            let Some(Coming { number, id, chosen, .. }) = self.comes.front() else {
+                return Err(TaskFailure::Cancelled);
+            };
+            match (incoming.take(chosen.block.len as usize).await, broken) {
+                (Ok(block), _) => {
+                    check(&block, chosen.block.crc).map_err(|e| lost(*id, worker, e.to_string()))?;
+                    let number = *number;
+                    self.comes.pop_front();
+                    return Ok((number, block));
+                }
+                (Err(FetchError::SourceFailed), _) => return Err(lost(*id, worker, UNREADABLE)),
+                (Err(error), true) => {
+                    return Err(TaskFailure::Transfer { from: worker.to_string(), why: error.to_string() });
+                }
+                (Err(error), false) => {
+                    tracing::debug!(%error, from = %worker, "a transfer is begun again");
+                    broken = true;
+                    self.incoming = None;
+                }
+            }
+        }
+    }
+
+    /// Begins the transfer of what is left.
+    async fn again(&self) -> Result<Incoming, TaskFailure> {
+        let mut parts: Vec<(Part, PartitionId)> = Vec::new();
+        for Coming { id, row, end, .. } in &self.comes {
+            if parts.last().is_some_and(|(_, last)| last == id) {
+                continue;
+            }
+            if parts.len() == PARTS {
+                break;
+            }
+            let rows = RowRange { offset: *row, len: end.unwrap_or(u64::MAX) - row };
+            parts.push((Part { task: id.task.index, attempt: id.attempt, rows: Some(rows) }, *id));
+        }
+        let wanted = Wanted { parts: parts.iter().map(|(part, _)| *part).collect(), ..self.wanted.clone() };
+        let (listed, incoming) = self.host.transfer(&self.place, wanted).await?;
+        let mut expected = self.comes.iter();
+        for (listed, (_, id)) in listed.into_iter().zip(parts) {
+            let (_, listed) = listed.ok_or_else(|| gone(id, self.place.worker))?;
+            let same = listed
+                .iter()
+                .all(|chosen| expected.next().is_some_and(|coming| coming.id == id && coming.chosen == *chosen));
+            if !same {
+                return Err(lost(id, self.place.worker, "its worker says something else of it than before"));
+            }
+        }
+        Ok(incoming)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use polars::prelude::*;
+    use regatta_remote::{Authority, DataSource, Node, Role, Runtime};
+
+    use super::*;
+    use crate::sched::{Attempt, TaskId};
+    use crate::store::Store;
+    use crate::testing::eventually;
+
+    /// A worker with a store, and a reader in another process, as far as they can tell.
+    struct Two {
+        runtime: Runtime,
+        folder: tempfile::TempDir,
+        store: Arc<Store>,
+        worker: Node,
+        host: Arc<Host>,
+        place: Place,
+    }
+
+    fn node(authority: &Authority, runtime: &Runtime) -> (Node, SocketAddr) {
+        let identity = authority.issue(Role::Worker).unwrap();
+        let node = Node::bind(identity, "127.0.0.1:0".parse().unwrap(), Bytes::new(), runtime).unwrap();
+        let address = node.address().unwrap();
+        (node, address)
+    }
+
+    impl Two {
+        fn new() -> Self {
+            let runtime = Runtime::new("feeding", 2).unwrap();
+            let authority = Authority::new().unwrap();
+            let (folder, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let (worker, address) = node(&authority, &runtime);
+            let store = Store::new(folder.path());
+            worker.serve_data(Arc::<Store>::clone(&store) as Arc<dyn DataSource>);
+            let (reader, _) = node(&authority, &runtime);
+            let host = Host::new(runtime.clone(), Store::new(empty.path()), Some(reader), None);
+            let place = Place { worker: WorkerId(3), node: Some((worker.id(), address)) };
+            Self { runtime, folder, store, worker, host, place }
+        }
+
+        /// So many outputs, of which all but the last are several blocks in a file.
+        fn outputs(&self, count: u32) -> (Vec<PartitionId>, Arc<Form>, DataFrame) {
+            let rows = |from: i64, rows: i64| df!["n" => (from..from + rows).collect::<Vec<_>>()].unwrap();
+            let (mut ids, mut all) = (Vec::new(), rows(0, 0));
+            for index in 0..count {
+                let task = TaskId { query: QueryId(1), stage: StageId(0), index };
+                let id = PartitionId { task, attempt: Attempt(1) };
+                let left = rows(all.height() as i64, if index + 1 == count { 10 } else { 300_000 });
+                all.vstack_mut(&left).unwrap();
+                self.store.keep(id, left).unwrap();
+                ids.push(id);
+            }
+            (ids, Form::new(all.schema()), all)
+        }
+
+        fn begin(&self, ids: &[PartitionId], form: &Arc<Form>, most: usize) -> Result<Reading, TaskFailure> {
+            let feed = Feed::new(0..u32::MAX, ids.iter().map(|id| (self.place, Part::all(*id))));
+            let reading = self.host.begin((QueryId(1), StageId(0)), feed, Arc::clone(form), most);
+            self.runtime.handle().block_on(reading)
+        }
+
+        fn rows(&self, reading: &Reading, blocks: std::ops::Range<usize>) -> Result<DataFrame, TaskFailure> {
+            self.runtime.handle().block_on(reading.rows(blocks))
+        }
+
+        /// Changes the one file of the store.
+        fn spoil(&self, how: impl FnOnce(&Path)) {
+            how(&std::fs::read_dir(self.folder.path()).unwrap().next().unwrap().unwrap().path());
+        }
+    }
+
+    impl Drop for Two {
+        fn drop(&mut self) {
+            self.runtime.clone().shutdown(Duration::from_secs(2));
+        }
+    }
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn a_slow_reader_gets_every_row_in_order_and_no_more_waits_for_it_than_its_bound() {
+        let two = Two::new();
+        let (ids, form, all) = two.outputs(5);
+        let reading = two.begin(&ids, &form, MIB).unwrap();
+        let blocks = reading.groups();
+        assert!(blocks.len() > 10);
+        let mut read = DataFrame::empty_with_schema(all.schema());
+        for group in blocks {
+            // What has come is one block past the bound, at most; then the transfer is given up, and is begun again for the next.
+            eventually("the transfer rests", || reading.waiting() > 0 || group.start + 2 > 10);
+            assert!(reading.waiting() < 2 * MIB, "{}", reading.waiting());
+            if group.start == 2 {
+                eventually("it is given up", || two.host.node.as_ref().unwrap().in_hand().transfers == 0);
+            }
+            read.vstack_mut_owned(two.rows(&reading, group).unwrap()).unwrap();
+        }
+        assert!(read.equals(&all));
+        assert_eq!(reading.waiting(), 0);
+    }
+
+    #[test]
+    fn a_block_that_somebody_waits_for_comes_however_full_it_is() {
+        let two = Two::new();
+        let (ids, form, all) = two.outputs(4);
+        let reading = two.begin(&ids, &form, 1).unwrap();
+        let groups = reading.groups();
+        // Backwards: all before it must come first, past the bound.
+        let mut parts: Vec<_> = groups.iter().rev().map(|group| two.rows(&reading, group.clone()).unwrap()).collect();
+        parts.reverse();
+        let read = parts.into_iter().reduce(|a, b| a.vstack(&b).unwrap()).unwrap();
+        assert!(read.equals(&all));
+    }
+
+    #[test]
+    fn some_rows_of_many_outputs_come_though_their_transfer_is_begun_anew() {
+        let two = Two::new();
+        let (ids, form, all) = two.outputs(3);
+        let rows = [(100_000, 200_000), (0, 300_000), (3, 5)];
+        let parts = ids
+            .iter()
+            .zip(rows)
+            .map(|(id, (offset, len))| (two.place, Part { rows: Some(RowRange { offset, len }), ..Part::all(*id) }));
+        let feed = Feed::new(0..u32::MAX, parts);
+        let reading = two.host.begin((QueryId(1), StageId(0)), feed, form, 1);
+        let reading = two.runtime.handle().block_on(reading).unwrap();
+        eventually("it is given up", || two.host.node.as_ref().unwrap().in_hand().transfers == 0);
+        let read = two.runtime.handle().block_on(reading.all()).unwrap();
+        let expected = all.slice(100_000, 500_000).vstack(&all.slice(600_003, 5)).unwrap();
+        assert!(read.equals(&expected), "{read}");
+    }
+
+    #[test]
+    fn a_reader_that_stops_leaves_no_transfer() {
+        let two = Two::new();
+        let (ids, form, _) = two.outputs(5);
+        let reading = two.begin(&ids, &form, MIB).unwrap();
+        two.rows(&reading, 0..1).unwrap();
+        drop(reading);
+        let none = |node: &Node| node.in_hand().transfers == 0;
+        eventually("no transfer is left", || none(two.host.node.as_ref().unwrap()) && none(&two.worker));
+    }
+
+    /// What a reader is told, who is the first to hear of it.
+    #[track_caller]
+    fn assert_lost(result: Result<impl std::fmt::Debug, TaskFailure>, index: u32, word: &str) {
+        let failure = result.unwrap_err();
+        let TaskFailure::LostInput { task, attempt: 1, from, why } = &failure else { panic!("{failure}") };
+        assert!(task.index == index && from == "worker 3" && why.contains(word), "{failure}");
+        assert!(failure.is_retryable());
+    }
+
+    #[test]
+    fn what_is_gone_or_changed_or_cut_off_is_told_with_whose_it_was_and_whose_fault() {
+        let two = Two::new();
+        let (ids, form, _) = two.outputs(3);
+        two.store.drop_attempt(ids[1].task, Attempt(1));
+        assert_lost(two.begin(&ids, &form, MIB).map(|_| ()), 1, "not there any more");
+        let others = [ids[0], ids[2]];
+        two.spoil(|file| {
+            let mut bytes = std::fs::read(file).unwrap();
+            bytes[MIB] ^= 1;
+            std::fs::write(file, bytes).unwrap();
+        });
+        let reading = two.begin(&others, &form, MIB).unwrap();
+        assert_lost(two.runtime.handle().block_on(reading.all()), 0, "changed");
+        // Every other that asks hears it at once.
+        assert_lost(two.rows(&reading, 3..4), 0, "changed");
+        two.spoil(|file| std::fs::write(file, "").unwrap());
+        assert_lost(two.begin(&others, &form, MIB).map(|_| ()), 0, "not there any more");
+        let wrong = Form::new(df!["n" => ["text"]].unwrap().schema());
+        assert_lost(two.begin(&ids[2..], &wrong, MIB).map(|_| ()), 2, "columns");
+    }
+
+    #[test]
+    fn a_holder_that_cannot_be_reached_is_an_error_that_names_it() {
+        let mut two = Two::new();
+        let (ids, form, _) = two.outputs(1);
+        let (node, _) = two.place.node.unwrap();
+        two.place.node = Some((node, "127.0.0.1:9".parse().unwrap()));
+        let failure = two.begin(&ids, &form, MIB).map(|_| ()).unwrap_err();
+        assert!(matches!(&failure, TaskFailure::Transfer { from, .. } if from == "worker 3"), "{failure}");
+    }
+}

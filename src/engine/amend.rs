@@ -1,0 +1,77 @@
+//! Where Polars' streaming engine answers wrongly and its in-memory engine rightly: the plan is rewritten, or runs in memory.
+//! docs/decisions.md names each, until Polars mends it.
+
+use std::sync::Arc;
+
+use polars::prelude::*;
+use polars_plan::plans::{AExpr, ArenaExprIter, ArenaLpIter, FunctionIR, IR};
+use polars_utils::arena::{Arena, Node};
+
+/// Whether the streaming engine can run every node, and runs it rightly.
+pub(super) fn streams(top: Node, ir: &Arena<IR>, exprs: &Arena<AExpr>) -> bool {
+    // It panics on the one, and takes slices from the end in expressions as in nodes, where they cannot be rewritten.
+    let cut_short = |root: Node| exprs.iter(root).any(|(_, expr)| is_cut_short(expr, exprs));
+    !ir.iter(top).any(|(_, ir)| match ir {
+        IR::ExtContext { .. } => true,
+        // Its groups are sliced one by one.
+        IR::GroupBy { keys, .. } => keys.iter().any(|key| cut_short(key.node())),
+        other => other.exprs().any(|expr| cut_short(expr.node())),
+    })
+}
+
+/// Rewrites what can be.
+///
+/// A slice from the end that ends before the end takes too many rows where there are several morsels: it is taken to the end,
+/// and cut to its length of that.
+pub(super) fn rewrite(top: Node, ir: &mut Arena<IR>) {
+    let nodes: Vec<_> = ir.iter(top).map(|(node, _)| node).collect();
+    for node in nodes {
+        let mut sliced = ir.get(node).clone();
+        let Some((input, offset, len)) = take_slice(&mut sliced, ir) else { continue };
+        let to_the_end = IdxSize::try_from(offset.unsigned_abs()).unwrap_or(IdxSize::MAX);
+        let input = ir.add(IR::Slice { input, offset, len: to_the_end });
+        let function = FunctionIR::Opaque {
+            function: Arc::new(move |rows: DataFrame| Ok(rows.slice(offset, len))),
+            schema: None,
+            predicate_pd: false,
+            projection_pd: false,
+            streamable: false,
+            fmt_str: "cut short".into(),
+        };
+        ir.replace(node, IR::MapFunction { input, function });
+    }
+}
+
+/// The rows of which a node takes a slice that is cut short before the end, and the slice.
+fn take_slice(node: &mut IR, ir: &mut Arena<IR>) -> Option<(Node, i64, usize)> {
+    let short = |(offset, len): (i64, usize)| offset < 0 && (len as u64) < offset.unsigned_abs();
+    let (offset, len) = match node {
+        IR::Slice { input, offset, len } => {
+            let slice = (*offset, *len as usize);
+            return short(slice).then_some((*input, slice.0, slice.1));
+        }
+        IR::Sort { slice, .. } => {
+            let (offset, len, _) = slice.take_if(|(offset, len, _)| short((*offset, *len)))?;
+            (offset, len)
+        }
+        IR::GroupBy { options, .. } => Arc::make_mut(options).slice.take_if(|slice| short(*slice))?,
+        IR::Join { options, .. } => Arc::make_mut(options).args.slice.take_if(|slice| short(*slice))?,
+        IR::Distinct { options, .. } => options.slice.take_if(|slice| short(*slice))?,
+        IR::Union { options, .. } => options.slice.take_if(|slice| short(*slice))?,
+        _ => return None,
+    };
+    Some((ir.add(node.clone()), offset, len))
+}
+
+/// Whether this is a slice from the end that may be cut short before the end.
+fn is_cut_short(expr: &AExpr, exprs: &Arena<AExpr>) -> bool {
+    let AExpr::Slice { offset, length, .. } = expr else { return false };
+    let (AExpr::Literal(offset), AExpr::Literal(length)) = (exprs.get(*offset), exprs.get(*length)) else {
+        return true;
+    };
+    match (offset.extract_i64(), length.extract_usize()) {
+        (Ok(offset), _) if offset >= 0 => false,
+        (Ok(offset), Ok(length)) => (length as u64) < offset.unsigned_abs(),
+        _ => true,
+    }
+}
