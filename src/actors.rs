@@ -15,6 +15,7 @@ mod ownership;
 mod pools;
 mod relay;
 mod scheduler;
+mod specs;
 mod swordfish;
 mod udf;
 mod whereabouts;
@@ -52,6 +53,15 @@ pub(crate) const MAILBOX: usize = 1024;
 
 /// Asks until the message has certainly been taken, for as long as `CONTROL`: a busy actor is asked again.
 pub(crate) async fn insist<A, M>(actor: &ActorRef<A>, message: M) -> Result<M::Result, AskError>
+where
+    A: actix::Actor<Context = actix::Context<A>> + actix::Handler<M>,
+    M: RemoteMessage + Clone,
+{
+    insist_on(actor, &message).await
+}
+
+/// The same, with a message that is still wanted.
+async fn insist_on<A, M>(actor: &ActorRef<A>, message: &M) -> Result<M::Result, AskError>
 where
     A: actix::Actor<Context = actix::Context<A>> + actix::Handler<M>,
     M: RemoteMessage + Clone,

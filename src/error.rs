@@ -392,6 +392,12 @@ pub enum TaskFailure {
     /// The store.
     #[error("could not store what a task left: {0}")]
     Store(String),
+    /// What its worker must be told of it is larger than a message may be, or cannot be written.
+    #[error(
+        "its worker cannot be told of it: {0}. A task that reads very many partitions or files is told where each of them is: \
+         use fewer and larger ones, or fewer partitions in repartition(..)"
+    )]
+    CannotBeSent(String),
     /// There is no room for what the task leaves.
     #[error(
         "the disk of the scratch folder {folder} is full: {need} bytes were to be written where {room} are free, of which some \
@@ -509,6 +515,13 @@ fn last_word(progress: &Option<String>) -> String {
         .map_or_else(|| "nothing (call cx.progress(..) in start to see where it is)".to_owned(), |p| format!("{p:?}"))
 }
 
+fn did_not_join(workers: &Option<(usize, String)>) -> String {
+    let said = |(count, why): &(usize, String)| {
+        format!("; {count} were started and ended before they joined, the last: {why}")
+    };
+    workers.as_ref().map(said).unwrap_or_default()
+}
+
 /// Why a cluster could not be started or used.
 #[derive(Clone, ThisError, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -570,13 +583,15 @@ pub enum ClusterError {
     },
     /// No worker was there for too long.
     #[error(
-        "there was no worker for {} s. On a machine for workers, run this same executable with \
+        "there was no worker for {} s{}. On a machine for workers, run this same executable with \
          REGATTA_JOIN=<the head's host:port> and REGATTA_TOKEN=<a text of Cluster::worker_token>; to wait longer, raise \
-         REGATTA_WORKER_TIMEOUT (seconds) at the head", waited.as_secs_f64()
+         REGATTA_WORKER_TIMEOUT (seconds) at the head", waited.as_secs_f64(), did_not_join(not_joined)
     )]
     NoWorkers {
         /// How long the query waited.
         waited: Duration,
+        /// How many workers that were started ended before they joined, one after the other, and why the last did.
+        not_joined: Option<(usize, String)>,
     },
     /// The head of the cluster that the session is connected to is gone.
     #[error(

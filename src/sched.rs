@@ -8,15 +8,17 @@ mod ids;
 mod ledger;
 mod policy;
 mod pool;
+mod queries;
 mod query;
 mod queues;
 mod resources;
 mod status;
+mod turns;
 mod waiting;
 
 pub(crate) use self::core::{Action, Core, Event, Settings};
 pub(crate) use autoscale::ScaleSettings;
-pub(crate) use ids::{Attempt, PartitionId, PoolId, ReplicaId};
+pub(crate) use ids::{Attempt, DriverId, PartitionId, PoolId, ReplicaId};
 pub use ids::{QueryId, StageId, StepId, TaskId, WorkerId};
 pub(crate) use policy::Affinity;
 pub(crate) use pool::PoolSpec;

@@ -2,6 +2,7 @@
 //!
 //! The scheduler is `src/sched` of the crate, included by path: it knows no Polars, so neither does this.
 
+mod shapes;
 mod shims;
 
 /// The crate's own sources.
@@ -29,8 +30,8 @@ use std::time::{Duration, Instant};
 use house::sched;
 use report::{Better, Case, Report, quantile};
 use sched::{
-    Action, Attempt, Core, Event, Output, PartitionId, QueryId, QuerySpec, Resources, Settings, StageSpec, TaskId,
-    WorkerId,
+    Action, Attempt, Core, DriverId, Event, Output, PartitionId, QueryId, QuerySpec, Resources, Settings, StageSpec,
+    TaskId, WorkerId,
 };
 use shims::{error, udf};
 
@@ -64,6 +65,9 @@ fn main() {
             let (tick, status) = under_load(workers, tasks);
             report.add(&TICK, name, Ok(tick));
             report.add(&STATUS, name, Ok(status));
+        }
+        for (case, cost) in shapes::ALL {
+            report.add(case, shapes::AT, Ok(cost()));
         }
     }
     report.finish();
@@ -156,7 +160,7 @@ fn query_of(id: QueryId, tasks: usize) -> QuerySpec {
         limit: None,
         given: Vec::new(),
     };
-    QuerySpec { id, stages: vec![stage], stable: true }
+    QuerySpec { id, driver: DriverId(0), stages: vec![stage], stable: true }
 }
 
 fn done(task: TaskId, attempt: Attempt) -> Event {

@@ -68,7 +68,7 @@ pub(crate) mod error {
     #[derive(Debug, Clone)]
     pub(crate) enum ClusterError {
         Infeasible { request: String, largest: String, no_gpu: String },
-        NoWorkers { waited: Duration },
+        NoWorkers { waited: Duration, not_joined: Option<(usize, String)> },
     }
 
     impl From<TaskError> for Error {

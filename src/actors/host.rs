@@ -94,7 +94,7 @@ impl Host {
         self.node.as_ref().is_some_and(|here| here.address_of(node).is_some())
     }
 
-    fn is_gone(&self, node: NodeId) -> bool {
+    pub(super) fn is_gone(&self, node: NodeId) -> bool {
         self.node.as_ref().is_some_and(|here| here.has_given_up(node))
     }
 

@@ -79,6 +79,7 @@ takes! {
         0x0209 Dismiss from [Head], "all" => (),
         0x020a HostActor from [Head], "all" => Result<Hosted, ActorError>,
         0x020b DropActor from [Head], "all" => bool,
+        0x020c Withdraw from [Head], "all" => (),
         0x0210 DropStage from [Head], "all" => (),
     }
     UdfActor, "replica" {
@@ -266,6 +267,13 @@ pub(crate) struct Enough {
     pub(crate) stage: StageId,
 }
 
+/// An attempt is not to run here if it still waits. Its end is reported all the same.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Withdraw {
+    pub(crate) task: TaskId,
+    pub(crate) attempt: Attempt,
+}
+
 /// Stop all work of a query and drop what it left.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct End(pub(crate) QueryId);
@@ -434,18 +442,21 @@ pub(crate) struct Release(pub(crate) QueryId);
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Persist(pub(crate) QueryId);
 
-/// A task reads what a query has persisted.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Locate(pub(crate) QueryId);
+/// A task reads these partitions of what a query has persisted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Locate {
+    pub(crate) query: QueryId,
+    pub(crate) partitions: Vec<usize>,
+}
 
 /// Where persisted partitions are.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Located {
-    /// All of them, in order.
+    /// All that were asked for, in this order.
     There(Vec<(Place, PartitionId)>),
     /// Some were lost and are being made again.
     MadeAgain,
-    /// There is no such query.
+    /// There is no such query, or it has no such partition.
     Nowhere,
 }
 
@@ -501,10 +512,10 @@ pub(crate) struct WorkerSilent {
     pub(crate) silent: bool,
 }
 
-/// A node is lost.
+/// A node is lost. `None`: a worker that was asked for could not even be started.
 #[derive(Debug)]
 pub(crate) struct WorkerDown {
-    pub(crate) node: NodeId,
+    pub(crate) node: Option<NodeId>,
     pub(crate) why: String,
 }
 

@@ -23,8 +23,9 @@ use crate::udf::{Call, Deaths, Fault, PoolOptions, Reply, Retry, Router, UdfErro
 const TRAVEL: Duration = Duration::from_millis(1);
 const TRAVEL_NS_PER_BYTE: u64 = 2;
 
-/// How long one call may take before it counts as hung. The end of the query or of the replica's worker ends it sooner.
-const CALL: Duration = Duration::from_secs(3600);
+/// A call may take as long as it does, unless its author says otherwise: the end of the query or of the replica's worker ends it.
+/// This is the longest time that a message can name, seven weeks.
+const CALL: Duration = Duration::from_millis(u32::MAX as u64);
 
 /// The pools of one stage on one worker: one for each UDF step.
 pub(super) struct StagePools {
@@ -369,6 +370,11 @@ impl Drop for Credit<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_without_a_timeout_is_cut_by_no_time_of_ours() {
+        assert_eq!(CALL.as_millis(), u128::from(u32::MAX), "the most that the header of a message holds");
+    }
 
     /// `on_error(Null)` is about what the UDF did: a batch that was not run must never become nulls.
     #[test]

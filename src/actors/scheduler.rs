@@ -6,27 +6,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
-use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Sender, encode};
+use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Sender};
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    ALL_SECTIONS, CreditWaits, Dismiss, DropStage, End, Enough, Feed, Gone, Place, Prepare, Register, Release,
-    ReplicaAt, ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, TasksEnded,
-    UseProvider, WholeStatus, Word, Worker, WorkerDown, WorkerSilent,
+    CreditWaits, Dismiss, DropStage, End, Enough, Gone, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays,
+    RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, TasksEnded, UseProvider,
+    WholeStatus, Withdraw, Word, Worker, WorkerDown, WorkerSilent,
 };
-use super::outbox::{OUTBOX, Outgoing, Undelivered, deliver};
+use super::outbox::{OUTBOX, Outgoing, deliver};
+use super::specs::{driver_id, feed, pool_spec};
 use super::{Host, SwordfishActor};
 use crate::cluster::ClusterProvider;
 use crate::error::{ClusterError, Error};
 use crate::notice::notice;
-use crate::os;
-use crate::plan::{QueryPlan, Rows, Split, Stage, UdfStep, share};
+use crate::plan::{QueryPlan, Stage, UdfStep};
 use crate::sched::{
-    Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, PoolSpec, QueryId, QuerySpec, QueryStatus, ReplicaId,
-    Report, Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
+    Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, QueryId, QuerySpec, QueryStatus, ReplicaId, Report,
+    Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
-use crate::store::{Part, RowRange};
-use crate::udf::{Metrics, MetricsByUdf, RunOn, merge_into};
+use crate::udf::{Metrics, MetricsByUdf, merge_into};
 
 /// Places the work of all queries.
 pub struct SchedulerActor {
@@ -153,7 +152,7 @@ impl SchedulerActor {
         self.joining.send_modify(|joined| *joined += 1);
     }
 
-    fn lose(&mut self, worker: WorkerId, why: String) {
+    pub(super) fn lose(&mut self, worker: WorkerId, why: String) {
         if let Some(crew) = self.workers.remove(&worker) {
             notice(format_args!("{worker} is lost ({why}); what it did, and what only it held, runs again elsewhere"));
             if let Some((node, _)) = crew.place.node {
@@ -204,6 +203,9 @@ impl SchedulerActor {
                 let replicas = replicas.collect();
                 self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
             }
+            Action::Withdraw { worker, task, attempt } => {
+                self.send(worker, Outgoing::Withdraw(Withdraw { task, attempt }));
+            }
             Action::StartReplica { worker, replica, step, devices } => {
                 if let Some(of) = self.step(step) {
                     let (udf, arguments, options) = (of.udf.clone(), of.arguments.clone(), of.options.clone());
@@ -233,7 +235,8 @@ impl SchedulerActor {
             Action::Demand { workers } => self.provide(move |provider| provider.demand(workers)),
             Action::Retire { worker } => {
                 // Its outbox goes with it; its end is then nobody's loss.
-                self.workers.remove(&worker);
+                let crew = self.workers.remove(&worker);
+                crew.and_then(|crew| crew.place.node).into_iter().for_each(|(node, _)| self.host.forget(node));
                 self.replicas.retain(|_, (on, _)| *on != worker);
                 self.owners.retain(|_, (on, _)| *on != worker);
                 self.provide(move |provider| provider.retire(worker));
@@ -328,11 +331,11 @@ impl SchedulerActor {
         self.located(query).unwrap_or_default().into_iter().map(|(place, _)| place.worker).collect()
     }
 
-    /// The partitions of a finished query's result.
+    /// The partitions of a finished query's result, if they are all there.
     pub(super) fn located(&self, query: QueryId) -> Option<Vec<(Place, PartitionId)>> {
-        let last = self.queries.get(&query)?.plan.last()?.id;
-        let outputs = || self.outputs(query, last).into_iter().map(|(place, output)| (place, output.id)).collect();
-        self.core.is_done(query).then(outputs)
+        let last = self.queries.get(&query)?.plan.last().filter(|_| self.core.is_done(query))?.id;
+        let outputs = self.core.outputs(query, last).into_iter();
+        outputs.map(|(worker, output)| Some((self.place(query, worker)?, output.id))).collect()
     }
 
     fn replica_stopped(&mut self, step: StepId, metrics: &Metrics) {
@@ -403,10 +406,16 @@ impl Handler<WorkerDown> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, WorkerDown { node, why }: WorkerDown, _: &mut Self::Context) {
-        self.enrolled.remove(&node);
-        if let Some(worker) = self.worker_at(node) {
-            self.lose(worker, why);
+        node.iter().for_each(|node| _ = self.enrolled.remove(node));
+        match node.map(|node| (node, self.worker_at(node))) {
+            Some((_, Some(worker))) => return self.lose(worker, why),
+            // It had gone before.
+            Some((node, None)) if self.host.is_gone(node) => return,
+            Some((node, None)) => self.host.forget(node),
+            None => (),
         }
+        notice(format_args!("a worker that was asked for has ended before it joined: {why}"));
+        self.take(Event::NotJoined { why });
     }
 }
 
@@ -499,7 +508,7 @@ impl Handler<Submit> for SchedulerActor {
             limit: stage.program().and_then(|program| program.limit),
             given: given.remove(&stage.id).unwrap_or_default(),
         });
-        let spec = QuerySpec { id: query, stages: stages.collect(), stable: plan.stable };
+        let spec = QuerySpec { id: query, driver: driver_id(&driver), stages: stages.collect(), stable: plan.stable };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
         self.queries.insert(query, Submitted { plan, driver, events, reported: Reported::default(), lost: None });
         self.take(Event::Submit(spec));
@@ -535,52 +544,6 @@ impl Handler<WholeStatus> for SchedulerActor {
         }
         actix::MessageResult(status)
     }
-}
-
-impl Handler<Undelivered> for SchedulerActor {
-    type Result = ();
-
-    fn handle(&mut self, Undelivered { worker, error }: Undelivered, _: &mut Self::Context) {
-        let why = ClusterError::network(format!("{worker} does not answer"), error);
-        self.lose(worker, why.to_string());
-    }
-}
-
-/// What a task with this split reads of outputs.
-fn feed(split: &Split, outputs: &[(Place, Output)]) -> Feed {
-    let Split::Share { part, of } = split else {
-        let sections = match split {
-            Split::Hashed { part, .. } => *part as u32..*part as u32 + 1,
-            _ => ALL_SECTIONS,
-        };
-        return Feed::new(sections, outputs.iter().map(|(place, output)| (*place, Part::all(output.id))));
-    };
-    let rows: Vec<u64> = outputs.iter().map(|(_, output)| output.rows).collect();
-    let parts = share(*part, *of, &rows).into_iter().filter_map(|Rows { partition, rows }| {
-        let (place, output) = outputs.get(partition)?;
-        let range = RowRange { offset: rows.start, len: rows.end - rows.start };
-        let rows = (range.len < output.rows).then_some(range);
-        Some((*place, Part { rows, ..Part::all(output.id) }))
-    });
-    Feed::new(ALL_SECTIONS, parts)
-}
-
-/// What a pool takes; `no_gpu`: why no worker has a GPU.
-fn pool_spec(step: &UdfStep, no_gpu: Option<&str>) -> PoolSpec {
-    let options = &step.options;
-    let ((least, most), ready_timeout, keep_warm) = (options.replicas, options.ready_timeout, options.keep_warm);
-    let each = Resources::cpus(options.cpus).with_memory(options.memory);
-    let each = match no_gpu {
-        Some(why) if options.run_on == RunOn::PreferGpu => {
-            notice(format_args!("UDF {} runs on CPUs, as no worker has a GPU: {why}", step.udf));
-            each
-        }
-        _ => each.with_gpus(options.gpus, options.gpu_memory),
-    };
-    // What cannot be encoded is nobody else's.
-    let key = encode(&(&step.udf, options, each, &step.arguments)).map(|key| Arc::from(&*key));
-    let key = key.unwrap_or_else(|_| Arc::from(os::random().to_le_bytes()));
-    PoolSpec { key, udf: step.udf.clone(), each, least, most, ready_timeout, keep_warm }
 }
 
 /// The machine that a worker runs on; `None` for processes of this one, which never come back.

@@ -1,7 +1,6 @@
 //! The actor of a worker: takes tasks and replicas, keeps what they share, and forgets a query when it ends.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use super::feeding::AHEAD;
 use super::lanes::Lanes;
 use super::messages::{
     ALL_SECTIONS, CreditWaits, Dismiss, DropStage, End, Enough, Feed, Gone, Locate, Located, Place, Prepare, ReplicaAt,
-    ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Word,
+    ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Withdraw, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
@@ -23,7 +22,7 @@ use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{Split, held_in};
 use crate::sched::{Attempt, Outcome, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
 use crate::store::{Part, Reading};
-use crate::udf::{CALLS, CallingTask, TaskMeter, UdfError};
+use crate::udf::{CALLS, CallingTask, MetricsByUdf, TaskMeter, UdfError};
 
 /// Runs the tasks and replicas of one worker.
 pub struct SwordfishActor {
@@ -52,25 +51,17 @@ struct StageHere {
     pools: Arc<StagePools>,
     /// Batches that wait for room, by step, as the scheduler was told.
     said: HashMap<usize, usize>,
-    /// Ends its tasks.
-    cancel: watch::Sender<bool>,
 }
 
 /// The same, for one of its tasks.
 struct StageOfTask {
     program: Result<Arc<Program>, TaskFailure>,
     pools: Arc<StagePools>,
-    cancelled: watch::Receiver<bool>,
 }
 
 impl StageHere {
     fn for_task(&self) -> StageOfTask {
-        let (program, pools) = (self.program.clone(), Arc::clone(&self.pools));
-        StageOfTask { program, pools, cancelled: self.cancel.subscribe() }
-    }
-
-    fn stop(self) {
-        self.cancel.send_replace(true);
+        StageOfTask { program: self.program.clone(), pools: Arc::clone(&self.pools) }
     }
 }
 
@@ -139,8 +130,9 @@ impl SwordfishActor {
     /// Runs a task on a thread where it may block, from its start to its one report.
     fn start_task(&mut self, message: RunTask) {
         let (key, after) = ((message.task, message.attempt), message.after);
-        let job = self.job(message);
-        let Some((lane, job)) = self.lanes.put(after, key, job) else { return };
+        let (stop, cancelled) = watch::channel(false);
+        let job = self.job(message, cancelled);
+        let Some((lane, job)) = self.lanes.put(after, key, job, stop) else { return };
         let (lanes, ended) = (self.lanes.clone(), self.ended.clone());
         // These threads are kept for a while: to start one takes as long as the least of tasks.
         self.host.runtime.handle().spawn_blocking(move || {
@@ -154,7 +146,7 @@ impl SwordfishActor {
         });
     }
 
-    fn job(&mut self, message: RunTask) -> Job {
+    fn job(&mut self, message: RunTask, cancelled: watch::Receiver<bool>) -> Job {
         let RunTask { task, attempt, .. } = message;
         let (host, scheduler) = (Arc::clone(&self.host), self.scheduler.clone());
         let stage = self.work(task.query).stages.get(&task.stage).map(StageHere::for_task);
@@ -167,7 +159,7 @@ impl SwordfishActor {
         Box::new(move || {
             let _span = tracing::info_span!("task", %task, attempt = attempt.0).entered();
             let started = Instant::now();
-            let outcome = catch(|| attempt_task(&host, &scheduler, message, stage, calling))
+            let outcome = catch(|| attempt_task(&host, &scheduler, message, stage, calling, cancelled))
                 .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
             match &outcome {
                 Ok(output) => {
@@ -178,6 +170,20 @@ impl SwordfishActor {
             let metrics = outcome.as_ref().map(|_| meter.take()).unwrap_or_default();
             TaskEnded { task, attempt, outcome, metrics }
         })
+    }
+}
+
+impl SwordfishActor {
+    /// Reports attempts that were taken out before they began: every attempt has its end.
+    fn report_withdrawn(&self, withdrawn: Vec<(TaskId, Attempt)>) {
+        let ended = self.ended.clone();
+        self.host.runtime.handle().spawn(async move {
+            for (task, attempt) in withdrawn {
+                let (outcome, metrics) = (Err(TaskFailure::Cancelled), MetricsByUdf::new());
+                // An error: this worker is on its way out.
+                drop(ended.send(TaskEnded { task, attempt, outcome, metrics }).await);
+            }
+        });
     }
 }
 
@@ -201,7 +207,7 @@ impl Handler<Prepare> for SwordfishActor {
         let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
         let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, (query, stage), udfs));
-        let here = StageHere { program, pools, said: HashMap::new(), cancel: watch::Sender::new(false) };
+        let here = StageHere { program, pools, said: HashMap::new() };
         self.work(query).stages.insert(stage, here);
     }
 }
@@ -276,10 +282,8 @@ impl Handler<End> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, End(query): End, _: &mut Self::Context) {
-        if let Some(work) = self.queries.remove(&query) {
-            work.stages.into_values().for_each(StageHere::stop);
-        }
-        self.lanes.retain(|(task, _)| task.query != query);
+        self.queries.remove(&query);
+        self.report_withdrawn(self.lanes.end(|(task, _)| task.query == query));
         self.host.store.drop_query(query);
     }
 }
@@ -288,8 +292,17 @@ impl Handler<Enough> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, Enough { query, stage }: Enough, _: &mut Self::Context) {
-        if let Some(stage) = self.queries.get_mut(&query).and_then(|work| work.stages.remove(&stage)) {
-            stage.stop();
+        self.queries.get_mut(&query).into_iter().for_each(|work| _ = work.stages.remove(&stage));
+        self.report_withdrawn(self.lanes.end(|(task, _)| (task.query, task.stage) == (query, stage)));
+    }
+}
+
+impl Handler<Withdraw> for SwordfishActor {
+    type Result = ();
+
+    fn handle(&mut self, Withdraw { task, attempt }: Withdraw, _: &mut Self::Context) {
+        if self.lanes.withdraw((task, attempt), false) {
+            self.report_withdrawn(vec![(task, attempt)]);
         }
     }
 }
@@ -328,9 +341,10 @@ fn attempt_task(
     message: RunTask,
     stage: Option<StageOfTask>,
     calling: CallingTask,
+    cancelled: watch::Receiver<bool>,
 ) -> Outcome {
     let unprepared = || PolarsFailure::new("protocol", "the stage's program did not come before its task");
-    let StageOfTask { program, pools, cancelled } = stage.ok_or_else(unprepared)?;
+    let StageOfTask { program, pools } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();
     let program = program?;
     let waits = Waits { runtime, cancelled: cancelled.clone() };
@@ -394,7 +408,17 @@ async fn begin(
     split: &Split,
     feeds: &[(StageId, Feed)],
 ) -> Result<Vec<Reading>, TaskFailure> {
+    let mut wanted: BTreeMap<QueryId, Vec<usize>> = BTreeMap::new();
+    for read in program.reads() {
+        if let Of::Held(scanned) = &read.of {
+            held_in(split, scanned).into_iter().for_each(|(of, index)| wanted.entry(of).or_default().push(index));
+        }
+    }
     let mut located = HashMap::new();
+    for (query, partitions) in wanted {
+        let there = locate(scheduler, query, partitions.clone()).await?;
+        located.extend(partitions.into_iter().map(|partition| (query, partition)).zip(there));
+    }
     let mut begun = Vec::new();
     for read in program.reads() {
         let (of, feed) = match &read.of {
@@ -406,11 +430,7 @@ async fn begin(
             Of::Held(scanned) => {
                 let mut outputs = Vec::new();
                 for (query, partition) in held_in(split, scanned) {
-                    let there: &mut Vec<_> = match located.entry(query) {
-                        Entry::Occupied(there) => there.into_mut(),
-                        Entry::Vacant(entry) => entry.insert(locate(scheduler, query).await?),
-                    };
-                    outputs.push(*there.get(partition).ok_or(TaskFailure::NotPersisted(query))?);
+                    outputs.push(*located.get(&(query, partition)).ok_or(TaskFailure::NotPersisted(query))?);
                 }
                 // All are of one stage of one query.
                 let of = outputs.first().map(|(_, id): &(Place, PartitionId)| (id.task.query, id.task.stage));
@@ -424,12 +444,13 @@ async fn begin(
     try_join_all(begun).await
 }
 
-/// Asks where the partitions of a persisted result are.
+/// Asks where these partitions of a persisted result are.
 async fn locate(
     scheduler: &ActorRef<SchedulerActor>,
     query: QueryId,
+    partitions: Vec<usize>,
 ) -> Result<Vec<(Place, PartitionId)>, TaskFailure> {
-    match insist(scheduler, Locate(query)).await {
+    match insist(scheduler, Locate { query, partitions }).await {
         Ok(Located::There(partitions)) => Ok(partitions),
         Ok(Located::MadeAgain) => Err(TaskFailure::MadeAgain(query)),
         Ok(Located::Nowhere) => Err(TaskFailure::NotPersisted(query)),
@@ -452,7 +473,7 @@ mod tests {
 
     use super::*;
     use crate::sched::{Output, WorkerId};
-    use crate::udf::{Meter, MetricsByUdf};
+    use crate::udf::Meter;
 
     #[test]
     fn the_longest_ends_that_travel_together_fit_into_a_message() {

@@ -51,10 +51,13 @@ impl Handler<Find> for SchedulerActor {
 impl Handler<Locate> for SchedulerActor {
     type Result = actix::MessageResult<Locate>;
 
-    fn handle(&mut self, Locate(query): Locate, _: &mut Self::Context) -> Self::Result {
-        actix::MessageResult(match self.located(query) {
+    fn handle(&mut self, Locate { query, partitions }: Locate, _: &mut Self::Context) -> Self::Result {
+        let is_made = !self.core.is_done(query) && self.queries.get(&query).is_some_and(|of| of.lost.is_none());
+        let there = self.located(query);
+        let wanted = there.and_then(|there| partitions.into_iter().map(|index| there.get(index).copied()).collect());
+        actix::MessageResult(match wanted {
             Some(partitions) => Located::There(partitions),
-            None if self.queries.get(&query).is_some_and(|of| of.lost.is_none()) => Located::MadeAgain,
+            None if is_made => Located::MadeAgain,
             None => Located::Nowhere,
         })
     }

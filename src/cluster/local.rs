@@ -37,11 +37,11 @@ pub(crate) struct LocalSpec {
     /// How many there are at once, at most: they share this machine.
     pub(crate) most: usize,
     pub(crate) scratch: PathBuf,
-    /// Called when a worker's process has ended, however: with its node and its last word.
+    /// Called when a worker's process has ended, however, with its node and its last word; or could not be started.
     pub(crate) on_end: OnEnd,
 }
 
-type OnEnd = Arc<dyn Fn(NodeId, String) + Send + Sync>;
+type OnEnd = Arc<dyn Fn(Option<NodeId>, String) + Send + Sync>;
 
 #[derive(Default)]
 struct Fleet {
@@ -137,6 +137,7 @@ impl ClusterProvider for LocalWorkers {
     fn demand(&self, workers: usize) {
         if let Err(error) = self.start(workers) {
             notice(format_args!("could not start the {workers} workers that are wanted: {error}"));
+            (self.spec.on_end)(None, error.to_string());
         }
     }
 
@@ -193,7 +194,7 @@ impl LocalWorker {
         let stderr = child.stderr.take().map(|pipe| {
             relay(pipe, &name, Some(kept), move |last| {
                 let last = last.map(|line| format!("; its last words: {line}")).unwrap_or_default();
-                ended(node, format!("its process ended{last}"));
+                ended(Some(node), format!("its process ended{last}"));
             })
         });
         let stdout = child.stdout.take().map(|pipe| relay(pipe, &name, None, |_| ()));

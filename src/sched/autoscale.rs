@@ -60,7 +60,12 @@ pub(super) struct Autoscaler {
     idle_since: BTreeMap<WorkerId, Instant>,
     /// Machines whose workers were let go, and when.
     released: BTreeMap<IpAddr, Instant>,
+    /// How many that were asked for did not join since the last one did, and why the last did not.
+    not_joined: Option<(usize, String)>,
 }
+
+/// The longest pause between two requests for workers that do not join.
+const PAUSE: Duration = Duration::from_secs(60);
 
 impl Autoscaler {
     pub(super) fn new(settings: ScaleSettings) -> Self {
@@ -71,6 +76,7 @@ impl Autoscaler {
             idle: BTreeSet::new(),
             idle_since: BTreeMap::new(),
             released: BTreeMap::new(),
+            not_joined: None,
         }
     }
 
@@ -135,6 +141,24 @@ impl Autoscaler {
         self.demanded = self.demanded.saturating_sub(1);
     }
 
+    /// A worker that was asked for has ended before it joined, or could not be started: it is asked for again, after a pause that
+    /// doubles each time.
+    pub(super) fn note_not_joined(&mut self, why: String) {
+        let before = self.not_joined.as_ref().map_or(0, |(count, _)| *count);
+        self.not_joined = Some((before + 1, why));
+        self.lost();
+    }
+
+    /// A worker has joined: they can.
+    pub(super) fn joined(&mut self) {
+        self.not_joined = None;
+    }
+
+    /// How many workers that were asked for did not join, one after the other, and why the last did not.
+    pub(super) fn not_joined(&self) -> Option<(usize, String)> {
+        self.not_joined.clone()
+    }
+
     /// The worker of this machine was let go.
     pub(super) fn release(&mut self, machine: IpAddr, now: Instant) {
         self.released.insert(machine, now);
@@ -161,7 +185,10 @@ impl Autoscaler {
     }
 
     fn may_ask(&self, now: Instant) -> bool {
-        self.asked_at.is_none_or(|at| now.duration_since(at) >= self.settings.interval)
+        let failed = self.not_joined.as_ref().map_or(0, |(count, _)| *count).saturating_sub(1).min(16);
+        let interval = self.settings.interval;
+        let pause = interval.saturating_mul(1 << failed).min(PAUSE.max(interval));
+        self.asked_at.is_none_or(|at| now.duration_since(at) >= pause)
     }
 
     /// Idle for long enough, the longest first; never below the floor.

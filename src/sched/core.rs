@@ -1,17 +1,19 @@
 //! The scheduler as a state machine: events in, actions out.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::actors::Actors;
 use super::autoscale::{Autoscaler, ScaleSettings};
-use super::ledger::{Grant, Ledger};
+use super::ledger::Ledger;
 use super::policy::{DefaultScheduler, LinearScheduler, Policy};
 use super::pool::{PoolSpec, Pools};
+use super::queries::Queries;
 use super::query::{Outcome, Phase, Query, QuerySpec, Report, Task, TaskState};
-use super::queues::Queues;
+use super::queues::{Queues, Run};
 use super::status::{PoolStatus, QueryStatus, SessionStatus, WorkerStatus};
+use super::turns::Turns;
 use super::{Attempt, Output, PoolId, QueryId, ReplicaId, Resources, StageId, StepId, TaskId, WorkerId};
 use crate::error::{Error, TaskError, TaskFailure};
 use crate::udf::UdfError;
@@ -49,6 +51,10 @@ pub(crate) enum Event {
         worker: WorkerId,
         why: String,
     },
+    /// A worker that was asked for did not start, or ended before it joined.
+    NotJoined {
+        why: String,
+    },
     /// A worker is silent: it may be lost, so nothing new is placed there; or it is heard again.
     Silent {
         worker: WorkerId,
@@ -67,6 +73,8 @@ pub(crate) enum Event {
     },
     /// The submitter wants no more of the query: running ones are cancelled, finished ones lose their partitions.
     Release(QueryId),
+    /// A query cannot be run, as its workers were to be told.
+    Fail(QueryId, Error),
     TaskEnded {
         task: TaskId,
         attempt: Attempt,
@@ -115,6 +123,12 @@ pub(crate) enum Action {
         attempt: Attempt,
         /// Only once this attempt has ended, which runs on the same worker.
         after: Option<(TaskId, Attempt)>,
+    },
+    /// An attempt is not to run there if it still waits. Its end is said all the same.
+    Withdraw {
+        worker: WorkerId,
+        task: TaskId,
+        attempt: Attempt,
     },
     StartReplica {
         worker: WorkerId,
@@ -174,17 +188,20 @@ pub(crate) struct Core {
     settings: Settings,
     policy: Box<dyn Policy>,
     ledger: Ledger,
-    queries: BTreeMap<QueryId, Query>,
-    /// Tasks that run or wait at a worker, of all queries.
-    running: usize,
+    queries: Queries,
+    /// What runs or waits at workers, of all queries, also of those that have ended.
     queues: Queues,
-    /// Whose turn it is: queries take turns at free room, task by task. Those that are done have none.
-    turns: VecDeque<QueryId>,
+    /// Attempts that nobody wants any more, though their workers have not said yet that they have ended; and since when.
+    leaving: BTreeMap<Run, Instant>,
+    /// Whose turn it is at free room: drivers take turns, and their queries, task by task. Queries that are done have none.
+    turns: Turns<Wants>,
+    /// What had been counted that may have made room when was looked last.
+    looked: u64,
     timers: BTreeSet<(Instant, Timer)>,
     /// Of all queries.
     pools: Pools,
     /// Stages that wait for room to be admitted.
-    unadmitted: BTreeSet<(QueryId, usize)>,
+    unadmitted: BTreeMap<QueryId, Vec<usize>>,
     promise: Promise,
     /// Who may have ended a worker, beside others; and who of them is tried alone, and where.
     suspects: BTreeSet<Suspect>,
@@ -197,6 +214,8 @@ pub(crate) struct Core {
     no_gpu: BTreeMap<WorkerId, String>,
     /// Since when there is no worker.
     deserted: Option<Instant>,
+    /// When a worker was lost whose like may come back: what fits on none of those that are left waits for a while.
+    shrunk: Option<Instant>,
     /// A query has ended since the autoscaler looked.
     ended: bool,
 }
@@ -219,13 +238,14 @@ impl Core {
         Self {
             policy,
             ledger: Ledger::default(),
-            queries: BTreeMap::new(),
-            running: 0,
+            queries: Queries::default(),
             queues: Queues::new(settings.max_task_backlog),
-            turns: VecDeque::new(),
+            leaving: BTreeMap::new(),
+            turns: Turns::default(),
+            looked: 0,
             timers: BTreeSet::new(),
             pools: Pools::default(),
-            unadmitted: BTreeSet::new(),
+            unadmitted: BTreeMap::new(),
             promise: Promise::default(),
             suspects: BTreeSet::new(),
             trials: BTreeMap::new(),
@@ -234,6 +254,7 @@ impl Core {
             machines: BTreeMap::new(),
             no_gpu: BTreeMap::new(),
             deserted: None,
+            shrunk: None,
             ended: false,
             settings,
         }
@@ -270,12 +291,14 @@ impl Core {
                 self.actors.lost(worker);
                 self.lose(worker, &why, now, &mut actions);
             }
+            Event::NotJoined { why } => self.not_joined(&why),
             Event::Silent { worker, silent } => self.ledger.set_silent(worker, silent.then_some(now)),
             Event::Submit(spec) => self.submit(spec, now, &mut actions),
             Event::Persist(query) => self.persist(query, &mut actions),
             Event::Taken(query) => self.taken(query),
             Event::Unread { task, attempt, why } => self.unread(task, attempt, &why, now, &mut actions),
             Event::Release(query) => self.end(query, None, now, &mut actions),
+            Event::Fail(query, error) => self.end(query, Some(error), now, &mut actions),
             Event::TaskEnded { task, attempt, outcome } => self.task_ended(task, attempt, outcome, now, &mut actions),
             Event::ReplicaProgress { replica, doing } => self.replica_progress(replica, doing),
             Event::ReplicaReady(replica) => self.replica_ready(replica, &mut actions),
@@ -346,12 +369,7 @@ impl Core {
 
     /// Where an attempt of a task is, until it has ended.
     pub(crate) fn runs_on(&self, task: TaskId, attempt: Attempt) -> Option<WorkerId> {
-        let stage = self.queries.get(&task.query)?.stages.get(task.stage.0 as usize)?;
-        let task = stage.tasks.get(task.index as usize).filter(|task| task.attempt == attempt)?;
-        match task.state {
-            TaskState::Running { on, .. } | TaskState::Queued { on, .. } => Some(on),
-            _ => None,
-        }
+        self.queues.worker_of((task, attempt))
     }
 
     /// Whether all partitions of a query's result are there.
@@ -367,16 +385,24 @@ impl Core {
     /// Where everything stands.
     pub(crate) fn session_status(&self, now: Instant) -> SessionStatus {
         let done = self.queries.iter().filter(|(_, query)| query.done).map(|(id, _)| *id);
-        let queries = self.turns.iter().copied().chain(done).filter_map(|id| Some((id, self.status(id, now)?)));
+        let queries = self.turns.in_order().into_iter().chain(done).filter_map(|id| Some((id, self.status(id, now)?)));
         let scaler = self.autoscaler.as_ref();
+        let mut leaving: BTreeMap<WorkerId, (usize, Instant)> = BTreeMap::new();
+        for (run, since) in &self.leaving {
+            let Some(worker) = self.queues.worker_of(*run) else { continue };
+            let (count, longest) = leaving.entry(worker).or_insert((0, *since));
+            (*count, *longest) = (*count + 1, *since.min(longest));
+        }
         let workers = self.ledger.workers().map(|worker| {
             let idle = scaler.and_then(|scaler| scaler.idle_since(worker));
-            WorkerStatus::of(worker, &self.ledger, self.queues.desk(worker), idle, now)
+            let leaving = leaving.get(&worker).copied();
+            WorkerStatus::of(worker, &self.ledger, self.queues.desk(worker), leaving, idle, now)
         });
         let wanted = scaler.map(Autoscaler::demanded).filter(|(wanted, _)| *wanted > self.ledger.len());
         SessionStatus {
             workers: workers.collect(),
             wanted: wanted.map(|(wanted, since)| (wanted, since.map_or(Duration::ZERO, |at| now.duration_since(at)))),
+            not_joined: scaler.and_then(Autoscaler::not_joined),
             backlog: self.backlog().as_cpus(),
             queries: queries.collect(),
             pools: self.pools.iter().map(|pool| PoolStatus::of(pool, now)).collect(),
@@ -385,7 +411,7 @@ impl Core {
 
     /// What nothing but room keeps from starting: tasks, and replicas up to the least that was asked for.
     fn backlog(&self) -> Resources {
-        let live = || self.turns.iter().filter_map(|id| self.queries.get(id));
+        let live = || self.turns.iter().filter_map(|id| self.queries.get(&id));
         let tasks = self.settings.task.times(live().map(Query::backlog).sum());
         let open = live().flat_map(|query| query.open.iter().map(|stage| &query.spec.stages[*stage].pools));
         let wanted: BTreeMap<&[u8], &PoolSpec> = open.flatten().map(|pool| (&*pool.key, pool)).collect();
@@ -397,13 +423,14 @@ impl Core {
     }
 
     fn submit(&mut self, mut spec: QuerySpec, now: Instant, actions: &mut Vec<Action>) {
-        let id = spec.id;
+        let (id, driver) = (spec.id, spec.driver);
         self.share_cpus(&mut spec);
-        let infeasible = self.infeasible(&spec);
+        // While a worker may come back, the next look decides.
+        let infeasible = if self.shrunk.is_none() { self.infeasible(&spec) } else { None };
         let query = Query::new(spec, |worker| self.ledger.has(worker), now);
         let is_done = query.stages.last().is_none_or(|last| last.phase == Phase::Done);
-        self.queries.insert(id, query);
-        self.turns.push_back(id);
+        self.queries.insert(query);
+        self.turns.enter(id, driver);
         self.reopen_all(id, now, actions);
         match infeasible {
             Some(error) => self.end(id, Some(error), now, actions),
@@ -413,18 +440,32 @@ impl Core {
     }
 
     fn task_ended(&mut self, id: TaskId, attempt: Attempt, outcome: Outcome, now: Instant, actions: &mut Vec<Action>) {
+        // Every attempt has one end, whatever has become of its query. A second word on it is not heard.
+        if !self.vacate((id, attempt), now) {
+            return;
+        }
         let Some(query) = self.queries.get_mut(&id.query) else { return };
         let (stage, index) = (id.stage.0 as usize, id.index as usize);
         let Some(state) = query.stages.get_mut(stage) else { return };
         let Some(task) = state.tasks.get_mut(index).filter(|task| task.attempt == attempt) else { return };
-        // A second word on the same attempt is not heard: every attempt has one end.
-        let (TaskState::Running { on, .. } | TaskState::Queued { on, .. }) = task.state else { return };
-        let was = std::mem::replace(&mut task.state, TaskState::Pending);
+        let on = match std::mem::replace(&mut task.state, TaskState::Pending) {
+            TaskState::Running { on, since } => {
+                state.running -= 1;
+                if outcome.is_ok() {
+                    state.ended = (state.ended.0 + 1, state.ended.1 + now.duration_since(since));
+                }
+                on
+            }
+            TaskState::Queued { on } => {
+                state.queued -= 1;
+                on
+            }
+            other => {
+                task.state = other;
+                return;
+            }
+        };
         let is_over = state.phase == Phase::Done;
-        if let (TaskState::Running { since, .. }, Ok(_)) = (was, &outcome) {
-            state.ended = (state.ended.0 + 1, state.ended.1 + now.duration_since(since));
-        }
-        self.vacate(id, was, now);
         match outcome {
             Ok(output) => self.task_done(id, on, output, now, actions),
             // Its stage has enough without it.
@@ -511,8 +552,8 @@ impl Core {
         for stage in query.stages.iter_mut().filter(|stage| stage.phase == Phase::Running && !stage.steps.is_empty()) {
             stage.phase = Phase::Waiting;
         }
-        self.turns.retain(|turn| *turn != id);
-        self.unadmitted.retain(|(query, _)| *query != id);
+        self.turns.leave(id);
+        self.note_unadmitted(id, Vec::new());
         self.ended = true;
         // An input that was lost and is made again is not needed any more.
         (0..stages).for_each(|stage| self.leave_pools(id, stage, now, actions));
@@ -520,45 +561,6 @@ impl Core {
             actions.push(Action::Report(id, Report::Done));
         }
         self.drop_inputs(id, actions);
-    }
-
-    /// Gives back the room of an attempt that is over: to who waits behind it, or to all.
-    fn vacate(&mut self, task: TaskId, was: TaskState, now: Instant) {
-        match was {
-            TaskState::Running { on, .. } => {
-                self.running -= 1;
-                self.stage_mut(task).into_iter().for_each(|stage| stage.running -= 1);
-                let mut next = self.queues.end(task);
-                // Those that are about to leave as well are passed over.
-                while let Some(id) = next.filter(|id| !self.begin(*id, on, now)) {
-                    next = self.queues.end(id);
-                }
-                if next.is_none() {
-                    self.ledger.release(&Grant::without_gpus(on, self.settings.task));
-                }
-            }
-            TaskState::Queued { .. } => {
-                self.running -= 1;
-                self.stage_mut(task).into_iter().for_each(|stage| stage.queued -= 1);
-                self.queues.leave(task);
-            }
-            TaskState::Pending | TaskState::Done(..) | TaskState::Dropped => (),
-        }
-    }
-
-    /// A task that waited at its worker runs from now on; false if it waits no more.
-    fn begin(&mut self, id: TaskId, worker: WorkerId, now: Instant) -> bool {
-        let Some(stage) = self.stage_mut(id) else { return false };
-        let Some(task) = stage.tasks.get_mut(id.index as usize) else { return false };
-        if !matches!(task.state, TaskState::Queued { .. }) {
-            return false;
-        }
-        task.state = TaskState::Running { on: worker, since: now };
-        stage.queued -= 1;
-        stage.running += 1;
-        let depth = stage.depth();
-        self.queues.begun(id, depth);
-        true
     }
 
     fn stage_mut(&mut self, task: TaskId) -> Option<&mut super::query::Stage> {
@@ -576,7 +578,10 @@ impl Core {
         }
         self.check_workers(now, actions);
         self.retire_replicas(now, actions);
+        self.take_back(now, actions);
         self.promise_room(now);
+        // Whatever was missed: nobody waits longer than to here.
+        self.turns.look_again();
     }
 
     /// The one way in which a query leaves, whatever the reason.
@@ -587,20 +592,21 @@ impl Core {
             query.settle_kept(stage, false, &mut self.ledger);
             for index in 0..query.stages[stage].tasks.len() {
                 let task = query.task_id(stage, index);
-                let state = &mut query.stages[stage].tasks[index].state;
+                let Task { attempt, state, .. } = &mut query.stages[stage].tasks[index];
                 if matches!(state, TaskState::Running { .. } | TaskState::Queued { .. }) {
-                    left.push((task, std::mem::replace(state, TaskState::Pending)));
+                    left.push(((task, *attempt), std::mem::replace(state, TaskState::Pending)));
                 }
             }
         }
-        let (stages, told) = (query.stages.len(), query.told);
-        left.into_iter().for_each(|(task, was)| self.vacate(task, was, now));
+        let (stages, told, visited) = (query.stages.len(), query.told, std::mem::take(&mut query.visited));
+        left.into_iter().for_each(|(run, was)| self.abandon(run, was, now));
         (0..stages).for_each(|stage| self.leave_pools(id, stage, now, actions));
         self.queries.remove(&id);
-        self.unadmitted.retain(|(query, _)| *query != id);
-        self.turns.retain(|turn| *turn != id);
+        self.note_unadmitted(id, Vec::new());
+        self.turns.leave(id);
         self.ended = true;
-        actions.extend(self.ledger.workers().map(|worker| Action::End { worker, query: id }));
+        let there = visited.into_iter().filter(|worker| self.ledger.has(*worker));
+        actions.extend(there.map(|worker| Action::End { worker, query: id }));
         match (told, error) {
             (true, error) => actions.extend(error.map(|error| Action::Report(id, Report::Lost(error)))),
             (false, error) => actions.push(Action::Report(id, Report::Failed(error.unwrap_or(Error::Cancelled)))),
@@ -609,6 +615,7 @@ impl Core {
 }
 
 mod absence;
+mod attempts;
 mod feasible;
 mod place;
 mod pools;
@@ -618,6 +625,7 @@ mod rollback;
 mod scale;
 mod suspects;
 
+use place::Wants;
 use promise::Promise;
 use suspects::Suspect;
 

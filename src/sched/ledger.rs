@@ -16,6 +16,8 @@ pub(super) struct Ledger {
     by_cpus: ByCpus,
     /// Those that have GPUs, by what is left of them.
     by_gpus: ByGpus,
+    /// All workers, by what they have.
+    by_capacity: BTreeMap<Resources, BTreeSet<WorkerId>>,
     capacity: Resources,
     /// Counts what may have made room.
     room: u64,
@@ -59,6 +61,10 @@ pub(super) struct Grant {
 }
 
 impl Grant {
+    pub(super) fn amount(&self) -> Resources {
+        self.amount
+    }
+
     /// A charge of CPUs and memory.
     pub(super) fn without_gpus(worker: WorkerId, amount: Resources) -> Self {
         Self { worker, amount, devices: Vec::new() }
@@ -75,6 +81,7 @@ impl Ledger {
         account.enter(worker, &mut self.by_cpus, &mut self.by_gpus);
         self.accounts.insert(worker, account);
         self.capacity = self.capacity.plus(capacity.in_all());
+        self.by_capacity.entry(capacity).or_default().insert(worker);
         self.note_room();
         self.changed.insert(worker);
     }
@@ -83,6 +90,12 @@ impl Ledger {
         if let Some(account) = self.accounts.remove(&worker) {
             account.leave(worker, &mut self.by_cpus, &mut self.by_gpus);
             self.capacity = self.capacity.less(account.capacity.in_all());
+            if let Some(equals) = self.by_capacity.get_mut(&account.capacity) {
+                equals.remove(&worker);
+                if equals.is_empty() {
+                    self.by_capacity.remove(&account.capacity);
+                }
+            }
             self.changed.insert(worker);
         }
     }
@@ -93,20 +106,36 @@ impl Ledger {
 
     /// Charges the worker with the most left, the lowest number among equals, if `amount` and then still `spare` fit there.
     pub(super) fn place(&mut self, amount: Resources, spare: Resources) -> Option<Grant> {
+        self.charge(self.best(amount, spare)?, amount)
+    }
+
+    fn best(&self, amount: Resources, spare: Resources) -> Option<WorkerId> {
         if let Some(only) = self.only {
-            self.accounts.get(&only)?.devices_for(amount, spare)?;
-            return self.place_on(only, amount);
+            let fits = self.accounts.get(&only)?.devices_for(amount, spare).is_some() && self.is_open(only);
+            return fits.then_some(only);
         }
         let fits =
             |worker: &WorkerId| self.accounts.get(worker).is_some_and(|a| a.devices_for(amount, spare).is_some());
-        let worker = if amount.wants_gpu() {
+        if amount.wants_gpu() {
             self.by_gpus.iter().rev().map(|(.., Reverse(worker))| *worker).find(fits)
         } else {
             let least = amount.millicpus + spare.millicpus;
             let enough = self.by_cpus.iter().rev().take_while(|(free, _)| *free >= least);
             enough.map(|(_, Reverse(worker))| *worker).find(fits)
-        };
-        self.charge(worker?, amount)
+        }
+    }
+
+    /// Whether this much is left on some open worker.
+    pub(super) fn fits(&self, amount: Resources) -> bool {
+        self.best(amount, Resources::NONE).is_some()
+    }
+
+    /// Whether this much may be left on a worker if so much more of it were free: at most, for its GPUs are counted together.
+    pub(super) fn could_fit(&self, worker: WorkerId, amount: Resources, more: Resources) -> bool {
+        let Some(account) = self.accounts.get(&worker).filter(|_| self.is_open(worker)) else { return false };
+        let [cpus, gpus, memory, _] = account.left().plus(more).kinds();
+        let [wants_cpus, wants_gpus, wants_memory, _] = amount.kinds();
+        cpus >= wants_cpus && gpus >= wants_gpus && memory >= wants_memory
     }
 
     /// Charges this worker, if there is room.
@@ -239,16 +268,19 @@ impl Ledger {
         self.room
     }
 
-    /// All workers with nothing charged, and beside them `more` workers of the size `added`.
-    pub(super) fn emptied(&self, added: Option<Resources>, more: usize) -> Self {
+    /// Workers with nothing charged: these, and of each size so many, which are as good as all where no more are needed at once.
+    pub(super) fn emptied(&self, these: &[WorkerId], of_each: usize) -> Self {
         let mut empty = Self::default();
-        for (worker, account) in &self.accounts {
-            empty.add(*worker, account.capacity);
-        }
-        for (n, capacity) in added.into_iter().flat_map(|capacity| (0..more).map(move |n| (n, capacity))) {
-            empty.add(WorkerId(WorkerId::DRIVER.0 - 1 - n as u32), capacity);
+        let some = self.by_capacity.values().flat_map(|equals| equals.iter().take(of_each));
+        for worker in some.chain(these) {
+            self.accounts.get(worker).into_iter().for_each(|account| empty.add(*worker, account.capacity));
         }
         empty
+    }
+
+    /// Adds so many workers of this size that nobody has named yet.
+    pub(super) fn add_like(&mut self, each: Resources, count: usize) {
+        (0..count).for_each(|n| self.add(WorkerId(WorkerId::DRIVER.0 - 1 - n as u32), each));
     }
 
     /// The largest worker, by what this request wants.
@@ -257,7 +289,7 @@ impl Ledger {
             true => (capacity.milligpus, capacity.gpu_memory, capacity.millicpus),
             false => (capacity.millicpus, capacity.memory, 0),
         };
-        self.accounts.values().map(|account| account.capacity).max_by_key(size).unwrap_or_default()
+        self.by_capacity.keys().copied().max_by_key(size).unwrap_or_default()
     }
 
     /// All workers together.
@@ -276,9 +308,7 @@ impl Ledger {
     /// What a worker has, and what of it is charged.
     pub(super) fn account(&self, worker: WorkerId) -> Option<(Resources, Resources)> {
         let account = self.accounts.get(&worker)?;
-        let gpus = account.devices.iter().map(|device| device.free).sum();
-        let free = Resources { milligpus: gpus, ..account.free };
-        Some((account.capacity, account.capacity.less(free)))
+        Some((account.capacity, account.capacity.less(account.left())))
     }
 
     /// Since when a worker is silent.
@@ -321,6 +351,11 @@ impl Ledger {
 impl Account {
     fn is_open(&self) -> bool {
         self.silent.is_none() && !self.reserved && !self.alone
+    }
+
+    /// What is left, of all GPUs together.
+    fn left(&self) -> Resources {
+        Resources { milligpus: self.devices.iter().map(|device| device.free).sum(), ..self.free }
     }
 
     fn is_unused(&self) -> bool {

@@ -2,6 +2,7 @@
 //! query; one that nobody uses stays for a while, so that the next one need not start it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,16 @@ pub(super) struct Pools {
     made: u64,
     /// Replicas that have nothing to do, the longest idle first.
     idle: BTreeSet<(Instant, ReplicaId)>,
+    /// Pools in use that could have more replicas.
+    growing: BTreeSet<(Kind, PoolId)>,
+    /// Pools that may have changed for who uses them, and those of which only a replica has become idle or busy.
+    changed: BTreeSet<PoolId>,
+    stirred: BTreeSet<PoolId>,
 }
+
+/// What one more replica of a pool takes, and whether it must be there: if there is no room for one, there is none for another
+/// of its kind.
+pub(super) type Kind = (Resources, bool);
 
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -48,6 +58,8 @@ pub(super) struct Pool {
     pub(super) cools: bool,
     /// How many replicas there may be: fewer than asked for, once an extra was idle and let go.
     pub(super) most: usize,
+    /// As what it stands among those that grow.
+    grows: Option<Kind>,
 }
 
 #[derive(Debug)]
@@ -58,6 +70,8 @@ pub(super) struct Replica {
     pub(super) progress: Option<String>,
     /// Since when it has had nothing to do, as it says itself, or because nobody uses its pool.
     pub(super) idle: Option<Instant>,
+    /// The same, only as it says itself.
+    says_idle: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +88,7 @@ impl Pools {
     }
 
     pub(super) fn get_mut(&mut self, id: PoolId) -> Option<&mut Pool> {
+        self.changed.insert(id);
         self.pools.get_mut(&id)
     }
 
@@ -101,11 +116,24 @@ impl Pools {
             unused: None,
             cools: false,
             most: spec.most,
+            grows: None,
         });
         pool.users.insert(step);
-        pool.unused = None;
         pool.most = pool.spec.most;
+        if pool.unused.take().is_some() {
+            // Now what they say of themselves counts.
+            let said: Vec<_> = pool.replicas.iter().map(|(rank, replica)| (*rank, replica.says_idle)).collect();
+            said.into_iter().for_each(|(rank, since)| self.set_idle(ReplicaId { pool: id, rank }, since));
+        }
+        self.changed.insert(id);
         id
+    }
+
+    /// Adds a replica to a pool, which starts now: its rank.
+    pub(super) fn start(&mut self, id: PoolId, grant: Grant, now: Instant) -> Option<u32> {
+        let rank = self.get_mut(id)?.start(grant, now);
+        self.file(id);
+        Some(rank)
     }
 
     pub(super) fn replica(&self, id: ReplicaId) -> Option<&Replica> {
@@ -113,16 +141,59 @@ impl Pools {
     }
 
     pub(super) fn replica_mut(&mut self, id: ReplicaId) -> Option<&mut Replica> {
-        self.pools.get_mut(&id.pool)?.replicas.get_mut(&id.rank)
+        self.get_mut(id.pool)?.replicas.get_mut(&id.rank)
+    }
+
+    /// A replica says that it has nothing to do since then, or has something to do. While nobody uses its pool, that is for
+    /// nobody.
+    pub(super) fn says_idle(&mut self, id: ReplicaId, since: Option<Instant>) {
+        let Some(pool) = self.pools.get_mut(&id.pool) else { return };
+        let Some(replica) = pool.replicas.get_mut(&id.rank).filter(|r| r.state == ReplicaState::Ready) else { return };
+        replica.says_idle = since;
+        if !pool.users.is_empty() {
+            self.set_idle(id, since);
+        }
     }
 
     /// Notes that a replica has nothing to do since then, or has something to do.
     pub(super) fn set_idle(&mut self, id: ReplicaId, since: Option<Instant>) {
-        let Some(replica) = self.replica_mut(id) else { return };
+        let replica = self.pools.get_mut(&id.pool).and_then(|pool| pool.replicas.get_mut(&id.rank));
+        let Some(replica) = replica else { return };
         if let Some(before) = std::mem::replace(&mut replica.idle, since) {
             self.idle.remove(&(before, id));
         }
         self.idle.extend(since.map(|since| (since, id)));
+        self.stirred.insert(id.pool);
+    }
+
+    /// Steps whose pools may have changed since the last call.
+    pub(super) fn take_changed(&mut self) -> Vec<StepId> {
+        if self.changed.is_empty() && self.stirred.is_empty() {
+            return Vec::new();
+        }
+        let changed = std::mem::take(&mut self.changed);
+        for id in std::mem::take(&mut self.stirred).iter().chain(&changed) {
+            self.file(*id);
+        }
+        changed.iter().filter_map(|id| self.pools.get(id)).flat_map(|pool| &pool.users).copied().collect()
+    }
+
+    /// The next pool in use that could have more replicas.
+    pub(super) fn growing(&self, after: Option<(Kind, PoolId)>) -> Option<(Kind, PoolId)> {
+        let next = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.growing.range((next, Bound::Unbounded)).next().copied()
+    }
+
+    /// Has a pool stand among those that grow, if it may.
+    fn file(&mut self, id: PoolId) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let grows = pool.may_grow().then(|| (pool.spec.each, pool.is_short())).filter(|_| !pool.users.is_empty());
+        if pool.grows != grows {
+            if let Some(before) = std::mem::replace(&mut pool.grows, grows) {
+                self.growing.remove(&(before, id));
+            }
+            self.growing.extend(grows.map(|kind| (kind, id)));
+        }
     }
 
     /// Replicas that have nothing to do, the longest idle first.
@@ -137,7 +208,7 @@ impl Pools {
     /// Takes a replica out; its charge, unless it was not there any more. With the last one goes a pool that nobody uses.
     pub(super) fn take(&mut self, id: ReplicaId) -> Option<Grant> {
         self.set_idle(id, None);
-        let pool = self.pools.get_mut(&id.pool)?;
+        let pool = self.get_mut(id.pool)?;
         let replica = pool.replicas.remove(&id.rank)?;
         self.drop_if_empty(id.pool);
         Some(replica.grant)
@@ -147,6 +218,9 @@ impl Pools {
     pub(super) fn drop_if_empty(&mut self, id: PoolId) {
         if let Some(pool) = self.pools.get(&id).filter(|pool| pool.users.is_empty() && pool.replicas.is_empty()) {
             self.by_key.remove(&pool.spec.key);
+            if let Some(kind) = pool.grows {
+                self.growing.remove(&(kind, id));
+            }
             self.pools.remove(&id);
         }
     }
@@ -161,11 +235,11 @@ impl Pools {
 }
 
 impl Pool {
-    /// Adds a replica, which starts now: its rank.
-    pub(super) fn start(&mut self, grant: Grant, now: Instant) -> u32 {
+    fn start(&mut self, grant: Grant, now: Instant) -> u32 {
         let rank = self.started;
         self.started += 1;
-        let replica = Replica { grant, state: ReplicaState::Starting, since: now, progress: None, idle: None };
+        let (state, progress, idle, says_idle) = (ReplicaState::Starting, None, None, None);
+        let replica = Replica { grant, state, since: now, progress, idle, says_idle };
         self.replicas.insert(rank, replica);
         rank
     }
@@ -196,6 +270,16 @@ impl Pool {
     /// Some replica has nothing to do: another would have nothing to do either.
     pub(super) fn has_idle(&self) -> bool {
         self.replicas.values().any(|replica| replica.state == ReplicaState::Ready && replica.idle.is_some())
+    }
+
+    /// Whether it could have one more replica, if there were room.
+    pub(super) fn may_grow(&self) -> bool {
+        self.replicas.len() < self.most.max(self.spec.least) && !self.has_idle()
+    }
+
+    /// Whether it has fewer replicas than must be there.
+    pub(super) fn is_short(&self) -> bool {
+        self.replicas.len() < self.spec.least
     }
 
     /// Queries that use it.

@@ -9,13 +9,15 @@ use serde::{Deserialize, Serialize};
 use super::ledger::Ledger;
 use super::pool::PoolSpec;
 use super::waiting::Waiting;
-use super::{Affinity, Attempt, PartitionId, PoolId, QueryId, StageId, StepId, TaskId, WorkerId};
+use super::{Affinity, Attempt, DriverId, PartitionId, PoolId, QueryId, StageId, StepId, TaskId, WorkerId};
 use crate::error::{Error, TaskFailure};
 
 /// What the scheduler needs to know of a query. Inputs come before the stages that read them; the last stage yields the result.
 #[derive(Debug, Clone)]
 pub(crate) struct QuerySpec {
     pub(crate) id: QueryId,
+    /// Who submits it.
+    pub(crate) driver: DriverId,
     pub(crate) stages: Vec<StageSpec>,
     /// The result, made again, has the same rows. Else who has read some of it must not read on in what is made again.
     pub(crate) stable: bool,
@@ -76,6 +78,8 @@ pub(super) struct Query {
     pub(super) told: bool,
     /// The result stays where it is, for other queries. The submitter reads nothing of it.
     pub(super) persisted: bool,
+    /// Workers that have had something of it.
+    pub(super) visited: BTreeSet<WorkerId>,
     /// The submitter has all that it wants: what is lost of the result stays lost.
     pub(super) taken: bool,
     /// How often the result may have become another for who had read some of it.
@@ -109,6 +113,8 @@ pub(super) struct Stage {
     pub(super) ended: (u32, Duration),
     /// Rows and bytes that its tasks have left.
     pub(super) output: (u64, u64),
+    /// How many of its first tasks are known to be done, and how many rows they have left: as far as its limit goes.
+    pub(super) lead: (usize, u64),
     pub(super) steps: Vec<Step>,
     /// Stages that read it.
     pub(super) readers: Vec<usize>,
@@ -120,8 +126,6 @@ pub(super) struct Stage {
     pub(super) kept: bool,
     /// The worker with most of what its tasks read: they run there if there is room.
     pub(super) near: Option<WorkerId>,
-    /// The ledger's room when there was too little for it.
-    pub(super) refused: Option<u64>,
     /// When it entered its phase, or its inputs were there.
     pub(super) since: Instant,
     /// When a task of it was started last.
@@ -188,7 +192,7 @@ pub(super) struct Step {
 }
 
 /// Tasks that take longer do not wait at workers: another worker might be free sooner, and nothing would be gained.
-const QUICK: Duration = Duration::from_millis(100);
+pub(super) const QUICK: Duration = Duration::from_millis(100);
 /// How much work may wait behind a task: far more than the time in which the scheduler hears of an end and answers.
 const AHEAD: Duration = Duration::from_millis(10);
 /// The same in tasks, at most; and one for each so many that have ended, for the next ones may be others.
@@ -203,6 +207,7 @@ impl Query {
             spec,
             stages,
             open: BTreeSet::new(),
+            visited: BTreeSet::new(),
             done: false,
             told: false,
             persisted: false,
@@ -251,9 +256,20 @@ impl Query {
     }
 
     /// Whether the first tasks of a stage have left as many rows as it is to have. Then no other task is needed.
-    pub(super) fn has_enough(&self, stage: usize) -> bool {
+    pub(super) fn has_enough(&mut self, stage: usize) -> bool {
         let Some(limit) = self.spec.stages[stage].limit else { return false };
-        self.outputs(stage).iter().map(|(_, output)| output.rows).sum::<u64>() >= limit
+        let stage = &mut self.stages[stage];
+        let (first, mut rows) = stage.lead;
+        let next = stage.tasks[first..].iter().map_while(|task| match task.state {
+            TaskState::Done(_, output) if rows < limit => {
+                rows += output.rows;
+                Some(())
+            }
+            _ => None,
+        });
+        let looked = next.count();
+        stage.lead = (first + looked, rows);
+        rows >= limit
     }
 
     /// The partitions that a finished stage left, in task order. Of one that had enough before its end, those of the first
@@ -343,13 +359,13 @@ impl Stage {
             seen: 0,
             ended: (0, Duration::ZERO),
             output: (0, 0),
+            lead: (0, 0),
             steps: spec.pools.iter().map(|_| Step::default()).collect(),
             readers: Vec::new(),
             prepared: BTreeSet::new(),
             holders: BTreeSet::new(),
             kept: true,
             near: None,
-            refused: None,
             since: now,
             moved: now,
             ran: Duration::ZERO,

@@ -1,40 +1,66 @@
-//! Tasks that wait at workers, behind one that runs there: a worker goes on without waiting for the scheduler.
+//! Attempts that are at workers: those that run, and those that wait behind one that does. A worker goes on without waiting for
+//! the scheduler. An attempt is here until its worker says that it has ended, or is lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
 
-use super::{TaskId, WorkerId};
+use super::{Attempt, TaskId, WorkerId};
 
-/// What runs and waits at each worker. A task that waits takes the room of the one before it, so it is charged nothing.
+/// One attempt of a task.
+pub(super) type Run = (TaskId, Attempt);
+
+/// What runs and waits at each worker. What waits takes the room of the one before it, so it is charged nothing.
 #[derive(Debug)]
 pub(super) struct Queues {
-    /// Tasks that may wait at one worker.
+    /// Attempts that may wait at one worker.
     most: usize,
     lanes: BTreeMap<LaneId, Lane>,
-    lane_of: BTreeMap<TaskId, LaneId>,
+    lane_of: BTreeMap<Run, LaneId>,
     /// Lanes in which another may wait, the shortest first.
     open: BTreeSet<(usize, LaneId)>,
+    /// Lanes in which some wait, by when their first one began.
+    waited_in: BTreeSet<(Instant, LaneId)>,
     desks: BTreeMap<WorkerId, Desk>,
     /// Lanes so far.
-    opened: LaneId,
+    made: LaneId,
+    /// Counts lanes that have become open.
+    opened: u64,
 }
 
 type LaneId = u64;
 
-/// A task that runs, and those that take its room one after the other.
+/// An attempt that runs, and those that take its room one after the other.
 #[derive(Debug)]
 struct Lane {
     worker: WorkerId,
     /// Never empty; the first one runs.
-    tasks: VecDeque<TaskId>,
+    runs: VecDeque<Run>,
+    /// Since when it does.
+    since: Instant,
     /// How many may wait.
     depth: usize,
+    /// Those that wait were asked for back.
+    taken_back: bool,
+    /// Those that are to leave: nothing more waits here until they have, for it would find them gone.
+    leaving: Vec<Run>,
 }
 
-/// Tasks of one worker.
+/// Attempts at one worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Desk {
     pub(super) running: usize,
     pub(super) queued: usize,
+}
+
+/// What the end of an attempt leaves.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// The next one of its lane runs from now on, in its room.
+    Next(Run),
+    /// Its room, on this worker.
+    Room(WorkerId),
+    /// It had none: it waited. Its end may be heard of before that of the one before it.
+    Nothing,
 }
 
 impl Queues {
@@ -45,7 +71,9 @@ impl Queues {
             lanes: BTreeMap::new(),
             lane_of: BTreeMap::new(),
             open: BTreeSet::new(),
+            waited_in: BTreeSet::new(),
             desks: BTreeMap::new(),
+            made: 0,
             opened: 0,
         }
     }
@@ -58,103 +86,147 @@ impl Queues {
         self.desks.iter().map(|(worker, desk)| (*worker, *desk))
     }
 
-    /// A task runs, and so many may wait behind it.
-    pub(super) fn start(&mut self, task: TaskId, worker: WorkerId, depth: usize) {
-        self.opened += 1;
-        self.desks.entry(worker).or_default().running += 1;
-        self.lane_of.insert(task, self.opened);
-        self.lanes.insert(self.opened, Lane { worker, tasks: [task].into(), depth });
-        self.reopen(self.opened);
+    /// Attempts that are at workers.
+    pub(super) fn len(&self) -> usize {
+        self.lane_of.len()
     }
 
-    /// Whether a task could wait somewhere.
+    /// Whether an attempt has not ended, and where it is.
+    pub(super) fn worker_of(&self, run: Run) -> Option<WorkerId> {
+        Some(self.lanes.get(self.lane_of.get(&run)?)?.worker)
+    }
+
+    /// An attempt runs, and so many may wait behind it.
+    pub(super) fn start(&mut self, run: Run, worker: WorkerId, depth: usize, now: Instant) {
+        self.made += 1;
+        self.desks.entry(worker).or_default().running += 1;
+        self.lane_of.insert(run, self.made);
+        let lane = Lane { worker, runs: [run].into(), since: now, depth, taken_back: false, leaving: Vec::new() };
+        self.lanes.insert(self.made, lane);
+        self.file(self.made);
+    }
+
+    /// Whether one more could wait somewhere.
     pub(super) fn has_place(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// The shortest lane of a worker that is `ready` for another task: behind which task that would wait, and where.
-    pub(super) fn place(&self, ready: impl Fn(WorkerId) -> bool) -> Option<(TaskId, WorkerId)> {
+    /// Counts what may have made a place: while it stays the same, what found none finds none.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// The shortest lane of a worker that is `ready` for another attempt: behind which one that would wait, and where.
+    pub(super) fn place(&self, ready: impl Fn(WorkerId) -> bool) -> Option<(Run, WorkerId)> {
         let mut lanes = self.open.iter().filter_map(|(_, id)| self.lanes.get(id));
         let lane = lanes.find(|lane| self.desk(lane.worker).queued < self.most && ready(lane.worker))?;
-        Some((*lane.tasks.back()?, lane.worker))
+        Some((*lane.runs.back()?, lane.worker))
     }
 
-    /// Puts a task behind another, the last of its lane.
-    pub(super) fn wait(&mut self, task: TaskId, behind: TaskId) {
+    /// Puts an attempt behind another, the last of its lane.
+    pub(super) fn wait(&mut self, run: Run, behind: Run) {
         let Some(id) = self.lane_of.get(&behind).copied() else { return };
+        self.unfile(id);
         let Some(lane) = self.lanes.get_mut(&id) else { return };
-        self.open.remove(&(lane.tasks.len(), id));
-        lane.tasks.push_back(task);
+        lane.runs.push_back(run);
         self.desks.entry(lane.worker).or_default().queued += 1;
-        self.lane_of.insert(task, id);
-        self.reopen(id);
+        self.lane_of.insert(run, id);
+        self.file(id);
     }
 
-    /// A task that ran does so no more: the next one of its lane runs from now on.
-    pub(super) fn end(&mut self, task: TaskId) -> Option<TaskId> {
-        let id = self.take_out(task)?;
-        let lane = self.lanes.get(&id)?;
-        let (worker, next) = (lane.worker, lane.tasks.front().copied());
-        if next.is_none() {
-            self.lanes.remove(&id);
-        }
+    /// An attempt has ended. `None`: it is not known, or its end was heard of before.
+    pub(super) fn end(&mut self, run: Run, now: Instant) -> Option<Left> {
+        let id = self.lane_of.remove(&run)?;
+        self.unfile(id);
+        let lane = self.lanes.get_mut(&id)?;
+        let (worker, ran) = (lane.worker, lane.runs.front() == Some(&run));
+        lane.runs.retain(|other| *other != run);
+        lane.leaving.retain(|other| *other != run);
+        let next = lane.runs.front().copied();
+        let left = match next {
+            _ if !ran => Left::Nothing,
+            Some(next) => {
+                lane.since = now;
+                Left::Next(next)
+            }
+            None => {
+                self.lanes.remove(&id);
+                Left::Room(worker)
+            }
+        };
         if let Some(desk) = self.desks.get_mut(&worker) {
-            match next {
-                Some(_) => desk.queued -= 1,
-                None => desk.running -= 1,
+            match left {
+                Left::Room(_) => desk.running -= 1,
+                Left::Next(_) | Left::Nothing => desk.queued -= 1,
             }
             if *desk == Desk::default() {
                 self.desks.remove(&worker);
             }
         }
-        next
+        self.file(id);
+        Some(left)
     }
 
-    /// The first task of a lane has begun: so many may wait behind it.
-    pub(super) fn begun(&mut self, task: TaskId, depth: usize) {
-        let Some(id) = self.lane_of.get(&task).copied() else { return };
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
-        self.open.remove(&(lane.tasks.len(), id));
-        lane.depth = depth;
-        self.reopen(id);
+    /// The first one of a lane has begun: so many may wait behind it.
+    pub(super) fn begun(&mut self, run: Run, depth: usize) {
+        self.change(run, |lane| (lane.depth, lane.taken_back) = (depth, false));
     }
 
-    /// A task waits no more: it was cancelled, or its end was heard of before that of the one before it.
-    pub(super) fn leave(&mut self, task: TaskId) {
-        let Some(id) = self.take_out(task) else { return };
-        if let Some(desk) = self.lanes.get(&id).and_then(|lane| self.desks.get_mut(&lane.worker)) {
-            desk.queued -= 1;
+    /// One that waits is to leave.
+    pub(super) fn leaves(&mut self, run: Run) {
+        self.change(run, |lane| lane.leaving.push(run));
+    }
+
+    /// Asks for what waits behind attempts that have run since before then, once.
+    pub(super) fn take_back(&mut self, before: Instant) -> Vec<(Run, WorkerId)> {
+        let late: Vec<_> = self.waited_in.iter().take_while(|(since, _)| *since <= before).map(|(_, id)| *id).collect();
+        let mut waiting = Vec::new();
+        for id in late {
+            self.unfile(id);
+            if let Some(lane) = self.lanes.get_mut(&id) {
+                (lane.depth, lane.taken_back) = (0, true);
+                waiting.extend(lane.runs.iter().skip(1).map(|run| (*run, lane.worker)));
+            }
         }
-        self.reopen(id);
+        waiting
     }
 
     /// The worker is gone, with whatever ran and waited there.
     pub(super) fn lose(&mut self, worker: WorkerId) {
         self.desks.remove(&worker);
-        let (lanes, lane_of, open) = (&mut self.lanes, &mut self.lane_of, &mut self.open);
-        lanes.retain(|id, lane| {
-            let stays = lane.worker != worker;
-            if !stays {
-                open.remove(&(lane.tasks.len(), *id));
-                lane_of.retain(|_, of| of != id);
-            }
-            stays
-        });
+        let there: Vec<_> = self.lanes.iter().filter(|(_, lane)| lane.worker == worker).map(|(id, _)| *id).collect();
+        for id in there {
+            self.unfile(id);
+            let lane = self.lanes.remove(&id);
+            lane.iter().flat_map(|lane| &lane.runs).for_each(|run| _ = self.lane_of.remove(run));
+        }
     }
 
-    /// Takes a task out of its lane, which is then not open.
-    fn take_out(&mut self, task: TaskId) -> Option<LaneId> {
-        let id = self.lane_of.remove(&task)?;
-        let lane = self.lanes.get_mut(&id)?;
-        self.open.remove(&(lane.tasks.len(), id));
-        lane.tasks.retain(|other| *other != task);
-        Some(id)
+    fn change(&mut self, run: Run, change: impl FnOnce(&mut Lane)) {
+        let Some(id) = self.lane_of.get(&run).copied() else { return };
+        self.unfile(id);
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            change(lane);
+        }
+        self.file(id);
     }
 
-    fn reopen(&mut self, id: LaneId) {
-        let lane = self.lanes.get(&id).filter(|lane| lane.tasks.len() <= lane.depth);
-        if let Some(lane) = lane.filter(|lane| self.desk(lane.worker).queued < self.most) {
-            self.open.insert((lane.tasks.len(), id));
+    /// Takes a lane out of the lists that name it, before it changes.
+    fn unfile(&mut self, id: LaneId) {
+        if let Some(lane) = self.lanes.get(&id) {
+            self.open.remove(&(lane.runs.len(), id));
+            self.waited_in.remove(&(lane.since, id));
+        }
+    }
+
+    fn file(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get(&id) else { return };
+        if lane.runs.len() > 1 && !lane.taken_back {
+            self.waited_in.insert((lane.since, id));
+        }
+        if lane.leaving.is_empty() && lane.runs.len() <= lane.depth && self.desk(lane.worker).queued < self.most {
+            self.open.insert((lane.runs.len(), id));
+            self.opened += 1;
         }
     }
 }

@@ -106,6 +106,8 @@ pub struct SessionStatus {
     pub workers: Vec<WorkerStatus>,
     /// How many workers are wanted, and for how long, if not all of them have joined.
     pub wanted: Option<(usize, Duration)>,
+    /// How many workers that were asked for ended before they joined, one after the other, and why the last did.
+    pub not_joined: Option<(usize, String)>,
     /// CPUs that what waits for room would take.
     pub backlog: f64,
     /// Queries that were submitted and not dropped, in the order in which it is their turn.
@@ -128,6 +130,9 @@ pub struct WorkerStatus {
     pub memory: (u64, u64),
     /// Tasks that run there, and that wait there for one of them to end.
     pub tasks: (usize, usize),
+    /// How many of those nobody wants any more, though they have not ended yet, and for how long: of queries that have ended, or
+    /// superseded. What cannot be interrupted keeps its CPU.
+    pub leaving: Option<(usize, Duration)>,
     /// For how long it has had nothing to do and has held nothing that somebody needs. Only where workers come and go.
     pub idle: Option<Duration>,
     /// For how long it has not been heard of: nothing new is placed there.
@@ -200,7 +205,14 @@ impl PoolStatus {
 }
 
 impl WorkerStatus {
-    pub(super) fn of(worker: WorkerId, ledger: &Ledger, desk: Desk, idle: Option<Instant>, now: Instant) -> Self {
+    pub(super) fn of(
+        worker: WorkerId,
+        ledger: &Ledger,
+        desk: Desk,
+        leaving: Option<(usize, Instant)>,
+        idle: Option<Instant>,
+        now: Instant,
+    ) -> Self {
         let (all, charged) = ledger.account(worker).unwrap_or_default();
         let since = |at: Instant| now.duration_since(at);
         Self {
@@ -209,6 +221,7 @@ impl WorkerStatus {
             gpus: (all.as_gpus(), charged.as_gpus()),
             memory: (all.memory, charged.memory),
             tasks: (desk.running, desk.queued),
+            leaving: leaving.map(|(count, at)| (count, since(at))),
             idle: idle.map(since),
             silent: ledger.silent_since(worker).map(since),
             devices: Vec::new(),
@@ -284,6 +297,9 @@ impl fmt::Display for SessionStatus {
                 self.workers.len()
             )?;
         }
+        if let Some((count, why)) = &self.not_joined {
+            writeln!(f, "{count} workers that were asked for ended before they joined; the last: {why}")?;
+        }
         writeln!(f, "{} CPU of work waits for room", self.backlog)?;
         self.pools.iter().try_for_each(|pool| writeln!(f, "{pool}"))?;
         self.queries.iter().try_for_each(|(query, status)| write!(f, "{query}:\n{status}"))
@@ -304,6 +320,10 @@ impl fmt::Display for WorkerStatus {
         write!(f, "; {running} tasks run")?;
         if queued > 0 {
             write!(f, ", {queued} wait for them")?;
+        }
+        if let Some((count, time)) = self.leaving {
+            let what = "that nobody wants any more have not ended";
+            write!(f, "; {count} {what}, for {:.2} s", time.as_secs_f64())?;
         }
         if let Some(idle) = self.idle {
             write!(f, "; idle for {:.2} s", idle.as_secs_f64())?;
@@ -425,6 +445,7 @@ mod tests {
             gpus: (3.0, 0.5),
             memory: (0, 0),
             tasks: (1, 0),
+            leaving: None,
             idle: None,
             silent: None,
             devices: vec![gpu("GPU-a", whole), part, gpu("GPU-b", whole)],

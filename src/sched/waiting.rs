@@ -49,6 +49,11 @@ impl Waiting {
         self.soft.iter().max_by_key(|(_, tasks)| tasks.len()).map(|(worker, _)| *worker)
     }
 
+    /// Workers on which some would rather run than elsewhere.
+    pub(super) fn wishes(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        self.soft.keys().copied()
+    }
+
     /// Workers on which some must run.
     pub(super) fn pins(&self) -> impl Iterator<Item = WorkerId> + '_ {
         self.hard.keys().copied()

@@ -101,7 +101,7 @@ impl Head {
     }
 
     /// What the provider does with its word that a process has ended: it is proof, and comes before any time-out.
-    pub(super) fn on_end(&self) -> Arc<dyn Fn(NodeId, String) + Send + Sync> {
+    pub(super) fn on_end(&self) -> Arc<dyn Fn(Option<NodeId>, String) + Send + Sync> {
         let (scheduler, runtime) = (self.scheduler.clone(), self.ground.host.runtime.handle().clone());
         let closing = Arc::clone(&self.ground.host.closing);
         Arc::new(move |node, why| {
@@ -137,8 +137,8 @@ impl Head {
                     PeerEvent::Down { peer, .. } if peer.role == Role::Driver => {
                         tell_surely(&gateway, || DriverDown(peer.node)).await;
                     }
-                    PeerEvent::Down { peer, cause } => {
-                        tell_surely(&scheduler, || WorkerDown { node: peer.node, why: cause.clone() }).await;
+                    PeerEvent::Down { peer, cause } if peer.role == Role::Worker => {
+                        tell_surely(&scheduler, || WorkerDown { node: Some(peer.node), why: cause.clone() }).await;
                     }
                     PeerEvent::Suspect(peer) if peer.role == Role::Worker => {
                         tell_surely(&scheduler, || WorkerSilent { node: peer.node, silent: true }).await;

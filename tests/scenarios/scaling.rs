@@ -79,6 +79,30 @@ fn a_worker_that_was_killed_is_replaced() {
     });
 }
 
+#[test]
+fn a_replacement_that_dies_before_it_joins_is_asked_for_again() {
+    let session = Session::local_with(2, eager(Duration::from_secs(60))).unwrap();
+    let mut seen = session.processes();
+    let kill = |process: u32| {
+        assert!(Command::new("kill").args(["-9", &process.to_string()]).status().unwrap().success());
+    };
+    kill(seen[0]);
+    // Long before they could have joined.
+    for replacement in 0..2 {
+        let new = |seen: &[u32]| session.processes().into_iter().find(|process| !seen.contains(process));
+        eventually(&format!("replacement {replacement} is started"), || new(&seen).is_some());
+        let process = new(&seen).unwrap();
+        kill(process);
+        seen.push(process);
+        eventually("the session says why it is not there", || {
+            let status = session.status().unwrap();
+            status.not_joined.is_some_and(|(count, why)| count == replacement + 1 && why.contains("its process ended"))
+        });
+    }
+    eventually("there are two workers again", || session.status().unwrap().workers.len() == 2);
+    assert_eq!(session.status().unwrap().not_joined, None);
+}
+
 /// Waits with the rows that hold 0 until a file is there.
 #[derive(Serialize, Deserialize)]
 struct Gate(PathBuf);

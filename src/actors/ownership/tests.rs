@@ -126,6 +126,7 @@ idle! {
     Gone |idle, it| idle.heard.gone.lock().unwrap().extend(it.0);
     Enough |_idle, _it| ();
     Dismiss |_idle, _it| ();
+    Withdraw |_idle, _it| ();
     HostActor |idle, it| Ok(Hosted { address: Address { actor: it.id, ..idle.at.address }, ..idle.at });
     DropActor |idle, it| {
         idle.heard.dropped.lock().unwrap().push(it.0);
@@ -187,7 +188,7 @@ impl Scene {
         runtime.handle().spawn(async move {
             while let Some(event) = events.recv().await {
                 if let regatta_remote::PeerEvent::Down { peer, cause } = event {
-                    drop(scheduler.tell(WorkerDown { node: peer.node, why: cause }, SOON).await);
+                    drop(scheduler.tell(WorkerDown { node: Some(peer.node), why: cause }, SOON).await);
                 }
             }
         });
@@ -523,9 +524,12 @@ fn a_driver_speaks_of_no_query_or_actor_of_another() {
         scene.scheduler(mine).ask(Taken(query), SOON).await.unwrap();
         scene.scheduler(other).ask(Taken(QueryId(2)), SOON).await.unwrap();
         scene.workers.iter().for_each(|worker| scene.head.disconnect(worker.id()));
-        let locate = async |query| scene.scheduler(&scene.spare).ask(Locate(query), SOON).await.unwrap();
+        let locate = async |query| {
+            let partitions = Vec::new();
+            scene.scheduler(&scene.spare).ask(Locate { query, partitions }, SOON).await.unwrap()
+        };
         eventually(async || matches!(locate(QueryId(2)).await, Located::MadeAgain).then_some(())).await;
-        assert!(matches!(locate(query).await, Located::There(_)), "its driver has it");
+        assert!(matches!(locate(query).await, Located::Nowhere), "its driver has it");
     });
 }
 

@@ -14,10 +14,10 @@ impl Core {
         let task = self.settings.task;
         spec.stages.iter().enumerate().find_map(|(index, stage)| {
             let mut empty = empty.clone();
-            for (worker, amount) in pins(stage, task) {
+            for worker in pins(stage) {
                 // Their room is kept on just these workers; one that is gone is no wish any more.
-                if empty.has(worker) && empty.place_on(worker, amount).is_none() {
-                    return Some(self.refusal(format!("a task of stage {index} ({amount})"), amount));
+                if empty.has(worker) && empty.place_on(worker, task).is_none() {
+                    return Some(self.refusal(format!("a task of stage {index} ({task})"), task));
                 }
             }
             let mut amounts = Vec::new();
@@ -72,10 +72,14 @@ impl Core {
         if self.ledger.len() == 0 && added.is_none() {
             return None;
         }
-        // One worker for each pool and a task, at most.
-        let needed = spec.stages.iter().map(|stage| stage.pools.len() + 1).max()?;
-        let more = added.map_or(0, |(_, most)| needed.min(most.saturating_sub(self.ledger.len())));
-        Some(self.ledger.emptied(added.map(|(each, _)| each), more))
+        // One worker for each pool and a task, at most, beside those that are wanted by name.
+        let wanted: Vec<_> = spec.stages.iter().flat_map(pins).collect();
+        let needed = spec.stages.iter().map(|stage| stage.pools.len() + 1).max()? + wanted.len();
+        let mut empty = self.ledger.emptied(&wanted, needed);
+        if let Some((each, most)) = added {
+            empty.add_like(each, needed.min(most.saturating_sub(self.ledger.len())));
+        }
+        Some(empty)
     }
 
     fn refusal(&self, request: String, amount: Resources) -> Error {
@@ -86,8 +90,8 @@ impl Core {
     }
 }
 
-/// Room for one task on each worker that some task of the stage must run on.
-fn pins(stage: &StageSpec, task: Resources) -> impl Iterator<Item = (WorkerId, Resources)> + '_ {
+/// Workers that some task of the stage must run on, each once.
+fn pins(stage: &StageSpec) -> Vec<WorkerId> {
     let mut workers: Vec<_> = stage
         .affinity
         .values()
@@ -95,7 +99,7 @@ fn pins(stage: &StageSpec, task: Resources) -> impl Iterator<Item = (WorkerId, R
         .collect();
     workers.sort_unstable();
     workers.dedup();
-    workers.into_iter().map(move |worker| (worker, task))
+    workers
 }
 
 fn fits(empty: &mut Ledger, amounts: &[Resources]) -> bool {

@@ -1,6 +1,5 @@
 //! Who starts next, and where.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::pools::Evict;
@@ -8,29 +7,124 @@ use super::{Action, Core, Timer};
 use crate::sched::ledger::{Grant, Ledger};
 use crate::sched::pool::{Pool, Pools, distinct};
 use crate::sched::query::{Phase, Query, TaskState};
+use crate::sched::queues::Run;
 use crate::sched::{Affinity, PoolId, QueryId, ReplicaId, Resources, StepId, WorkerId};
 
+/// What a stage could begin with, if there were room for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Want {
+    /// A replica of each of these, beside pools that have some.
+    replicas: Vec<Resources>,
+    there: Vec<PoolId>,
+    /// A task on each of these workers; on one of those; where there are neither, on any.
+    pins: Vec<WorkerId>,
+    wishes: Vec<WorkerId>,
+}
+
+/// Whether a query wants a task on any worker; and what else.
+pub(super) type Wants = (bool, Vec<Want>);
+
 impl Core {
-    /// Starts what can be started. Queries take turns, one task each; within a query, stages nearest to the result come first.
+    /// Starts what can be started. Drivers take turns, and their queries, one task each; within a query, stages nearest to the
+    /// result come first.
     pub(super) fn advance(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.try_suspects(now, actions);
         self.keep_promise(now, actions);
-        let mut passed = 0;
-        while passed < self.turns.len() && self.has_room() {
-            let Some(query) = self.turns.pop_front() else { break };
-            self.turns.push_back(query);
-            passed = if self.start_one(query, now, actions) { 0 } else { passed + 1 };
-        }
-        // Extras, from what tasks leave.
-        for turn in 0..self.turns.len() {
-            if !self.ledger.has_room(self.settings.task) {
+        loop {
+            self.note_wants();
+            if !self.has_room() {
                 break;
             }
-            let query = self.turns[turn];
-            self.each_open_stage(query, |core, stage| {
-                core.extend(query, stage, |_, pool| pool.most, now, actions);
-                false
+            let made_room = self.ledger.room() + self.queues.opened();
+            if std::mem::replace(&mut self.looked, made_room) != made_room {
+                self.turns.look_again();
+            }
+            let Some(query) = self.turns.next() else { break };
+            match self.start_one(query, now, actions) {
+                true => self.turns.serve(query),
+                false => self.turns.refuse(query),
+            }
+        }
+        self.add_extras(now, actions);
+    }
+
+    /// Has every query that may have changed stand in the line of those that want the same.
+    fn note_wants(&mut self) {
+        for step in self.pools.take_changed() {
+            self.queries.note(step.query);
+        }
+        while let Some(id) = self.queries.next_changed() {
+            let Some(query) = self.queries.get(&id).filter(|query| !query.done) else { continue };
+            let (mut wants, mut unadmitted) = (Wants::default(), Vec::new());
+            for stage in query.open.iter().rev() {
+                let Some(want) = self.want(query, *stage) else { continue };
+                if query.stages[*stage].phase == Phase::Waiting && want != Want::default() {
+                    unadmitted.push(*stage);
+                }
+                if want == Want::default() {
+                    wants.0 = true;
+                } else if !wants.1.contains(&want) {
+                    wants.1.push(want);
+                }
+            }
+            self.turns.want(id, Some(wants).filter(|wants| *wants != Wants::default()));
+            self.note_unadmitted(id, unadmitted);
+        }
+    }
+
+    /// These stages of a query wait to be admitted.
+    pub(super) fn note_unadmitted(&mut self, id: QueryId, stages: Vec<usize>) {
+        if !stages.is_empty() {
+            self.unadmitted.insert(id, stages);
+        } else if self.unadmitted.remove(&id).is_some() && self.unadmitted.is_empty() {
+            // Tasks may wait at workers again.
+            self.turns.look_again();
+        }
+    }
+
+    fn want(&self, query: &Query, stage: usize) -> Option<Want> {
+        let state = &query.stages[stage];
+        match state.phase {
+            Phase::Done => None,
+            Phase::Waiting => {
+                let Whole { replicas, there, pins, .. } = Whole::of(query, stage, &self.pools, |_| true);
+                Some(Want { replicas, there, pins, wishes: Vec::new() })
+            }
+            Phase::Running if state.waiting.len() == 0 => None,
+            Phase::Running if self.is_served(query, stage) => {
+                let wishes: Vec<_> = state.waiting.wishes().collect();
+                let pins = if wishes.is_empty() { state.waiting.pins().collect() } else { Vec::new() };
+                let anywhere = Want::default();
+                Some(if state.waiting.any() { anywhere } else { Want { pins, wishes, ..anywhere } })
+            }
+            Phase::Running => {
+                let pools = state.steps.iter().filter_map(|step| self.pools.get(step.pool?));
+                let replicas: Vec<_> = pools.filter(|pool| pool.may_grow()).map(|pool| pool.spec.each).collect();
+                (!replicas.is_empty()).then(|| Want { replicas, ..Want::default() })
+            }
+        }
+    }
+
+    /// Replicas above the least, from what tasks leave.
+    fn add_extras(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let mut after = None;
+        while self.ledger.has_room(self.settings.task)
+            && let Some((kind, pool)) = self.pools.growing(after)
+        {
+            let mut users = self.pools.get(pool).into_iter().flat_map(|pool| &pool.users);
+            // Suspects stay on their own worker.
+            let user = users.find(|step| {
+                let stage = self.queries.get(&step.query).and_then(|query| query.stages.get(step.stage.0 as usize));
+                stage.is_some_and(|stage| stage.accused.is_empty())
             });
+            let Some(step) = user.copied() else {
+                after = Some((kind, pool));
+                continue;
+            };
+            if !self.add_replica(pool, step, |_, pool| pool.most, now, actions) {
+                // Nor is there room for any other that takes as much.
+                after = Some((kind, PoolId(u64::MAX)));
+            }
         }
     }
 
@@ -55,8 +149,8 @@ impl Core {
     /// Admits stages of this query and starts one of its tasks, or a replica for them, if there is room.
     fn start_one(&mut self, id: QueryId, now: Instant, actions: &mut Vec<Action>) -> bool {
         self.each_open_stage(id, |core, stage| {
-            core.admit(id, stage, now, actions);
-            core.keep_pace(id, stage, now, actions) || core.start_task(id, stage, now, actions)
+            let admitted = core.admit(id, stage, now, actions);
+            core.keep_pace(id, stage, now, actions) || core.start_task(id, stage, now, actions) || admitted
         })
     }
 
@@ -66,10 +160,8 @@ impl Core {
         if state.steps.is_empty() || state.waiting.len() == 0 {
             return false;
         }
-        let before = actions.len();
         let tasks = |core: &Self, pool: &Pool| core.tasks_of(pool) + 1;
-        self.extend(id, stage, |core, pool| pool.spec.least.max(tasks(core, pool).min(pool.most)), now, actions);
-        actions.len() > before
+        self.extend(id, stage, |core, pool| pool.spec.least.max(tasks(core, pool).min(pool.most)), now, actions)
     }
 
     /// Running tasks of all stages that use a pool.
@@ -83,13 +175,10 @@ impl Core {
     }
 
     /// A stage is admitted whole: one replica of each of its pools and room for one task, or nothing.
-    pub(super) fn admit(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) {
-        let Some(query) = self.queries.get(&id) else { return };
-        let state = &query.stages[stage];
-        let refused = state.refused == Some(self.ledger.room()) && !self.pools.has_idle();
-        if state.phase != Phase::Waiting || refused {
-            return;
-        }
+    pub(super) fn admit(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
+        let Some(query) = self.queries.get(&id).filter(|query| query.stages[stage].phase == Phase::Waiting) else {
+            return false;
+        };
         let (mut whole, task) = (Whole::of(query, stage, &self.pools, |_| true), self.settings.task);
         let mut placed = match whole.is_plain() {
             // Its tasks take what room they find.
@@ -97,34 +186,22 @@ impl Core {
             false => whole.place(task, &mut self.ledger),
         };
         if placed.is_none() {
-            placed = self.evict_for(Evict::Idle(&whole.there), |ledger| whole.place(task, ledger), actions);
+            placed = self.make_room_for(&whole, actions);
         }
         if placed.is_none()
             && let Some(query) = self.queries.get(&id)
+            && whole.there.iter().any(|pool| self.pools.get(*pool).is_some_and(|pool| pool.users.is_empty()))
         {
             // Replicas that nobody uses may be charged more than their share of the CPUs is here: they give way to smaller ones.
             whole = Whole::of(query, stage, &self.pools, |pool| !pool.users.is_empty());
-            placed = self.evict_for(Evict::Idle(&whole.there), |ledger| whole.place(task, ledger), actions);
+            placed = self.make_room_for(&whole, actions);
         }
-        let placed = placed.map(|(replicas, tasks)| {
-            // Tasks are charged when they start; until then their places were only tried.
-            tasks.iter().for_each(|grant| self.ledger.undo(grant));
-            replicas
-        });
-        let room = self.ledger.room();
-        let Some(query) = self.queries.get_mut(&id) else { return };
+        let Some((placed, tasks)) = placed else { return false };
+        // Tasks are charged when they start; until then their places were only tried.
+        tasks.iter().for_each(|grant| self.ledger.undo(grant));
+        let Some(query) = self.queries.get_mut(&id) else { return false };
         let near = query.nearest(stage);
         let state = &mut query.stages[stage];
-        let Some(placed) = placed else {
-            state.refused = Some(room);
-            // A suspect waits for its own worker.
-            if state.accused.is_empty() {
-                self.unadmitted.insert((id, stage));
-            }
-            return;
-        };
-        self.unadmitted.remove(&(id, stage));
-        state.refused = None;
         state.phase = Phase::Running;
         state.near = near;
         state.since = now;
@@ -135,19 +212,28 @@ impl Core {
             query.stages[stage].steps[step].pool = Some(pool);
         }
         for (step, grant) in whole.steps.into_iter().zip(placed) {
-            let Some(pool) = self.queries.get(&id).and_then(|query| query.stages[stage].steps[step].pool) else {
-                return;
-            };
-            self.start_replica(pool, id, stage, grant, now, actions);
+            let Some(query) = self.queries.get(&id) else { return true };
+            if let Some(pool) = query.stages[stage].steps[step].pool {
+                self.start_replica(pool, query.step_id(stage, step), grant, now, actions);
+            }
         }
         // Up to the least that was asked for before any task starts.
         self.extend(id, stage, |_, pool| pool.spec.least, now, actions);
+        true
+    }
+
+    /// Places what a stage needs, in room that idle replicas leave.
+    fn make_room_for(&mut self, whole: &Whole, actions: &mut Vec<Action>) -> Option<(Vec<Grant>, Vec<Grant>)> {
+        let task = self.settings.task;
+        let all: Vec<_> = whole.replicas.iter().copied().chain([task]).collect();
+        self.evict_for(Evict::Idle(&whole.there), &all, |ledger| whole.place(task, ledger), actions)
     }
 
     pub(super) fn start_task(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
-        let (admits, amount) = (self.policy.admits(self.running), self.settings.task);
-        let Some(state) = self.queries.get(&id).map(|query| &query.stages[stage]) else { return false };
-        if state.phase != Phase::Running || state.waiting.len() == 0 || !admits || !self.is_served(id, stage) {
+        let (admits, amount) = (self.policy.admits(self.queues.len()), self.settings.task);
+        let Some(query) = self.queries.get(&id) else { return false };
+        let state = &query.stages[stage];
+        if state.phase != Phase::Running || state.waiting.len() == 0 || !admits || !self.is_served(query, stage) {
             return false;
         }
         let Some(query) = self.queries.get_mut(&id) else { return false };
@@ -178,9 +264,8 @@ impl Core {
         state.moved = now;
         state.tasks[index].state = TaskState::Running { on: worker, since: now };
         let depth = state.depth();
-        let task = query.task_id(stage, index);
-        self.running += 1;
-        self.queues.start(task, worker, depth);
+        let run_id = (query.task_id(stage, index), query.stages[stage].tasks[index].attempt);
+        self.queues.start(run_id, worker, depth, now);
         run(query, stage, index, worker, None, actions);
         true
     }
@@ -196,16 +281,11 @@ impl Core {
         let ready = |worker| self.ledger.is_open(worker) && waiting.has_for(worker);
         let Some((behind, on)) = self.queues.place(ready) else { return false };
         let Some(index) = query.stages[stage].waiting.take(on) else { return false };
-        self.queues.wait(query.task_id(stage, index), behind);
-        self.running += 1;
+        self.queues.wait((query.task_id(stage, index), query.stages[stage].tasks[index].attempt), behind);
         let state = &mut query.stages[stage];
         state.queued += 1;
         state.tasks[index].state = TaskState::Queued { on };
-        let before = self.queries.get(&behind.query).and_then(|query| query.stages.get(behind.stage.0 as usize));
-        let attempt = before.and_then(|stage| stage.tasks.get(behind.index as usize)).map(|task| task.attempt);
-        if let Some(query) = self.queries.get_mut(&id) {
-            run(query, stage, index, on, attempt.map(|attempt| (behind, attempt)), actions);
-        }
+        run(query, stage, index, on, Some(behind), actions);
         true
     }
 
@@ -218,15 +298,13 @@ impl Core {
             let pinned = pins.iter().find_map(|worker| ledger.place_on(*worker, task));
             pinned.or_else(|| others.then(|| ledger.place(task, Resources::NONE)).flatten())
         };
-        let freed = self.evict_for(who, place, actions);
+        let freed = self.evict_for(who, &[task], place, actions);
         // The room is there; whose turn it is takes it.
         freed.iter().for_each(|grant| self.ledger.release(grant));
         freed.is_some()
     }
 
-    /// Adds replicas to each pool of a running stage until it has as many as `count` says, never taking the last room for
-    /// a task from a worker. A pool with an idle replica needs no more. For the least that was asked for, pools that nobody
-    /// uses make room.
+    /// Adds replicas to each pool of a running stage until it has as many as `count` says. Whether there was one to add.
     fn extend(
         &mut self,
         id: QueryId,
@@ -234,45 +312,52 @@ impl Core {
         count: impl Fn(&Self, &Pool) -> usize,
         now: Instant,
         actions: &mut Vec<Action>,
-    ) {
-        let running = self.queries.get(&id).map(|q| &q.stages[stage]).filter(|stage| stage.phase == Phase::Running);
-        // Once for each pool, however many steps it serves.
-        let pools: BTreeSet<_> =
-            running.into_iter().flat_map(|stage| &stage.steps).filter_map(|step| step.pool).collect();
-        for id_of_pool in pools {
-            while let Some(pool) = self.pools.get(id_of_pool) {
-                if pool.replicas.len() >= count(self, pool) || pool.has_idle() {
-                    break;
-                }
-                // The only replica of a pool that has work need leave no room.
-                let spare = if pool.replicas.is_empty() { Resources::NONE } else { self.settings.task };
-                let (each, short) = (pool.spec.each, pool.replicas.len() < pool.spec.least);
-                let mut grant = self.ledger.place(each, spare);
-                if grant.is_none() && short {
-                    grant = self.evict_for(Evict::Unused, |ledger| ledger.place(each, spare), actions);
-                }
-                let Some(grant) = grant else { break };
-                self.start_replica(id_of_pool, id, stage, grant, now, actions);
+    ) -> bool {
+        let Some(query) = self.queries.get(&id).filter(|query| query.stages[stage].phase == Phase::Running) else {
+            return false;
+        };
+        let steps = query.stages[stage].steps.iter().enumerate();
+        let pools: Vec<_> = steps.filter_map(|(step, state)| Some((state.pool?, query.step_id(stage, step)))).collect();
+        let mut grown = false;
+        for (pool, step) in pools {
+            while self.add_replica(pool, step, &count, now, actions) {
+                grown = true;
             }
         }
+        grown
     }
 
-    /// Starts one more replica of a pool, for this stage first.
-    fn start_replica(
+    /// Adds a replica to a pool in use unless it has as many as `count` says, never taking the last room for a task from a
+    /// worker. A pool with an idle replica needs no more. For the least that was asked for, pools that nobody uses make room.
+    fn add_replica(
         &mut self,
         id: PoolId,
-        query: QueryId,
-        stage: usize,
-        grant: Grant,
+        step: StepId,
+        count: impl Fn(&Self, &Pool) -> usize,
         now: Instant,
         actions: &mut Vec<Action>,
-    ) {
-        let Some(query) = self.queries.get(&query) else { return };
-        let step = query.stages[stage].steps.iter().position(|step| step.pool == Some(id));
-        let step: StepId = query.step_id(stage, step.unwrap_or_default());
+    ) -> bool {
+        let Some(pool) = self.pools.get(id).filter(|pool| pool.may_grow()) else { return false };
+        // The only replica of a pool that has work need leave no room.
+        let spare = if pool.replicas.is_empty() { Resources::NONE } else { self.settings.task };
+        let (each, short) = (pool.spec.each, pool.is_short());
+        if !(short || self.ledger.has_room(each.plus(spare))) || pool.replicas.len() >= count(self, pool) {
+            return false;
+        }
+        let mut grant = self.ledger.place(each, spare);
+        if grant.is_none() && short {
+            grant = self.evict_for(Evict::Unused, &[each], |ledger| ledger.place(each, spare), actions);
+        }
+        let Some(grant) = grant else { return false };
+        self.start_replica(id, step, grant, now, actions);
+        true
+    }
+
+    /// Starts one more replica of a pool, for this step first.
+    fn start_replica(&mut self, id: PoolId, step: StepId, grant: Grant, now: Instant, actions: &mut Vec<Action>) {
         let (worker, devices) = (grant.worker, grant.devices.clone());
-        let Some(pool) = self.pools.get_mut(id) else { return };
-        let replica = ReplicaId { pool: id, rank: pool.start(grant, now) };
+        let Some(rank) = self.pools.start(id, grant, now) else { return };
+        let replica = ReplicaId { pool: id, rank };
         let timeout = self.pools.get(id).map(|pool| self.ready_timeout(pool)).unwrap_or_default();
         self.timers.insert((now + timeout, Timer::Ready(replica)));
         actions.push(Action::StartReplica { worker, replica, step, devices });
@@ -333,17 +418,11 @@ impl Whole {
     }
 }
 
-fn run(
-    query: &mut Query,
-    stage: usize,
-    index: usize,
-    worker: WorkerId,
-    after: Option<(crate::sched::TaskId, crate::sched::Attempt)>,
-    actions: &mut Vec<Action>,
-) {
+fn run(query: &mut Query, stage: usize, index: usize, worker: WorkerId, after: Option<Run>, actions: &mut Vec<Action>) {
     let task = query.task_id(stage, index);
     let state = &mut query.stages[stage];
     if state.prepared.insert(worker) {
+        query.visited.insert(worker);
         actions.push(Action::Prepare { worker, query: task.query, stage: task.stage });
     }
     actions.push(Action::Run { worker, task, attempt: state.tasks[index].attempt, after });

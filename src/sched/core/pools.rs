@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use super::{Action, Core, Timer};
 use crate::error::{PoolError, PoolFailure};
 use crate::sched::ledger::{Grant, Ledger};
-use crate::sched::pool::{Pool, Pools, ReplicaState};
-use crate::sched::{PoolId, QueryId, ReplicaId, StageId, StepId, WorkerId};
+use crate::sched::pool::{Pool, ReplicaState};
+use crate::sched::query::Query;
+use crate::sched::{PoolId, QueryId, ReplicaId, Resources, StageId, StepId, WorkerId};
 use crate::udf::UdfError;
 
 /// Who may be let go to make room.
@@ -30,17 +31,15 @@ impl Core {
         let Some(replica) = self.pools.replica_mut(id).filter(|r| r.state == ReplicaState::Starting) else { return };
         replica.state = ReplicaState::Ready;
         let on = replica.grant.worker;
+        // Another one of its pool may go now.
+        self.ledger.note_room();
         let users = self.pools.get(id.pool).into_iter().flat_map(|pool| &pool.users);
         actions.extend(users.map(|step| Action::Serve { step: *step, replica: id, on, tell: self.prepared(*step) }));
     }
 
     pub(super) fn replica_idle(&mut self, id: ReplicaId, idle: bool, now: Instant) {
-        let Some(pool) = self.pools.get(id.pool) else { return };
-        let ready = pool.replicas.get(&id.rank).is_some_and(|replica| replica.state == ReplicaState::Ready);
-        // What it does while nobody uses it is for nobody.
-        if ready && !pool.users.is_empty() {
-            self.pools.set_idle(id, idle.then_some(now));
-        }
+        self.pools.says_idle(id, idle.then_some(now));
+        self.ledger.note_room();
     }
 
     pub(super) fn replica_failed(&mut self, id: ReplicaId, error: UdfError, now: Instant, actions: &mut Vec<Action>) {
@@ -87,10 +86,9 @@ impl Core {
     }
 
     /// Whether every pool of a stage has a replica that can take a batch.
-    pub(super) fn is_served(&self, id: QueryId, stage: usize) -> bool {
-        let Some(query) = self.queries.get(&id) else { return false };
-        let pools = query.stages[stage].steps.iter().map(|step| self.pools.get(step.pool?));
-        pools.into_iter().all(|pool| pool.is_some_and(Pool::is_served))
+    pub(super) fn is_served(&self, query: &Query, stage: usize) -> bool {
+        let mut pools = query.stages[stage].steps.iter().map(|step| self.pools.get(step.pool?));
+        pools.all(|pool| pool.is_some_and(Pool::is_served))
     }
 
     /// A stage needs its pools no more. Those that nobody else uses stay warm for their time.
@@ -114,6 +112,7 @@ impl Core {
         let Some(pool) = self.pools.get_mut(id) else { return };
         let warm = pool.spec.keep_warm.unwrap_or(self.settings.pool_warm);
         pool.unused = Some(now);
+        self.ledger.note_room();
         let replicas: Vec<_> =
             pool.replicas.iter().map(|(rank, replica)| (*rank, replica.state, replica.idle)).collect();
         for (rank, state, idle) in replicas {
@@ -151,26 +150,30 @@ impl Core {
     }
 
     /// Makes room by letting idle replicas go, if `place` then succeeds: those that nobody uses first, the longest idle first.
-    /// No more than are needed.
+    /// No more than are needed. `all`: what is to be placed; nothing is tried if some of it could not be, whoever goes.
     pub(super) fn evict_for<T>(
         &mut self,
         who: Evict<'_>,
+        all: &[Resources],
         mut place: impl FnMut(&mut Ledger) -> Option<T>,
         actions: &mut Vec<Action>,
     ) -> Option<T> {
-        let unused = |id: &ReplicaId| self.pools.get(id.pool).is_some_and(|pool| pool.users.is_empty());
-        let (first, then): (Vec<_>, Vec<_>) = self.pools.idle().map(|(_, id)| id).partition(unused);
-        let (then, wanted) = match who {
-            Evict::Unused => (Vec::new(), &[][..]),
-            Evict::Idle(wanted) => (then, wanted),
+        let candidates = self.candidates(who);
+        let mut freed: BTreeMap<WorkerId, Resources> = BTreeMap::new();
+        for (_, grant) in &candidates {
+            let on_worker = freed.entry(grant.worker).or_default();
+            *on_worker = on_worker.plus(grant.amount());
+        }
+        let could_fit = |amount: &Resources| {
+            self.ledger.fits(*amount)
+                || freed.iter().any(|(worker, more)| self.ledger.could_fit(*worker, *amount, *more))
         };
+        if candidates.is_empty() || !all.iter().all(could_fit) {
+            return None;
+        }
         let mut freed: Vec<(ReplicaId, Grant)> = Vec::new();
-        let mut taken: BTreeMap<PoolId, usize> = BTreeMap::new();
         let mut placed = None;
-        for id in first.into_iter().chain(then) {
-            let taken = taken.entry(id.pool).or_default();
-            let Some(grant) = spare(&self.pools, id, *taken, wanted) else { continue };
-            *taken += 1;
+        for (id, grant) in candidates {
             self.ledger.undo(&grant);
             freed.push((id, grant));
             placed = place(&mut self.ledger);
@@ -187,6 +190,31 @@ impl Core {
         placed
     }
 
+    /// Who may go, in this order: of each pool as many as can be done without.
+    fn candidates(&self, who: Evict<'_>) -> Vec<(ReplicaId, Grant)> {
+        let (wanted, also_used) = match who {
+            Evict::Unused => (&[][..], false),
+            Evict::Idle(wanted) => (wanted, true),
+        };
+        let mut spare: BTreeMap<PoolId, usize> = BTreeMap::new();
+        let (mut first, mut then) = (Vec::new(), Vec::new());
+        for (_, id) in self.pools.idle() {
+            let Some(pool) = self.pools.get(id.pool).filter(|pool| also_used || pool.users.is_empty()) else {
+                continue;
+            };
+            let spare = spare.entry(id.pool).or_insert_with(|| spare_of(pool, wanted.contains(&id.pool)));
+            if *spare > 0
+                && let Some(replica) = pool.replicas.get(&id.rank)
+            {
+                *spare -= 1;
+                let who = if pool.users.is_empty() { &mut first } else { &mut then };
+                who.push((id, replica.grant.clone()));
+            }
+        }
+        first.extend(then);
+        first
+    }
+
     /// Extras of pools in use that have been idle for as long as a worker may be go.
     pub(super) fn retire_replicas(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let Some(scale) = self.autoscaler.as_ref().map(|scaler| scaler.settings()).filter(|scale| scale.downscale)
@@ -197,10 +225,10 @@ impl Core {
         let long = long.map(|(_, replica)| replica);
         let used = |id: &ReplicaId| self.pools.get(id.pool).is_some_and(|pool| !pool.users.is_empty());
         for id in long.filter(used).collect::<Vec<_>>() {
-            if let Some(grant) = spare(&self.pools, id, 0, &[]) {
-                self.let_go(id, actions);
-                self.ledger.release(&grant);
-            }
+            let Some(pool) = self.pools.get(id.pool).filter(|pool| spare_of(pool, false) > 0) else { continue };
+            let grant = pool.replicas.get(&id.rank).map(|replica| replica.grant.clone());
+            self.let_go(id, actions);
+            grant.iter().for_each(|grant| self.ledger.release(grant));
         }
     }
 
@@ -250,15 +278,13 @@ impl Core {
     }
 }
 
-/// The charge of a replica that can be done without, when `taken` others of its pool are let go: of a pool in use one that
-/// takes batches stays, and as many as must be there.
-fn spare(pools: &Pools, id: ReplicaId, taken: usize, wanted: &[PoolId]) -> Option<Grant> {
-    let pool = pools.get(id.pool)?;
-    let stay = match (pool.users.is_empty(), wanted.contains(&id.pool)) {
-        (true, false) => 0,
+/// How many replicas of a pool can be done without: of one in use, a replica that takes batches stays, and as many as must be
+/// there; of one that nobody uses, one stays if it is wanted.
+fn spare_of(pool: &Pool, wanted: bool) -> usize {
+    let stay = match (pool.users.is_empty(), wanted) {
+        (true, false) => return pool.replicas.len(),
         (true, true) => 1,
         (false, _) => pool.spec.least.max(1),
     };
-    let enough = stay == 0 || (pool.alive() > stay + taken && pool.ready().count() > 1 + taken);
-    enough.then(|| pool.replicas.get(&id.rank).map(|replica| replica.grant.clone()))?
+    pool.alive().saturating_sub(stay).min(pool.ready().count().saturating_sub(1))
 }

@@ -28,7 +28,8 @@ impl Core {
             return;
         }
         self.promise.looked_at = Some(now);
-        let waiting = self.unadmitted.iter().filter_map(|(id, stage)| Some((self.queries.get(id)?, *stage)));
+        let waiting = self.unadmitted.iter().filter_map(|(id, stages)| Some((self.queries.get(id)?, stages)));
+        let waiting = waiting.flat_map(|(query, stages)| stages.iter().map(move |stage| (query, *stage)));
         let longest = waiting.min_by_key(|(query, stage)| (query.stages[*stage].since, query.spec.id, *stage));
         let Some((query, stage)) = longest else { return };
         if now.duration_since(query.stages[stage].since) < PATIENCE {

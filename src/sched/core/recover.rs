@@ -9,6 +9,7 @@ use super::{Action, Core, Timer};
 use crate::error::{Error, PoolError, PoolFailure, TaskError, TaskFailure};
 use crate::sched::ledger::Ledger;
 use crate::sched::query::{Phase, Query, TaskState};
+use crate::sched::queues::Run;
 use crate::sched::{Attempt, PoolId, QueryId, ReplicaId, TaskId, WorkerId};
 
 /// Attempts of one task before its failure is the query's.
@@ -42,7 +43,7 @@ pub(super) struct Loss {
 #[derive(Default)]
 struct Lost {
     /// Attempts that are over, as they were: their room is to be given back.
-    attempts: Vec<(TaskId, TaskState)>,
+    attempts: Vec<(Run, TaskState)>,
     /// Stages of which a pool has no replica left. They are admitted whole again: what is left of them must not hold the room
     /// that the others need.
     stages: Vec<usize>,
@@ -57,6 +58,7 @@ impl Core {
         self.suspects.extend(&suspects);
         self.ledger.remove(worker);
         self.queues.lose(worker);
+        self.leaving.retain(|run, _| self.queues.worker_of(*run).is_some());
         self.machines.remove(&worker);
         self.no_gpu.remove(&worker);
         if let Some(scaler) = &mut self.autoscaler {
@@ -64,21 +66,19 @@ impl Core {
         }
         let pools = self.lose_replicas(worker);
         self.stop_pools_of(&suspects, now, actions);
-        // Those that still wait say so again.
-        self.unadmitted.clear();
         let loss = Loss { worker: Some(worker), why: why.to_owned(), pools, suspects };
         self.lose_from_queries(&loss, now, actions);
         self.make_room_for_a_task(now, actions);
-        self.end_infeasible(now, actions);
+        self.shrink(now);
     }
 
     /// The room that stages were admitted with for their tasks may have been on the worker that is lost. If no task runs and
     /// none could, they give up their pools and are admitted whole again, one after the other.
     fn make_room_for_a_task(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.running > 0 || self.ledger.has_room(self.settings.task) {
+        if self.queues.len() > 0 || self.ledger.has_room(self.settings.task) {
             return;
         }
-        for id in self.turns.clone() {
+        for id in self.turns.iter().collect::<Vec<_>>() {
             for stage in 0..self.queries.get(&id).map_or(0, |query| query.stages.len()) {
                 let Some(state) = self.queries.get_mut(&id).map(|query| &mut query.stages[stage]) else { break };
                 if state.phase == Phase::Running && !state.steps.is_empty() {
@@ -106,7 +106,7 @@ impl Core {
     fn lose_from_queries(&mut self, loss: &Loss, now: Instant, actions: &mut Vec<Action>) {
         // What is done is made again as long as somebody may want it.
         let done = self.queries.iter().filter(|(_, query)| query.done && !query.taken).map(|(id, _)| *id);
-        let concerned: Vec<_> = self.turns.iter().copied().chain(done).collect();
+        let concerned: Vec<_> = self.turns.iter().chain(done).collect();
         for id in concerned {
             self.lose_from_query(id, loss, now, actions);
         }
@@ -117,10 +117,10 @@ impl Core {
         let lost = query.lose(loss, now, &mut self.ledger);
         if query.done && query.stages.last().is_some_and(|last| last.phase != Phase::Done) {
             query.done = false;
-            self.turns.push_back(id);
+            self.turns.enter(id, query.spec.driver);
         }
         // Attempts that go on in vain, where workers are left.
-        let there = lost.attempts.iter().filter_map(|(task, was)| match was {
+        let there = lost.attempts.iter().filter_map(|((task, _), was)| match was {
             TaskState::Running { on, .. } | TaskState::Queued { on } if Some(*on) != loss.worker => {
                 Some((*on, task.stage))
             }
@@ -130,7 +130,7 @@ impl Core {
             query.stages[stage.0 as usize].prepared.remove(&worker);
             actions.push(Action::Enough { worker, query: id, stage });
         }
-        lost.attempts.into_iter().for_each(|(task, was)| self.vacate(task, was, now));
+        lost.attempts.into_iter().for_each(|(run, was)| self.abandon(run, was, now));
         lost.stages.into_iter().for_each(|stage| self.leave_pools(id, stage, now, actions));
         if let Some(error) = lost.failed {
             return self.end(id, Some(error), now, actions);
@@ -292,7 +292,8 @@ impl Query {
             let was = self.stages[stage].tasks[index].state;
             match was {
                 TaskState::Running { on, .. } | TaskState::Queued { on, .. } if Some(on) == worker || pool_is_gone => {
-                    lost.attempts.push((self.task_id(stage, index), was));
+                    let attempt = self.stages[stage].tasks[index].attempt;
+                    lost.attempts.push(((self.task_id(stage, index), attempt), was));
                     self.stages[stage].tasks[index].state = TaskState::Pending;
                     if let TaskState::Running { on, .. } = was {
                         // It ran there, or had batches there: it may be why.
@@ -306,6 +307,7 @@ impl Query {
                 TaskState::Done(on, output) if Some(on) == worker => {
                     let (rows, bytes) = self.stages[stage].output;
                     self.stages[stage].output = (rows - output.rows, bytes - output.bytes);
+                    self.stages[stage].lead = (0, 0);
                     if !needed {
                         self.stages[stage].tasks[index].state = TaskState::Dropped;
                         continue;

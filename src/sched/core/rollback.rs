@@ -61,13 +61,16 @@ impl Core {
         query.settle_kept(stage, false, &mut self.ledger);
         let (spec, state) = (&query.spec.stages[stage], &mut query.stages[stage]);
         let (mut left, mut again) = (Vec::new(), 0);
+        state.lead = (0, 0);
         for index in 0..state.tasks.len() {
             let task = &mut state.tasks[index];
             match std::mem::replace(&mut task.state, TaskState::Pending) {
                 // It waits already.
                 TaskState::Pending => continue,
                 TaskState::Done(..) | TaskState::Dropped => again += 1,
-                was @ (TaskState::Running { on, .. } | TaskState::Queued { on }) => left.push((index, on, was)),
+                was @ (TaskState::Running { on, .. } | TaskState::Queued { on }) => {
+                    left.push((index, task.attempt, on, was));
+                }
             }
             task.attempt.0 += 1;
             state.enqueue(index, spec, |worker| self.ledger.has(worker));
@@ -80,7 +83,7 @@ impl Core {
             state.since = now;
         }
         let holders = std::mem::take(&mut state.holders);
-        let stopped: BTreeSet<WorkerId> = left.iter().map(|(_, on, _)| *on).collect();
+        let stopped: BTreeSet<WorkerId> = left.iter().map(|(_, _, on, _)| *on).collect();
         state.prepared.retain(|worker| !stopped.contains(worker));
         let stage_id = StageId(stage as u32);
         actions.extend(stopped.into_iter().map(|worker| Action::Enough { worker, query: id, stage: stage_id }));
@@ -91,8 +94,8 @@ impl Core {
         if query.is_result(stage) && !query.spec.stable && again > 0 {
             query.epoch += 1;
         }
-        for (index, _, was) in left {
-            self.vacate(TaskId { query: id, stage: stage_id, index: index as u32 }, was, now);
+        for (index, attempt, _, was) in left {
+            self.abandon((TaskId { query: id, stage: stage_id, index: index as u32 }, attempt), was, now);
         }
     }
 
@@ -136,6 +139,7 @@ impl Core {
             return self.end(id.query, Some(error.into()), now, actions);
         }
         task.state = TaskState::Dropped;
+        state.lead = (0, 0);
         state.output = (state.output.0 - output.rows, state.output.1 - output.bytes);
         self.lose_from_query(id.query, &Loss::default(), now, actions);
     }

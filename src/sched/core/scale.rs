@@ -48,6 +48,7 @@ impl Core {
                     let held =
                         stage.tasks.iter_mut().filter(|t| matches!(t.state, TaskState::Done(on, _) if on == worker));
                     held.for_each(|task| task.state = TaskState::Dropped);
+                    stage.lead = (0, 0);
                 }
             }
         }

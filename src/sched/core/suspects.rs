@@ -42,7 +42,8 @@ impl Core {
         let Some(query) = self.queries.get(&id) else { return false };
         let mut amounts = vec![self.settings.task];
         amounts.extend(distinct(&query.spec.stages[stage].pools).map(|(_, pool)| pool.each));
-        let mut empty = self.ledger.emptied(None, 0);
+        let all: Vec<_> = self.ledger.workers().collect();
+        let mut empty = self.ledger.emptied(&all, 0);
         let fits = self.ledger.workers().filter(|worker| *worker != lost).any(|worker| {
             empty.set_only(Some(worker));
             let placed = empty.place_all(&amounts);

@@ -1,11 +1,12 @@
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::recover::MAX_ATTEMPTS;
 use super::*;
-use crate::error::TaskFailure;
+use crate::error::{ClusterError, TaskFailure};
 use crate::sched::pool::PoolSpec;
-use crate::sched::{Affinity, PartitionId, StageSpec};
+use crate::sched::{Affinity, DriverId, PartitionId, StageSpec};
 
 const WORKERS: Duration = Duration::from_secs(5);
 const READY: Duration = Duration::from_secs(120);
@@ -47,12 +48,19 @@ impl Play {
     }
 
     fn submit(&mut self, id: u64, stages: Vec<StageSpec>) -> Vec<Action> {
-        self.event(Event::Submit(QuerySpec { id: QueryId(id), stages, stable: true }))
+        self.event(Event::Submit(QuerySpec { id: QueryId(id), driver: DriverId(0), stages, stable: true }))
     }
 
     fn done(&mut self, task: TaskId, attempt: Attempt) -> Vec<Action> {
         let output = Output { id: PartitionId { task, attempt }, rows: 1, bytes: 1 };
         self.event(Event::TaskEnded { task, attempt, outcome: Ok(output) })
+    }
+
+    /// Lets workers say that what nobody wants any more has ended.
+    fn leave(&mut self) -> Vec<Action> {
+        let leaving: Vec<_> = self.core.leaving.keys().copied().collect();
+        let cancelled = |(task, attempt)| Event::TaskEnded { task, attempt, outcome: Err(TaskFailure::Cancelled) };
+        leaving.into_iter().flat_map(|run| self.event(cancelled(run))).collect()
     }
 
     /// Lets workers do all that is asked of them, in order, until nothing more is: what the queries came to.
@@ -81,7 +89,7 @@ impl Play {
 
     /// Nothing is left of any query.
     fn assert_idle(&self) {
-        assert_eq!(self.core.running, 0);
+        assert_eq!((self.core.queues.len(), self.core.leaving.len()), (0, 0));
         assert_eq!(self.core.queues.desks().count(), 0);
         assert!(!self.core.pools.has_idle());
         assert_eq!(self.core.pools.iter().count(), 0);
@@ -274,6 +282,7 @@ fn replicas_that_are_late_are_given_up_where_others_are_ready() {
     assert!(failure(&actions).is_none());
     assert!(actions.iter().any(|a| matches!(a, Action::StopReplica { replica, .. } if *replica == replicas[1].0)));
     play.event(Event::Release(QueryId(1)));
+    play.leave();
     play.assert_idle();
 }
 
@@ -352,6 +361,7 @@ fn what_runs_again_has_its_inputs_again_also_those_that_had_been_read() {
         assert_eq!(play.core.outputs(QueryId(1), StageId(stage)).len(), 1);
     }
     play.event(Event::Release(QueryId(1)));
+    play.leave();
     play.assert_idle();
 }
 
@@ -363,6 +373,10 @@ fn a_pool_that_has_lost_its_last_replica_is_admitted_again_with_its_tasks() {
     let running = runs(&play.event(Event::ReplicaReady(replica)));
     assert_eq!(running.len(), 3);
     let actions = play.event(Event::Lost { worker: on, why: "killed".to_owned() });
+    let stopped = |a: &Action| matches!(a, Action::Enough { worker: WorkerId(1), .. });
+    assert!(actions.iter().any(stopped), "those on the other worker are superseded: {actions:?}");
+    assert!(starts(&actions).is_empty(), "and keep their room until they have ended");
+    let actions = play.leave();
     let (again, _) = starts(&actions)[0];
     assert_ne!(again, replica);
     assert!(runs(&actions).is_empty(), "no replica is ready");
@@ -392,6 +406,7 @@ fn a_udf_that_kills_its_workers_does_not_kill_them_all() {
     }
     let text = failure(&actions).unwrap().to_string();
     assert!(text.contains("oar") && text.contains("out of memory"), "{text}");
+    play.leave();
     play.assert_idle();
 }
 
@@ -670,6 +685,7 @@ fn a_linear_scheduler_has_one_task_in_flight() {
     }
     play.event(Event::Release(QueryId(1)));
     play.event(Event::Release(QueryId(2)));
+    play.leave();
     play.assert_idle();
 }
 
@@ -696,10 +712,12 @@ fn a_gathering_task_runs_where_most_of_its_input_is_if_there_is_room() {
     assert_eq!(gathers.iter().filter(|worker| **worker == WorkerId(1)).count(), 2, "as many as have room: {gathers:?}");
 }
 
+mod leaving;
 mod limits;
 mod pools;
 mod queues;
 mod rollback;
 mod scenarios;
 mod suspects;
+mod turns;
 mod warm;

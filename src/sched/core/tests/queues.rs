@@ -141,11 +141,13 @@ fn a_query_that_ends_takes_its_waiting_tasks_with_it_and_spares_others() {
     let actions = play.done(task(0), Attempt(1));
     let next: Vec<_> = runs(&actions).iter().map(|(task, _)| (task.query.0, task.index)).collect();
     assert_eq!((next, queued(&actions)), (vec![(1, 1), (2, 0)], vec![(0, 1)]), "queries take turns there too");
-    let actions = play.event(Event::Release(QueryId(2)));
+    let released = play.event(Event::Release(QueryId(2)));
+    assert!(queued(&released).is_empty(), "what came behind it would find it gone");
+    let actions = play.leave();
     assert_eq!(queued(&actions), [(2, 1)], "its place is free");
     let other = TaskId { query: QueryId(2), ..task(0) };
     assert!(play.done(other, Attempt(1)).is_empty(), "nobody hears of query 2");
-    let actions = [actions, play.done(task(1), Attempt(1))].concat();
+    let actions = [released, actions, play.done(task(1), Attempt(1))].concat();
     assert_eq!(play.finish(actions), [(QueryId(1), true), (QueryId(2), false)].into());
     play.event(Event::Release(QueryId(1)));
     play.assert_idle();

@@ -43,7 +43,13 @@ fn who_has_read_what_is_gone_runs_again_with_those_that_have_not() {
     let stopped = actions.iter().filter(|a| matches!(a, Action::Enough { stage: StageId(1), .. })).count();
     let dropped = actions.iter().filter(|a| matches!(a, Action::Drop { stage: StageId(1), .. })).count();
     assert!(stopped > 0 && dropped == 1, "those that run stop, what the others left goes: {actions:?}");
-    assert!(play.done(readers[1].0, readers[1].1).is_empty(), "a late end of an attempt that is superseded");
+    let late = play.done(readers[1].0, readers[1].1);
+    let only_runs = |a: &Action| matches!(a, Action::Run { .. } | Action::Prepare { .. });
+    assert!(
+        late.iter().all(only_runs),
+        "a late end of an attempt that is superseded gives room, and no more: {late:?}"
+    );
+    let actions = [actions, late, play.leave()].concat();
     let again: Vec<_> = runs(&actions);
     assert!(again.iter().any(|(task, _)| *task == done.0), "{again:?}");
     assert!(again.iter().all(|(task, attempt)| task.stage == StageId(1) && attempt.0 >= 2), "{again:?}");
@@ -125,6 +131,7 @@ fn a_result_that_was_given_out_in_part_is_not_contradicted() {
             assert!(error.is_retryable() && error.to_string() == expected.to_string(), "{error}");
             assert!(error.to_string().contains("deterministic"), "{error}");
         }
+        play.leave();
         play.assert_idle();
     }
 }
@@ -134,7 +141,7 @@ fn a_persisted_result_that_comes_otherwise_fails_who_has_read_some_of_it_and_nob
     let persisted = QueryId(1);
     for (stable, has_read) in [(true, true), (false, true), (false, false)] {
         let mut play = Play::with_workers(&[1.0, 1.0]);
-        let spec = QuerySpec { id: persisted, stages: vec![stage(2)], stable };
+        let spec = QuerySpec { id: persisted, driver: DriverId(0), stages: vec![stage(2)], stable };
         let made = play.event(Event::Submit(spec));
         play.event(Event::Persist(persisted));
         assert_eq!(play.finish(made), [(persisted, true)].into());
@@ -404,6 +411,9 @@ impl World {
     fn event(&mut self, event: Event) {
         let actions = self.play.event(event);
         self.hear(actions);
+        // What was stopped says so.
+        let stopped = self.play.leave();
+        self.hear(stopped);
     }
 
     /// One of the tasks that run comes to its end.
@@ -483,12 +493,14 @@ fn whatever_is_lost_no_reader_and_no_result_mixes_two_attempts() {
         let persisted = next(3) == 0;
         let model = Model::new(1, &mut next);
         let partitions = model.stages.last().unwrap().tasks;
-        let spec = QuerySpec { id: model.id, stages: model.stages.clone(), stable: model.stable() };
+        let spec =
+            QuerySpec { id: model.id, driver: DriverId(0), stages: model.stages.clone(), stable: model.stable() };
         let mut models = BTreeMap::from([(model.id, model)]);
         let reader = StageSpec { held: vec![QueryId(1)], ..stage(3) };
         let gather = StageSpec { inputs: vec![StageId(0)], ..stage(1) };
         let second = Model { id: QueryId(2), stages: vec![reader, gather], fickle: vec![false; 2] };
-        let second_spec = QuerySpec { id: second.id, stages: second.stages.clone(), stable: false };
+        let second_spec =
+            QuerySpec { id: second.id, driver: DriverId(0), stages: second.stages.clone(), stable: false };
         models.insert(second.id, second);
         let play = Play { core: Core::new(settings()), now: Instant::now() };
         let (running, stores, alive) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
@@ -575,7 +587,7 @@ fn whatever_is_lost_no_reader_and_no_result_mixes_two_attempts() {
             assert_ne!(key.2, u32::MAX, "seed {seed}: an attempt has read a mix, and it counts");
             assert_eq!(*seen.entry(*key).or_insert(*value), *value, "seed {seed}: two attempts of {key:?} are mixed");
         }
-        rolled_back += usize::from(world.play.core.queries.values().any(|q| q.stages.iter().any(|s| s.epoch > 0)));
+        rolled_back += usize::from(world.play.core.queries.iter().any(|(_, q)| q.stages.iter().any(|s| s.epoch > 0)));
         whole += usize::from(world.ends.values().all(Result::is_ok));
         world.event(Event::Release(QueryId(1)));
         world.event(Event::Release(QueryId(2)));

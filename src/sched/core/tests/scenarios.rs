@@ -128,6 +128,8 @@ fn a_pool_that_wants_a_gpu_is_refused_with_each_reason_why_workers_have_none_onc
     assert!(text.ends_with("use larger workers. Why workers have no GPU: code 803; no driver"), "{text}");
     assert!(refused(&mut play, chained(1, &[5.0])).ends_with("use larger workers"), "it wants none");
     play.event(Event::Lost { worker: WorkerId(1), why: "killed".to_owned() });
+    play.now += WORKERS;
+    play.event(Event::Tick);
     let text = refused(&mut play, gpu_stage(1, 1.0, 1));
     assert!(text.ends_with("have no GPU: no driver"), "{text}");
 

@@ -48,6 +48,9 @@ impl Crime {
     fn event(&mut self, event: Event) {
         let actions = self.play.event(event);
         self.hear(actions);
+        // What was stopped says so.
+        let stopped = self.play.leave();
+        self.hear(stopped);
     }
 
     /// A worker is gone, and another comes.
@@ -68,7 +71,9 @@ impl Crime {
         if task.query != self.villain {
             self.running.swap_remove(number);
             let actions = self.play.done(task, attempt);
-            return self.hear(actions);
+            self.hear(actions);
+            let stopped = self.play.leave();
+            return self.hear(stopped);
         }
         let mut replicas = self.replicas.values().filter(|(query, _)| *query == self.villain);
         let on = replicas.next().map_or(worker, |(_, on)| *on);
@@ -172,7 +177,9 @@ fn who_is_alone_on_a_lost_worker_is_charged_and_who_only_waited_there_is_not() {
         running.extend(runs(&play.done(task, attempt)));
     }
     assert!(running.len() > 1, "one runs, others wait");
-    let failed = |play: &Play, task: TaskId| play.core.queries[&QueryId(1)].stages[0].tasks[task.index as usize].failed;
+    let failed = |play: &Play, task: TaskId| {
+        play.core.queries.get(&QueryId(1)).unwrap().stages[0].tasks[task.index as usize].failed
+    };
     play.event(Event::Lost { worker: WorkerId(0), why: "killed".to_owned() });
     let charged: Vec<_> = running.iter().map(|(task, _)| failed(&play, *task)).collect();
     assert_eq!((charged[0], charged[1..].iter().sum::<u32>()), (1, 0), "{charged:?}");

@@ -77,6 +77,53 @@ fn the_next_query_finds_the_replicas_warm_and_its_tasks_start_at_once() {
     play.assert_idle();
 }
 
+/// Two replicas that nobody uses; the next query has work for both.
+fn two_warm() -> (Play, Vec<ReplicaId>) {
+    let mut play = play(&[2.0]);
+    let replicas: Vec<_> = starts(&play.submit(1, vec![StageSpec { pools: vec![shared(0)], ..stage(1) }]));
+    let replicas: Vec<_> = replicas.into_iter().map(|(replica, _)| replica).collect();
+    let ready: Vec<_> = replicas.iter().flat_map(|replica| play.event(Event::ReplicaReady(*replica))).collect();
+    let (task, attempt) = runs(&ready)[0];
+    play.done(task, attempt);
+    play.event(Event::Release(QueryId(1)));
+    assert_eq!((replicas.len(), pools(&play)[0].idle), (2, 2));
+    (play, replicas)
+}
+
+#[test]
+fn replicas_that_were_kept_warm_are_not_idle_while_they_work_for_the_next_query() {
+    let (mut play, replicas) = two_warm();
+    play.now += Duration::from_secs(1);
+    assert_eq!(runs(&play.submit(2, vec![StageSpec { pools: vec![shared(0)], ..stage(2) }])).len(), 2);
+    assert_eq!(pools(&play)[0].idle, 0);
+    let actions = play.submit(3, vec![stage(1)]);
+    assert_eq!((stopped(&actions), runs(&actions).len()), (0, 0), "busy ones do not make room");
+    let actions = play.event(Event::ReplicaIdle { replica: replicas[1], idle: true });
+    assert_eq!((stopped(&actions), runs(&actions).len()), (1, 1), "one that says it is idle does");
+}
+
+#[test]
+fn what_a_warm_replica_says_of_itself_counts_once_it_is_used() {
+    let (mut play, replicas) = two_warm();
+    play.event(Event::ReplicaIdle { replica: replicas[0], idle: true });
+    play.submit(2, vec![StageSpec { pools: vec![shared(0)], ..stage(1) }]);
+    assert_eq!(pools(&play)[0].idle, 1, "it has said so while nobody used it");
+    play.event(Event::ReplicaIdle { replica: replicas[0], idle: false });
+    assert_eq!(pools(&play)[0].idle, 0);
+}
+
+#[test]
+fn a_warm_pool_grows_while_its_replicas_work() {
+    let mut play = play(&[1.0]);
+    let stage_of = |tasks| StageSpec { pools: vec![shared(0)], ..stage(tasks) };
+    let (replica, _) = starts(&play.submit(1, vec![stage_of(1)]))[0];
+    let (task, attempt) = runs(&play.event(Event::ReplicaReady(replica)))[0];
+    play.done(task, attempt);
+    play.event(Event::Release(QueryId(1)));
+    play.event(joined(1, Resources::cpus(2.0)));
+    assert_eq!(starts(&play.submit(2, vec![stage_of(10)])).len(), 1, "one of two has work, and ten tasks wait");
+}
+
 #[test]
 fn a_warm_pool_goes_when_its_time_is_over_whatever_the_workers_do() {
     let (mut play, _) = warm(&[1.0]);
@@ -226,7 +273,8 @@ fn a_replica_that_hangs_is_not_kept_warm_and_serves_no_further_query() {
 fn a_replica_that_is_stuck_in_a_call_that_nobody_wants_is_replaced() {
     let (mut play, replica) = warm(&[1.0]);
     play.submit(2, vec![shared_stage(1)]);
-    let actions = play.event(Event::ReplicaStuck(replica));
+    let mut actions = play.event(Event::ReplicaStuck(replica));
+    actions.extend(play.leave());
     assert_eq!((stopped(&actions), starts(&actions).len()), (1, 1), "{actions:?}");
     assert_eq!(play.finish(actions), [(QueryId(2), true)].into());
     let (mut play, replica) = warm(&[1.0]);
