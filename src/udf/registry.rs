@@ -108,7 +108,10 @@ inventory::collect!(UdfEntry);
 pub(crate) trait AnyUdf: Send + Sync {
     fn output(&self, inputs: &[Field]) -> UdfResult<DataType>;
 
-    fn takes(&self) -> Vec<DataType>;
+    /// The dtypes that it takes, where they are known.
+    fn takes(&self) -> Vec<DataType> {
+        Vec::new()
+    }
 
     /// The replica borrows nothing: it keeps the UDF's arguments.
     fn start(self: Box<Self>, cx: &mut Start) -> UdfResult<Box<dyn Replica>>;
