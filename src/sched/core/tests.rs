@@ -7,6 +7,7 @@ use super::*;
 use crate::error::{ClusterError, TaskFailure};
 use crate::sched::pool::PoolSpec;
 use crate::sched::{Affinity, DriverId, PartitionId, StageSpec};
+use crate::udf::UdfError;
 
 const WORKERS: Duration = Duration::from_secs(5);
 const READY: Duration = Duration::from_secs(120);
