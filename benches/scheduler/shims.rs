@@ -39,6 +39,7 @@ pub(crate) mod error {
 
     #[derive(Debug, Clone)]
     pub(crate) enum TaskFailure {
+        Transfer { from: String, why: String },
         WorkerLost(String),
         MadeAgain(QueryId),
         LostInput { task: TaskId, attempt: u32, from: String, why: String },
