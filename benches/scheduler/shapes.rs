@@ -18,8 +18,11 @@ const WORKERS: u32 = 1_000;
 const PLACES: usize = 8_000;
 const EVENTS: usize = 20_000;
 
-/// Every shape, and what an event costs there.
-pub(crate) const ALL: [(&Case, fn() -> f64); 6] = [
+/// Sets a shape up, and measures what an event costs there.
+type Measure = fn() -> f64;
+
+/// Every shape.
+pub(crate) const ALL: [(&Case, Measure); 6] = [
     (&case("an end, 100 UDF queries wait beside 40 idle replicas"), udfs_beside_idle_replicas),
     (&case("an end, 1 000 queries beside 8 idle replicas"), queries_beside_idle_replicas),
     (&case("an end, 100 drivers of 10 queries each"), drivers),

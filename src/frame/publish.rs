@@ -137,9 +137,7 @@ impl Publication {
         };
         prepared.map_err(|error| self.failed(error))?;
         match fs::rename(whole, folder) {
-            Err(error) if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::AlreadyExists].contains(&error.kind()) => {
-                ()
-            }
+            Err(error) if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::AlreadyExists].contains(&error.kind()) => {}
             // Also an empty folder makes room for it.
             renamed => return renamed.map_err(|error| self.failed(error)),
         }

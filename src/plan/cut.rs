@@ -481,7 +481,10 @@ impl Cutter {
             Comparison { ir: &self.ir, exprs: &self.exprs, stages: below, scatters: &scatters, splits: &splits };
         let after_steps = stage.steps.iter().fold(comparison.of(head, None), |same, step| {
             let same = same.with_udf(&step.call, &step.inputs, &step.output.name);
-            step.then.map_or(same.clone(), |(then, _)| comparison.of(then, Some((id, &same))))
+            match step.then {
+                Some((then, _)) => comparison.of(then, Some((id, &same))),
+                None => same,
+            }
         });
         if stage.limit.is_some() { after_steps.cut() } else { after_steps }
     }

@@ -330,7 +330,8 @@ impl Dice {
 fn whatever_is_written_any_sections_and_any_rows_of_any_outputs_come_back_as_in_a_model() {
     let rows = |from: u64, count: u64, wide: bool| {
         let ids: Vec<_> = (from..from + count).collect();
-        let text = |id: &u64| (id % 5 != 0).then(|| if wide { "wide".repeat(2000) } else { format!("text {id}") });
+        let text =
+            |id: &u64| (!id.is_multiple_of(5)).then(|| if wide { "wide".repeat(2000) } else { format!("text {id}") });
         df!["id" => &ids, "text" => ids.iter().map(text).collect::<Vec<_>>()].unwrap()
     };
     for seed in 1..=30 {

@@ -187,8 +187,11 @@ impl Drop for Written {
     }
 }
 
+/// Bytes, and where the blocks are in them.
+type Piece = (Vec<u8>, Vec<Block>);
+
 /// All of a queue as one piece of bytes, if that is small.
-fn encode_small(queue: &[(u32, DataFrame)], form: &Form) -> Result<Option<(Vec<u8>, Vec<Block>)>, TaskFailure> {
+fn encode_small(queue: &[(u32, DataFrame)], form: &Form) -> Result<Option<Piece>, TaskFailure> {
     if queue.iter().map(|(_, rows)| size(rows)).sum::<usize>() > SMALL {
         return Ok(None);
     }

@@ -369,12 +369,15 @@ impl Model {
     }
 }
 
+/// Which partitions, and where.
+type Read = Vec<(WorkerId, PartitionId)>;
+
 /// Workers with their stores, and a driver that takes partitions when it likes.
 struct World {
     play: Play,
     models: BTreeMap<QueryId, Model>,
     /// What runs, where, and what it was told to read.
-    running: Vec<(TaskId, Attempt, WorkerId, Vec<(WorkerId, PartitionId)>)>,
+    running: Vec<(TaskId, Attempt, WorkerId, Read)>,
     stores: BTreeMap<(WorkerId, TaskId, Attempt), Content>,
     alive: BTreeSet<WorkerId>,
     reported: BTreeMap<usize, (WorkerId, PartitionId)>,
