@@ -199,6 +199,6 @@ fn text_files(rng: &mut Rng, folder: &Path, name: &str, frame: DataFrame) -> Laz
         CsvWriter::new(to).finish(&mut piece).unwrap();
     }
     let pattern = format!("{}/{name}-*.csv", folder.display());
-    let schema = Some(std::sync::Arc::clone(frame.schema()));
+    let schema = Some(Arc::clone(frame.schema()));
     LazyCsvReader::new(pattern.as_str().into()).with_schema(schema).with_has_header(true).finish().unwrap()
 }
