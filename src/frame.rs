@@ -393,8 +393,10 @@ fn results(
     let Some(publication) = publication else { return partitions(events, from).boxed() };
     let partitions = partitions(events, Source { form: Form::new(&FileSink::listing()), ..from });
     let published = async move {
-        let listings = partitions.try_collect().await?;
-        let published = tokio::task::spawn_blocking(move || publication.publish(listings));
+        let listings = partitions.try_collect().await;
+        // Also what removes files blocks.
+        let published =
+            tokio::task::spawn_blocking(move || listings.and_then(|listings| publication.publish(listings)));
         published.await.map_err(|_| ClusterError::Closed)?
     };
     stream::once(published).boxed()

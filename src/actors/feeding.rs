@@ -215,9 +215,11 @@ struct Bring {
 impl Bring {
     async fn run(mut self) {
         while !self.comes.is_empty() {
-            if timeout(PATIENCE, self.arrivals.room()).await.is_err() {
+            let (arrivals, comes) = (Arc::clone(&self.arrivals), &self.comes);
+            let brings = |number: usize| comes.binary_search_by_key(&number, |coming| coming.number).is_ok();
+            if timeout(PATIENCE, arrivals.room(brings)).await.is_err() {
                 self.incoming = None;
-                self.arrivals.room().await;
+                arrivals.room(brings).await;
             }
             match self.next().await {
                 Ok((number, block)) => self.arrivals.put(number, block),

@@ -8,7 +8,7 @@ use actix::{Actor, Context, Handler, ResponseFuture};
 use regatta_remote::{ActorId, Authority, LocalRef, Node, NodeId, Role, Sender};
 use tokio::sync::{Mutex, mpsc};
 
-use super::messages::{Admit, DriverDown, Enlist, Enrol, Hear, Release, RunEvent, Submit, SubmitFrom};
+use super::messages::{Admit, DriverDown, Enlist, Enrol, Hear, Release, ReleaseOf, RunEvent, Submit, SubmitFrom};
 use super::{CONTROL, Host, SchedulerActor};
 use crate::error::ClusterError;
 use crate::sched::{QueryId, WorkerId};
@@ -58,11 +58,11 @@ impl GatewayActor {
     }
 
     fn release(&mut self, query: QueryId) {
-        self.queries.remove(&query);
-        self.host.store.disown(query);
+        let Some(guest) = self.queries.remove(&query) else { return };
         let scheduler = self.scheduler.clone();
-        // A scheduler that is gone holds no query.
-        self.host.runtime.handle().spawn(async move { scheduler.tell(Release(query), CONTROL).await });
+        // A scheduler that is gone holds no query. One that has refused this holds another of its number, perhaps.
+        let release = ReleaseOf(query, guest.driver);
+        self.host.runtime.handle().spawn(async move { scheduler.tell(release, CONTROL).await });
     }
 }
 
@@ -125,7 +125,6 @@ impl Handler<SubmitFrom> for GatewayActor {
         }
         let (submit, events) = Submit::new(message);
         self.scheduler.try_tell(submit).map_err(|e| ClusterError::network("submit the query", e))?;
-        self.host.store.own(query, driver);
         self.queries.insert(query, Guest { driver, events: Arc::new(Mutex::new(events)) });
         Ok(())
     }

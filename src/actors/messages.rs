@@ -438,6 +438,10 @@ pub(crate) enum RunEvent {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Release(pub(crate) QueryId);
 
+/// The same of a driver elsewhere, to the scheduler, which knows whose query it is.
+#[derive(Debug)]
+pub(crate) struct ReleaseOf(pub(crate) QueryId, pub(crate) NodeId);
+
 /// The result of a query is to stay: what is lost of it with a worker is made again.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Persist(pub(crate) QueryId);
@@ -525,6 +529,10 @@ impl actix::Message for Submit {
 impl actix::Message for DriverDown {
     type Result = ();
 }
+impl actix::Message for ReleaseOf {
+    type Result = ();
+}
+
 impl actix::Message for Enlist {
     type Result = WorkerId;
 }

@@ -10,9 +10,9 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Sender}
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
-    CreditWaits, Dismiss, DropStage, End, Enough, Gone, Place, Prepare, Register, Release, ReplicaAt, ReplicaSays,
-    RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, TasksEnded, UseProvider,
-    WholeStatus, Withdraw, Word, Worker, WorkerDown, WorkerSilent,
+    CreditWaits, Dismiss, DropStage, End, Enough, Gone, Place, Prepare, Register, Release, ReleaseOf, ReplicaAt,
+    ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, TasksEnded,
+    UseProvider, WholeStatus, Withdraw, Word, Worker, WorkerDown, WorkerSilent,
 };
 use super::outbox::{OUTBOX, Outgoing, deliver};
 use super::specs::{driver_id, feed, pool_spec};
@@ -338,6 +338,12 @@ impl SchedulerActor {
         outputs.map(|(worker, output)| Some((self.place(query, worker)?, output.id))).collect()
     }
 
+    fn release(&mut self, query: QueryId) {
+        self.take(Event::Release(query));
+        self.queries.remove(&query);
+        self.host.store.disown(query);
+    }
+
     fn replica_stopped(&mut self, step: StepId, metrics: &Metrics) {
         let Some(udf) = self.step(step).map(|step| step.udf.clone()) else { return };
         if let Some(submitted) = self.queries.get_mut(&step.query) {
@@ -495,6 +501,9 @@ impl Handler<Submit> for SchedulerActor {
             let _ = events.try_send(RunEvent::Failed(error.into()));
             return;
         }
+        if let Some((node, _)) = driver.node {
+            self.host.store.own(query, node);
+        }
         let no_gpu = (!self.core.has_gpus()).then(|| self.core.why_no_gpu());
         let affinity = self.near_persisted(&plan);
         let stages = plan.stages.iter().zip(affinity).map(|(stage, affinity)| StageSpec {
@@ -519,8 +528,18 @@ impl Handler<Release> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, Release(query): Release, _: &mut Self::Context) {
-        self.take(Event::Release(query));
-        self.queries.remove(&query);
+        self.release(query);
+    }
+}
+
+impl Handler<ReleaseOf> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, ReleaseOf(query, driver): ReleaseOf, _: &mut Self::Context) {
+        let of = self.queries.get(&query).and_then(|submitted| submitted.driver.node);
+        if of.is_some_and(|(node, _)| node == driver) {
+            self.release(query);
+        }
     }
 }
 

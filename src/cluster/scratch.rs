@@ -90,10 +90,23 @@ pub(super) fn folder_of(worker: WorkerId) -> String {
     format!("worker-{}", worker.0)
 }
 
-/// Removes a cluster's folder and what it names. What is left, the next start sweeps.
+/// Removes a cluster's folder and what it names. What is left, the next start sweeps: the folder stays while a sink could not be
+/// brought back to what it was.
 fn remove(folder: &Path) {
-    noted(folder).for_each(|(_, staging)| drop(staging.remove()));
-    drop(fs::remove_dir_all(folder));
+    let mut left = false;
+    for (note, staging) in noted(folder) {
+        match staging.remove() {
+            Err(error) if staging.may_be_half_done() => {
+                let staging = staging.folder().display();
+                tracing::warn!(%staging, %error, "a sink's files cannot be put back now; the next start tries again");
+                left = true;
+            }
+            Ok(()) | Err(_) => drop(fs::remove_file(note)),
+        }
+    }
+    if !left {
+        drop(fs::remove_dir_all(folder));
+    }
 }
 
 /// The notes in a cluster's folder, and the staging folders that they name.

@@ -1,10 +1,11 @@
 //! The files of a sink, put into their places together once all of them are there.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use polars::prelude::*;
 
@@ -37,11 +38,14 @@ pub(crate) struct Publication {
     staging: Staging,
     /// Names the staging folder to the end of the session, or, if that does not come to it, to the next start.
     note: PathBuf,
+    published: bool,
 }
 
 /// Where a folder is put together, and where what it replaces is kept, in the staging folder. Tasks have numbers there.
 const WHOLE: &str = "whole";
 const OLD: &str = "old";
+/// How long a query waits while another puts its files into the same folder.
+const TURN: Duration = Duration::from_secs(60);
 
 impl Publication {
     /// Makes the folder in which the files of a query are until they are published, and notes it in `scratch`.
@@ -65,11 +69,11 @@ impl Publication {
         let staging = stage(&sink, query).map_err(failed)?;
         let note = scratch.note(query, &staging).inspect_err(|_| drop(staging.remove()));
         let note = note.map_err(|error| ClusterError::scratch("a note of the sink", scratch.folder(), error))?;
-        Ok(Self { sink, mode, query, staging, note })
+        Ok(Self { sink, mode, query, staging, note, published: false })
     }
 
     /// Puts the files into their places, all or, if that fails midway, none; and says which they are.
-    pub(super) fn publish(self, listings: Vec<DataFrame>) -> Result<DataFrame, Error> {
+    pub(super) fn publish(mut self, listings: Vec<DataFrame>) -> Result<DataFrame, Error> {
         let mut files = Vec::new();
         for listing in listings {
             for (staged, name, bytes) in listed(&listing).map_err(driver_failed)? {
@@ -84,7 +88,7 @@ impl Publication {
             }
         }
         self.put(&files)?;
-        drop(fs::remove_file(&self.note));
+        self.published = true;
         let place = |name: &Path| self.sink.folder().join(name).to_string_lossy().into_owned();
         let paths: Vec<_> = files.iter().map(|(_, name, _)| place(name)).collect();
         let bytes: Vec<_> = files.iter().map(|(_, _, bytes)| *bytes).collect();
@@ -94,6 +98,9 @@ impl Publication {
     fn put(&self, files: &[(PathBuf, PathBuf, u64)]) -> Result<(), SinkError> {
         let folder = self.sink.folder();
         let failed = |error| self.failed(error);
+        // The end of the session must not take the files away meanwhile, nor another query of this machine the folder.
+        let _held = self.staging.hold().map_err(failed)?;
+        let _turn = self.turn().map_err(failed)?;
         let to = |folder: &Path| files.iter().map(|(staged, name, _)| (staged.clone(), folder.join(name))).collect();
         let moves: Vec<_> = to(folder);
         if !self.sink.is_folder {
@@ -110,6 +117,23 @@ impl Publication {
             return self.take_place(&whole, folder);
         }
         self.carry_out(&self.steps(moves)?)
+    }
+
+    /// Waits until no other query of this machine publishes beside this one; `None` where the file system knows no locks.
+    fn turn(&self) -> io::Result<Option<File>> {
+        let Some(above) = self.staging.folder().parent() else { return Ok(None) };
+        let (above, deadline) = (File::open(above)?, Instant::now() + TURN);
+        loop {
+            match above.try_lock() {
+                Ok(()) => return Ok(Some(above)),
+                Err(TryLockError::Error(_)) => return Ok(None),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                    let why = format!("another query has published there for {} s", TURN.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+                }
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(10)),
+            }
+        }
     }
 
     /// How files come into a folder one by one.
@@ -194,7 +218,11 @@ impl Drop for Publication {
     fn drop(&mut self) {
         // First: a task that ends from here on sees that nobody wants its files, and removes them.
         self.staging.unwanted();
-        drop(self.staging.remove());
+        let removed = self.staging.remove();
+        // Last: until then somebody must know what is left. Unpublished, a late task may make the folder again.
+        if self.published && removed.is_ok() {
+            drop(fs::remove_file(&self.note));
+        }
     }
 }
 

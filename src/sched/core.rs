@@ -414,6 +414,7 @@ impl Core {
             actions.push(Action::Report(id, Report::Done));
         }
         self.drop_inputs(id, actions);
+        self.note_readers_of(id);
     }
 
     fn stage_mut(&mut self, task: TaskId) -> Option<&mut super::query::Stage> {
@@ -455,6 +456,7 @@ impl Core {
         left.into_iter().for_each(|(run, was)| self.abandon(run, was, now));
         (0..stages).for_each(|stage| self.leave_pools(id, stage, now, actions));
         self.queries.remove(&id);
+        self.note_readers_of(id);
         self.note_unadmitted(id, Vec::new());
         self.turns.leave(id);
         self.ended = true;

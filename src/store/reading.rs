@@ -208,13 +208,13 @@ impl Arrivals {
         Arc::new(Self { most, state: Mutex::default(), changed: Notify::new() })
     }
 
-    /// Waits until another block may come.
-    pub(crate) async fn room(&self) {
+    /// Waits until another block may come to who brings these: past the bound, only as far as the one that somebody waits for.
+    pub(crate) async fn room(&self, brings: impl Fn(usize) -> bool) {
         loop {
             let changed = self.changed.notified(); // before the look: it hears every later change
             {
                 let state = self.state();
-                if state.held < self.most || !state.wanted.is_empty() {
+                if state.held < self.most || state.wanted.iter().any(|number| brings(*number)) {
                     return;
                 }
             }

@@ -86,6 +86,7 @@ impl Core {
         let state = &query.stages[stage];
         match state.phase {
             Phase::Done => None,
+            Phase::Waiting if self.waits_for_held(query, stage) => None,
             Phase::Waiting => {
                 let Whole { replicas, there, pins, .. } = Whole::of(query, stage, &self.pools, |_| true);
                 Some(Want { replicas, there, pins, wishes: Vec::new() })
@@ -179,6 +180,9 @@ impl Core {
         let Some(query) = self.queries.get(&id).filter(|query| query.stages[stage].phase == Phase::Waiting) else {
             return false;
         };
+        if self.waits_for_held(query, stage) {
+            return false;
+        }
         let (mut whole, task) = (Whole::of(query, stage, &self.pools, |_| true), self.settings.task);
         let mut placed = match whole.is_plain() {
             // Its tasks take what room they find.

@@ -209,8 +209,9 @@ impl Core {
     /// A stage whose inputs have been lost gives up its replicas once none of its tasks runs: what makes the inputs again may
     /// need their room.
     pub(super) fn step_back(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) {
+        let Some(query) = self.queries.get(&id) else { return };
+        let blocked = !query.inputs_done(stage) || self.waits_for_held(query, stage);
         let Some(query) = self.queries.get_mut(&id) else { return };
-        let blocked = !query.inputs_done(stage);
         let state = &mut query.stages[stage];
         if blocked && state.phase == Phase::Running && state.running + state.queued == 0 {
             state.phase = Phase::Waiting;
@@ -333,6 +334,7 @@ impl Query {
     fn lose_output(&mut self, stage: usize, lost: &mut Lost) {
         self.stages[stage].left += 1;
         self.stages[stage].epoch += 1;
+        self.stages[stage].lead = (0, 0);
         lost.result |= self.is_result(stage);
     }
 

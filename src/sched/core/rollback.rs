@@ -123,6 +123,20 @@ impl Core {
         })
     }
 
+    /// Whether some persisted result that a stage reads is being made again. What makes it may need the stage's room.
+    pub(super) fn waits_for_held(&self, query: &Query, stage: usize) -> bool {
+        let mut held = query.spec.stages[stage].held.iter().filter_map(|of| self.queries.get(of));
+        held.any(|of| !of.done)
+    }
+
+    /// Those who read what a query has persisted may go on, or hear that it is gone.
+    pub(super) fn note_readers_of(&mut self, persisted: QueryId) {
+        let reads =
+            |query: &Query| !query.done && query.spec.stages.iter().any(|stage| stage.held.contains(&persisted));
+        let readers: Vec<_> = self.queries.iter().filter(|(_, query)| reads(query)).map(|(id, _)| *id).collect();
+        readers.into_iter().for_each(|reader| self.queries.note(reader));
+    }
+
     /// What an attempt left cannot be read, though its worker lives: it is made again. Its reader is not to blame.
     pub(super) fn unread(&mut self, id: TaskId, attempt: Attempt, why: &str, now: Instant, actions: &mut Vec<Action>) {
         let (stage, index) = (id.stage.0 as usize, id.index as usize);
@@ -132,7 +146,8 @@ impl Core {
         // It may be lost already, or be made again.
         let TaskState::Done(on, output) = task.state else { return };
         task.unread += 1;
-        if task.unread >= MAX_ATTEMPTS {
+        // What a driver holds nobody can make again.
+        if on == WorkerId::DRIVER || task.unread >= MAX_ATTEMPTS {
             let (worker, attempt) = (on.to_string(), attempt.0);
             let cause = TaskFailure::LostInput { task: id, attempt, from: worker.clone(), why: why.to_owned() };
             let error = TaskError { task: id, attempt, worker, cause };
@@ -170,6 +185,8 @@ impl Core {
                 .iter_mut()
                 .filter(|task| matches!(task.state, TaskState::Done(on, _) if on != WorkerId::DRIVER));
             made.for_each(|task| task.state = TaskState::Dropped);
+            // What sufficed is gone with it.
+            state.lead = (0, 0);
             let holders = std::mem::take(&mut state.holders).into_iter();
             actions.extend(holders.map(|worker| Action::Drop { worker, query: id, stage: StageId(stage as u32) }));
         }

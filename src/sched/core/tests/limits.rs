@@ -64,6 +64,40 @@ fn a_limit_is_exact_when_what_sufficed_is_lost() {
 }
 
 #[test]
+fn a_persisted_result_under_a_limit_is_made_again_of_rows_that_are_made_again() {
+    let mut play = Play::with_workers(&[1.0, 1.0]);
+    let limited = StageSpec { limit: Some(1), ..stage(1) };
+    let gather = StageSpec { inputs: vec![StageId(0)], ..stage(1) };
+    let first = runs(&play.submit(1, vec![limited, gather]));
+    play.event(Event::Persist(QueryId(1)));
+    let reader = runs(&play.done(first[0].0, first[0].1));
+    let actions = play.done(reader[0].0, reader[0].1);
+    assert!(is_done(&actions) && actions.iter().any(|action| matches!(action, Action::Drop { .. })), "{actions:?}");
+    let holder = play.core.outputs(QueryId(1), StageId(1))[0].0;
+    let again = runs(&play.event(Event::Lost { worker: holder, why: "killed".to_owned() }));
+    assert_eq!(again, [(first[0].0, Attempt(2))], "what sufficed is gone: the result would be empty");
+    let reader = runs(&play.done(first[0].0, Attempt(2)));
+    play.done(reader[0].0, reader[0].1);
+    assert!(play.core.is_done(QueryId(1)));
+    play.event(Event::Release(QueryId(1)));
+    play.assert_idle();
+}
+
+#[test]
+fn a_frame_of_the_driver_that_cannot_be_read_fails_its_query_and_nothing_else() {
+    let mut play = Play::with_workers(&[1.0]);
+    let task = TaskId { query: QueryId(1), stage: StageId(0), index: 0 };
+    let output = Output { id: PartitionId { task, attempt: Attempt(1) }, rows: 1, bytes: 1 };
+    let frame = StageSpec { given: vec![output], ..stage(1) };
+    let gather = StageSpec { inputs: vec![StageId(0)], ..stage(1) };
+    play.submit(1, vec![frame, gather]);
+    let actions = play.event(Event::Unread { task, attempt: Attempt(1), why: "gone".to_owned() });
+    assert!(failure(&actions).is_some(), "{actions:?}");
+    play.leave();
+    play.assert_idle();
+}
+
+#[test]
 fn a_stage_that_is_given_does_not_run() {
     let mut play = Play::with_workers(&[1.0]);
     let task = |index| TaskId { query: QueryId(1), stage: StageId(0), index };
