@@ -266,3 +266,23 @@ impl Arrivals {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn past_the_bound_only_who_brings_what_is_waited_for_has_room() {
+        let arrivals = Arrivals::new(10);
+        let has_room = |brings: fn(usize) -> bool| arrivals.room(brings).now_or_never().is_some();
+        assert!(has_room(|_| false));
+        arrivals.put(0, Bytes::from(vec![0; 10]));
+        assert!(!has_room(|_| true), "nobody waits for a block");
+        let mut waiting = Box::pin(arrivals.take(3));
+        assert!((&mut waiting).now_or_never().is_none());
+        assert!(has_room(|number| number == 3));
+        assert!(!has_room(|number| number != 3), "another worker's blocks are not waited for");
+    }
+}

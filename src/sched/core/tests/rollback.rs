@@ -218,6 +218,52 @@ fn a_persisted_result_outlives_any_number_of_losses_that_its_tasks_are_not_to_bl
 }
 
 #[test]
+fn who_reads_what_is_made_again_gives_up_its_replicas_for_it() {
+    let mut play = Play::with_workers(&[1.0, 1.0]);
+    let (persisted, reader) = (QueryId(1), QueryId(2));
+    let first = play.submit(1, vec![udf_stage(1, 0.5, (1, 1))]);
+    play.event(Event::Persist(persisted));
+    play.finish(first);
+    let holder = play.core.outputs(persisted, StageId(0))[0].0;
+    let mut todo: VecDeque<_> =
+        play.submit(2, vec![StageSpec { held: vec![persisted], ..udf_stage(1, 0.5, (1, 1)) }]).into();
+    let (mut lost, mut quiet, mut done) = (false, 0, false);
+    while quiet < 100 {
+        let Some(action) = todo.pop_front() else {
+            quiet += 1;
+            play.now += Duration::from_millis(100);
+            todo.extend(play.event(Event::Tick));
+            continue;
+        };
+        quiet = 0;
+        match action {
+            Action::StartReplica { replica, .. } => todo.extend(play.event(Event::ReplicaReady(replica))),
+            Action::Run { task, attempt, worker, .. } if task.query == reader => {
+                if !std::mem::replace(&mut lost, true) {
+                    // It has its room, and what it reads is gone. There is room for one of the two.
+                    todo.extend(play.event(Event::Lost { worker: holder, why: "killed".to_owned() }));
+                    if worker == holder {
+                        continue;
+                    }
+                }
+                let made_again = Err(TaskFailure::MadeAgain(persisted));
+                todo.extend(match play.core.is_done(persisted) {
+                    true => play.done(task, attempt),
+                    false => play.event(Event::TaskEnded { task, attempt, outcome: made_again }),
+                });
+            }
+            Action::Run { task, attempt, .. } => todo.extend(play.done(task, attempt)),
+            Action::Report(query, Report::Done) => done |= query == reader,
+            _ => (),
+        }
+    }
+    assert!(lost && play.core.is_done(persisted) && done, "they wait for each other");
+    play.event(Event::Release(reader));
+    play.event(Event::Release(persisted));
+    play.assert_idle();
+}
+
+#[test]
 fn of_a_persisted_result_only_the_result_stays() {
     for late in [false, true] {
         let mut play = Play::with_workers(&[1.0, 1.0]);
