@@ -122,8 +122,10 @@ impl Core {
     /// first.
     fn can_be_tried(&self, (id, stage): Suspect) -> bool {
         let Some(query) = self.queries.get(&id).filter(|query| query.inputs_done(stage)) else { return false };
+        let waits = self.waits_for_held(query, stage);
         let stage = &query.stages[stage];
-        let has_work = stage.waiting.len() + stage.running + stage.queued > 0;
+        let there = stage.running + stage.queued;
+        let has_work = if waits { there > 0 } else { stage.waiting.len() + there > 0 };
         !stage.accused.is_empty() && stage.phase != Phase::Done && has_work
     }
 
