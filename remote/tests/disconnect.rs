@@ -54,8 +54,9 @@ async fn a_node_that_was_given_up_is_let_in_no_more(world: World) {
         assert!(error.to_string().contains("as a new node"), "{error}");
     }
     assert!(head.peers().is_empty());
+    // The last connection that was refused may not be gone yet.
     let error = pair.remote().ask(Echo("a".into()), SOON).await.unwrap_err();
-    assert!(matches!(error, AskError::NotConnected), "{error}");
+    assert!(matches!(error, AskError::NotConnected | AskError::ConnectionLost { .. }), "{error}");
     // It has given up nobody else, and a new node of its process is another.
     let anew = world.bind(&pair.authority, Role::Worker);
     assert_eq!(anew.connect(head.address().unwrap(), SOON).await.unwrap(), head.id());

@@ -560,7 +560,8 @@ async fn messages_whose_batches_nobody_serves_cost_no_more_than_their_room(world
 }
 
 async fn answers_that_nobody_reads_are_bounded_and_each_ask_is_answered(world: World) {
-    const ASKS: u64 = 500;
+    // Unbounded, their answers would be a GiB; bounded, 256 MiB and what the allocator keeps.
+    const ASKS: u64 = 1000;
     const SIZE: usize = 1 << 20;
     let scene = Scene::alone(&world, 1000).await;
     let rogue = scene.rogue();
@@ -571,7 +572,7 @@ async fn answers_that_nobody_reads_are_bounded_and_each_ask_is_answered(world: W
     lanes[1].0.write_all(&asks).await.unwrap();
     eventually("all are answered or wait to be", || scene.pair.actor.room() == scene.pair.actor.places()).await;
     let cost = scene.cost();
-    assert!(cost.bytes < (256 << 20) + MUCH && cost.tasks < 100, "{cost:?}");
+    assert!(cost.bytes < (512 << 20) + MUCH && cost.tasks < 100, "{cost:?}");
     let (mut whole, mut refused) = (0, 0);
     for _ in 0..ASKS {
         match rogue.read(&mut lanes[0].1).await {

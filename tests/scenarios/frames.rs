@@ -127,7 +127,7 @@ fn a_large_frame_travels_beside_the_plan_and_is_dropped_with_its_query() {
 }
 
 /// Passes its input on, and leaves a file for each row that it has seen in the folder.
-#[regatta::udf]
+#[regatta::udf(deterministic)]
 fn leave_a_file(id: i64, folder: &str) -> UdfResult<i64> {
     // Seen once more, it is two bytes long.
     let mut file = OpenOptions::new().create(true).append(true).open(Path::new(folder).join(id.to_string()))?;

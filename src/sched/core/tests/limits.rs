@@ -65,12 +65,13 @@ fn a_limit_is_exact_when_what_sufficed_is_lost() {
 
 #[test]
 fn a_persisted_result_under_a_limit_is_made_again_of_rows_that_are_made_again() {
-    let mut play = Play::with_workers(&[1.0, 1.0]);
-    let limited = StageSpec { limit: Some(1), ..stage(1) };
+    let mut play = Play::with_workers(&[0.5, 0.5]);
+    let limited = StageSpec { limit: Some(1), ..stage(3) };
     let gather = StageSpec { inputs: vec![StageId(0)], ..stage(1) };
     let first = runs(&play.submit(1, vec![limited, gather]));
     play.event(Event::Persist(QueryId(1)));
     let reader = runs(&play.done(first[0].0, first[0].1));
+    play.event(Event::TaskEnded { task: first[1].0, attempt: first[1].1, outcome: Err(TaskFailure::Cancelled) });
     let actions = play.done(reader[0].0, reader[0].1);
     assert!(is_done(&actions) && actions.iter().any(|action| matches!(action, Action::Drop { .. })), "{actions:?}");
     let holder = play.core.outputs(QueryId(1), StageId(1))[0].0;
@@ -80,6 +81,7 @@ fn a_persisted_result_under_a_limit_is_made_again_of_rows_that_are_made_again() 
     play.done(reader[0].0, reader[0].1);
     assert!(play.core.is_done(QueryId(1)));
     play.event(Event::Release(QueryId(1)));
+    play.leave();
     play.assert_idle();
 }
 

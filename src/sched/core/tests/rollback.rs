@@ -227,8 +227,10 @@ fn who_reads_what_is_made_again_gives_up_its_replicas_for_it() {
     let holder = play.core.outputs(persisted, StageId(0))[0].0;
     let mut todo: VecDeque<_> =
         play.submit(2, vec![StageSpec { held: vec![persisted], ..udf_stage(1, 0.5, (1, 1)) }]).into();
-    let (mut lost, mut quiet, mut done) = (false, 0, false);
+    let (mut lost, mut quiet, mut done, mut steps) = (false, 0, false, 0);
     while quiet < 100 {
+        steps += 1;
+        assert!(steps < 10_000, "they wait for each other");
         let Some(action) = todo.pop_front() else {
             quiet += 1;
             play.now += Duration::from_millis(100);
