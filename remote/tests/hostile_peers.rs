@@ -314,7 +314,8 @@ async fn a_flood_of_streams_ends_at_their_number(world: World) {
     eventually("all are served", || scene.pair.head.in_hand().transfers >= 128).await;
     sleep(Duration::from_millis(500)).await; // time to serve more, or to keep it
     assert!(scene.pair.head.in_hand().transfers <= 130, "{:?}", scene.pair.head.in_hand());
-    assert!(scene.cost().bytes < MUCH, "{:?}", scene.cost());
+    // Each may have a piece in hand, and as much waits to be sent.
+    assert!(scene.cost().bytes < streams.len() * (1 << 20) + MUCH, "{:?}", scene.cost());
     data.close(0u8.into(), b"");
     eventually("all are given back", || scene.pair.head.in_hand().transfers <= 2).await;
     scene.unharmed().await;
