@@ -421,6 +421,11 @@ pub(crate) async fn closed(connection: &Connection) -> u64 {
 
 /// Bytes of memory that the process has.
 pub(crate) fn memory() -> usize {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it may be called by any thread at any time, and takes no pointer.
+    unsafe {
+        libc::malloc_trim(0)
+    };
     let pages = std::fs::read_to_string("/proc/self/statm").ok();
     let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<usize>().ok());
     pages.unwrap_or_default() * 4096
