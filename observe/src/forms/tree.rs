@@ -1,0 +1,295 @@
+//! As a tree in words: the result first, under each stage what it reads.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::text::{bytes, clock, count, line, percent, plural, share, time};
+use crate::{EdgeFigures, PoolFigures, Profile, QueryState, StageFigures, StageState};
+
+/// The summary; with `{:#}` also every node, spread, worker, wait and error.
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let full = f.alternate();
+        self.head(f)?;
+        let mut shown = BTreeSet::new();
+        if let Some(last) = self.plan.stages.last() {
+            self.tree(last.stage, 0, full, &mut shown, f)?;
+        }
+        if full {
+            self.more(f)?;
+        }
+        if !self.findings.is_empty() {
+            writeln!(f, "findings")?;
+        }
+        for (number, finding) in self.findings.iter().enumerate() {
+            let stage = finding.stage.map(|stage| format!("stage {stage}: ")).unwrap_or_default();
+            writeln!(
+                f,
+                " {:>2}  {stage}{}  {}. ({})",
+                number + 1,
+                line(&finding.says),
+                line(finding.advice.trim_end_matches('.')),
+                finding.id
+            )?;
+        }
+        self.incomplete.iter().try_for_each(|what| writeln!(f, "incomplete: {}", line(what)))?;
+        let dropped = &self.dropped;
+        let left = [
+            (dropped.tasks, "records of single attempts (sums hold them)"),
+            (dropped.strips, "pictures of workers over time"),
+            (dropped.outputs, "stages' outputs by task (what ran again there counts again)"),
+            (dropped.errors, "errors"),
+        ];
+        let left: Vec<_> =
+            left.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", count(*n))).collect();
+        if left.is_empty() { Ok(()) } else { writeln!(f, "left out, to stay small: {}", left.join(", ")) }
+    }
+}
+
+impl Profile {
+    /// What the query is called, and how it went.
+    pub(super) fn title(&self) -> String {
+        let id = self.query.id.get(self.query.id.len().saturating_sub(8)..).unwrap_or(&self.query.id);
+        let name = self.query.name.as_ref().map(|name| format!(" {}", line(name))).unwrap_or_default();
+        let took = time(self.took());
+        let state = match self.query.state {
+            QueryState::Running => format!("running for {}", clock(self.took())),
+            QueryState::Done => took,
+            QueryState::Failed => format!("failed after {took}"),
+            QueryState::Cancelled => format!("cancelled after {took}"),
+        };
+        format!("query {id}{name}   {state}")
+    }
+
+    fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let query = &self.query;
+        write!(f, "{}", self.title())?;
+        let mut parts =
+            vec![format!("planned {}", time(query.planned)), format!("waited for room {}", time(query.waited))];
+        parts.push(format!("ran {}", time(query.ran)));
+        if query.state == QueryState::Done {
+            parts.push(format!("result {}", time(query.result)));
+        }
+        writeln!(f, " = {}     {}, {}", parts.join(" + "), plural(query.rows, "row"), bytes(query.bytes))?;
+        if let Some(error) = &query.error {
+            writeln!(f, "error: {}", line(error.lines().next().unwrap_or_default()))?;
+        }
+        let mut parts = vec![format!("{}, {} CPU", plural(self.workers.len() as u64, "worker"), self.cpus())];
+        let peak = self.workers.iter().max_by_key(|worker| worker.sample.peak).filter(|worker| worker.sample.peak > 0);
+        parts.extend(peak.map(|worker| format!("peak {} on worker {}", bytes(worker.sample.peak), worker.worker)));
+        let exchanged = self.exchanged();
+        if exchanged.bytes() > 0 {
+            let by = [
+                (exchanged.here, "in place"),
+                (exchanged.mapped, "mapped"),
+                (exchanged.network, "by network"),
+                (exchanged.relayed, "relayed"),
+            ];
+            let by = by.iter().filter(|(part, _)| *part > 0);
+            let by: Vec<_> = by.map(|(part, how)| format!("{} {how}", percent(*part, exchanged.bytes()))).collect();
+            parts.push(format!("exchanged {} ({})", bytes(exchanged.bytes()), by.join(", ")));
+        }
+        let spilled: u64 = self.stages.iter().map(|stage| stage.spent.spilled).sum();
+        parts.extend((spilled > 0).then(|| format!("spilled {}", bytes(spilled))));
+        parts.extend((query.again > 0).then(|| format!("again {}", time(query.again))));
+        writeln!(f, "{}", parts.join("    "))
+    }
+
+    fn tree(
+        &self,
+        stage: u32,
+        depth: usize,
+        full: bool,
+        shown: &mut BTreeSet<u32>,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        let indent = "  ".repeat(depth.min(40));
+        let (Some(plan), figures) = (self.plan.stage(stage), self.stage(stage)) else { return Ok(()) };
+        if !shown.insert(stage) {
+            return writeln!(f, "{indent} stage {stage}, as above");
+        }
+        let none = StageFigures::default();
+        let figures = figures.unwrap_or(&none);
+        let what = if plan.given { "partition" } else { "task" };
+        let tasks = match figures.tasks {
+            Some(tasks) => plural(tasks.into(), what),
+            None => format!("{what}s to be seen"),
+        };
+        let whole = self.query.state == QueryState::Done;
+        let part = if whole && self.query.busy > 0 {
+            format!(", {}", percent(figures.busy, self.query.busy))
+        } else {
+            String::new()
+        };
+        let head = format!("{indent} stage {stage}  {tasks}: {}", line(&plan.why));
+        if plan.given {
+            return writeln!(f, "{head}");
+        }
+        writeln!(f, "{head}")?;
+        if figures.busy > 0 {
+            let (rows, size, busy) = (count(figures.rows), bytes(figures.bytes), time(figures.busy));
+            writeln!(f, "{indent}   {}   {rows} rows, {size}   {busy} of task time{part}", words(figures))?;
+        } else {
+            writeln!(f, "{indent}   {}", words(figures))?;
+        }
+        let spent = &figures.spent;
+        let all = spent.fetch + spent.engine + spent.udf + spent.write;
+        if all > 0 {
+            let by = [
+                (spent.udf, "wait for UDFs"),
+                (spent.engine, "engine"),
+                (spent.write, "write"),
+                (spent.fetch, "inputs"),
+            ];
+            let by = by.iter().filter(|(part, _)| full || share(*part, all) >= 0.01);
+            let by: Vec<_> = by.map(|(part, what)| format!("{} {what}", percent(*part, all))).collect();
+            writeln!(f, "{indent}   tasks: {}", by.join(", "))?;
+        }
+        if let Some((keys, into)) = &plan.scatter {
+            writeln!(f, "{indent}   hash {} into {into}", line(&keys.join(", ")))?;
+        }
+        for node in self.plan.nodes_of(stage).rev() {
+            if let Some(udf) = &node.udf {
+                let pool = self.pools_of(stage).find(|pool| pool.step == udf.step);
+                let replicas = pool
+                    .map(|pool| format!("{} of {}..={} replicas", pool.most_ready, pool.replicas.0, pool.replicas.1));
+                writeln!(
+                    f,
+                    "{indent}   UDF {} [{}]  {}",
+                    line(&udf.udf),
+                    line(&udf.inputs.join(", ")),
+                    replicas.unwrap_or_default()
+                )?;
+                pool.iter().try_for_each(|pool| write_pool(pool, &indent, full, f))?;
+            } else {
+                writeln!(f, "{indent}   {}", line(&node.label))?;
+                if full {
+                    node.details.iter().try_for_each(|detail| writeln!(f, "{indent}   | {}", line(detail)))?;
+                }
+            }
+        }
+        if full {
+            spreads(figures, &indent, f)?;
+        }
+        for edge in self.edges_to(stage) {
+            write_edge(
+                edge,
+                plan.reads.iter().find(|read| read.stage == edge.from).map(|read| &*read.what),
+                &indent,
+                f,
+            )?;
+            self.tree(edge.from, depth + 2, full, shown, f)?;
+        }
+        Ok(())
+    }
+
+    /// What the summary leaves out.
+    fn more(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "workers")?;
+        for worker in &self.workers {
+            let lost = worker.lost.as_ref().map(|why| format!("   lost: {}", line(why))).unwrap_or_default();
+            let attempts = plural(worker.attempts, "attempt");
+            let peak = bytes(worker.sample.peak);
+            writeln!(
+                f,
+                "  {:>3}  {} CPU   {attempts}   {}   peak {peak}{lost}",
+                worker.worker,
+                worker.cpus,
+                time(worker.busy)
+            )?;
+        }
+        if !self.errors.is_empty() {
+            writeln!(f, "errors")?;
+        }
+        for error in &self.errors {
+            let task =
+                error.task.map(|(task, attempt)| format!(" task {task}, attempt {attempt},")).unwrap_or_default();
+            let stage = error.stage.map(|stage| format!(" stage {stage},")).unwrap_or_default();
+            let worker = error.worker.map(|worker| format!(" worker {worker},")).unwrap_or_default();
+            let text = line(error.text.lines().next().unwrap_or_default());
+            writeln!(f, "  {}{stage}{task}{worker} {text}", time(error.at))?;
+        }
+        Ok(())
+    }
+}
+
+/// How a stage's tasks went.
+fn words(figures: &StageFigures) -> String {
+    let mut words = Vec::new();
+    match figures.state {
+        StageState::Waiting => words.push("none has started".to_owned()),
+        StageState::Running => words.push(format!("{} done, {} running", figures.done, figures.running)),
+        StageState::Done if figures.enough => words.push(format!("{} were enough", figures.done)),
+        StageState::Done => (),
+    }
+    let durations = &figures.durations;
+    match durations.count() {
+        0 => (),
+        1 => words.push(time(durations.most() * 1000)),
+        _ => {
+            let (half, most) = (time(durations.quantile(0.5) * 1000), time(durations.most() * 1000));
+            words.push(format!("on {}, p50 {half}, max {most}", plural(figures.workers.len() as u64, "worker")));
+        }
+    }
+    let counts = [
+        (figures.failed, "failed"),
+        (figures.lost, "lost"),
+        (figures.stopped, "stopped"),
+        (figures.again, "done again"),
+    ];
+    words.extend(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
+    if words.is_empty() { "no task was needed".to_owned() } else { words.join(", ") }
+}
+
+fn write_pool(pool: &PoolFigures, indent: &str, full: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let calls = pool.calls.call.count();
+    let mut words = vec![format!("{} rows", count(pool.calls.rows)), plural(calls, "call")];
+    if let Some(each) = pool.calls.rows.checked_div(calls) {
+        let (half, most) = (pool.calls.call.quantile(0.5) * 1000, pool.calls.call.quantile(0.99) * 1000);
+        words.push(format!("{} rows each; call p50 {}, p99 {}", count(each), time(half), time(most)));
+    }
+    words.extend(pool.busy_share().map(|busy| format!("{} busy", percent((busy * 1000.0) as u64, 1000))));
+    words.push(format!("start {}", time(pool.start)));
+    let counts = [
+        (pool.calls.retried, "calls made again"),
+        (pool.failed.into(), "failed"),
+        (pool.hung.into(), "hung"),
+        (pool.lost.into(), "lost"),
+        (pool.waiting.into(), "batches wait for room"),
+    ];
+    words.extend(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
+    words.extend((full && pool.waited > 0).then(|| format!("batches waited {} for room", time(pool.waited))));
+    words.extend(pool.reported.iter().map(|(name, sum)| format!("{} {}", line(name), count(*sum as u64))));
+    writeln!(f, "{indent}     {}", words.join("; "))
+}
+
+fn write_edge(edge: &EdgeFigures, what: Option<&str>, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let fetched = &edge.fetched;
+    let read = if fetched.bytes() > 0 {
+        format!("  {} rows, {}", count(fetched.rows), bytes(fetched.bytes()))
+    } else {
+        String::new()
+    };
+    writeln!(f, "{indent}   reads {} of stage {}{read}", line(what.unwrap_or("all")), edge.from)
+}
+
+fn spreads(figures: &StageFigures, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let of = [
+        (&figures.durations, "time", (|us| time(us * 1000)) as fn(u64) -> String),
+        (&figures.rows_each, "rows", count),
+        (&figures.bytes_each, "bytes", bytes),
+    ];
+    for (spread, what, text) in of.into_iter().filter(|(spread, ..)| spread.count() > 1) {
+        let parts: Vec<_> = [0.25, 0.5, 0.75, 0.99].iter().map(|part| text(spread.quantile(*part))).collect();
+        let most = text(spread.most());
+        writeln!(
+            f,
+            "{indent}   {what} of a task: p25 {}, p50 {}, p75 {}, p99 {}, max {most}",
+            parts[0], parts[1], parts[2], parts[3]
+        )?;
+    }
+    for wait in &figures.waits {
+        writeln!(f, "{indent}   waited {} for {} (sampled)", time(wait.time), line(&wait.on))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! What a Regatta query does: one model, and everything that is shown of it.
+//!
+//! A [`Recorder`] folds what the scheduler [sees](Seen) into figures. From it come a [`Profile`] of a query, during its run and
+//! after it, and its [`Progress`]. How a query will be run is an [`Explain`]. Profiles and plans have several [`forms`]; what is wrong
+//! with a query its [`findings`] say. All of this is pure: no clock, no thread, no network.
+
+#![warn(missing_docs)]
+
+mod explain;
+mod findings;
+pub mod forms;
+mod guide;
+mod histogram;
+mod ids;
+mod profile;
+mod progress;
+mod recorder;
+mod seen;
+mod text;
+
+pub use explain::{Explain, Node, NodeKind, Reads, StagePlan, UdfPlan};
+pub use findings::{RULES, Rule, findings};
+pub use guide::guide;
+pub use histogram::Histogram;
+pub use ids::{QueryId, StageId, StepId, TaskId, WorkerId};
+pub use profile::{
+    Dropped, EdgeFigures, ErrorRecord, Finding, Outcome, PoolFigures, Profile, QueryFigures, QueryState, Severity,
+    StageFigures, StageState, Strips, TaskRecord, VERSION, WaitFigures, WorkerFigures,
+};
+pub use progress::{Block, Lines, PoolProgress, Progress, Room, Shown, StageProgress};
+pub use recorder::{Limits, Recorder};
+pub use seen::{Calls, End, Fetched, Gone, Replica, Sample, Seen, Spent, Submitted};
+
+#[cfg(test)]
+mod testing;

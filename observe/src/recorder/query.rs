@@ -1,0 +1,271 @@
+//! One query's figures.
+
+use std::collections::VecDeque;
+
+use super::records::Records;
+use super::stage::Stage;
+use super::strips::Busy;
+use crate::text::ends;
+use crate::{
+    Dropped, EdgeFigures, ErrorRecord, Explain, Outcome, PoolFigures, QueryFigures, QueryId, QueryState, Spent,
+    Submitted, TaskRecord,
+};
+
+#[derive(Debug)]
+pub(super) struct Query {
+    pub(super) id: QueryId,
+    pub(super) name: Option<String>,
+    pub(super) plan: Explain,
+    pub(super) stages: Vec<Stage>,
+    pub(super) state: QueryState,
+    error: Option<String>,
+    planned: u64,
+    pub(super) submitted: u64,
+    first: Option<u64>,
+    /// All of the result was there, or there will be none.
+    pub(super) ended: Option<u64>,
+    /// It was released.
+    taken: Option<u64>,
+    pub(super) busy: Busy,
+    pub(super) records: Records,
+    pub(super) errors: VecDeque<ErrorRecord>,
+    pub(super) incomplete: Vec<String>,
+    pub(super) dropped: Dropped,
+}
+
+/// Errors of a query.
+const ERRORS: usize = 256;
+/// Bytes of an error, at its beginning and at its end.
+const ERROR: usize = 4096;
+/// Bytes of what is kept of a query that has ended.
+const ENDED: usize = 256 * 1024;
+
+impl Query {
+    pub(super) fn new(Submitted { query, name, plan, planned }: Submitted<'_>, room: &mut usize, now: u64) -> Self {
+        let stages = plan.stages.iter().map(|stage| Stage::new(stage, plan.udfs_of(stage.stage).cloned(), room));
+        let stages: Vec<_> = stages.collect();
+        let mut query = Self {
+            id: query,
+            name: name.map(|name| ends(name, 200)),
+            plan: plan.clone(),
+            stages,
+            state: QueryState::Running,
+            error: None,
+            planned,
+            submitted: now,
+            first: None,
+            ended: None,
+            taken: None,
+            busy: Busy::default(),
+            records: Records::default(),
+            errors: VecDeque::new(),
+            incomplete: Vec::new(),
+            dropped: Dropped::default(),
+        };
+        query.note_outputs();
+        query
+    }
+
+    /// Nanoseconds since it was submitted.
+    pub(super) fn since(&self, now: u64) -> u64 {
+        now.saturating_sub(self.submitted)
+    }
+
+    pub(super) fn set_tasks(&mut self, stage: u32, tasks: u32, room: &mut usize) {
+        if let Some(stage) = self.stages.get_mut(stage as usize) {
+            stage.set_tasks(tasks, room);
+        }
+        self.note_outputs();
+    }
+
+    /// Counts the stages of which it is not known what each task has left.
+    fn note_outputs(&mut self) {
+        self.dropped.outputs = self.stages.iter().filter(|stage| !stage.keeps_outputs()).count() as u64;
+    }
+
+    pub(super) fn place(&mut self, stage: u32, task: u32, attempt: u32, worker: u32, now: u64) {
+        let now = self.since(now);
+        self.first.get_or_insert(now);
+        let lost = self.stages.get_mut(stage as usize).and_then(|stage| stage.place(task, attempt, worker, now));
+        lost.into_iter().for_each(|lost| self.keep(lost));
+    }
+
+    pub(super) fn spent(&mut self, stage: u32, spent: &Spent) {
+        let Some(of) = self.stages.get_mut(stage as usize) else { return };
+        let Spent { inputs, calls, .. } = spent;
+        for (input, fetched) in inputs.iter().filter(|(input, _)| *input < self.plan.stages.len() as u32) {
+            of.inputs.entry(*input).or_default().merge(fetched);
+        }
+        for (step, calls) in calls {
+            if let Some(step) = of.steps.get_mut(*step as usize) {
+                step.calls.merge(calls);
+            }
+        }
+        let times = Spent { inputs: Vec::new(), calls: Vec::new(), ..*spent };
+        of.figures.spent.merge(&times);
+    }
+
+    pub(super) fn keep(&mut self, record: TaskRecord) {
+        self.busy.add(record.worker, record.placed, record.placed + record.ran);
+        self.records.add(record);
+    }
+
+    pub(super) fn went_wrong(
+        &mut self,
+        now: u64,
+        stage: Option<u32>,
+        task: Option<(u32, u32)>,
+        worker: Option<u32>,
+        text: &str,
+    ) {
+        if self.errors.len() == ERRORS {
+            // The first ones are the cause, the last ones what came of it.
+            self.errors.remove(ERRORS / 2);
+            self.dropped.errors += 1;
+        }
+        let at = self.since(now);
+        self.errors.push_back(ErrorRecord { at, stage, task, worker, text: ends(text, ERROR) });
+    }
+
+    /// A worker was lost. Yields whether that meant anything to it.
+    pub(super) fn lose(&mut self, worker: u32, why: &str, now: u64) {
+        let at = self.since(now);
+        let lost: Vec<_> = self.stages.iter_mut().flat_map(|stage| stage.lose(worker, at)).collect();
+        let had = self.stages.iter().any(|stage| stage.workers().any(|(on, ..)| on == worker));
+        if had || !lost.is_empty() {
+            self.went_wrong(now, None, None, Some(worker), &format!("worker {worker} is lost: {why}"));
+            let what = "what its tasks had spent and not yet said, and what they measured, is not in these figures";
+            let what = format!("worker {worker} was lost: {what}");
+            if self.incomplete.len() < ERRORS && !self.incomplete.contains(&what) {
+                self.incomplete.push(what);
+            }
+        }
+        lost.into_iter().for_each(|lost| self.keep(lost));
+    }
+
+    pub(super) fn end(&mut self, state: QueryState, error: Option<&str>, now: u64) {
+        if self.ended.is_some() {
+            return;
+        }
+        let at = self.since(now);
+        (self.state, self.error) = (state, error.map(|error| ends(error, ERROR)));
+        self.ended = Some(at);
+        self.settle(at);
+    }
+
+    /// Nobody wants more of it. What may still run there is stopped.
+    pub(super) fn release(&mut self, now: u64) {
+        self.end(QueryState::Cancelled, None, now);
+        let at = self.since(now);
+        self.settle(at);
+        self.taken = Some(at);
+        self.stages.iter_mut().for_each(Stage::close);
+        let over = |query: &Self| query.bytes().saturating_sub(query.plan.bytes()) > ENDED;
+        while over(self) && self.records.sampled() > 1 {
+            self.records.thin();
+        }
+        if over(self) && !self.busy.is_empty() {
+            self.drop_strips();
+        }
+    }
+
+    pub(super) fn drop_strips(&mut self) {
+        self.busy.clear();
+        self.dropped.strips += 1;
+    }
+
+    /// Gives up to know what each task has left.
+    pub(super) fn forget_outputs(&mut self) {
+        self.stages.iter_mut().for_each(|stage| _ = stage.forget_outputs());
+        self.note_outputs();
+    }
+
+    fn settle(&mut self, at: u64) {
+        for index in 0..self.stages.len() {
+            let stage = &mut self.stages[index];
+            stage.steps.iter_mut().for_each(|step| step.leave(at));
+            let running: Vec<_> = stage.running.iter().map(|(task, one)| (*task, one.attempt)).collect();
+            for (task, attempt) in running {
+                let ended = self.stages[index].end(task, attempt, Outcome::Stopped, (0, 0), None, at);
+                ended.into_iter().for_each(|record| self.keep(record));
+            }
+        }
+    }
+
+    pub(super) fn figures(&self, epoch_ms: u64, now: u64) -> QueryFigures {
+        let result = self.stages.last().map(|stage| (stage.figures.rows, stage.figures.bytes)).unwrap_or_default();
+        let sum = |of: fn(&Stage) -> u64| self.stages.iter().map(of).sum();
+        let now = self.since(now);
+        let end = self.ended.unwrap_or(now);
+        let first = self.first.unwrap_or(end);
+        QueryFigures {
+            id: format!("{:016x}", self.id.0),
+            name: self.name.clone(),
+            state: self.state,
+            error: self.error.clone(),
+            submitted_ms: epoch_ms + self.submitted / 1_000_000,
+            planned: self.planned,
+            waited: first,
+            ran: end.saturating_sub(first),
+            result: if self.ended.is_some() { self.taken.unwrap_or(now).saturating_sub(end) } else { 0 },
+            rows: result.0,
+            bytes: result.1,
+            busy: sum(|stage| stage.figures.busy),
+            again: sum(|stage| stage.figures.busy_again),
+        }
+    }
+
+    pub(super) fn edges(&self) -> Vec<EdgeFigures> {
+        let stages = self.plan.stages.iter().zip(&self.stages);
+        let edges = stages.flat_map(|(plan, stage)| {
+            plan.reads.iter().map(|read| EdgeFigures {
+                from: read.stage,
+                to: plan.stage,
+                fetched: stage.inputs.get(&read.stage).copied().unwrap_or_default(),
+            })
+        });
+        edges.collect()
+    }
+
+    pub(super) fn pools(&self, now: u64) -> Vec<PoolFigures> {
+        let now = self.since(now);
+        let pools = self.stages.iter().flat_map(|stage| {
+            let number = stage.figures.stage;
+            stage.steps.iter().map(move |step| step.figures(number, now))
+        });
+        pools.collect()
+    }
+
+    /// Every attempt that is kept, in the order of its stage, task and number; each once.
+    pub(super) fn tasks(&self, now: u64) -> Vec<TaskRecord> {
+        let now = self.since(now);
+        let running = self.stages.iter().flat_map(|stage| {
+            stage.running.iter().map(|(task, one)| TaskRecord {
+                stage: stage.figures.stage,
+                task: *task,
+                attempt: one.attempt,
+                worker: one.worker,
+                placed: one.placed,
+                ran: now.saturating_sub(one.placed),
+                ..TaskRecord::default()
+            })
+        });
+        let slowest = self.stages.iter().flat_map(|stage| stage.slowest.iter().copied());
+        let mut all: Vec<_> = running.chain(slowest).chain(self.records.iter().copied()).collect();
+        let key = |record: &TaskRecord| (record.stage, record.task, record.attempt);
+        all.sort_by_key(key);
+        all.dedup_by_key(|record| key(record));
+        all
+    }
+
+    pub(super) fn dropped(&self) -> Dropped {
+        Dropped { tasks: self.records.dropped, ..self.dropped }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let errors: usize = self.errors.iter().map(|error| size_of::<ErrorRecord>() + error.text.len()).sum();
+        let words: usize = self.incomplete.iter().map(|word| word.len() + 24).sum();
+        let stages: usize = self.stages.iter().map(Stage::bytes).sum();
+        size_of::<Self>() + self.plan.bytes() + self.busy.bytes() + self.records.bytes() + errors + words + stages
+    }
+}

@@ -1,0 +1,119 @@
+//! Figures as people read them: three digits.
+
+/// Three digits of a number, and no zeros after the point.
+fn digits(value: f64) -> String {
+    let decimals = if value >= 99.95 { 0 } else { usize::from(value >= 9.995) + 2 * usize::from(value < 9.995) };
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+fn scaled(value: f64, step: f64, units: &[&str]) -> String {
+    let mut value = value;
+    let mut units = units.iter();
+    let mut unit = units.next().copied().unwrap_or_default();
+    // What would round to the next unit is of it.
+    while value >= step - 0.5 {
+        let Some(next) = units.next() else { break };
+        (value, unit) = (value / step, next);
+    }
+    if unit.is_empty() { digits(value) } else { format!("{} {unit}", digits(value)) }
+}
+
+/// A count: `412 k`, `6 M`.
+pub(crate) fn count(value: u64) -> String {
+    if value < 10_000 { value.to_string() } else { scaled(value as f64, 1000.0, &["", "k", "M", "G", "T"]) }
+}
+
+/// Bytes: `312 MiB`.
+pub(crate) fn bytes(value: u64) -> String {
+    scaled(value as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
+}
+
+/// A time that was measured: `2.1 s`, `35 ms`, `12:07`.
+pub(crate) fn time(ns: u64) -> String {
+    match ns {
+        0..999_500 => format!("{} us", digits(ns as f64 / 1e3)),
+        999_500..999_500_000 => format!("{} ms", digits(ns as f64 / 1e6)),
+        999_500_000..99_500_000_000 => format!("{} s", digits(ns as f64 / 1e9)),
+        _ => clock(ns),
+    }
+}
+
+/// A time that goes on: `0:42`, `2:11:05`.
+pub(crate) fn clock(ns: u64) -> String {
+    let seconds = ns / 1_000_000_000;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+/// A part of a whole: `91 %`; of nothing, 0.
+pub(crate) fn percent(part: u64, whole: u64) -> String {
+    let percent = share(part, whole) * 100.0;
+    if percent > 0.0 && percent < 0.5 { "<1 %".to_owned() } else { format!("{percent:.0} %") }
+}
+
+/// A part of a whole, from 0 to 1; of nothing, 0.
+pub(crate) fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// `1 task`, `3 tasks`.
+pub(crate) fn plural(number: u64, of: &str) -> String {
+    format!("{} {of}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+/// A text that takes at most so many characters: what is too much is cut out of its middle.
+pub(crate) fn cut(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return text.to_owned();
+    }
+    let left = width.saturating_sub(2);
+    let (begins, ends) = (left - left / 2, left / 2);
+    let head: String = text.chars().take(begins).collect();
+    let tail: String = text.chars().skip(length - ends).collect();
+    format!("{head}{}{tail}", &".."[..width.min(2)])
+}
+
+/// One line of a text of somebody else's: nothing in it moves a cursor.
+pub(crate) fn line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The first and the last bytes of a text that is too long.
+pub(crate) fn ends(text: &str, each: usize) -> String {
+    if text.len() <= 2 * each {
+        return text.to_owned();
+    }
+    let first = (0..=each).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let last = (text.len() - each..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    format!("{}\n... {} bytes left out ...\n{}", &text[..first], last - first, &text[last..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_three_digits() {
+        let counts = [0, 9999, 10_000, 412_345, 999_999, 3_600_000, 59_900_000_000].map(count);
+        assert_eq!(counts, ["0", "9999", "10 k", "412 k", "1 M", "3.6 M", "59.9 G"]);
+        assert_eq!(
+            [0, 1023, 1024, 327_155_712, 6_549_825_126].map(bytes),
+            ["0 B", "1023 B", "1 KiB", "312 MiB", "6.1 GiB"]
+        );
+        let times = [900, 35_000_000, 2_100_000_000, 99_600_000_000, 7_865_000_000_000].map(time);
+        assert_eq!(times, ["0.9 us", "35 ms", "2.1 s", "1:39", "2:11:05"]);
+        assert_eq!([percent(1, 1000), percent(91, 100), percent(0, 0)], ["<1 %", "91 %", "0 %"]);
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_in_the_middle_at_a_character() {
+        assert_eq!(cut("lineitem", 8), "lineitem");
+        assert_eq!(cut("lineitem", 6), "li..em");
+        assert_eq!(cut("lineitem", 1), ".");
+        let long = "ä".repeat(100);
+        assert!(ends(&long, 5).starts_with("ää\n... 192 bytes"), "{}", ends(&long, 5));
+        assert_eq!(line("a\x1b[2Jb\nc"), "a [2Jb c");
+    }
+}
