@@ -4,12 +4,14 @@
 //! UDF on a thread of its own. A `GatewayActor` at the head takes the queries of drivers elsewhere. They share nothing but
 //! the messages in `messages.rs`.
 
+mod ends;
 mod feeding;
 mod gateway;
 mod host;
 mod hosted;
 mod lanes;
 mod messages;
+mod observed;
 mod outbox;
 mod ownership;
 mod pools;
@@ -27,8 +29,9 @@ use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 pub(crate) use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
 pub(crate) use messages::{
-    DriverDown, Enrol, Find, Found, Hear, Persist, Place, Register, Release, RunEvent, SpawnActor, Status, StopActor,
-    Submit, SubmitFrom, Taken, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
+    DriverDown, Enrol, Find, Found, Hear, Persist, Place, ProfileOf, ProgressOf, Register, Release, RunEvent,
+    SpawnActor, Status, StopActor, Submit, SubmitFrom, Taken, UseProvider, WholeStatus, Worker, WorkerDown,
+    WorkerSilent,
 };
 pub(crate) use relay::Relay;
 pub use scheduler::SchedulerActor;

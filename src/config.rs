@@ -38,6 +38,7 @@ pub enum Runner {
 /// | `DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS` | 120 | how long a machine that was let go is not taken in again |
 /// | `DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS` | 64 | calls that a replica of an async UDF has in flight |
 /// | `REGATTA_QUIET` | `false` | says nothing on standard error of lost workers, long waits and misspelt variables |
+/// | `REGATTA_OBSERVE_MEMORY` | 32 MiB | bytes that may be kept of what queries did: see [`Run::profile`](crate::Run::profile) |
 /// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -72,6 +73,8 @@ pub struct Config {
     pub max_task_backlog: Option<usize>,
     /// Calls that a replica of an async UDF has in flight, where its pool does not say.
     pub max_async_udf_inflight_tasks: usize,
+    /// Bytes that may be kept of what queries did.
+    pub observe_memory: usize,
     /// Where clusters keep their scratch folders.
     pub scratch: PathBuf,
 }
@@ -109,6 +112,7 @@ impl Default for Config {
             autoscaling_pending_release_exclude: Duration::from_secs(120),
             max_task_backlog: None,
             max_async_udf_inflight_tasks: 64,
+            observe_memory: 32 << 20,
             scratch: std::env::temp_dir(),
         }
     }
@@ -205,6 +209,11 @@ impl Config {
             config.max_async_udf_inflight_tasks =
                 calls.map_err(|_| invalid("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", value, CALLS))?;
         }
+        if let Some(value) = get("REGATTA_OBSERVE_MEMORY") {
+            let bytes = value.trim().parse();
+            config.observe_memory =
+                bytes.map_err(|_| invalid("REGATTA_OBSERVE_MEMORY", value, "use a number of bytes"))?;
+        }
         if let Some(value) = get("REGATTA_SCRATCH") {
             config.scratch = PathBuf::from(value);
         }
@@ -236,7 +245,7 @@ impl Config {
 }
 
 /// Every variable that is read, or set for others.
-const KNOWN: [&str; 25] = [
+const KNOWN: [&str; 26] = [
     "AUTOSCALER_UPDATE_INTERVAL_S",
     "DAFT_ACTOR_UDF_READY_TIMEOUT",
     "DAFT_AUTOSCALING_DOWNSCALE_ENABLED",
@@ -254,6 +263,7 @@ const KNOWN: [&str; 25] = [
     "REGATTA_CUDA_LIBS",
     "REGATTA_FAKES",
     "REGATTA_JOIN",
+    "REGATTA_OBSERVE_MEMORY",
     "REGATTA_PEERS",
     "REGATTA_POOL_WARM_SECONDS",
     "REGATTA_QUIET",

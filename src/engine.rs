@@ -8,10 +8,12 @@ mod regroup;
 mod scatter;
 mod sink;
 mod source;
+mod spending;
 mod task;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use polars::prelude::DataFrame;
 
@@ -20,6 +22,7 @@ use crate::udf::Reply;
 
 pub(crate) use program::{Of, Program};
 pub(crate) use source::Waits;
+pub(crate) use spending::{Spending, nanoseconds};
 pub(crate) use task::{TaskRun, run_task};
 
 /// The UDF replicas that a task hands its batches to.
@@ -30,5 +33,15 @@ pub(crate) trait Pools: Send + Sync {
         &self,
         step: usize,
         inputs: DataFrame,
-    ) -> Pin<Box<dyn Future<Output = Result<Reply, TaskFailure>> + Send + '_>>;
+    ) -> Pin<Box<dyn Future<Output = Result<Called, TaskFailure>> + Send + '_>>;
+}
+
+/// What a call of a UDF has come to.
+#[derive(Debug)]
+pub(crate) struct Called {
+    pub(crate) reply: Reply,
+    /// How long a replica was at the attempt that succeeded.
+    pub(crate) busy: Duration,
+    /// How often it was made again.
+    pub(crate) again: u64,
 }

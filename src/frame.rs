@@ -12,6 +12,7 @@ use std::sync::mpsc as blocking;
 use futures_util::future::ready;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use polars::prelude::*;
+use regatta_observe::{Explain, Profile};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -34,7 +35,7 @@ pub struct Run {
     session: Session,
     query: QueryId,
     schema: SchemaRef,
-    explain: String,
+    explain: Explain,
     events: Option<mpsc::Receiver<RunEvent>>,
     publication: Option<Publication>,
     /// Says where it stands if it takes long.
@@ -42,7 +43,7 @@ pub struct Run {
 }
 
 impl Run {
-    pub(crate) fn new(session: Session, query: QueryId, schema: SchemaRef, explain: String) -> Self {
+    pub(crate) fn new(session: Session, query: QueryId, schema: SchemaRef, explain: Explain) -> Self {
         Self { session, query, schema, explain, events: None, publication: None, watch: None }
     }
 
@@ -124,8 +125,13 @@ impl Run {
 
     /// Waits until the whole result is there, and leaves it where it is: so many partitions.
     pub(crate) fn persist(&mut self) -> Result<usize, Error> {
-        let mut events = self.events.take().ok_or(ClusterError::Closed)?;
         self.session.persist(self.query)?;
+        self.until_done()
+    }
+
+    /// Waits until the whole result is there: so many partitions.
+    fn until_done(&mut self) -> Result<usize, Error> {
+        let mut events = self.events.take().ok_or(ClusterError::Closed)?;
         let made = self.session.host().wait(async move {
             let mut made = BTreeSet::new();
             loop {
@@ -163,9 +169,31 @@ impl Run {
         self.session.release(self.query);
     }
 
-    /// How the query is run, in words: stages, tasks, and why.
-    pub fn explain(&self) -> &str {
+    /// How the query is run: stages, tasks, and why. `{}` says it in words.
+    pub fn explain(&self) -> &Explain {
         &self.explain
+    }
+
+    /// What the query does so far, or did: also after its end, and after its result was taken. `{}` shows it as a tree that ends
+    /// with what is wrong and what to change, `{:#}` with everything;
+    /// [docs/observe.md](https://github.com/regatta/regatta/blob/main/docs/observe.md) says what each figure means.
+    ///
+    /// ```
+    /// use regatta::{polars::prelude::*, prelude::*};
+    ///
+    /// let mut run = Session::native()?.submit(df!["x" => [1, 2, 3]].unwrap().lazy().filter(col("x").gt(1)))?;
+    /// run.collect()?;
+    /// let profile = run.profile()?;
+    /// assert_eq!(profile.query.rows, 2);
+    /// println!("{profile}");
+    /// # Ok::<(), regatta::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The session is gone, or has forgotten it: it keeps the last 64 queries that have ended, as far as
+    /// `REGATTA_OBSERVE_MEMORY` goes.
+    pub fn profile(&self) -> Result<Profile, Error> {
+        self.session.profile(self.query)
     }
 
     /// Columns of the result.
@@ -256,6 +284,18 @@ pub trait LazyFrameExt: Sized {
     /// As [`Session::submit_sink`] and [`Run::collect`].
     fn sink_on(self, session: &Session, mode: SinkMode) -> Result<DataFrame, Error>;
 
+    /// How the query would be run on this session, as data; `{}` says it in words.
+    ///
+    /// # Errors
+    /// The query cannot be planned.
+    fn explain_on(self, session: &Session) -> Result<Explain, Error>;
+
+    /// Runs the query, drops its result where it is, and yields what it did. Publishes no files.
+    ///
+    /// # Errors
+    /// As [`collect_on`](Self::collect_on) and [`Run::profile`].
+    fn explain_analyze_on(self, session: &Session) -> Result<Profile, Error>;
+
     /// Runs the query and leaves its result on the workers, as a source for further queries of this session: see
     /// [`Persisted`]. Blocks until it is there.
     ///
@@ -323,6 +363,17 @@ impl LazyFrameExt for LazyFrame {
 
     fn sink_on(self, session: &Session, mode: SinkMode) -> Result<DataFrame, Error> {
         session.submit_sink(self, mode)?.collect()
+    }
+
+    fn explain_on(self, session: &Session) -> Result<Explain, Error> {
+        session.explained(self)
+    }
+
+    fn explain_analyze_on(self, session: &Session) -> Result<Profile, Error> {
+        // What is in a sink's folder does not matter: nothing is put there.
+        let mut run = session.submit_sink(self, SinkMode::Append)?;
+        run.until_done()?;
+        run.profile()
     }
 
     fn persist_on(self, session: &Session) -> Result<Persisted, Error> {

@@ -89,6 +89,8 @@ pub use frame::{Batches, LazyFrameExt, Run, SinkMode};
 /// ```
 pub use polars_ooc::Allocator;
 pub use regatta_macros::{Message, actor, main, udf};
+/// What is shown of queries, as data: see [`Run::profile`], [`Run::explain`].
+pub use regatta_observe as observe;
 pub use sched::{
     GpuInfo, PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, StepId, TaskId, Wait, WaitsFor,
     WorkerId, WorkerStatus,

@@ -13,6 +13,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
+use regatta_observe::Sample;
+
 /// CPUs that this process may use.
 pub(crate) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
@@ -27,6 +29,25 @@ pub(crate) fn memory() -> u64 {
     let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
     let group = group.and_then(|text| text.trim().parse().ok()).unwrap_or(UNKNOWN);
     machine.unwrap_or(UNKNOWN).min(group)
+}
+
+/// What this process uses, if the system says so.
+pub(crate) fn usage() -> Option<Sample> {
+    // SAFETY: all of it is integers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: it is written to a place of ours, of the type that it is.
+    if unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) } != 0 {
+        return None;
+    }
+    let time = |of: libc::timeval| of.tv_sec as u64 * 1_000_000_000 + of.tv_usec as u64 * 1000;
+    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+    let peak = usage.ru_maxrss as u64 * unit;
+    let resident = std::fs::read_to_string("/proc/self/statm").ok();
+    let resident = resident.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    // SAFETY: it asks for a number and takes no pointer.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let memory = resident.map_or(peak, |pages| pages * u64::try_from(page).unwrap_or(0));
+    Some(Sample { cpu: time(usage.ru_utime) + time(usage.ru_stime), memory, peak: peak.max(memory) })
 }
 
 /// Memory where the system does not say how much: enough for any request, and sums of it do not overflow.

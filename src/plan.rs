@@ -10,6 +10,7 @@ mod cut;
 mod explain;
 mod files;
 mod held;
+mod label;
 mod lift;
 mod marker;
 mod names;

@@ -15,12 +15,13 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use polars::prelude::LazyFrame;
+use regatta_observe::{Explain, Profile};
 use regatta_remote::{ActorRef, Arbiter, Authority, Node, Role, catch};
 
-use crate::actors::{Host, MAILBOX, Persist, Place, SchedulerActor, SwordfishActor, UseProvider, Worker};
+use crate::actors::{Host, MAILBOX, Persist, Place, ProfileOf, SchedulerActor, SwordfishActor, UseProvider, Worker};
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, find_gpus, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
@@ -229,8 +230,10 @@ impl Session {
     /// # Errors
     /// As there; [`SinkError`](crate::error::SinkError): there is something already, or the folder cannot be written to.
     pub fn submit_sink(&self, query: LazyFrame, mode: SinkMode) -> Result<Run, Error> {
+        let began = Instant::now();
         let mut plan = self.plan(query)?;
-        let (explain, schema) = (plan.to_string(), Arc::clone(&plan.schema));
+        let planned = began.elapsed();
+        let (explain, schema) = (plan.explained(), Arc::clone(&plan.schema));
         let id = QueryId(os::random());
         // Made first: whatever happens from here on, its drop frees what the query holds.
         let mut run = Run::new(self.clone(), id, schema, explain);
@@ -238,7 +241,7 @@ impl Session {
             run.will_publish(Publication::prepare(sink, mode, id, &self.inner.scratch)?);
         }
         let (given, why) = (self.keep_frames(id, &mut plan)?, watch::reasons(&plan));
-        let events = self.inner.door.submit(self.host(), id, plan, given)?;
+        let events = self.inner.door.submit(self.host(), id, plan, given, planned)?;
         let watched = watch::watch(self.inner.door.scheduler(), id, why);
         run.hear(events, self.host().runtime.handle().spawn(watched).abort_handle());
         Ok(run)
@@ -249,7 +252,12 @@ impl Session {
     /// # Errors
     /// The query cannot be planned.
     pub fn explain(&self, query: &LazyFrame) -> Result<String, Error> {
-        Ok(self.plan(query.clone())?.to_string())
+        Ok(self.explained(query.clone())?.to_string())
+    }
+
+    /// The same as data.
+    pub(crate) fn explained(&self, query: LazyFrame) -> Result<Explain, Error> {
+        Ok(self.plan(query)?.explained())
     }
 
     /// Where the session's scheduler stands: workers, what waits, and every query; of all drivers, if it is a cluster's.
@@ -336,6 +344,16 @@ impl Session {
     pub(crate) fn release(&self, query: QueryId) {
         self.host().store.drop_query(query);
         self.inner.door.release(self.host(), query);
+    }
+
+    /// What a query does, or did.
+    pub(crate) fn profile(&self, query: QueryId) -> Result<Profile, Error> {
+        let profile = self.inner.door.ask(self.host(), ProfileOf(query))?;
+        let forgotten = "the session keeps the last 64 queries that have ended, as far as REGATTA_OBSERVE_MEMORY goes, and has \
+                         forgotten this one: ask for its profile sooner, or raise that";
+        profile
+            .map(|profile| *profile)
+            .ok_or_else(|| ClusterError::network("find the query's profile", forgotten).into())
     }
 
     pub(crate) async fn query_status(&self, query: QueryId) -> Result<Option<QueryStatus>, Error> {

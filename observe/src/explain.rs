@@ -89,6 +89,8 @@ pub struct UdfPlan {
     pub step: u32,
     /// Its registered name.
     pub udf: String,
+    /// What it does, for people: its name, or those of several that are one.
+    pub does: String,
     /// Columns that it is handed.
     pub inputs: Vec<String>,
     /// The least and the most replicas.
@@ -182,8 +184,9 @@ impl Explain {
 
 impl fmt::Display for UdfPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { udf, inputs, replicas: (least, most), .. } = self;
-        write!(f, "UDF {udf} on [{}], {least}..={most} replicas, batches ", inputs.join(", "))?;
+        let Self { udf, does, inputs, replicas: (least, most), .. } = self;
+        let does = if does.is_empty() { udf } else { does };
+        write!(f, "UDF {does} on [{}], {least}..={most} replicas, batches ", inputs.join(", "))?;
         match self.batch {
             None => write!(f, "as they come")?,
             Some((least, most)) if least == most => write!(f, "of {most} rows")?,

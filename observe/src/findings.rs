@@ -106,13 +106,6 @@ pub const RULES: &[Rule] = &[
         check: stages::few_tasks,
     },
     Rule {
-        id: "spill",
-        severity: Severity::Note,
-        when: "a stage wrote to disk what memory did not hold",
-        advice: "more memory, or more partitions",
-        check: stages::spill,
-    },
-    Rule {
         id: "waited-for-room",
         severity: Severity::Note,
         when: "a query waited for more than 20 % of its time, and for more than a second, before its first task started",
@@ -122,7 +115,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         id: "memory-near",
         severity: Severity::Warning,
-        when: "a worker's memory came to more than 90 % of its limit",
+        when: "a worker's memory came to more than 90 % of what it was given",
         advice: "more memory, more partitions, or fewer tasks at once",
         check: workers::memory,
     },

@@ -76,8 +76,6 @@ const FIGURES: &[(&str, &str, Fields)] = &[
             ("engine", "it waited for the engine's next batch"),
             ("udf", "it waited for UDFs"),
             ("write", "it wrote"),
-            ("cpu", "CPU time, where it is known"),
-            ("spilled", "bytes that were written to disk because memory did not suffice"),
             ("inputs", "empty here: `edges` has them"),
             ("calls", "empty here: `pools` has them"),
         ],
@@ -133,10 +131,7 @@ const FIGURES: &[(&str, &str, Fields)] = &[
             ("lost", "why it was lost"),
             ("attempts", "attempts of the query that ended there"),
             ("busy", "how long they ran, all together"),
-            (
-                "sample",
-                "what its process used last, for all queries: `cpu` time, `memory`, its `peak` and its `limit`, bytes in `scratch` files",
-            ),
+            ("sample", "what its process used last, for all queries: `cpu` time, `memory`, and the `peak` of that"),
         ],
     ),
     (

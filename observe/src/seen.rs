@@ -211,10 +211,6 @@ pub struct Sample {
     pub memory: u64,
     /// The most that were.
     pub peak: u64,
-    /// Bytes that it may have; 0: not known.
-    pub limit: u64,
-    /// Bytes that it has in files of its scratch folder.
-    pub scratch: u64,
 }
 
 /// What tasks of one stage took, in sum. Times are in nanoseconds.
@@ -229,10 +225,6 @@ pub struct Spent {
     pub udf: u64,
     /// It wrote.
     pub write: u64,
-    /// CPU time.
-    pub cpu: u64,
-    /// Bytes that were written to disk because memory did not suffice.
-    pub spilled: u64,
     /// What was read of other stages.
     pub inputs: Vec<(u32, Fetched)>,
     /// What UDF calls took, by step.
@@ -272,13 +264,11 @@ pub struct Calls {
 impl Spent {
     /// Takes in what others took.
     pub fn merge(&mut self, other: &Self) {
-        let Self { fetch, engine, udf, write, cpu, spilled, inputs, calls } = other;
+        let Self { fetch, engine, udf, write, inputs, calls } = other;
         self.fetch += fetch;
         self.engine += engine;
         self.udf += udf;
         self.write += write;
-        self.cpu += cpu;
-        self.spilled += spilled;
         for (stage, fetched) in inputs {
             entry(&mut self.inputs, *stage).merge(fetched);
         }

@@ -12,7 +12,7 @@ use regatta_remote::{
 };
 
 use super::gateway::admission;
-use super::messages::{Admit, Place};
+use super::messages::{Admit, Feed, Place};
 use super::{CONTROL, FIRST_REPLICA, GATEWAY, GatewayActor, SWORDFISH, SwordfishActor, UdfActor};
 use crate::actor::ActorDirectory;
 use crate::cluster::hello;
@@ -151,6 +151,13 @@ impl Host {
         }
         let through = Ticket::Through { worker: place.worker, node, address, wanted };
         self.fetch_from(place, head, through).await
+    }
+
+    /// Whether what this worker has of a feed is passed on by the head, as it cannot be reached from here.
+    pub(super) fn is_passed_on(&self, feed: &Feed, worker: WorkerId) -> bool {
+        let place = feed.places.iter().find(|place| place.worker == worker);
+        let node = place.and_then(|place| place.node).filter(|_| self.head.is_some());
+        node.is_some_and(|(node, _)| self.unreachable.contains(&node))
     }
 
     /// What a ticket stands for, from another process.

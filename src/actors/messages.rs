@@ -5,8 +5,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use polars::prelude::DataFrame;
+use regatta_observe::{Profile, Progress, Sample, Spent};
 use regatta_remote::{ActorId, ActorRef, Address, NodeId, Publication, Role, messages};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -62,6 +64,8 @@ takes! {
         0x0105 SpawnActor from [Driver], "an actor of its own" => Result<Hosted, ActorError>,
         0x0106 StopActor from [Driver], "actors that it has started" => Result<(), ActorError>,
         0x0109 Status from [Driver], "its own queries" => Option<QueryStatus>,
+        0x010e ProfileOf from [Driver], "its own queries, also when they have ended" => Option<Box<Profile>>,
+        0x010f ProgressOf from [Driver], "its own queries, also when they have ended" => Option<Box<Progress>>,
         0x010a WholeStatus from [Driver], "the whole cluster, without what others read or make" => SessionStatus,
         0x010b Persist from [Driver], "its own queries" => (),
         0x0110 Find from [Driver], "its own queries" => Found,
@@ -120,11 +124,19 @@ pub(crate) struct TaskEnded {
     pub(crate) outcome: Outcome,
     /// What its UDF calls have reported, unless it failed.
     pub(crate) metrics: MetricsByUdf,
+    /// How long it ran, in nanoseconds.
+    pub(crate) ran: u64,
 }
 
-/// Attempts of tasks that have ended on one worker, in this order.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct TasksEnded(pub(crate) Vec<TaskEnded>);
+/// Attempts of tasks that have ended on one worker, in this order; it is said again and again while some run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct TasksEnded {
+    pub(crate) ended: Vec<TaskEnded>,
+    /// What they took, those of one stage together.
+    pub(crate) spent: Vec<(QueryId, StageId, Spent)>,
+    /// What the worker's process uses, now and then.
+    pub(crate) sample: Option<(WorkerId, Sample)>,
+}
 
 /// A replica reports.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -324,6 +336,8 @@ pub(crate) struct Evaluate {
 pub(crate) struct Evaluated {
     pub(crate) column: BatchAt,
     pub(crate) metrics: Metrics,
+    /// How long the replica was at it.
+    pub(crate) busy: Duration,
 }
 
 /// Why a replica has no result.
@@ -379,6 +393,8 @@ pub(crate) struct Submit {
     pub(crate) plan: QueryPlan,
     /// For each stage that is a frame, its partitions in the driver's store.
     pub(crate) given: BTreeMap<StageId, Vec<Output>>,
+    /// How long it took to plan it.
+    pub(crate) planned: Duration,
     /// Where that store is.
     pub(crate) driver: Place,
     /// Holds every event of the query: one for each task of its last stage, and the end.
@@ -388,11 +404,11 @@ pub(crate) struct Submit {
 impl Submit {
     /// A query, and where its events come.
     pub(crate) fn new(from: SubmitFrom) -> (Self, mpsc::Receiver<RunEvent>) {
-        let SubmitFrom { driver, query, plan, given } = from;
+        let SubmitFrom { driver, query, plan, given, planned } = from;
         let tasks = plan.last().map_or(0, |stage| stage.splits.len());
         // Room for every event, so that the scheduler never waits for a session: a partition that is made again is no other.
         let (events, heard) = mpsc::channel(tasks + 2);
-        (Self { query, plan, given, driver, events }, heard)
+        (Self { query, plan, given, planned, driver, events }, heard)
     }
 }
 
@@ -404,6 +420,8 @@ pub(crate) struct SubmitFrom {
     pub(crate) plan: QueryPlan,
     /// For each stage that is a frame, its partitions in the driver's store.
     pub(crate) given: BTreeMap<StageId, Vec<Output>>,
+    /// How long it took to plan it.
+    pub(crate) planned: Duration,
 }
 
 /// What has become of a query since the last time; waits a while for something to tell.
@@ -492,6 +510,14 @@ pub(crate) struct Taken(pub(crate) QueryId);
 /// Where a query stands.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Status(pub(crate) QueryId);
+
+/// What a query does, or did.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct ProfileOf(pub(crate) QueryId);
+
+/// Where a query stands, for people who wait for it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct ProgressOf(pub(crate) QueryId);
 
 /// Where everything stands.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::messages::{BatchAt, CallFailure, Evaluate, Evaluated, Place, ReplicaAt};
 use super::{Host, UdfActor};
-use crate::engine::Pools;
+use crate::engine::{Called, Pools};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::UdfStep;
 use crate::sched::{QueryId, ReplicaId, StageId, StepId};
@@ -120,22 +120,26 @@ impl StagePools {
 
     /// Runs a batch until it succeeds, or is tried for the last time. The wait between attempts is here, where no replica is
     /// held up and the query's end drops it.
-    async fn call(&self, step: usize, inputs: DataFrame) -> Result<Reply, TaskFailure> {
+    async fn call(&self, step: usize, inputs: DataFrame) -> Result<Called, TaskFailure> {
         let unknown = || TaskFailure::Panicked(format!("step {step} has no pool"));
         let step = self.steps.get(step).ok_or_else(unknown)?;
         let UdfOfStep { name, options, dtype } = &step.udf;
-        let (mut retry, mut deaths) = (Retry::new(options, Some(step.id)), Deaths::default());
+        let (mut retry, mut deaths, mut again) = (Retry::new(options, Some(step.id)), Deaths::default(), 0);
         let (seat, error) = loop {
             let (seat, result) = self.attempt(step, &inputs, deaths.before(retry.call())).await?;
             let conform = |reply: Reply| Ok(Reply { column: conform(reply.column, dtype)?, ..reply });
-            let error = match result.and_then(|reply| conform(reply).map_err(Fault::Failed)) {
-                Ok(reply) => return Ok(reply),
+            let error = match result.and_then(|(reply, busy)| Ok((conform(reply).map_err(Fault::Failed)?, busy))) {
+                Ok((reply, busy)) => return Ok(Called { reply, busy, again }),
                 Err(Fault::Failed(error)) => error,
                 Err(Fault::Died(why)) => match deaths.another(&why, &inputs) {
                     Some(error) => break (seat, error),
-                    None => continue,
+                    None => {
+                        again += 1;
+                        continue;
+                    }
                 },
             };
+            again += 1;
             match retry.failed(&error) {
                 Some(delay) => {
                     tracing::debug!(udf = name, ?delay, %error, "a batch will be tried again");
@@ -145,7 +149,8 @@ impl StagePools {
             }
         };
         let settled = retry.settle(name, error, inputs.height(), dtype);
-        settled.map_err(|error| step.failed(&seat, error))
+        let reply = settled.map_err(|error| step.failed(&seat, error))?;
+        Ok(Called { reply, busy: Duration::ZERO, again: again - 1 })
     }
 
     /// One attempt: what the UDF did, and where. A replica that is lost, or hung before it began, is not an attempt: the batch
@@ -155,7 +160,7 @@ impl StagePools {
         step: &StepPool,
         inputs: &DataFrame,
         call: Call,
-    ) -> Result<(Seat, Result<Reply, Fault>), TaskFailure> {
+    ) -> Result<(Seat, Result<(Reply, Duration), Fault>), TaskFailure> {
         loop {
             let (seat, credit) = step.credit(inputs).await?;
             let fault = match self.evaluate(&seat, inputs, call).await {
@@ -188,7 +193,7 @@ impl StagePools {
         }
     }
 
-    async fn evaluate(&self, seat: &Seat, inputs: &DataFrame, call: Call) -> Result<Reply, CallEnd> {
+    async fn evaluate(&self, seat: &Seat, inputs: &DataFrame, call: Call) -> Result<(Reply, Duration), CallEnd> {
         let reply = match &seat.local {
             Some(actor) => actor.ask(Evaluate { inputs: BatchAt::Here(inputs.clone()), call }, CALL).await,
             None => {
@@ -200,10 +205,10 @@ impl StagePools {
             }
         };
         match reply? {
-            Ok(Evaluated { column, metrics }) => {
+            Ok(Evaluated { column, metrics, busy }) => {
                 let column = one_column(self.result(column).await?);
                 let column = column.map_err(|error| CallEnd::Replica(CallFailure::Failed(error)))?;
-                Ok(Reply { column, metrics })
+                Ok((Reply { column, metrics }, busy))
             }
             Err(failure) => Err(CallEnd::Replica(failure)),
         }
@@ -231,7 +236,7 @@ impl Pools for StagePools {
         &self,
         step: usize,
         inputs: DataFrame,
-    ) -> Pin<Box<dyn Future<Output = Result<Reply, TaskFailure>> + Send + '_>> {
+    ) -> Pin<Box<dyn Future<Output = Result<Called, TaskFailure>> + Send + '_>> {
         Box::pin(self.call(step, inputs))
     }
 }

@@ -11,9 +11,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::messages::{
     CreditWaits, Dismiss, DropStage, End, Enough, Gone, Place, Prepare, Register, Release, ReleaseOf, ReplicaAt,
-    ReplicaSays, RunEvent, RunTask, Serve, StartReplica, Status, StopReplica, Submit, TaskEnded, TasksEnded,
-    UseProvider, WholeStatus, Withdraw, Word, Worker, WorkerDown, WorkerSilent,
+    ReplicaSays, RunEvent, RunTask, Serve, StartReplica, StopReplica, Submit, TaskEnded, TasksEnded, UseProvider,
+    Withdraw, Word, Worker, WorkerDown, WorkerSilent,
 };
+use super::observed::{Observed, Reported};
 use super::outbox::{OUTBOX, Outgoing, deliver};
 use super::specs::{driver_id, feed, pool_spec};
 use super::{Host, SwordfishActor};
@@ -22,14 +23,15 @@ use crate::error::{ClusterError, Error};
 use crate::notice::notice;
 use crate::plan::{QueryPlan, Stage, UdfStep};
 use crate::sched::{
-    Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, QueryId, QuerySpec, QueryStatus, ReplicaId, Report,
-    Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
+    Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, QueryId, QuerySpec, ReplicaId, Report, Resources,
+    Settings, StageId, StageSpec, StepId, WorkerId,
 };
-use crate::udf::{Metrics, MetricsByUdf, merge_into};
+use crate::udf::{Metrics, merge_into};
 
 /// Places the work of all queries.
 pub struct SchedulerActor {
     pub(super) core: Core,
+    pub(super) observed: Observed,
     pub(super) host: Arc<Host>,
     pub(super) workers: HashMap<WorkerId, Crew>,
     pub(super) queries: HashMap<QueryId, Submitted>,
@@ -51,7 +53,7 @@ pub struct SchedulerActor {
 
 pub(super) struct Crew {
     pub(super) place: Place,
-    devices: Vec<GpuInfo>,
+    pub(super) devices: Vec<GpuInfo>,
     actor: ActorRef<SwordfishActor>,
     /// Messages to the worker, in order; a task of its own sends them.
     outbox: mpsc::Sender<Outgoing>,
@@ -61,28 +63,9 @@ pub(super) struct Submitted {
     plan: QueryPlan,
     pub(super) driver: Place,
     events: mpsc::Sender<RunEvent>,
-    reported: Reported,
+    pub(super) reported: Reported,
     /// Why the result, which was there and was lost, could not be made again.
     pub(super) lost: Option<Error>,
-}
-
-/// What a query's UDFs have reported.
-#[derive(Default)]
-struct Reported {
-    /// By task, so that one that runs again counts once.
-    tasks: HashMap<TaskId, MetricsByUdf>,
-    /// By replicas that have ended.
-    replicas: MetricsByUdf,
-}
-
-impl Reported {
-    fn total(&self) -> MetricsByUdf {
-        let mut total = self.replicas.clone();
-        for (udf, metrics) in self.tasks.values().flatten() {
-            merge_into(&mut total, udf, metrics);
-        }
-        total
-    }
 }
 
 /// How often deadlines are looked at.
@@ -91,12 +74,13 @@ const TICK: Duration = Duration::from_millis(50);
 const GONE: usize = 4096;
 
 impl SchedulerActor {
-    pub(crate) fn new(settings: Settings, host: Arc<Host>, joining: watch::Sender<usize>) -> Self {
+    pub(crate) fn new(settings: Settings, observe: usize, host: Arc<Host>, joining: watch::Sender<usize>) -> Self {
         let core = Core::new(settings);
         let (workers, queries, replicas) = (HashMap::new(), HashMap::new(), HashMap::new());
         let (owners, enrolled, gone) = (HashMap::new(), HashMap::new(), VecDeque::new());
         Self {
             core,
+            observed: Observed::new(observe),
             host,
             workers,
             queries,
@@ -179,9 +163,16 @@ impl SchedulerActor {
     }
 
     pub(super) fn take(&mut self, event: Event) {
-        for action in self.core.handle(event, Instant::now()) {
-            self.act(action);
-        }
+        self.take_with(event, None);
+    }
+
+    /// `ran`: how long an attempt did that has ended, in nanoseconds.
+    fn take_with(&mut self, event: Event, ran: Option<u64>) {
+        let now = Instant::now();
+        let touched = self.observed.sees(&event, ran, now);
+        let actions = self.core.handle(event, now);
+        self.observed.does(&actions, touched, &self.core, now);
+        actions.into_iter().for_each(|action| self.act(action));
     }
 
     fn act(&mut self, action: Action) {
@@ -199,6 +190,7 @@ impl SchedulerActor {
                 let inputs = stage.inputs.iter();
                 let inputs = inputs.map(|id| (*id, feed(&split, &self.outputs(task.query, *id)))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
+                ready.iter().for_each(|(step, replica, _)| self.observed.serves(*step, *replica));
                 let replicas = ready.into_iter().filter_map(|(step, replica, on)| self.replica_at(step, replica, on));
                 let replicas = replicas.collect();
                 self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
@@ -274,8 +266,8 @@ impl SchedulerActor {
             // There is room for every event; it fails only when nobody listens any more.
             let _ = submitted.events.try_send(event);
         }
-        if failed {
-            self.queries.remove(&query);
+        if failed && let Some(submitted) = self.queries.remove(&query) {
+            self.observed.reported(query, &submitted.reported);
         }
     }
 
@@ -340,7 +332,10 @@ impl SchedulerActor {
 
     fn release(&mut self, query: QueryId) {
         self.take(Event::Release(query));
-        self.queries.remove(&query);
+        if let Some(submitted) = self.queries.remove(&query) {
+            self.observed.reported(query, &submitted.reported);
+        }
+        self.observed.released(query);
         self.host.store.disown(query);
     }
 
@@ -363,6 +358,7 @@ impl Actor for SchedulerActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(TICK, |actor, _| {
             actor.take(Event::Tick);
+            actor.observed.look_at_waits(&actor.core);
         });
     }
 }
@@ -439,8 +435,18 @@ impl Handler<WorkerSilent> for SchedulerActor {
 impl Handler<TasksEnded> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, TasksEnded(ended): TasksEnded, _: &mut Self::Context) {
-        for TaskEnded { task, attempt, outcome, metrics } in ended {
+    fn handle(&mut self, TasksEnded { ended, spent, sample }: TasksEnded, _: &mut Self::Context) {
+        if let Some((worker, sample)) = sample.filter(|(worker, _)| self.is_from(*worker)) {
+            self.observed.pulse(worker, sample);
+        }
+        for (query, stage, spent) in &spent {
+            let of = |end: &&TaskEnded| (end.task.query, end.task.stage) == (*query, *stage);
+            let runs_there = |end: &TaskEnded| self.core.runs_on(end.task, end.attempt);
+            if ended.iter().filter(of).filter_map(runs_there).any(|worker| self.is_from(worker)) {
+                self.observed.spent(*query, *stage, spent);
+            }
+        }
+        for TaskEnded { task, attempt, outcome, metrics, ran } in ended {
             // None: it was given up, and its end is heard no more.
             if !self.core.runs_on(task, attempt).is_some_and(|worker| self.is_from(worker)) {
                 tracing::debug!(%task, attempt = attempt.0, from = %Sender::current(), "an end that is not heard");
@@ -449,7 +455,7 @@ impl Handler<TasksEnded> for SchedulerActor {
             if let (Ok(_), Some(submitted)) = (&outcome, self.queries.get_mut(&task.query)) {
                 submitted.reported.tasks.insert(task, metrics);
             }
-            self.take(Event::TaskEnded { task, attempt, outcome });
+            self.take_with(Event::TaskEnded { task, attempt, outcome }, Some(ran));
         }
     }
 }
@@ -495,7 +501,7 @@ impl Handler<CreditWaits> for SchedulerActor {
 impl Handler<Submit> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, Submit { query, plan, mut given, driver, events }: Submit, _: &mut Self::Context) {
+    fn handle(&mut self, Submit { query, plan, mut given, planned, driver, events }: Submit, _: &mut Self::Context) {
         if let Err(error) = self.may_submit(query, &plan, &driver) {
             // There is room for every event.
             let _ = events.try_send(RunEvent::Failed(error.into()));
@@ -519,6 +525,7 @@ impl Handler<Submit> for SchedulerActor {
         });
         let spec = QuerySpec { id: query, driver: driver_id(&driver), stages: stages.collect(), stable: plan.stable };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
+        self.observed.submitted(query, &plan.explained(), planned, driver.node.map(|(node, _)| node));
         self.queries.insert(query, Submitted { plan, driver, events, reported: Reported::default(), lost: None });
         self.take(Event::Submit(spec));
     }
@@ -540,28 +547,6 @@ impl Handler<ReleaseOf> for SchedulerActor {
         if of.is_some_and(|(node, _)| node == driver) {
             self.release(query);
         }
-    }
-}
-
-impl Handler<Status> for SchedulerActor {
-    type Result = Option<QueryStatus>;
-
-    fn handle(&mut self, Status(query): Status, _: &mut Self::Context) -> Self::Result {
-        let mut status = self.core.status(query, Instant::now()).filter(|_| self.is_owner(query))?;
-        status.metrics = self.queries.get(&query).map(|submitted| submitted.reported.total()).unwrap_or_default();
-        Some(status)
-    }
-}
-
-impl Handler<WholeStatus> for SchedulerActor {
-    type Result = actix::MessageResult<WholeStatus>;
-
-    fn handle(&mut self, _: WholeStatus, _: &mut Self::Context) -> Self::Result {
-        let mut status = self.core.session_status(Instant::now());
-        for worker in &mut status.workers {
-            worker.devices = self.workers.get(&worker.worker).map(|crew| crew.devices.clone()).unwrap_or_default();
-        }
-        actix::MessageResult(status)
     }
 }
 

@@ -2,22 +2,25 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
 use futures_util::future::try_join_all;
+use regatta_observe::Spent;
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, catch};
 use tokio::sync::{mpsc, watch};
 
+use super::ends::{ENDS, Ended, Reports};
 use super::feeding::AHEAD;
 use super::lanes::Lanes;
 use super::messages::{
     ALL_SECTIONS, CreditWaits, Dismiss, DropStage, End, Enough, Feed, Gone, Locate, Located, Place, Prepare, ReplicaAt,
-    ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, TasksEnded, Withdraw, Word,
+    ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, Withdraw, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
-use crate::engine::{Of, Program, TaskRun, Waits, run_task};
+use crate::engine::{Of, Program, Spending, TaskRun, Waits, nanoseconds, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{Split, held_in};
 use crate::sched::{Attempt, Outcome, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
@@ -32,14 +35,16 @@ pub struct SwordfishActor {
     queries: HashMap<QueryId, Work>,
     replicas: HashMap<ReplicaId, Running>,
     lanes: Lanes<(TaskId, Attempt), Job>,
-    ended: mpsc::Sender<TaskEnded>,
+    ended: mpsc::Sender<Ended>,
+    /// Attempts that have begun and whose end was not reported.
+    running: Arc<AtomicUsize>,
     waits: mpsc::Sender<CreditWaits>,
     /// Users' actors and their threads.
     pub(super) hosted: HashMap<ActorId, Arbiter>,
 }
 
 /// Runs an attempt of a task to its end.
-type Job = Box<dyn FnOnce() -> TaskEnded + Send>;
+type Job = Box<dyn FnOnce() -> Ended + Send>;
 
 /// What this worker keeps of a query.
 struct Work {
@@ -75,22 +80,16 @@ struct Running {
 const LOOK: Duration = Duration::from_millis(500);
 /// Words on such batches that may wait to be sent; more are said later.
 const WAITS: usize = 64;
-/// Ends of tasks that may wait to be sent; then their threads wait.
-const ENDS: usize = 1024;
-/// Parts of a message that ends of tasks share, a MiB each.
-const TOGETHER: usize = 64;
-/// An end takes one part more for so many UDFs: one part is enough for an error, whose text is at most 64 KiB, or for what these
-/// report, each at most 40 KiB.
-const UDFS: usize = 24;
-
 impl SwordfishActor {
     pub(crate) fn new(host: Arc<Host>, here: Place, scheduler: ActorRef<SchedulerActor>) -> Self {
         let (waits, to_send) = mpsc::channel(WAITS);
         host.runtime.handle().spawn(report_waits(to_send, scheduler.clone()));
         let (ended, ends) = mpsc::channel(ENDS);
-        host.runtime.handle().spawn(report_ends(ends, scheduler.clone(), Arc::clone(&host)));
+        let running = Arc::new(AtomicUsize::new(0));
+        let reports = Reports { worker: here.worker, running: Arc::clone(&running), scheduler: scheduler.clone() };
+        host.runtime.handle().spawn(reports.send(ends, Arc::clone(&host)));
         let (queries, replicas, hosted) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { host, here, scheduler, queries, replicas, lanes: Lanes::default(), ended, waits, hosted }
+        Self { host, here, scheduler, queries, replicas, lanes: Lanes::default(), ended, running, waits, hosted }
     }
 
     /// Makes a swordfish reachable for the head of its cluster, and for nobody else.
@@ -133,12 +132,14 @@ impl SwordfishActor {
         let (stop, cancelled) = watch::channel(false);
         let job = self.job(message, cancelled);
         let Some((lane, job)) = self.lanes.put(after, key, job, stop) else { return };
-        let (lanes, ended) = (self.lanes.clone(), self.ended.clone());
+        let (lanes, ended, running) = (self.lanes.clone(), self.ended.clone(), Arc::clone(&self.running));
         // These threads are kept for a while: to start one takes as long as the least of tasks.
         self.host.runtime.handle().spawn_blocking(move || {
             let mut next = Some((key, job));
             while let Some((key, job)) = next.take() {
+                running.fetch_add(1, Ordering::Relaxed);
                 let end = job();
+                running.fetch_sub(1, Ordering::Relaxed);
                 next = lanes.next(lane, key);
                 // An error: this worker is on its way out.
                 drop(ended.blocking_send(end));
@@ -158,8 +159,9 @@ impl SwordfishActor {
         };
         Box::new(move || {
             let _span = tracing::info_span!("task", %task, attempt = attempt.0).entered();
-            let started = Instant::now();
-            let outcome = catch(|| attempt_task(&host, &scheduler, message, stage, calling, cancelled))
+            let (started, spending) = (Instant::now(), Arc::new(Spending::begin()));
+            let spends = Arc::clone(&spending);
+            let outcome = catch(|| attempt_task(&host, &scheduler, message, stage, (calling, spends), cancelled))
                 .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
             match &outcome {
                 Ok(output) => {
@@ -168,7 +170,8 @@ impl SwordfishActor {
                 Err(error) => tracing::debug!(%error, took = ?started.elapsed(), "failed"),
             }
             let metrics = outcome.as_ref().map(|_| meter.take()).unwrap_or_default();
-            TaskEnded { task, attempt, outcome, metrics }
+            let ran = nanoseconds(started.elapsed());
+            Ended { end: TaskEnded { task, attempt, outcome, metrics, ran }, spent: spending.take() }
         })
     }
 }
@@ -180,8 +183,9 @@ impl SwordfishActor {
         self.host.runtime.handle().spawn(async move {
             for (task, attempt) in withdrawn {
                 let (outcome, metrics) = (Err(TaskFailure::Cancelled), MetricsByUdf::new());
+                let end = TaskEnded { task, attempt, outcome, metrics, ran: 0 };
                 // An error: this worker is on its way out.
-                drop(ended.send(TaskEnded { task, attempt, outcome, metrics }).await);
+                drop(ended.send(Ended { end, spent: Spent::default() }).await);
             }
         });
     }
@@ -340,7 +344,7 @@ fn attempt_task(
     scheduler: &ActorRef<SchedulerActor>,
     message: RunTask,
     stage: Option<StageOfTask>,
-    calling: CallingTask,
+    (calling, spending): (CallingTask, Arc<Spending>),
     cancelled: watch::Receiver<bool>,
 ) -> Outcome {
     let unprepared = || PolarsFailure::new("protocol", "the stage's program did not come before its task");
@@ -350,9 +354,25 @@ fn attempt_task(
     let waits = Waits { runtime, cancelled: cancelled.clone() };
     let (query, split) = (message.task.query, message.split);
     let inputs = waits.until_cancelled(begin(host, scheduler, query, &program, &split, &message.inputs))?;
+    for (read, reading) in program.reads().iter().zip(&inputs) {
+        if let Of::Stage(stage) = &read.of
+            && let Some((_, feed)) = message.inputs.iter().find(|(of, _)| of == stage)
+        {
+            spending.reads(*stage, &reading.fetched(|worker| host.is_passed_on(feed, worker)));
+        }
+    }
     let output = PartitionId { task: message.task, attempt: message.attempt };
-    let outcome =
-        run_task(TaskRun { program, split, inputs, output, store: Arc::clone(&host.store), pools, calling, waits });
+    let outcome = run_task(TaskRun {
+        program,
+        split,
+        inputs,
+        output,
+        store: Arc::clone(&host.store),
+        pools,
+        calling,
+        waits,
+        spending,
+    });
     if *cancelled.borrow() {
         // It may have ended between its last batch and the seal: then the query's partitions have been dropped already.
         host.store.drop_attempt(output.task, output.attempt);
@@ -367,36 +387,6 @@ async fn report_waits(mut waits: mpsc::Receiver<CreditWaits>, scheduler: ActorRe
             tracing::debug!(%error, "could not tell the scheduler what waits");
         }
     }
-}
-
-/// Tells the scheduler how tasks ended: those that have ended meanwhile, in one message.
-async fn report_ends(mut ends: mpsc::Receiver<TaskEnded>, scheduler: ActorRef<SchedulerActor>, host: Arc<Host>) {
-    let mut ended = Vec::new();
-    while ends.recv_many(&mut ended, TOGETHER).await > 0 {
-        for message in messages(ended.drain(..)) {
-            if let Err(error) = insist(&scheduler, message).await {
-                tracing::error!(%error, "could not report the ends of tasks");
-                return host.leave();
-            }
-        }
-    }
-}
-
-/// Ends in their order, in messages that are not too long.
-fn messages(ends: impl Iterator<Item = TaskEnded>) -> Vec<TasksEnded> {
-    let (mut messages, mut left) = (Vec::<TasksEnded>::new(), 0);
-    for end in ends {
-        let parts = 1 + end.metrics.len() / UDFS;
-        match messages.last_mut() {
-            Some(TasksEnded(together)) if parts <= left => together.push(end),
-            _ => {
-                messages.push(TasksEnded(vec![end]));
-                left = TOGETHER;
-            }
-        }
-        left = left.saturating_sub(parts);
-    }
-    messages
 }
 
 /// Begins to read what a task reads of what others have left.
@@ -464,45 +454,5 @@ impl std::fmt::Debug for SwordfishActor {
             .field("worker", &self.here.worker)
             .field("replicas", &self.replicas.len())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use regatta_remote::{MAX_MESSAGE, MAX_TEXT, encode};
-
-    use super::*;
-    use crate::sched::{Output, WorkerId};
-    use crate::udf::Meter;
-
-    #[test]
-    fn the_longest_ends_that_travel_together_fit_into_a_message() {
-        let task = TaskId { query: QueryId(u64::MAX), stage: StageId(u32::MAX), index: u32::MAX };
-        let attempt = Attempt(u32::MAX);
-        // Of each message with so many ends.
-        let sizes = |outcome: Outcome, metrics: MetricsByUdf| {
-            let end = TaskEnded { task, attempt, outcome, metrics };
-            let messages = messages(vec![end; TOGETHER].into_iter()).into_iter();
-            messages.map(|message| (message.0.len(), encode(&message).unwrap().len())).collect::<Vec<_>>()
-        };
-        let text = "🚣".repeat(MAX_TEXT);
-        let error = UdfError::new(text.as_str()).within("row 7 of a batch of 100");
-        let udf = TaskFailure::Udf { udf: "keel".to_owned(), rank: 0, worker: WorkerId(0).to_string(), error };
-        let panic = catch(|| -> () { std::panic::panic_any(text.clone()) }).unwrap_err();
-        for failure in [udf, PolarsFailure::new("compute", text.as_str()).into(), TaskFailure::Panicked(panic)] {
-            let [(TOGETHER, size)] = sizes(Err(failure), MetricsByUdf::new())[..] else { panic!("one message") };
-            assert!(size <= TOGETHER * (MAX_TEXT + 1024), "{size}");
-        }
-        let meter = Meter::default();
-        (0..1000).for_each(|n| meter.gauge(&format!("{n:0>128}"), 1.5));
-        let reported = meter.take();
-        let id = PartitionId { task, attempt };
-        let output = Output { id, rows: u64::MAX, bytes: u64::MAX };
-        for (udfs, together) in [(UDFS - 1, vec![TOGETHER]), (UDFS, vec![TOGETHER / 2; 2])] {
-            let metrics = (0..udfs).map(|udf| (format!("udf {udf}"), reported.clone())).collect();
-            let sizes = sizes(Ok(output), metrics);
-            assert!(sizes.iter().all(|(_, size)| *size <= MAX_MESSAGE), "{sizes:?}");
-            assert_eq!(sizes.into_iter().map(|(ends, _)| ends).collect::<Vec<_>>(), together, "{udfs} UDFs");
-        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
 use polars::prelude::DataFrame;
@@ -168,10 +168,10 @@ impl Handler<Evaluate> for UdfActor {
                 }
             };
             let evaluation = Evaluation { thread, hung, words, runtime: host.runtime.handle().clone() };
-            let Reply { column, metrics } = evaluation.run(frame, call, under_way).await?;
+            let (Reply { column, metrics }, busy) = evaluation.run(frame, call, under_way).await?;
             let result = column.into_frame();
             if is_here {
-                return Ok(Evaluated { column: BatchAt::Here(result), metrics });
+                return Ok(Evaluated { column: BatchAt::Here(result), metrics, busy });
             }
             let bytes = encode_frame(&result).map_err(UdfError::from)?;
             let offer = host.store.offer(bytes, sender.node());
@@ -180,7 +180,7 @@ impl Handler<Evaluate> for UdfActor {
             // As many as callers have credits for, at most.
             offers.retain(Offer::waits);
             offers.push(offer);
-            Ok(Evaluated { column: BatchAt::There(here, ticket), metrics })
+            Ok(Evaluated { column: BatchAt::There(here, ticket), metrics, busy })
         };
         Box::pin(async move {
             tokio::select! {
@@ -201,8 +201,8 @@ struct Evaluation {
 }
 
 impl Evaluation {
-    /// Has the replica's thread run one batch. The time-out begins when the batch does.
-    async fn run(self, inputs: DataFrame, call: Call, under_way: UnderWay) -> Result<Reply, CallFailure> {
+    /// Has the replica's thread run one batch, and says how long that took. The time-out begins when the batch does.
+    async fn run(self, inputs: DataFrame, call: Call, under_way: UnderWay) -> Result<(Reply, Duration), CallFailure> {
         let (began, begins) = oneshot::channel();
         let (done, result) = oneshot::channel();
         let told_began = move || _ = began.send(());
@@ -218,6 +218,7 @@ impl Evaluation {
             _ = begins => (), // an error: the thread has ended, and so has `result`
             _ = hangs.wait_for(|hangs| *hangs) => return Err(CallFailure::Hung),
         }
+        let began = Instant::now();
         let mut running = Running { result: Some(result), words: self.words.clone(), runtime: self.runtime };
         let result = match self.thread.patience(&call) {
             None => running.ends().await,
@@ -232,7 +233,8 @@ impl Evaluation {
             },
         };
         running.result = None;
-        Ok(result.unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended").into()))?)
+        let reply = result.unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended").into()))?;
+        Ok((reply, began.elapsed()))
     }
 }
 

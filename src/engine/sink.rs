@@ -26,6 +26,7 @@ pub(super) fn write_files(mut task: TaskRun, sink: &FileSink) -> Result<Output, 
     let folder = AttemptFolder::make(sink, task.output)?;
     let inputs = std::mem::take(&mut task.inputs);
     let mut bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
+    task.spending.engine_begins();
     redirect(&mut bound, &folder.path, task.waits.cancelled.clone())?;
     fragment::run(bound, |_| false)?;
     // Whoever began the query has cleaned up: nobody would publish these files.

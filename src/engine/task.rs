@@ -13,6 +13,7 @@ use super::regroup::{nearly_full, regroup};
 use super::scatter::Sections;
 use super::sink::write_files;
 use super::source::Waits;
+use super::spending::Spending;
 use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Split;
@@ -43,6 +44,7 @@ pub(crate) struct TaskRun {
     /// What UDFs are told of the task, and where they report.
     pub(crate) calling: CallingTask,
     pub(crate) waits: Waits,
+    pub(crate) spending: Arc<Spending>,
 }
 
 /// Runs a task to its one end. Blocks: call it on a plain thread.
@@ -57,6 +59,7 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Output, TaskFailure> {
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
     let inputs = std::mem::take(&mut task.inputs);
     let bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
+    task.spending.engine_begins();
     let engine = if fragment::reads_few_rows(&bound, &task.split) {
         // There is room for one batch. A thread for the engine would take longer than all the rest.
         let _ = hand_over.try_send(fragment::run_here(bound)?);
@@ -70,7 +73,7 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Output, TaskFailure> {
     };
 
     let steps = async {
-        let (mut results, mut steps) = through_steps(batches, &task.program, &*task.pools, &task.calling);
+        let (mut results, mut steps) = through_steps(batches, &task);
         let mut left = task.program.limit.unwrap_or(u64::MAX);
         // With enough rows, the rest is dropped: that stops the engine.
         while left > 0 {
@@ -90,7 +93,7 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Output, TaskFailure> {
             };
             let taken = batch.head(Some(usize::try_from(left).unwrap_or(usize::MAX)));
             left -= taken.height() as u64;
-            sections.write(taken)?;
+            task.spending.writing(|| sections.write(taken))?;
         }
         Ok(())
     };
@@ -99,25 +102,23 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Output, TaskFailure> {
         engine.join().unwrap_or_else(|_| Err(TaskFailure::Panicked("the task's thread".to_owned())))
     });
     outcome.and(engine)?;
-    sections.seal()
+    task.spending.writing(|| sections.seal())
 }
 
 type Batches<'a> = BoxStream<'a, Result<DataFrame, TaskFailure>>;
 
 /// What the steps make of these batches, and the steps themselves, which are to be driven meanwhile. They hand their batches on
 /// from one to the next: one inside the other, they would need more stack the more they are.
-fn through_steps<'a>(
+fn through_steps(
     batches: mpsc::Receiver<DataFrame>,
-    program: &'a Program,
-    pools: &'a dyn Pools,
-    calling: &'a CallingTask,
-) -> (Batches<'a>, FuturesUnordered<BoxFuture<'a, Result<(), TaskFailure>>>) {
+    task: &TaskRun,
+) -> (Batches<'_>, FuturesUnordered<BoxFuture<'_, Result<(), TaskFailure>>>) {
     let steps = FuturesUnordered::new();
-    let mut batches = nearly_full(received(batches), program.batches);
-    for (index, step) in program.steps.iter().enumerate() {
+    let mut batches = nearly_full(received(batches), task.program.batches);
+    for (index, step) in task.program.steps.iter().enumerate() {
         let (hand_over, next) = mpsc::channel(1);
         let batches = std::mem::replace(&mut batches, nearly_full(received(next), step.spec.batches));
-        let mut made = Box::pin(through_step(batches, index, step, pools, calling));
+        let mut made = Box::pin(through_step(batches, index, step, task));
         let ends = async move {
             while let Some(batch) = made.try_next().await? {
                 // What follows has enough.
@@ -141,8 +142,7 @@ fn through_step<'a>(
     batches: Batches<'a>,
     index: usize,
     step: &'a Step,
-    pools: &'a dyn Pools,
-    calling: &'a CallingTask,
+    task: &'a TaskRun,
 ) -> impl Stream<Item = Result<DataFrame, TaskFailure>> + Send + 'a {
     let options = &step.spec.options;
     let (rows, at_once) = match options.in_flight {
@@ -155,9 +155,13 @@ fn through_step<'a>(
         let mut inputs = step.inputs(&piece).map_err(PolarsFailure::from)?;
         // Authors may count on one array for each input.
         inputs.rechunk_mut();
-        let Reply { column, metrics } = pools.call(index, inputs).await?;
-        calling.meter.add(&step.spec.udf, &metrics);
-        step.finish(piece, column, calling)
+        let call = task.spending.call();
+        let called = task.pools.call(index, inputs).await?;
+        call.answered(index, piece.height(), &called);
+        drop(call);
+        let Reply { column, metrics } = called.reply;
+        task.calling.meter.add(&step.spec.udf, &metrics);
+        step.finish(piece, column, &task.calling)
     });
     calls.buffered(at_once)
 }

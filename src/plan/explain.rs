@@ -1,68 +1,93 @@
-//! A plan in words.
+//! A plan as what people see of it.
 
 use std::fmt;
 
-use super::{QueryPlan, Scatter, Split, Stage};
+use regatta_observe::{Explain, Node, NodeKind, Reads, StagePlan, UdfPlan};
+
+use super::label::label;
+use super::{QueryPlan, Scatter, Split, Stage, UdfStep};
 use crate::udf::RunOn;
 
 impl fmt::Display for QueryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = self.last().map(|stage| stage.id);
-        for stage in &self.stages {
-            let to = if Some(stage.id) == last { "the result" } else { "the stage that reads it" };
-            write_stage(stage, f)?;
-            writeln!(f, "  -> {to}")?;
-        }
-        Ok(())
+        self.explained().fmt(f)
     }
 }
 
-fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let parts = stage.splits.len();
-    let what = if stage.program().is_some() { "task" } else { "partition" };
-    writeln!(f, "stage {}: {parts} {what}{} ({})", stage.id.0, if parts == 1 { "" } else { "s" }, stage.why)?;
-    let reads = match stage.splits[..] {
+impl QueryPlan {
+    /// The plan as data.
+    pub(crate) fn explained(&self) -> Explain {
+        let mut nodes = Vec::new();
+        for stage in &self.stages {
+            explain_nodes(stage, &mut nodes);
+        }
+        Explain::new(self.stages.iter().map(explain_stage).collect(), nodes)
+    }
+}
+
+fn explain_stage(stage: &Stage) -> StagePlan {
+    let what = match stage.splits[..] {
         [Split::Share { .. }, ..] => "shares",
         [Split::Hashed { .. }, ..] => "a hash partition",
         _ => "all",
     };
-    for input in &stage.inputs {
-        let one = stage.one_attempt.inputs.contains(input);
-        let again = if one { "; lost and made again it may be other rows: then all tasks run again" } else { "" };
-        writeln!(f, "  reads {reads} of stage {}{again}", input.0)?;
+    let reads = stage.inputs.iter().map(|input| Reads {
+        stage: input.0,
+        what: what.to_owned(),
+        one_attempt: stage.one_attempt.inputs.contains(input),
+    });
+    let scatter = stage.program().and_then(|program| program.scatter.as_ref());
+    StagePlan {
+        stage: stage.id.0,
+        tasks: Some(stage.splits.len() as u32),
+        given: stage.program().is_none(),
+        why: stage.why.clone(),
+        reads: reads.collect(),
+        limit: stage.program().and_then(|program| program.limit),
+        scatter: scatter.map(|Scatter { keys, into }| (keys.clone(), *into as u32)),
     }
-    for line in stage.describe.lines() {
-        writeln!(f, "  | {line}")?;
+}
+
+/// What a stage does, in the order of its rows.
+fn explain_nodes(stage: &Stage, nodes: &mut Vec<Node>) {
+    let first = nodes.len() as u32;
+    let next = |nodes: &Vec<Node>| Node {
+        id: nodes.len() as u32,
+        stage: stage.id.0,
+        inputs: (nodes.len() as u32).checked_sub(1).filter(|before| *before >= first).into_iter().collect(),
+        ..Node::default()
+    };
+    let kind = if stage.program().is_some() { NodeKind::Fragment } else { NodeKind::Frame };
+    let details = stage.describe.lines().map(str::to_owned).collect();
+    let label = if kind == NodeKind::Frame { "frame".to_owned() } else { label(&stage.describe) };
+    nodes.push(Node { kind, label, details, ..next(nodes) });
+    for (number, step) in stage.steps().iter().enumerate() {
+        let udf = explain_udf(number as u32, step);
+        let label = udf.udf.rsplit("::").next().unwrap_or(&udf.udf).to_owned();
+        nodes.push(Node { kind: NodeKind::Udf, label, udf: Some(udf), ..next(nodes) });
     }
-    for step in stage.steps() {
-        let (least, most) = step.options.replicas;
-        let batch = match step.options.batch {
-            None => "as they come".to_owned(),
-            Some((least, most)) if least == most => format!("of {most} rows"),
-            Some((least, most)) => format!("of {least} to {most} rows"),
-        };
-        write!(
-            f,
-            "  then UDF {} on [{}], {least}..={most} replicas, batches {batch}",
-            step.describe(),
-            step.inputs.join(", ")
-        )?;
-        if step.options.gpus > 0.0 || step.options.gpu_memory > 0 {
-            let else_cpus = if step.options.run_on == RunOn::PreferGpu { " if there is one, else on CPUs" } else { "" };
-            write!(f, ", {} GPU each{else_cpus}", step.options.gpus)?;
-        } else if step.options.run_on == RunOn::CpuOnly {
-            write!(f, ", on CPUs")?;
-        }
-        writeln!(f, "{}", if step.then.is_some() { ", then row-wise work" } else { "" })?;
+}
+
+fn explain_udf(number: u32, step: &UdfStep) -> UdfPlan {
+    let number_of = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
+    let options = &step.options;
+    let on = if options.gpus > 0.0 || options.gpu_memory > 0 {
+        let else_cpus = if options.run_on == RunOn::PreferGpu { " if there is one, else on CPUs" } else { "" };
+        Some(format!("{} GPU each{else_cpus}", options.gpus))
+    } else {
+        (options.run_on == RunOn::CpuOnly).then(|| "on CPUs".to_owned())
+    };
+    UdfPlan {
+        step: number,
+        udf: step.udf.clone(),
+        does: step.describe(),
+        inputs: step.inputs.clone(),
+        replicas: (number_of(options.replicas.0), number_of(options.replicas.1)),
+        batch: options.batch.map(|(least, most)| (number_of(least), number_of(most))),
+        gpus: options.gpus,
+        on,
+        then: step.then.is_some(),
     }
-    if let Some(rows) = stage.program().and_then(|program| program.limit) {
-        writeln!(f, "  ends with the first {rows} rows")?;
-    }
-    if let Some(Scatter { keys, into }) = stage.program().and_then(|program| program.scatter.as_ref()) {
-        let s = if *into == 1 { "" } else { "s" };
-        writeln!(f, "  leaves its rows in {into} partition{s}, by the hash of {}", keys.join(", "))?;
-    }
-    Ok(())
 }
 
 impl fmt::Display for Split {

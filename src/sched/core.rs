@@ -169,6 +169,12 @@ impl Core {
         actions
     }
 
+    /// How many tasks a stage has, if that is known, and whether it is done: for what is shown.
+    pub(crate) fn stage(&self, query: QueryId, stage: usize) -> Option<(Option<usize>, bool)> {
+        let stage = self.queries.get(&query)?.stages.get(stage)?;
+        Some((Some(stage.tasks.len()), stage.phase == Phase::Done))
+    }
+
     /// Whether a worker of this machine is not wanted, because one was let go a short while ago.
     pub(crate) fn excludes(&self, machine: IpAddr, now: Instant) -> bool {
         self.autoscaler.as_ref().is_some_and(|scaler| scaler.excludes(machine, now))

@@ -10,7 +10,7 @@ pub(crate) struct Resources {
     pub(super) millicpus: u64,
     /// Thousandths of a GPU: a share of one, or whole ones.
     pub(super) milligpus: u64,
-    pub(super) memory: u64,
+    pub(crate) memory: u64,
     /// On each of the GPUs.
     pub(super) gpu_memory: u64,
 }

@@ -36,9 +36,10 @@ impl Door {
         query: QueryId,
         plan: QueryPlan,
         given: BTreeMap<StageId, Vec<Output>>,
+        planned: Duration,
     ) -> Result<mpsc::Receiver<RunEvent>, ClusterError> {
         let driver = host.place(WorkerId::DRIVER).ok_or(ClusterError::Closed)?;
-        let submit = SubmitFrom { driver, query, plan, given };
+        let submit = SubmitFrom { driver, query, plan, given, planned };
         let gateway = match self {
             Self::Here(scheduler) => {
                 let (submit, events) = Submit::new(submit);

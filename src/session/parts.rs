@@ -94,9 +94,9 @@ impl Head {
             scale,
         };
         let arbiter = ground.arbiter()?;
-        let hosted = Arc::clone(&ground.host);
+        let (hosted, observe) = (Arc::clone(&ground.host), config.observe_memory);
         let (joining, joined) = watch::channel(0);
-        let scheduler = arbiter.spawn(MAILBOX, move |_| SchedulerActor::new(settings, hosted, joining));
+        let scheduler = arbiter.spawn(MAILBOX, move |_| SchedulerActor::new(settings, observe, hosted, joining));
         Ok(Self { ground, scheduler, arbiter, joined })
     }
 

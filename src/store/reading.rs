@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use polars::prelude::*;
+use regatta_observe::Fetched;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -63,6 +64,23 @@ impl Reading {
         bringing: Vec<AbortHandle>,
     ) -> Self {
         Self { form, blocks, arrivals, bringing, copies: false }
+    }
+
+    /// What there is to read, and by which way it comes. `is_passed_on`: whether what a worker has comes by way of another.
+    pub(crate) fn fetched(&self, is_passed_on: impl Fn(WorkerId) -> bool) -> Fetched {
+        let mut fetched = Fetched::default();
+        for Source { home, worker, .. } in &self.blocks {
+            let Chosen { block, rows, .. } = home.chosen();
+            fetched.rows += u64::from(*rows);
+            let way = match home {
+                Home::Here(..) => &mut fetched.here,
+                Home::Near(..) => &mut fetched.mapped,
+                Home::Comes(_) if is_passed_on(*worker) => &mut fetched.relayed,
+                Home::Comes(_) => &mut fetched.network,
+            };
+            *way += u64::from(block.len);
+        }
+        fetched
     }
 
     /// Hands on copies, for whoever may keep them: what is mapped keeps a file's place on the disk.

@@ -1,7 +1,7 @@
 //! Of stages and their tasks.
 
 use super::{SECOND, Said, time_of};
-use crate::text::{bytes, count, percent, share, time};
+use crate::text::{count, percent, share, time};
 use crate::{Profile, StageFigures};
 
 fn stages(profile: &Profile, rule: impl Fn(&StageFigures) -> Option<(String, String)>) -> Vec<Said> {
@@ -78,14 +78,6 @@ pub(super) fn few_tasks(profile: &Profile) -> Vec<Said> {
         }
         let says = format!("{tasks} tasks for {cpus:.0} CPUs, and {} of the query.", percent(took, profile.took()));
         Some((says, format!("Try into_partitions({})", (cpus * 2.0) as u32)))
-    })
-}
-
-pub(super) fn spill(profile: &Profile) -> Vec<Said> {
-    stages(profile, |stage| {
-        let spilled = stage.spent.spilled;
-        (spilled > 0)
-            .then(|| (format!("spilled {} to disk.", bytes(spilled)), "Try more partitions, or more memory".into()))
     })
 }
 

@@ -1,5 +1,4 @@
 use super::*;
-use crate::Sample;
 use crate::testing::{self, SECOND};
 
 fn ids(profile: &Profile) -> Vec<&'static str> {
@@ -57,13 +56,8 @@ fn each_rule_speaks_when_it_says_and_is_silent_else() {
             |p| (0..30_000).for_each(|_| p.stages[0].durations.add(9_000)),
         ),
         ("few-tasks", |p| p.stages[1].tasks = Some(7), |p| p.stages[1].tasks = Some(8)),
-        ("spill", |p| p.stages[2].spent.spilled = 1 << 20, |p| p.stages[2].spent.spilled = 0),
         ("waited-for-room", |p| p.query.waited = 20 * SECOND, |p| p.query.ran = 100 * SECOND),
-        (
-            "memory-near",
-            |p| p.workers[1].sample = Sample { peak: 95, limit: 100, ..Sample::default() },
-            |p| p.workers[1].sample.limit = 110,
-        ),
+        ("memory-near", |p| p.workers[1].sample.peak = p.workers[1].memory - 1, |p| p.workers[1].memory *= 2),
         ("relayed", |p| p.edges[1].fetched.relayed = 100 << 20, |p| p.edges[1].fetched.relayed = 20 << 20),
         ("retries", |p| p.stages[1].failed = 1, |p| p.stages[1].failed = 0),
         ("lost-worker", |p| p.workers[0].lost = Some("signal 9".into()), |p| p.workers[0].lost = None),

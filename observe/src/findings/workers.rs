@@ -8,7 +8,7 @@ use crate::text::{bytes, count, percent, share, time};
 
 pub(super) fn memory(profile: &Profile) -> Vec<Said> {
     let found = profile.workers.iter().filter_map(|worker| {
-        let limit = if worker.sample.limit > 0 { worker.sample.limit } else { worker.memory };
+        let limit = worker.memory;
         if limit == 0 || share(worker.sample.peak, limit) <= 0.9 {
             return None;
         }

@@ -89,8 +89,6 @@ impl Profile {
             let by: Vec<_> = by.map(|(part, how)| format!("{} {how}", percent(*part, exchanged.bytes()))).collect();
             parts.push(format!("exchanged {} ({})", bytes(exchanged.bytes()), by.join(", ")));
         }
-        let spilled: u64 = self.stages.iter().map(|stage| stage.spent.spilled).sum();
-        parts.extend((spilled > 0).then(|| format!("spilled {}", bytes(spilled))));
         parts.extend((query.again > 0).then(|| format!("again {}", time(query.again))));
         writeln!(f, "{}", parts.join("    "))
     }

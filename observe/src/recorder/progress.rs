@@ -15,7 +15,7 @@ impl Recorder {
         let there = || self.workers.values().filter(|worker| !worker.gone);
         let busy: Option<Vec<f64>> = there().map(Worker::busy).collect();
         let memory = there().map(|worker| worker.sample.memory).sum();
-        let limit: u64 = there().map(|worker| worker.sample.limit.max(worker.memory)).sum();
+        let limit: u64 = there().map(|worker| worker.memory).sum();
         let stages = query.plan.stages.iter().zip(&query.stages);
         let stages: Vec<_> = stages.map(|(plan, stage)| query.stage_progress(plan, stage, now)).collect();
         let in_udfs = |stage: &Stage| stage.figures.spent.udf;

@@ -192,10 +192,7 @@ pub(crate) fn pipeline() -> Profile {
         time: SECOND,
     });
     made.stage_done(1);
-    made.saw(Seen::Pulse(
-        WorkerId(1),
-        Sample { cpu: 60 * SECOND, memory: 1 << 30, peak: 6_549_825_126, limit: 8 << 30, scratch: 0 },
-    ));
+    made.saw(Seen::Pulse(WorkerId(1), Sample { cpu: 60 * SECOND, memory: 1 << 30, peak: 6_549_825_126 }));
     grouped(&mut made);
     made.at(48_500);
     made.run(3, 0, 0, 40, 10);
@@ -314,7 +311,7 @@ pub(crate) fn running() -> (Made, Profile) {
     made.at(42_000);
     embeds(&mut made, 116 * SECOND);
     for worker in 0..4 {
-        let sample = |cpu| Sample { cpu, memory: 1_400 << 20, peak: 2 << 30, limit: 3 << 30, scratch: 0 };
+        let sample = |cpu| Sample { cpu, memory: 1_400 << 20, peak: 2 << 30 };
         made.at(41_000).saw(Seen::Pulse(WorkerId(worker), sample(SECOND)));
         made.at(42_000).saw(Seen::Pulse(WorkerId(worker), sample(SECOND + SECOND * 5 / 4)));
     }

@@ -175,7 +175,7 @@ impl Scene {
         let (joining, _) = watch::channel(0);
         let scheduler = arbiter.spawn(MAILBOX, {
             let host = Arc::clone(&host);
-            move |_| SchedulerActor::new(settings, host, joining)
+            move |_| SchedulerActor::new(settings, 1 << 20, host, joining)
         });
         let gateway = arbiter.spawn(GatewayActor::MAILBOX, {
             let (host, scheduler, authority) = (Arc::clone(&host), scheduler.clone(), Arc::clone(&authority));
@@ -232,7 +232,7 @@ impl Scene {
     fn query(&self, of: &Node, query: u64, lazy: LazyFrame) -> SubmitFrom {
         let plan = plan(lazy, Target { tasks: 1, travels: true, in_flight: 1 }).unwrap();
         let driver = Place { worker: WorkerId::DRIVER, node: Some((of.id(), of.address().unwrap())) };
-        SubmitFrom { driver, query: QueryId(query), plan, given: BTreeMap::new() }
+        SubmitFrom { driver, query: QueryId(query), plan, given: BTreeMap::new(), planned: Duration::ZERO }
     }
 
     async fn submit(&self, of: &Node, query: u64, lazy: LazyFrame) {
@@ -263,7 +263,8 @@ fn ended(task: TaskId, attempt: Attempt, well: bool) -> TasksEnded {
     let id = PartitionId { task, attempt };
     let outcome =
         if well { Ok(Output { id, rows: 1, bytes: 8 }) } else { Err(TaskFailure::Panicked("it lies".into())) };
-    TasksEnded(vec![TaskEnded { task, attempt, outcome, metrics: MetricsByUdf::new() }])
+    let ended = vec![TaskEnded { task, attempt, outcome, metrics: MetricsByUdf::new(), ran: 0 }];
+    TasksEnded { ended, ..TasksEnded::default() }
 }
 
 fn numbers() -> LazyFrame {

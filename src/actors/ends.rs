@@ -1,0 +1,158 @@
+//! What a worker says of the attempts of tasks that have ended on it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use regatta_observe::Spent;
+use regatta_remote::ActorRef;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::messages::{TaskEnded, TasksEnded};
+use super::{Host, SchedulerActor, insist};
+use crate::os;
+use crate::sched::{QueryId, StageId, WorkerId};
+
+/// An attempt of a task that has ended, and what it took.
+pub(super) struct Ended {
+    pub(super) end: TaskEnded,
+    pub(super) spent: Spent,
+}
+
+/// Reports the ends of one worker's attempts.
+pub(super) struct Reports {
+    pub(super) worker: WorkerId,
+    /// Attempts that have begun and not ended.
+    pub(super) running: Arc<AtomicUsize>,
+    pub(super) scheduler: ActorRef<SchedulerActor>,
+}
+
+/// Ends of tasks that may wait to be sent; then their threads wait.
+pub(super) const ENDS: usize = 1024;
+/// Parts of a message that ends of tasks share, a MiB each.
+const TOGETHER: usize = 64;
+/// An end takes one part more for so many UDFs: one part is enough for an error, whose text is at most 64 KiB, or for what these
+/// report, each at most 40 KiB.
+const UDFS: usize = 23;
+/// How often it is said what this process uses, while tasks run.
+const SAMPLE: Duration = Duration::from_secs(1);
+
+impl Reports {
+    /// Tells the scheduler how tasks ended: those that have ended meanwhile, in one message.
+    pub(super) async fn send(self, mut ends: mpsc::Receiver<Ended>, host: Arc<Host>) {
+        let (mut ended, mut sampled) = (Vec::new(), None::<Instant>);
+        loop {
+            match timeout(SAMPLE, ends.recv_many(&mut ended, TOGETHER)).await {
+                Ok(0) => return,
+                Err(_) if self.running.load(Ordering::Relaxed) == 0 => continue,
+                _ => (),
+            }
+            let mut messages = messages(ended.drain(..));
+            if sampled.is_none_or(|at| at.elapsed() >= SAMPLE)
+                && let Some(sample) = os::usage()
+            {
+                if messages.is_empty() {
+                    messages.push(TasksEnded::default());
+                }
+                messages[0].sample = Some((self.worker, sample));
+                sampled = Some(Instant::now());
+            }
+            for message in messages {
+                if let Err(error) = insist(&self.scheduler, message).await {
+                    tracing::error!(%error, "could not report the ends of tasks");
+                    return host.leave();
+                }
+            }
+        }
+    }
+}
+
+/// Ends in their order, in messages that are not too long.
+fn messages(ends: impl Iterator<Item = Ended>) -> Vec<TasksEnded> {
+    let (mut messages, mut left) = (Vec::<TasksEnded>::new(), 0);
+    for Ended { end, spent } in ends {
+        let parts = 1 + end.metrics.len() / UDFS;
+        if messages.is_empty() || parts > left {
+            messages.push(TasksEnded::default());
+            left = TOGETHER;
+        }
+        left = left.saturating_sub(parts);
+        if let Some(message) = messages.last_mut() {
+            let of = (end.task.query, end.task.stage);
+            merge(&mut message.spent, of, spent);
+            message.ended.push(end);
+        }
+    }
+    messages
+}
+
+/// What tasks of one stage took is told together.
+fn merge(all: &mut Vec<(QueryId, StageId, Spent)>, (query, stage): (QueryId, StageId), spent: Spent) {
+    // The last ones are of the same stage, nearly always.
+    match all.iter_mut().rev().find(|of| (of.0, of.1) == (query, stage)) {
+        Some((.., known)) => known.merge(&spent),
+        None => all.push((query, stage, spent)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use regatta_remote::{MAX_MESSAGE, MAX_TEXT, encode};
+
+    use regatta_observe::{Calls, Fetched};
+
+    use super::*;
+    use crate::error::PolarsFailure;
+    use crate::error::TaskFailure;
+    use crate::sched::{Attempt, Outcome, Output, PartitionId, TaskId};
+    use crate::udf::{Meter, MetricsByUdf, UdfError};
+    use regatta_remote::catch;
+
+    #[test]
+    fn the_longest_ends_that_travel_together_fit_into_a_message() {
+        let task = TaskId { query: QueryId(u64::MAX), stage: StageId(u32::MAX), index: u32::MAX };
+        let attempt = Attempt(u32::MAX);
+        let spent = |steps: usize| {
+            let mut calls = Calls { rows: u64::MAX, busy: u64::MAX, retried: u64::MAX, ..Calls::default() };
+            (0..=u32::BITS).for_each(|power| calls.call.add(u64::MAX >> power));
+            let calls = (0..steps as u32).map(|step| (step, calls.clone())).collect();
+            let all = u64::MAX;
+            let read = Fetched { rows: all, here: all, mapped: all, network: all, relayed: all };
+            let inputs = (0..16).map(|stage| (stage, read)).collect();
+            Spent { fetch: all, engine: all, udf: all, write: all, inputs, calls }
+        };
+        // Of each message with so many ends.
+        let sizes = |outcome: Outcome, metrics: MetricsByUdf| {
+            let spent = spent(metrics.len());
+            let ends = (0..TOGETHER as u32).map(|stage| {
+                // Each of another stage: what they took is not told together.
+                let task = TaskId { stage: StageId(stage), ..task };
+                let end =
+                    TaskEnded { task, attempt, outcome: outcome.clone(), metrics: metrics.clone(), ran: u64::MAX };
+                Ended { end, spent: spent.clone() }
+            });
+            let messages = messages(ends).into_iter();
+            messages.map(|message| (message.ended.len(), encode(&message).unwrap().len())).collect::<Vec<_>>()
+        };
+        let text = "🚣".repeat(MAX_TEXT);
+        let error = UdfError::new(text.as_str()).within("row 7 of a batch of 100");
+        let udf = TaskFailure::Udf { udf: "keel".to_owned(), rank: 0, worker: WorkerId(0).to_string(), error };
+        let panic = catch(|| -> () { std::panic::panic_any(text.clone()) }).unwrap_err();
+        for failure in [udf, PolarsFailure::new("compute", text.as_str()).into(), TaskFailure::Panicked(panic)] {
+            let [(TOGETHER, size)] = sizes(Err(failure), MetricsByUdf::new())[..] else { panic!("one message") };
+            assert!(size <= TOGETHER * (MAX_TEXT + 1024), "{size}");
+        }
+        let meter = Meter::default();
+        (0..1000).for_each(|n| meter.gauge(&format!("{n:0>128}"), 1.5));
+        let reported = meter.take();
+        let id = PartitionId { task, attempt };
+        let output = Output { id, rows: u64::MAX, bytes: u64::MAX };
+        for (udfs, together) in [(UDFS - 1, vec![TOGETHER]), (UDFS, vec![TOGETHER / 2; 2])] {
+            let metrics = (0..udfs).map(|udf| (format!("udf {udf}"), reported.clone())).collect();
+            let sizes = sizes(Ok(output), metrics);
+            assert!(sizes.iter().all(|(_, size)| *size <= MAX_MESSAGE), "{sizes:?}");
+            assert_eq!(sizes.into_iter().map(|(ends, _)| ends).collect::<Vec<_>>(), together, "{udfs} UDFs");
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! What is shown of queries: the recorder is told what the scheduler sees and does, and answers who asks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use actix::Handler;
+use regatta_observe::{
+    End, Explain, Gone, Limits, Profile, Progress, Recorder, Replica, Sample, Seen, Spent, Submitted,
+};
+use regatta_remote::{NodeId, Sender};
+
+use super::SchedulerActor;
+use super::messages::{ProfileOf, ProgressOf, Status, WholeStatus};
+use crate::engine::nanoseconds;
+use crate::error::{Error, TaskFailure};
+use crate::sched::{
+    Action, Core, Event, Outcome, QueryId, QueryStatus, ReplicaId, Report, StageId, StepId, TaskId, WaitsFor, WorkerId,
+};
+use crate::udf::{Metric, MetricsByUdf, merge_into};
+
+/// What a query's UDFs have reported.
+#[derive(Default)]
+pub(super) struct Reported {
+    /// By task, so that one that runs again counts once.
+    pub(super) tasks: HashMap<TaskId, MetricsByUdf>,
+    /// By replicas that have ended.
+    pub(super) replicas: MetricsByUdf,
+}
+
+impl Reported {
+    fn total(&self) -> MetricsByUdf {
+        let mut total = self.replicas.clone();
+        for (udf, metrics) in self.tasks.values().flatten() {
+            merge_into(&mut total, udf, metrics);
+        }
+        total
+    }
+}
+
+/// The recorder, and what it was told.
+pub(super) struct Observed {
+    recorder: Recorder,
+    began: Instant,
+    /// Of the queries that run, for each stage: how many tasks it has, and whether it is done.
+    told: BTreeMap<QueryId, Vec<Stands>>,
+    /// Whose queries are, also when they have ended; `None`: of this process.
+    owners: HashMap<QueryId, Option<NodeId>>,
+    /// When it was looked last what waits.
+    looked: Instant,
+}
+
+/// How many tasks a stage has, if that is known, and whether it is done.
+type Stands = (Option<usize>, bool);
+
+/// What may have changed with an event.
+#[derive(Clone, Copy)]
+pub(super) enum Touched {
+    Nothing,
+    Stage(QueryId, StageId),
+    Query(QueryId),
+    All,
+}
+
+const BUILD: &str = concat!("regatta ", env!("CARGO_PKG_VERSION"));
+/// How often is looked what waits, and for how long at most.
+const LOOK: Duration = Duration::from_millis(250);
+const LONGEST_LOOK: Duration = Duration::from_millis(1);
+/// Owners that are known before those of forgotten queries are dropped.
+const OWNERS: usize = 1024;
+
+impl Observed {
+    pub(super) fn new(memory: usize) -> Self {
+        let now = Instant::now();
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let limits = Limits { memory, ..Limits::default() };
+        Self {
+            recorder: Recorder::new(limits, BUILD, u64::try_from(epoch.as_millis()).unwrap_or(0)),
+            began: now,
+            told: BTreeMap::new(),
+            owners: HashMap::new(),
+            looked: now,
+        }
+    }
+
+    fn saw(&mut self, seen: Seen<'_>, now: Instant) {
+        self.recorder.saw(seen, nanoseconds(now.duration_since(self.began)));
+    }
+
+    fn at(&self) -> u64 {
+        nanoseconds(self.began.elapsed())
+    }
+
+    pub(super) fn submitted(&mut self, query: QueryId, plan: &Explain, planned: Duration, owner: Option<NodeId>) {
+        if self.owners.len() >= OWNERS {
+            let known: Vec<_> = self.recorder.queries().collect();
+            self.owners.retain(|query, _| known.contains(query));
+        }
+        self.owners.insert(query, owner);
+        self.told.insert(query, vec![(None, false); plan.stages.len()]);
+        let planned = nanoseconds(planned);
+        self.saw(Seen::Submitted(Submitted { query, name: None, plan, planned }), Instant::now());
+    }
+
+    /// What happens to the scheduler, before it takes it. `ran`: how long an attempt that has ended did, as its worker says.
+    pub(super) fn sees(&mut self, event: &Event, ran: Option<u64>, now: Instant) -> Touched {
+        let touched = match event {
+            Event::Submit(spec) => Touched::Query(spec.id),
+            Event::Unread { task, .. } => Touched::Query(task.query),
+            Event::TaskEnded { task, outcome: Ok(_), .. } => Touched::Stage(task.query, task.stage),
+            Event::TaskEnded { task, .. } => Touched::Query(task.query),
+            Event::Lost { .. } => Touched::All,
+            _ => Touched::Nothing,
+        };
+        match event {
+            Event::Joined { worker, capacity, .. } => {
+                let (cpus, gpus, memory) = (capacity.as_cpus(), capacity.as_gpus(), capacity.memory);
+                self.saw(Seen::Joined { worker: *worker, cpus, gpus, memory }, now);
+            }
+            Event::Lost { worker, why } => self.saw(Seen::Lost { worker: *worker, why }, now),
+            Event::TaskEnded { task, attempt, outcome } => self.ended(*task, attempt.0, outcome, ran, now),
+            Event::ReplicaProgress { replica: of, doing } => {
+                self.saw(Seen::ReplicaSays { replica: replica(*of), doing }, now);
+            }
+            Event::ReplicaReady(of) => self.saw(Seen::ReplicaReady(replica(*of)), now),
+            Event::ReplicaFailed { replica: of, error } => {
+                let why = error.to_string();
+                self.saw(Seen::ReplicaGone { replica: replica(*of), why: Gone::Failed(&why) }, now);
+            }
+            Event::ReplicaHung(of) | Event::ReplicaStuck(of) => {
+                self.saw(Seen::ReplicaGone { replica: replica(*of), why: Gone::Hung }, now);
+            }
+            Event::CreditWait { worker, step, batches } => {
+                let batches = u32::try_from(*batches).unwrap_or(u32::MAX);
+                self.saw(Seen::Credit { step: *step, worker: *worker, batches }, now);
+            }
+            _ => (),
+        }
+        touched
+    }
+
+    fn ended(&mut self, task: TaskId, attempt: u32, outcome: &Outcome, ran: Option<u64>, now: Instant) {
+        let why = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let end = match outcome {
+            Ok(output) => End::Done { rows: output.rows, bytes: output.bytes },
+            Err(TaskFailure::Cancelled) => End::Cancelled,
+            Err(TaskFailure::LostInput { .. } | TaskFailure::MadeAgain(_)) => End::InputLost(&why),
+            Err(_) => End::Failed(&why),
+        };
+        self.saw(Seen::Ended { task, attempt, end, ran }, now);
+    }
+
+    /// What the scheduler has made of it.
+    pub(super) fn does(&mut self, actions: &[Action], touched: Touched, core: &Core, now: Instant) {
+        let changed = self.look_at(touched, core);
+        for Change { query, stage, tasks, .. } in &changed {
+            if let Some(tasks) = tasks.map(|tasks| u32::try_from(tasks).unwrap_or(u32::MAX)) {
+                self.saw(Seen::Tasks { query: *query, stage: *stage, tasks }, now);
+            }
+        }
+        for action in actions {
+            match action {
+                Action::Run { worker, task, attempt, .. } => {
+                    self.saw(Seen::Placed { task: *task, attempt: attempt.0, worker: *worker }, now);
+                }
+                Action::StartReplica { worker, replica: of, step, .. } => {
+                    self.saw(Seen::ReplicaStarts { replica: replica(*of), step: *step, worker: *worker }, now);
+                }
+                Action::StopReplica { replica: of, .. } => {
+                    self.saw(Seen::ReplicaGone { replica: replica(*of), why: Gone::Stopped }, now);
+                }
+                Action::Serve { step, replica: of, .. } => self.serves(*step, *of),
+                Action::Retire { worker } => self.saw(Seen::Retired(*worker), now),
+                _ => (),
+            }
+        }
+        for Change { query, stage, .. } in changed.into_iter().filter(|change| change.is_done) {
+            self.saw(Seen::StageDone { query, stage }, now);
+        }
+        for action in actions {
+            match action {
+                Action::Report(query, Report::Done) => self.saw(Seen::Done(*query), now),
+                // Whoever wanted it does not any more.
+                Action::Report(_, Report::Failed(Error::Cancelled)) => (),
+                Action::Report(query, Report::Failed(error)) => {
+                    self.told.remove(query);
+                    self.saw(Seen::Failed(*query, &error.to_string()), now);
+                }
+                _ => (),
+            }
+        }
+    }
+
+    /// A replica takes batches of a step.
+    pub(super) fn serves(&mut self, step: StepId, of: ReplicaId) {
+        self.saw(Seen::Serves { step, replica: replica(of) }, Instant::now());
+    }
+
+    /// Stages that have other tasks than before, or are done now and were not.
+    fn look_at(&mut self, touched: Touched, core: &Core) -> Vec<Change> {
+        let (query, only) = match touched {
+            Touched::Nothing => return Vec::new(),
+            Touched::All => {
+                let all = self.told.iter_mut();
+                return all.flat_map(|(query, told)| changes(*query, told, None, core)).collect();
+            }
+            Touched::Query(query) => (query, None),
+            Touched::Stage(query, stage) => (query, Some(stage)),
+        };
+        let Some(told) = self.told.get_mut(&query) else { return Vec::new() };
+        let mut changed = changes(query, told, only, core);
+        // With a stage's end others may get their tasks.
+        if only.is_some() && changed.iter().any(|change| change.is_done) {
+            changed.extend(changes(query, told, None, core));
+        }
+        changed
+    }
+
+    pub(super) fn spent(&mut self, query: QueryId, stage: StageId, spent: &Spent) {
+        self.saw(Seen::Spent { query, stage, spent }, Instant::now());
+    }
+
+    pub(super) fn pulse(&mut self, worker: WorkerId, sample: Sample) {
+        self.saw(Seen::Pulse(worker, sample), Instant::now());
+    }
+
+    /// What a query's UDFs report about themselves: counters, and what gauges showed last.
+    pub(super) fn reported(&mut self, query: QueryId, reported: &Reported) {
+        for (udf, metrics) in reported.total() {
+            let figures = metrics.iter().map(|(name, metric)| match metric {
+                Metric::Counter(sum) => (name.to_owned(), sum as f64),
+                Metric::Gauge { last, .. } => (name.to_owned(), last),
+            });
+            let figures: Vec<_> = figures.collect();
+            self.saw(Seen::Reported { query, udf: &udf, figures: &figures }, Instant::now());
+        }
+    }
+
+    pub(super) fn released(&mut self, query: QueryId) {
+        self.told.remove(&query);
+        self.saw(Seen::Released(query), Instant::now());
+    }
+
+    /// Looks now and then what waits for what.
+    pub(super) fn look_at_waits(&mut self, core: &Core) {
+        let now = Instant::now();
+        let time = now.duration_since(self.looked);
+        if time < LOOK {
+            return;
+        }
+        self.looked = now;
+        let time = nanoseconds(time);
+        for query in self.told.keys().copied().collect::<Vec<_>>() {
+            // There may be any number of queries.
+            if now.elapsed() >= LONGEST_LOOK {
+                return;
+            }
+            let stages = core.status(query, now).map(|status| status.stages).unwrap_or_default();
+            for (stage, status) in stages.into_iter().enumerate() {
+                for wait in status.waits {
+                    let (kind, on) = (kind(&wait.on), wait.on.to_string());
+                    let (stage, count) = (StageId(stage as u32), wait.count as u64);
+                    if kind != "inputs" {
+                        self.saw(Seen::Waited { query, stage, kind, on: &on, count, time }, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the message that is being handled comes from who has submitted this query.
+    fn is_owner(&self, query: QueryId) -> bool {
+        match (Sender::current(), self.owners.get(&query)) {
+            (Sender::Here, _) => true,
+            (sender, Some(Some(owner))) => sender.is(*owner),
+            _ => false,
+        }
+    }
+}
+
+/// A stage that has other tasks than before, or is done now and was not.
+struct Change {
+    query: QueryId,
+    stage: StageId,
+    tasks: Option<usize>,
+    is_done: bool,
+}
+
+/// What has changed since it was told, of all stages or of one.
+fn changes(query: QueryId, told: &mut [Stands], only: Option<StageId>, core: &Core) -> Vec<Change> {
+    let looked_at = match only {
+        Some(StageId(stage)) => stage as usize..(stage as usize + 1).min(told.len()),
+        None => 0..told.len(),
+    };
+    let changes = looked_at.filter_map(|index| {
+        let now = core.stage(query, index)?;
+        let before = std::mem::replace(told.get_mut(index)?, now);
+        let (tasks, is_done) = (now.0.filter(|_| now.0 != before.0), now.1 && !before.1);
+        let stage = StageId(index as u32);
+        (tasks.is_some() || is_done).then_some(Change { query, stage, tasks, is_done })
+    });
+    changes.collect()
+}
+
+fn replica(of: ReplicaId) -> Replica {
+    Replica { pool: of.pool.0, rank: of.rank }
+}
+
+/// In a word.
+fn kind(on: &WaitsFor) -> &'static str {
+    match on {
+        WaitsFor::Inputs(_) => "inputs",
+        WaitsFor::Workers => "workers",
+        WaitsFor::Alone => "alone",
+        WaitsFor::Capacity(_) => "capacity",
+        WaitsFor::Worker(_) => "worker",
+        WaitsFor::TaskBefore => "task",
+        WaitsFor::BackOff => "back_off",
+        WaitsFor::Replica(_) => "replica",
+        WaitsFor::Start(..) => "start",
+        WaitsFor::Credit(..) => "credit",
+    }
+}
+
+impl Handler<ProfileOf> for SchedulerActor {
+    type Result = Option<Box<Profile>>;
+
+    fn handle(&mut self, ProfileOf(query): ProfileOf, _: &mut Self::Context) -> Self::Result {
+        if let Some(submitted) = self.queries.get(&query) {
+            self.observed.reported(query, &submitted.reported);
+        }
+        let profile = self.observed.recorder.profile(query, self.observed.at());
+        profile.filter(|_| self.observed.is_owner(query)).map(Box::new)
+    }
+}
+
+impl Handler<ProgressOf> for SchedulerActor {
+    type Result = Option<Box<Progress>>;
+
+    fn handle(&mut self, ProgressOf(query): ProgressOf, _: &mut Self::Context) -> Self::Result {
+        let progress = self.observed.recorder.progress(query, self.observed.at());
+        progress.filter(|_| self.observed.is_owner(query)).map(Box::new)
+    }
+}
+
+impl Handler<Status> for SchedulerActor {
+    type Result = Option<QueryStatus>;
+
+    fn handle(&mut self, Status(query): Status, _: &mut Self::Context) -> Self::Result {
+        let mut status = self.core.status(query, Instant::now()).filter(|_| self.is_owner(query))?;
+        status.metrics = self.queries.get(&query).map(|submitted| submitted.reported.total()).unwrap_or_default();
+        Some(status)
+    }
+}
+
+impl Handler<WholeStatus> for SchedulerActor {
+    type Result = actix::MessageResult<WholeStatus>;
+
+    fn handle(&mut self, _: WholeStatus, _: &mut Self::Context) -> Self::Result {
+        let mut status = self.core.session_status(Instant::now());
+        for worker in &mut status.workers {
+            worker.devices = self.workers.get(&worker.worker).map(|crew| crew.devices.clone()).unwrap_or_default();
+        }
+        actix::MessageResult(status)
+    }
+}
