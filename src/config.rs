@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::notice::notice;
+use crate::progress::ProgressBar;
 
 /// Where queries run, as `DAFT_RUNNER` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,7 @@ pub enum Runner {
 /// | `DAFT_ACTOR_UDF_READY_TIMEOUT` | 120 | seconds for UDF replicas to become ready |
 /// | `REGATTA_POOL_WARM_SECONDS` | 60 | how long the replicas of a UDF stay for the next query when no query uses them |
 /// | `DAFT_MIN_CPU_PER_TASK` | 0.5 | CPU that one task is charged |
+/// | `DAFT_PROGRESS_BAR` | `1` | where it is shown where queries stand: `0`: nowhere; `1`: at a terminal as a block, else in lines of the log; `persist`: the block stays when a query has ended; `log`: in lines also at a terminal |
 /// | `DAFT_SCHEDULER_LINEAR` | `false` | one task in flight, for debugging |
 /// | `DAFT_AUTOSCALING_THRESHOLD` | 1.25 | what waits over what there is, above which more workers are asked for; at least 1 |
 /// | `AUTOSCALER_UPDATE_INTERVAL_S` | 5 | least seconds between two requests for more workers |
@@ -73,6 +75,8 @@ pub struct Config {
     pub max_task_backlog: Option<usize>,
     /// Calls that a replica of an async UDF has in flight, where its pool does not say.
     pub max_async_udf_inflight_tasks: usize,
+    /// Where it is shown where queries stand.
+    pub progress: ProgressBar,
     /// Bytes that may be kept of what queries did.
     pub observe_memory: usize,
     /// Where clusters keep their scratch folders.
@@ -112,6 +116,7 @@ impl Default for Config {
             autoscaling_pending_release_exclude: Duration::from_secs(120),
             max_task_backlog: None,
             max_async_udf_inflight_tasks: 64,
+            progress: ProgressBar::Auto,
             observe_memory: 32 << 20,
             scratch: std::env::temp_dir(),
         }
@@ -209,6 +214,15 @@ impl Config {
             config.max_async_udf_inflight_tasks =
                 calls.map_err(|_| invalid("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", value, CALLS))?;
         }
+        if let Some(value) = get("DAFT_PROGRESS_BAR") {
+            config.progress = match value.trim().to_ascii_lowercase().as_str() {
+                "0" => ProgressBar::Off,
+                "1" => ProgressBar::Auto,
+                "persist" => ProgressBar::Persist,
+                "log" => ProgressBar::Log,
+                _ => return Err(invalid("DAFT_PROGRESS_BAR", value, "use 0, 1, persist or log")),
+            };
+        }
         if let Some(value) = get("REGATTA_OBSERVE_MEMORY") {
             let bytes = value.trim().parse();
             config.observe_memory =
@@ -245,7 +259,7 @@ impl Config {
 }
 
 /// Every variable that is read, or set for others.
-const KNOWN: [&str; 26] = [
+const KNOWN: [&str; 27] = [
     "AUTOSCALER_UPDATE_INTERVAL_S",
     "DAFT_ACTOR_UDF_READY_TIMEOUT",
     "DAFT_AUTOSCALING_DOWNSCALE_ENABLED",
@@ -256,6 +270,7 @@ const KNOWN: [&str; 26] = [
     "DAFT_FLOTILLA_WORKER",
     "DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS",
     "DAFT_MIN_CPU_PER_TASK",
+    "DAFT_PROGRESS_BAR",
     "DAFT_RUNNER",
     "DAFT_SCHEDULER_LINEAR",
     "REGATTA_ADDRESS",
@@ -388,6 +403,15 @@ mod tests {
             Duration::from_secs(7)
         );
         assert_eq!(with("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "7").unwrap().max_async_udf_inflight_tasks, 7);
+        assert_eq!(with("REGATTA_OBSERVE_MEMORY", "1048576").unwrap().observe_memory, 1 << 20);
+        for (value, bar) in [
+            ("0", ProgressBar::Off),
+            ("1", ProgressBar::Auto),
+            ("persist", ProgressBar::Persist),
+            ("log", ProgressBar::Log),
+        ] {
+            assert_eq!(with("DAFT_PROGRESS_BAR", value).unwrap().progress, bar);
+        }
         assert_eq!(with("REGATTA_SCRATCH", "/x").unwrap().scratch, PathBuf::from("/x"));
         assert_eq!(with("REGATTA_WORKER_TIMEOUT", "1").unwrap().worker_timeout, Duration::from_secs(1));
     }
@@ -445,6 +469,8 @@ mod tests {
             ("DAFT_ACTOR_UDF_READY_TIMEOUT", "inf"),
             ("REGATTA_POOL_WARM_SECONDS", "for ever"),
             ("DAFT_SCHEDULER_LINEAR", "yes please"),
+            ("DAFT_PROGRESS_BAR", "2"),
+            ("REGATTA_OBSERVE_MEMORY", "much"),
             ("DAFT_AUTOSCALING_THRESHOLD", "0.9"),
             ("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", "perhaps"),
             ("DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS", "-1"),

@@ -25,7 +25,7 @@ use crate::store::Form;
 
 pub(crate) use publish::Publication;
 pub use publish::SinkMode;
-use results::{Source, partitions};
+use results::{Source, ending, partitions};
 
 /// A query that was submitted. Dropping it ends the query and frees what it holds, on all workers.
 ///
@@ -38,18 +38,18 @@ pub struct Run {
     explain: Explain,
     events: Option<mpsc::Receiver<RunEvent>>,
     publication: Option<Publication>,
-    /// Says where it stands if it takes long.
-    watch: Option<AbortHandle>,
+    /// Say where it stands.
+    watches: Vec<AbortHandle>,
 }
 
 impl Run {
     pub(crate) fn new(session: Session, query: QueryId, schema: SchemaRef, explain: Explain) -> Self {
-        Self { session, query, schema, explain, events: None, publication: None, watch: None }
+        Self { session, query, schema, explain, events: None, publication: None, watches: Vec::new() }
     }
 
     /// Where the events come once the query is submitted.
-    pub(crate) fn hear(&mut self, events: mpsc::Receiver<RunEvent>, watch: AbortHandle) {
-        (self.events, self.watch) = (Some(events), Some(watch));
+    pub(crate) fn hear(&mut self, events: mpsc::Receiver<RunEvent>, watches: Vec<AbortHandle>) {
+        (self.events, self.watches) = (Some(events), watches);
     }
 
     /// The query writes files: taking its result publishes them.
@@ -143,12 +143,15 @@ impl Run {
                 }
             }
         });
+        let from = self.source();
+        self.session.host().wait(async move { from.is_over().await })?;
         made?
     }
 
     fn source(&self) -> Source {
         let (host, scheduler) = (Arc::clone(self.session.host()), self.session.scheduler());
-        Source { host, scheduler, query: self.query, form: Form::new(&self.schema) }
+        let shows = Arc::clone(self.session.shows());
+        Source { host, scheduler, query: self.query, form: Form::new(&self.schema), shows }
     }
 
     pub(crate) fn query(&self) -> QueryId {
@@ -204,9 +207,8 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if let Some(watch) = &self.watch {
-            watch.abort();
-        }
+        self.watches.iter().for_each(AbortHandle::abort);
+        self.session.shows().gone(self.query);
         self.session.release(self.query);
     }
 }
@@ -371,7 +373,7 @@ impl LazyFrameExt for LazyFrame {
 
     fn explain_analyze_on(self, session: &Session) -> Result<Profile, Error> {
         // What is in a sink's folder does not matter: nothing is put there.
-        let mut run = session.submit_sink(self, SinkMode::Append)?;
+        let mut run = session.submit_sink(self, SinkMode::Overwrite)?;
         run.until_done()?;
         run.profile()
     }
@@ -441,7 +443,8 @@ fn results(
     from: Source,
     publication: Option<Publication>,
 ) -> BoxStream<'static, Result<DataFrame, Error>> {
-    let Some(publication) = publication else { return partitions(events, from).boxed() };
+    let Some(publication) = publication else { return ending(partitions(events, from.clone()), from).boxed() };
+    let end = from.clone();
     let partitions = partitions(events, Source { form: Form::new(&FileSink::listing()), ..from });
     let published = async move {
         let listings = partitions.try_collect().await;
@@ -450,5 +453,5 @@ fn results(
             tokio::task::spawn_blocking(move || listings.and_then(|listings| publication.publish(listings)));
         published.await.map_err(|_| ClusterError::Closed)?
     };
-    stream::once(published).boxed()
+    ending(stream::once(published), end).boxed()
 }

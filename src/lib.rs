@@ -44,6 +44,7 @@
 //! | write files | [sinks.md](https://github.com/regatta/regatta/blob/main/docs/sinks.md), [`SinkMode`] |
 //! | run on several machines | [cluster.md](https://github.com/regatta/regatta/blob/main/docs/cluster.md), [`Cluster`] |
 //! | let workers come and go | [autoscaling.md](https://github.com/regatta/regatta/blob/main/docs/autoscaling.md), [`Session::elastic`] |
+//! | see how far a query is, what it did, and what to change | [observe.md](https://github.com/regatta/regatta/blob/main/docs/observe.md), [`Run::profile`], [`mod@progress`] |
 //! | see what waits for what | [scheduler.md](https://github.com/regatta/regatta/blob/main/docs/scheduler.md), [`Session::status`], [`Run::status`] |
 //! | test your program | [`testing`] |
 //! | know what went wrong | [`mod@error`]: each says what to do |
@@ -66,6 +67,7 @@ pub mod gpu;
 mod notice;
 mod os;
 mod plan;
+pub mod progress;
 mod sched;
 mod session;
 mod store;
@@ -89,7 +91,7 @@ pub use frame::{Batches, LazyFrameExt, Run, SinkMode};
 /// ```
 pub use polars_ooc::Allocator;
 pub use regatta_macros::{Message, actor, main, udf};
-/// What is shown of queries, as data: see [`Run::profile`], [`Run::explain`].
+/// What is shown of queries, as data: see [`Run::profile`], [`Run::explain`], [`mod@progress`].
 pub use regatta_observe as observe;
 pub use sched::{
     GpuInfo, PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, StepId, TaskId, Wait, WaitsFor,

@@ -31,6 +31,14 @@ pub(crate) fn memory() -> u64 {
     machine.unwrap_or(UNKNOWN).min(group)
 }
 
+/// Columns and lines of the terminal that standard error is.
+pub(crate) fn terminal_size() -> Option<(usize, usize)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: it is written to a place of ours, of the type that this request names.
+    let known = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) } == 0;
+    (known && size.ws_col > 0).then_some((size.ws_col.into(), size.ws_row.into()))
+}
+
 /// What this process uses, if the system says so.
 pub(crate) fn usage() -> Option<Sample> {
     // SAFETY: all of it is integers, for which zero is a value.

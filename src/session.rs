@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use polars::prelude::LazyFrame;
-use regatta_observe::{Explain, Profile};
+use regatta_observe::{Explain, Profile, Progress};
 use regatta_remote::{ActorRef, Arbiter, Authority, Node, Role, catch};
 
 use crate::actors::{Host, MAILBOX, Persist, Place, ProfileOf, SchedulerActor, SwordfishActor, UseProvider, Worker};
@@ -28,6 +28,7 @@ use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::{Publication, Run, SinkMode};
 use crate::os;
 use crate::plan::{QueryPlan, Split, Target, Work, plan};
+use crate::progress::Shows;
 use crate::sched::{
     Attempt, Output, PartitionId, QueryId, QueryStatus, ScaleSettings, SessionStatus, StageId, TaskId, WorkerId,
 };
@@ -64,6 +65,7 @@ struct Inner {
     /// Calls that a replica of an async UDF has in flight, unless its pool says otherwise.
     in_flight: usize,
     tables: Tables,
+    shows: Arc<Shows>,
     scratch: Scratch,
 }
 
@@ -242,8 +244,13 @@ impl Session {
         }
         let (given, why) = (self.keep_frames(id, &mut plan)?, watch::reasons(&plan));
         let events = self.inner.door.submit(self.host(), id, plan, given, planned)?;
-        let watched = watch::watch(self.inner.door.scheduler(), id, why);
-        run.hear(events, self.host().runtime.handle().spawn(watched).abort_handle());
+        let (runtime, shows) = (self.host().runtime.handle(), Arc::clone(self.shows()));
+        // A block says it, too.
+        let watched = (!shows.has_block()).then(|| watch::watch(self.scheduler(), id, why));
+        let watched = watched.map(|watch| runtime.spawn(watch).abort_handle());
+        shows.begins(id);
+        let shown = runtime.spawn(shows.follow(self.scheduler(), id, self.inner.door.is_here())).abort_handle();
+        run.hear(events, watched.into_iter().chain([shown]).collect());
         Ok(run)
     }
 
@@ -258,6 +265,17 @@ impl Session {
     /// The same as data.
     pub(crate) fn explained(&self, query: LazyFrame) -> Result<Explain, Error> {
         Ok(self.plan(query)?.explained())
+    }
+
+    /// Tells somebody now and then where each query stands that takes longer than half a second, and how it has ended: in place of
+    /// whom was told before. It is called on a thread of the
+    /// session's, must not take long, and must not use the session.
+    pub fn on_progress(&self, tell: impl Fn(&Progress) + Send + Sync + 'static) {
+        self.inner.shows.call(Arc::new(tell));
+    }
+
+    pub(crate) fn shows(&self) -> &Arc<Shows> {
+        &self.inner.shows
     }
 
     /// Where the session's scheduler stands: workers, what waits, and every query; of all drivers, if it is a cluster's.
@@ -290,9 +308,9 @@ impl Session {
         workers: Option<Arc<LocalWorkers>>,
         tasks: Tasks,
     ) -> Self {
-        let Ground { host, scratch, in_flight } = ground;
+        let Ground { host, scratch, in_flight, shows } = ground;
         let tables = Tables::default();
-        let inner = Inner { workers, door, _arbiters: arbiters, host, tasks, in_flight, tables, scratch };
+        let inner = Inner { workers, door, _arbiters: arbiters, host, tasks, in_flight, tables, shows, scratch };
         Self { inner: Arc::new(inner) }
     }
 

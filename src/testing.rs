@@ -69,6 +69,9 @@ pub fn assert_same_as_polars(session: &crate::Session, query: &LazyFrame, ordere
     if let Some(difference) = difference(&ours, &plain, ordered, approximate) {
         panic!("the answer is not plain Polars': {difference}\n{}", run.explain());
     }
+    // What is said of it is what it was.
+    let profile = run.profile().unwrap_or_else(|error| panic!("the query has no profile: {error}"));
+    assert!(profile.query.rows == plain.height() as u64, "the profile has other rows than plain Polars:\n{profile:#}");
 }
 
 #[cfg(test)]

@@ -87,10 +87,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let answer = run.collect()?;
     clock.lap("ran it");
-    println!("{answer}\n\nhow it ran:\n{}", run.explain());
-    if let Some(status) = run.status()? {
-        println!("{status}");
-    }
+    println!("{answer}\n\nhow it was to run:\n{}\nhow it ran:\n{}", run.explain(), run.profile()?);
     println!("{clock}");
     Ok(())
 }

@@ -194,13 +194,14 @@ const FIGURES: &[(&str, &str, Fields)] = &[
 
 const BEGIN: &str = "# What a query does
 
-A query's `Profile` says what it did, or does so far. `{}` shows it as a tree, `{:#}` with everything; it is also JSON, Mermaid, DOT,
+A query's `Profile` says what it did, or does so far: `run.profile()`, during its run, after it, and after its result was taken;
+`query.explain_analyze_on(&session)` for one whose result nobody wants. `{}` shows it as a tree, `{:#}` with everything; it is also JSON, Mermaid, DOT,
 SVG and one HTML file (`to_json()` and so on).
 
 This page is printed from the code (`regatta_observe::guide()`), and a test compares.
 
 All figures come from one place: a recorder beside the scheduler, which sees what the scheduler sees. Sums are exact. What is kept has a
-bound in bytes (32 MiB, unless it is told another); what is left out for it is counted. Times are in nanoseconds from the submit, unless
+bound in bytes (`REGATTA_OBSERVE_MEMORY`, 32 MiB); what is left out for it is counted. Times are in nanoseconds from the submit, unless
 something else is said; sizes are in bytes. Spreads are histograms with four buckets a doubling: the least and the most of one are exact,
 its quantiles at most a fifth too large. JSON begins with `regatta_profile`, the version of all this, and `build`, which build has made
 it; within a version fields are only added. `incomplete` says in words what is missing, and why.

@@ -19,6 +19,7 @@ use super::worker::{HandOver, MARKER, TestWorker, write_hand_over};
 use crate::error::ClusterError;
 use crate::notice::notice;
 use crate::os;
+use crate::progress::say_above;
 use crate::sched::WorkerId;
 use crate::udf::VISIBLE;
 
@@ -246,7 +247,9 @@ fn relay(
     thread::spawn(move || {
         let mut last = None;
         for line in os::lines(pipe) {
-            let _ = writeln!(std::io::stderr(), "[{name}] {line}");
+            if !say_above(&format!("[{name}] {line}")) {
+                let _ = writeln!(std::io::stderr(), "[{name}] {line}");
+            }
             last = Some(line.clone());
             if let Some(kept) = &keep {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::actors::{Find, Found, Host, Place, RunEvent, SchedulerActor, Taken, insist};
 use crate::error::{ClusterError, Error, TaskError, TaskFailure};
+use crate::progress::Shows;
 use crate::sched::{Output, QueryId};
 use crate::store::Form;
 
@@ -29,6 +30,7 @@ pub(super) struct Source {
     pub(super) scheduler: ActorRef<SchedulerActor>,
     pub(super) query: QueryId,
     pub(super) form: Arc<Form>,
+    pub(super) shows: Arc<Shows>,
 }
 
 /// The result's partitions.
@@ -49,6 +51,22 @@ pub(super) fn partitions(
             from.all_is_here();
         }
         ready(fetched.filter(|_| !over))
+    })
+}
+
+/// A result, with whose end it is shown that the query has ended.
+pub(super) fn ending(
+    result: impl Stream<Item = Result<DataFrame, Error>> + Send + 'static,
+    from: Source,
+) -> impl Stream<Item = Result<DataFrame, Error>> + Send {
+    stream::unfold((result.boxed(), Some(from)), |(mut result, mut from)| async move {
+        let next = result.next().await;
+        if !matches!(next, Some(Ok(_)))
+            && let Some(from) = from.take()
+        {
+            from.is_over().await;
+        }
+        Some((next?, (result, from)))
     })
 }
 
@@ -131,6 +149,11 @@ impl Source {
             }
             (place, output) = there;
         }
+    }
+
+    /// The query has ended: shows that, if it is shown.
+    pub(super) async fn is_over(&self) {
+        self.shows.ended(&self.scheduler, self.query).await;
     }
 
     /// What is lost of the result from here on is not made again.

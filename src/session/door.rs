@@ -93,6 +93,10 @@ impl Door {
         answer.map_err(|e| failed("ask the scheduler", e))
     }
 
+    pub(super) fn is_here(&self) -> bool {
+        matches!(self, Self::Here(_))
+    }
+
     pub(super) fn scheduler(&self) -> ActorRef<SchedulerActor> {
         match self {
             Self::Here(scheduler) => scheduler.clone().into(),

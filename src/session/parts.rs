@@ -17,6 +17,7 @@ use crate::cluster::{LocalWorkers, Scratch};
 use crate::config::Config;
 use crate::error::ClusterError;
 use crate::os;
+use crate::progress::Shows;
 use crate::sched::{Resources, ScaleSettings, Settings};
 use crate::store::Store;
 
@@ -31,6 +32,7 @@ pub(super) struct Ground {
     pub(super) scratch: Scratch,
     /// Calls that a replica of an async UDF has in flight, unless its pool says otherwise.
     pub(super) in_flight: usize,
+    pub(super) shows: Arc<Shows>,
 }
 
 /// A place in a network: the node, and the head if that is another.
@@ -48,7 +50,8 @@ impl Ground {
         let runtime = Runtime::new("regatta", 2).map_err(|e| ClusterError::os("start the session's threads", e))?;
         let (node, head) = network(&runtime)?.unzip();
         let host = Host::new(runtime, Store::new(&store), node, head.flatten());
-        Ok(Self { host, scratch, in_flight: config.max_async_udf_inflight_tasks })
+        let shows = Shows::new(config.progress);
+        Ok(Self { host, scratch, in_flight: config.max_async_udf_inflight_tasks, shows })
     }
 
     pub(super) fn arbiter(&self) -> Result<Arbiter, ClusterError> {

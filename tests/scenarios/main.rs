@@ -12,6 +12,8 @@ mod harness;
 mod joining;
 mod nested;
 mod placement;
+mod profiles;
+mod progress;
 mod recovery;
 mod retries;
 mod runtimes;

@@ -21,11 +21,11 @@ fn path(path: &Path) -> PlRefPath {
     PlRefPath::try_from_path(path).unwrap()
 }
 
-fn parquet() -> FileWriteFormat {
+pub(crate) fn parquet() -> FileWriteFormat {
     FileWriteFormat::Parquet(Arc::default())
 }
 
-fn into_file(query: LazyFrame, target: &Path, format: FileWriteFormat) -> LazyFrame {
+pub(crate) fn into_file(query: LazyFrame, target: &Path, format: FileWriteFormat) -> LazyFrame {
     let to = SinkDestination::File { target: SinkTarget::Path(path(target)) };
     query.sink(to, format, UnifiedSinkArgs::default()).unwrap()
 }

@@ -19,6 +19,11 @@ pub struct Block {
 }
 
 impl Block {
+    /// Nothing is shown.
+    pub const fn new() -> Self {
+        Self { shown: Shown::new(), lines: Vec::new(), over: BTreeSet::new(), persist: false }
+    }
+
     /// Shows where these queries stand. Those that have ended leave a line, once.
     ///
     /// # Errors
@@ -60,6 +65,11 @@ impl Block {
         }
         to.write_all(self.block().as_bytes())?;
         to.flush()
+    }
+
+    /// Whether nothing is shown.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
     }
 
     /// Takes the block away.

@@ -32,6 +32,11 @@ const BAR: usize = 16;
 const LABEL: usize = 34;
 
 impl Shown {
+    /// Nothing was shown.
+    pub const fn new() -> Self {
+        Self { bars: BTreeMap::new() }
+    }
+
     /// The part of a stage that is shown as done, in thousandths: never less than before, and all only once it is.
     pub fn part(&mut self, query: &str, stage: &StageProgress) -> Option<u32> {
         let tasks = stage.tasks.filter(|tasks| *tasks > 0)?;

@@ -253,6 +253,15 @@ impl Scene {
         self.scheduler(of).ask(Status(QueryId(query)), SOON).await.unwrap()
     }
 
+    /// Whether this driver is shown what a query does.
+    async fn is_shown(&self, of: &Node, query: u64) -> bool {
+        let (scheduler, query) = (self.scheduler(of), QueryId(query));
+        let profile = scheduler.ask(ProfileOf(query), SOON).await.unwrap();
+        let progress = scheduler.ask(ProgressOf(query), SOON).await.unwrap();
+        assert_eq!(profile.is_some(), progress.is_some());
+        profile.is_some()
+    }
+
     /// The task of a query ends well.
     async fn end(&self, (at, task, attempt): (usize, TaskId, Attempt)) {
         self.scheduler(&self.workers[at]).ask(ended(task, attempt, true), SOON).await.unwrap();
@@ -481,6 +490,7 @@ fn a_driver_speaks_of_no_query_or_actor_of_another() {
         assert!(error.contains("a query of its number"), "{error}");
         assert!(scene.gateway(other).ask(Hear(query), SOON).await.unwrap().is_err());
         assert_eq!(scene.status(other, 1).await, None);
+        assert!(!scene.is_shown(other, 1).await && scene.is_shown(mine, 1).await);
         scene.gateway(other).ask(Release(query), SOON).await.unwrap();
         assert!(scene.status(mine, 1).await.is_some(), "it goes on");
         scene.end(run).await;

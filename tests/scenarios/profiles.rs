@@ -1,0 +1,201 @@
+//! What is shown of a query is what it did.
+
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use regatta::observe::{Profile, QueryState, StageState};
+use regatta::polars::prelude::*;
+use regatta::prelude::*;
+use regatta::testing::eventually;
+use serde::{Deserialize, Serialize};
+
+use crate::sinks::{into_file, parquet};
+
+/// A millisecond a row.
+#[regatta::udf]
+fn slow(x: i64) -> i64 {
+    sleep(Duration::from_millis(1));
+    x
+}
+
+/// The last of all rows takes longer than all others.
+#[regatta::udf]
+fn slow_at_the_end(x: i64) -> i64 {
+    sleep(Duration::from_millis(if x == 399 { 2000 } else { 1 }));
+    x
+}
+
+/// Fails once for each batch.
+#[derive(Serialize, Deserialize)]
+struct Flaky;
+
+#[regatta::udf]
+impl Udf for Flaky {
+    type State = ();
+
+    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn start(&self, _: &mut Start) -> UdfResult<()> {
+        Ok(())
+    }
+
+    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
+        match batch.attempt() {
+            1 => Err(UdfError::new("the first attempt fails")),
+            _ => Ok(batch.column(0)?.clone()),
+        }
+    }
+}
+
+/// Takes a while to start.
+#[derive(Serialize, Deserialize)]
+struct Heavy;
+
+#[regatta::udf]
+impl Udf for Heavy {
+    type State = ();
+
+    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn start(&self, _: &mut Start) -> UdfResult<()> {
+        sleep(Duration::from_millis(2200));
+        Ok(())
+    }
+
+    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
+        Ok(batch.column(0)?.clone())
+    }
+}
+
+fn numbers(rows: i64) -> LazyFrame {
+    df!["id" => (0..rows).collect::<Vec<_>>()].unwrap().lazy()
+}
+
+fn found(profile: &Profile) -> Vec<&str> {
+    profile.findings.iter().map(|finding| finding.id.as_str()).collect()
+}
+
+#[test]
+fn a_killed_worker_shows_as_work_done_again_and_not_as_rows() {
+    let session = Session::local(2).unwrap();
+    let called = slow::pool().replicas(2).batch(50).on([col("id")]).alias("called");
+    let query = numbers(4000).into_partitions(40).with_column(called).repartition(4, [col("id")]);
+    let query = query.group_by([col("called") % lit(7)]).agg([len().alias("rows")]);
+    let mut run = session.submit(query).unwrap();
+    let done =
+        |run: &Run| run.status().unwrap().map_or(0, |s| s.stages.iter().map(|stage| stage.tasks.2).max().unwrap());
+    eventually("some of its tasks are done", || done(&run) >= 8);
+    assert!(Command::new("kill").args(["-9", &session.processes()[0].to_string()]).status().unwrap().success());
+    let frame = run.collect().unwrap();
+    assert_eq!(frame.column("rows").unwrap().as_materialized_series().sum::<u32>().unwrap(), 4000);
+    let profile = run.profile().unwrap();
+    let stage = profile.stages.iter().find(|stage| stage.tasks == Some(40)).unwrap();
+    assert_eq!((stage.rows, stage.done, stage.state), (4000, 40, StageState::Done), "{profile:#}");
+    assert_eq!(profile.query.rows, frame.height() as u64, "{profile:#}");
+    assert!(stage.lost + stage.again > 0 && profile.query.again > 0, "{profile:#}");
+    assert!(found(&profile).contains(&"lost-worker") && !profile.incomplete.is_empty(), "{profile:#}");
+    // What the other worker did is known.
+    assert!(profile.pools[0].calls.rows > 0 && profile.pools[0].calls.rows <= 2 * 4000, "{profile:#}");
+}
+
+#[test]
+fn a_profile_adds_up_during_the_run_and_after_its_result_was_taken() {
+    let session = Session::local(2).unwrap();
+    let called = slow::pool().replicas(2).batch(50).on([col("id")]).alias("called");
+    let query = numbers(1000).into_partitions(10).with_column(called).repartition(4, [col("id")]);
+    let mut run = session.submit(query.group_by([col("called") % lit(7)]).agg([len()])).unwrap();
+    let during = || run.profile().unwrap();
+    eventually("a task is done", || during().stages.iter().any(|stage| stage.done > 0));
+    let profile = during();
+    assert_eq!((profile.query.state, profile.query.result), (QueryState::Running, 0), "{profile:#}");
+    assert!(profile.to_string().contains("running for"), "{profile}");
+    run.collect().unwrap();
+    let profile = run.profile().unwrap();
+    assert_eq!((profile.query.state, profile.query.rows), (QueryState::Done, 7), "{profile:#}");
+    let pool = &profile.pools[0];
+    assert_eq!((pool.calls.rows, pool.calls.call.count(), pool.ready), (1000, 20, 0), "{profile:#}");
+    assert!(
+        pool.calls.busy >= 1_000_000_000 && pool.calls.busy <= pool.alive,
+        "a row takes a millisecond: {profile:#}"
+    );
+    for stage in profile.stages.iter().filter(|stage| stage.busy > 0) {
+        let spent = &stage.spent;
+        let all = spent.fetch + spent.engine + spent.udf + spent.write;
+        // Before and after there is little else.
+        assert!(all <= stage.busy && all * 2 >= stage.busy, "{all} of {}: {profile:#}", stage.busy);
+        assert_eq!(stage.workers.iter().map(|(.., busy)| busy).sum::<u64>(), stage.busy, "{profile:#}");
+    }
+    // All that a stage left was read, once.
+    for edge in &profile.edges {
+        let left = profile.stage(edge.from).unwrap();
+        assert_eq!(edge.fetched.rows, left.rows, "{profile:#}");
+        assert!(edge.fetched.bytes() > 0);
+    }
+    assert!(profile.workers.iter().all(|worker| worker.sample.peak > 0 && worker.sample.cpu > 0), "{profile:#}");
+    assert_eq!(Profile::from_json(&profile.to_json()).unwrap(), profile);
+    assert!(profile.to_html().contains("</html>") && profile.to_svg().contains("</svg>"));
+}
+
+#[test]
+fn findings_speak_of_what_is_wrong_with_a_query() {
+    let session = Session::local(2).unwrap();
+    let on = |session: &Session, query: LazyFrame| query.explain_analyze_on(session).unwrap();
+    let bound = slow::pool().batch(100).on([col("id")]).alias("slow");
+    let bound = on(&session, numbers(1600).into_partitions(8).with_column(bound));
+    assert!(found(&bound).contains(&"pool-bound"), "{bound:#}");
+    let small = slow::pool().replicas(2).batch(1000).on([col("id")]).alias("slow");
+    let small = on(&session, numbers(1600).into_partitions(80).with_column(small));
+    assert!(found(&small).contains(&"small-batches"), "{small:#}");
+    let skewed = slow_at_the_end::pool().replicas(2).on([col("id")]).alias("slow");
+    let skewed = on(&session, numbers(400).into_partitions(8).with_column(skewed));
+    assert!(found(&skewed).contains(&"skew"), "{skewed:#}");
+    let flaky = Flaky.pool().max_retries(1).batch(50).on([col("id")]).alias("flaky");
+    let flaky = on(&session, numbers(100).with_column(flaky));
+    assert_eq!(found(&flaky), ["retries"], "{flaky:#}");
+    let heavy = on(&session, numbers(100).with_column(Heavy.pool().on([col("id")]).alias("heavy")));
+    assert!(found(&heavy).contains(&"start-dominates"), "{heavy:#}");
+    // Of one task, though there are several CPUs.
+    let native = Session::native().unwrap();
+    let whole = on(&native, numbers(2200).with_column(slow::pool().on([col("id")]).alias("slow")));
+    assert_eq!(found(&whole).contains(&"whole-stage"), whole.cpus() >= 2.0, "{whole:#}");
+    // And nothing of one that is well.
+    let fine = on(&session, numbers(2000).into_partitions(8).group_by([col("id") % lit(7)]).agg([len()]));
+    assert_eq!(found(&fine), Vec::<&str>::new(), "{fine:#}");
+}
+
+#[test]
+fn analysing_a_query_that_writes_files_leaves_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("numbers.parquet");
+    for session in [Session::native().unwrap(), Session::local(2).unwrap()] {
+        let profile = into_file(numbers(100), &target, parquet()).explain_analyze_on(&session).unwrap();
+        assert_eq!(profile.query.state, QueryState::Done, "{profile:#}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_query_that_failed_has_a_profile_with_each_attempt_s_error() {
+    let session = Session::local(1).unwrap();
+    let mut run = session.submit(numbers(10).with_column(Flaky.pool().on([col("id")]).alias("flaky"))).unwrap();
+    let error = run.collect().unwrap_err().to_string();
+    let profile = run.profile().unwrap();
+    assert_eq!(profile.query.state, QueryState::Failed, "{profile:#}");
+    assert!(profile.query.error.as_ref().is_some_and(|why| why.contains("the first attempt fails")), "{error}");
+    assert!(profile.errors.iter().any(|error| error.text.contains("the first attempt fails")), "{profile:#}");
+}
+
+#[test]
+fn a_plan_is_explained_without_a_run() {
+    let session = Session::local(2).unwrap();
+    let query = || numbers(400).into_partitions(8).group_by([col("id") % lit(7)]).agg([len()]);
+    let plan = query().explain_on(&session).unwrap();
+    assert_eq!(plan.to_string(), session.explain(&query()).unwrap());
+    assert_eq!(plan.stages.last().map(|stage| stage.stage as usize + 1), Some(plan.stages.len()));
+    assert!(plan.to_mermaid().starts_with("flowchart") && plan.to_json().contains("regatta_explain"));
+}
