@@ -150,8 +150,9 @@ impl Shows {
     /// Nobody wants a query any more. If it is shown still, it has not ended by itself.
     pub(crate) fn gone(&self, query: QueryId) {
         let last = self.queries().get(&query).and_then(|shown| shown.last.clone());
-        if let Some(progress) = last {
-            self.show(query, Progress { state: QueryState::Cancelled, ..progress });
+        if let Some(mut progress) = last {
+            progress.state = QueryState::Cancelled;
+            self.show(query, progress);
         }
         self.queries().remove(&query);
     }

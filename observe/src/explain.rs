@@ -31,7 +31,7 @@ pub struct StagePlan {
     pub reads: Vec<Reads>,
     /// How many rows of its first tasks are enough.
     pub limit: Option<u64>,
-    /// Columns by whose hash it leaves its rows, and in how many partitions; no columns: in equal parts.
+    /// Columns by whose hash it leaves its rows, and in how many sections.
     pub scatter: Option<(Vec<String>, u32)>,
 }
 
@@ -159,7 +159,7 @@ impl Explain {
         let parts = match stage.tasks {
             Some(1) => format!("1 {what}"),
             Some(parts) => format!("{parts} {what}s"),
-            None => format!("as many {what}s as its inputs turn out to need"),
+            None => format!("{what}s as what it reads turns out"),
         };
         writeln!(f, "stage {}: {parts} ({})", stage.stage, stage.why)?;
         for Reads { stage, what, one_attempt } in &stage.reads {
@@ -176,7 +176,7 @@ impl Explain {
         }
         if let Some((keys, into)) = &stage.scatter {
             let s = if *into == 1 { "" } else { "s" };
-            writeln!(f, "  leaves its rows in {into} partition{s}, by the hash of {}", keys.join(", "))?;
+            writeln!(f, "  leaves its rows in {into} section{s}, by the hash of {}", keys.join(", "))?;
         }
         Ok(())
     }

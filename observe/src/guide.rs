@@ -40,8 +40,9 @@ const FIGURES: &[(&str, &str, Fields)] = &[
         &[
             ("stage", "its number"),
             ("state", "`waiting`: none of its tasks has started; `running`; `done`: all that were needed are"),
-            ("tasks", "how many it has, once that is known"),
+            ("tasks", "how many it has, once that is known; never for one whose work the tasks do that read it"),
             ("tasks_before", "how many it had before that changed"),
+            ("shape", "why it has so many, where that was decided when what it reads had been measured"),
             ("running", "tasks that run, or wait at their worker"),
             ("done", "tasks that are done, and whose output stands"),
             ("enough", "it was done before all of its tasks were: a limit had enough"),

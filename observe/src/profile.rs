@@ -115,6 +115,8 @@ pub struct StageFigures {
     pub tasks: Option<u32>,
     /// How many it had before that changed.
     pub tasks_before: Option<u32>,
+    /// Why it has so many, where that was decided when what it reads had been measured.
+    pub shape: String,
     /// Tasks that run, or wait at their worker.
     pub running: u32,
     /// Tasks that are done, and whose output stands.

@@ -117,9 +117,9 @@ impl Recorder {
                 self.live.insert(submitted.query, Query::new(submitted, &mut room, now));
                 self.count();
             }
-            Seen::Tasks { query, stage, tasks } => {
+            Seen::Tasks { query, stage, tasks, why } => {
                 let mut room = self.room_for_outputs();
-                self.live.get_mut(&query).into_iter().for_each(|query| query.set_tasks(stage.0, tasks, &mut room));
+                self.live.get_mut(&query).into_iter().for_each(|query| query.set_tasks(stage.0, tasks, why, &mut room));
             }
             Seen::StageDone { query, stage } => {
                 if let Some(query) = self.live.get_mut(&query) {

@@ -49,6 +49,8 @@ pub enum Seen<'a> {
         stage: StageId,
         /// How many.
         tasks: u32,
+        /// Why, if that was decided with what it reads.
+        why: &'a str,
     },
     /// An attempt of a task was given to a worker.
     Placed {

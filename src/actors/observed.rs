@@ -90,7 +90,14 @@ impl Observed {
         nanoseconds(self.began.elapsed())
     }
 
-    pub(super) fn submitted(&mut self, query: QueryId, plan: &Explain, planned: Duration, owner: Option<NodeId>) {
+    pub(super) fn submitted(
+        &mut self,
+        query: QueryId,
+        plan: &Explain,
+        planned: Duration,
+        owner: Option<NodeId>,
+        now: Instant,
+    ) {
         if self.owners.len() >= OWNERS {
             let known: Vec<_> = self.recorder.queries().collect();
             self.owners.retain(|query, _| known.contains(query));
@@ -98,7 +105,7 @@ impl Observed {
         self.owners.insert(query, owner);
         self.told.insert(query, vec![(None, false); plan.stages.len()]);
         let planned = nanoseconds(planned);
-        self.saw(Seen::Submitted(Submitted { query, name: None, plan, planned }), Instant::now());
+        self.saw(Seen::Submitted(Submitted { query, name: None, plan, planned }), now);
     }
 
     /// What happens to the scheduler, before it takes it. `ran`: how long an attempt that has ended did, as its worker says.
@@ -154,7 +161,8 @@ impl Observed {
         let changed = self.look_at(touched, core);
         for Change { query, stage, tasks, .. } in &changed {
             if let Some(tasks) = tasks.map(|tasks| u32::try_from(tasks).unwrap_or(u32::MAX)) {
-                self.saw(Seen::Tasks { query: *query, stage: *stage, tasks }, now);
+                let why = core.shape(*query, *stage).map(|shape| shape.why.as_str()).unwrap_or_default();
+                self.saw(Seen::Tasks { query: *query, stage: *stage, tasks, why }, now);
             }
         }
         for action in actions {
@@ -363,3 +371,6 @@ impl Handler<WholeStatus> for SchedulerActor {
         actix::MessageResult(status)
     }
 }
+
+#[cfg(test)]
+mod tests;

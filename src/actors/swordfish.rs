@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
 use futures_util::future::try_join_all;
+use polars_plan::plans::IRPlan;
 use regatta_observe::Spent;
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, catch};
 use tokio::sync::{mpsc, watch};
@@ -48,6 +49,7 @@ type Job = Box<dyn FnOnce() -> Ended + Send>;
 
 /// What this worker keeps of a query.
 struct Work {
+    plan: Result<Arc<IRPlan>, TaskFailure>,
     stages: HashMap<StageId, StageHere>,
 }
 
@@ -98,7 +100,10 @@ impl SwordfishActor {
     }
 
     fn work(&mut self, query: QueryId) -> &mut Work {
-        self.queries.entry(query).or_insert_with(|| Work { stages: HashMap::new() })
+        self.queries.entry(query).or_insert_with(|| {
+            let plan = Err(PolarsFailure::new("protocol", "the query's plan did not come before its stages").into());
+            Work { plan, stages: HashMap::new() }
+        })
     }
 
     /// Tells the scheduler which batches wait for room at a replica, where that has changed.
@@ -203,13 +208,23 @@ impl Handler<Prepare> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, message: Prepare, _: &mut Self::Context) {
-        let Prepare { query, stage, program, driver } = message;
+        let Prepare { query, stage, program, whole, driver } = message;
         if let Some(driver) = driver {
             self.host.store.own(query, driver);
         }
         let udfs: Vec<_> = program.steps.iter().map(UdfOfStep::of).collect();
-        let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
-        let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
+        let opened = |open: &dyn Fn() -> Result<_, PolarsFailure>| {
+            let opened = catch(|| open().map(Arc::new).map_err(TaskFailure::from));
+            opened.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)))
+        };
+        if let Some(whole) = whole {
+            let plan = catch(|| whole.open().map_err(TaskFailure::from));
+            self.work(query).plan = plan.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
+        }
+        let program = match self.work(query).plan.clone() {
+            Ok(plan) => opened(&|| Program::open(&plan, program.clone())),
+            Err(failure) => Err(failure),
+        };
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, (query, stage), udfs));
         let here = StageHere { program, pools, said: HashMap::new() };
         self.work(query).stages.insert(stage, here);

@@ -5,7 +5,8 @@ use std::fmt;
 use regatta_observe::{Explain, Node, NodeKind, Reads, StagePlan, UdfPlan};
 
 use super::label::label;
-use super::{QueryPlan, Scatter, Split, Stage, UdfStep};
+use super::{QueryPlan, Read, Scatter, Split, Stage, UdfStep};
+use crate::sched::Way;
 use crate::udf::RunOn;
 
 impl fmt::Display for QueryPlan {
@@ -26,25 +27,21 @@ impl QueryPlan {
 }
 
 fn explain_stage(stage: &Stage) -> StagePlan {
-    let what = match stage.splits[..] {
-        [Split::Share { .. }, ..] => "shares",
-        [Split::Hashed { .. }, ..] => "a hash partition",
-        _ => "all",
-    };
-    let reads = stage.inputs.iter().map(|input| Reads {
-        stage: input.0,
-        what: what.to_owned(),
-        one_attempt: stage.one_attempt.inputs.contains(input),
+    let reads = stage.reads.iter().enumerate().map(|(input, Read { from, .. })| {
+        let mut ways: Vec<_> = stage.modes.iter().filter_map(|mode| mode.ways.get(input)).map(in_words).collect();
+        ways.dedup();
+        Reads { stage: from.0, what: ways.join(", or else "), one_attempt: stage.one_attempt.inputs.contains(from) }
     });
     let scatter = stage.program().and_then(|program| program.scatter.as_ref());
     StagePlan {
         stage: stage.id.0,
-        tasks: Some(stage.splits.len() as u32),
+        // Else its shape decides that.
+        tasks: Some(stage.splits.len() as u32).filter(|tasks| *tasks > 0),
         given: stage.program().is_none(),
         why: stage.why.clone(),
         reads: reads.collect(),
         limit: stage.program().and_then(|program| program.limit),
-        scatter: scatter.map(|Scatter { keys, into }| (keys.clone(), *into as u32)),
+        scatter: scatter.map(|Scatter { keys, into, .. }| (keys.clone(), *into as u32)),
     }
 }
 
@@ -90,6 +87,15 @@ fn explain_udf(number: u32, step: &UdfStep) -> UdfPlan {
     }
 }
 
+fn in_words(way: &Way) -> &'static str {
+    match way {
+        Way::Along => "nothing, but does itself the work",
+        Way::Share => "shares",
+        Way::Sections => "sections",
+        Way::All => "all",
+    }
+}
+
 impl fmt::Display for Split {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -98,7 +104,7 @@ impl fmt::Display for Split {
             Self::Rows { file, offset, len, .. } => write!(f, "file {file} rows {offset}..{}", offset + len),
             Self::Slice { offset, len } => write!(f, "rows {offset}..{}", offset + len),
             Self::Share { part, of } => write!(f, "share {part} of {of}"),
-            Self::Hashed { part, of } => write!(f, "hash partition {part} of {of}"),
+            Self::Sections { from, to } => write!(f, "sections {from}..{to}"),
         }
     }
 }

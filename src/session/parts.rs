@@ -95,6 +95,7 @@ impl Head {
             linear: config.scheduler_linear,
             max_task_backlog: config.max_task_backlog,
             scale,
+            forced: Config::forced_shapes(),
         };
         let arbiter = ground.arbiter()?;
         let (hosted, observe) = (Arc::clone(&ground.host), config.observe_memory);

@@ -111,6 +111,7 @@ impl Profile {
         let what = if plan.given { "partition" } else { "task" };
         let tasks = match figures.tasks {
             Some(tasks) => plural(tasks.into(), what),
+            None if figures.state == StageState::Done => format!("no {what}s of its own"),
             None => format!("{what}s to be seen"),
         };
         let whole = self.query.state == QueryState::Done;
@@ -119,7 +120,8 @@ impl Profile {
         } else {
             String::new()
         };
-        let head = format!("{indent} stage {stage}  {tasks}: {}", line(&plan.why));
+        let shape = if figures.shape.is_empty() { String::new() } else { format!("; {}", line(&figures.shape)) };
+        let head = format!("{indent} stage {stage}  {tasks}: {}{shape}", line(&plan.why));
         if plan.given {
             return writeln!(f, "{head}");
         }
@@ -236,6 +238,9 @@ fn words(figures: &StageFigures) -> String {
         (figures.again, "done again"),
     ];
     words.extend(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
+    if words.is_empty() && figures.tasks.is_none() {
+        words.push("what it does the tasks do that read it".to_owned());
+    }
     if words.is_empty() { "no task was needed".to_owned() } else { words.join(", ") }
 }
 

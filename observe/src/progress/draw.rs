@@ -156,6 +156,7 @@ pub(super) fn tasks(stage: &StageProgress) -> String {
         (Some(tasks), Some(before)) if before != tasks => format!("{done} of {before} -> {tasks} tasks"),
         (Some(1), _) => format!("{done} of 1 task"),
         (Some(tasks), _) => format!("{done} of {tasks} tasks"),
+        (None, _) if stage.state == StageState::Done => "done by its readers".to_owned(),
         (None, _) => format!("{} of an unknown number", plural(done.into(), "task")),
     }
 }

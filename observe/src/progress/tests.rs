@@ -218,7 +218,7 @@ impl Cluster {
                 (self.tasks..self.tasks + more).for_each(|task| self.waiting.insert(0, (task, 1)));
                 self.tasks += more;
                 let (query, tasks) = (self.made.query, self.tasks);
-                self.made.saw(Seen::Tasks { query, stage: StageId(0), tasks });
+                self.made.saw(Seen::Tasks { query, stage: StageId(0), tasks, why: "" });
             }
             _ => (),
         }

@@ -1,6 +1,6 @@
 //! One query's figures.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::records::Records;
 use super::stage::Stage;
@@ -71,9 +71,10 @@ impl Query {
         now.saturating_sub(self.submitted)
     }
 
-    pub(super) fn set_tasks(&mut self, stage: u32, tasks: u32, room: &mut usize) {
+    pub(super) fn set_tasks(&mut self, stage: u32, tasks: u32, why: &str, room: &mut usize) {
         if let Some(stage) = self.stages.get_mut(stage as usize) {
             stage.set_tasks(tasks, room);
+            stage.figures.shape = ends(why, 500);
         }
         self.note_outputs();
     }
@@ -218,11 +219,11 @@ impl Query {
     pub(super) fn edges(&self) -> Vec<EdgeFigures> {
         let stages = self.plan.stages.iter().zip(&self.stages);
         let edges = stages.flat_map(|(plan, stage)| {
-            plan.reads.iter().map(|read| EdgeFigures {
-                from: read.stage,
-                to: plan.stage,
-                fetched: stage.inputs.get(&read.stage).copied().unwrap_or_default(),
-            })
+            // It may do itself what another was to do, and read what that was to read.
+            let planned = plan.reads.iter().map(|read| read.stage);
+            let from: BTreeSet<u32> = planned.chain(stage.inputs.keys().copied()).collect();
+            let fetched = |from| stage.inputs.get(&from).copied().unwrap_or_default();
+            from.into_iter().map(move |from| EdgeFigures { from, to: plan.stage, fetched: fetched(from) })
         });
         edges.collect()
     }

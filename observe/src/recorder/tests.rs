@@ -167,9 +167,10 @@ fn a_stage_whose_tasks_are_known_late_has_them_from_then_on() {
     recorder.saw(Seen::Submitted(Submitted { query, name: None, plan: &plan, planned: 0 }), 0);
     assert_eq!(recorder.profile(query, 0).unwrap().stages[0].tasks, None);
     for (tasks, before) in [(8, None), (12, Some(8))] {
-        recorder.saw(Seen::Tasks { query, stage: StageId(0), tasks }, 1);
+        recorder.saw(Seen::Tasks { query, stage: StageId(0), tasks, why: "as its input is" }, 1);
         let stage = recorder.profile(query, 1).unwrap().stages.remove(0);
         assert_eq!((stage.tasks, stage.tasks_before), (Some(tasks), before));
+        assert_eq!(stage.shape, "as its input is");
     }
     let task = TaskId { query, stage: StageId(0), index: 11 };
     recorder.saw(Seen::Placed { task, attempt: 1, worker: WorkerId(0) }, 2);
