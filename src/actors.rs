@@ -29,7 +29,7 @@ use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 pub(crate) use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
 pub(crate) use messages::{
-    DriverDown, Enrol, Find, Found, Hear, Persist, Place, ProfileOf, ProgressOf, Register, Release, RunEvent,
+    DriverDown, Enrol, Find, Found, Hear, Known, Persist, Place, ProfileOf, ProgressOf, Register, Release, RunEvent,
     SpawnActor, Status, StopActor, Submit, SubmitFrom, Taken, UseProvider, WholeStatus, Worker, WorkerDown,
     WorkerSilent,
 };

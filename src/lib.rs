@@ -97,7 +97,7 @@ pub use sched::{
     GpuInfo, PoolStatus, QueryId, QueryStatus, SessionStatus, StageId, StageStatus, StepId, TaskId, Wait, WaitsFor,
     WorkerId, WorkerStatus,
 };
-pub use session::{Cluster, Persisted, Session};
+pub use session::{Cluster, History, Persisted, Session};
 
 /// The Polars that plans must be made with.
 pub use polars;

@@ -4,6 +4,7 @@ mod actors;
 mod cluster;
 mod connect;
 mod door;
+mod history;
 mod parts;
 mod persist;
 mod sql;
@@ -35,6 +36,7 @@ use crate::sched::{
 
 pub use cluster::Cluster;
 use door::Door;
+pub use history::History;
 use parts::{Ground, Head};
 pub use persist::Persisted;
 use sql::Tables;

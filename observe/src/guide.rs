@@ -199,6 +199,8 @@ A query's `Profile` says what it did, or does so far: `run.profile()`, during it
 `query.explain_analyze_on(&session)` for one whose result nobody wants. `{}` shows it as a tree, `{:#}` with everything; it is also JSON, Mermaid, DOT,
 SVG and one HTML file (`to_json()` and so on).
 
+`session.observe()` has the profiles of all queries that are known as frames: `.queries()`, `.stages()`, `.tasks()` and so on.
+
 This page is printed from the code (`regatta_observe::guide()`), and a test compares.
 
 All figures come from one place: a recorder beside the scheduler, which sees what the scheduler sees. Sums are exact. What is kept has a

@@ -66,6 +66,7 @@ takes! {
         0x0109 Status from [Driver], "its own queries" => Option<QueryStatus>,
         0x010e ProfileOf from [Driver], "its own queries, also when they have ended" => Option<Box<Profile>>,
         0x010f ProgressOf from [Driver], "its own queries, also when they have ended" => Option<Box<Progress>>,
+        0x0112 Known from [Driver], "its own queries, also when they have ended" => Vec<QueryId>,
         0x010a WholeStatus from [Driver], "the whole cluster, without what others read or make" => SessionStatus,
         0x010b Persist from [Driver], "its own queries" => (),
         0x0110 Find from [Driver], "its own queries" => Found,
@@ -520,6 +521,10 @@ pub(crate) struct ProfileOf(pub(crate) QueryId);
 /// Where a query stands, for people who wait for it.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct ProgressOf(pub(crate) QueryId);
+
+/// Which queries are known.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Known;
 
 /// Where everything stands.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

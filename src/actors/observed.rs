@@ -10,7 +10,7 @@ use regatta_observe::{
 use regatta_remote::{NodeId, Sender};
 
 use super::SchedulerActor;
-use super::messages::{ProfileOf, ProgressOf, Status, WholeStatus};
+use super::messages::{Known, ProfileOf, ProgressOf, Status, WholeStatus};
 use crate::engine::nanoseconds;
 use crate::error::{Error, TaskFailure};
 use crate::sched::{
@@ -347,6 +347,14 @@ impl Handler<ProgressOf> for SchedulerActor {
     fn handle(&mut self, ProgressOf(query): ProgressOf, _: &mut Self::Context) -> Self::Result {
         let progress = self.observed.recorder.progress(query, self.observed.at());
         progress.filter(|_| self.observed.is_owner(query)).map(Box::new)
+    }
+}
+
+impl Handler<Known> for SchedulerActor {
+    type Result = Vec<QueryId>;
+
+    fn handle(&mut self, _: Known, _: &mut Self::Context) -> Self::Result {
+        self.observed.recorder.queries().filter(|query| self.observed.is_owner(*query)).collect()
     }
 }
 

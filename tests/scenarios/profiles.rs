@@ -191,6 +191,29 @@ fn a_query_that_failed_has_a_profile_with_each_attempt_s_error() {
 }
 
 #[test]
+fn what_queries_did_is_there_as_frames() {
+    let session = Session::local(2).unwrap();
+    let called = slow::pool().batch(10).on([col("id")]).alias("called");
+    numbers(100).into_partitions(4).with_column(called).collect_on(&session).unwrap();
+    let failing = numbers(10).with_column(Flaky.pool().on([col("id")]).alias("flaky")).collect_on(&session);
+    assert!(failing.is_err());
+    let history = session.observe().unwrap();
+    let queries = history.queries().unwrap();
+    let states: Vec<_> = queries.column("state").unwrap().str().unwrap().iter().flatten().collect();
+    assert_eq!(states, ["done", "failed"], "{queries}");
+    assert_eq!(queries.column("rows").unwrap().u64().unwrap().get(0), Some(100));
+    let first = lit(history.profiles()[0].query.id.clone());
+    let of_first = |frame: DataFrame| frame.lazy().filter(col("query").eq(first.clone())).collect().unwrap();
+    let tasks = of_first(history.tasks().unwrap());
+    assert_eq!(tasks.column("rows").unwrap().as_materialized_series().sum::<u64>().unwrap(), 100, "{tasks}");
+    let stages = of_first(history.stages().unwrap());
+    assert_eq!(stages.column("done").unwrap().as_materialized_series().sum::<u32>().unwrap(), 4, "{stages}");
+    assert_eq!(history.pools().unwrap().column("calls").unwrap().u64().unwrap().get(0), Some(12));
+    assert!(history.errors().unwrap().height() > 0 && history.findings().unwrap().height() > 0);
+    assert!(history.workers().unwrap().height() > 0);
+}
+
+#[test]
 fn a_plan_is_explained_without_a_run() {
     let session = Session::local(2).unwrap();
     let query = || numbers(400).into_partitions(8).group_by([col("id") % lit(7)]).agg([len()]);

@@ -259,7 +259,8 @@ impl Scene {
         let (scheduler, query) = (self.scheduler(of), QueryId(query));
         let profile = scheduler.ask(ProfileOf(query), SOON).await.unwrap();
         let progress = scheduler.ask(ProgressOf(query), SOON).await.unwrap();
-        assert_eq!(profile.is_some(), progress.is_some());
+        let known = scheduler.ask(Known, SOON).await.unwrap();
+        assert_eq!((profile.is_some(), profile.is_some()), (progress.is_some(), known.contains(&query)));
         profile.is_some()
     }
 
