@@ -182,9 +182,9 @@ pub(super) fn take_branch<'a>(top: Node, mut split: &'a Split, ir: &mut Arena<IR
             IR::Union { inputs, .. } => Some((node, *inputs.get(*input)?)),
             _ => None,
         });
-        if let Some((union, branch)) = union {
-            let branch = ir.get(branch).clone();
-            ir.replace(union, branch);
+        if let Some((union, input)) = union {
+            let columns = ir.get(union).schema(ir).into_owned();
+            ir.replace(union, IR::SimpleProjection { input, columns });
         }
         split = part;
     }
