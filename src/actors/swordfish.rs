@@ -369,7 +369,7 @@ fn attempt_task(
     let waits = Waits { runtime, cancelled: cancelled.clone() };
     let (query, split) = (message.task.query, message.split);
     let inputs = waits.until_cancelled(begin(host, scheduler, query, &program, &split, &message.inputs))?;
-    for (read, reading) in program.reads().iter().zip(&inputs) {
+    for (read, reading) in program.reads_with(&split).zip(&inputs) {
         if let Of::Stage(stage) = &read.of
             && let Some((_, feed)) = message.inputs.iter().find(|(of, _)| of == stage)
         {

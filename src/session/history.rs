@@ -49,11 +49,12 @@ fn word(of: impl std::fmt::Debug) -> String {
     format!("{of:?}").to_lowercase()
 }
 
-/// One column of each name, from each row.
+/// The query of each row, and one column of each name.
 macro_rules! frame {
-    ($rows:expr, |$query:ident, $row:ident| { $($name:literal: $value:expr,)* }) => {{
+    ($rows:expr, |$row:ident| { $($name:literal: $value:expr,)* }) => {{
         let rows: Vec<_> = $rows.collect();
-        let frame = df![$($name => rows.iter().map(|($query, $row)| $value).collect::<Vec<_>>()),*];
+        let queries: Vec<_> = rows.iter().map(|(query, _)| *query).collect();
+        let frame = df!["query" => queries, $($name => rows.iter().map(|(_, $row)| $value).collect::<Vec<_>>()),*];
         frame.map_err(|e| ClusterError::network("make a frame of what was observed", PolarsFailure::from(e)).into())
     }};
 }
@@ -64,7 +65,7 @@ impl History {
         &self.profiles
     }
 
-    fn rows<'a, T>(&'a self, of: impl Fn(&'a Profile) -> &'a [T]) -> impl Iterator<Item = (&'a str, &'a T)> {
+    fn rows<'a, T: 'a>(&'a self, of: impl Fn(&'a Profile) -> &'a [T]) -> impl Iterator<Item = (&'a str, &'a T)> {
         self.profiles.iter().flat_map(move |profile| of(profile).iter().map(|row| (profile.query.id.as_str(), row)))
     }
 
@@ -73,8 +74,7 @@ impl History {
     /// # Errors
     /// Polars cannot make the frame.
     pub fn queries(&self) -> Result<DataFrame, Error> {
-        frame!(self.profiles.iter().map(|profile| (profile.query.id.as_str(), profile)), |query, row| {
-            "query": *query,
+        frame!(self.profiles.iter().map(|profile| (profile.query.id.as_str(), profile)), |row| {
             "name": row.query.name.clone(),
             "state": word(row.query.state),
             "submitted_ms": row.query.submitted_ms,
@@ -96,8 +96,7 @@ impl History {
     /// # Errors
     /// As [`queries`](Self::queries).
     pub fn stages(&self) -> Result<DataFrame, Error> {
-        frame!(self.rows(|profile| &profile.stages), |query, row| {
-            "query": *query,
+        frame!(self.rows(|profile| &profile.stages), |row| {
             "stage": row.stage,
             "state": word(row.state),
             "tasks": row.tasks,
@@ -123,8 +122,7 @@ impl History {
     /// # Errors
     /// As [`queries`](Self::queries).
     pub fn tasks(&self) -> Result<DataFrame, Error> {
-        frame!(self.rows(|profile| &profile.tasks), |query, row| {
-            "query": *query,
+        frame!(self.rows(|profile| &profile.tasks), |row| {
             "stage": row.stage,
             "task": row.task,
             "attempt": row.attempt,
@@ -142,8 +140,7 @@ impl History {
     /// # Errors
     /// As [`queries`](Self::queries).
     pub fn pools(&self) -> Result<DataFrame, Error> {
-        frame!(self.rows(|profile| &profile.pools), |query, row| {
-            "query": *query,
+        frame!(self.rows(|profile| &profile.pools), |row| {
             "stage": row.stage,
             "step": row.step,
             "udf": row.udf.clone(),
@@ -163,8 +160,7 @@ impl History {
     /// # Errors
     /// As [`queries`](Self::queries).
     pub fn workers(&self) -> Result<DataFrame, Error> {
-        frame!(self.rows(|profile| &profile.workers), |query, row| {
-            "query": *query,
+        frame!(self.rows(|profile| &profile.workers), |row| {
             "worker": row.worker,
             "cpus": row.cpus,
             "attempts": row.attempts,
@@ -179,8 +175,7 @@ impl History {
     /// # Errors
     /// As [`queries`](Self::queries).
     pub fn findings(&self) -> Result<DataFrame, Error> {
-        frame!(self.rows(|profile| &profile.findings), |query, row| {
-            "query": *query,
+        frame!(self.rows(|profile| &profile.findings), |row| {
             "stage": row.stage,
             "id": row.id.clone(),
             "severity": word(row.severity),
@@ -194,8 +189,7 @@ impl History {
     /// # Errors
     /// As [`queries`](Self::queries).
     pub fn errors(&self) -> Result<DataFrame, Error> {
-        frame!(self.rows(|profile| &profile.errors), |query, row| {
-            "query": *query,
+        frame!(self.rows(|profile| &profile.errors), |row| {
             "at": seconds(row.at),
             "stage": row.stage,
             "task": row.task.map(|(task, _)| task),
