@@ -3,7 +3,7 @@
 mod publish;
 mod results;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::error::{ClusterError, Error, PolarsFailure};
 use crate::plan::{FileSink, Marker, beside_columns};
 use crate::sched::{QueryId, QueryStatus};
 use crate::session::{Persisted, Session};
-use crate::store::Form;
+use crate::store::{Form, Rows};
 
 pub(crate) use publish::Publication;
 pub use publish::SinkMode;
@@ -127,17 +127,28 @@ impl Run {
         let mut events = self.events.take().ok_or(ClusterError::Closed)?;
         self.session.persist(self.query)?;
         let made = self.session.host().wait(async move {
-            let mut made = BTreeSet::new();
+            let mut made = BTreeMap::new();
             loop {
                 match events.recv().await {
-                    Some(RunEvent::Partition { index, .. }) => drop(made.insert(index)),
-                    Some(RunEvent::Done) => return Ok(made.len()),
+                    Some(RunEvent::Partition { index, output, rows, .. }) => {
+                        drop(made.insert(index, (output.id, rows)))
+                    }
+                    Some(RunEvent::Done) => return Ok(made),
                     Some(RunEvent::Failed(error)) => return Err(error),
                     None => return Err(ClusterError::Closed.into()),
                 }
             }
         });
-        made?
+        let made: BTreeMap<usize, _> = made??;
+        let partitions = made.len();
+        for (id, rows) in made.into_values() {
+            // Nobody but this holds it, and queries read what is in a store.
+            if let Rows::Here(frame) = rows {
+                let kept = self.session.host().store.keep(id, frame);
+                kept.map_err(|e| ClusterError::network("keep the result", e))?;
+            }
+        }
+        Ok(partitions)
     }
 
     fn source(&self) -> Source {

@@ -3,6 +3,7 @@
 //! An output is blocks of rows, by section. They are in one file for each stage of a query, in the worker's scratch folder, and are
 //! read through the page cache; those of a small output stay in memory. An index in memory says where they are.
 
+mod along;
 mod file;
 mod form;
 mod ipc;
@@ -25,6 +26,7 @@ use crate::error::TaskFailure;
 use crate::os;
 use crate::sched::{Attempt, Output, PartitionId, QueryId, StageId, TaskId};
 
+pub(crate) use along::Rows;
 pub(crate) use file::Mapped;
 use file::{BLOCKS, StageFile};
 pub(crate) use form::Form;

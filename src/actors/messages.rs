@@ -20,7 +20,7 @@ use crate::sched::{
     Attempt, GpuInfo, Outcome, Output, PartitionId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId,
     StepId, TaskId, WorkerId,
 };
-use crate::store::{Part, Ticket};
+use crate::store::{Part, Rows, Ticket};
 use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
 
 /// Declares what an actor takes from other processes, from nodes of which roles, and of what the sender may speak. The roles are
@@ -118,6 +118,8 @@ pub(crate) struct TaskEnded {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
     pub(crate) outcome: Outcome,
+    /// Of the result of a query.
+    pub(crate) rows: Rows,
     /// What its UDF calls have reported, unless it failed.
     pub(crate) metrics: MetricsByUdf,
 }
@@ -165,6 +167,8 @@ pub(crate) struct Prepare {
     pub(crate) program: StageProgram,
     /// Whose query it is; `None`: of this process.
     pub(crate) driver: Option<NodeId>,
+    /// What its tasks leave is the result of the query.
+    pub(crate) is_result: bool,
 }
 
 /// One attempt of a task.
@@ -429,7 +433,7 @@ pub(crate) struct Enlist(pub(crate) NodeId);
 /// What a session hears of its query. `Done` or `Failed` is the last.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum RunEvent {
-    Partition { index: usize, place: Place, output: Output },
+    Partition { index: usize, place: Place, output: Output, rows: Rows },
     Done,
     Failed(Error),
 }

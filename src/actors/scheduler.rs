@@ -25,6 +25,7 @@ use crate::sched::{
     Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, QueryId, QuerySpec, QueryStatus, ReplicaId, Report,
     Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
+use crate::store::Rows;
 use crate::udf::{Metrics, MetricsByUdf, merge_into};
 
 /// Places the work of all queries.
@@ -62,6 +63,8 @@ pub(super) struct Submitted {
     pub(super) driver: Place,
     events: mpsc::Sender<RunEvent>,
     reported: Reported,
+    /// Rows of the result that came with the end which is being taken.
+    rows: Rows,
     /// Why the result, which was there and was lost, could not be made again.
     pub(super) lost: Option<Error>,
 }
@@ -190,7 +193,8 @@ impl SchedulerActor {
                 if let Some(program) = self.stage(query, stage.0).and_then(|stage| stage.program().cloned()) {
                     let driver = self.queries.get(&query).and_then(|submitted| submitted.driver.node);
                     let driver = driver.map(|(node, _)| node);
-                    self.send(worker, Outgoing::Prepare(Prepare { query, stage, program, driver }));
+                    let is_result = self.is_result(query, stage);
+                    self.send(worker, Outgoing::Prepare(Prepare { query, stage, program, driver, is_result }));
                 }
             }
             Action::Run { worker, task, attempt, after } => {
@@ -258,8 +262,9 @@ impl SchedulerActor {
         }
         let event = match report {
             Report::Partition { index, worker, output } => {
-                let Some(crew) = self.workers.get(&worker) else { return };
-                RunEvent::Partition { index, place: crew.place, output }
+                let Some(place) = self.place(query, worker) else { return };
+                let rows = self.queries.get_mut(&query).map(|submitted| std::mem::take(&mut submitted.rows));
+                RunEvent::Partition { index, place, output, rows: rows.unwrap_or_default() }
             }
             Report::Done => RunEvent::Done,
             Report::Failed(error) => RunEvent::Failed(error),
@@ -290,6 +295,10 @@ impl SchedulerActor {
 
     fn stage(&self, query: QueryId, stage: u32) -> Option<&Stage> {
         self.queries.get(&query)?.plan.stages.get(stage as usize)
+    }
+
+    fn is_result(&self, query: QueryId, stage: StageId) -> bool {
+        self.queries.get(&query).and_then(|of| of.plan.last()).is_some_and(|last| last.id == stage)
     }
 
     fn step(&self, StepId { query, stage, step }: StepId) -> Option<&UdfStep> {
@@ -440,7 +449,7 @@ impl Handler<TasksEnded> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, TasksEnded(ended): TasksEnded, _: &mut Self::Context) {
-        for TaskEnded { task, attempt, outcome, metrics } in ended {
+        for TaskEnded { task, attempt, outcome, rows, metrics } in ended {
             // None: it was given up, and its end is heard no more.
             if !self.core.runs_on(task, attempt).is_some_and(|worker| self.is_from(worker)) {
                 tracing::debug!(%task, attempt = attempt.0, from = %Sender::current(), "an end that is not heard");
@@ -448,8 +457,11 @@ impl Handler<TasksEnded> for SchedulerActor {
             }
             if let (Ok(_), Some(submitted)) = (&outcome, self.queries.get_mut(&task.query)) {
                 submitted.reported.tasks.insert(task, metrics);
+                submitted.rows = rows;
             }
             self.take(Event::TaskEnded { task, attempt, outcome });
+            // Whoever makes it again has reported it before.
+            self.queries.get_mut(&task.query).into_iter().for_each(|submitted| submitted.rows = Rows::Kept);
         }
     }
 }
@@ -519,7 +531,8 @@ impl Handler<Submit> for SchedulerActor {
         });
         let spec = QuerySpec { id: query, driver: driver_id(&driver), stages: stages.collect(), stable: plan.stable };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
-        self.queries.insert(query, Submitted { plan, driver, events, reported: Reported::default(), lost: None });
+        let (reported, rows) = (Reported::default(), Rows::Kept);
+        self.queries.insert(query, Submitted { plan, driver, events, reported, rows, lost: None });
         self.take(Event::Submit(spec));
     }
 }

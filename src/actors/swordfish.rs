@@ -17,11 +17,11 @@ use super::messages::{
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
-use crate::engine::{Of, Program, TaskRun, Waits, run_task};
+use crate::engine::{Leave, Of, Program, TaskRun, Waits, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{Split, held_in};
-use crate::sched::{Attempt, Outcome, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
-use crate::store::{Part, Reading};
+use crate::sched::{Attempt, Output, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
+use crate::store::{Part, Reading, Rows};
 use crate::udf::{CALLS, CallingTask, MetricsByUdf, TaskMeter, UdfError};
 
 /// Runs the tasks and replicas of one worker.
@@ -49,6 +49,7 @@ struct Work {
 struct StageHere {
     program: Result<Arc<Program>, TaskFailure>,
     pools: Arc<StagePools>,
+    leave: Leave,
     /// Batches that wait for room, by step, as the scheduler was told.
     said: HashMap<usize, usize>,
 }
@@ -57,11 +58,12 @@ struct StageHere {
 struct StageOfTask {
     program: Result<Arc<Program>, TaskFailure>,
     pools: Arc<StagePools>,
+    leave: Leave,
 }
 
 impl StageHere {
     fn for_task(&self) -> StageOfTask {
-        StageOfTask { program: self.program.clone(), pools: Arc::clone(&self.pools) }
+        StageOfTask { program: self.program.clone(), pools: Arc::clone(&self.pools), leave: self.leave }
     }
 }
 
@@ -161,14 +163,17 @@ impl SwordfishActor {
             let started = Instant::now();
             let outcome = catch(|| attempt_task(&host, &scheduler, message, stage, calling, cancelled))
                 .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
-            match &outcome {
-                Ok(output) => {
-                    tracing::debug!(rows = output.rows, bytes = output.bytes, took = ?started.elapsed(), "done")
+            let (outcome, rows, metrics) = match outcome {
+                Ok((output, left)) => {
+                    tracing::debug!(rows = output.rows, bytes = output.bytes, took = ?started.elapsed(), "done");
+                    (Ok(output), left, meter.take())
                 }
-                Err(error) => tracing::debug!(%error, took = ?started.elapsed(), "failed"),
-            }
-            let metrics = outcome.as_ref().map(|_| meter.take()).unwrap_or_default();
-            TaskEnded { task, attempt, outcome, metrics }
+                Err(error) => {
+                    tracing::debug!(%error, took = ?started.elapsed(), "failed");
+                    (Err(error), Rows::Kept, MetricsByUdf::new())
+                }
+            };
+            TaskEnded { task, attempt, outcome, rows, metrics }
         })
     }
 }
@@ -179,9 +184,9 @@ impl SwordfishActor {
         let ended = self.ended.clone();
         self.host.runtime.handle().spawn(async move {
             for (task, attempt) in withdrawn {
-                let (outcome, metrics) = (Err(TaskFailure::Cancelled), MetricsByUdf::new());
+                let (outcome, rows, metrics) = (Err(TaskFailure::Cancelled), Rows::Kept, MetricsByUdf::new());
                 // An error: this worker is on its way out.
-                drop(ended.send(TaskEnded { task, attempt, outcome, metrics }).await);
+                drop(ended.send(TaskEnded { task, attempt, outcome, rows, metrics }).await);
             }
         });
     }
@@ -199,7 +204,7 @@ impl Handler<Prepare> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, message: Prepare, _: &mut Self::Context) {
-        let Prepare { query, stage, program, driver } = message;
+        let Prepare { query, stage, program, driver, is_result } = message;
         if let Some(driver) = driver {
             self.host.store.own(query, driver);
         }
@@ -207,7 +212,9 @@ impl Handler<Prepare> for SwordfishActor {
         let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
         let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, (query, stage), udfs));
-        let here = StageHere { program, pools, said: HashMap::new() };
+        // Where all is in this process, so is the driver.
+        let leave = if is_result && self.here.node.is_none() { Leave::Here } else { Leave::InStore };
+        let here = StageHere { program, pools, leave, said: HashMap::new() };
         self.work(query).stages.insert(stage, here);
     }
 }
@@ -342,17 +349,17 @@ fn attempt_task(
     stage: Option<StageOfTask>,
     calling: CallingTask,
     cancelled: watch::Receiver<bool>,
-) -> Outcome {
+) -> Result<(Output, Rows), TaskFailure> {
     let unprepared = || PolarsFailure::new("protocol", "the stage's program did not come before its task");
-    let StageOfTask { program, pools } = stage.ok_or_else(unprepared)?;
+    let StageOfTask { program, pools, leave } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();
     let program = program?;
     let waits = Waits { runtime, cancelled: cancelled.clone() };
     let (query, split) = (message.task.query, message.split);
     let inputs = waits.until_cancelled(begin(host, scheduler, query, &program, &split, &message.inputs))?;
     let output = PartitionId { task: message.task, attempt: message.attempt };
-    let outcome =
-        run_task(TaskRun { program, split, inputs, output, store: Arc::clone(&host.store), pools, calling, waits });
+    let store = Arc::clone(&host.store);
+    let outcome = run_task(TaskRun { program, split, inputs, output, leave, store, pools, calling, waits });
     if *cancelled.borrow() {
         // It may have ended between its last batch and the seal: then the query's partitions have been dropped already.
         host.store.drop_attempt(output.task, output.attempt);
@@ -472,7 +479,7 @@ mod tests {
     use regatta_remote::{MAX_MESSAGE, MAX_TEXT, encode};
 
     use super::*;
-    use crate::sched::{Output, WorkerId};
+    use crate::sched::{Outcome, WorkerId};
     use crate::udf::Meter;
 
     #[test]
@@ -481,7 +488,7 @@ mod tests {
         let attempt = Attempt(u32::MAX);
         // Of each message with so many ends.
         let sizes = |outcome: Outcome, metrics: MetricsByUdf| {
-            let end = TaskEnded { task, attempt, outcome, metrics };
+            let end = TaskEnded { task, attempt, outcome, rows: Rows::Kept, metrics };
             let messages = messages(vec![end; TOGETHER].into_iter()).into_iter();
             messages.map(|message| (message.0.len(), encode(&message).unwrap().len())).collect::<Vec<_>>()
         };

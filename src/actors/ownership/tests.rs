@@ -26,7 +26,7 @@ use crate::sched::{
     Attempt, Output, PartitionId, QueryId, QueryStatus, Resources, Settings, StageId, StepId, TaskId, WaitsFor,
     WorkerId,
 };
-use crate::store::{Part, Store, Ticket, Wanted};
+use crate::store::{Part, Rows, Store, Ticket, Wanted};
 use crate::udf::{Call, MetricsByUdf, PoolOptions, UdfError};
 
 /// A line of the table.
@@ -263,7 +263,7 @@ fn ended(task: TaskId, attempt: Attempt, well: bool) -> TasksEnded {
     let id = PartitionId { task, attempt };
     let outcome =
         if well { Ok(Output { id, rows: 1, bytes: 8 }) } else { Err(TaskFailure::Panicked("it lies".into())) };
-    TasksEnded(vec![TaskEnded { task, attempt, outcome, metrics: MetricsByUdf::new() }])
+    TasksEnded(vec![TaskEnded { task, attempt, outcome, rows: Rows::Kept, metrics: MetricsByUdf::new() }])
 }
 
 fn numbers() -> LazyFrame {
