@@ -3,7 +3,7 @@
 mod publish;
 mod results;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::error::{ClusterError, Error, PolarsFailure};
 use crate::plan::{FileSink, Marker, beside_columns};
 use crate::sched::{QueryId, QueryStatus};
 use crate::session::{Persisted, Session};
-use crate::store::{Form, Rows};
+use crate::store::Form;
 
 pub(crate) use publish::Publication;
 pub use publish::SinkMode;
@@ -61,11 +61,9 @@ impl Run {
     /// # Errors
     /// Why the query failed; [`ClusterError::Closed`] if the result has been taken already.
     pub fn collect(&mut self) -> Result<DataFrame, Error> {
-        let mut result: Option<DataFrame> = None;
-        for batch in self.batches() {
-            append(&mut result, batch?)?;
-        }
-        Ok(result.unwrap_or_else(|| DataFrame::empty_with_schema(&self.schema)))
+        let (events, publication) = (self.events.take(), self.publication.take());
+        let (from, schema) = (self.source(), Arc::clone(&self.schema));
+        self.session.host().wait(collect(events, from, schema, publication))?
     }
 
     /// The result's partitions, in order, as tasks finish. Blocks for each. After an error there is none.
@@ -79,10 +77,17 @@ impl Run {
                     loop {
                         let told = partitions.next().await.transpose();
                         let over = !matches!(told, Ok(Some(_)));
-                        // The reader may be slow: it must not hold a network thread meanwhile.
-                        let sender = sender.clone();
-                        let sent = tokio::task::spawn_blocking(move || sender.send(told)).await;
-                        if over || !matches!(sent, Ok(Ok(()))) {
+                        let is_read = match sender.try_send(told) {
+                            Ok(()) => true,
+                            Err(blocking::TrySendError::Disconnected(_)) => false,
+                            Err(blocking::TrySendError::Full(told)) => {
+                                // The reader may be slow: it must not hold a network thread meanwhile.
+                                let sender = sender.clone();
+                                let sent = tokio::task::spawn_blocking(move || sender.send(told)).await;
+                                matches!(sent, Ok(Ok(())))
+                            }
+                        };
+                        if over || !is_read {
                             return;
                         }
                     }
@@ -123,32 +128,20 @@ impl Run {
     }
 
     /// Waits until the whole result is there, and leaves it where it is: so many partitions.
-    pub(crate) fn persist(&mut self) -> Result<usize, Error> {
+    pub(crate) fn left(&mut self) -> Result<usize, Error> {
         let mut events = self.events.take().ok_or(ClusterError::Closed)?;
-        self.session.persist(self.query)?;
         let made = self.session.host().wait(async move {
-            let mut made = BTreeMap::new();
+            let mut made = BTreeSet::new();
             loop {
                 match events.recv().await {
-                    Some(RunEvent::Partition { index, output, rows, .. }) => {
-                        drop(made.insert(index, (output.id, rows)))
-                    }
-                    Some(RunEvent::Done) => return Ok(made),
+                    Some(RunEvent::Partition { index, .. }) => drop(made.insert(index)),
+                    Some(RunEvent::Done) => return Ok(made.len()),
                     Some(RunEvent::Failed(error)) => return Err(error),
                     None => return Err(ClusterError::Closed.into()),
                 }
             }
         });
-        let made: BTreeMap<usize, _> = made??;
-        let partitions = made.len();
-        for (id, rows) in made.into_values() {
-            // Nobody but this holds it, and queries read what is in a store.
-            if let Rows::Here(frame) = rows {
-                let kept = self.session.host().store.keep(id, frame);
-                kept.map_err(|e| ClusterError::network("keep the result", e))?;
-            }
-        }
-        Ok(partitions)
+        made?
     }
 
     fn source(&self) -> Source {
@@ -337,7 +330,7 @@ impl LazyFrameExt for LazyFrame {
     }
 
     fn persist_on(self, session: &Session) -> Result<Persisted, Error> {
-        Persisted::new(session.submit(self)?)
+        Persisted::new(session.submit_to_persist(self)?)
     }
 
     fn show_on(self, session: &Session, rows: u32) -> Result<(), Error> {

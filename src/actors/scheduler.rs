@@ -22,8 +22,8 @@ use crate::error::{ClusterError, Error};
 use crate::notice::notice;
 use crate::plan::{QueryPlan, Stage, UdfStep};
 use crate::sched::{
-    Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, QueryId, QuerySpec, QueryStatus, ReplicaId, Report,
-    Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
+    Action, Affinity, Attempt, Core, Event, GpuInfo, Outcome, Output, PartitionId, QueryId, QuerySpec, QueryStatus,
+    ReplicaId, Report, Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
 use crate::store::Rows;
 use crate::udf::{Metrics, MetricsByUdf, merge_into};
@@ -65,6 +65,7 @@ pub(super) struct Submitted {
     reported: Reported,
     /// Rows of the result that came with the end which is being taken.
     rows: Rows,
+    persist: bool,
     /// Why the result, which was there and was lost, could not be made again.
     pub(super) lost: Option<Error>,
 }
@@ -193,7 +194,7 @@ impl SchedulerActor {
                 if let Some(program) = self.stage(query, stage.0).and_then(|stage| stage.program().cloned()) {
                     let driver = self.queries.get(&query).and_then(|submitted| submitted.driver.node);
                     let driver = driver.map(|(node, _)| node);
-                    let is_result = self.is_result(query, stage);
+                    let is_result = self.is_read_by_driver(query, stage);
                     self.send(worker, Outgoing::Prepare(Prepare { query, stage, program, driver, is_result }));
                 }
             }
@@ -280,7 +281,7 @@ impl SchedulerActor {
             let _ = submitted.events.try_send(event);
         }
         if failed {
-            self.queries.remove(&query);
+            self.forget(query);
         }
     }
 
@@ -297,8 +298,29 @@ impl SchedulerActor {
         self.queries.get(&query)?.plan.stages.get(stage as usize)
     }
 
-    fn is_result(&self, query: QueryId, stage: StageId) -> bool {
-        self.queries.get(&query).and_then(|of| of.plan.last()).is_some_and(|last| last.id == stage)
+    fn is_read_by_driver(&self, query: QueryId, stage: StageId) -> bool {
+        let reads = |of: &Submitted| !of.persist && of.plan.last().is_some_and(|last| last.id == stage);
+        self.queries.get(&query).is_some_and(reads)
+    }
+
+    /// What the end of a task is to the core, once its rows are where they go.
+    fn bring(&mut self, task: TaskId, attempt: Attempt, from: WorkerId, outcome: Outcome, rows: Rows) -> Event {
+        let is_wanted = self.is_read_by_driver(task.query, task.stage);
+        match (outcome, rows) {
+            (Ok(output), Rows::Along(along)) if is_wanted => {
+                let output = Output { id: PartitionId { task, attempt }, ..output };
+                match self.host.store.take_in(output, from, &along) {
+                    Ok(()) => Event::TaskBrought { task, attempt, output },
+                    Err(failure) => Event::TaskEnded { task, attempt, outcome: Err(failure) },
+                }
+            }
+            (outcome, rows) => {
+                if is_wanted && let Some(submitted) = self.queries.get_mut(&task.query) {
+                    submitted.rows = rows;
+                }
+                Event::TaskEnded { task, attempt, outcome }
+            }
+        }
     }
 
     fn step(&self, StepId { query, stage, step }: StepId) -> Option<&UdfStep> {
@@ -349,8 +371,13 @@ impl SchedulerActor {
 
     fn release(&mut self, query: QueryId) {
         self.take(Event::Release(query));
+        self.forget(query);
+    }
+
+    /// Whatever comes of it from here on is let go.
+    fn forget(&mut self, query: QueryId) {
         self.queries.remove(&query);
-        self.host.store.disown(query);
+        self.host.store.drop_query(query);
     }
 
     fn replica_stopped(&mut self, step: StepId, metrics: &Metrics) {
@@ -451,16 +478,16 @@ impl Handler<TasksEnded> for SchedulerActor {
     fn handle(&mut self, TasksEnded(ended): TasksEnded, _: &mut Self::Context) {
         for TaskEnded { task, attempt, outcome, rows, metrics } in ended {
             // None: it was given up, and its end is heard no more.
-            if !self.core.runs_on(task, attempt).is_some_and(|worker| self.is_from(worker)) {
+            let Some(worker) = self.core.runs_on(task, attempt).filter(|worker| self.is_from(*worker)) else {
                 tracing::debug!(%task, attempt = attempt.0, from = %Sender::current(), "an end that is not heard");
                 continue;
-            }
+            };
             if let (Ok(_), Some(submitted)) = (&outcome, self.queries.get_mut(&task.query)) {
                 submitted.reported.tasks.insert(task, metrics);
-                submitted.rows = rows;
             }
-            self.take(Event::TaskEnded { task, attempt, outcome });
-            // Whoever makes it again has reported it before.
+            let event = self.bring(task, attempt, worker, outcome, rows);
+            self.take(event);
+            // What is made again has been reported before.
             self.queries.get_mut(&task.query).into_iter().for_each(|submitted| submitted.rows = Rows::Kept);
         }
     }
@@ -471,7 +498,7 @@ impl Handler<ReplicaSays> for SchedulerActor {
 
     fn handle(&mut self, ReplicaSays { replica, word }: ReplicaSays, _: &mut Self::Context) {
         // The last word of one that was stopped comes when nobody knows any more where it was.
-        let on = self.core.replica_on(replica);
+        let on = self.core.replica_on(replica).or_else(|| self.core.replica_stops_on(replica));
         if !on.map_or(matches!(word, Word::Stopped(..)), |on| self.is_from(on)) {
             return;
         }
@@ -480,6 +507,7 @@ impl Handler<ReplicaSays> for SchedulerActor {
             Word::Failed(error) => Event::ReplicaFailed { replica, error },
             Word::Hung => Event::ReplicaHung(replica),
             Word::Stuck => Event::ReplicaStuck(replica),
+            Word::Ended => Event::ReplicaEnded(replica),
             Word::Stopped(step, metrics) => return self.replica_stopped(step, &metrics),
             Word::Idle(idle) => Event::ReplicaIdle { replica, idle },
             Word::Ready(actor) => {
@@ -507,7 +535,8 @@ impl Handler<CreditWaits> for SchedulerActor {
 impl Handler<Submit> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, Submit { query, plan, mut given, driver, events }: Submit, _: &mut Self::Context) {
+    fn handle(&mut self, submit: Submit, _: &mut Self::Context) {
+        let Submit { query, plan, mut given, driver, persist, events } = submit;
         if let Err(error) = self.may_submit(query, &plan, &driver) {
             // There is room for every event.
             let _ = events.try_send(RunEvent::Failed(error.into()));
@@ -532,8 +561,11 @@ impl Handler<Submit> for SchedulerActor {
         let spec = QuerySpec { id: query, driver: driver_id(&driver), stages: stages.collect(), stable: plan.stable };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
         let (reported, rows) = (Reported::default(), Rows::Kept);
-        self.queries.insert(query, Submitted { plan, driver, events, reported, rows, lost: None });
+        self.queries.insert(query, Submitted { plan, driver, events, reported, rows, persist, lost: None });
         self.take(Event::Submit(spec));
+        if persist {
+            self.take(Event::Persist(query));
+        }
     }
 }
 

@@ -212,8 +212,12 @@ impl Handler<Prepare> for SwordfishActor {
         let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
         let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, (query, stage), udfs));
-        // Where all is in this process, so is the driver.
-        let leave = if is_result && self.here.node.is_none() { Leave::Here } else { Leave::InStore };
+        let leave = match (is_result, self.here.node) {
+            (false, _) => Leave::InStore,
+            (true, Some(_)) => Leave::ToDriver,
+            // Where all is in this process, so is the driver.
+            (true, None) => Leave::Here,
+        };
         let here = StageHere { program, pools, leave, said: HashMap::new() };
         self.work(query).stages.insert(stage, here);
     }
@@ -257,12 +261,13 @@ impl Handler<StartReplica> for SwordfishActor {
         let arbiter = match self.host.runtime.arbiter() {
             Ok(arbiter) => arbiter,
             Err(error) => {
-                let word = Word::Failed(UdfError::new(format!("no thread for the replica: {error}")));
+                let failed = Word::Failed(UdfError::new(format!("no thread for the replica: {error}")));
                 let scheduler = self.scheduler.clone();
-                self.host
-                    .runtime
-                    .handle()
-                    .spawn(async move { insist(&scheduler, ReplicaSays { replica: id, word }).await });
+                self.host.runtime.handle().spawn(async move {
+                    for word in [failed, Word::Ended] {
+                        drop(insist(&scheduler, ReplicaSays { replica: id, word }).await);
+                    }
+                });
                 return;
             }
         };
@@ -422,9 +427,9 @@ async fn begin(
         }
     }
     let mut located = HashMap::new();
-    for (query, partitions) in wanted {
-        let there = locate(scheduler, query, partitions.clone()).await?;
-        located.extend(partitions.into_iter().map(|partition| (query, partition)).zip(there));
+    for (of, partitions) in wanted {
+        let there = locate(scheduler, of, query, partitions.clone()).await?;
+        located.extend(partitions.into_iter().map(|partition| (of, partition)).zip(there));
     }
     let mut begun = Vec::new();
     for read in program.reads() {
@@ -455,9 +460,10 @@ async fn begin(
 async fn locate(
     scheduler: &ActorRef<SchedulerActor>,
     query: QueryId,
+    reader: QueryId,
     partitions: Vec<usize>,
 ) -> Result<Vec<(Place, PartitionId)>, TaskFailure> {
-    match insist(scheduler, Locate { query, partitions }).await {
+    match insist(scheduler, Locate { query, reader, partitions }).await {
         Ok(Located::There(partitions)) => Ok(partitions),
         Ok(Located::MadeAgain) => Err(TaskFailure::MadeAgain(query)),
         Ok(Located::Nowhere) => Err(TaskFailure::NotPersisted(query)),

@@ -15,6 +15,8 @@ use crate::store::{Form, Rows, size};
 pub(crate) enum Leave {
     /// Into the store.
     InStore,
+    /// To the driver, which is elsewhere: if they are few, along with what is said of them; else into the store.
+    ToDriver,
     /// To the driver, which is in this process: as they are.
     Here,
 }
@@ -22,6 +24,7 @@ pub(crate) enum Leave {
 /// Takes what a task leaves. Dropped before [`seal`](Self::seal), it leaves nothing.
 pub(super) enum Leaving {
     InStore(Sections),
+    ToDriver(Sections),
     Here(Gathered),
 }
 
@@ -37,6 +40,7 @@ impl Leaving {
         let form = &task.program.form;
         match task.leave {
             Leave::InStore => Self::InStore(Sections::new(task)),
+            Leave::ToDriver => Self::ToDriver(Sections::new(task)),
             Leave::Here => {
                 let rows = DataFrame::empty_with_schema(form.schema());
                 Self::Here(Gathered { id: task.output, form: Arc::clone(form), rows })
@@ -46,7 +50,7 @@ impl Leaving {
 
     pub(super) fn write(&mut self, batch: DataFrame) -> Result<(), TaskFailure> {
         match self {
-            Self::InStore(sections) => sections.write(batch),
+            Self::InStore(sections) | Self::ToDriver(sections) => sections.write(batch),
             Self::Here(gathered) => gathered.write(batch),
         }
     }
@@ -55,6 +59,7 @@ impl Leaving {
     pub(super) fn seal(self) -> Result<(Output, Rows), TaskFailure> {
         match self {
             Self::InStore(sections) => Ok((sections.seal()?, Rows::Kept)),
+            Self::ToDriver(sections) => sections.seal_along(),
             Self::Here(Gathered { id, rows, .. }) => {
                 Ok((Output { id, rows: rows.height() as u64, bytes: size(&rows) as u64 }, Rows::Here(rows)))
             }

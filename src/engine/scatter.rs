@@ -11,7 +11,7 @@ use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Scatter;
 use crate::sched::Output;
-use crate::store::{Form, Writer, size};
+use crate::store::{Form, Rows, Writer, size};
 
 /// The same in every process, so that equal keys meet.
 const SEED: u64 = 0x5eed_0f7e_6a77_a000;
@@ -49,6 +49,11 @@ impl Sections {
     /// Completes it.
     pub(super) fn seal(self) -> Result<Output, TaskFailure> {
         self.writer.seal()
+    }
+
+    /// Completes it; few rows are not left, but go along.
+    pub(super) fn seal_along(self) -> Result<(Output, Rows), TaskFailure> {
+        self.writer.seal_along()
     }
 }
 

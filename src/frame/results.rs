@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::actors::{Find, Found, Host, Place, RunEvent, SchedulerActor, Taken, insist};
 use crate::error::{ClusterError, Error, TaskError, TaskFailure};
-use crate::sched::{Output, QueryId};
+use crate::sched::{Output, QueryId, WorkerId};
 use crate::store::{Form, Rows};
 
 /// Partitions of the result that are brought here at once.
@@ -106,7 +106,13 @@ impl Source {
         let mut tries = 0;
         loop {
             let cause = match self.host.rows(place, output.id, &self.form).await {
-                Ok(frame) => return Ok(frame),
+                Ok(frame) => {
+                    // What came here with the ends of tasks is wanted once.
+                    if place.worker == WorkerId::DRIVER {
+                        self.host.store.drop_attempt(output.id.task, output.id.attempt);
+                    }
+                    return Ok(frame);
+                }
                 Err(cause) => cause,
             };
             tries += 1;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 use polars_plan::plans::expr_ir::{ExprIR, OutputName};
-use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan};
+use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan, IRPlanRef};
 use polars_plan::prelude::{AnonymousColumnsUdf, ProjectionOptions};
 use polars_utils::arena::{Arena, Node};
 
@@ -503,7 +503,7 @@ impl Cutter {
         unsplit.for_each(|reason| why.push_str(&format!("; it aggregates all rows at once, because {reason}")));
         let inputs = self.inputs(head);
         let held = held_by_splits(self.ir.iter(head).map(|(_, ir)| ir), &splits);
-        let describe = IRPlan::new(head, self.ir.clone(), self.exprs.clone()).describe();
+        let describe = IRPlanRef { lp_top: head, lp_arena: &self.ir, expr_arena: &self.exprs }.describe();
         let (batches, limit, scatter) = (self.batches_above(head), stage.limit, stage.scatter);
         let program = StageProgram { fragment, batches, steps, limit, scatter };
         let one_attempt = OneAttempt::default();

@@ -208,6 +208,26 @@ fn what_a_lost_worker_held_of_a_persisted_result_is_made_again_and_no_more_than_
 }
 
 #[test]
+fn a_small_result_is_here_with_the_ends_of_its_tasks_whatever_becomes_of_the_workers() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(2).unwrap();
+    let udf = leave_a_file::pool().replicas(2).on(in_folder(folder.path())).alias("seen");
+    let query = numbers(400).into_partitions(40).with_column(udf);
+    let mut run = session.submit(query).unwrap();
+    eventually("all is done", || {
+        run.status().unwrap().is_some_and(|s| s.stages.iter().all(|s| s.tasks.0 + s.tasks.1 == 0))
+    });
+    for process in session.processes() {
+        assert!(Command::new("kill").args(["-9", &process.to_string()]).status().unwrap().success());
+    }
+    let rows = run.collect().unwrap();
+    let ids = rows.column("seen").unwrap().i64().unwrap().iter().flatten();
+    assert!(ids.eq(0..400), "{rows}");
+    assert_eq!(seen(folder.path()), ((0..400).collect(), 400), "nothing was made again");
+    assert_eq!(session.partitions_held(), 0, "nor is anything left here");
+}
+
+#[test]
 fn into_batches_hands_on_batches_of_that_height() {
     for session in [Session::native().unwrap(), Session::local(2).unwrap()] {
         let height = |name: &str| batch_height::pool().replicas(2).on([col("id")]).alias(name);
