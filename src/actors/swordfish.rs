@@ -17,6 +17,8 @@ use super::messages::{
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
+use polars_plan::plans::IRPlan;
+
 use crate::engine::{Leave, Of, Program, TaskRun, Waits, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{Split, held_in};
@@ -43,6 +45,7 @@ type Job = Box<dyn FnOnce() -> TaskEnded + Send>;
 
 /// What this worker keeps of a query.
 struct Work {
+    plan: Result<Arc<IRPlan>, TaskFailure>,
     stages: HashMap<StageId, StageHere>,
 }
 
@@ -101,7 +104,10 @@ impl SwordfishActor {
     }
 
     fn work(&mut self, query: QueryId) -> &mut Work {
-        self.queries.entry(query).or_insert_with(|| Work { stages: HashMap::new() })
+        self.queries.entry(query).or_insert_with(|| {
+            let plan = Err(PolarsFailure::new("protocol", "the query's plan did not come before its stages").into());
+            Work { plan, stages: HashMap::new() }
+        })
     }
 
     /// Tells the scheduler which batches wait for room at a replica, where that has changed.
@@ -204,13 +210,23 @@ impl Handler<Prepare> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, message: Prepare, _: &mut Self::Context) {
-        let Prepare { query, stage, program, driver, is_result } = message;
+        let Prepare { query, stage, program, whole, driver, is_result } = message;
         if let Some(driver) = driver {
             self.host.store.own(query, driver);
         }
         let udfs: Vec<_> = program.steps.iter().map(UdfOfStep::of).collect();
-        let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
-        let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
+        let opened = |open: &dyn Fn() -> Result<_, PolarsFailure>| {
+            let opened = catch(|| open().map(Arc::new).map_err(TaskFailure::from));
+            opened.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)))
+        };
+        if let Some(whole) = whole {
+            let plan = catch(|| whole.open().map_err(TaskFailure::from));
+            self.work(query).plan = plan.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
+        }
+        let program = match self.work(query).plan.clone() {
+            Ok(plan) => opened(&|| Program::open(&plan, program.clone())),
+            Err(failure) => Err(failure),
+        };
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, (query, stage), udfs));
         let leave = match (is_result, self.here.node) {
             (false, _) => Leave::InStore,

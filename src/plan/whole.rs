@@ -2,13 +2,14 @@
 
 use polars_plan::plans::{ArenaLpIter, IR, IRPlan};
 
+use super::cut::Parts;
 use super::held::held_by_splits;
 use super::lift::udf_calls;
 use super::marker::{Marker, hash_keys};
 use super::sink::input_of_object;
 use super::wire::Fragment;
 use super::{OneAttempt, Split, Stage, StageProgram, Work};
-use crate::sched::StageId;
+use crate::sched::{Mode, StageId};
 
 /// Whether no UDF takes part in it, and it needs no cut to be right: of an object all rows are there before it is begun.
 pub(super) fn is_whole(plan: &IRPlan) -> bool {
@@ -16,23 +17,24 @@ pub(super) fn is_whole(plan: &IRPlan) -> bool {
 }
 
 /// All of it as one stage of one task.
-pub(super) fn stage(mut plan: IRPlan) -> Stage {
+pub(super) fn parts(mut plan: IRPlan) -> Parts {
     take_out_markers(&mut plan);
     let splits = vec![Split::Whole];
     let held = held_by_splits(plan.lp_arena.iter(plan.lp_top).map(|(_, ir)| ir), &splits);
-    let describe = plan.describe();
-    let fragment = Fragment::whole(plan);
-    let program = StageProgram { fragment, batches: None, steps: Vec::new(), limit: None, scatter: None };
-    Stage {
+    let (root, cuts) = (plan.lp_top.0 as u32, Vec::new());
+    let program = StageProgram { root, cuts, batches: None, steps: Vec::new(), limit: None, scatter: None };
+    let stage = Stage {
         id: StageId(0),
         work: Work::Program(program),
-        inputs: Vec::new(),
+        reads: Vec::new(),
+        modes: vec![Mode { ways: Vec::new(), by_size: false, small: None }],
         one_attempt: OneAttempt::default(),
         splits,
         held,
         why: "it calls no UDF, so Polars runs all of it at once".to_owned(),
-        describe,
-    }
+        describe: plan.describe(),
+    };
+    Parts { whole: Fragment::as_it_is(plan), stages: vec![stage], stable: true }
 }
 
 /// Markers ask for partitions, and for batches of what follows: there is one partition, and nothing follows.

@@ -1,4 +1,4 @@
-//! TPC-H's 22 queries give what plain Polars gives, natively and on workers.
+//! TPC-H's 22 queries give what plain Polars gives, natively and on workers; `TPCH_SCALE=0.1` takes more data.
 
 mod data;
 mod queries;
@@ -11,7 +11,8 @@ regatta::testing::worker!();
 
 fn same_on(session: &Session) {
     let folder = tempfile::tempdir().unwrap();
-    data::write(folder.path(), 0.005, 1 << 12).unwrap();
+    let scale = std::env::var("TPCH_SCALE").map_or(0.005, |scale| scale.parse().unwrap());
+    data::write(folder.path(), scale, 1 << 12).unwrap();
     let tables = Tables(folder.path().to_owned());
     for query in QUERIES {
         let mut query = query(&tables);
@@ -31,6 +32,29 @@ fn the_queries_of_tpc_h_natively() {
 #[test]
 fn the_queries_of_tpc_h_on_two_workers() {
     same_on(&Session::local(2).unwrap());
+}
+
+#[test]
+fn the_queries_of_tpc_h_on_one_worker() {
+    same_on(&Session::local(1).unwrap());
+}
+
+#[test]
+fn the_queries_of_tpc_h_on_four_workers() {
+    same_on(&Session::local(4).unwrap());
+}
+
+/// Sizes decide how stages run; whatever is decided, the answer is the same.
+#[test]
+fn the_queries_of_tpc_h_in_every_shape_that_can_be_forced() {
+    for shapes in ["broadcast", "hash", "one_section"] {
+        // In a process of its own, which reads it when its session begins.
+        let test = ["the_queries_of_tpc_h_on_two_workers", "--exact", "--nocapture"];
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        let ended = again.args(test).env("REGATTA_TEST_SHAPES", shapes).env("TPCH_SCALE", "0.001").output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success(), "{shapes}: {said}{}", String::from_utf8_lossy(&ended.stdout));
+    }
 }
 
 #[test]
