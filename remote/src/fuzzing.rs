@@ -6,19 +6,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::actor::{ActorId, Address};
-use crate::codec::{Bound, CodecError, MAX_MESSAGE, decode, encode};
-use crate::data::wire::{Account, Allowance, MAX_TICKET, Request, WINDOW};
+use crate::account::{Account, Allowance, MAX_TICKET, Request, WINDOW};
+use crate::claim::{Claim, Verdict};
+use crate::codec::{Bound, CodecError, decode, encode};
 use crate::frame::{FrameError, HEADER, Header};
-use crate::handshake::{Hello, MAX_HELLO};
-use crate::identity::{Applicant, NodeId, PeerId, Role, fingerprint, peer_in, requested_key};
-use crate::join::{Claim, JoinToken, Verdict};
-use crate::lane::Frames;
-use crate::link::pieces::{Assembly, Credit, PIECE, WINDOW as STREAM_WINDOW, cost, cut, may_give};
+use crate::frames::Frames;
+use crate::hello::{Hello, MAX_HELLO};
+use crate::identity::{Applicant, fingerprint, peer_in, requested_key};
+use crate::ids::{ActorId, Address, NodeId, PeerId, Role};
+use crate::limits::{MAX_BATCHES, MAX_MESSAGE};
 use crate::local::Sender;
 use crate::membership::{Action, DEAD, Event, Membership, SUSPECT};
 use crate::names::{Entry, Table};
-use crate::parcel::{MAX_BATCHES, Manifest};
+use crate::parcel::Manifest;
+use crate::pieces::{Assembly, Credit, PIECE, WINDOW as STREAM_WINDOW, cost, cut, may_give};
+use crate::token::JoinToken;
 use crate::trace::BYTES as TRACE;
 
 /// A lane that comes in pieces: the same frames as in one piece, and memory for no more than what came.
@@ -88,7 +90,7 @@ pub fn hello(data: &[u8]) {
     }
     // A joiner reads certificates that nobody has checked yet.
     assert_eq!(fingerprint(data), fingerprint(data));
-    peer_in(&data.into());
+    peer_in(data);
 }
 
 /// A joiner's claim, the request in it, the head's verdict, and the text of a token.

@@ -40,9 +40,9 @@ fn head_of(world: &World, authority: Authority) -> (Node, Arc<Authority>) {
     (head, authority)
 }
 
-async fn join(world: &World, token: &JoinToken, head: &Node, build: &[u8]) -> Result<Identity, JoinError> {
+async fn join(world: &World, token: &JoinToken, head: &Node, build: &'static [u8]) -> Result<Identity, JoinError> {
     let started = Instant::now();
-    let joined = Identity::join(token, head.address().unwrap(), build, &world.runtime, SOON).await;
+    let joined = Identity::join(token, head.address().unwrap(), &world.runtime.with_build(build), SOON).await;
     assert!(started.elapsed() < SOON, "it took until the deadline");
     joined
 }
@@ -55,7 +55,7 @@ async fn a_token_lets_one_node_join_in_its_role(world: World) {
         let token: JoinToken = token.to_string().parse().unwrap();
         let identity = join(&world, &token, &head, BUILD).await.unwrap();
         assert_eq!((identity.role(), identity.cluster()), (role, authority.cluster()));
-        let node = Node::bind(identity, world.any(), BUILD.into(), &world.runtime).unwrap();
+        let node = Node::bind(identity, world.any(), &world.runtime.with_build(BUILD)).unwrap();
         let at_head = node.connect(head.address().unwrap(), SOON).await.unwrap();
         assert_eq!(at_head, head.id());
         let id = node.id();
@@ -111,7 +111,7 @@ async fn nobody_there_is_a_deadline_that_names_the_address(world: World) {
     let token = world.authority().token(Role::Worker, TTL).unwrap();
     let silent = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let there = silent.local_addr().unwrap();
-    let joined = Identity::join(&token, there, BUILD, &world.runtime, Duration::from_millis(100)).await;
+    let joined = Identity::join(&token, there, &world.runtime, Duration::from_millis(100)).await;
     let error = joined.unwrap_err();
     assert!(matches!(error, JoinError::Deadline(to) if to == there) && error.is_retryable(), "{error}");
 }
@@ -143,7 +143,7 @@ async fn lives_without_end_are_long_ones(world: World) {
     let identity = join(&world, &token, &head, BUILD).await.unwrap();
     let in_ninety_years = std::time::SystemTime::now() + Duration::from_secs(90 * 365 * 24 * 3600);
     assert!(identity.expires() > in_ninety_years && token.expires() > in_ninety_years);
-    let node = Node::bind(identity, world.any(), BUILD.into(), &world.runtime).unwrap();
+    let node = Node::bind(identity, world.any(), &world.runtime.with_build(BUILD)).unwrap();
     node.connect(head.address().unwrap(), SOON).await.unwrap();
 }
 

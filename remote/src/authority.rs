@@ -5,16 +5,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKey, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ED25519, PublicKeyData, SanType, SerialNumber,
 };
-use ring::digest::{SHA256, digest};
 use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{ClusterId, Identity, IdentityError, Leaf, NodeId, PeerId, Role, SERVER_NAME, certificate_error};
 use crate::ambient::Ambient;
-use crate::join::{Desk, JoinToken};
+use crate::desk::Desk;
+use crate::error::IdentityError;
+use crate::identity::{Identity, Leaf, SERVER_NAME, certificate_error, fingerprint, requested_key};
+use crate::ids::{ClusterId, Fingerprint, NodeId, PeerId, Role};
+use crate::token::JoinToken;
 
 /// How long a certificate is good for, unless said otherwise.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -22,9 +23,6 @@ const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Clocks of two machines may differ by this.
 const SKEW: Duration = Duration::from_secs(5 * 60);
-
-/// The SHA-256 of an authority's public key.
-pub(crate) type Fingerprint = [u8; 32];
 
 /// A cluster's certificate authority. It lives in one process, issues every node's identity, and renews those of
 /// nodes that are connected to a head which [serves joins](crate::Node::serve_joins).
@@ -160,22 +158,6 @@ impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority").field("cluster", &self.cluster).finish_non_exhaustive()
     }
-}
-
-/// The fingerprint of a certificate's key; `None` if it is not a certificate.
-pub(crate) fn fingerprint(certificate: &[u8]) -> Option<Fingerprint> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    digest(&SHA256, certificate.tbs_certificate.subject_pki.raw).as_ref().try_into().ok()
-}
-
-/// The key of a signing request. Nothing else of it is taken: the names are ours to give.
-pub(crate) fn requested_key(request: &[u8]) -> Result<PublicKey, IdentityError> {
-    let request = CertificateSigningRequestParams::from_der(&request.into())
-        .map_err(|error| IdentityError::Request(error.to_string()))?;
-    if request.public_key.algorithm() != &PKCS_ED25519 {
-        return Err(IdentityError::Request("not an Ed25519 key".to_owned()));
-    }
-    Ok(request.public_key)
 }
 
 fn date(unix: Duration) -> Result<OffsetDateTime, IdentityError> {
