@@ -1,5 +1,7 @@
 //! The authority: what signs certificates, and what knows the tokens.
 
+mod file;
+
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,6 +10,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ED25519, PublicKeyData, SanType, SerialNumber,
 };
+use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use crate::ambient::Ambient;
@@ -17,6 +20,8 @@ use crate::identity::{Identity, Leaf, SERVER_NAME, certificate_error, fingerprin
 use crate::ids::{ClusterId, Fingerprint, NodeId, PeerId, Role};
 use crate::token::JoinToken;
 
+/// What an authority's certificate is called, before its cluster.
+const NAME: &str = "regatta cluster ";
 /// How long a certificate is good for, unless said otherwise.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The longest life of a certificate or token: the dates of certificates end with the year 9999.
@@ -37,7 +42,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new cluster with a new key.
+    /// A new cluster with a new key, which ends with this process. See [`kept`](Self::kept) for one that does not.
     ///
     /// # Errors
     /// No randomness, or the certificate could not be made.
@@ -46,21 +51,25 @@ impl Authority {
     }
 
     pub(crate) fn of(ambient: Ambient) -> Result<Self, IdentityError> {
-        let cluster = ClusterId(u128::from_le_bytes(ambient.random()?));
-        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(certificate_error)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, format!("regatta cluster {cluster}"));
-        // Path length 0: what this authority signs cannot sign further.
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.serial_number = Some(serial(&ambient)?);
-        let certificate = params.self_signed(&key).map_err(certificate_error)?;
-        let certificate = certificate.der().to_vec();
-        let fingerprint =
-            fingerprint(&certificate).ok_or_else(|| IdentityError::Certificate("our own cannot be read".to_owned()))?;
-        let issuer = Issuer::new(params, key);
-        let desk = Mutex::new(Desk::new());
-        Ok(Self { cluster, certificate, fingerprint, issuer, lifetime: LIFETIME, ambient, desk })
+        Made::new(&ambient)?.into_authority(ambient)
+    }
+
+    fn signing_with(
+        cluster: ClusterId,
+        certificate: &CertificateDer<'_>,
+        key: KeyPair,
+        ambient: Ambient,
+    ) -> Result<Self, IdentityError> {
+        let unreadable = || IdentityError::Certificate("the authority's own cannot be read".to_owned());
+        Ok(Self {
+            cluster,
+            fingerprint: fingerprint(certificate).ok_or_else(unreadable)?,
+            certificate: certificate.to_vec(),
+            issuer: Issuer::from_ca_cert_der(certificate, key).map_err(certificate_error)?,
+            lifetime: LIFETIME,
+            ambient,
+            desk: Mutex::new(Desk::new()),
+        })
     }
 
     /// Makes its certificates good for `lifetime` instead of 24 hours, and a hundred years at most. They are renewed after two
@@ -151,6 +160,33 @@ impl Authority {
             issued: now.as_secs(),
             expires: (now + self.lifetime).as_secs(),
         })
+    }
+}
+
+/// An authority that was just made.
+struct Made {
+    cluster: ClusterId,
+    certificate: rcgen::Certificate,
+    key: KeyPair,
+}
+
+impl Made {
+    fn new(ambient: &Ambient) -> Result<Self, IdentityError> {
+        let cluster = ClusterId(u128::from_le_bytes(ambient.random()?));
+        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(certificate_error)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, format!("{NAME}{cluster}"));
+        // Path length 0: what this authority signs cannot sign further.
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.serial_number = Some(serial(ambient)?);
+        let certificate = params.self_signed(&key).map_err(certificate_error)?;
+        Ok(Self { cluster, certificate, key })
+    }
+
+    fn into_authority(self, ambient: Ambient) -> Result<Authority, IdentityError> {
+        let Self { cluster, certificate, key } = self;
+        Authority::signing_with(cluster, certificate.der(), key, ambient)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can go wrong, per operation.
 
 use std::io;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -111,6 +112,14 @@ pub enum IdentityError {
     /// More tokens wait to be used than an authority keeps.
     #[error("too many unused tokens; let some expire first")]
     TooManyTokens,
+    /// The file that keeps an authority is not to be used.
+    #[error("the authority's file {}: {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The request for a certificate is not one.
     #[error("bad request for a certificate: {0}")]
     Request(String),

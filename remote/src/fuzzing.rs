@@ -410,6 +410,16 @@ pub fn names(data: &[u8]) {
     }
 }
 
+/// A peer's Arrow batch: nothing panics on it, and what is read is sound.
+#[cfg(feature = "arrow")]
+pub fn batches(data: &[u8]) {
+    if let Ok(batch) = crate::batch::read(Bytes::copy_from_slice(data)) {
+        batch.columns().iter().for_each(|column| column.to_data().validate_full().unwrap());
+        let again = crate::batch::read(crate::batch::written(&batch).unwrap().concat().into()).unwrap();
+        assert_eq!(again.num_rows(), batch.num_rows());
+    }
+}
+
 /// What can be decoded survives being encoded.
 fn survives<T>(bytes: &[u8]) -> Option<T>
 where
@@ -462,6 +472,7 @@ mod tests {
         run("membership", membership);
         run("streams", streams);
         run("names", names);
+        run("batches", batches);
     }
 
     fn run(name: &str, target: fn(&[u8])) {

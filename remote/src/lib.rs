@@ -106,6 +106,11 @@ mod node;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+#[cfg(doctest)]
+mod readme {
+    #![doc = include_str!("../README.md")]
+}
+
 #[cfg(test)]
 #[path = "../tests/common/panics.rs"]
 mod panics;
