@@ -167,7 +167,7 @@ impl Store {
         let may = match peer.role {
             Role::Head | Role::Worker => true,
             Role::Driver => self.owners.get(&query).is_some_and(|driver| *driver == peer.node),
-            Role::Guest => false,
+            Role::Guest | Role::Own(_) => false,
         };
         if may { Ok(()) } else { Err(format!("{query} is not a query of {peer}")) }
     }
