@@ -244,7 +244,7 @@ impl Blocks {
                 continue;
             };
             let chosen = sealed.choose(&wanted.sections, part.rows);
-            let file = sealed.file().filter(|_| is_near && !sealed.is_from_elsewhere());
+            let file = sealed.file().filter(|_| is_near && !sealed.is_brought());
             if let Some(file) = file {
                 // All outputs of a stage have one.
                 head.file.get_or_insert_with(|| file.path().to_owned());
