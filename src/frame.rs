@@ -62,11 +62,9 @@ impl Run {
     /// # Errors
     /// Why the query failed; [`ClusterError::Closed`] if the result has been taken already.
     pub fn collect(&mut self) -> Result<DataFrame, Error> {
-        let mut result: Option<DataFrame> = None;
-        for batch in self.batches() {
-            append(&mut result, batch?)?;
-        }
-        Ok(result.unwrap_or_else(|| DataFrame::empty_with_schema(&self.schema)))
+        let (events, publication) = (self.events.take(), self.publication.take());
+        let (from, schema) = (self.source(), Arc::clone(&self.schema));
+        self.session.host().wait(collect(events, from, schema, publication))?
     }
 
     /// The result's partitions, in order, as tasks finish. Blocks for each. After an error there is none.
@@ -80,10 +78,17 @@ impl Run {
                     loop {
                         let told = partitions.next().await.transpose();
                         let over = !matches!(told, Ok(Some(_)));
-                        // The reader may be slow: it must not hold a network thread meanwhile.
-                        let sender = sender.clone();
-                        let sent = tokio::task::spawn_blocking(move || sender.send(told)).await;
-                        if over || !matches!(sent, Ok(Ok(()))) {
+                        let is_read = match sender.try_send(told) {
+                            Ok(()) => true,
+                            Err(blocking::TrySendError::Disconnected(_)) => false,
+                            Err(blocking::TrySendError::Full(told)) => {
+                                // The reader may be slow: it must not hold a network thread meanwhile.
+                                let sender = sender.clone();
+                                let sent = tokio::task::spawn_blocking(move || sender.send(told)).await;
+                                matches!(sent, Ok(Ok(())))
+                            }
+                        };
+                        if over || !is_read {
                             return;
                         }
                     }
@@ -124,13 +129,7 @@ impl Run {
     }
 
     /// Waits until the whole result is there, and leaves it where it is: so many partitions.
-    pub(crate) fn persist(&mut self) -> Result<usize, Error> {
-        self.session.persist(self.query)?;
-        self.until_done()
-    }
-
-    /// Waits until the whole result is there: so many partitions.
-    fn until_done(&mut self) -> Result<usize, Error> {
+    pub(crate) fn left(&mut self) -> Result<usize, Error> {
         let mut events = self.events.take().ok_or(ClusterError::Closed)?;
         let made = self.session.host().wait(async move {
             let mut made = BTreeSet::new();
@@ -374,12 +373,12 @@ impl LazyFrameExt for LazyFrame {
     fn explain_analyze_on(self, session: &Session) -> Result<Profile, Error> {
         // What is in a sink's folder does not matter: nothing is put there.
         let mut run = session.submit_sink(self, SinkMode::Overwrite)?;
-        run.until_done()?;
+        run.left()?;
         run.profile()
     }
 
     fn persist_on(self, session: &Session) -> Result<Persisted, Error> {
-        Persisted::new(session.submit(self)?)
+        Persisted::new(session.submit_to_persist(self)?)
     }
 
     fn show_on(self, session: &Session, rows: u32) -> Result<(), Error> {

@@ -22,7 +22,7 @@ use polars::prelude::LazyFrame;
 use regatta_observe::{Explain, Profile, Progress};
 use regatta_remote::{ActorRef, Arbiter, Authority, Node, Role, catch};
 
-use crate::actors::{Host, MAILBOX, Persist, Place, ProfileOf, SchedulerActor, SwordfishActor, UseProvider, Worker};
+use crate::actors::{Host, MAILBOX, Place, ProfileOf, SchedulerActor, SwordfishActor, UseProvider, Worker};
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, find_gpus, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
@@ -179,7 +179,7 @@ impl Session {
         };
         let ground = Ground::new(&config, |runtime| {
             let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-            let node = Node::bind(identity, loopback, hello(), runtime)
+            let node = Node::bind(identity, loopback, &runtime.with_build(hello()))
                 .map_err(|e| ClusterError::network("bind to the loopback", e))?;
             Ok(Some((node, None)))
         })?;
@@ -234,6 +234,15 @@ impl Session {
     /// # Errors
     /// As there; [`SinkError`](crate::error::SinkError): there is something already, or the folder cannot be written to.
     pub fn submit_sink(&self, query: LazyFrame, mode: SinkMode) -> Result<Run, Error> {
+        self.start(query, mode, false)
+    }
+
+    /// Submits a query whose result is left where it is, for other queries.
+    pub(crate) fn submit_to_persist(&self, query: LazyFrame) -> Result<Run, Error> {
+        self.start(query, SinkMode::Error, true)
+    }
+
+    fn start(&self, query: LazyFrame, mode: SinkMode, persist: bool) -> Result<Run, Error> {
         let began = Instant::now();
         let mut plan = self.plan(query)?;
         let planned = began.elapsed();
@@ -245,7 +254,7 @@ impl Session {
             run.will_publish(Publication::prepare(sink, mode, id, &self.inner.scratch)?);
         }
         let (given, why) = (self.keep_frames(id, &mut plan)?, watch::reasons(&plan));
-        let events = self.inner.door.submit(self.host(), id, plan, given, planned)?;
+        let events = self.inner.door.submit(self.host(), id, plan, given, planned, persist)?;
         let (runtime, shows) = (self.host().runtime.handle(), Arc::clone(self.shows()));
         // A block says it, too.
         let watched = (!shows.has_block()).then(|| watch::watch(self.scheduler(), id, why));
@@ -353,11 +362,6 @@ impl Session {
 
     pub(crate) fn scheduler(&self) -> ActorRef<SchedulerActor> {
         self.inner.door.scheduler()
-    }
-
-    /// Leaves the result of a query where it is, for other queries.
-    pub(crate) fn persist(&self, query: QueryId) -> Result<(), ClusterError> {
-        self.inner.door.ask(self.host(), Persist(query))
     }
 
     /// Ends a query, whatever its state. Never waits.

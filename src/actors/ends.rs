@@ -1,18 +1,20 @@
-//! What a worker says of the attempts of tasks that have ended on it.
+//! What a worker says of the attempts of tasks that have ended on it, and what the scheduler makes of that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use actix::Handler;
 use regatta_observe::Spent;
-use regatta_remote::ActorRef;
+use regatta_remote::{ActorRef, Sender};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::messages::{TaskEnded, TasksEnded};
 use super::{Host, SchedulerActor, insist};
 use crate::os;
-use crate::sched::{QueryId, StageId, WorkerId};
+use crate::sched::{Attempt, Event, Outcome, Output, PartitionId, QueryId, StageId, TaskId, WorkerId};
+use crate::store::Rows;
 
 /// An attempt of a task that has ended, and what it took.
 pub(super) struct Ended {
@@ -96,18 +98,67 @@ fn merge(all: &mut Vec<(QueryId, StageId, Spent)>, (query, stage): (QueryId, Sta
     }
 }
 
+impl SchedulerActor {
+    /// What the end of a task is to the core, once its rows are where they go.
+    fn bring(&mut self, task: TaskId, attempt: Attempt, from: WorkerId, outcome: Outcome, rows: Rows) -> Event {
+        let is_wanted = self.is_read_by_driver(task.query, task.stage);
+        match (outcome, rows) {
+            (Ok(output), Rows::Along(along)) if is_wanted => {
+                let output = Output { id: PartitionId { task, attempt }, ..output };
+                match self.host.store.take_in(output, from, &along) {
+                    Ok(()) => Event::TaskBrought { task, attempt, output },
+                    Err(failure) => Event::TaskEnded { task, attempt, outcome: Err(failure) },
+                }
+            }
+            (outcome, rows) => {
+                if is_wanted && let Some(submitted) = self.queries.get_mut(&task.query) {
+                    submitted.rows = rows;
+                }
+                Event::TaskEnded { task, attempt, outcome }
+            }
+        }
+    }
+}
+
+impl Handler<TasksEnded> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, TasksEnded { ended, spent, sample }: TasksEnded, _: &mut Self::Context) {
+        if let Some((worker, sample)) = sample.filter(|(worker, _)| self.is_from(*worker)) {
+            self.observed.pulse(worker, sample);
+        }
+        for (query, stage, spent) in &spent {
+            let of = |end: &&TaskEnded| (end.task.query, end.task.stage) == (*query, *stage);
+            let runs_there = |end: &TaskEnded| self.core.runs_on(end.task, end.attempt);
+            if ended.iter().filter(of).filter_map(runs_there).any(|worker| self.is_from(worker)) {
+                self.observed.spent(*query, *stage, spent);
+            }
+        }
+        for TaskEnded { task, attempt, outcome, rows, metrics, ran } in ended {
+            // None: it was given up, and its end is heard no more.
+            let Some(worker) = self.core.runs_on(task, attempt).filter(|worker| self.is_from(*worker)) else {
+                tracing::debug!(%task, attempt = attempt.0, from = %Sender::current(), "an end that is not heard");
+                continue;
+            };
+            if let (Ok(_), Some(submitted)) = (&outcome, self.queries.get_mut(&task.query)) {
+                submitted.reported.tasks.insert(task, metrics);
+            }
+            let event = self.bring(task, attempt, worker, outcome, rows);
+            self.take_with(event, Some(ran));
+            // What is made again has been reported before.
+            self.queries.get_mut(&task.query).into_iter().for_each(|submitted| submitted.rows = Rows::Kept);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use regatta_remote::{MAX_MESSAGE, MAX_TEXT, encode};
-
     use regatta_observe::{Calls, Fetched};
+    use regatta_remote::{MAX_MESSAGE, MAX_TEXT, catch, encode};
 
     use super::*;
-    use crate::error::PolarsFailure;
-    use crate::error::TaskFailure;
-    use crate::sched::{Attempt, Outcome, Output, PartitionId, TaskId};
+    use crate::error::{PolarsFailure, TaskFailure};
     use crate::udf::{Meter, MetricsByUdf, UdfError};
-    use regatta_remote::catch;
 
     #[test]
     fn the_longest_ends_that_travel_together_fit_into_a_message() {
@@ -128,8 +179,14 @@ mod tests {
             let ends = (0..TOGETHER as u32).map(|stage| {
                 // Each of another stage: what they took is not told together.
                 let task = TaskId { stage: StageId(stage), ..task };
-                let end =
-                    TaskEnded { task, attempt, outcome: outcome.clone(), metrics: metrics.clone(), ran: u64::MAX };
+                let end = TaskEnded {
+                    task,
+                    attempt,
+                    outcome: outcome.clone(),
+                    rows: Rows::Kept,
+                    metrics: metrics.clone(),
+                    ran: u64::MAX,
+                };
                 Ended { end, spent: spent.clone() }
             });
             let messages = messages(ends).into_iter();

@@ -137,11 +137,11 @@ impl Host {
     pub(super) async fn fetch_blocks(&self, place: &Place, wanted: Wanted) -> Result<Fetch, TaskFailure> {
         let (Some((node, address)), Some(head)) = (place.node, self.head) else {
             let (_, id) = self.connected(place, CONTROL).await?;
-            return self.fetch_from(place, id, Ticket::Blocks(wanted)).await;
+            return self.fetch_from(place.worker, id, Ticket::Blocks(wanted)).await;
         };
         if !self.unreachable.contains(&node) {
             match self.connected(place, REACH).await {
-                Ok((_, id)) => return self.fetch_from(place, id, Ticket::Blocks(wanted)).await,
+                Ok((_, id)) => return self.fetch_from(place.worker, id, Ticket::Blocks(wanted)).await,
                 Err(failure) if self.is_gone(node) => return Err(failure),
                 Err(failure) => {
                     tracing::info!(%address, %failure, "cannot be reached from here: the head passes on what it holds");
@@ -149,8 +149,8 @@ impl Host {
                 }
             }
         }
-        let through = Ticket::Through { worker: place.worker, node, address, wanted };
-        self.fetch_from(place, head, through).await
+        let through = Ticket::Through { worker: place.worker, node, wanted };
+        self.fetch_from(place.worker, head, through).await
     }
 
     /// Whether what this worker has of a feed is passed on by the head, as it cannot be reached from here.
@@ -163,22 +163,27 @@ impl Host {
     /// What a ticket stands for, from another process.
     pub(super) async fn fetch(&self, place: &Place, ticket: Ticket) -> Result<Bytes, TaskFailure> {
         let (_, id) = self.connected(place, CONTROL).await?;
-        let fetch = self.fetch_from(place, id, ticket).await?;
+        let fetch = self.fetch_from(place.worker, id, ticket).await?;
         let failed = |why: FetchError| TaskFailure::Transfer { from: place.worker.to_string(), why: why.to_string() };
         fetch.collect().await.map_err(failed)
     }
 
-    async fn fetch_from(&self, place: &Place, id: NodeId, ticket: Ticket) -> Result<Fetch, TaskFailure> {
-        let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
+    async fn fetch_from(&self, worker: WorkerId, id: NodeId, ticket: Ticket) -> Result<Fetch, TaskFailure> {
+        let failed = |why: String| TaskFailure::Transfer { from: worker.to_string(), why };
         let node = self.node.as_ref().ok_or_else(|| failed(NO_NETWORK.to_owned()))?;
         let ticket = encode(&ticket).map_err(|e| failed(e.to_string()))?;
         node.fetch(id, ticket, FIRST_BYTE).await.map_err(|e| failed(e.to_string()))
     }
 
-    /// Begins to bring what another node wants: see [`Ticket::Through`].
-    pub(super) async fn pass_on(&self, place: &Place, wanted: Wanted) -> Result<Fetch, TaskFailure> {
-        let (_, from) = self.connected(place, REACH).await?;
-        self.fetch_from(place, from, Ticket::Blocks(wanted)).await
+    /// Begins to bring what another node wants of one that is connected to this: see [`Ticket::Through`]. Nobody is dialled.
+    pub(super) async fn pass_on(&self, worker: WorkerId, from: NodeId, wanted: Wanted) -> Result<Fetch, TaskFailure> {
+        self.fetch_from(worker, from, Ticket::Blocks(wanted)).await
+    }
+
+    /// From here on the head passes on what this node holds.
+    #[cfg(test)]
+    pub(super) fn cannot_reach(&self, node: NodeId) {
+        self.unreachable.insert(node);
     }
 
     /// A replica that may be in another process; connects to it first.
@@ -267,7 +272,7 @@ impl OwnNode {
         let authority = Arc::new(Authority::new().map_err(|error| failed(&error))?);
         let identity = authority.issue(Role::Head).map_err(|error| failed(&error))?;
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let node = Node::bind(identity, loopback, hello(), runtime).map_err(|error| failed(&error))?;
+        let node = Node::bind(identity, loopback, &runtime.with_build(hello())).map_err(|error| failed(&error))?;
         let arbiter = runtime.arbiter().map_err(|error| failed(&error))?;
         node.keep_names(&arbiter);
         node.serve_joins(Arc::clone(&authority)).map_err(|error| failed(&error))?;
@@ -289,7 +294,7 @@ mod tests {
         let runtime = Runtime::new("gone", 2).unwrap();
         let authority = Authority::new().unwrap();
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let node = |role| Node::bind(authority.issue(role).unwrap(), any, Bytes::new(), &runtime).unwrap();
+        let node = |role| Node::bind(authority.issue(role).unwrap(), any, &runtime).unwrap();
         let (here, gone) = (node(Role::Worker), authority.issue(Role::Worker).unwrap().node());
         // A socket that takes what comes and answers nothing, as a machine that was switched off.
         let silent = std::net::UdpSocket::bind(any).unwrap();

@@ -113,7 +113,9 @@ impl Observed {
         let touched = match event {
             Event::Submit(spec) => Touched::Query(spec.id),
             Event::Unread { task, .. } => Touched::Query(task.query),
-            Event::TaskEnded { task, outcome: Ok(_), .. } => Touched::Stage(task.query, task.stage),
+            Event::TaskEnded { task, outcome: Ok(_), .. } | Event::TaskBrought { task, .. } => {
+                Touched::Stage(task.query, task.stage)
+            }
             Event::TaskEnded { task, .. } => Touched::Query(task.query),
             Event::Lost { .. } => Touched::All,
             _ => Touched::Nothing,
@@ -125,6 +127,7 @@ impl Observed {
             }
             Event::Lost { worker, why } => self.saw(Seen::Lost { worker: *worker, why }, now),
             Event::TaskEnded { task, attempt, outcome } => self.ended(*task, attempt.0, outcome, ran, now),
+            Event::TaskBrought { task, attempt, output } => self.ended(*task, attempt.0, &Ok(*output), ran, now),
             Event::ReplicaProgress { replica: of, doing } => {
                 self.saw(Seen::ReplicaSays { replica: replica(*of), doing }, now);
             }

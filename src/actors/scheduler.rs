@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::messages::{
     CreditWaits, Dismiss, DropStage, End, Enough, Gone, Place, Prepare, Register, Release, ReleaseOf, ReplicaAt,
-    ReplicaSays, RunEvent, RunTask, Serve, StartReplica, StopReplica, Submit, TaskEnded, TasksEnded, UseProvider,
-    Withdraw, Word, Worker, WorkerDown, WorkerSilent,
+    ReplicaSays, RunEvent, RunTask, Serve, StartReplica, StopReplica, Submit, UseProvider, Withdraw, Word, Worker,
+    WorkerDown, WorkerSilent,
 };
 use super::observed::{Observed, Reported};
 use super::outbox::{OUTBOX, Outgoing, deliver};
@@ -26,6 +26,7 @@ use crate::sched::{
     Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, QueryId, QuerySpec, ReplicaId, Report, Resources,
     Settings, StageId, StageSpec, StepId, WorkerId,
 };
+use crate::store::Rows;
 use crate::udf::{Metrics, merge_into};
 
 /// Places the work of all queries.
@@ -66,6 +67,9 @@ pub(super) struct Submitted {
     pub(super) driver: Place,
     events: mpsc::Sender<RunEvent>,
     pub(super) reported: Reported,
+    /// Rows of the result that came with the end which is being taken.
+    pub(super) rows: Rows,
+    persist: bool,
     /// Why the result, which was there and was lost, could not be made again.
     pub(super) lost: Option<Error>,
 }
@@ -169,7 +173,7 @@ impl SchedulerActor {
     }
 
     /// `ran`: how long an attempt did that has ended, in nanoseconds.
-    fn take_with(&mut self, event: Event, ran: Option<u64>) {
+    pub(super) fn take_with(&mut self, event: Event, ran: Option<u64>) {
         let now = Instant::now();
         let touched = self.observed.sees(&event, ran, now);
         let actions = self.core.handle(event, now);
@@ -180,6 +184,7 @@ impl SchedulerActor {
     fn act(&mut self, action: Action) {
         match action {
             Action::Prepare { worker, query, stage } => {
+                let is_result = self.is_read_by_driver(query, stage);
                 let (Some(submitted), Some(shape)) = (self.queries.get_mut(&query), self.core.shape(query, stage))
                 else {
                     return;
@@ -187,7 +192,7 @@ impl SchedulerActor {
                 let Some(program) = submitted.plan.program(stage, shape) else { return };
                 let whole = submitted.sent.insert(worker).then(|| submitted.plan.whole.clone());
                 let driver = submitted.driver.node.map(|(node, _)| node);
-                self.send(worker, Outgoing::Prepare(Prepare { query, stage, program, whole, driver }));
+                self.send(worker, Outgoing::Prepare(Prepare { query, stage, program, whole, driver, is_result }));
             }
             Action::Run { worker, task, attempt, after } => {
                 let Some(submitted) = self.queries.get(&task.query) else { return };
@@ -257,8 +262,9 @@ impl SchedulerActor {
         }
         let event = match report {
             Report::Partition { index, worker, output } => {
-                let Some(crew) = self.workers.get(&worker) else { return };
-                RunEvent::Partition { index, place: crew.place, output }
+                let Some(place) = self.place(query, worker) else { return };
+                let rows = self.queries.get_mut(&query).map(|submitted| std::mem::take(&mut submitted.rows));
+                RunEvent::Partition { index, place, output, rows: rows.unwrap_or_default() }
             }
             Report::Done => RunEvent::Done,
             Report::Failed(error) => RunEvent::Failed(error),
@@ -273,8 +279,8 @@ impl SchedulerActor {
             // There is room for every event; it fails only when nobody listens any more.
             let _ = submitted.events.try_send(event);
         }
-        if failed && let Some(submitted) = self.queries.remove(&query) {
-            self.observed.reported(query, &submitted.reported);
+        if failed {
+            self.forget(query);
         }
     }
 
@@ -289,6 +295,11 @@ impl SchedulerActor {
 
     fn stage(&self, query: QueryId, stage: u32) -> Option<&Stage> {
         self.queries.get(&query)?.plan.stages.get(stage as usize)
+    }
+
+    pub(super) fn is_read_by_driver(&self, query: QueryId, stage: StageId) -> bool {
+        let reads = |of: &Submitted| !of.persist && of.plan.last().is_some_and(|last| last.id == stage);
+        self.queries.get(&query).is_some_and(reads)
     }
 
     fn step(&self, StepId { query, stage, step }: StepId) -> Option<&UdfStep> {
@@ -339,11 +350,16 @@ impl SchedulerActor {
 
     fn release(&mut self, query: QueryId) {
         self.take(Event::Release(query));
+        self.forget(query);
+        self.observed.released(query);
+    }
+
+    /// Whatever comes of it from here on is let go.
+    fn forget(&mut self, query: QueryId) {
         if let Some(submitted) = self.queries.remove(&query) {
             self.observed.reported(query, &submitted.reported);
         }
-        self.observed.released(query);
-        self.host.store.disown(query);
+        self.host.store.drop_query(query);
     }
 
     fn replica_stopped(&mut self, step: StepId, metrics: &Metrics) {
@@ -439,40 +455,12 @@ impl Handler<WorkerSilent> for SchedulerActor {
     }
 }
 
-impl Handler<TasksEnded> for SchedulerActor {
-    type Result = ();
-
-    fn handle(&mut self, TasksEnded { ended, spent, sample }: TasksEnded, _: &mut Self::Context) {
-        if let Some((worker, sample)) = sample.filter(|(worker, _)| self.is_from(*worker)) {
-            self.observed.pulse(worker, sample);
-        }
-        for (query, stage, spent) in &spent {
-            let of = |end: &&TaskEnded| (end.task.query, end.task.stage) == (*query, *stage);
-            let runs_there = |end: &TaskEnded| self.core.runs_on(end.task, end.attempt);
-            if ended.iter().filter(of).filter_map(runs_there).any(|worker| self.is_from(worker)) {
-                self.observed.spent(*query, *stage, spent);
-            }
-        }
-        for TaskEnded { task, attempt, outcome, metrics, ran } in ended {
-            // None: it was given up, and its end is heard no more.
-            if !self.core.runs_on(task, attempt).is_some_and(|worker| self.is_from(worker)) {
-                tracing::debug!(%task, attempt = attempt.0, from = %Sender::current(), "an end that is not heard");
-                continue;
-            }
-            if let (Ok(_), Some(submitted)) = (&outcome, self.queries.get_mut(&task.query)) {
-                submitted.reported.tasks.insert(task, metrics);
-            }
-            self.take_with(Event::TaskEnded { task, attempt, outcome }, Some(ran));
-        }
-    }
-}
-
 impl Handler<ReplicaSays> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, ReplicaSays { replica, word }: ReplicaSays, _: &mut Self::Context) {
         // The last word of one that was stopped comes when nobody knows any more where it was.
-        let on = self.core.replica_on(replica);
+        let on = self.core.replica_on(replica).or_else(|| self.core.replica_stops_on(replica));
         if !on.map_or(matches!(word, Word::Stopped(..)), |on| self.is_from(on)) {
             return;
         }
@@ -481,6 +469,7 @@ impl Handler<ReplicaSays> for SchedulerActor {
             Word::Failed(error) => Event::ReplicaFailed { replica, error },
             Word::Hung => Event::ReplicaHung(replica),
             Word::Stuck => Event::ReplicaStuck(replica),
+            Word::Ended => Event::ReplicaEnded(replica),
             Word::Stopped(step, metrics) => return self.replica_stopped(step, &metrics),
             Word::Idle(idle) => Event::ReplicaIdle { replica, idle },
             Word::Ready(actor) => {
@@ -508,7 +497,8 @@ impl Handler<CreditWaits> for SchedulerActor {
 impl Handler<Submit> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, Submit { query, plan, mut given, planned, driver, events }: Submit, _: &mut Self::Context) {
+    fn handle(&mut self, submit: Submit, _: &mut Self::Context) {
+        let Submit { query, plan, mut given, planned, driver, persist, events } = submit;
         if let Err(error) = self.may_submit(query, &plan, &driver) {
             // There is room for every event.
             let _ = events.try_send(RunEvent::Failed(error.into()));
@@ -535,9 +525,12 @@ impl Handler<Submit> for SchedulerActor {
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
         let owner = driver.node.map(|(node, _)| node);
         self.observed.submitted(query, &plan.explained(), planned, owner, Instant::now());
-        let (sent, reported) = (HashSet::new(), Reported::default());
-        self.queries.insert(query, Submitted { plan, sent, driver, events, reported, lost: None });
+        let (sent, reported, rows) = (HashSet::new(), Reported::default(), Rows::Kept);
+        self.queries.insert(query, Submitted { plan, sent, driver, events, reported, rows, persist, lost: None });
         self.take(Event::Submit(spec));
+        if persist {
+            self.take(Event::Persist(query));
+        }
     }
 }
 
