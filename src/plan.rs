@@ -177,6 +177,8 @@ pub(crate) enum Split {
     Share { part: usize, of: usize },
     /// Adjacent sections, of those that each task of the stages below has scattered its rows to.
     Sections { from: u32, to: u32 },
+    /// Of several frames one below the other, this one, or a part of it.
+    Branch { input: usize, split: Box<Self> },
 }
 
 impl Split {
@@ -354,7 +356,7 @@ impl QueryPlan {
             let taken = stage.reads.iter().enumerate().filter(|(input, _)| is_along(*input));
             let once = taken.clone().all(|(_, read)| {
                 let from = self.stage(read.from);
-                readers[read.from.0 as usize] == 1
+                readers.get(read.from.0 as usize) == Some(&1)
                     && from.and_then(Stage::program).is_some_and(|p| p.steps.is_empty() && p.limit.is_none())
             });
             let known = stage.modes.iter().all(|mode| {

@@ -15,6 +15,9 @@ use crate::udf::RunOn;
 
 /// What a task with this split reads of outputs, this way.
 pub(super) fn feed(way: Way, split: &Split, outputs: &[(Place, Output)]) -> Feed {
+    if let Split::Branch { split, .. } = split {
+        return feed(way, split, outputs);
+    }
     let (Way::Share, Split::Share { part, of }) = (way, split) else {
         let sections = match (way, split) {
             (Way::Sections, Split::Sections { from, to }) => *from..*to,

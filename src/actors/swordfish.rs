@@ -437,7 +437,7 @@ async fn begin(
     feeds: &[(StageId, Feed)],
 ) -> Result<Vec<Reading>, TaskFailure> {
     let mut wanted: BTreeMap<QueryId, Vec<usize>> = BTreeMap::new();
-    for read in program.reads() {
+    for read in program.reads_with(split) {
         if let Of::Held(scanned) = &read.of {
             held_in(split, scanned).into_iter().for_each(|(of, index)| wanted.entry(of).or_default().push(index));
         }
@@ -448,7 +448,8 @@ async fn begin(
         located.extend(partitions.into_iter().map(|partition| (of, partition)).zip(there));
     }
     let mut begun = Vec::new();
-    for read in program.reads() {
+    let reads: Vec<_> = program.reads_with(split).collect();
+    for read in &reads {
         let (of, feed) = match &read.of {
             Of::Stage(stage) => {
                 let feed = feeds.iter().find(|(of, _)| of == stage).map(|(_, feed)| feed.clone());
@@ -466,7 +467,7 @@ async fn begin(
                 (of.unwrap_or((query, StageId(0))), Feed::new(ALL_SECTIONS, parts))
             }
         };
-        let most = AHEAD / program.reads().len();
+        let most = AHEAD / reads.len();
         begun.push(host.begin(of, feed, Arc::clone(&read.form), most));
     }
     try_join_all(begun).await

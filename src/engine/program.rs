@@ -1,6 +1,6 @@
 //! A stage's program, decoded once per worker and shared by its tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use polars::prelude::*;
@@ -9,7 +9,7 @@ use polars_utils::arena::Node;
 
 use super::fragment;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{FileSink, Scatter, StageProgram, UdfStep, cut_off, held_by, placeholder_of, udf_calls};
+use crate::plan::{FileSink, Scatter, Split, StageProgram, UdfStep, cut_off, held_by, placeholder_of, udf_calls};
 use crate::sched::{QueryId, StageId};
 use crate::store::Form;
 use crate::udf::{CallingTask, UdfCall, batch_of};
@@ -97,9 +97,14 @@ impl Program {
         Ok(Self { fragment, calls, batches, steps, limit, scatter, form, reads, sink })
     }
 
-    /// What a task reads of what other tasks have left.
-    pub(crate) fn reads(&self) -> &[Read] {
-        &self.reads
+    /// What a task with this split reads of what other tasks have left.
+    pub(crate) fn reads_with(&self, split: &Split) -> impl Iterator<Item = &Read> {
+        let below = matches!(split, Split::Branch { .. }).then(|| {
+            let mut ir = self.fragment.lp_arena.clone();
+            fragment::take_branch(self.fragment.lp_top, split, &mut ir);
+            ir.iter(self.fragment.lp_top).map(|(node, _)| node.0).collect::<BTreeSet<_>>()
+        });
+        self.reads.iter().filter(move |read| below.as_ref().is_none_or(|below| below.contains(&read.at.0)))
     }
 }
 

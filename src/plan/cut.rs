@@ -22,7 +22,7 @@ use super::same::{Comparison, Same, one_attempt};
 use super::scan::{Choice, Splits, layouts, split, split_frame};
 use super::sink::{FileSink, input_of_object, input_of_split_sink};
 use super::wire::{Fragment, placeholder, placeholder_of};
-use super::{OneAttempt, Read, Scatter, Stage, StageProgram, Target, Work};
+use super::{OneAttempt, Read, Scatter, Split, Stage, StageProgram, Target, Work};
 use crate::error::PlanError;
 use crate::sched::{Mode, Small, StageId, Way};
 use crate::udf::UdfCall;
@@ -268,7 +268,7 @@ impl Cutter {
     fn compare(&self, id: StageId, stage: &OpenStage, closed: &[Stage], below: &[Same]) -> Same {
         let Head::Node(head) = stage.head else { return Same::exactly() };
         let (reads, splits) = (self.reads(head), self.splits(head));
-        let modes = modes(&reads, &splits);
+        let modes = self.modes(head, &reads, &splits);
         let ways = |of: StageId| ways_of(&reads, &modes, of);
         let scatters: Vec<_> =
             closed.iter().map(|stage| stage.program().and_then(|program| program.scatter.clone())).collect();
@@ -303,7 +303,7 @@ impl Cutter {
         };
         let steps = stage.steps.into_iter().map(|step| self.close_step(step)).collect::<Result<Vec<_>, _>>()?;
         let (reads, split) = (self.reads(head), self.splits(head));
-        let modes = modes(&reads, &split);
+        let modes = self.modes(head, &reads, &split);
         let Splits { splits, mut why, .. } = split;
         let nodes = self.nodes(head);
         let unsplit = nodes.iter().filter_map(|node| self.whole.get(&node.0));
@@ -370,6 +370,32 @@ impl Cutter {
         Rc::clone(known.entry(scan.0).or_insert_with(|| layouts(self.ir.get(scan)).into()))
     }
 
+    /// How a stage may be run that has this head and is split so.
+    fn modes(&self, head: Node, reads: &[Read], splits: &Splits) -> Vec<Mode> {
+        let mode = |choice: &Choice| {
+            let way =
+                |read: &Read| choice.ways.iter().find(|(of, _)| *of == read.from).map_or(Way::All, |(_, way)| *way);
+            let small = choice
+                .small
+                .and_then(|(of, beside)| Some(Small { input: reads.iter().position(|read| read.from == of)?, beside }));
+            Mode { ways: reads.iter().map(way).collect(), by_size: choice.by_size, small }
+        };
+        if !splits.choices.is_empty() {
+            return splits.choices.iter().map(mode).collect();
+        }
+        let ways = match splits.splits.first() {
+            // Each branch as it stands there.
+            Some(Split::Branch { .. }) => {
+                let nodes = self.nodes(head);
+                let at = |read: &Read| nodes.iter().find(|node| placeholder_of(self.ir.get(**node)) == Some(read.from));
+                let decided = |read: &Read| self.decided.get(&at(read)?.0)?.splits.first().map(Split::way);
+                reads.iter().map(|read| decided(read).unwrap_or(Way::All)).collect()
+            }
+            split => vec![split.map_or(Way::All, Split::way); reads.len()],
+        };
+        vec![Mode { ways, by_size: false, small: None }]
+    }
+
     /// What a stage with this head reads of others, each once, and where it may be cut off.
     fn reads(&self, head: Node) -> Vec<Read> {
         let reads = self.nodes(head).into_iter().filter_map(|node| match self.cuts.get(&node.0) {
@@ -397,22 +423,6 @@ impl Cutter {
     pub(super) fn schema(&self, node: Node) -> SchemaRef {
         self.ir.get(node).schema(&self.ir).into_owned()
     }
-}
-
-/// How a stage may be run that is split so.
-fn modes(reads: &[Read], splits: &Splits) -> Vec<Mode> {
-    if splits.choices.is_empty() {
-        let way = splits.splits.first().map_or(Way::All, super::Split::way);
-        return vec![Mode { ways: vec![way; reads.len()], by_size: false, small: None }];
-    }
-    let mode = |choice: &Choice| {
-        let way = |read: &Read| choice.ways.iter().find(|(of, _)| *of == read.from).map_or(Way::All, |(_, way)| *way);
-        let small = choice
-            .small
-            .and_then(|(of, beside)| Some(Small { input: reads.iter().position(|read| read.from == of)?, beside }));
-        Mode { ways: reads.iter().map(way).collect(), by_size: choice.by_size, small }
-    };
-    splits.choices.iter().map(mode).collect()
 }
 
 /// All ways in which some stage may be read.

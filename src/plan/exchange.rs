@@ -9,13 +9,13 @@ use polars_plan::plans::{AExpr, IR};
 use polars_plan::prelude::ProjectionOptions;
 use polars_utils::arena::Node;
 
-use super::Scatter;
 use super::aggregate::{Parts, in_parts, is_aggregation, keys_of};
 use super::cut::{Cutter, Head, single_input};
 use super::join::{self, may_be_key};
 use super::rowwise::{expr_is_row_wise, reads_a_column};
 use super::scan::{Choice, Splits};
 use super::wire::{Fragment, placeholder};
+use super::{Scatter, Split};
 use crate::error::PlanError;
 use crate::sched::{StageId, Way};
 
@@ -34,6 +34,7 @@ impl Cutter {
             IR::Join { .. } => self.join(node),
             IR::Distinct { .. } => self.distinct(node),
             IR::Sort { .. } => Ok(self.top(node)),
+            IR::Union { .. } => Ok(self.union(node)),
             ir if is_aggregation(ir) => self.aggregate(node),
             _ => Ok(false),
         }
@@ -127,6 +128,38 @@ impl Cutter {
         let why = format!("rows of equal {shown} come to one task");
         self.decided.insert(node.0, Splits::chosen(vec![Choice::sections([stage])], why));
         Ok(true)
+    }
+
+    /// Each task yields one of the frames, or a part of it, in their order.
+    fn union(&mut self, node: Node) -> bool {
+        let IR::Union { inputs, options } = self.ir.get(node).clone() else { return false };
+        if options.slice.is_some() {
+            return false;
+        }
+        let inputs: Vec<_> = inputs.into_iter().map(|input| self.draw_in(input)).collect();
+        if !inputs.iter().any(|top| self.growing_at(*top).is_some() || self.splits(*top).are_several()) {
+            return false;
+        }
+        let (mut tops, mut all) = (Vec::with_capacity(inputs.len()), Vec::new());
+        for (input, top) in inputs.into_iter().enumerate() {
+            let top = match self.share_out(top) {
+                Some(shares) => shares,
+                None if !self.splits(top).choices.is_empty() => {
+                    let (_, left) = self.leave(top, None);
+                    self.decided.insert(left.0, Splits::shares(self.target.tasks));
+                    left
+                }
+                None => top,
+            };
+            let splits = self.splits(top).splits.into_iter();
+            all.extend(splits.map(|split| Split::Branch { input, split: Box::new(split) }));
+            tops.push(top);
+        }
+        let why = format!("{} frames, one below the other", tops.len());
+        let ir = self.ir.get(node).clone().with_inputs(tops);
+        self.ir.replace(node, ir);
+        self.decided.insert(node.0, Splits::of(all, false, why));
+        true
     }
 
     /// Of the first rows in some order, each task yields its own; the node takes those of them.

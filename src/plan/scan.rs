@@ -45,7 +45,7 @@ impl Splits {
         Self::of(vec![Split::Whole], true, why)
     }
 
-    fn of(splits: Vec<Split>, are_equal: bool, why: impl Into<String>) -> Self {
+    pub(super) fn of(splits: Vec<Split>, are_equal: bool, why: impl Into<String>) -> Self {
         Self { splits, choices: Vec::new(), are_equal, why: why.into() }
     }
 

@@ -416,6 +416,121 @@ fn a_join_takes_in_the_scan_of_one_side_or_meets_it_by_keys() {
     assert!(plan.is_sound());
 }
 
+/// For each stage: how it may read the others.
+fn ways(plan: &QueryPlan) -> Vec<Vec<Vec<Way>>> {
+    let of = |stage: &Stage| stage.modes.iter().map(|mode| mode.ways.clone()).collect();
+    plan.stages.iter().map(of).collect()
+}
+
+fn joined(how: JoinType) -> QueryPlan {
+    let (left, right) = (Table::new(), Table::new());
+    let small = right.scan().select([col("a"), col("b").alias("c")]).filter(col("a").eq(lit(3)));
+    planned(left.scan().join(small, [col("a")], [col("a")], JoinArgs::new(how)))
+}
+
+#[test]
+fn a_side_of_a_join_comes_to_all_tasks_only_where_no_row_of_it_needs_to_know_of_all_others() {
+    let (by_keys, takes_left) = (vec![Way::Sections; 2], vec![Way::Along, Way::All]);
+    for (how, modes) in [
+        (JoinType::Inner, vec![takes_left.clone(), by_keys.clone()]),
+        (JoinType::Left, vec![takes_left.clone(), by_keys.clone()]),
+        (JoinType::Semi, vec![takes_left.clone(), by_keys.clone()]),
+        (JoinType::Anti, vec![takes_left, by_keys.clone()]),
+        // Rows without a match are rows of the answer, once: that side has each row in one task.
+        (JoinType::Right, vec![vec![Way::All, Way::Along], by_keys.clone()]),
+        (JoinType::Full, vec![by_keys]),
+    ] {
+        let plan = joined(how.clone());
+        assert_eq!(ways(&plan).last().unwrap(), &modes, "{how:?} {plan}");
+        assert!(plan.is_sound());
+    }
+}
+
+#[test]
+fn a_join_that_keeps_order_takes_a_slice_or_checks_keys_is_not_run_by_parts_that_cannot() {
+    let table = Table::new();
+    let with = |args: JoinArgs| planned(table.scan().join(table.scan(), [col("a")], [col("a")], args));
+    let inner = || JoinArgs::new(JoinType::Inner);
+    let ordered = with(JoinArgs { maintain_order: MaintainOrderJoin::Left, ..inner() });
+    assert!(ordered.stages[0].why.contains("keeps the order"), "{ordered}");
+    let checked = with(JoinArgs { validation: JoinValidation::OneToMany, ..inner() });
+    assert_eq!(ways(&checked).last().unwrap(), &[vec![Way::Sections; 2]], "{checked}");
+    let as_text = planned(table.scan().join(
+        table.scan(),
+        [col("a").cast(DataType::Int32)],
+        [col("a").cast(DataType::Int32)],
+        inner(),
+    ));
+    let scatter = as_text.stages[0].program().unwrap().scatter.as_ref().unwrap();
+    assert!(scatter.keys == ["a"] && scatter.computed.is_some(), "a key that is computed is no column: {as_text}");
+}
+
+#[test]
+fn a_chain_of_joins_stands_on_one_scan_with_what_each_task_aggregates_above() {
+    let table = Table::new();
+    let small = |name: &str| table.scan().select([col("a"), col("b").alias(name)]).filter(col("a").eq(lit(3)));
+    let chain = table.scan().inner_join(small("x"), col("a"), col("a")).inner_join(small("y"), col("a"), col("a"));
+    let plan = planned(chain.group_by([col("x")]).agg([col("y").sum()]));
+    let taken: Vec<_> = ways(&plan).iter().map(|modes| modes.iter().flatten().any(|way| *way == Way::Along)).collect();
+    assert_eq!(taken, [false, false, true, false, true, false][..taken.len()], "{plan}");
+    assert!(plan.stages[4].describe.contains("AGGREGATE"), "the last join's tasks aggregate, too: {plan}");
+}
+
+#[test]
+fn the_first_rows_of_a_sort_are_the_first_of_each_task_s() {
+    let table = Table::new();
+    let plan = planned(table.scan().sort(["b"], Default::default()).slice(2, 5));
+    assert_eq!(shape(&plan), [(4, vec![]), (1, vec![])], "{plan}");
+    assert!(plan.stages[0].describe.contains("SORT") && plan.stages[1].describe.contains("SORT"), "{plan}");
+    let all = planned(table.scan().sort(["b"], Default::default()));
+    assert_eq!(shape(&all), [(1, vec![])], "{all}");
+}
+
+#[test]
+fn distinct_rows_come_together_and_each_task_keeps_its_own_where_any_will_do() {
+    let table = Table::new();
+    let plan = |keep| planned(table.scan().unique(Some(by_name(["b"], true, false)), keep));
+    for (keep, twice) in [(UniqueKeepStrategy::Any, true), (UniqueKeepStrategy::None, false)] {
+        let plan = plan(keep);
+        assert_eq!(shape(&plan), [(4, vec![]), (0, vec![])], "{plan}");
+        assert_eq!(plan.stages[0].describe.contains("UNIQUE"), twice, "{plan}");
+    }
+    let stable = planned(table.scan().unique_stable(None, UniqueKeepStrategy::First));
+    assert_eq!(shape(&stable), [(1, vec![])], "{stable}");
+}
+
+#[test]
+fn frames_one_below_the_other_are_tasks_one_after_the_other() {
+    let table = Table::new();
+    let grouped = table.scan().group_by([col("b")]).agg([col("a").sum()]).select([col("a"), col("b")]);
+    let plan = planned(concat([table.scan(), grouped], UnionArgs::default()).unwrap().filter(col("a").gt(lit(3))));
+    let last = plan.stages.last().unwrap();
+    let input = |split: &Split| if let Split::Branch { input, .. } = split { *input } else { 9 };
+    let branches: Vec<_> = last.splits.iter().map(input).collect();
+    assert_eq!(branches, [0, 0, 0, 0, 1, 1, 1, 1], "{plan}");
+    assert_eq!(ways(&plan).last().unwrap(), &[vec![Way::Share]], "{plan}");
+}
+
+#[test]
+fn a_plan_that_contradicts_itself_is_not_sound() {
+    let plan = || joined(JoinType::Inner);
+    assert!(plan().is_sound());
+    type Spoil = fn(&mut QueryPlan);
+    let spoil: [Spoil; 6] = [
+        |plan| plan.stages[2].reads[0].from = StageId(2),
+        |plan| plan.stages[2].reads[0].from = StageId(9),
+        |plan| plan.stages[2].modes[0].ways = vec![Way::Along; 2],
+        |plan| plan.stages[2].modes[1].ways.truncate(1),
+        |plan| plan.stages[2].modes.truncate(1),
+        |plan| plan.stages[2].modes.clear(),
+    ];
+    for (case, spoil) in spoil.into_iter().enumerate() {
+        let mut plan = plan();
+        spoil(&mut plan);
+        assert!(!plan.is_sound(), "case {case}");
+    }
+}
+
 #[test]
 fn a_call_over_something_that_is_not_row_wise_stays_in_place() {
     let table = Table::new();

@@ -123,7 +123,9 @@ impl Query {
         let is_along = |reader: usize, mode: usize| {
             self.ways(reader, mode).any(|(input, way)| input.0 as usize == stage && way == Way::Along)
         };
-        self.stages[stage].readers.iter().any(|reader| match self.stages[*reader].mode {
+        // Who has its tasks has taken in what it takes in.
+        let mut readers = self.stages[stage].readers.iter().filter(|reader| !self.stages[**reader].is_launched);
+        readers.any(|reader| match self.stages[*reader].mode {
             Some(mode) => is_along(*reader, mode),
             None => (0..self.spec.stages[*reader].modes.len()).any(|mode| is_along(*reader, mode)),
         })

@@ -87,6 +87,19 @@ fn a_join_that_takes_in_another_reads_what_that_would_read() {
 }
 
 #[test]
+fn who_has_taken_in_a_stage_waits_for_what_that_reads() {
+    let mut play = Play::with_workers(&[4.0]);
+    let dealt = StageSpec { inputs: vec![StageId(0)], ..stage(3) };
+    let actions = play.submit(1, vec![stage(2), dealt, stage(1), join(1, 2)]);
+    let small = runs(&actions).into_iter().find(|(task, _)| task.stage == StageId(2)).unwrap();
+    let mut begun = play.event(left(small.0, small.1, SMALL));
+    assert_eq!(shape_of(&play, 3), (vec![1, 3], 3));
+    begun.extend(actions.into_iter().filter(|action| matches!(action, Action::Run { task, .. } if *task != small.0)));
+    assert_eq!(run(&mut play, begun, |_| 1), [0, 3]);
+    assert!(play.core.is_done(QueryId(1)));
+}
+
+#[test]
 fn a_shape_is_never_decided_again_whatever_is_lost_and_what_is_lost_below_it_is_made_again() {
     let mut play = Play::with_workers(&[1.0, 1.0]);
     let on = |worker| [(0, Affinity::Soft(WorkerId(worker)))].into();
@@ -134,6 +147,10 @@ fn whatever_sizes_turn_out_and_whatever_is_lost_every_query_ends_and_no_task_rea
         while tops.len() > 1 {
             let (probe, build) = (tops.remove(0), tops.remove(dice.below(tops.len() as u64) as usize));
             stages.push(join(probe, build));
+            if dice.below(3) == 0 {
+                // Its rows are dealt anew.
+                stages.push(StageSpec { inputs: vec![StageId(stages.len() as u32 - 1)], ..stage(3) });
+            }
             tops.insert(dice.below(tops.len() as u64 + 1) as usize, stages.len() as u32 - 1);
         }
         let sizes: Vec<u64> = stages.iter().map(|_| [SMALL, LARGE][dice.below(2) as usize]).collect();
