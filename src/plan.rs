@@ -214,13 +214,11 @@ pub(crate) struct Target {
 /// # Errors
 /// What Polars' optimiser refuses, UDF options that make no sense, closures that cannot travel, and plans too large to.
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
-    let as_it_is = if target.travels { None } else { Some(optimise(query.clone(), OptFlags::empty())?) };
-    let is_whole = as_it_is.as_ref().is_some_and(whole::is_whole);
-    let mut optimised = match as_it_is.filter(|_| is_whole) {
-        Some(whole) => whole,
-        // Shared subplans and hive rewrites would cross the cuts (reference: polars.md §4.5).
-        None => optimise(query, OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE)?,
-    };
+    // Why it cannot be converted is said by the optimiser.
+    let is_whole = !target.travels && query.clone().to_alp().is_ok_and(|plan| whole::is_whole(&plan));
+    // Shared subplans and hive rewrites would cross the cuts (reference: polars.md §4.5).
+    let across = if is_whole { OptFlags::empty() } else { OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE };
+    let mut optimised = optimise(query, across)?;
     if target.travels {
         scan::make_absolute(&mut optimised).map_err(PlanError::polars)?;
     }
