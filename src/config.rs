@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::notice::notice;
+use crate::sched::Forced;
 
 /// Where queries run, as `DAFT_RUNNER` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +139,16 @@ impl Config {
     /// Whether `REGATTA_QUIET` keeps us from standard error.
     pub(crate) fn is_quiet() -> bool {
         variable("REGATTA_QUIET").is_some_and(|value| !["", "0", "false"].contains(&&*value.to_ascii_lowercase()))
+    }
+
+    /// The shapes that tests of ours want of stages, whatever is measured.
+    pub(crate) fn forced_shapes() -> Option<Forced> {
+        match variable("REGATTA_TEST_SHAPES")?.as_str() {
+            "broadcast" => Some(Forced::Broadcast),
+            "hash" => Some(Forced::Hash),
+            "one_section" => Some(Forced::OneSection),
+            _ => None,
+        }
     }
 
     /// The name by which `REGATTA_BUILD` says that builds which differ belong together.

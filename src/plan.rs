@@ -7,9 +7,14 @@
 mod aggregate;
 mod blob;
 mod cut;
+mod deal;
+mod estimate;
+mod exchange;
 mod explain;
 mod files;
+mod grow;
 mod held;
+mod join;
 mod lift;
 mod marker;
 mod names;
@@ -32,15 +37,19 @@ pub(crate) use lift::udf_calls;
 pub(crate) use marker::{Marker, beside_columns};
 pub(crate) use share::{Rows, share};
 pub(crate) use sink::{FileSink, STAGED};
-pub(crate) use wire::{Fragment, placeholder_of};
+pub(crate) use wire::{Fragment, cut_off, placeholder_of};
 
 use crate::error::{PlanError, PolarsFailure};
-use crate::sched::{QueryId, StageId};
+use crate::sched::{Mode, QueryId, Shape, StageId, Tasks, Way};
 use crate::udf::PoolOptions;
 
 /// A query, cut into stages; the last one yields the result.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct QueryPlan {
+    /// All of it, in which stages are roots.
+    pub(crate) whole: Fragment,
+    /// How many sections tasks leave their rows in where others read them by keys.
+    pub(crate) sections: u32,
     pub(crate) stages: Vec<Stage>,
     pub(crate) schema: SchemaRef,
     /// The result, made again, has the same rows.
@@ -54,11 +63,13 @@ pub(crate) struct QueryPlan {
 pub(crate) struct Stage {
     pub(crate) id: StageId,
     pub(crate) work: Work,
-    /// Stages whose output its tasks read.
-    pub(crate) inputs: Vec<StageId>,
+    /// What its tasks read of other stages.
+    pub(crate) reads: Vec<Read>,
+    /// How they may read it: the first mode that fits is taken when it is known.
+    pub(crate) modes: Vec<Mode>,
     /// Those of them that all its tasks must read one attempt of: made again, they may be other rows.
     pub(crate) one_attempt: OneAttempt,
-    /// One task each.
+    /// One task each; none where that is decided with the mode.
     pub(crate) splits: Vec<Split>,
     /// The persisted partitions that each task reads, in the order of the splits; empty if none does.
     pub(crate) held: Vec<Vec<(QueryId, usize)>>,
@@ -66,6 +77,14 @@ pub(crate) struct Stage {
     pub(crate) why: String,
     /// The fragment as Polars describes it, for people.
     pub(crate) describe: String,
+}
+
+/// An edge from a stage to another, which reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Read {
+    pub(crate) from: StageId,
+    /// The node at which the reader is cut off, if it is, by its number in the whole plan. Else a placeholder is in the plan.
+    pub(crate) cut: Option<u32>,
 }
 
 /// What all tasks of a stage must read one attempt of.
@@ -101,7 +120,10 @@ impl Stage {
 /// A fragment, then UDF steps, each with the row-wise work up to the next: what travels to workers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct StageProgram {
-    pub(crate) fragment: Fragment,
+    /// The node that yields its rows, by its number in the whole plan.
+    pub(crate) root: u32,
+    /// Nodes at which it is cut off, and the stages that are read in their place.
+    pub(crate) cuts: Vec<(u32, StageId)>,
     /// Rows of the batches that the fragment hands on, if that was asked for.
     pub(crate) batches: Option<usize>,
     pub(crate) steps: Vec<UdfStep>,
@@ -114,8 +136,10 @@ pub(crate) struct StageProgram {
 /// Rows go to sections by the hash of their keys.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Scatter {
-    /// Columns.
+    /// The columns that their keys are, or are computed of.
     pub(crate) keys: Vec<String>,
+    /// How they are computed of a batch, if they are not columns.
+    pub(crate) computed: Option<Fragment>,
     /// How many sections there are.
     pub(crate) into: usize,
 }
@@ -150,8 +174,21 @@ pub(crate) enum Split {
     Slice { offset: usize, len: usize },
     /// The `part`-th of `of` equal shares of the rows that the stage below left.
     Share { part: usize, of: usize },
-    /// The `part`-th of the `of` sections that each task of the stage below has scattered its rows to.
-    Hashed { part: usize, of: usize },
+    /// Adjacent sections, of those that each task of the stages below has scattered its rows to.
+    Sections { from: u32, to: u32 },
+    /// Of several frames one below the other, this one, or a part of it.
+    Branch { input: usize, split: Box<Self> },
+}
+
+impl Split {
+    /// How a task with this split reads what other stages leave.
+    fn way(&self) -> Way {
+        match self {
+            Self::Share { .. } => Way::Share,
+            Self::Sections { .. } => Way::Sections,
+            _ => Way::All,
+        }
+    }
 }
 
 /// Where a plan will run.
@@ -180,12 +217,13 @@ pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanEr
     let sink = FileSink::of(root);
     sink::refuse_many_objects(root)?;
     let schema = if sink.is_some() { FileSink::schema() } else { root.schema(&optimised.lp_arena).into_owned() };
-    let (stages, stable) = cut::cut(optimised, target)?;
-    let size = stages.iter().filter_map(Stage::program).map(StageProgram::size).sum();
+    let cut::Parts { whole, stages, stable } = cut::cut(optimised, target)?;
+    let steps = stages.iter().filter_map(Stage::program).map(StageProgram::size);
+    let size = whole.size() + steps.sum::<usize>();
     if size > MAX_PLAN {
         return Err(PlanError::TooLarge { size, max: MAX_PLAN });
     }
-    Ok(QueryPlan { stages, schema, stable, sink })
+    Ok(QueryPlan { whole, sections: target.sections(), stages, schema, stable, sink })
 }
 
 /// Bytes of a plan that travels, with room for what goes with it in a message.
@@ -202,11 +240,12 @@ impl UdfStep {
 }
 
 impl StageProgram {
-    /// Bytes that it takes to send it.
+    /// Bytes that it takes to send it, beside the whole plan.
     fn size(&self) -> usize {
         let steps = self.steps.iter();
         let steps = steps.map(|step| step.arguments.len() + step.then.as_ref().map_or(0, Fragment::size));
-        self.fragment.size() + steps.sum::<usize>()
+        let keys = self.scatter.as_ref().and_then(|scatter| scatter.computed.as_ref());
+        steps.sum::<usize>() + keys.map_or(0, Fragment::size)
     }
 }
 
@@ -236,10 +275,89 @@ fn files(query: &DslPlan) -> Vec<String> {
     scans.flatten().collect()
 }
 
+impl Target {
+    /// Sections, where rows are scattered by keys: enough for any number of readers that pays.
+    fn sections(&self) -> u32 {
+        (self.tasks as u32).saturating_mul(4).clamp(16, 1024)
+    }
+}
+
+impl Stage {
+    /// How many tasks it has, or has at most.
+    fn tasks(&self, sections: u32) -> usize {
+        if self.modes.iter().any(|mode| mode.by_size) { sections as usize } else { self.splits.len() }
+    }
+}
+
 impl QueryPlan {
     /// The stage that yields the result.
     pub(crate) fn last(&self) -> Option<&Stage> {
         self.stages.last()
+    }
+
+    fn stage(&self, id: StageId) -> Option<&Stage> {
+        self.stages.get(id.0 as usize)
+    }
+
+    /// How many tasks a stage has, or has at most, if it takes in nothing of others.
+    pub(crate) fn tasks_of(&self, id: StageId) -> usize {
+        self.stage(id).map_or(0, |stage| stage.tasks(self.sections))
+    }
+
+    /// How many partitions the result has at most.
+    pub(crate) fn widest(&self) -> usize {
+        let tasks = self.stages.iter().map(|stage| stage.tasks(self.sections));
+        tasks.max().unwrap_or_default()
+    }
+
+    /// What tasks of a stage run that has this shape.
+    pub(crate) fn program(&self, id: StageId, shape: &Shape) -> Option<StageProgram> {
+        let mut program = self.stage(id)?.program()?.clone();
+        let chain = shape.chain.iter().filter_map(|(id, mode)| Some((self.stage(*id)?, *mode)));
+        let cuts = chain.flat_map(|(stage, mode)| {
+            let ways = stage.modes.get(mode).map_or(&[][..], |mode| &mode.ways);
+            let apart = stage.reads.iter().zip(ways).filter(|(_, way)| **way != Way::Along);
+            apart.filter_map(|(read, _)| Some((read.cut?, read.from)))
+        });
+        program.cuts = cuts.collect();
+        Some(program)
+    }
+
+    /// What one task of a stage that has this shape gets.
+    pub(crate) fn split(&self, shape: &Shape, task: usize) -> Option<Split> {
+        match &shape.tasks {
+            Tasks::Splits(id, _) => self.stage(*id)?.splits.get(task).cloned(),
+            Tasks::Sections(ranges) => {
+                ranges.get(task).map(|range| Split::Sections { from: range.start, to: range.end })
+            }
+        }
+    }
+
+    /// Whether stages read what comes before them, and know how.
+    pub(crate) fn is_sound(&self) -> bool {
+        let mut readers = vec![0; self.stages.len()];
+        self.stages.iter().flat_map(|stage| &stage.reads).for_each(|read| {
+            readers.get_mut(read.from.0 as usize).into_iter().for_each(|readers| *readers += 1);
+        });
+        self.stages.iter().enumerate().all(|(index, stage)| {
+            let in_order =
+                stage.id.0 as usize == index && stage.reads.iter().all(|read| (read.from.0 as usize) < index);
+            let is_along = |input: usize| stage.modes.iter().any(|mode| mode.ways.get(input) == Some(&Way::Along));
+            // What waits for its reader must not be what its reader waits for; and who takes it in must be its only one.
+            let waits = stage.modes.iter().filter_map(|mode| mode.small).any(|small| is_along(small.input));
+            let taken = stage.reads.iter().enumerate().filter(|(input, _)| is_along(*input));
+            let once = taken.clone().all(|(_, read)| {
+                let from = self.stage(read.from);
+                readers.get(read.from.0 as usize) == Some(&1)
+                    && from.and_then(Stage::program).is_some_and(|p| p.steps.is_empty() && p.limit.is_none())
+            });
+            let known = stage.modes.iter().all(|mode| {
+                let along = mode.ways.iter().filter(|way| **way == Way::Along).count();
+                mode.ways.len() == stage.reads.len() && along <= 1
+            });
+            let ends = stage.modes.last().is_none_or(|mode| mode.small.is_none());
+            in_order && !waits && once && known && ends && (stage.program().is_none() || !stage.modes.is_empty())
+        })
     }
 }
 

@@ -138,6 +138,7 @@ fn cluster(workers: u32) -> (Core, Instant) {
         linear: false,
         max_task_backlog: None,
         scale: None,
+        forced: None,
     });
     for worker in 0..workers {
         core.handle(
@@ -155,6 +156,7 @@ fn query_of(id: QueryId, tasks: usize) -> QuerySpec {
         with_others: false,
         held: Vec::new(),
         tasks,
+        modes: Vec::new(),
         pools: Vec::new(),
         affinity: [].into(),
         limit: None,

@@ -15,7 +15,7 @@ use super::{GatewayActor, SchedulerActor, SwordfishActor, UdfActor};
 use crate::actor::ActorSpec;
 use crate::cluster::ClusterProvider;
 use crate::error::{ActorError, ClusterError, Error};
-use crate::plan::{QueryPlan, Split, StageProgram};
+use crate::plan::{Fragment, QueryPlan, Split, StageProgram};
 use crate::sched::{
     Attempt, GpuInfo, Outcome, Output, PartitionId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId,
     StepId, TaskId, WorkerId,
@@ -163,6 +163,8 @@ pub(crate) struct Prepare {
     pub(crate) query: QueryId,
     pub(crate) stage: StageId,
     pub(crate) program: StageProgram,
+    /// The whole plan, before the first stage of it on this worker.
+    pub(crate) whole: Option<Fragment>,
     /// Whose query it is; `None`: of this process.
     pub(crate) driver: Option<NodeId>,
 }
@@ -389,7 +391,7 @@ impl Submit {
     /// A query, and where its events come.
     pub(crate) fn new(from: SubmitFrom) -> (Self, mpsc::Receiver<RunEvent>) {
         let SubmitFrom { driver, query, plan, given } = from;
-        let tasks = plan.last().map_or(0, |stage| stage.splits.len());
+        let tasks = plan.widest();
         // Room for every event, so that the scheduler never waits for a session: a partition that is made again is no other.
         let (events, heard) = mpsc::channel(tasks + 2);
         (Self { query, plan, given, driver, events }, heard)

@@ -61,6 +61,9 @@ impl SchedulerActor {
         if self.queries.contains_key(&query) {
             return refused("there is a query of its number");
         }
+        if !plan.is_sound() {
+            return refused("its stages do not fit together");
+        }
         let node = |place: &Place| place.node.map(|(node, _)| node);
         let is_others = |read: &QueryId| self.queries.get(read).is_some_and(|of| node(&of.driver) != node(driver));
         if plan.stages.iter().flat_map(|stage| &stage.held).flatten().any(|(read, _)| is_others(read)) {

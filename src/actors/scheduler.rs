@@ -1,6 +1,6 @@
 //! The actor of the head: carries events into `sched::Core` and its actions out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,6 +59,8 @@ pub(super) struct Crew {
 
 pub(super) struct Submitted {
     plan: QueryPlan,
+    /// Workers that have the plan.
+    sent: HashSet<WorkerId>,
     pub(super) driver: Place,
     events: mpsc::Sender<RunEvent>,
     reported: Reported,
@@ -187,17 +189,22 @@ impl SchedulerActor {
     fn act(&mut self, action: Action) {
         match action {
             Action::Prepare { worker, query, stage } => {
-                if let Some(program) = self.stage(query, stage.0).and_then(|stage| stage.program().cloned()) {
-                    let driver = self.queries.get(&query).and_then(|submitted| submitted.driver.node);
-                    let driver = driver.map(|(node, _)| node);
-                    self.send(worker, Outgoing::Prepare(Prepare { query, stage, program, driver }));
-                }
+                let (Some(submitted), Some(shape)) = (self.queries.get_mut(&query), self.core.shape(query, stage))
+                else {
+                    return;
+                };
+                let Some(program) = submitted.plan.program(stage, shape) else { return };
+                let whole = submitted.sent.insert(worker).then(|| submitted.plan.whole.clone());
+                let driver = submitted.driver.node.map(|(node, _)| node);
+                self.send(worker, Outgoing::Prepare(Prepare { query, stage, program, whole, driver }));
             }
             Action::Run { worker, task, attempt, after } => {
-                let Some(stage) = self.stage(task.query, task.stage.0) else { return };
-                let Some(split) = stage.splits.get(task.index as usize).cloned() else { return };
-                let inputs = stage.inputs.iter();
-                let inputs = inputs.map(|id| (*id, feed(&split, &self.outputs(task.query, *id)))).collect();
+                let Some(submitted) = self.queries.get(&task.query) else { return };
+                let Some(shape) = self.core.shape(task.query, task.stage) else { return };
+                let Some(split) = submitted.plan.split(shape, task.index as usize) else { return };
+                let inputs = shape.reads.iter();
+                let inputs =
+                    inputs.map(|(id, way)| (*id, feed(*way, &split, &self.outputs(task.query, *id)))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 let replicas = ready.into_iter().filter_map(|(step, replica, on)| self.replica_at(step, replica, on));
                 let replicas = replicas.collect();
@@ -507,11 +514,12 @@ impl Handler<Submit> for SchedulerActor {
         let no_gpu = (!self.core.has_gpus()).then(|| self.core.why_no_gpu());
         let affinity = self.near_persisted(&plan);
         let stages = plan.stages.iter().zip(affinity).map(|(stage, affinity)| StageSpec {
-            inputs: stage.inputs.clone(),
+            inputs: stage.reads.iter().map(|read| read.from).collect(),
             one_attempt: stage.one_attempt.inputs.clone(),
             with_others: stage.one_attempt.with_others,
             held: stage.held.iter().flatten().map(|(of, _)| *of).collect::<BTreeSet<_>>().into_iter().collect(),
-            tasks: stage.splits.len(),
+            tasks: plan.tasks_of(stage.id),
+            modes: stage.modes.clone(),
             pools: stage.steps().iter().map(|step| pool_spec(step, no_gpu.as_deref())).collect(),
             affinity,
             limit: stage.program().and_then(|program| program.limit),
@@ -519,7 +527,8 @@ impl Handler<Submit> for SchedulerActor {
         });
         let spec = QuerySpec { id: query, driver: driver_id(&driver), stages: stages.collect(), stable: plan.stable };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
-        self.queries.insert(query, Submitted { plan, driver, events, reported: Reported::default(), lost: None });
+        let (sent, reported) = (HashSet::new(), Reported::default());
+        self.queries.insert(query, Submitted { plan, sent, driver, events, reported, lost: None });
         self.take(Event::Submit(spec));
     }
 }

@@ -9,15 +9,18 @@ use super::messages::{ALL_SECTIONS, Feed, Place};
 use crate::notice::notice;
 use crate::os;
 use crate::plan::{Rows, Split, UdfStep, share};
-use crate::sched::{DriverId, Output, PoolSpec, Resources};
+use crate::sched::{DriverId, Output, PoolSpec, Resources, Way};
 use crate::store::{Part, RowRange};
 use crate::udf::RunOn;
 
-/// What a task with this split reads of outputs.
-pub(super) fn feed(split: &Split, outputs: &[(Place, Output)]) -> Feed {
-    let Split::Share { part, of } = split else {
-        let sections = match split {
-            Split::Hashed { part, .. } => *part as u32..*part as u32 + 1,
+/// What a task with this split reads of outputs, this way.
+pub(super) fn feed(way: Way, split: &Split, outputs: &[(Place, Output)]) -> Feed {
+    if let Split::Branch { split, .. } = split {
+        return feed(way, split, outputs);
+    }
+    let (Way::Share, Split::Share { part, of }) = (way, split) else {
+        let sections = match (way, split) {
+            (Way::Sections, Split::Sections { from, to }) => *from..*to,
             _ => ALL_SECTIONS,
         };
         return Feed::new(sections, outputs.iter().map(|(place, output)| (*place, Part::all(output.id))));

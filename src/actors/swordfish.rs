@@ -17,6 +17,8 @@ use super::messages::{
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
+use polars_plan::plans::IRPlan;
+
 use crate::engine::{Of, Program, TaskRun, Waits, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{Split, held_in};
@@ -43,6 +45,7 @@ type Job = Box<dyn FnOnce() -> TaskEnded + Send>;
 
 /// What this worker keeps of a query.
 struct Work {
+    plan: Result<Arc<IRPlan>, TaskFailure>,
     stages: HashMap<StageId, StageHere>,
 }
 
@@ -99,7 +102,10 @@ impl SwordfishActor {
     }
 
     fn work(&mut self, query: QueryId) -> &mut Work {
-        self.queries.entry(query).or_insert_with(|| Work { stages: HashMap::new() })
+        self.queries.entry(query).or_insert_with(|| {
+            let plan = Err(PolarsFailure::new("protocol", "the query's plan did not come before its stages").into());
+            Work { plan, stages: HashMap::new() }
+        })
     }
 
     /// Tells the scheduler which batches wait for room at a replica, where that has changed.
@@ -199,13 +205,23 @@ impl Handler<Prepare> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, message: Prepare, _: &mut Self::Context) {
-        let Prepare { query, stage, program, driver } = message;
+        let Prepare { query, stage, program, whole, driver } = message;
         if let Some(driver) = driver {
             self.host.store.own(query, driver);
         }
         let udfs: Vec<_> = program.steps.iter().map(UdfOfStep::of).collect();
-        let program = catch(|| Program::open(program).map(Arc::new).map_err(TaskFailure::from));
-        let program = program.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
+        let opened = |open: &dyn Fn() -> Result<_, PolarsFailure>| {
+            let opened = catch(|| open().map(Arc::new).map_err(TaskFailure::from));
+            opened.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)))
+        };
+        if let Some(whole) = whole {
+            let plan = catch(|| whole.open().map_err(TaskFailure::from));
+            self.work(query).plan = plan.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
+        }
+        let program = match self.work(query).plan.clone() {
+            Ok(plan) => opened(&|| Program::open(&plan, program.clone())),
+            Err(failure) => Err(failure),
+        };
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, (query, stage), udfs));
         let here = StageHere { program, pools, said: HashMap::new() };
         self.work(query).stages.insert(stage, here);
@@ -409,7 +425,7 @@ async fn begin(
     feeds: &[(StageId, Feed)],
 ) -> Result<Vec<Reading>, TaskFailure> {
     let mut wanted: BTreeMap<QueryId, Vec<usize>> = BTreeMap::new();
-    for read in program.reads() {
+    for read in program.reads_with(split) {
         if let Of::Held(scanned) = &read.of {
             held_in(split, scanned).into_iter().for_each(|(of, index)| wanted.entry(of).or_default().push(index));
         }
@@ -420,7 +436,8 @@ async fn begin(
         located.extend(partitions.into_iter().map(|partition| (query, partition)).zip(there));
     }
     let mut begun = Vec::new();
-    for read in program.reads() {
+    let reads: Vec<_> = program.reads_with(split).collect();
+    for read in &reads {
         let (of, feed) = match &read.of {
             Of::Stage(stage) => {
                 let feed = feeds.iter().find(|(of, _)| of == stage).map(|(_, feed)| feed.clone());
@@ -438,7 +455,7 @@ async fn begin(
                 (of.unwrap_or((query, StageId(0))), Feed::new(ALL_SECTIONS, parts))
             }
         };
-        let most = AHEAD / program.reads().len();
+        let most = AHEAD / reads.len();
         begun.push(host.begin(of, feed, Arc::clone(&read.form), most));
     }
     try_join_all(begun).await

@@ -11,12 +11,23 @@ use polars_utils::arena::{Arena, Node};
 pub(super) fn streams(top: Node, ir: &Arena<IR>, exprs: &Arena<AExpr>) -> bool {
     // It panics on the one, and takes slices from the end in expressions as in nodes, where they cannot be rewritten.
     let cut_short = |root: Node| exprs.iter(root).any(|(_, expr)| is_cut_short(expr, exprs));
-    !ir.iter(top).any(|(_, ir)| match ir {
+    !ir.iter(top).any(|(_, node)| match node {
         IR::ExtContext { .. } => true,
+        // It repeats each row of structs of which some are null, but not the mask that says so.
+        IR::Join { input_left, input_right, options, .. } if options.args.how.is_cross() => {
+            [input_left, input_right].into_iter().any(|input| has_struct(&ir.get(*input).schema(ir)))
+        }
         // Its groups are sliced one by one.
         IR::GroupBy { keys, .. } => keys.iter().any(|key| cut_short(key.node())),
         other => other.exprs().any(|expr| cut_short(expr.node())),
     })
+}
+
+fn has_struct(schema: &Schema) -> bool {
+    fn is_one(dtype: &DataType) -> bool {
+        dtype.is_struct() || dtype.inner_dtype().is_some_and(is_one)
+    }
+    schema.iter_values().any(is_one)
 }
 
 /// Rewrites what can be.

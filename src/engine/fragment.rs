@@ -53,7 +53,7 @@ pub(super) fn schema(plan: &IRPlan) -> SchemaRef {
 /// What it reads was waited for, and is lost.
 pub(super) fn bind(
     program: &Program,
-    split: &Split,
+    split_of_task: &Split,
     inputs: Vec<Reading>,
     task: &CallingTask,
     waits: &Waits,
@@ -62,13 +62,15 @@ pub(super) fn bind(
     let (ir, exprs) = (plan.lp_arena.clone(), plan.expr_arena.clone());
     let mut bound = Bound { top: plan.lp_top, ir, exprs, readings: Vec::new() };
     call_from(task, &program.calls, &mut bound.exprs);
-    for (read, reading) in program.reads.iter().zip(inputs) {
+    let split = take_branch(bound.top, split_of_task, &mut bound.ir);
+    for (read, reading) in program.reads_with(split_of_task).zip(inputs) {
         let reading = Arc::new(reading);
         source::put(&reading, read, &mut bound.ir, waits)?;
         bound.readings.push(reading);
     }
-    for node in (0..plan.lp_arena.len()).map(Node) {
-        // What is read has the task's part already.
+    let sources: Vec<_> = bound.ir.iter(bound.top).map(|(node, _)| node).collect();
+    // What is read has the task's part already.
+    for node in sources.into_iter().filter(|node| node.0 < plan.lp_arena.len()) {
         if !program.reads.iter().any(|read| read.at == node) {
             take_split(bound.ir.get_mut(node), split);
         }
@@ -171,6 +173,22 @@ fn take_files(scan: &mut IR, files: &[usize], rows_before: usize, slice: Option<
         index.offset += rows_before as IdxSize;
         index
     });
+}
+
+/// Puts the frame that a task yields in the place of all of them, and says which part of it.
+pub(super) fn take_branch<'a>(top: Node, mut split: &'a Split, ir: &mut Arena<IR>) -> &'a Split {
+    while let Split::Branch { input, split: part } = split {
+        let union = ir.iter(top).find_map(|(node, ir)| match ir {
+            IR::Union { inputs, .. } => Some((node, *inputs.get(*input)?)),
+            _ => None,
+        });
+        if let Some((union, input)) = union {
+            let columns = ir.get(union).schema(ir).into_owned();
+            ir.replace(union, IR::SimpleProjection { input, columns });
+        }
+        split = part;
+    }
+    split
 }
 
 fn take_split(source: &mut IR, split: &Split) {

@@ -1,6 +1,6 @@
 //! A stage's program, decoded once per worker and shared by its tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use polars::prelude::*;
@@ -9,7 +9,7 @@ use polars_utils::arena::Node;
 
 use super::fragment;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{FileSink, Scatter, StageProgram, UdfStep, held_by, placeholder_of, udf_calls};
+use crate::plan::{FileSink, Scatter, Split, StageProgram, UdfStep, cut_off, held_by, placeholder_of, udf_calls};
 use crate::sched::{QueryId, StageId};
 use crate::store::Form;
 use crate::udf::{CallingTask, UdfCall, batch_of};
@@ -23,7 +23,7 @@ pub(crate) struct Program {
     pub(super) steps: Vec<Step>,
     /// Rows that a task leaves at most.
     pub(super) limit: Option<u64>,
-    pub(super) scatter: Option<Scatter>,
+    pub(super) scatter: Option<Scattering>,
     /// What its tasks leave.
     pub(super) form: Arc<Form>,
     /// What they read of what other tasks have left.
@@ -49,6 +49,14 @@ pub(crate) enum Of {
     Held(Vec<(QueryId, usize)>),
 }
 
+/// How rows go to sections.
+#[derive(Clone)]
+pub(super) struct Scattering {
+    pub(super) by: Scatter,
+    /// What computes the keys of a batch, if they are not columns.
+    pub(super) computed: Option<Arc<IRPlan>>,
+}
+
 pub(super) struct Step {
     pub(super) spec: UdfStep,
     pub(super) then: Option<Arc<IRPlan>>,
@@ -56,12 +64,12 @@ pub(super) struct Step {
 }
 
 impl Program {
-    /// Decodes a program.
+    /// Decodes a program, a part of the whole plan.
     ///
     /// # Errors
     /// The plan was made by another build, or calls a UDF that this one lacks.
-    pub(crate) fn open(program: StageProgram) -> Result<Self, PolarsFailure> {
-        let fragment = program.fragment.open()?;
+    pub(crate) fn open(whole: &IRPlan, program: StageProgram) -> Result<Self, PolarsFailure> {
+        let fragment = Arc::new(cut_off(whole, program.root, &program.cuts)?);
         let sink = FileSink::of(fragment.lp_arena.get(fragment.lp_top));
         let mut schema = if sink.is_some() { FileSink::listing() } else { fragment::schema(&fragment) };
         let mut steps = Vec::with_capacity(program.steps.len());
@@ -80,13 +88,23 @@ impl Program {
         }
         let calls = udf_calls(&fragment);
         let StageProgram { batches, limit, scatter, .. } = program;
+        let scatter = scatter.map(|by| {
+            let computed = by.computed.as_ref().map(|computed| computed.open()).transpose()?;
+            Ok::<_, PolarsFailure>(Scattering { by, computed })
+        });
+        let scatter = scatter.transpose()?;
         let (form, reads) = (Form::new(&schema), reads(&fragment));
         Ok(Self { fragment, calls, batches, steps, limit, scatter, form, reads, sink })
     }
 
-    /// What a task reads of what other tasks have left.
-    pub(crate) fn reads(&self) -> &[Read] {
-        &self.reads
+    /// What a task with this split reads of what other tasks have left.
+    pub(crate) fn reads_with(&self, split: &Split) -> impl Iterator<Item = &Read> {
+        let below = matches!(split, Split::Branch { .. }).then(|| {
+            let mut ir = self.fragment.lp_arena.clone();
+            fragment::take_branch(self.fragment.lp_top, split, &mut ir);
+            ir.iter(self.fragment.lp_top).map(|(node, _)| node.0).collect::<BTreeSet<_>>()
+        });
+        self.reads.iter().filter(move |read| below.as_ref().is_none_or(|below| below.contains(&read.at.0)))
     }
 }
 

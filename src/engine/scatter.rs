@@ -7,11 +7,13 @@ use polars_core::hashing::columns_to_hashes;
 use polars_utils::aliases::{PlSeedableRandomStateQuality, SeedableFromU64SeedExt};
 use polars_utils::hashing::hash_to_partition;
 
+use super::fragment;
+use super::program::Scattering;
 use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::Scatter;
 use crate::sched::Output;
 use crate::store::{Form, Writer, size};
+use crate::udf::CallingTask;
 
 /// The same in every process, so that equal keys meet.
 const SEED: u64 = 0x5eed_0f7e_6a77_a000;
@@ -21,24 +23,30 @@ const PIECE: usize = 4 << 20;
 /// Writes what a task leaves. Dropped before [`seal`](Self::seal), it leaves nothing.
 pub(super) struct Sections {
     form: Arc<Form>,
-    scatter: Option<Scatter>,
+    scatter: Option<Scattering>,
+    calling: CallingTask,
     writer: Writer,
 }
 
 impl Sections {
     pub(super) fn new(task: &TaskRun) -> Self {
-        let scatter = task.program.scatter.clone().filter(|scatter| scatter.into > 1);
+        let scatter = task.program.scatter.clone().filter(|scatter| scatter.by.into > 1);
         let form = Arc::clone(&task.program.form);
-        Self { scatter, writer: task.store.writer(task.output, &form), form }
+        let calling = task.calling.clone();
+        Self { scatter, calling, writer: task.store.writer(task.output, &form), form }
     }
 
     pub(super) fn write(&mut self, batch: DataFrame) -> Result<(), TaskFailure> {
         self.form.check(&batch).map_err(PolarsFailure::from)?;
-        let Some(Scatter { keys, into }) = &self.scatter else { return self.writer.write(0, batch) };
+        let Some(Scattering { by, computed }) = &self.scatter else { return self.writer.write(0, batch) };
         let rows = (batch.height() * PIECE / size(&batch).max(1)).max(1);
         for start in (0..batch.height()).step_by(rows) {
             let piece = batch.slice(start as i64, rows);
-            let sections = scatter(&piece, keys, *into).map_err(PolarsFailure::from)?;
+            let keys = match computed {
+                Some(plan) => fragment::run_on_batch(plan, &[], &self.calling, piece.clone())?,
+                None => piece.select(&by.keys).map_err(PolarsFailure::from)?,
+            };
+            let sections = scatter(&piece, &keys, by.into).map_err(PolarsFailure::from)?;
             for (section, rows) in sections.enumerate() {
                 self.writer.write(section as u32, rows)?;
             }
@@ -53,8 +61,8 @@ impl Sections {
 }
 
 /// The rows for each of `into` sections, in their order.
-fn scatter(batch: &DataFrame, keys: &[String], into: usize) -> PolarsResult<impl Iterator<Item = DataFrame>> {
-    let keys: Vec<_> = keys.iter().map(|key| comparable(batch.column(key)?)).collect::<PolarsResult<_>>()?;
+fn scatter(batch: &DataFrame, keys: &DataFrame, into: usize) -> PolarsResult<impl Iterator<Item = DataFrame>> {
+    let keys: Vec<_> = keys.columns().iter().map(comparable).collect::<PolarsResult<_>>()?;
     let mut keys = DataFrame::new(batch.height(), keys)?;
     keys.rechunk_mut_par();
     let mut hashes = Vec::with_capacity(batch.height());
@@ -105,7 +113,7 @@ mod tests {
         for into in [2, 3, 16] {
             let mut partition_of = vec![None; rows as usize];
             for batch in [frame.head(Some(311)), frame.slice(311, 389)] {
-                for (partition, piece) in scatter(&batch, &["key".to_owned()], into).unwrap().enumerate() {
+                for (partition, piece) in scatter(&batch, &batch.select(["key"]).unwrap(), into).unwrap().enumerate() {
                     let ids: Vec<_> = piece.column("id").unwrap().i64().unwrap().iter().flatten().collect();
                     assert!(ids.is_sorted(), "in their order: {ids:?}");
                     ids.iter().for_each(|id| assert_eq!(partition_of[*id as usize].replace(partition), None, "once"));
@@ -133,9 +141,10 @@ mod tests {
             DataFrame::new_infer_broadcast(vec![list.unwrap().into_column()]).unwrap()
         };
         let place = |frame: &DataFrame, row: usize| {
-            let words = ["w".to_owned()];
-            let pieces: Vec<_> =
-                scatter(&frame.slice(row as i64, 1), &words, 1000).unwrap().map(|p| p.height()).collect();
+            let pieces: Vec<_> = scatter(&frame.slice(row as i64, 1), &frame.slice(row as i64, 1), 1000)
+                .unwrap()
+                .map(|p| p.height())
+                .collect();
             pieces.iter().position(|height| *height == 1)
         };
         // The same words, with numbers of their own.

@@ -1,19 +1,17 @@
-//! Aggregations in two stages: tasks aggregate their own rows, and one merges what they made of them.
-//!
-//! Only those that call aggregate UDFs: Polars' own run whole until rows are exchanged between tasks.
+//! Aggregations in two stages: tasks aggregate their own rows, and others merge what they made of them.
 
 use std::collections::BTreeMap;
 
 use polars::prelude::*;
-use polars_plan::dsl::LazySerde;
 use polars_plan::plans::expr_ir::{ExprIR, OutputName};
-use polars_plan::plans::{AExpr, ArenaExprIter, IR, IRAggExpr};
-use polars_plan::prelude::{AnonymousColumnsUdf, OpaqueColumnUdf, SpecialEq};
+use polars_plan::plans::{AExpr, IR};
 use polars_utils::arena::{Arena, Node};
 
 use super::lift::{below, replaced};
 use super::rowwise::{expr_is_row_wise, maps_its_inputs, reads_a_column};
-use crate::udf::UdfCall;
+use states::{States, is_mergeable, shown};
+
+mod states;
 
 /// The two nodes. Both still stand on the input of the one.
 pub(super) struct Parts {
@@ -23,27 +21,41 @@ pub(super) struct Parts {
     pub(super) merge: IR,
 }
 
-/// Whether this is an aggregation that calls a UDF for it.
-pub(super) fn calls_aggregate_udf(ir: &IR, exprs: &Arena<AExpr>) -> bool {
-    let mut nodes = ir.exprs().flat_map(|root| exprs.iter(root.node()));
-    matches!(ir, IR::Select { .. } | IR::GroupBy { .. }) && nodes.any(|(_, expr)| aggregate_udf(expr).is_some())
+/// Whether this node makes rows of many.
+pub(super) fn is_aggregation(ir: &IR) -> bool {
+    matches!(ir, IR::Select { .. } | IR::GroupBy { .. })
+}
+
+/// The keys by which groups may be told apart by several tasks: none, if their order or their number matters.
+pub(super) fn keys_of(ir: &IR) -> Option<Vec<ExprIR>> {
+    match ir {
+        IR::GroupBy { keys, maintain_order: false, options, apply: None, .. }
+            if options.slice.is_none() && !options.is_dynamic() && !options.is_rolling() =>
+        {
+            Some(keys.clone())
+        }
+        _ => None,
+    }
 }
 
 /// Takes an aggregation apart; `names` gives names that no column has.
 ///
 /// # Errors
-/// In words, why it has to run whole.
+/// In words, why all rows must be seen at once.
 pub(super) fn in_parts(
     ir: &IR,
     rows: &Schema,
     exprs: &mut Arena<AExpr>,
     mut names: impl FnMut() -> PlSmallStr,
 ) -> Result<Parts, String> {
-    let mut parts = Splitter { rows, exprs, names: &mut names, partials: Vec::new(), kept: Schema::default() };
+    let mut parts = States { rows, exprs, names: &mut names, partials: Vec::new(), kept: Schema::default() };
     match ir {
         IR::Select { input, expr, schema, options } => {
             let (input, schema, options) = (*input, Arc::clone(schema), *options);
-            let merges = parts.split_all(expr)?;
+            let merges = split_all(&mut parts, expr)?;
+            if parts.partials.is_empty() {
+                return Err("it aggregates no column".to_owned());
+            }
             let kept = Arc::new(parts.kept);
             let partial = IR::Select { input, expr: parts.partials, schema: Arc::clone(&kept), options };
             Ok(Parts { partial, kept, merge: IR::Select { input, expr: merges, schema, options } })
@@ -61,7 +73,7 @@ pub(super) fn in_parts(
                 parts.kept.insert(name.clone(), dtype);
                 merge_keys.push(ExprIR::from_column_name(name, parts.exprs));
             }
-            let merges = parts.split_all(aggs)?;
+            let merges = split_all(&mut parts, aggs)?;
             let kept = Arc::new(parts.kept);
             let partial = IR::GroupBy {
                 input: *input,
@@ -88,103 +100,41 @@ pub(super) fn in_parts(
     }
 }
 
-struct Splitter<'a> {
-    rows: &'a Schema,
-    exprs: &'a mut Arena<AExpr>,
-    names: &'a mut dyn FnMut() -> PlSmallStr,
-    partials: Vec<ExprIR>,
-    kept: Schema,
+/// The expressions over what is kept of the rows.
+fn split_all(parts: &mut States<'_>, roots: &[ExprIR]) -> Result<Vec<ExprIR>, String> {
+    let merges = roots.iter().map(|root| {
+        let mut merged = BTreeMap::new();
+        split(parts, root.node(), &mut merged)?;
+        let merge = replaced(root.node(), &merged, parts.exprs);
+        Ok(ExprIR::new(merge, OutputName::Alias(root.output_name().clone())))
+    });
+    merges.collect()
 }
 
-impl Splitter<'_> {
-    /// The expressions over what is kept of the rows.
-    fn split_all(&mut self, roots: &[ExprIR]) -> Result<Vec<ExprIR>, String> {
-        let merges = roots.iter().map(|root| {
-            let mut merged = BTreeMap::new();
-            self.split(root.node(), &mut merged)?;
-            let merge = replaced(root.node(), &merged, self.exprs);
-            Ok(ExprIR::new(merge, OutputName::Alias(root.output_name().clone())))
-        });
-        merges.collect()
-    }
-
-    /// Finds the aggregates at and below a node, and for each what merges it.
-    fn split(&mut self, at: Node, merged: &mut BTreeMap<usize, Node>) -> Result<(), String> {
-        let expr = self.exprs.get(at).clone();
-        let inputs = below(&expr);
-        if is_mergeable(&expr) {
-            let rows = |input: &Node| expr_is_row_wise(*input, self.exprs) && reads_a_column(*input, self.exprs);
-            if let Some(input) = inputs.iter().find(|input| !rows(input)) {
-                return Err(format!("its input {} is not computed row by row", shown(*input, self.exprs)));
-            }
-            let merge = self.keep(at, expr).map_err(|error| error.to_string())?;
-            merged.insert(at.0, merge);
-            return Ok(());
+/// Finds the aggregates at and below a node, and for each what merges it.
+fn split(parts: &mut States<'_>, at: Node, merged: &mut BTreeMap<usize, Node>) -> Result<(), String> {
+    let expr = parts.exprs.get(at).clone();
+    let inputs = below(&expr);
+    if is_mergeable(&expr) {
+        if let Some(input) = inputs.iter().find(|input| !are_rows(**input, parts.exprs)) {
+            return Err(format!("its input {} is not computed row by row", shown(*input, parts.exprs)));
         }
-        let maps = maps_its_inputs(&expr, self.exprs) && !matches!(expr, AExpr::Column(_));
-        if !maps || (inputs.is_empty() && !matches!(expr, AExpr::Literal(_))) {
-            return Err(format!("{} cannot be merged of parts", shown(at, self.exprs)));
-        }
-        inputs.into_iter().try_for_each(|input| self.split(input, merged))
+        let merge = parts.keep(at).map_err(|error| error.to_string())?;
+        merged.insert(at.0, merge);
+        return Ok(());
     }
-
-    /// Has each task keep what this aggregate makes of its rows, and returns what merges it.
-    fn keep(&mut self, at: Node, expr: AExpr) -> PolarsResult<Node> {
-        let name = (self.names)();
-        let kept = self.exprs.add(AExpr::Column(name.clone()));
-        let (partial, merge) = match (aggregate_udf(&expr), expr) {
-            (Some(call), AExpr::AnonymousFunction { input, options, .. }) => {
-                let dtype = ExprIR::from_node(at, self.exprs).dtype(self.rows, self.exprs)?.clone();
-                let (partial, merge) = call.in_parts(dtype);
-                let call = |call: UdfCall, input, what| AExpr::AnonymousFunction {
-                    input,
-                    fmt_str: Box::new(format!("{} ({what})", call.name()).into()),
-                    function: opaque(call),
-                    options,
-                };
-                let kept = ExprIR::new(kept, OutputName::ColumnLhs(name.clone()));
-                let (partial, merge) = (call(partial, input, "partial"), call(merge, vec![kept], "merge"));
-                (self.exprs.add(partial), merge)
-            }
-            (_, AExpr::Agg(IRAggExpr::Min { propagate_nans, .. })) => {
-                (at, AExpr::Agg(IRAggExpr::Min { input: kept, propagate_nans }))
-            }
-            (_, AExpr::Agg(IRAggExpr::Max { propagate_nans, .. })) => {
-                (at, AExpr::Agg(IRAggExpr::Max { input: kept, propagate_nans }))
-            }
-            // Sums of sums, and of counts.
-            _ => (at, AExpr::Agg(IRAggExpr::Sum(kept))),
-        };
-        let partial = ExprIR::new(partial, OutputName::Alias(name.clone()));
-        self.kept.insert(name, partial.dtype(self.rows, self.exprs)?.clone());
-        self.partials.push(partial);
-        Ok(self.exprs.add(merge))
+    let maps = maps_its_inputs(&expr, parts.exprs) && !matches!(expr, AExpr::Column(_));
+    if !maps || (inputs.is_empty() && !matches!(expr, AExpr::Literal(_))) {
+        return Err(format!("{} cannot be merged of parts", shown(at, parts.exprs)));
     }
+    inputs.into_iter().try_for_each(|input| split(parts, input, merged))
 }
 
-fn is_mergeable(expr: &AExpr) -> bool {
-    match expr {
-        AExpr::Len => true,
-        AExpr::Agg(aggregate) => matches!(
-            aggregate,
-            IRAggExpr::Min { .. } | IRAggExpr::Max { .. } | IRAggExpr::Sum(_) | IRAggExpr::Count { .. }
-        ),
-        _ => aggregate_udf(expr).is_some(),
+/// Whether an aggregate's input is made row by row, or is some of such rows.
+fn are_rows(input: Node, exprs: &Arena<AExpr>) -> bool {
+    let rows = |node: Node| expr_is_row_wise(node, exprs) && reads_a_column(node, exprs);
+    match exprs.get(input) {
+        AExpr::Filter { input, by } => rows(*input) && rows(*by),
+        _ => rows(input),
     }
-}
-
-fn aggregate_udf(expr: &AExpr) -> Option<UdfCall> {
-    match expr {
-        AExpr::AnonymousFunction { function, .. } => UdfCall::of(function).filter(UdfCall::is_aggregate),
-        _ => None,
-    }
-}
-
-fn opaque(call: UdfCall) -> OpaqueColumnUdf {
-    LazySerde::Deserialized(SpecialEq::new(Arc::new(call) as Arc<dyn AnonymousColumnsUdf>))
-}
-
-/// An expression as people write it.
-fn shown(at: Node, exprs: &Arena<AExpr>) -> String {
-    ExprIR::from_node(at, exprs).display(exprs).to_string()
 }

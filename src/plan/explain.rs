@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{QueryPlan, Scatter, Split, Stage};
+use super::{QueryPlan, Read, Scatter, Split, Stage};
+use crate::sched::Way;
 use crate::udf::RunOn;
 
 impl fmt::Display for QueryPlan {
@@ -20,16 +21,16 @@ impl fmt::Display for QueryPlan {
 fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let parts = stage.splits.len();
     let what = if stage.program().is_some() { "task" } else { "partition" };
-    writeln!(f, "stage {}: {parts} {what}{} ({})", stage.id.0, if parts == 1 { "" } else { "s" }, stage.why)?;
-    let reads = match stage.splits[..] {
-        [Split::Share { .. }, ..] => "shares",
-        [Split::Hashed { .. }, ..] => "a hash partition",
-        _ => "all",
-    };
-    for input in &stage.inputs {
-        let one = stage.one_attempt.inputs.contains(input);
+    match (parts, if parts == 1 { "" } else { "s" }) {
+        (0, _) => writeln!(f, "stage {}: tasks as what it reads turns out ({})", stage.id.0, stage.why)?,
+        (parts, s) => writeln!(f, "stage {}: {parts} {what}{s} ({})", stage.id.0, stage.why)?,
+    }
+    for (input, Read { from, .. }) in stage.reads.iter().enumerate() {
+        let mut ways: Vec<_> = stage.modes.iter().filter_map(|mode| mode.ways.get(input)).map(in_words).collect();
+        ways.dedup();
+        let one = stage.one_attempt.inputs.contains(from);
         let again = if one { "; lost and made again it may be other rows: then all tasks run again" } else { "" };
-        writeln!(f, "  reads {reads} of stage {}{again}", input.0)?;
+        writeln!(f, "  reads {} of stage {}{again}", ways.join(", or else "), from.0)?;
     }
     for line in stage.describe.lines() {
         writeln!(f, "  | {line}")?;
@@ -58,11 +59,20 @@ fn write_stage(stage: &Stage, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if let Some(rows) = stage.program().and_then(|program| program.limit) {
         writeln!(f, "  ends with the first {rows} rows")?;
     }
-    if let Some(Scatter { keys, into }) = stage.program().and_then(|program| program.scatter.as_ref()) {
+    if let Some(Scatter { keys, into, .. }) = stage.program().and_then(|program| program.scatter.as_ref()) {
         let s = if *into == 1 { "" } else { "s" };
-        writeln!(f, "  leaves its rows in {into} partition{s}, by the hash of {}", keys.join(", "))?;
+        writeln!(f, "  leaves its rows in {into} section{s}, by the hash of {}", keys.join(", "))?;
     }
     Ok(())
+}
+
+fn in_words(way: &Way) -> &'static str {
+    match way {
+        Way::Along => "nothing, but does itself the work",
+        Way::Share => "shares",
+        Way::Sections => "sections",
+        Way::All => "all",
+    }
 }
 
 impl fmt::Display for Split {
@@ -73,7 +83,8 @@ impl fmt::Display for Split {
             Self::Rows { file, offset, len, .. } => write!(f, "file {file} rows {offset}..{}", offset + len),
             Self::Slice { offset, len } => write!(f, "rows {offset}..{}", offset + len),
             Self::Share { part, of } => write!(f, "share {part} of {of}"),
-            Self::Hashed { part, of } => write!(f, "hash partition {part} of {of}"),
+            Self::Branch { input, split } => write!(f, "{split} of input {input}"),
+            Self::Sections { from, to } => write!(f, "sections {from}..{to}"),
         }
     }
 }

@@ -63,6 +63,7 @@ pub(super) fn held_by_splits<'a>(nodes: impl Iterator<Item = &'a IR>, splits: &[
 /// Of the partitions that a node scans, those that a task with this split reads.
 pub(crate) fn held_in(split: &Split, scanned: &[(QueryId, usize)]) -> Vec<(QueryId, usize)> {
     match split {
+        Split::Branch { split, .. } => held_in(split, scanned),
         Split::Files { files, .. } => files.iter().filter_map(|file| scanned.get(*file)).copied().collect(),
         _ => scanned.to_vec(),
     }

@@ -4,7 +4,7 @@
 //! not promise otherwise leaves other values, and what is computed of those may be other rows altogether. Where it is not
 //! known, nothing is promised: that costs time when a worker is lost, and never an answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use polars::prelude::*;
 use polars_plan::dsl::FileScanIR;
@@ -16,11 +16,12 @@ use polars_plan::plans::{
 use polars_plan::prelude::{JoinTypeOptionsIR, WindowMapping};
 use polars_utils::arena::{Arena, Node};
 
+use super::cut::ways_of;
 use super::held::held_by;
 use super::rowwise::{expr_is_row_wise, is_row_wise, maps_its_inputs, reads_a_column};
 use super::wire::placeholder_of;
-use super::{OneAttempt, Scatter, Split, Stage};
-use crate::sched::StageId;
+use super::{OneAttempt, Scatter, Stage};
+use crate::sched::{StageId, Way};
 use crate::udf::{OnError, UdfCall};
 
 /// Which rows two attempts share.
@@ -79,15 +80,13 @@ impl Same {
         self
     }
 
-    /// What tasks with these splits read of a stage that leaves this.
-    fn as_read(&self, splits: &[Split], scatter: Option<&Scatter>) -> Self {
-        let settled = match splits.first() {
-            Some(Split::Share { .. }) => self.rows == Alike::Positions,
-            Some(Split::Hashed { .. }) => {
-                self.has_stable(scatter.into_iter().flat_map(|s| &s.keys).map(String::as_str))
-            }
-            _ => true,
-        };
+    /// What tasks read of a stage that leaves this, whichever of these ways they read it.
+    fn as_read(&self, ways: &[Way], scatter: Option<&Scatter>) -> Self {
+        let settled = ways.iter().all(|way| match way {
+            Way::Share => self.rows == Alike::Positions,
+            Way::Sections => self.has_stable(scatter.into_iter().flat_map(|s| &s.keys).map(String::as_str)),
+            Way::All | Way::Along => true,
+        });
         if settled { self.clone() } else { Self::nothing() }
     }
 }
@@ -102,27 +101,30 @@ fn keeps_its_word(call: &UdfCall) -> bool {
 /// A single task reads what is there when it starts, which goes together; and what only it has read may change behind it. Unless
 /// others read it too: then all that is made of it must be of one attempt.
 pub(super) fn one_attempt(stages: &[Stage], same: &[Same]) -> Vec<OneAttempt> {
+    let reads = |stage: &Stage| stage.reads.iter().map(|read| read.from).collect::<Vec<_>>();
     let readers =
-        |input: usize| stages.iter().filter(move |stage| stage.inputs.iter().any(|id| id.0 as usize == input));
+        |input: usize| stages.iter().filter(move |stage| reads(stage).iter().any(|id| id.0 as usize == input));
     let mut forked = vec![false; stages.len()];
     for (index, stage) in stages.iter().enumerate() {
-        let below = stage.inputs.iter().any(|id| forked[id.0 as usize] && !same[id.0 as usize].is_stable());
+        let below = reads(stage).iter().any(|id| forked[id.0 as usize] && !same[id.0 as usize].is_stable());
         forked[index] = below || readers(index).count() > 1;
     }
     let settled = |stage: &Stage, input: usize| {
         let left = &same[input];
-        let read = left.as_read(&stage.splits, stages[input].program().and_then(|program| program.scatter.as_ref()));
+        let ways = ways_of(&stage.reads, &stage.modes, StageId(input as u32));
+        let read = left.as_read(&ways, stages[input].program().and_then(|program| program.scatter.as_ref()));
         match forked[input] {
             true => left.is_stable() && read.rows > Alike::Nothing,
             false if stage.splits.len() == 1 => true,
-            false => match stage.splits.first() {
-                Some(Split::Share { .. } | Split::Hashed { .. }) => read.rows > Alike::Nothing,
-                _ => left.is_stable(),
-            },
+            false => ways.iter().all(|way| match way {
+                Way::Share | Way::Sections => read.rows > Alike::Nothing,
+                Way::All => left.is_stable(),
+                Way::Along => true,
+            }),
         }
     };
     let of = |stage: &Stage| {
-        let inputs: Vec<_> = stage.inputs.iter().copied().filter(|id| !settled(stage, id.0 as usize)).collect();
+        let inputs: Vec<_> = reads(stage).into_iter().filter(|id| !settled(stage, id.0 as usize)).collect();
         let with_others = inputs.iter().any(|id| forked[id.0 as usize]);
         OneAttempt { inputs, with_others }
     };
@@ -133,10 +135,12 @@ pub(super) fn one_attempt(stages: &[Stage], same: &[Same]) -> Vec<OneAttempt> {
 pub(super) struct Comparison<'a> {
     pub(super) ir: &'a Arena<IR>,
     pub(super) exprs: &'a Arena<AExpr>,
-    /// What stages below leave, as tasks with these splits read it.
+    /// Nodes that stand for stages as placeholders do.
+    pub(super) cuts: &'a BTreeMap<usize, StageId>,
+    /// What stages below leave, and the ways in which it may be read.
     pub(super) stages: &'a [Same],
     pub(super) scatters: &'a [Option<Scatter>],
-    pub(super) splits: &'a [Split],
+    pub(super) ways: &'a dyn Fn(StageId) -> Vec<Way>,
 }
 
 /// What two attempts make of an expression.
@@ -154,11 +158,11 @@ impl Comparison<'_> {
     /// The rows at this node. `batch`: what comes through the placeholder of the stage itself, of which this is row-wise work.
     pub(super) fn of(&self, node: Node, batch: Option<(StageId, &Same)>) -> Same {
         let ir = self.ir.get(node);
-        if let Some(stage) = placeholder_of(ir) {
+        if let Some(stage) = self.stage_at(node) {
             return match batch {
                 Some((own, same)) if own == stage => same.clone(),
                 _ => match (self.stages.get(stage.0 as usize), self.scatters.get(stage.0 as usize)) {
-                    (Some(same), Some(scatter)) => same.as_read(self.splits, scatter.as_ref()),
+                    (Some(same), Some(scatter)) => same.as_read(&(self.ways)(stage), scatter.as_ref()),
                     _ => Same::nothing(),
                 },
             };
@@ -177,6 +181,11 @@ impl Comparison<'_> {
             (ir, None, None) => self.source(ir),
             _ => Same::nothing(),
         }
+    }
+
+    /// The stage that this node stands for.
+    fn stage_at(&self, node: Node) -> Option<StageId> {
+        self.cuts.get(&node.0).copied().or_else(|| placeholder_of(self.ir.get(node)))
     }
 
     fn source(&self, ir: &IR) -> Same {
@@ -355,7 +364,8 @@ impl Comparison<'_> {
             let sources: BTreeSet<_> = nodes
                 .filter_map(|(node, ir)| match ir {
                     IR::Cache { .. } => Some((usize::MAX, 0)),
-                    ir => placeholder_of(ir)
+                    ir => self
+                        .stage_at(node)
                         .map(|stage| (0, stage.0 as usize))
                         .or_else(|| ir.inputs().next().is_none().then_some((1, node.0))),
                 })

@@ -10,29 +10,62 @@ use polars_utils::slice_enum::Slice;
 
 use super::files::Layout;
 use super::{Split, held_by};
+use crate::sched::{StageId, Way};
 
-/// How a scan is split, and why so.
+/// How what tasks run is split, and why so.
 #[derive(Clone)]
 pub(super) struct Splits {
+    /// None, if that is decided when what they read has been measured.
     pub(super) splits: Vec<Split>,
+    /// How, then: the first that fits.
+    pub(super) choices: Vec<Choice>,
     /// Whether they are known to be shares of the source's rows that differ by one at most.
     pub(super) are_equal: bool,
     pub(super) why: String,
 }
 
+/// A mode, in terms of stages.
+#[derive(Clone)]
+pub(super) struct Choice {
+    pub(super) ways: Vec<(StageId, Way)>,
+    pub(super) by_size: bool,
+    /// Only if this stage is small beside so many bytes.
+    pub(super) small: Option<(StageId, u64)>,
+}
+
+impl Choice {
+    /// Tasks read adjacent sections of each of these stages.
+    pub(super) fn sections(of: impl IntoIterator<Item = StageId>) -> Self {
+        Self { ways: of.into_iter().map(|stage| (stage, Way::Sections)).collect(), by_size: true, small: None }
+    }
+}
+
 impl Splits {
     pub(super) fn whole(why: impl Into<String>) -> Self {
-        Self { splits: vec![Split::Whole], are_equal: true, why: why.into() }
+        Self::of(vec![Split::Whole], true, why)
+    }
+
+    pub(super) fn of(splits: Vec<Split>, are_equal: bool, why: impl Into<String>) -> Self {
+        Self { splits, choices: Vec::new(), are_equal, why: why.into() }
+    }
+
+    pub(super) fn chosen(choices: Vec<Choice>, why: impl Into<String>) -> Self {
+        Self { splits: Vec::new(), choices, are_equal: false, why: why.into() }
+    }
+
+    /// Whether there may be several tasks.
+    pub(super) fn are_several(&self) -> bool {
+        self.splits.len() > 1 || !self.choices.is_empty()
     }
 
     pub(super) fn shares(of: usize) -> Self {
         let splits = (0..of).map(|part| Split::Share { part, of }).collect();
-        Self { splits, are_equal: true, why: "equal shares of the rows below".to_owned() }
+        Self::of(splits, true, "equal shares of the rows below")
     }
 
     pub(super) fn hashed(of: usize, keys: &str) -> Self {
-        let splits = (0..of).map(|part| Split::Hashed { part, of }).collect();
-        Self { splits, are_equal: false, why: format!("rows of equal {keys} come to one task") }
+        let splits = (0..of as u32).map(|part| Split::Sections { from: part, to: part + 1 }).collect();
+        Self::of(splits, false, format!("rows of equal {keys} come to one task"))
     }
 }
 
@@ -70,11 +103,24 @@ pub(super) fn split_frame(frame: &DataFrame, pieces: usize) -> Splits {
         let offset = border(piece);
         Split::Slice { offset, len: border(piece + 1) - offset }
     });
-    Splits { splits: splits.collect(), are_equal: true, why: format!("a frame of the driver with {rows} rows") }
+    Splits::of(splits.collect(), true, format!("a frame of the driver with {rows} rows"))
 }
 
-/// Splits a scan into about `tasks` pieces of equal sizes, more if they would be too large.
-pub(super) fn split(scan: &IR, tasks: usize) -> Splits {
+/// The files of a scan, as far as they can be looked into; none of what is no scan of files.
+pub(super) fn layouts(scan: &IR) -> Vec<Layout> {
+    let IR::Scan { sources: ScanSources::Paths(paths), scan_type, .. } = scan else { return Vec::new() };
+    if !held_by(scan).is_empty() || matches!(**scan_type, FileScanIR::Anonymous { .. }) {
+        return Vec::new();
+    }
+    let layout = |(file, path): (usize, &PlRefPath)| match path.has_scheme() {
+        true => Layout::remote(file, scan_type),
+        false => Layout::of(path.as_std_path(), scan_type),
+    };
+    paths.iter().enumerate().map(layout).collect()
+}
+
+/// Splits a scan of these files into about `tasks` pieces of equal sizes, more if they would be too large.
+pub(super) fn split(scan: &IR, files: &[Layout], tasks: usize) -> Splits {
     if tasks <= 1 {
         return Splits::whole("one worker with all threads");
     }
@@ -94,16 +140,11 @@ pub(super) fn split(scan: &IR, tasks: usize) -> Splits {
         }
         let splits = (0..held).map(|file| Split::Files { files: vec![file], rows_before: 0 });
         let splits = splits.collect();
-        return Splits { splits, are_equal: held == 1, why: format!("{held} persisted partitions") };
+        return Splits::of(splits, held == 1, format!("{held} persisted partitions"));
     }
-    let ScanSources::Paths(paths) = sources else {
+    if !matches!(sources, ScanSources::Paths(_)) {
         return Splits::whole("the scan reads memory of the driver");
-    };
-    let layout = |(file, path): (usize, &PlRefPath)| match path.has_scheme() {
-        true => Layout::remote(file, scan_type),
-        false => Layout::of(path.as_std_path(), scan_type),
-    };
-    let files: Vec<_> = paths.iter().enumerate().map(layout).collect();
+    }
     let rows: Option<usize> = files.iter().map(Layout::rows).sum();
     let counted = match (&args.pre_slice, &args.row_index, rows) {
         (None, None, _) => None,
@@ -114,7 +155,7 @@ pub(super) fn split(scan: &IR, tasks: usize) -> Splits {
     // A file whose size is not known is taken for one like the others.
     let usual = known.iter().sum::<u64>().checked_div(known.len() as u64).unwrap_or_default().max(1);
     let all = known.iter().sum::<u64>() + usual * (files.len() - known.len()) as u64;
-    let splits = group(&files, (all / tasks as u64).clamp(1, MOST), usual, counted);
+    let splits = group(files, (all / tasks as u64).clamp(1, MOST), usual, counted);
     let parts: usize = files.iter().map(|file| if let Layout::Parts(parts) = file { parts.len() } else { 0 }).sum();
     let plural = |n: usize| if n == 1 { "" } else { "s" };
     let parts = match **scan_type {
@@ -122,8 +163,8 @@ pub(super) fn split(scan: &IR, tasks: usize) -> Splits {
         FileScanIR::Ipc { .. } => format!(", {parts} record batch{}", if parts == 1 { "" } else { "es" }),
         _ => ", each read whole, as text is".to_owned(),
     };
-    let are_equal = are_equal(&splits, &files);
-    Splits { splits, are_equal, why: format!("{} file{}{parts}", files.len(), plural(files.len())) }
+    let are_equal = are_equal(&splits, files);
+    Splits::of(splits, are_equal, format!("{} file{}{parts}", files.len(), plural(files.len())))
 }
 
 /// Whether these pieces of files are known to have the same number of rows, or one more.

@@ -129,7 +129,7 @@ fn a_frame_without_a_marker_stays_one_task_and_a_large_one_is_fetched_in_parts()
     let plan = planned(large.clone().with_column(same([col("a")]).alias("c")));
     assert_eq!(shape(&plan), [(4, vec![]), (4, vec![true])], "{plan}");
     assert!(matches!(plan.stages[0].work, Work::Frame(_)), "{plan}");
-    let Fragment::Encoded(bytes) = &plan.stages[1].program().unwrap().fragment else { panic!("it must travel") };
+    let Fragment::Encoded(bytes) = &plan.whole else { panic!("it must travel") };
     assert!(bytes.len() < 4 << 10, "{} bytes: is the frame in it?", bytes.len());
     let plan = planned(large.select([col("b").sum()]));
     let Work::Frame(frame) = &plan.stages[0].work else { panic!("{plan}") };
@@ -150,7 +150,7 @@ fn a_stage_ends_where_its_rows_are_dealt_anew() {
         assert_eq!(shape(&plan), [(4, vec![]), (n, vec![])], "no equal shares: {plan}");
     }
     let plan = planned(into_partitions(table.scan().group_by([col("b")]).agg([len()]), 2));
-    assert_eq!(shape(&plan), [(1, vec![]), (2, vec![])], "{plan}");
+    assert_eq!(shape(&plan), [(4, vec![]), (0, vec![]), (2, vec![])], "{plan}");
 }
 
 #[test]
@@ -205,10 +205,10 @@ fn a_hash_regroup_ends_a_stage_and_keeps_its_keys_though_nobody_reads_them() {
     assert_eq!(shape(&plan), [(4, vec![]), (3, vec![true])], "{plan}");
     let scatter = plan.stages[0].program().unwrap().scatter.as_ref().unwrap();
     assert_eq!((&scatter.keys[..], scatter.into), (&["b".to_owned()][..], 3));
-    assert_eq!(plan.stages[1].splits[2], Split::Hashed { part: 2, of: 3 });
+    assert_eq!(plan.stages[1].splits[2], Split::Sections { from: 2, to: 3 });
     let text = plan.to_string();
-    assert!(text.contains("leaves its rows in 3 partitions, by the hash of b"), "{text}");
-    assert!(text.contains("3 tasks (rows of equal b come to one task)\n  reads a hash partition of stage 0"), "{text}");
+    assert!(text.contains("leaves its rows in 3 sections, by the hash of b"), "{text}");
+    assert!(text.contains("3 tasks (rows of equal b come to one task)\n  reads sections of stage 0"), "{text}");
     assert!(!text.contains("regatta:reads"), "the filter that kept the key is gone: {text}");
     let native = plan_natively(query);
     assert_eq!(shape(&native), [(1, vec![true])], "{native}");
@@ -220,7 +220,7 @@ fn computed_keys_are_a_column_below_the_marker_only() {
     let table = Table::new();
     let keys = [same([col("a")]) % lit(5), col("b") + lit(1)];
     let plan = planned(repartition(table.scan(), 2, &keys).filter(col("a").gt(lit(9))).select([len()]));
-    assert_eq!(shape(&plan), [(4, vec![true]), (1, vec![])], "{plan}");
+    assert_eq!(shape(&plan), [(4, vec![true]), (2, vec![]), (1, vec![])], "each task counts its own: {plan}");
     let plan = planned(repartition(table.scan(), 2, &keys).filter(col("a").gt(lit(9))));
     assert_eq!(shape(&plan), [(4, vec![true]), (2, vec![])], "{plan}");
     assert_eq!(plan.schema.iter_names().map(|n| n.as_str()).collect::<Vec<_>>(), ["a", "b"]);
@@ -243,7 +243,7 @@ fn one_task_is_asked_for_one_task_comes() {
 #[test]
 fn what_sees_all_rows_runs_whole_and_keeps_its_scan() {
     let table = Table::new();
-    let plan = planned(table.scan().group_by([col("b")]).agg([col("a").sum()]));
+    let plan = planned(table.scan().with_column(col("a").shift(lit(1)).alias("c")));
     assert_eq!(shape(&plan), [(1, vec![])]);
     assert!(plan.stages[0].why.contains("whole"), "{}", plan.stages[0].why);
 }
@@ -258,17 +258,17 @@ fn an_aggregation_by_udfs_is_made_in_parts_where_its_rows_are() {
         table.scan().group_by_stable([(col("b") + lit(1i64)).alias("k")]).agg([total("a")]).slice(1, 1),
         table.scan().filter(col("b").gt(lit(0))).select(both),
     ];
-    for query in queries {
+    for (query, tasks) in queries.into_iter().zip([vec![4, 0, 1], vec![4, 1], vec![4, 1]]) {
         let plan = planned(query);
-        assert_eq!(shape(&plan), [(4, vec![]), (1, vec![])], "{plan}");
-        let [partial, merge] = &plan.stages[..] else { panic!("{plan}") };
+        assert_eq!(plan.stages.iter().map(|stage| stage.splits.len()).collect::<Vec<_>>(), tasks, "{plan}");
+        let [partial, merge, ..] = &plan.stages[..] else { panic!("{plan}") };
         assert!(partial.describe.contains("Total (partial)") && merge.describe.contains("Total (merge)"), "{plan}");
         assert!(!partial.describe.contains("SLICE"), "the slice is of all groups: {plan}");
     }
     // Behind a UDF's rows, too: each task takes a share of them.
     let after = table.scan().with_column(same([col("a")]).alias("x")).group_by([col("b")]).agg([total("x")]);
     let plan = planned(after);
-    assert_eq!(shape(&plan), [(4, vec![true]), (4, vec![]), (1, vec![])], "{plan}");
+    assert_eq!(shape(&plan), [(4, vec![true]), (4, vec![]), (0, vec![])], "{plan}");
     let native = plan_natively(table.scan().select([total("a")]));
     assert_eq!(shape(&native), [(1, vec![])], "one task has no parts: {native}");
 }
@@ -284,17 +284,21 @@ fn an_aggregation_that_is_not_made_in_parts_says_why() {
     let group =
         |key: Expr, agg: Expr| table.scan().group_by([key.alias("k")]).agg([agg]).sort(["k"], Default::default());
     let cases = [
-        (group(col("b"), total("a") - col("a").mean()), r#"col("a").mean() cannot be merged of parts"#),
-        (group(col("b"), total("a").alias("t") + col("a")), "cannot be merged of parts"),
-        (group(col("b"), Total.on([col("a").sort(Default::default())])), "is not computed row by row"),
-        (group(col("b").shift(lit(1)), total("a")), "the key"),
-        (table.scan().group_by_dynamic(col("a"), [], every_ten()).agg([total("b")]), "its groups are windows"),
+        (group(col("b"), total("a") - col("a").median()), true, r#"col("a").median() cannot be merged of parts"#),
+        (group(col("b"), total("a").alias("t") + col("a")), true, "cannot be merged of parts"),
+        (group(col("b"), Total.on([col("a").sort(Default::default())])), true, "is not computed row by row"),
+        (group(col("b").shift(lit(1)), total("a")), false, "the key"),
+        (table.scan().group_by_dynamic(col("a"), [], every_ten()).agg([total("b")]), false, "its groups are windows"),
     ];
-    for (query, why) in cases {
+    for (query, by_keys, why) in cases {
         let plan = planned(query);
-        assert_eq!(shape(&plan), [(1, vec![])], "{plan}");
-        let said = &plan.stages[0].why;
-        assert!(said.contains("it aggregates all rows at once, because") && said.contains(why), "{why}: {plan}");
+        let (shapes, at, said) = match by_keys {
+            true => (vec![(4, vec![]), (0, vec![]), (1, vec![])], 1, "which aggregates them at once, because"),
+            false => (vec![(1, vec![])], 0, "it aggregates all rows at once, because"),
+        };
+        assert_eq!(shape(&plan), shapes, "{plan}");
+        let why_so = &plan.stages[at].why;
+        assert!(why_so.contains(said) && why_so.contains(why), "{why}: {plan}");
     }
 }
 
@@ -355,16 +359,137 @@ fn udf_calls_in_and_over_aggregates_are_steps_below_and_above() {
         .group_by([col("b")])
         .agg([same([col("a")]).sum().alias("s")])
         .with_column(same([col("s")]).alias("t"));
-    assert_eq!(shape(&planned(query)), [(4, vec![false]), (1, vec![true])]);
+    assert_eq!(shape(&planned(query)), [(4, vec![false]), (4, vec![]), (0, vec![true])]);
 }
 
 #[test]
-fn a_join_gathers_the_side_with_a_udf_and_scans_the_other_itself() {
+fn a_join_takes_in_the_scan_of_one_side_or_meets_it_by_keys() {
     let (left, right) = (Table::new(), Table::new());
     let left = left.scan().with_column(same([col("a")]).alias("x"));
     let plan = planned(left.join(right.scan(), [col("a")], [col("a")], JoinArgs::new(JoinType::Inner)));
-    assert_eq!(shape(&plan), [(4, vec![true]), (1, vec![])], "{plan}");
-    assert_eq!(plan.stages[1].inputs, [StageId(0)]);
+    assert_eq!(shape(&plan), [(4, vec![true]), (4, vec![]), (0, vec![])], "{plan}");
+    let [udf, scan] = plan.stages[2].reads[..] else { panic!("{plan}") };
+    assert_eq!((udf.cut, scan.cut.is_some()), (None, true), "what has UDF steps is no part of another's task");
+    let modes = &plan.stages[2].modes;
+    let ways = |mode: &Mode| (mode.ways.clone(), mode.small.map(|small| small.input));
+    let expected = [(vec![Way::All, Way::Along], Some(0)), (vec![Way::Sections; 2], None)];
+    assert_eq!(modes.iter().map(ways).collect::<Vec<_>>(), expected, "{plan}");
+    assert!(plan.is_sound());
+}
+
+/// For each stage: how it may read the others.
+fn ways(plan: &QueryPlan) -> Vec<Vec<Vec<Way>>> {
+    let of = |stage: &Stage| stage.modes.iter().map(|mode| mode.ways.clone()).collect();
+    plan.stages.iter().map(of).collect()
+}
+
+fn joined(how: JoinType) -> QueryPlan {
+    let (left, right) = (Table::new(), Table::new());
+    let small = right.scan().select([col("a"), col("b").alias("c")]).filter(col("a").eq(lit(3)));
+    planned(left.scan().join(small, [col("a")], [col("a")], JoinArgs::new(how)))
+}
+
+#[test]
+fn a_side_of_a_join_comes_to_all_tasks_only_where_no_row_of_it_needs_to_know_of_all_others() {
+    let (by_keys, takes_left) = (vec![Way::Sections; 2], vec![Way::Along, Way::All]);
+    for (how, modes) in [
+        (JoinType::Inner, vec![takes_left.clone(), by_keys.clone()]),
+        (JoinType::Left, vec![takes_left.clone(), by_keys.clone()]),
+        (JoinType::Semi, vec![takes_left.clone(), by_keys.clone()]),
+        (JoinType::Anti, vec![takes_left, by_keys.clone()]),
+        // Rows without a match are rows of the answer, once: that side has each row in one task.
+        (JoinType::Right, vec![vec![Way::All, Way::Along], by_keys.clone()]),
+        (JoinType::Full, vec![by_keys]),
+    ] {
+        let plan = joined(how.clone());
+        assert_eq!(ways(&plan).last().unwrap(), &modes, "{how:?} {plan}");
+        assert!(plan.is_sound());
+    }
+}
+
+#[test]
+fn a_join_that_keeps_order_takes_a_slice_or_checks_keys_is_not_run_by_parts_that_cannot() {
+    let table = Table::new();
+    let with = |args: JoinArgs| planned(table.scan().join(table.scan(), [col("a")], [col("a")], args));
+    let inner = || JoinArgs::new(JoinType::Inner);
+    let ordered = with(JoinArgs { maintain_order: MaintainOrderJoin::Left, ..inner() });
+    assert!(ordered.stages[0].why.contains("keeps the order"), "{ordered}");
+    let checked = with(JoinArgs { validation: JoinValidation::OneToMany, ..inner() });
+    assert_eq!(ways(&checked).last().unwrap(), &[vec![Way::Sections; 2]], "{checked}");
+    let as_text = planned(table.scan().join(
+        table.scan(),
+        [col("a").cast(DataType::Int32)],
+        [col("a").cast(DataType::Int32)],
+        inner(),
+    ));
+    let scatter = as_text.stages[0].program().unwrap().scatter.as_ref().unwrap();
+    assert!(scatter.keys == ["a"] && scatter.computed.is_some(), "a key that is computed is no column: {as_text}");
+}
+
+#[test]
+fn a_chain_of_joins_stands_on_one_scan_with_what_each_task_aggregates_above() {
+    let table = Table::new();
+    let small = |name: &str| table.scan().select([col("a"), col("b").alias(name)]).filter(col("a").eq(lit(3)));
+    let chain = table.scan().inner_join(small("x"), col("a"), col("a")).inner_join(small("y"), col("a"), col("a"));
+    let plan = planned(chain.group_by([col("x")]).agg([col("y").sum()]));
+    let taken: Vec<_> = ways(&plan).iter().map(|modes| modes.iter().flatten().any(|way| *way == Way::Along)).collect();
+    assert_eq!(taken, [false, false, true, false, true, false][..taken.len()], "{plan}");
+    assert!(plan.stages[4].describe.contains("AGGREGATE"), "the last join's tasks aggregate, too: {plan}");
+}
+
+#[test]
+fn the_first_rows_of_a_sort_are_the_first_of_each_task_s() {
+    let table = Table::new();
+    let plan = planned(table.scan().sort(["b"], Default::default()).slice(2, 5));
+    assert_eq!(shape(&plan), [(4, vec![]), (1, vec![])], "{plan}");
+    assert!(plan.stages[0].describe.contains("SORT") && plan.stages[1].describe.contains("SORT"), "{plan}");
+    let all = planned(table.scan().sort(["b"], Default::default()));
+    assert_eq!(shape(&all), [(1, vec![])], "{all}");
+}
+
+#[test]
+fn distinct_rows_come_together_and_each_task_keeps_its_own_where_any_will_do() {
+    let table = Table::new();
+    let plan = |keep| planned(table.scan().unique(Some(by_name(["b"], true, false)), keep));
+    for (keep, twice) in [(UniqueKeepStrategy::Any, true), (UniqueKeepStrategy::None, false)] {
+        let plan = plan(keep);
+        assert_eq!(shape(&plan), [(4, vec![]), (0, vec![])], "{plan}");
+        assert_eq!(plan.stages[0].describe.contains("UNIQUE"), twice, "{plan}");
+    }
+    let stable = planned(table.scan().unique_stable(None, UniqueKeepStrategy::First));
+    assert_eq!(shape(&stable), [(1, vec![])], "{stable}");
+}
+
+#[test]
+fn frames_one_below_the_other_are_tasks_one_after_the_other() {
+    let table = Table::new();
+    let grouped = table.scan().group_by([col("b")]).agg([col("a").sum()]).select([col("a"), col("b")]);
+    let plan = planned(concat([table.scan(), grouped], UnionArgs::default()).unwrap().filter(col("a").gt(lit(3))));
+    let last = plan.stages.last().unwrap();
+    let input = |split: &Split| if let Split::Branch { input, .. } = split { *input } else { 9 };
+    let branches: Vec<_> = last.splits.iter().map(input).collect();
+    assert_eq!(branches, [0, 0, 0, 0, 1, 1, 1, 1], "{plan}");
+    assert_eq!(ways(&plan).last().unwrap(), &[vec![Way::Share]], "{plan}");
+}
+
+#[test]
+fn a_plan_that_contradicts_itself_is_not_sound() {
+    let plan = || joined(JoinType::Inner);
+    assert!(plan().is_sound());
+    type Spoil = fn(&mut QueryPlan);
+    let spoil: [Spoil; 6] = [
+        |plan| plan.stages[2].reads[0].from = StageId(2),
+        |plan| plan.stages[2].reads[0].from = StageId(9),
+        |plan| plan.stages[2].modes[0].ways = vec![Way::Along; 2],
+        |plan| plan.stages[2].modes[1].ways.truncate(1),
+        |plan| plan.stages[2].modes.truncate(1),
+        |plan| plan.stages[2].modes.clear(),
+    ];
+    for (case, spoil) in spoil.into_iter().enumerate() {
+        let mut plan = plan();
+        spoil(&mut plan);
+        assert!(!plan.is_sound(), "case {case}");
+    }
 }
 
 #[test]
@@ -389,9 +514,9 @@ fn a_fragment_travels_and_comes_back_the_same() {
     let table = Table::new();
     let plan =
         planned(table.scan().with_column(col("a").cast(DataType::Float64).alias("f")).filter(col("b").eq(lit(0))));
-    let Fragment::Encoded(bytes) = &plan.stages[0].program().unwrap().fragment else { panic!("it must travel") };
+    let Fragment::Encoded(bytes) = &plan.whole else { panic!("it must travel") };
     assert!(bytes.len() < 16 << 10, "{} bytes: are footers left in it?", bytes.len());
-    let back = plan.stages[0].program().unwrap().fragment.open().unwrap();
+    let back = plan.whole.open().unwrap();
     assert_eq!(back.describe(), plan.stages[0].describe);
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 use polars_plan::dsl::{FileScanIR, LazySerde, ScanSources, UnifiedScanArgs};
-use polars_plan::plans::{AExpr, FileInfo, FunctionIR, IR, IRPlan, IRPlanRef, prune::prune_plan};
+use polars_plan::plans::prune::{prune, prune_plan};
+use polars_plan::plans::{AExpr, FileInfo, FunctionIR, IR, IRPlan, IRPlanRef};
 use polars_plan::prelude::{AnonymousColumnsUdf, SpecialEq};
 use polars_utils::arena::{Arena, Node};
 use polars_utils::pl_path::PlRefPath;
@@ -43,7 +44,23 @@ impl fmt::Debug for Fragment {
 
 impl Fragment {
     pub(super) fn new(root: Node, ir: &Arena<IR>, exprs: &Arena<AExpr>, travels: bool) -> Result<Self, PlanError> {
-        let mut plan = prune_plan(IRPlanRef { lp_top: root, lp_arena: ir, expr_arena: exprs });
+        Self::of(prune_plan(IRPlanRef { lp_top: root, lp_arena: ir, expr_arena: exprs }), travels)
+    }
+
+    /// All that stands below these nodes, and their numbers in it.
+    pub(super) fn whole(
+        nodes: &[Node],
+        ir: &Arena<IR>,
+        exprs: &Arena<AExpr>,
+        travels: bool,
+    ) -> Result<(Self, Vec<Node>), PlanError> {
+        let (mut lp_arena, mut expr_arena) = (Arena::new(), Arena::new());
+        let nodes = prune(nodes, ir, exprs, &mut lp_arena, &mut expr_arena);
+        let lp_top = nodes.last().copied().unwrap_or_default();
+        Ok((Self::of(IRPlan { lp_top, lp_arena, expr_arena }, travels)?, nodes))
+    }
+
+    fn of(mut plan: IRPlan, travels: bool) -> Result<Self, PlanError> {
         prepare_scans(&mut plan);
         for (_, call) in udf_calls(&plan) {
             call.check_in_place().map_err(|error| PlanError::udf(call.name(), error))?;
@@ -80,6 +97,28 @@ impl Fragment {
             }
         }
     }
+}
+
+/// The part of a plan below one of its nodes, with placeholders of stages in the places of others.
+///
+/// # Errors
+/// There are no such nodes.
+pub(crate) fn cut_off(whole: &IRPlan, root: u32, cuts: &[(u32, StageId)]) -> Result<IRPlan, PolarsFailure> {
+    let node = |number: u32| Node(number as usize);
+    let known = |number: u32| (number as usize) < whole.lp_arena.len();
+    if !known(root) || !cuts.iter().all(|(cut, _)| known(*cut)) {
+        return Err(PolarsFailure::new("protocol", "the plan has no node of that number"));
+    }
+    if cuts.is_empty() {
+        let (lp_arena, expr_arena) = (&whole.lp_arena, &whole.expr_arena);
+        return Ok(prune_plan(IRPlanRef { lp_top: node(root), lp_arena, expr_arena }));
+    }
+    let mut lp_arena = whole.lp_arena.clone();
+    for (cut, stage) in cuts {
+        let schema = whole.lp_arena.get(node(*cut)).schema(&whole.lp_arena).into_owned();
+        lp_arena.replace(node(*cut), placeholder(*stage, schema));
+    }
+    Ok(prune_plan(IRPlanRef { lp_top: node(root), lp_arena: &lp_arena, expr_arena: &whole.expr_arena }))
 }
 
 const MARK: &str = "regatta-stage:";

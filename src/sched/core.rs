@@ -12,6 +12,7 @@ use super::pool::{PoolSpec, Pools};
 use super::queries::Queries;
 use super::query::{Outcome, Phase, Query, QuerySpec, Report, Task, TaskState};
 use super::queues::{Queues, Run};
+use super::shape::Forced;
 use super::status::{PoolStatus, QueryStatus, SessionStatus, WorkerStatus};
 use super::turns::Turns;
 use super::{Attempt, Output, PoolId, QueryId, ReplicaId, Resources, StageId, StepId, TaskId, WorkerId};
@@ -33,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) max_task_backlog: Option<usize>,
     /// `None`: workers neither come nor go.
     pub(crate) scale: Option<ScaleSettings>,
+    /// Shapes that tests want.
+    pub(crate) forced: Option<Forced>,
 }
 
 /// All workers, all queries, one ledger.
@@ -280,11 +283,11 @@ impl Core {
         self.share_cpus(&mut spec);
         // While a worker may come back, the next look decides.
         let infeasible = if self.shrunk.is_none() { self.infeasible(&spec) } else { None };
-        let query = Query::new(spec, |worker| self.ledger.has(worker), now);
-        let is_done = query.stages.last().is_none_or(|last| last.phase == Phase::Done);
-        self.queries.insert(query);
+        self.queries.insert(Query::new(spec, now));
         self.turns.enter(id, driver);
-        self.reopen_all(id, now, actions);
+        self.decide(id, now, actions);
+        let is_done = |query: &Query| query.stages.last().is_none_or(|last| last.phase == Phase::Done);
+        let is_done = self.queries.get(&id).is_some_and(is_done);
         match infeasible {
             Some(error) => self.end(id, Some(error), now, actions),
             None if is_done => self.query_done(id, now, actions),
@@ -383,6 +386,9 @@ impl Core {
             }
         }
         query.reopen(stage, now);
+        // What it has left has been measured now.
+        self.decide(id.query, now, actions);
+        let Some(query) = self.queries.get_mut(&id.query) else { return };
         let readers = query.stages[stage].readers.clone();
         readers.into_iter().for_each(|reader| self.reopen(id.query, reader, now, actions));
         let Some(query) = self.queries.get_mut(&id.query) else { return };
@@ -479,6 +485,7 @@ mod promise;
 mod recover;
 mod rollback;
 mod scale;
+mod shaping;
 mod suspects;
 
 pub(crate) use events::{Action, Event};

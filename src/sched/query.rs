@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use super::pool::PoolSpec;
+use super::shape::{Mode, Shape};
 use super::waiting::Waiting;
 use super::{Affinity, Attempt, DriverId, PartitionId, PoolId, QueryId, StageId, StepId, TaskId, WorkerId};
 use crate::error::{Error, TaskFailure};
@@ -32,7 +33,10 @@ pub(crate) struct StageSpec {
     pub(crate) with_others: bool,
     /// Queries whose persisted results its tasks read.
     pub(crate) held: Vec<QueryId>,
+    /// How many it has; where its shape decides that, at most.
     pub(crate) tasks: usize,
+    /// How it may be run: the first mode that fits is. None: its tasks read all of its inputs.
+    pub(crate) modes: Vec<Mode>,
     pub(crate) pools: Vec<PoolSpec>,
     /// Tasks that want to run on some worker, by index. Others run where most of their input is, if there is room.
     pub(crate) affinity: BTreeMap<usize, Affinity>,
@@ -91,6 +95,11 @@ pub(super) struct Query {
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) phase: Phase,
+    /// In which of its modes it is run, and how, once that is known.
+    pub(super) mode: Option<usize>,
+    pub(super) shape: Option<Shape>,
+    /// It has its tasks. Else it waits for its shape; or, if it is done, it is a part of another's tasks.
+    pub(super) is_launched: bool,
     pub(super) tasks: Vec<Task>,
     /// Tasks to be started, by index.
     pub(super) waiting: Waiting,
@@ -200,9 +209,8 @@ const DEEPEST: usize = 64;
 const ENDED_EACH: u32 = 64;
 
 impl Query {
-    /// Wishes for workers that are not there are soft ones.
-    pub(super) fn new(spec: QuerySpec, is_there: impl Fn(WorkerId) -> bool, now: Instant) -> Self {
-        let stages = spec.stages.iter().map(|stage| Stage::new(stage, &is_there, now)).collect();
+    pub(super) fn new(spec: QuerySpec, now: Instant) -> Self {
+        let stages = spec.stages.iter().map(|stage| Stage::new(stage, now)).collect();
         let mut query = Self {
             spec,
             stages,
@@ -220,7 +228,6 @@ impl Query {
                 let readers = query.stages.get_mut(input.0 as usize).map(|input| &mut input.readers);
                 readers.into_iter().for_each(|readers| readers.push(stage));
             }
-            query.reopen(stage, now);
         }
         query
     }
@@ -322,7 +329,7 @@ impl Query {
             state.accused.clear();
         }
         // Suspects are not started in their turn.
-        if state.phase == Phase::Done || !inputs_done || !state.accused.is_empty() {
+        if state.phase == Phase::Done || !state.is_launched || !inputs_done || !state.accused.is_empty() {
             self.open.remove(&stage);
         } else if self.open.insert(stage) && self.stages[stage].phase == Phase::Waiting {
             self.stages[stage].since = now;
@@ -340,19 +347,18 @@ impl Query {
 }
 
 impl Stage {
-    fn new(spec: &StageSpec, is_there: impl Fn(WorkerId) -> bool, now: Instant) -> Self {
-        let task = |state| Task { attempt: Attempt(1), state, failed: 0, unread: 0, reported: false };
-        let given = spec.given.iter().map(|output| task(TaskState::Done(WorkerId::DRIVER, *output)));
-        let to_run = spec.tasks.saturating_sub(spec.given.len());
-        let mut stage = Self {
-            // A stage without a task has nothing to wait for.
-            phase: if to_run == 0 { Phase::Done } else { Phase::Waiting },
-            tasks: given.chain(std::iter::repeat_with(|| task(TaskState::Pending)).take(to_run)).collect(),
+    fn new(spec: &StageSpec, now: Instant) -> Self {
+        Self {
+            phase: Phase::Waiting,
+            mode: None,
+            shape: None,
+            is_launched: false,
+            tasks: Vec::new(),
             waiting: Waiting::default(),
             delayed: BTreeMap::new(),
             running: 0,
             queued: 0,
-            left: to_run,
+            left: 0,
             epoch: 0,
             accused: BTreeSet::new(),
             accused_before: 0,
@@ -369,9 +375,24 @@ impl Stage {
             since: now,
             moved: now,
             ran: Duration::ZERO,
-        };
-        (spec.given.len()..spec.tasks).for_each(|index| stage.enqueue(index, spec, &is_there));
-        stage
+        }
+    }
+
+    /// Gives it its tasks. Wishes for workers that are not there are soft ones.
+    pub(super) fn launch(&mut self, spec: &StageSpec, is_there: impl Fn(WorkerId) -> bool) {
+        let task = |state| Task { attempt: Attempt(1), state, failed: 0, unread: 0, reported: false };
+        let given = spec.given.iter().map(|output| task(TaskState::Done(WorkerId::DRIVER, *output)));
+        let to_run = spec.tasks.saturating_sub(spec.given.len());
+        self.tasks = given.chain(std::iter::repeat_with(|| task(TaskState::Pending)).take(to_run)).collect();
+        self.output =
+            spec.given.iter().fold((0, 0), |(rows, bytes), output| (rows + output.rows, bytes + output.bytes));
+        self.left = to_run;
+        // A stage without a task has nothing to wait for.
+        if to_run == 0 {
+            self.phase = Phase::Done;
+        }
+        self.is_launched = true;
+        (spec.given.len()..spec.tasks).for_each(|index| self.enqueue(index, spec, &is_there));
     }
 
     /// Puts a task where it waits for its turn: the last, but where not all may be needed, in order.

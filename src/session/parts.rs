@@ -92,6 +92,7 @@ impl Head {
             linear: config.scheduler_linear,
             max_task_backlog: config.max_task_backlog,
             scale,
+            forced: Config::forced_shapes(),
         };
         let arbiter = ground.arbiter()?;
         let hosted = Arc::clone(&ground.host);

@@ -171,7 +171,7 @@ pub(crate) fn is_key(dtype: &DataType) -> bool {
 pub(crate) fn aggregate(rng: &mut Rng, scope: &Scope<'_>) -> Expr {
     let (name, dtype) = scope.column(rng, |_| true).unwrap_or(("id".into(), DataType::Int64));
     let row_wise = scope.is_row_wise();
-    match rng.below(16) {
+    match rng.below(23) {
         0 => len(),
         1 => col(name).count(),
         2 => col(name).null_count(),
@@ -191,6 +191,19 @@ pub(crate) fn aggregate(rng: &mut Rng, scope: &Scope<'_>) -> Expr {
         11 => Total { ordered: scope.ordered }.on([int(rng, &row_wise, 1)]),
         12 => truth(rng, &row_wise, 1).any(true),
         13 => int(rng, &row_wise, 1).filter(truth(rng, &row_wise, 1)).sum(),
+        15 => truth(rng, &row_wise, 1).sum(),
+        16 => int(rng, &row_wise, 1).filter(truth(rng, &row_wise, 1)).mean(),
+        // Rounded: their last digits are those of the order in which they are summed.
+        17 => int(rng, &row_wise, 1)
+            .filter(truth(rng, &row_wise, 1))
+            .var(rng.below(3) as u8)
+            .round(3, RoundMode::HalfToEven),
+        18 if dtype.is_primitive_numeric() => {
+            col(name).cast(DataType::Float64).std(rng.below(2) as u8).round(3, RoundMode::HalfToEven)
+        }
+        19 => int(rng, &row_wise, 1).median(),
+        20 => int(rng, &row_wise, 1).max() - int(rng, &row_wise, 1).min() + int(rng, &row_wise, 0).sum(),
+        21 if is_key(&dtype) => when(col(name.clone()).count().gt(lit(2))).then(col(name).n_unique()).otherwise(len()),
         14 => int(rng, &row_wise, 1).sum() + col(name).count().cast(DataType::Int64) * lit(2i64),
         _ => int(rng, &row_wise, 2).max(),
     }

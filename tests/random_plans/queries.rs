@@ -218,7 +218,14 @@ impl Maker<'_> {
             let same = right_schema.iter().filter(move |(_, other)| *other == dtype);
             same.map(move |(right, _)| (left.clone(), right.clone()))
         });
-        let (left_on, right_on) = self.rng.pick(&pairs.collect::<Vec<_>>())?.clone();
+        let pairs: Vec<_> = pairs.collect();
+        let (left_on, right_on) = self.rng.pick(&pairs)?.clone();
+        if right.ordered && self.rng.percent(10) {
+            // Every row with every other, and some of those.
+            let both = query.frame.clone().cross_join(right_frame.limit(5), None);
+            let joined = query.with(both, &format!("cross join of ({})", right.words)).unordered();
+            return Some(joined);
+        }
         let (left, right_on) = (query.frame.clone(), col(format!("r{right_on}")));
         let left_on = match (self.rng.below(5), schema.get(&left_on)) {
             (0, Some(DataType::Int64)) => double::on([col(left_on)]),
@@ -234,7 +241,15 @@ impl Maker<'_> {
         // Of rows without a match on the left Polars promises no order, whatever is asked for.
         let keeps = args.maintain_order != MaintainOrderJoin::None
             && matches!(args.how, JoinType::Inner | JoinType::Left | JoinType::Semi | JoinType::Anti);
-        let joined = query.with(left.join(right_frame, [left_on], [right_on], args), &words);
+        let (mut left_on, mut right_on) = (vec![left_on], vec![right_on]);
+        if self.rng.percent(30) {
+            // By a second key, which is computed on both sides.
+            let (other_left, other_right) = self.rng.pick(&pairs)?.clone();
+            left_on.push(col(other_left).cast(DataType::String).str().head(lit(1)));
+            right_on.push(col(format!("r{other_right}")).cast(DataType::String).str().head(lit(1)));
+            args.coalesce = JoinCoalesce::KeepColumns;
+        }
+        let joined = query.with(left.join(right_frame, left_on, right_on, args), &words);
         Some(if keeps { joined } else { joined.unordered() })
     }
 
@@ -243,7 +258,8 @@ impl Maker<'_> {
         let frame = query.frame.clone();
         let (name, _) = scope.column(self.rng, is_key)?;
         let subset = || Some(by_name([name.clone()], true, false));
-        Some(match self.rng.below(if query.ordered { 5 } else { 2 }) {
+        Some(match self.rng.below(if query.ordered { 6 } else { 2 }) {
+            5 => query.with(frame.unique(subset(), UniqueKeepStrategy::First), "unique, first").unordered(),
             0 => {
                 let frame = frame.select([col(name)]).unique(None, UniqueKeepStrategy::Any);
                 query.with(frame, "unique").unordered()

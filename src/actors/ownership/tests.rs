@@ -171,6 +171,7 @@ impl Scene {
             linear: false,
             max_task_backlog: Some(0),
             scale: None,
+            forced: None,
         };
         let (joining, _) = watch::channel(0);
         let scheduler = arbiter.spawn(MAILBOX, {

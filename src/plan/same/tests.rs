@@ -1,6 +1,6 @@
 use polars::prelude::*;
 
-use super::super::{OneAttempt, Target, plan};
+use super::super::{OneAttempt, Stage, Target, plan};
 use crate::frame::LazyFrameExt;
 use crate::udf::{OnError, Udf};
 
@@ -145,10 +145,11 @@ fn what_several_stages_read_is_of_one_attempt_all_the_way_up() {
         plan(left.inner_join(right, col("k"), col("k")), CLUSTER).unwrap()
     };
     let planned = both(with_whim());
-    let found: Vec<_> = planned.stages.iter().map(|stage| (&stage.inputs, &stage.one_attempt)).collect();
+    let read = |stage: &Stage| stage.reads.iter().map(|read| read.from).collect::<Vec<_>>();
+    let found: Vec<_> = planned.stages.iter().map(|stage| (read(stage), &stage.one_attempt)).collect();
     assert_eq!(found.len(), 4, "{planned}");
     for (inputs, one_attempt) in &found[1..] {
-        assert!(*inputs == &one_attempt.inputs && one_attempt.with_others, "{found:?}\n{planned}");
+        assert!(*inputs == one_attempt.inputs && one_attempt.with_others, "{found:?}\n{planned}");
     }
     let promised = rows().with_column(twice::on([col("x")]).alias("w"));
     assert!(both(promised).stages.iter().all(|stage| stage.one_attempt == OneAttempt::default()));

@@ -204,7 +204,8 @@ impl Core {
         // Tasks are charged when they start; until then their places were only tried.
         tasks.iter().for_each(|grant| self.ledger.undo(grant));
         let Some(query) = self.queries.get_mut(&id) else { return false };
-        let near = query.nearest(stage);
+        // Several tasks take room where there is some: all of them beside most of the input would leave the others idle.
+        let near = if query.stages[stage].tasks.len() == 1 { query.nearest(stage) } else { None };
         let state = &mut query.stages[stage];
         state.phase = Phase::Running;
         state.near = near;

@@ -22,6 +22,7 @@ fn settings() -> Settings {
         linear: false,
         max_task_backlog: Some(0),
         scale: None,
+        forced: None,
     }
 }
 
@@ -106,6 +107,7 @@ fn stage(tasks: usize) -> StageSpec {
         with_others: false,
         held: Vec::new(),
         tasks,
+        modes: Vec::new(),
         pools: Vec::new(),
         affinity: BTreeMap::new(),
         limit: None,
@@ -691,26 +693,30 @@ fn a_linear_scheduler_has_one_task_in_flight() {
 }
 
 #[test]
-fn a_gathering_task_runs_where_most_of_its_input_is_if_there_is_room() {
-    let mut play = Play::with_workers(&[1.0, 1.0, 1.0]);
-    let gather = StageSpec { inputs: vec![StageId(0)], ..stage(3) };
-    let first = play.submit(1, vec![stage(6), gather]);
-    let placed = first
-        .iter()
-        .filter_map(|a| if let Action::Run { worker, task, .. } = a { Some((*worker, *task)) } else { None });
-    let mut last = Vec::new();
-    for (worker, task) in placed.collect::<Vec<_>>() {
-        let bytes = if worker == WorkerId(1) { 1000 } else { 1 };
-        let output = Output { id: PartitionId { task, attempt: Attempt(1) }, rows: 1, bytes };
-        last = play.event(Event::TaskEnded { task, attempt: Attempt(1), outcome: Ok(output) });
-        last.extend(runs(&last).into_iter().flat_map(|(task, attempt)| play.done(task, attempt)).collect::<Vec<_>>());
+fn a_gathering_task_runs_where_most_of_its_input_is_and_several_take_all_workers() {
+    for (tasks, expected) in [(1, vec![1]), (3, vec![0, 1, 2])] {
+        let mut play = Play::with_workers(&[1.0, 1.0, 1.0]);
+        let gather = StageSpec { inputs: vec![StageId(0)], ..stage(tasks) };
+        let first = play.submit(1, vec![stage(6), gather]);
+        let placed = first
+            .iter()
+            .filter_map(|a| if let Action::Run { worker, task, .. } = a { Some((*worker, *task)) } else { None });
+        let mut last = Vec::new();
+        for (worker, task) in placed.collect::<Vec<_>>() {
+            let bytes = if worker == WorkerId(1) { 1000 } else { 1 };
+            let output = Output { id: PartitionId { task, attempt: Attempt(1) }, rows: 1, bytes };
+            last = play.event(Event::TaskEnded { task, attempt: Attempt(1), outcome: Ok(output) });
+            last.extend(
+                runs(&last).into_iter().flat_map(|(task, attempt)| play.done(task, attempt)).collect::<Vec<_>>(),
+            );
+        }
+        let gathers = last.iter().filter_map(|a| match a {
+            Action::Run { worker, task, .. } if task.stage == StageId(1) => Some(*worker),
+            _ => None,
+        });
+        let gathers: Vec<_> = gathers.map(|worker| worker.0).collect();
+        assert_eq!(gathers.into_iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>(), expected);
     }
-    let gathers = last.iter().filter_map(|a| match a {
-        Action::Run { worker, task, .. } if task.stage == StageId(1) => Some(*worker),
-        _ => None,
-    });
-    let gathers: Vec<_> = gathers.collect();
-    assert_eq!(gathers.iter().filter(|worker| **worker == WorkerId(1)).count(), 2, "as many as have room: {gathers:?}");
 }
 
 mod leaving;
@@ -719,6 +725,7 @@ mod pools;
 mod queues;
 mod rollback;
 mod scenarios;
+mod shapes;
 mod suspects;
 mod turns;
 mod warm;

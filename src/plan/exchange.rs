@@ -1,0 +1,314 @@
+//! Operators that see more than a row at a time, as several tasks: rows that belong together come together, or each task does
+//! its part and another puts the parts together.
+
+use std::collections::BTreeSet;
+
+use polars::prelude::*;
+use polars_plan::plans::expr_ir::{ExprIR, OutputName};
+use polars_plan::plans::{AExpr, IR};
+use polars_plan::prelude::ProjectionOptions;
+use polars_utils::arena::Node;
+
+use super::aggregate::{Parts, in_parts, is_aggregation, keys_of};
+use super::cut::{Cutter, Head, single_input};
+use super::join::{self, may_be_key};
+use super::rowwise::{expr_is_row_wise, reads_a_column};
+use super::scan::{Choice, Splits};
+use super::wire::{Fragment, placeholder};
+use super::{Scatter, Split};
+use crate::error::PlanError;
+use crate::sched::{StageId, Way};
+
+/// Rows that a sort may keep of each task.
+const TOP: usize = 1 << 20;
+/// A side that is no larger is worth waiting for.
+const SOON: u64 = 64 << 20;
+
+impl Cutter {
+    /// Makes a node one of several tasks, if it can be and there is something to share. Whether that was done.
+    pub(super) fn exchange(&mut self, node: Node) -> Result<bool, PlanError> {
+        if !self.target.travels || self.target.tasks < 2 {
+            return Ok(false);
+        }
+        match self.ir.get(node) {
+            IR::Join { .. } => self.join(node),
+            IR::Distinct { .. } => self.distinct(node),
+            IR::Sort { .. } => Ok(self.top(node)),
+            IR::Union { .. } => Ok(self.union(node)),
+            ir if is_aggregation(ir) => self.aggregate(node),
+            _ => Ok(false),
+        }
+    }
+
+    /// An aggregation: of parts, which are merged, or of all rows of a group at once.
+    fn aggregate(&mut self, node: Node) -> Result<bool, PlanError> {
+        let ir = self.ir.get(node).clone();
+        let Some(input) = single_input(&ir) else { return Ok(false) };
+        let top = self.draw_in(input);
+        let top = self.share_out(top).unwrap_or(top);
+        let splits = self.splits(top);
+        if !splits.are_several() {
+            return Ok(false);
+        }
+        let keys = keys_of(&ir).filter(|keys| self.are_keys(keys, top));
+        let (names, rows) = (&mut self.names, self.ir.get(top).schema(&self.ir).into_owned());
+        let Parts { partial, kept, merge } = match in_parts(&ir, &rows, &mut self.exprs, || names.fresh("kept")) {
+            Ok(parts) => parts,
+            Err(why) => return self.aggregate_whole(node, top, keys, &why),
+        };
+        let partial = self.ir.add(partial.with_inputs([top]));
+        self.decided.insert(partial.0, splits);
+        let names: Option<Vec<String>> =
+            keys.map(|keys| keys.iter().map(|key| key.output_name().to_string()).collect());
+        let scatter = names.map(|keys| Scatter { keys, computed: None, into: self.target.sections() as usize });
+        let (stage, left) = self.leave(partial, scatter.clone());
+        debug_assert_eq!(self.schema(left), kept, "what is kept is what is read");
+        self.ir.replace(node, merge.with_inputs([left]));
+        let merged = match scatter {
+            Some(Scatter { keys, .. }) => Splits::chosen(
+                vec![Choice::sections([stage])],
+                format!("it merges what tasks have aggregated; rows of equal {} come to one", keys.join(", ")),
+            ),
+            None => Splits::whole("it merges what the tasks of its input have aggregated"),
+        };
+        self.decided.insert(node.0, merged);
+        Ok(true)
+    }
+
+    /// An aggregation that wants all rows of a group at once: they come together by their keys.
+    fn aggregate_whole(
+        &mut self,
+        node: Node,
+        top: Node,
+        keys: Option<Vec<ExprIR>>,
+        why: &str,
+    ) -> Result<bool, PlanError> {
+        let Some(keys) = keys else {
+            self.whole.insert(node.0, format!("it aggregates all rows at once, because {why}"));
+            return Ok(false);
+        };
+        let scatter = self.scatter_by(&keys, top)?;
+        let shown = scatter.keys.join(", ");
+        let (stage, left) = self.leave(top, Some(scatter));
+        let ir = self.ir.get(node).clone().with_inputs([left]);
+        self.ir.replace(node, ir);
+        let why = format!("rows of equal {shown} come to one task, which aggregates them at once, because {why}");
+        self.decided.insert(node.0, Splits::chosen(vec![Choice::sections([stage])], why));
+        Ok(true)
+    }
+
+    /// Equal rows come together. Where it does not matter which of them is kept, each task keeps its own first.
+    fn distinct(&mut self, node: Node) -> Result<bool, PlanError> {
+        let IR::Distinct { input, options } = self.ir.get(node).clone() else { return Ok(false) };
+        if options.maintain_order || options.slice.is_some() {
+            return Ok(false);
+        }
+        let mut top = self.draw_in(input);
+        if !self.splits(top).are_several() {
+            return Ok(false);
+        }
+        let schema = self.schema(top);
+        let names: Vec<PlSmallStr> = match &options.subset {
+            Some(subset) => subset.iter().cloned().collect(),
+            None => schema.iter_names_cloned().collect(),
+        };
+        let keys: Vec<_> = names.iter().map(|name| ExprIR::from_column_name(name.clone(), &mut self.exprs)).collect();
+        if keys.is_empty() || !self.are_keys(&keys, top) {
+            return Ok(false);
+        }
+        let scatter = self.scatter_by(&keys, top)?;
+        if options.keep_strategy == UniqueKeepStrategy::Any && self.growing_at(top).is_none() {
+            let splits = self.splits(top);
+            top = self.ir.add(IR::Distinct { input: top, options: options.clone() });
+            self.decided.insert(top.0, splits);
+        }
+        let shown = scatter.keys.join(", ");
+        let (stage, left) = self.leave(top, Some(scatter));
+        self.ir.replace(node, IR::Distinct { input: left, options });
+        let why = format!("rows of equal {shown} come to one task");
+        self.decided.insert(node.0, Splits::chosen(vec![Choice::sections([stage])], why));
+        Ok(true)
+    }
+
+    /// Each task yields one of the frames, or a part of it, in their order.
+    fn union(&mut self, node: Node) -> bool {
+        let IR::Union { inputs, options } = self.ir.get(node).clone() else { return false };
+        if options.slice.is_some() {
+            return false;
+        }
+        let inputs: Vec<_> = inputs.into_iter().map(|input| self.draw_in(input)).collect();
+        if !inputs.iter().any(|top| self.growing_at(*top).is_some() || self.splits(*top).are_several()) {
+            return false;
+        }
+        let (mut tops, mut all) = (Vec::with_capacity(inputs.len()), Vec::new());
+        for (input, top) in inputs.into_iter().enumerate() {
+            let top = match self.share_out(top) {
+                Some(shares) => shares,
+                None if !self.splits(top).choices.is_empty() => {
+                    let (_, left) = self.leave(top, None);
+                    self.decided.insert(left.0, Splits::shares(self.target.tasks));
+                    left
+                }
+                None => top,
+            };
+            let splits = self.splits(top).splits.into_iter();
+            all.extend(splits.map(|split| Split::Branch { input, split: Box::new(split) }));
+            tops.push(top);
+        }
+        let why = format!("{} frames, one below the other", tops.len());
+        let ir = self.ir.get(node).clone().with_inputs(tops);
+        self.ir.replace(node, ir);
+        self.decided.insert(node.0, Splits::of(all, false, why));
+        true
+    }
+
+    /// Of the first rows in some order, each task yields its own; the node takes those of them.
+    fn top(&mut self, node: Node) -> bool {
+        let IR::Sort { input, by_column, slice: Some((offset, len, _)), sort_options } = self.ir.get(node).clone()
+        else {
+            return false;
+        };
+        let Some(most) = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(len)) else { return false };
+        let top = self.draw_in(input);
+        let splits = self.splits(top);
+        if most > TOP || !splits.are_several() || self.growing_at(top).is_some() {
+            return false;
+        }
+        // What a task has seen says nothing of what others have: the predicate that tells scans of it stays in the task.
+        let first = IR::Sort {
+            input: top,
+            by_column: by_column.clone(),
+            slice: Some((0, most, None)),
+            sort_options: sort_options.clone(),
+        };
+        let first = self.ir.add(first);
+        self.decided.insert(first.0, splits);
+        let (_, left) = self.leave(first, None);
+        self.ir.replace(node, IR::Sort { input: left, by_column, slice: Some((offset, len, None)), sort_options });
+        self.decided.insert(node.0, Splits::whole(format!("it takes the first rows of the first {most} of each task")));
+        true
+    }
+
+    /// Rows of equal keys come to one task; or, if one side turns out to be small, all of it comes to each task of the other.
+    fn join(&mut self, node: Node) -> Result<bool, PlanError> {
+        let ir = self.ir.get(node).clone();
+        let IR::Join { input_left, input_right, left_on, right_on, .. } = &ir else { return Ok(false) };
+        let (left, right) = (self.draw_in(*input_left), self.draw_in(*input_right));
+        if !self.splits(left).are_several() && !self.splits(right).are_several() {
+            return Ok(false);
+        }
+        let parts = match join::parts(&ir, &self.schema(left), &self.schema(right), &self.exprs) {
+            Ok(parts) => parts,
+            Err(why) => {
+                self.whole.insert(node.0, format!("it joins all rows at once, because {why}"));
+                return Ok(false);
+            }
+        };
+        let (may_take_left, may_take_right) = (self.growing_at(left).is_none(), self.growing_at(right).is_none());
+        let (left_along, right_along) = (parts.left_along && may_take_left, parts.right_along && may_take_right);
+        if !parts.by_keys && !left_along && !right_along {
+            return Ok(false);
+        }
+        let (left_bytes, right_bytes) = (self.bytes(left), self.bytes(right));
+        // The smaller side comes to the other, if it may.
+        let takes_left = match (left_along, right_along) {
+            (true, true) => Some(right_bytes <= left_bytes),
+            (true, false) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        };
+        let worth_waiting = |small: u64, large: u64| small <= large / 2 || small <= SOON;
+        let (mut scatters, mut shown) = ([None, None], String::new());
+        if parts.by_keys {
+            let (by_left, by_right) = (self.scatter_by(left_on, left)?, self.scatter_by(right_on, right)?);
+            shown = by_left.keys.join(", ");
+            scatters = [Some(by_left), Some(by_right)];
+        }
+        let [by_left, by_right] = scatters;
+        let (left_stage, left) = self.leave_for(left, by_left);
+        let (right_stage, right) = self.leave_for(right, by_right);
+        let mut choices = Vec::new();
+        if let Some(takes_left) = takes_left {
+            let (along, small, beside, bytes) = match takes_left {
+                true => (left_stage, right_stage, left_bytes, right_bytes),
+                false => (right_stage, left_stage, right_bytes, left_bytes),
+            };
+            let ways = vec![(along, Way::Along), (small, Way::All)];
+            match parts.by_keys {
+                true if worth_waiting(bytes, beside) => {
+                    choices.push(Choice { ways, by_size: false, small: Some((small, beside)) });
+                }
+                true => (),
+                false => choices.push(Choice { ways, by_size: false, small: None }),
+            }
+        }
+        if parts.by_keys {
+            choices.push(Choice::sections([left_stage, right_stage]));
+        }
+        let ir = ir.with_inputs([left, right]);
+        self.ir.replace(node, ir);
+        let why = match (parts.by_keys, choices.len()) {
+            (false, _) => "all of the smaller side comes to each task of the other".to_owned(),
+            (true, 1) => format!("rows of equal {shown} come to one task"),
+            (true, _) => format!(
+                "rows of equal {shown} come to one task, unless all of the smaller side is worth bringing to each"
+            ),
+        };
+        self.decided.insert(node.0, Splits::chosen(choices, why));
+        Ok(true)
+    }
+
+    /// Ends a stage at a node. Unless it has UDF steps, it may yet become a part of who reads it.
+    fn leave_for(&mut self, top: Node, scatter: Option<Scatter>) -> (StageId, Node) {
+        if self.growing_at(top).is_some() {
+            return self.leave(top, scatter);
+        }
+        let stage = self.open(Head::Node(top));
+        self.open[stage.0 as usize].scatter = scatter;
+        let columns = self.schema(top);
+        let cut = self.ir.add(IR::SimpleProjection { input: top, columns });
+        self.cuts.insert(cut.0, stage);
+        (stage, cut)
+    }
+
+    /// Whether rows can be scattered by these keys.
+    fn are_keys(&self, keys: &[ExprIR], top: Node) -> bool {
+        let schema = self.schema(top);
+        let dtype = |key: &ExprIR| key.dtype(&schema, &self.exprs).is_ok_and(may_be_key);
+        let rows = |key: &ExprIR| expr_is_row_wise(key.node(), &self.exprs) && reads_a_column(key.node(), &self.exprs);
+        !keys.is_empty() && keys.iter().all(|key| rows(key) && dtype(key))
+    }
+
+    /// Scatters what stands on a node by these keys.
+    fn scatter_by(&mut self, keys: &[ExprIR], top: Node) -> Result<Scatter, PlanError> {
+        let into = self.target.sections() as usize;
+        let column = |key: &ExprIR| match self.exprs.get(key.node()) {
+            AExpr::Column(name) => Some(name.to_string()),
+            _ => None,
+        };
+        let columns = keys.iter().map(column).collect::<Option<Vec<_>>>();
+        // One that is two keys has two names, as in what it is joined with.
+        let columns = columns.filter(|keys| keys.iter().collect::<BTreeSet<_>>().len() == keys.len());
+        if let Some(keys) = columns {
+            return Ok(Scatter { keys, computed: None, into });
+        }
+        let read = keys.iter().flat_map(|key| polars_plan::utils::aexpr_to_leaf_names_iter(key.node(), &self.exprs));
+        let mut read: Vec<String> = read.map(ToString::to_string).collect();
+        read.sort_unstable();
+        read.dedup();
+        let schema = self.schema(top);
+        let mut computed = Schema::default();
+        let mut exprs = Vec::with_capacity(keys.len());
+        for (number, key) in keys.iter().enumerate() {
+            let name: PlSmallStr = format!("{number}").into();
+            computed.insert(name.clone(), key.dtype(&schema, &self.exprs).map_err(PlanError::polars)?.clone());
+            exprs.push(ExprIR::new(key.node(), OutputName::Alias(name)));
+        }
+        // A batch comes in the place of whatever stage.
+        let input = self.ir.add(placeholder(StageId(0), schema));
+        let options = ProjectionOptions::default();
+        let select = self.ir.add(IR::Select { input, expr: exprs, schema: Arc::new(computed), options });
+        let computed = Fragment::new(select, &self.ir, &self.exprs, self.target.travels)?;
+        Ok(Scatter { keys: read, computed: Some(computed), into })
+    }
+}

@@ -1,0 +1,166 @@
+//! Stages get their shape, and with it their tasks, when what decides it has been measured.
+
+use std::time::Instant;
+
+use super::{Action, Core};
+use crate::sched::query::{Phase, Query, StageSpec};
+use crate::sched::shape::{Fleet, Forced, Shape, Tasks, Way, deal, dealt};
+use crate::sched::{QueryId, StageId, WorkerId};
+
+impl Core {
+    /// How a stage runs, once that is decided.
+    pub(crate) fn shape(&self, query: QueryId, stage: StageId) -> Option<&Shape> {
+        self.queries.get(&query)?.stages.get(stage.0 as usize)?.shape.as_ref()
+    }
+
+    /// Decides what can be decided by now, and lets those stages begin.
+    pub(super) fn decide(&mut self, id: QueryId, now: Instant, actions: &mut Vec<Action>) {
+        let fleet = self.fleet();
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        if query.decide(fleet, self.settings.forced, |worker| self.ledger.has(worker), now) {
+            self.reopen_all(id, now, actions);
+        }
+    }
+
+    fn fleet(&self) -> Fleet {
+        let (workers, all) = (self.ledger.len().max(1) as u64, self.ledger.capacity());
+        let slots = (all.millicpus / self.settings.task.millicpus.max(1)).max(1);
+        Fleet { workers, slots, memory: all.memory / workers }
+    }
+}
+
+impl Query {
+    /// Gives tasks to the stages that can have them by now. Whether there is one.
+    pub(super) fn decide(
+        &mut self,
+        fleet: Fleet,
+        forced: Option<Forced>,
+        is_there: impl Fn(WorkerId) -> bool,
+        now: Instant,
+    ) -> bool {
+        let mut begun = false;
+        loop {
+            for stage in 0..self.stages.len() {
+                if self.stages[stage].shape.is_none() {
+                    let mode = self.stages[stage].mode.or_else(|| self.choose(stage, fleet, forced));
+                    self.stages[stage].mode = mode;
+                    self.stages[stage].shape = mode.and_then(|mode| self.form(stage, mode, fleet, forced));
+                }
+            }
+            let ready = |stage: &usize| {
+                let state = &self.stages[*stage];
+                !state.is_launched && state.phase != Phase::Done && state.shape.is_some() && !self.is_held(*stage)
+            };
+            let Some(stage) = (0..self.stages.len()).find(ready) else { return begun };
+            self.launch(stage, &is_there, now);
+            begun = true;
+        }
+    }
+
+    /// How a stage reads its inputs in some mode; all of each, where nothing is said.
+    fn ways(&self, stage: usize, mode: usize) -> impl Iterator<Item = (StageId, Way)> + '_ {
+        let spec = &self.spec.stages[stage];
+        let ways = spec.modes.get(mode).map_or(&[][..], |mode| &mode.ways);
+        let ways = ways.iter().copied().chain(std::iter::repeat(Way::All));
+        spec.inputs.iter().copied().zip(ways)
+    }
+
+    /// The first mode that fits; `None` while that is not known.
+    fn choose(&self, stage: usize, fleet: Fleet, forced: Option<Forced>) -> Option<usize> {
+        let spec = &self.spec.stages[stage];
+        for (index, mode) in spec.modes.iter().enumerate() {
+            let Some(small) = mode.small else { return Some(index) };
+            let input = self.stages.get(spec.inputs.get(small.input)?.0 as usize)?;
+            if input.phase != Phase::Done {
+                return None;
+            }
+            if small.holds(input.output.1, fleet, forced) {
+                return Some(index);
+            }
+        }
+        // The last one has no condition.
+        Some(spec.modes.len().saturating_sub(1))
+    }
+
+    /// The shape of a stage in this mode; `None` while what decides it is not known.
+    fn form(&self, stage: usize, mode: usize, fleet: Fleet, forced: Option<Forced>) -> Option<Shape> {
+        let (id, spec) = (StageId(stage as u32), &self.spec.stages[stage]);
+        let by_size = spec.modes.get(mode).is_some_and(|mode| mode.by_size);
+        let (mut chain, mut reads, mut why) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut tasks, mut bytes) = (Tasks::Splits(id, spec.tasks), 0);
+        for (input, way) in self.ways(stage, mode) {
+            let below = self.stages.get(input.0 as usize)?;
+            match way {
+                Way::Along => {
+                    let shape = below.shape.as_ref()?;
+                    chain.extend_from_slice(&shape.chain);
+                    reads.extend_from_slice(&shape.reads);
+                    why.extend(Some(shape.why.clone()).filter(|why| !why.is_empty()));
+                    tasks = shape.tasks.clone();
+                    continue;
+                }
+                Way::Sections if by_size && below.phase != Phase::Done => return None,
+                Way::Sections => bytes += below.output.1,
+                Way::Share | Way::All => (),
+            }
+            reads.push((input, way));
+        }
+        if by_size {
+            let sections = spec.tasks as u32;
+            tasks = deal(sections, bytes, fleet, forced);
+            why.push(dealt(sections, bytes, &tasks));
+        }
+        if let Some(small) = spec.modes.get(mode).and_then(|mode| mode.small) {
+            let input = spec.inputs.get(small.input)?;
+            why.push(format!("all of stage {} for each task, for it is small", input.0));
+        }
+        chain.push((id, mode));
+        Some(Shape { chain, reads, tasks, why: why.join("; ") })
+    }
+
+    /// Whether what a stage does is, or may yet be, a part of another's tasks.
+    fn is_held(&self, stage: usize) -> bool {
+        let is_along = |reader: usize, mode: usize| {
+            self.ways(reader, mode).any(|(input, way)| input.0 as usize == stage && way == Way::Along)
+        };
+        // Who has its tasks has taken in what it takes in.
+        let mut readers = self.stages[stage].readers.iter().filter(|reader| !self.stages[**reader].is_launched);
+        readers.any(|reader| match self.stages[*reader].mode {
+            Some(mode) => is_along(*reader, mode),
+            None => (0..self.spec.stages[*reader].modes.len()).any(|mode| is_along(*reader, mode)),
+        })
+    }
+
+    /// Gives a stage its tasks, and takes in those of which they are a part.
+    fn launch(&mut self, stage: usize, is_there: impl Fn(WorkerId) -> bool, now: Instant) {
+        let Some(shape) = self.stages[stage].shape.clone() else { return };
+        let taken: Vec<usize> = shape.chain.iter().map(|(id, _)| id.0 as usize).filter(|id| *id != stage).collect();
+        for below in &taken {
+            let StageSpec { one_attempt, with_others, held, .. } = self.spec.stages[*below].clone();
+            let spec = &mut self.spec.stages[stage];
+            spec.one_attempt.extend(one_attempt);
+            spec.with_others |= with_others;
+            spec.held.extend(held);
+            self.stages[*below].phase = Phase::Done;
+            self.stages[*below].since = now;
+            self.stages[*below].readers.clear();
+        }
+        if let Tasks::Splits(base, _) = shape.tasks
+            && base.0 as usize != stage
+        {
+            self.spec.stages[stage].affinity = self.spec.stages[base.0 as usize].affinity.clone();
+        }
+        let spec = &mut self.spec.stages[stage];
+        spec.one_attempt.retain(|id| !taken.contains(&(id.0 as usize)));
+        spec.held.sort_unstable();
+        spec.held.dedup();
+        spec.inputs = shape.reads.iter().map(|(id, _)| *id).collect();
+        spec.tasks = shape.tasks.count();
+        for input in &spec.inputs {
+            let Some(input) = self.stages.get_mut(input.0 as usize) else { continue };
+            input.readers.retain(|reader| !taken.contains(reader) && *reader != stage);
+            input.readers.push(stage);
+        }
+        self.stages[stage].launch(&self.spec.stages[stage], is_there);
+    }
+}

@@ -1,0 +1,197 @@
+//! Stages whose shape is decided while their query runs.
+
+use super::*;
+use crate::sched::{Mode, Small, Tasks, Way};
+
+const SMALL: u64 = 1;
+const LARGE: u64 = 1 << 40;
+
+/// A join of two stages: the first is read along if the second is small, else both by keys.
+fn join(probe: u32, build: u32) -> StageSpec {
+    let small = Some(Small { input: 1, beside: 1 << 20 });
+    StageSpec {
+        inputs: vec![StageId(probe), StageId(build)],
+        modes: vec![
+            Mode { ways: vec![Way::Along, Way::All], by_size: false, small },
+            Mode { ways: vec![Way::Sections; 2], by_size: true, small: None },
+        ],
+        ..stage(16)
+    }
+}
+
+fn left(task: TaskId, attempt: Attempt, bytes: u64) -> Event {
+    let output = Output { id: PartitionId { task, attempt }, rows: 1, bytes };
+    Event::TaskEnded { task, attempt, outcome: Ok(output) }
+}
+
+/// Lets what runs end, each output with its stage's bytes, until nothing more does: which stages ran tasks, in order.
+fn run(play: &mut Play, actions: Vec<Action>, bytes: impl Fn(u32) -> u64) -> Vec<u32> {
+    let mut ran = Vec::new();
+    let mut todo: VecDeque<_> = runs(&actions).into();
+    while let Some((task, attempt)) = todo.pop_front() {
+        if ran.last() != Some(&task.stage.0) {
+            ran.push(task.stage.0);
+        }
+        let actions = play.event(left(task, attempt, bytes(task.stage.0)));
+        todo.extend(runs(&actions));
+    }
+    ran
+}
+
+fn shape_of(play: &Play, stage: u32) -> (Vec<u32>, usize) {
+    let shape = play.core.shape(QueryId(1), StageId(stage)).expect("it is decided");
+    (shape.chain.iter().map(|(id, _)| id.0).collect(), shape.tasks.count())
+}
+
+#[test]
+fn what_may_become_a_part_of_its_reader_waits_until_that_is_decided() {
+    for (build, ran, shape) in [(SMALL, vec![1, 2], (vec![0, 2], 4)), (LARGE, vec![1, 0, 2], (vec![2], 16))] {
+        let mut play = Play::with_workers(&[4.0]);
+        let actions = play.submit(1, vec![stage(4), stage(2), join(0, 1)]);
+        assert!(runs(&actions).iter().all(|(task, _)| task.stage == StageId(1)), "the side that decides comes first");
+        let seen = run(&mut play, actions, |stage| if stage == 1 { build } else { 1 });
+        assert_eq!((seen, shape_of(&play, 2)), (ran, shape));
+        assert!(play.core.is_done(QueryId(1)));
+    }
+}
+
+#[test]
+fn a_chain_of_joins_takes_in_one_scan_and_begins_when_the_last_is_decided() {
+    let mut play = Play::with_workers(&[4.0]);
+    let stages = vec![stage(3), stage(1), join(0, 1), stage(1), join(2, 3), stage(1), join(4, 5)];
+    let actions = play.submit(1, stages);
+    let builds = runs(&actions);
+    assert_eq!(builds.iter().map(|(task, _)| task.stage.0).collect::<BTreeSet<_>>(), [1, 3, 5].into());
+    for (task, attempt) in &builds[..2] {
+        assert_eq!(runs(&play.event(left(*task, *attempt, SMALL))), [], "one side is still unknown");
+    }
+    let actions = play.event(left(builds[2].0, builds[2].1, SMALL));
+    assert_eq!(runs(&actions).len(), 3, "one task for each of the scan's");
+    assert!(runs(&actions).iter().all(|(task, _)| task.stage == StageId(6)));
+    assert_eq!(shape_of(&play, 6), (vec![0, 2, 4, 6], 3));
+    let reads: Vec<_> = play.core.shape(QueryId(1), StageId(6)).unwrap().reads.clone();
+    assert_eq!(reads, [1, 3, 5].map(|build| (StageId(build), Way::All)));
+    assert_eq!(run(&mut play, actions, |_| 1), [6]);
+    assert!(play.core.is_done(QueryId(1)));
+}
+
+#[test]
+fn a_join_that_takes_in_another_reads_what_that_would_read() {
+    let mut play = Play::with_workers(&[4.0]);
+    let actions = play.submit(1, vec![stage(3), stage(1), join(0, 1), stage(1), join(2, 3)]);
+    let ran = run(&mut play, actions, |stage| if stage == 1 { LARGE } else { SMALL });
+    assert_eq!(ran.iter().copied().collect::<BTreeSet<_>>(), [0, 1, 3, 4].into(), "stage 2 is a part of stage 4");
+    let shape = play.core.shape(QueryId(1), StageId(4)).unwrap();
+    assert_eq!(shape.reads, [(StageId(0), Way::Sections), (StageId(1), Way::Sections), (StageId(3), Way::All)]);
+    assert!(matches!(&shape.tasks, Tasks::Sections(ranges) if ranges.len() == 16), "{shape:?}");
+}
+
+#[test]
+fn who_has_taken_in_a_stage_waits_for_what_that_reads() {
+    let mut play = Play::with_workers(&[4.0]);
+    let dealt = StageSpec { inputs: vec![StageId(0)], ..stage(3) };
+    let actions = play.submit(1, vec![stage(2), dealt, stage(1), join(1, 2)]);
+    let small = runs(&actions).into_iter().find(|(task, _)| task.stage == StageId(2)).unwrap();
+    let mut begun = play.event(left(small.0, small.1, SMALL));
+    assert_eq!(shape_of(&play, 3), (vec![1, 3], 3));
+    begun.extend(actions.into_iter().filter(|action| matches!(action, Action::Run { task, .. } if *task != small.0)));
+    assert_eq!(run(&mut play, begun, |_| 1), [0, 3]);
+    assert!(play.core.is_done(QueryId(1)));
+}
+
+#[test]
+fn a_shape_is_never_decided_again_whatever_is_lost_and_what_is_lost_below_it_is_made_again() {
+    let mut play = Play::with_workers(&[1.0, 1.0]);
+    let on = |worker| [(0, Affinity::Soft(WorkerId(worker)))].into();
+    let stages = vec![stage(4), StageSpec { affinity: on(1), ..stage(1) }, join(0, 1)];
+    let actions = play.submit(1, stages);
+    let [(build, attempt)] = runs(&actions)[..] else { panic!("{actions:?}") };
+    let mut begun = play.event(left(build, attempt, SMALL));
+    let [(first, attempt), ..] = runs(&begun)[..] else { panic!("{begun:?}") };
+    begun.extend(play.event(left(first, attempt, 1)));
+    // The small side is lost, and large when it is made again.
+    let again = play.event(lost(1));
+    assert_eq!(runs(&again).iter().map(|(task, _)| *task).collect::<Vec<_>>(), [build]);
+    // What runs where nothing was lost, runs on.
+    begun.retain(|action| matches!(action, Action::Run { worker: WorkerId(0), task, .. } if *task != first));
+    begun.extend(again);
+    let ran = run(&mut play, begun, |stage| if stage == 1 { LARGE } else { 1 });
+    assert!(!ran.contains(&0), "the scan is a part of the join as before: {ran:?}");
+    assert_eq!(shape_of(&play, 2), (vec![0, 2], 4));
+    assert!(play.core.is_done(QueryId(1)));
+}
+
+/// A xorshift generator: the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+/// Random trees of joins over scans, whose workers are lost now and then.
+#[test]
+fn whatever_sizes_turn_out_and_whatever_is_lost_every_query_ends_and_no_task_reads_what_is_not_there() {
+    for seed in 1..=400u32 {
+        let mut dice = Dice((seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut play = Play::with_workers(&[1.0, 2.0]);
+        let (mut stages, mut tops) = (Vec::new(), Vec::new());
+        for _ in 0..2 + dice.below(4) {
+            tops.push(stages.len() as u32);
+            stages.push(stage(1 + dice.below(4) as usize));
+        }
+        while tops.len() > 1 {
+            let (probe, build) = (tops.remove(0), tops.remove(dice.below(tops.len() as u64) as usize));
+            stages.push(join(probe, build));
+            if dice.below(3) == 0 {
+                // Its rows are dealt anew.
+                stages.push(StageSpec { inputs: vec![StageId(stages.len() as u32 - 1)], ..stage(3) });
+            }
+            tops.insert(dice.below(tops.len() as u64 + 1) as usize, stages.len() as u32 - 1);
+        }
+        let sizes: Vec<u64> = stages.iter().map(|_| [SMALL, LARGE][dice.below(2) as usize]).collect();
+        let (mut workers, last) = (2, stages.len() as u32 - 1);
+        let mut actions = play.submit(1, stages);
+        let mut todo: Vec<(TaskId, Attempt, WorkerId)> = Vec::new();
+        for turn in 0.. {
+            assert!(turn < 10_000, "seed {seed} does not end");
+            for action in &actions {
+                let Action::Run { task, attempt, worker, .. } = action else { continue };
+                todo.push((*task, *attempt, *worker));
+                for (input, _) in play.core.shape(task.query, task.stage).unwrap().reads.clone() {
+                    assert!(!play.core.outputs(QueryId(1), input).is_empty(), "seed {seed}: {task} reads nothing");
+                }
+            }
+            if play.core.is_done(QueryId(1)) {
+                break;
+            }
+            actions = match dice.below(12) {
+                0 if workers < 5 => {
+                    let gone = WorkerId(dice.below(workers) as u32);
+                    todo.retain(|(.., on)| *on != gone);
+                    let mut actions = play.event(lost(gone.0));
+                    actions.extend(play.event(joined(workers as u32, Resources::cpus(1.0))));
+                    workers += 1;
+                    actions
+                }
+                _ if todo.is_empty() => {
+                    play.now += Duration::from_millis(100);
+                    play.event(Event::Tick)
+                }
+                _ => {
+                    let (task, attempt, _) = todo.remove(dice.below(todo.len() as u64) as usize);
+                    play.event(left(task, attempt, sizes[task.stage.0 as usize] / 8))
+                }
+            };
+        }
+        let shape = play.core.shape(QueryId(1), StageId(last)).unwrap();
+        assert_eq!(play.core.outputs(QueryId(1), StageId(last)).len(), shape.tasks.count(), "seed {seed}");
+        play.event(Event::Release(QueryId(1)));
+        play.leave();
+        play.assert_idle();
+    }
+}

@@ -1,0 +1,167 @@
+//! How a stage runs: decided once what it reads has been measured, and never again, whatever is lost. Any shape gives the right
+//! rows; only its speed depends on the sizes.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::StageId;
+use super::resources::Bytes;
+
+/// How a stage reads one of its inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Way {
+    /// Not at all: what the input would do is a part of the stage's own tasks.
+    Along,
+    /// An equal share of the rows for each task.
+    Share,
+    /// Adjacent sections of what each task of the input has left.
+    Sections,
+    /// All rows, for each task.
+    All,
+}
+
+/// One way of running a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mode {
+    /// How each input is read, in their order.
+    pub(crate) ways: Vec<Way>,
+    /// It has as many tasks as suits what it reads of sections, of which there are as many as the stage has tasks at most.
+    pub(crate) by_size: bool,
+    /// Only if an input turns out to be small.
+    pub(crate) small: Option<Small>,
+}
+
+/// An input that each task could read all of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Small {
+    /// Which input.
+    pub(crate) input: usize,
+    /// Bytes of what would be moved otherwise, as far as the plan tells.
+    pub(crate) beside: u64,
+}
+
+/// Who is there to run a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fleet {
+    pub(crate) workers: u64,
+    /// Tasks that run at once, on all of them.
+    pub(crate) slots: u64,
+    /// Bytes that a worker has; 0 where it is not known.
+    pub(crate) memory: u64,
+}
+
+/// What tests want, whatever the sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forced {
+    /// Whatever may be small is.
+    Broadcast,
+    /// Nothing is.
+    Hash,
+    /// Nor are there tasks that read more than one section.
+    OneSection,
+}
+
+/// How a stage runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// The stages that each task runs: those that are read along, with their modes, and then the stage itself.
+    pub(crate) chain: Vec<(StageId, usize)>,
+    /// What its tasks read of other stages.
+    pub(crate) reads: Vec<(StageId, Way)>,
+    pub(crate) tasks: Tasks,
+    /// Why it is run so, for people; nothing where there was no choice.
+    pub(crate) why: String,
+}
+
+/// The tasks of a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Tasks {
+    /// One for each split of this stage, of which there are so many.
+    Splits(StageId, usize),
+    /// One for each of these ranges of sections.
+    Sections(Vec<Range<u32>>),
+}
+
+impl Tasks {
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Self::Splits(_, count) => *count,
+            Self::Sections(ranges) => ranges.len(),
+        }
+    }
+}
+
+/// What is always small enough to be read by everybody.
+const SMALL: u64 = 10 << 20;
+/// A task reads about so much of its sections, and does not come to life for less than that.
+const MOST: u64 = 128 << 20;
+const LEAST: u64 = 4 << 20;
+
+impl Small {
+    /// Whether an input of so many bytes is small: cheaper to bring to all workers than the other side is to move.
+    pub(super) fn holds(self, bytes: u64, fleet: Fleet, forced: Option<Forced>) -> bool {
+        match forced {
+            Some(Forced::Broadcast) => return true,
+            Some(Forced::Hash | Forced::OneSection) => return false,
+            None => (),
+        }
+        let each = fleet.slots.div_ceil(fleet.workers.max(1)).max(1);
+        // Every task builds its own table of it.
+        let fits = fleet.memory == 0 || bytes.saturating_mul(3 * each) <= fleet.memory / 4;
+        bytes <= SMALL || (fits && bytes.saturating_mul(fleet.workers) <= self.beside / 2)
+    }
+}
+
+/// Deals sections that hold so many bytes together to tasks: few where there is little, as many as run at once where that is
+/// worth it, and more where one would have too much.
+pub(super) fn deal(sections: u32, bytes: u64, fleet: Fleet, forced: Option<Forced>) -> Tasks {
+    let wanted = match forced {
+        Some(Forced::OneSection) => u64::from(sections),
+        _ => bytes.div_ceil(LEAST).min(fleet.slots).max(bytes.div_ceil(MOST)),
+    };
+    let tasks = wanted.clamp(1, u64::from(sections.max(1)));
+    let border = |task: u64| (u64::from(sections) * task / tasks) as u32;
+    Tasks::Sections((0..tasks).map(|task| border(task)..border(task + 1)).collect())
+}
+
+/// What was decided of sections, for people.
+pub(super) fn dealt(sections: u32, bytes: u64, tasks: &Tasks) -> String {
+    let tasks = tasks.count();
+    format!("{sections} sections with {} in {tasks} task{}", Bytes(bytes), if tasks == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLEET: Fleet = Fleet { workers: 2, slots: 4, memory: 4 << 30 };
+
+    #[test]
+    fn sections_are_dealt_once_in_order_to_as_many_tasks_as_they_are_worth() {
+        for (bytes, tasks) in [(0, 1), (LEAST, 1), (3 * LEAST, 3), (100 * LEAST, 4), (9 * MOST, 9), (500 * MOST, 64)] {
+            let Tasks::Sections(ranges) = deal(64, bytes, FLEET, None) else { panic!("sections") };
+            assert_eq!(ranges.len(), tasks, "{bytes} bytes");
+            assert!(ranges.iter().cloned().flatten().eq(0..64), "{ranges:?}");
+            let sizes: Vec<_> = ranges.iter().map(ExactSizeIterator::len).collect();
+            assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+        }
+        assert_eq!(deal(64, 1, FLEET, Some(Forced::OneSection)).count(), 64);
+        assert_eq!(deal(0, 1, FLEET, None).count(), 1);
+    }
+
+    #[test]
+    fn small_is_what_costs_less_to_bring_to_all_than_the_other_side_to_move() {
+        let small = Small { input: 1, beside: 1 << 30 };
+        let holds = |bytes| small.holds(bytes, FLEET, None);
+        assert!(holds(SMALL) && holds(100 << 20));
+        assert!(!holds(300 << 20), "twice that is more than half of what it is read beside");
+        let memory = Fleet { memory: 1 << 30, ..FLEET };
+        assert!(
+            !small.holds(100 << 20, memory, None),
+            "two tables of it, thrice its size, are no quarter of the memory"
+        );
+        assert!(small.holds(u64::MAX, FLEET, Some(Forced::Broadcast)));
+        assert!(!small.holds(0, FLEET, Some(Forced::Hash)));
+    }
+}
