@@ -174,7 +174,7 @@ impl Session {
         };
         let ground = Ground::new(&config, |runtime| {
             let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-            let node = Node::bind(identity, loopback, hello(), runtime)
+            let node = Node::bind(identity, loopback, &runtime.with_build(hello()))
                 .map_err(|e| ClusterError::network("bind to the loopback", e))?;
             Ok(Some((node, None)))
         })?;

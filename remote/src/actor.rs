@@ -1,53 +1,41 @@
 //! One handle for an actor, wherever it is.
 
+mod travel;
+
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
 use crate::codec::CodecError;
-use crate::error::{AskError, TellError};
-use crate::identity::NodeId;
+use crate::error::{AskError, Down, TellError};
+use crate::ids::{ActorId, Address};
 use crate::link::Letter;
-use crate::local::{Down, LocalRef};
+use crate::local::LocalRef;
 use crate::message::{RemoteMessage, StreamMessage, WireMessage};
-use crate::node::Node;
-use crate::parcel::{Opened, Parcel};
-use crate::stream::Replies;
+use crate::parcel::Parcel;
+use crate::replies::Replies;
+use crate::router::{Router, reach, read};
 use crate::trace::TraceContext;
-use crate::travel::Travelling;
-
-/// An actor's number in its node, given by whoever publishes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ActorId(pub u64);
-
-/// Where an actor is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Address {
-    /// Its node.
-    pub node: NodeId,
-    /// Its number there.
-    pub actor: ActorId,
-}
+use travel::Travelling;
 
 /// A handle to an actor of this or another process. It can be part of a message, if the actor is published: whoever
 /// receives it reaches the actor, wherever the three of them are, by a connection that is made when it is first needed.
 pub struct ActorRef<A: Actor<Context = Context<A>>>(Target<A>);
 
 impl<A: Actor<Context = Context<A>>> ActorRef<A> {
-    pub(crate) fn remote(node: Node, address: Address, at: Option<SocketAddr>) -> Self {
+    /// The actor at an address; its node is dialled `at` when it is needed and not connected.
+    pub(crate) fn at(node: Arc<dyn Router>, address: Address, at: Option<SocketAddr>) -> Self {
+        if address.node == node.id()
+            && let Some(actor) = node.published(address.actor)
+            && let Some(actor) = actor.downcast_ref::<LocalRef<A>>()
+        {
+            return Self(Target::Local(actor.clone()));
+        }
         Self(Target::Remote { node, address, at })
-    }
-
-    pub(crate) fn detached(travelling: Travelling) -> Self {
-        Self(Target::Detached(travelling))
-    }
-
-    pub(crate) fn target(&self) -> &Target<A> {
-        &self.0
     }
 
     /// Sends a message and waits for its reply.
@@ -73,8 +61,8 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                     return Err(AskError::NoSuchActor);
                 }
                 let started = Instant::now();
-                let link = node.reach(address.node, *at, deadline).await?;
-                let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
+                let link = reach(&**node, address.node, *at, deadline).await?;
+                let letter = letter(message, &**node, address.actor).map_err(AskError::Codec)?;
                 let reply = link.ask(letter, deadline.saturating_sub(started.elapsed())).await?;
                 read(node, reply)
             }
@@ -106,10 +94,10 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                 if address.node == node.id() {
                     return Err(AskError::NoSuchActor);
                 }
-                let link = node.reach(address.node, *at, patience).await?;
-                let letter = letter(message, node, address.actor).map_err(AskError::Codec)?;
+                let link = reach(&**node, address.node, *at, patience).await?;
+                let letter = letter(message, &**node, address.actor).map_err(AskError::Codec)?;
                 let incoming = link.stream(letter, patience).await?;
-                Ok(Replies::remote(incoming, patience, node.clone()))
+                Ok(Replies::remote(incoming, patience, Arc::clone(node)))
             }
             Target::Detached(_) => Err(AskError::Detached),
         }
@@ -138,8 +126,8 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                     return Err(TellError::NoSuchActor);
                 }
                 let started = Instant::now();
-                let link = node.reach(address.node, *at, deadline).await?;
-                let letter = letter(message, node, address.actor).map_err(TellError::Codec)?;
+                let link = reach(&**node, address.node, *at, deadline).await?;
+                let letter = letter(message, &**node, address.actor).map_err(TellError::Codec)?;
                 link.tell(letter, deadline.saturating_sub(started.elapsed())).await
             }
             Target::Detached(_) => Err(TellError::Detached),
@@ -159,8 +147,8 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
         M: RemoteMessage,
     {
         let runtime = match &self.0 {
-            Target::Local(actor) => actor.runtime(),
-            Target::Remote { node, .. } => node.shared().net.handle.clone(),
+            Target::Local(actor) => actor.net().handle.clone(),
+            Target::Remote { node, .. } => node.net().handle.clone(),
             Target::Detached(_) => return Err(AskError::Detached),
         };
         let (answered, answer) = std::sync::mpsc::sync_channel(1);
@@ -189,7 +177,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
             Target::Remote { node, address, .. } if address.node == node.id() => Down::NoSuchActor,
             Target::Remote { node, address, at } => {
                 // Nobody may have needed it before.
-                match node.reach(address.node, *at, REACH).await {
+                match reach(&**node, address.node, *at, REACH).await {
                     Ok(link) => link.watch(address.actor).await,
                     Err(why) => Down::NodeLost { cause: why.to_string() },
                 }
@@ -209,7 +197,9 @@ impl<A: Actor<Context = Context<A>>> Clone for ActorRef<A> {
     fn clone(&self) -> Self {
         Self(match &self.0 {
             Target::Local(actor) => Target::Local(actor.clone()),
-            Target::Remote { node, address, at } => Target::Remote { node: node.clone(), address: *address, at: *at },
+            Target::Remote { node, address, at } => {
+                Target::Remote { node: Arc::clone(node), address: *address, at: *at }
+            }
             Target::Detached(travelling) => Target::Detached(travelling.clone()),
         })
     }
@@ -225,24 +215,12 @@ impl<A: Actor<Context = Context<A>>> fmt::Debug for ActorRef<A> {
     }
 }
 
-impl fmt::Display for ActorId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.node, self.actor)
-    }
-}
-
 /// Where the actor is.
-pub(crate) enum Target<A: Actor<Context = Context<A>>> {
+enum Target<A: Actor<Context = Context<A>>> {
     Local(LocalRef<A>),
     Remote {
         /// Our node, not the actor's.
-        node: Node,
+        node: Arc<dyn Router>,
         address: Address,
         /// Where to dial, if there is no connection.
         at: Option<SocketAddr>,
@@ -254,12 +232,7 @@ pub(crate) enum Target<A: Actor<Context = Context<A>>> {
 /// How long a watch waits for its connection.
 const REACH: Duration = Duration::from_secs(5);
 
-fn letter<M: WireMessage>(message: M, from: &Node, actor: ActorId) -> Result<Letter, CodecError> {
+fn letter<M: WireMessage>(message: M, from: &dyn Router, actor: ActorId) -> Result<Letter, CodecError> {
     let trace = TraceContext::of_message(&from.net().ambient);
     Ok(Letter { message: M::ID, actor, parcel: Parcel::pack(&message)?, trace })
-}
-
-/// Reads what the other side answered.
-pub(crate) fn read<T: DeserializeOwned>(node: &Node, answer: Opened) -> Result<T, AskError> {
-    node.decoding(|| answer.unpack()).map_err(|text| AskError::BadReply { text })
 }

@@ -5,8 +5,6 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
 
-use crate::identity::IdentityError;
-
 /// Where the time of day and random numbers that show on the wire come from.
 #[derive(Clone, Debug)]
 pub(crate) enum Ambient {
@@ -16,6 +14,11 @@ pub(crate) enum Ambient {
     #[cfg(feature = "sim")]
     Simulated(std::sync::Arc<Simulated>),
 }
+
+/// The system's source of randomness failed.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("no randomness from the system")]
+pub(crate) struct NoRandomness;
 
 /// What a simulation has instead of a system.
 #[cfg(feature = "sim")]
@@ -43,12 +46,12 @@ impl Ambient {
     }
 
     /// Random bytes.
-    pub(crate) fn random<const N: usize>(&self) -> Result<[u8; N], IdentityError> {
+    pub(crate) fn random<const N: usize>(&self) -> Result<[u8; N], NoRandomness> {
         let mut bytes = [0; N];
         match self {
             Self::System => {
                 let random = rustls::crypto::ring::default_provider().secure_random;
-                random.fill(&mut bytes).map_err(|_| IdentityError::Random)?;
+                random.fill(&mut bytes).map_err(|_| NoRandomness)?;
             }
             #[cfg(feature = "sim")]
             Self::Simulated(simulated) => {

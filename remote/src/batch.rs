@@ -1,5 +1,7 @@
 //! Arrow batches as fields of messages.
 
+mod ipc;
+
 use std::fmt;
 use std::ops::Deref;
 
@@ -7,7 +9,6 @@ use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 use arrow::buffer::Buffer;
 use arrow::error::ArrowError;
-use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamEncoder;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -114,7 +115,7 @@ impl<'de> Deserialize<'de> for Raw {
 }
 
 /// The batch as an IPC stream of its own buffers, not copied.
-fn written(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
+pub(crate) fn written(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
     let mut encoder = StreamEncoder::try_new(batch.schema_ref())?;
     let mut buffers = encoder.encode(batch)?;
     buffers.extend(encoder.finish()?);
@@ -122,13 +123,6 @@ fn written(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
 }
 
 /// The one batch of an IPC stream, whose arrays share these bytes where they are aligned.
-fn read(bytes: Bytes) -> Result<RecordBatch, ArrowError> {
-    let mut rest = Buffer::from(bytes);
-    let mut decoder = StreamDecoder::new();
-    let batch = decoder.decode(&mut rest)?.ok_or_else(|| ArrowError::IpcError("no batch".to_owned()))?;
-    if decoder.decode(&mut rest)?.is_some() {
-        return Err(ArrowError::IpcError("more than one batch".to_owned()));
-    }
-    decoder.finish()?;
-    Ok(batch)
+pub(crate) fn read(bytes: Bytes) -> Result<RecordBatch, ArrowError> {
+    ipc::read(Buffer::from(bytes))
 }

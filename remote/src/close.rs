@@ -1,7 +1,5 @@
 //! The numbers with which connections and streams are closed. Never renumbered, never reused.
 
-use quinn::VarInt;
-
 /// Why a connection was closed or a stream reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -49,8 +47,8 @@ impl Code {
         Self::Expelled,
     ];
 
-    pub(crate) fn var(self) -> VarInt {
-        VarInt::from_u32(self as u32)
+    pub(crate) fn number(self) -> u32 {
+        self as u32
     }
 }
 

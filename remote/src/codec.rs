@@ -10,16 +10,12 @@ use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::fence;
-use crate::parcel::MAX_BATCHES;
-use crate::travel;
+use crate::limits::{MAX_BATCHES, MAX_MESSAGE};
+use crate::{detached, fence};
 use bounds::Scales;
 pub use bounds::{Bound, MAX_DEPTH};
 use reading::Seed;
 use writing::Weighed;
-
-/// The largest encoded message, in bytes.
-pub const MAX_MESSAGE: usize = 64 << 20;
 
 /// A value could not be encoded or decoded.
 #[derive(Clone, thiserror::Error)]
@@ -60,6 +56,8 @@ pub enum CodecError {
     },
 }
 
+crate::text::debug_is_display!(CodecError);
+
 /// Encodes a value.
 ///
 /// # Errors
@@ -74,7 +72,7 @@ pub(crate) fn encode_message<T: Serialize + DeserializeOwned>(value: &T) -> Resu
     let (bytes, sure) = weigh(value)?;
     if !sure {
         // What serde shows a sender is not enough to tell. Only this answer counts: what else may fail here needs a receiver.
-        let decoded = travel::unnoticed(|| fence::catch(|| decode::<T>(&bytes).map(drop)));
+        let decoded = detached::unnoticed(|| fence::catch(|| decode::<T>(&bytes).map(drop)));
         if let Ok(Err(CodecError::Beyond(bound))) = decoded {
             return Err(CodecError::Beyond(bound));
         }

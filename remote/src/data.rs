@@ -6,7 +6,6 @@
 //! Little-endian.
 
 mod serve;
-pub(crate) mod wire;
 
 use std::io;
 use std::sync::Arc;
@@ -15,14 +14,15 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError};
 use tokio::time::Instant;
 
+use crate::account::{Account, MAX_TICKET, Request, WINDOW};
 use crate::close::Code;
 use crate::error::FetchError;
-use crate::identity::PeerId;
-use crate::lane::{Patience, SLICE};
-use crate::runtime::Net;
+use crate::ids::PeerId;
+use crate::lane::SLICE;
+use crate::net::Net;
+use crate::patience::Patience;
 
-pub(crate) use serve::serve;
-use wire::{Account, MAX_TICKET, Request, WINDOW};
+pub(crate) use serve::{Store, serve};
 
 /// Longest reason of a refusal, in bytes.
 const MAX_REFUSAL: usize = 4 << 10;
@@ -148,8 +148,8 @@ impl Drop for Fetch {
     fn drop(&mut self) {
         if !self.done {
             // Fails only if the streams are closed already.
-            let _ = self.send.reset(Code::Cancelled.var());
-            let _ = self.read.stop(Code::Cancelled.var());
+            let _ = self.send.reset(Code::Cancelled.into());
+            let _ = self.read.stop(Code::Cancelled.into());
         }
     }
 }
@@ -244,9 +244,9 @@ fn write_error(error: WriteError) -> FetchError {
 }
 
 fn reset(code: quinn::VarInt) -> FetchError {
-    if code == Code::SourceFailed.var() {
+    if code == Code::SourceFailed.into() {
         FetchError::SourceFailed
-    } else if code == Code::Stalled.var() {
+    } else if code == Code::Stalled.into() {
         FetchError::Stalled
     } else {
         FetchError::Protocol("the producer ended the transfer")

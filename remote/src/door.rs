@@ -15,6 +15,9 @@ const HANDSHAKES: usize = 128;
 const HANDSHAKES_OF_HOST: usize = 64;
 /// Handshakes at a time above which a newcomer proves its address first, which costs it a round trip and us nothing.
 const CALM: usize = 32;
+/// Joins served at a time, and those of one host: few of the places for handshakes, which peers need too.
+const JOINS: usize = 32;
+const JOINS_OF_HOST: usize = 24;
 /// Handshakes that may fail at once, and how long one of them counts. A host beyond the first proves its address; one
 /// that has, and goes beyond the second, is not answered.
 const DOUBTS: u32 = 8;
@@ -99,7 +102,7 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    pub(crate) fn new(most: usize, most_of_host: usize) -> Self {
+    fn new(most: usize, most_of_host: usize) -> Self {
         Self { of_host: Arc::default(), most, most_of_host }
     }
 
@@ -120,6 +123,11 @@ impl Crowd {
     fn len(&self) -> usize {
         lock(&self.of_host).values().sum()
     }
+}
+
+/// Joins that are served at a time.
+pub(crate) fn joins() -> Crowd {
+    Crowd::new(JOINS, JOINS_OF_HOST)
 }
 
 /// A place in a [`Crowd`], free again when it is dropped.

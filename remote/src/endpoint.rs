@@ -8,17 +8,15 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use quinn::{ClientConfig, ConnectionError, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{ClientConfig, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 
 use crate::ambient::Ambient;
 use crate::error::BindError;
-use crate::handshake::NO_PROTOCOL;
-use crate::identity::{
-    ALPN_CONTROL, ALPN_DATA, Fingerprint, Identity, SERVER_NAME, client_config, join_config, server_config,
-};
-use crate::join::JoinError;
+use crate::identity::{Identity, SERVER_NAME};
+use crate::ids::Fingerprint;
 use crate::membership::{BRAKE_HOLD, DEAD};
-use crate::runtime::{Net, Runtime};
+use crate::runtime::Runtime;
+use crate::tls::{ALPN_CONTROL, ALPN_DATA, client_config, join_config, server_config};
 use transport::{ACCEPTED, CONTROL, DATA, LOOPBACK_MTU, Settings, socket};
 
 /// What a node dials and accepts with.
@@ -41,7 +39,7 @@ pub(crate) fn bind(identity: &Identity, address: SocketAddr, runtime: &Runtime) 
     let ambient = runtime.net().ambient.clone();
     let server = accepts(identity, false, loopback, &ambient)?;
     let dials = RwLock::new(Dials::new(identity, loopback, &ambient)?);
-    let quinn = open(Some(server), address, runtime.net())?;
+    let quinn = open(Some(server), address, runtime)?;
     Ok(Endpoint { quinn, dials, loopback, ambient })
 }
 
@@ -97,35 +95,27 @@ impl Joining {
         alpn: &[u8],
         address: SocketAddr,
         runtime: &Runtime,
-    ) -> Result<Self, JoinError> {
-        let failed = |error: &dyn ToString| JoinError::Bind(error.to_string());
+    ) -> Result<Self, BindError> {
         let crypto = join_config(authority, stranger, alpn, &runtime.net().ambient)?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        let transport = transport(&CONTROL, address.ip().is_loopback()).map_err(|error| failed(&error))?;
-        config.transport_config(Arc::new(transport));
-        let quinn = open(None, address, runtime.net()).map_err(|error| failed(&error))?;
+        config.transport_config(Arc::new(transport(&CONTROL, address.ip().is_loopback())?));
+        let quinn = open(None, address, runtime)?;
         Ok(Self { quinn, config })
     }
 
-    pub(crate) async fn connect(&self, to: SocketAddr) -> Result<quinn::Connection, JoinError> {
-        let connecting = self.quinn.connect_with(self.config.clone(), to, SERVER_NAME);
-        let connecting = connecting.map_err(|error| JoinError::Failed(error.to_string()))?;
-        connecting.await.map_err(|error| match &error {
-            ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == NO_PROTOCOL => {
-                JoinError::NotServed(to)
-            }
-            _ => JoinError::Failed(error.to_string()),
-        })
+    /// To be called on the network's runtime, because quinn spawns there.
+    pub(crate) fn connect(&self, to: SocketAddr) -> Result<quinn::Connecting, quinn::ConnectError> {
+        self.quinn.connect_with(self.config.clone(), to, SERVER_NAME)
     }
 }
 
-fn open(server: Option<ServerConfig>, address: SocketAddr, net: &Net) -> io::Result<quinn::Endpoint> {
+fn open(server: Option<ServerConfig>, address: SocketAddr, runtime: &Runtime) -> io::Result<quinn::Endpoint> {
     let mut config = EndpointConfig::default();
     // Also off loopback: a peer bound to loopback sends large packets, and only the receiver pays for room.
     config.max_udp_payload_size(LOOPBACK_MTU).map_err(io::Error::other)?;
-    let _inside = net.handle.enter(); // quinn spawns its driver here
+    let _inside = runtime.handle().enter(); // quinn spawns its driver here
     #[cfg(feature = "sim")]
-    if let Some(network) = &net.network {
+    if let Some(network) = runtime.network() {
         config.rng_seed(Some(network.seed()));
         let socket = network.bind(address)?;
         return quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime));

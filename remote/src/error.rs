@@ -1,12 +1,13 @@
 //! What can go wrong, per operation.
 
 use std::io;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ambient::NoRandomness;
 use crate::codec::CodecError;
-use crate::identity::{ClusterId, IdentityError, NodeId, Role};
-use crate::local::Down;
+use crate::ids::{ClusterId, NodeId, Role};
 
 /// An `ask` has no answer.
 #[derive(Clone, thiserror::Error)]
@@ -96,6 +97,35 @@ pub enum TellError {
     /// The handle was decoded outside of a message and of [`Node::decoding`](crate::Node::decoding).
     #[error("this handle was decoded outside of any node, so it reaches nobody: decode it under Node::decoding")]
     Detached,
+}
+
+/// An identity could not be made or used.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// The system's source of randomness failed.
+    #[error("no randomness from the system")]
+    Random,
+    /// A certificate could not be made.
+    #[error("cannot make a certificate: {0}")]
+    Certificate(String),
+    /// More tokens wait to be used than an authority keeps.
+    #[error("too many unused tokens; let some expire first")]
+    TooManyTokens,
+    /// The file that keeps an authority is not to be used.
+    #[error("the authority's file {}: {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The request for a certificate is not one.
+    #[error("bad request for a certificate: {0}")]
+    Request(String),
+    /// TLS refused the certificate or the key.
+    #[error("TLS refuses this identity: {0}")]
+    Tls(String),
 }
 
 /// A thread for actors could not be started.
@@ -248,6 +278,29 @@ pub enum FetchError {
     Protocol(&'static str),
 }
 
+/// Why an actor is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Down {
+    /// It stopped.
+    #[error("stopped")]
+    Stopped,
+    /// It panicked.
+    #[error("panicked: {text}")]
+    Panicked {
+        /// What the panic said, and where.
+        text: String,
+    },
+    /// The connection to its node was lost, or there was none. Whether the actor lives is not known.
+    #[error("node lost: {cause}")]
+    NodeLost {
+        /// Why.
+        cause: String,
+    },
+    /// Its node has no such actor, or none that takes messages from this node.
+    #[error("no such actor")]
+    NoSuchActor,
+}
+
 /// Why the other side did not answer; crosses the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Fault {
@@ -309,6 +362,12 @@ impl FetchError {
     }
 }
 
+impl From<NoRandomness> for IdentityError {
+    fn from(NoRandomness: NoRandomness) -> Self {
+        Self::Random
+    }
+}
+
 impl From<Down> for TellError {
     fn from(down: Down) -> Self {
         match down {
@@ -367,16 +426,4 @@ impl From<AskError> for Fault {
     }
 }
 
-/// `main` prints the `Debug` of what it returns, as `unwrap` does: people are to see there what there is to do.
-macro_rules! debug_is_display {
-    ($($error:ty),+) => {
-        $(impl std::fmt::Debug for $error {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                std::fmt::Display::fmt(self, f)
-            }
-        })+
-    };
-}
-
-debug_is_display!(AskError, TellError, SpawnError, BindError, ConnectError, FetchError);
-debug_is_display!(CodecError, IdentityError, crate::JoinError, crate::JoinTokenError, crate::NameError);
+crate::text::debug_is_display!(AskError, TellError, SpawnError, BindError, ConnectError, FetchError, IdentityError);

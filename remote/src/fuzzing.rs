@@ -6,19 +6,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::actor::{ActorId, Address};
-use crate::codec::{Bound, CodecError, MAX_MESSAGE, decode, encode};
-use crate::data::wire::{Account, Allowance, MAX_TICKET, Request, WINDOW};
+use crate::account::{Account, Allowance, MAX_TICKET, Request, WINDOW};
+use crate::claim::{Claim, Verdict};
+use crate::codec::{Bound, CodecError, decode, encode};
 use crate::frame::{FrameError, HEADER, Header};
-use crate::handshake::{Hello, MAX_HELLO};
-use crate::identity::{Applicant, NodeId, PeerId, Role, fingerprint, peer_in, requested_key};
-use crate::join::{Claim, JoinToken, Verdict};
-use crate::lane::Frames;
-use crate::link::pieces::{Assembly, Credit, PIECE, WINDOW as STREAM_WINDOW, cost, cut, may_give};
+use crate::frames::Frames;
+use crate::hello::{Hello, MAX_HELLO};
+use crate::identity::{Applicant, fingerprint, peer_in, requested_key};
+use crate::ids::{ActorId, Address, NodeId, PeerId, Role};
+use crate::limits::{MAX_BATCHES, MAX_MESSAGE};
 use crate::local::Sender;
 use crate::membership::{Action, DEAD, Event, Membership, SUSPECT};
 use crate::names::{Entry, Table};
-use crate::parcel::{MAX_BATCHES, Manifest};
+use crate::parcel::Manifest;
+use crate::pieces::{Assembly, Credit, PIECE, WINDOW as STREAM_WINDOW, cost, cut, may_give};
+use crate::token::JoinToken;
 use crate::trace::BYTES as TRACE;
 
 /// A lane that comes in pieces: the same frames as in one piece, and memory for no more than what came.
@@ -88,7 +90,7 @@ pub fn hello(data: &[u8]) {
     }
     // A joiner reads certificates that nobody has checked yet.
     assert_eq!(fingerprint(data), fingerprint(data));
-    peer_in(&data.into());
+    peer_in(data);
 }
 
 /// A joiner's claim, the request in it, the head's verdict, and the text of a token.
@@ -408,6 +410,16 @@ pub fn names(data: &[u8]) {
     }
 }
 
+/// A peer's Arrow batch: nothing panics on it, and what is read is sound.
+#[cfg(feature = "arrow")]
+pub fn batches(data: &[u8]) {
+    if let Ok(batch) = crate::batch::read(Bytes::copy_from_slice(data)) {
+        batch.columns().iter().for_each(|column| column.to_data().validate_full().unwrap());
+        let again = crate::batch::read(crate::batch::written(&batch).unwrap().concat().into()).unwrap();
+        assert_eq!(again.num_rows(), batch.num_rows());
+    }
+}
+
 /// What can be decoded survives being encoded.
 fn survives<T>(bytes: &[u8]) -> Option<T>
 where
@@ -460,6 +472,7 @@ mod tests {
         run("membership", membership);
         run("streams", streams);
         run("names", names);
+        run("batches", batches);
     }
 
     fn run(name: &str, target: fn(&[u8])) {

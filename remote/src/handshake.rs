@@ -6,41 +6,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::crypto::rustls::HandshakeData;
-use quinn::{Connection, ConnectionError, Incoming, SendStream};
-use serde::{Deserialize, Serialize};
+use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream};
 use tokio::time::timeout;
 
 use crate::close::Code;
 use crate::codec::{decode, encode};
 use crate::error::ConnectError;
 use crate::frame::{Header, Kind};
-use crate::identity::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, ClusterId, NodeId, PeerId, Role, SERVER_NAME, peer_of};
-use crate::lane::{FrameReader, Patience, write_slices};
-use crate::link::Link;
-use crate::node::Shared;
+use crate::hello::{Hello, MAX_HELLO, PROTOCOL};
+use crate::identity::SERVER_NAME;
+use crate::ids::{NodeId, PeerId};
+use crate::lane::{FrameReader, send};
+use crate::link::{LANES, Link};
 use crate::peers::Losing;
-use crate::{data, endpoint, join, serve};
+use crate::queue::Waiting;
+use crate::serve::{self, Services};
+use crate::shared::Shared;
+use crate::tls::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, NO_PROTOCOL, peer_of};
+use crate::transfers::Transfers;
+use crate::{endpoint, join};
 
-/// Version of everything on the wire above the frame header.
-pub(crate) const PROTOCOL: u16 = 4;
-/// Longest hello.
-pub(crate) const MAX_HELLO: u32 = 64 << 10;
-/// Longest build description; leaves room for the hello's other fields.
-pub(crate) const MAX_BUILD: usize = MAX_HELLO as usize - 256;
 /// How long the accepting side of a handshake may take.
 const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a refused peer has to read why.
 const REFUSED_DEADLINE: Duration = Duration::from_secs(2);
-
-/// The first frame of lane 0, from both sides.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Hello {
-    protocol: u16,
-    cluster: ClusterId,
-    node: NodeId,
-    role: Role,
-    build: Vec<u8>,
-}
 
 /// Dials a node: any, or the one that is expected. To run on the network's runtime, because quinn spawns there.
 pub(crate) async fn dial(
@@ -65,7 +54,7 @@ pub(crate) async fn dial(
         send(lane, Kind::Open, Bytes::new()).await.map_err(|e| why(connection, e))?;
     }
     let theirs = read_hello(&mut system_read).await.map_err(|error| why(connection, error))?;
-    if let Err(refusal) = theirs.check(&shared, peer) {
+    if let Err(refusal) = check(&theirs, &shared, peer) {
         refuse(connection, &refusal);
         return Err(refusal);
     }
@@ -74,18 +63,15 @@ pub(crate) async fn dial(
     if peer_of(data.connection()?) != Some(peer) {
         return Err(ConnectError::BadHello("another node has the data connection".to_owned()));
     }
-    let lanes = [system_send, message_send, beat_send];
-    let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), lanes);
-    enter(&shared, &link);
-    link.start(writers);
-    let [message_read, beat_read] = [message_read, beat_read].map(|read| FrameReader::new(read, MAX_HELLO));
-    serve::run(&shared, &link, [system_read, message_read, beat_read]);
+    let link = Link::new(peer, Box::new(connection.clone()), shared.net.clone());
+    let lanes = [(system_send, system_read), lane(message_send, message_read), lane(beat_send, beat_read)];
+    begin(&shared, control.keep()?, link, lanes);
     let data = data.keep()?;
     if let Some(losing) = shared.peers.add_data(peer.node, &data) {
-        data::serve(&shared, peer, data);
+        shared.transfers.serve(peer, data);
         Ok((peer.node, losing))
     } else {
-        data.close(Code::PeerLost.var(), b"control connection lost");
+        data.close(Code::PeerLost.into(), b"control connection lost");
         Err(ConnectError::Failed("the control connection was lost again".to_owned()))
     }
 }
@@ -101,7 +87,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
             Some(ALPN_JOIN) => join::accept(&shared, connection).await,
             // Where joins are served, TLS lets nodes through that have no certificate yet.
             _ if connection.peer_identity().is_none() => {
-                connection.close(Code::NoCertificate.var(), b"no certificate; join with a token first");
+                connection.close(Code::NoCertificate.into(), b"no certificate; join with a token first");
                 Err(no_name())
             }
             Some(ALPN_CONTROL) => accept_control(&shared, connection).await,
@@ -117,12 +103,32 @@ pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
     shared.door().refused(from.ip(), proven, shared.net.ambient.unix());
 }
 
-/// Adds a control connection, unless its node was given up meanwhile: that closes the connections which it finds.
-fn enter(shared: &Shared, link: &Arc<Link>) {
-    shared.peers.add_control(link);
-    if shared.redial.has_given_up(link.peer.node) {
+/// A lane on which nothing but its first frame has come yet.
+fn lane(send: SendStream, read: RecvStream) -> (SendStream, FrameReader) {
+    (send, FrameReader::new(read, MAX_HELLO))
+}
+
+/// Adds a control connection, unless its node was given up meanwhile: that closes the connections which it finds. Then
+/// serves it.
+fn begin(
+    shared: &Arc<Shared>,
+    connection: Connection,
+    (link, waiting): (Arc<Link>, [Waiting; LANES]),
+    [system, messages, beats]: [(SendStream, FrameReader); LANES],
+) {
+    shared.peers.add_control(&link);
+    if shared.given_up.has(link.peer.node) {
         shared.peers.disconnect(link.peer.node);
     }
+    serve::write(&shared.net, &connection, [system.0, messages.0, beats.0], waiting);
+    let services = Services {
+        routes: Arc::clone(&shared.routes),
+        peers: Arc::clone(&shared.peers),
+        beside: Arc::<Transfers>::clone(&shared.transfers),
+        renewer: Arc::<Shared>::clone(shared),
+        net: shared.net.clone(),
+    };
+    serve::run(services, &link, connection, [system.1, messages.1, beats.1]);
 }
 
 async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<(), ConnectError> {
@@ -131,7 +137,7 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
     let (mut system_send, system_read) = connection.accept_bi().await.map_err(failed)?;
     let mut system_read = FrameReader::new(system_read, MAX_HELLO);
     let theirs = read_hello(&mut system_read).await.map_err(|error| why(&connection, error))?;
-    if let Err(refusal) = theirs.check(shared, peer) {
+    if let Err(refusal) = check(&theirs, shared, peer) {
         if matches!(refusal, ConnectError::DeclaredDead | ConnectError::Expelled) {
             refuse(&connection, &refusal); // no hello of ours could tell it that
             return Err(refusal);
@@ -144,15 +150,12 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
     }
     let (message_send, message_read) = connection.accept_bi().await.map_err(failed)?;
     let (beat_send, beat_read) = connection.accept_bi().await.map_err(failed)?;
-    let lanes = [system_send, message_send, beat_send];
-    let (link, writers) = Link::new(peer, control.keep()?, shared.net.clone(), lanes);
+    let link = Link::new(peer, Box::new(connection), shared.net.clone());
     // Our hello lets the peer dial the data connection, which must find this one in the table: so it is
     // queued before, and written after, the table knows.
-    link.try_send(Kind::Hello, 0, hello(shared)?);
-    enter(shared, &link);
-    link.start(writers);
-    let [message_read, beat_read] = [message_read, beat_read].map(|read| FrameReader::new(read, MAX_HELLO));
-    serve::run(shared, &link, [system_read, message_read, beat_read]);
+    link.0.try_send(Kind::Hello, 0, hello(shared)?);
+    let lanes = [(system_send, system_read), lane(message_send, message_read), lane(beat_send, beat_read)];
+    begin(shared, control.keep()?, link, lanes);
     Ok(())
 }
 
@@ -160,41 +163,34 @@ fn accept_data(shared: &Arc<Shared>, connection: Connection) -> Result<(), Conne
     let peer = peer_of(&connection).ok_or_else(no_name)?;
     endpoint::widen(&connection);
     if shared.peers.add_data(peer.node, &connection).is_none() {
-        connection.close(Code::NoControl.var(), b"no control connection");
+        connection.close(Code::NoControl.into(), b"no control connection");
         return Err(ConnectError::BadHello("a data connection without a control one".to_owned()));
     }
-    data::serve(shared, peer, connection);
+    shared.transfers.serve(peer, connection);
     Ok(())
 }
 
-impl Hello {
-    fn new(peer: PeerId, build: &[u8]) -> Self {
-        let PeerId { cluster, role, node } = peer;
-        Self { protocol: PROTOCOL, cluster, node, role, build: build.to_vec() }
+/// Whether we talk to the peer of this hello, whose certificate says `peer`.
+fn check(theirs: &Hello, shared: &Shared, peer: PeerId) -> Result<(), ConnectError> {
+    if theirs.protocol != PROTOCOL {
+        return Err(ConnectError::ProtocolDiffers { ours: PROTOCOL, theirs: theirs.protocol });
     }
-
-    /// Whether we talk to this peer, whose certificate says `peer`.
-    fn check(&self, shared: &Shared, peer: PeerId) -> Result<(), ConnectError> {
-        if self.protocol != PROTOCOL {
-            return Err(ConnectError::ProtocolDiffers { ours: PROTOCOL, theirs: self.protocol });
-        }
-        if (self.cluster, self.node, self.role) != (peer.cluster, peer.node, peer.role) {
-            return Err(ConnectError::BadHello("it is not what the certificate says".to_owned()));
-        }
-        if peer.node == shared.id() {
-            return Err(ConnectError::BadHello("a node cannot connect to itself".to_owned()));
-        }
-        if shared.peers.is_dead(peer.node) {
-            return Err(ConnectError::DeclaredDead);
-        }
-        if shared.redial.has_given_up(peer.node) {
-            return Err(ConnectError::Expelled);
-        }
-        if self.build != shared.hello {
-            return Err(ConnectError::BuildDiffers { ours: shared.hello.to_vec(), theirs: self.build.clone() });
-        }
-        Ok(())
+    if (theirs.cluster, theirs.node, theirs.role) != (peer.cluster, peer.node, peer.role) {
+        return Err(ConnectError::BadHello("it is not what the certificate says".to_owned()));
     }
+    if peer.node == shared.id() {
+        return Err(ConnectError::BadHello("a node cannot connect to itself".to_owned()));
+    }
+    if shared.peers.is_dead(peer.node) {
+        return Err(ConnectError::DeclaredDead);
+    }
+    if shared.given_up.has(peer.node) {
+        return Err(ConnectError::Expelled);
+    }
+    if theirs.build != shared.build {
+        return Err(ConnectError::BuildDiffers { ours: shared.build.to_vec(), theirs: theirs.build.clone() });
+    }
+    Ok(())
 }
 
 /// Closes a connection if it is dropped before it is kept.
@@ -213,7 +209,7 @@ impl Closing {
 impl Drop for Closing {
     fn drop(&mut self) {
         if let Some(connection) = &self.0 {
-            connection.close(Code::Abandoned.var(), b"handshake abandoned");
+            connection.close(Code::Abandoned.into(), b"handshake abandoned");
         }
     }
 }
@@ -236,15 +232,8 @@ fn protocol(connection: &Connection) -> Option<Vec<u8>> {
 }
 
 fn hello(shared: &Shared) -> Result<Bytes, ConnectError> {
-    let hello = Hello::new(shared.me, &shared.hello);
+    let hello = Hello::new(shared.me, &shared.build);
     encode(&hello).map_err(|error| ConnectError::BadHello(error.to_string()))
-}
-
-pub(crate) async fn send(stream: &mut SendStream, kind: Kind, payload: Bytes) -> Result<(), String> {
-    let len = u32::try_from(payload.len()).map_err(|error| error.to_string())?;
-    let header = Header { len, ..Header::bare(kind) }.encode();
-    let slices = vec![Bytes::copy_from_slice(&header), payload];
-    write_slices(stream, slices, &mut Patience::new()).await.map_err(|error| error.to_string())
 }
 
 async fn read_hello(lane: &mut FrameReader) -> Result<Hello, String> {
@@ -264,7 +253,7 @@ fn refuse(connection: &Connection, refusal: &ConnectError) {
         ConnectError::Expelled => Code::Expelled,
         _ => Code::BadHello,
     };
-    connection.close(code.var(), refusal.to_string().as_bytes());
+    connection.close(code.into(), refusal.to_string().as_bytes());
 }
 
 /// A hello failed: because the connection was refused, or for a reason of its own.
@@ -278,10 +267,10 @@ fn why(connection: &Connection, error: String) -> ConnectError {
 /// A connection failed in its handshake; TLS alerts say that a certificate is not trusted.
 fn trust(error: ConnectionError) -> ConnectError {
     let alert = match &error {
-        ConnectionError::ApplicationClosed(close) if close.error_code == Code::DeclaredDead.var() => {
+        ConnectionError::ApplicationClosed(close) if close.error_code == Code::DeclaredDead.into() => {
             return ConnectError::DeclaredDead;
         }
-        ConnectionError::ApplicationClosed(close) if close.error_code == Code::Expelled.var() => {
+        ConnectionError::ApplicationClosed(close) if close.error_code == Code::Expelled.into() => {
             return ConnectError::Expelled;
         }
         ConnectionError::TransportError(error) => u64::from(error.code),
@@ -297,9 +286,8 @@ fn trust(error: ConnectionError) -> ConnectError {
     }
 }
 
-/// TLS's alerts `certificate_expired` and `no_application_protocol` as QUIC carries them.
+/// TLS's alert `certificate_expired` as QUIC carries it.
 const EXPIRED: u64 = 0x100 + 45;
-pub(crate) const NO_PROTOCOL: u64 = 0x100 + 120;
 
 fn failed(error: ConnectionError) -> ConnectError {
     ConnectError::Failed(error.to_string())
@@ -307,27 +295,4 @@ fn failed(error: ConnectionError) -> ConnectError {
 
 fn no_name() -> ConnectError {
     ConnectError::BadHello("the certificate names no node".to_owned())
-}
-
-/// The bytes of a hello frame, for tests that play a peer.
-#[cfg(test)]
-pub(crate) fn hello_frame(identity: &crate::Identity, build: &[u8]) -> Vec<u8> {
-    let payload = encode(&Hello::new(identity.peer(), build)).unwrap();
-    let header = Header { len: payload.len() as u32, ..Header::bare(Kind::Hello) };
-    [header.encode().as_slice(), &payload].concat()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hello_keeps_its_bytes() {
-        let (cluster, node): (ClusterId, NodeId) = decode(&[1, 2]).unwrap();
-        let hello = Hello { protocol: 1, cluster, node, role: Role::Worker, build: b"build".to_vec() };
-        let bytes = encode(&hello).unwrap();
-        let golden = [1, 1, 2, 2, 5, b'b', b'u', b'i', b'l', b'd'];
-        assert_eq!(bytes.as_ref(), golden);
-        assert_eq!(decode::<Hello>(&golden).unwrap(), hello);
-    }
 }

@@ -1,31 +1,20 @@
-//! Who is who: a cluster's certificate authority, and a certificate per node with its role.
-
-mod authority;
-mod tls;
+//! A node's certificate and key.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
+use rcgen::{CertificateParams, CertificateSigningRequestParams, KeyPair, PKCS_ED25519, PublicKey};
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::ambient::Ambient;
+use crate::error::IdentityError;
+use crate::ids::{ClusterId, Fingerprint, NodeId, PeerId, Role};
 
-pub use authority::Authority;
-pub(crate) use authority::{Fingerprint, fingerprint};
-pub(crate) use tls::{
-    ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, SERVER_NAME, client_config, join_config, peer_of, server_config,
-};
-#[cfg(any(fuzzing, test))]
-pub(crate) use {authority::requested_key, tls::peer_in};
-
-/// A cluster. Random.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ClusterId(u128);
-
-/// A node: one process's life. Drawn anew at each start, so it is also the incarnation.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct NodeId(u64);
+/// The one DNS name in every certificate.
+pub(crate) const SERVER_NAME: &str = "node.regatta.internal";
 
 /// A day and time of so many seconds since 1970. What no clock can show is far enough away; others say when they expire.
 pub(crate) fn date(seconds: u64) -> SystemTime {
@@ -33,71 +22,26 @@ pub(crate) fn date(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds).min(far)
 }
 
-/// What a node is for; decides which messages it may send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Role {
-    /// Runs the scheduler.
-    Head,
-    /// Submits queries.
-    Driver,
-    /// Runs tasks.
-    Worker,
-    /// Finds actors by name and talks to those that take messages from it: a process that a worker has started.
-    Guest,
-}
-
-/// A node as its certificate names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct PeerId {
-    /// Its cluster.
-    pub cluster: ClusterId,
-    /// Its role.
-    pub role: Role,
-    /// The node.
-    pub node: NodeId,
-}
-
 /// A node's certificate and key. It travels only over a child's stdin pipe.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Identity {
-    leaf: Leaf,
-    key: Vec<u8>,
+    pub(crate) leaf: Leaf,
+    pub(crate) key: Vec<u8>,
 }
 
 /// A node's certificate, as its authority hands it out.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Leaf {
     pub(crate) peer: PeerId,
-    authority: Vec<u8>,
-    certificate: Vec<u8>,
+    pub(crate) authority: Vec<u8>,
+    pub(crate) certificate: Vec<u8>,
     /// When it was issued and when it expires, in seconds since 1970.
-    issued: u64,
-    expires: u64,
+    pub(crate) issued: u64,
+    pub(crate) expires: u64,
 }
 
 /// A key that waits for its certificate.
-pub(crate) struct Applicant(KeyPair);
-
-/// An identity could not be made or used.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum IdentityError {
-    /// The system's source of randomness failed.
-    #[error("no randomness from the system")]
-    Random,
-    /// A certificate could not be made.
-    #[error("cannot make a certificate: {0}")]
-    Certificate(String),
-    /// More tokens wait to be used than an authority keeps.
-    #[error("too many unused tokens; let some expire first")]
-    TooManyTokens,
-    /// The request for a certificate is not one.
-    #[error("bad request for a certificate: {0}")]
-    Request(String),
-    /// TLS refused the certificate or the key.
-    #[error("TLS refuses this identity: {0}")]
-    Tls(String),
-}
+pub(crate) struct Applicant(pub(crate) KeyPair);
 
 impl Identity {
     /// The node.
@@ -148,87 +92,6 @@ impl Applicant {
         let request = CertificateParams::default().serialize_request(&self.0).map_err(certificate_error)?;
         Ok(request.der().to_vec())
     }
-
-    /// Takes a certificate if it is for this key and from this authority.
-    pub(crate) fn take(self, leaf: Leaf, authority: Fingerprint, ambient: &Ambient) -> Result<Identity, IdentityError> {
-        if fingerprint(&leaf.authority) != Some(authority) {
-            return Err(IdentityError::Tls("the certificate is of another cluster".to_owned()));
-        }
-        let identity = Identity { leaf, key: self.0.serialize_der() };
-        tls::check(&identity, ambient)?;
-        Ok(identity)
-    }
-}
-
-impl PeerId {
-    /// The name in the certificate: `regatta://<cluster>/<role>/<node>`.
-    pub(crate) fn uri(&self) -> String {
-        format!("regatta://{}/{}/{}", self.cluster, self.role, self.node)
-    }
-
-    pub(crate) fn from_uri(uri: &str) -> Option<Self> {
-        let mut parts = uri.strip_prefix("regatta://")?.split('/');
-        let cluster = ClusterId(u128::from_str_radix(parts.next()?, 16).ok()?);
-        let role = Role::from_name(parts.next()?)?;
-        let node = NodeId(u64::from_str_radix(parts.next()?, 16).ok()?);
-        let peer = Self { cluster, role, node };
-        // One spelling per peer: compare with what we would have written.
-        (peer.uri() == uri).then_some(peer)
-    }
-}
-
-impl Role {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Head, Self::Driver, Self::Worker, Self::Guest];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Head => "head",
-            Self::Driver => "driver",
-            Self::Worker => "worker",
-            Self::Guest => "guest",
-        }
-    }
-
-    fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|role| role.name() == name)
-    }
-}
-
-impl fmt::Display for ClusterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl fmt::Debug for ClusterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ClusterId({self})")
-    }
-}
-
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl fmt::Debug for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "NodeId({self})")
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl fmt::Display for PeerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.role, self.node)
-    }
 }
 
 impl fmt::Debug for Identity {
@@ -237,22 +100,40 @@ impl fmt::Debug for Identity {
     }
 }
 
-fn certificate_error(error: rcgen::Error) -> IdentityError {
+/// The fingerprint of a certificate's key; `None` if it is not a certificate.
+pub(crate) fn fingerprint(certificate: &[u8]) -> Option<Fingerprint> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    digest(&SHA256, certificate.tbs_certificate.subject_pki.raw).as_ref().try_into().ok()
+}
+
+/// The key of a signing request. Nothing else of it is taken: the names are ours to give.
+pub(crate) fn requested_key(request: &[u8]) -> Result<PublicKey, IdentityError> {
+    let request = CertificateSigningRequestParams::from_der(&request.into())
+        .map_err(|error| IdentityError::Request(error.to_string()))?;
+    if request.public_key.algorithm() != &PKCS_ED25519 {
+        return Err(IdentityError::Request("not an Ed25519 key".to_owned()));
+    }
+    Ok(request.public_key)
+}
+
+/// Who a certificate names.
+pub(crate) fn peer_in(certificate: &[u8]) -> Option<PeerId> {
+    let (_, leaf) = X509Certificate::from_der(certificate).ok()?;
+    let names = leaf.subject_alternative_name().ok()??;
+    names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => PeerId::from_uri(uri),
+        _ => None,
+    })
+}
+
+pub(crate) fn certificate_error(error: rcgen::Error) -> IdentityError {
     IdentityError::Certificate(error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_peer_survives_its_uri_and_only_its_own_spelling() {
-        let peer = Authority::new().unwrap().issue(Role::Worker).unwrap().peer();
-        assert_eq!(PeerId::from_uri(&peer.uri()), Some(peer));
-        assert_eq!(PeerId::from_uri(&format!("{}/more", peer.uri())), None);
-        assert_eq!(PeerId::from_uri(&peer.uri().to_uppercase()), None);
-        assert_eq!(PeerId::from_uri("regatta://1/worker/2"), None);
-    }
+    use crate::authority::Authority;
 
     #[test]
     fn debug_hides_the_key() {

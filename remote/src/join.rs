@@ -4,33 +4,30 @@
 //! token's secret over key material of this very TLS session and the request for a certificate; the head answers with
 //! a certificate or a [`Refusal`]. A token lets in as many nodes as it was made for; one whose answer is lost counts.
 
-mod desk;
 mod serve;
-mod token;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use quinn::Connection;
-use ring::hmac;
-use serde::{Deserialize, Serialize};
+use quinn::{Connection, ConnectionError};
 
 use crate::ambient::Ambient;
+use crate::claim::{Claim, Refusal, Verdict};
 use crate::close::Code;
 use crate::codec::{decode, encode};
 use crate::endpoint::Joining;
+use crate::error::{BindError, IdentityError};
 use crate::frame::{Header, Kind};
-use crate::handshake::{MAX_BUILD, MAX_HELLO, PROTOCOL, send};
-use crate::identity::{ALPN_JOIN, Applicant, Identity, IdentityError, Leaf};
-use crate::lane::FrameReader;
+use crate::hello::{MAX_BUILD, MAX_HELLO, PROTOCOL};
+use crate::identity::{Applicant, Identity};
+use crate::lane::{FrameReader, send};
 use crate::runtime::Runtime;
+use crate::tls::{ALPN_JOIN, NO_PROTOCOL};
+use crate::token::JoinToken;
 
-pub(crate) use desk::Desk;
-pub(crate) use serve::{JOINS, JOINS_OF_HOST, accept};
-use token::TokenId;
-pub use token::{JoinToken, JoinTokenError};
+pub(crate) use serve::accept;
 
 /// A node could not join.
 #[derive(thiserror::Error)]
@@ -97,6 +94,8 @@ pub enum JoinError {
     Identity(#[from] IdentityError),
 }
 
+crate::text::debug_is_display!(JoinError);
+
 impl JoinError {
     /// Whether another try with the same token may succeed.
     pub fn is_retryable(&self) -> bool {
@@ -105,8 +104,8 @@ impl JoinError {
 }
 
 impl Identity {
-    /// Joins the cluster of a token at its head's address; `hello` is what [`Node::bind`](crate::Node::bind) will be
-    /// given.
+    /// Joins the cluster of a token at its head's address, which must be of the same build as this
+    /// [runtime](Runtime::with_build).
     ///
     /// # Errors
     /// Each names its cause and what to do about it.
@@ -116,25 +115,30 @@ impl Identity {
     pub async fn join(
         token: &JoinToken,
         to: SocketAddr,
-        hello: &[u8],
         runtime: &Runtime,
         deadline: Duration,
     ) -> Result<Self, JoinError> {
-        if hello.len() > MAX_BUILD {
-            return Err(JoinError::HelloTooLong { size: hello.len() });
+        let build = runtime.build().to_vec();
+        if build.len() > MAX_BUILD {
+            return Err(JoinError::HelloTooLong { size: build.len() });
         }
         let ambient = runtime.net().ambient.clone();
         if ambient.unix() >= token.expiry() {
             return Err(JoinError::Expired);
         }
         let stranger = Arc::new(AtomicBool::new(false));
-        let endpoint = Joining::bind(token.authority(), Arc::clone(&stranger), ALPN_JOIN, from(to), runtime)?;
-        let (token, hello) = (token.clone(), hello.to_vec());
+        let endpoint = Joining::bind(token.authority(), Arc::clone(&stranger), ALPN_JOIN, from(to), runtime);
+        let endpoint = endpoint.map_err(|error| match error {
+            BindError::Identity(error) => JoinError::Identity(error),
+            other => JoinError::Bind(other.to_string()),
+        })?;
+        let token = token.clone();
         // quinn needs a runtime around it, which the caller may not have.
         let joining = runtime.net().spawn(async move {
-            let connection = endpoint.connect(to).await?;
-            let joined = ask(&connection, &token, hello, &ambient).await;
-            connection.close(Code::Bye.var(), b"joined or not");
+            let connecting = endpoint.connect(to).map_err(|error| JoinError::Failed(error.to_string()))?;
+            let connection = connecting.await.map_err(|error| not_connected(to, &error))?;
+            let joined = ask(&connection, &token, build, &ambient).await;
+            connection.close(Code::Bye.into(), b"joined or not");
             joined
         });
         let joined = match runtime.net().within(deadline, joining).await {
@@ -146,46 +150,13 @@ impl Identity {
     }
 }
 
-/// What a joiner asks for.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Claim {
-    protocol: u16,
-    token: TokenId,
-    proof: [u8; 32],
-    build: Vec<u8>,
-    pub(crate) request: Vec<u8>,
-}
-
-/// Why a head gives no certificate; crosses the wire.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Refusal {
-    WrongToken,
-    Expired,
-    Revoked,
-    Used,
-    BuildDiffers { theirs: Vec<u8> },
-    ProtocolDiffers { theirs: u16 },
-    TooMany,
-    Expelled,
-    NotServed,
-    Failed(String),
-}
-
-/// A head's answer to a claim, or to a node that wants its certificate renewed.
-pub(crate) type Verdict = Result<Leaf, Refusal>;
-
-impl Claim {
-    fn new(token: &JoinToken, exported: &[u8], build: Vec<u8>, request: Vec<u8>) -> Self {
-        let mut claim = Self { protocol: PROTOCOL, token: token.id(), proof: [0; 32], build, request };
-        let key = hmac::Key::new(hmac::HMAC_SHA256, token.secret());
-        let tag = hmac::sign(&key, &claim.proven(exported));
-        claim.proof.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
-        claim
-    }
-
-    /// What the proof is about. The exported bytes have one length, so that the two cannot run into each other.
-    fn proven(&self, exported: &[u8]) -> Vec<u8> {
-        [exported, &self.request].concat()
+/// No connection was made on which to ask.
+fn not_connected(to: SocketAddr, error: &ConnectionError) -> JoinError {
+    match error {
+        ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == NO_PROTOCOL => {
+            JoinError::NotServed(to)
+        }
+        other => JoinError::Failed(other.to_string()),
     }
 }
 

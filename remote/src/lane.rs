@@ -1,26 +1,21 @@
 //! A lane: one long-lived stream of frames in each direction.
 
-mod frames;
-mod patience;
-mod queue;
 mod write;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quinn::RecvStream;
+use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::frame::{FrameError, Header};
+use crate::close::Code;
+use crate::frame::{FrameError, Header, Kind};
+use crate::frames::Frames;
+use crate::patience::Patience;
 use crate::room::Room;
 
-pub(crate) use frames::Frames;
-pub(crate) use patience::{Patience, STALL};
-pub(crate) use queue::{Place, Queue, Waiting};
-pub(crate) use write::{COPY, SLICE, StreamStop, write_lane, write_slices};
+pub(crate) use write::{SLICE, StreamStop, write_lane, write_slices};
 
-/// Frames that may wait for a lane's writer on places of its queue.
-pub(crate) const QUEUE: usize = 1024;
 const READ: usize = 64 << 10;
 /// Frames of no more than this need no room.
 const SMALL: usize = 64 << 10;
@@ -91,5 +86,19 @@ impl FrameReader {
                 None => return Err(LaneError::Cut),
             }
         }
+    }
+}
+
+/// Writes one frame, on a stream that is no lane yet.
+pub(crate) async fn send(stream: &mut SendStream, kind: Kind, payload: Bytes) -> Result<(), String> {
+    let len = u32::try_from(payload.len()).map_err(|error| error.to_string())?;
+    let header = Header { len, ..Header::bare(kind) }.encode();
+    let slices = vec![Bytes::copy_from_slice(&header), payload];
+    write_slices(stream, slices, &mut Patience::new()).await.map_err(|error| error.to_string())
+}
+
+impl From<Code> for VarInt {
+    fn from(code: Code) -> Self {
+        code.number().into()
     }
 }

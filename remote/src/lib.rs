@@ -21,77 +21,131 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
-mod actor;
+// What is said: values, their bytes, and what can go wrong. Imports point up this list, never down: `tests/floors.rs`.
 mod ambient;
-#[cfg(feature = "arrow")]
-mod batch;
 mod close;
 mod codec;
-mod data;
-mod door;
-mod endpoint;
+mod detached;
 mod error;
 mod fence;
 mod frame;
+mod frames;
+mod hello;
+mod ids;
+mod limits;
+mod parcel;
+mod text;
+mod trace;
+
+// What is decided by that alone.
+mod account;
+mod dials;
+mod door;
+mod given_up;
+mod kept;
+mod membership;
+mod patience;
+mod pieces;
+mod queue;
+mod rates;
+mod room;
+mod supervise;
+
+// Who is who.
+mod authority;
+mod claim;
+mod desk;
+mod identity;
+mod token;
+
+// The runtime, and links over any wire. So far, nothing knows of QUIC or of actors.
+mod link;
+mod net;
+
+// Actors of this process, and the threads that they run on.
+mod answer;
+#[cfg(feature = "arrow")]
+mod batch;
+mod local;
+mod message;
+#[cfg(feature = "sim")]
+mod network;
+mod runtime;
+mod stream;
+
+// Connections, and what they carry.
+mod data;
+mod endpoint;
+mod lane;
+mod peers;
+mod tls;
+mod transfers;
+
+// Actors wherever they are.
+mod actor;
+mod replies;
+mod route;
+mod router;
+
+// What peers send.
+mod serve;
+mod shared;
+
+// How peers are met.
+mod handshake;
+mod join;
+mod redial;
+mod renew;
+
+// A node, and what is made of it.
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod handshake;
-mod identity;
-mod join;
-mod lane;
-mod link;
-mod local;
-mod membership;
-mod message;
 mod names;
 mod node;
+#[cfg(feature = "sim")]
+pub mod sim;
+
+#[cfg(doctest)]
+mod readme {
+    #![doc = include_str!("../README.md")]
+}
+
 #[cfg(test)]
 #[path = "../tests/common/panics.rs"]
 mod panics;
-mod parcel;
-mod peers;
-mod rates;
-mod redial;
-mod renew;
-mod room;
-mod route;
-mod runtime;
-mod serve;
-#[cfg(feature = "sim")]
-pub mod sim;
-mod stream;
-mod supervise;
-mod text;
-mod trace;
-mod travel;
 
-pub use actor::{ActorId, ActorRef, Address};
+pub use actor::ActorRef;
+pub use authority::Authority;
 #[cfg(feature = "arrow")]
 pub use batch::Batch;
-pub use codec::{Bound, CodecError, MAX_DEPTH, MAX_MESSAGE, decode, encode};
+pub use codec::{Bound, CodecError, MAX_DEPTH, decode, encode};
 pub use data::{DataReader, DataSource, Fetch};
-pub use error::{AskError, BindError, ConnectError, FetchError, SpawnError, TellError};
+pub use detached::detached_in;
+pub use error::{AskError, BindError, ConnectError, Down, FetchError, IdentityError, SpawnError, TellError};
 pub use fence::{catch, panic_text};
-pub use identity::{Authority, ClusterId, Identity, IdentityError, NodeId, PeerId, Role};
-pub use join::{JoinError, JoinToken, JoinTokenError};
-pub use local::{Asker, Down, LocalRef, Sender};
+pub use identity::Identity;
+pub use ids::{ActorId, Address, ClusterId, NodeId, PeerId, Role};
+pub use join::JoinError;
+pub use limits::{MAX_BATCHES, MAX_MESSAGE};
+pub use link::InHand;
+pub use local::{Asker, LocalRef, Sender};
 pub use message::{RemoteMessage, Response, StreamMessage, WireMessage};
 pub use names::{NameError, Names};
-pub use node::{InHand, Node};
-pub use parcel::MAX_BATCHES;
+pub use node::Node;
 pub use peers::{PeerEvent, PeerEvents};
 /// Declares a message: `#[derive(RemoteMessage)]` with `#[message(id = 0x0105, reply = Duration)]`.
 pub use regatta_macros::RemoteMessage;
+pub use replies::Replies;
 pub use route::Publication;
 pub use runtime::{Arbiter, Runtime};
-pub use stream::{ConsumerGone, ItemSender, Items, Replies};
+pub use stream::{ConsumerGone, ItemSender, Items};
 pub use supervise::Restarts;
 pub use text::{MAX_TEXT, shorten};
+pub use token::{JoinToken, JoinTokenError};
 pub use trace::TraceContext;
-pub use travel::detached_in;
 
-#[doc(hidden)]
+/// What actors are written with: `use regatta_remote::actix::{Actor, Context, Handler};`.
 pub use actix;
 #[doc(hidden)]
 pub use message::assert_distinct;

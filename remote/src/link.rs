@@ -5,11 +5,11 @@
 //! reply on a slow network they would come too late.
 
 mod beside;
-pub(crate) mod pieces;
 mod streams;
 mod watches;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -18,26 +18,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use quinn::{Connection, SendStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::actor::ActorId;
 use crate::close::Code;
 use crate::error::{AskError, Fault, TellError};
 use crate::frame::{Header, Kind};
-use crate::identity::PeerId;
-use crate::lane::{COPY, Place, QUEUE, Queue, Waiting, write_lane};
+use crate::ids::{ActorId, PeerId};
+use crate::limits::MAX_BATCHES;
 use crate::membership::{SUSPECT, TICK};
-use crate::node::InHand;
-use crate::parcel::{MAX_BATCHES, Opened, Parcel};
+use crate::net::Net;
+use crate::parcel::{Opened, Parcel};
+use crate::queue::{COPY, Place, QUEUE, Queue, Waiting};
 use crate::room::Room;
-use crate::route::Boxed;
-use crate::runtime::Net;
 use crate::trace::TraceContext;
-pub(crate) use beside::{Arrived, room};
+pub(crate) use beside::{Arrived, Beside, room};
 use beside::{Held, Hold};
 pub(crate) use streams::Incoming;
 use streams::Streams;
@@ -60,14 +58,38 @@ const EARLY: usize = SERVED;
 /// The answer to an ask as it came from the wire.
 pub(crate) type Answer = Result<Arrived, Fault>;
 
+/// What a link's frames go over.
+pub(crate) trait Wire: Send + Sync {
+    /// Ends it for both sides, which see why.
+    fn close(&self, code: Code, why: &str);
+
+    /// Where it leads.
+    fn remote_address(&self) -> SocketAddr;
+}
+
+/// What a node is busy with at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InHand {
+    /// Asks to other nodes that wait for their answer.
+    pub asks: usize,
+    /// Asks of other nodes that are being served.
+    pub served: usize,
+    /// Transfers in either direction.
+    pub transfers: usize,
+    /// Actors of other nodes that are watched here, and actors of this node that are watched there.
+    pub watches: usize,
+    /// Messages, replies and items whose batches wait to be fetched from here.
+    pub batches: usize,
+}
+
 /// A live control connection.
 pub(crate) struct Link {
     pub(crate) peer: PeerId,
-    pub(crate) connection: Connection,
+    wire: Box<dyn Wire>,
     /// Places for asks of the peer.
     pub(crate) places: Arc<Semaphore>,
     /// Where answers are made; each holds a place, so there is always room.
-    pub(crate) answering: mpsc::Sender<Boxed<'static, ()>>,
+    pub(crate) answering: mpsc::Sender<BoxFuture<'static, ()>>,
     net: Net,
     system: Queue,
     messages: Queue,
@@ -138,31 +160,23 @@ impl Ready {
     }
 }
 
-/// What a link's writers write, until they are started.
-pub(crate) struct Writers([(SendStream, Waiting); LANES]);
-
 impl Link {
-    pub(crate) fn new(
-        peer: PeerId,
-        connection: Connection,
-        net: Net,
-        [system, messages, beats]: [SendStream; LANES],
-    ) -> (Arc<Self>, Writers) {
-        let (system_queue, system_waiting) = Queue::new(QUEUE);
-        let (message_queue, message_waiting) = Queue::new(QUEUE);
-        let (beat_queue, beat_waiting) = Queue::new(1);
-        let _ = beats.set_priority(1); // fails only if the stream is closed
+    /// A link, and what its lanes are to write.
+    pub(crate) fn new(peer: PeerId, wire: Box<dyn Wire>, net: Net) -> (Arc<Self>, [Waiting; LANES]) {
+        let (system, system_waiting) = Queue::new(QUEUE);
+        let (messages, messages_waiting) = Queue::new(QUEUE);
+        let (beats, beats_waiting) = Queue::new(1);
         let (answering, answers) = mpsc::channel(SERVED);
         net.handle.spawn(make_answers(answers));
         let link = Arc::new(Self {
             peer,
-            connection,
+            wire,
             places: Arc::new(Semaphore::new(SERVED)),
             answering,
             net,
-            system: system_queue,
-            messages: message_queue,
-            beats: beat_queue,
+            system,
+            messages,
+            beats,
             asking: Arc::new(Semaphore::new(ASKS)),
             answers: Room::new(ANSWERS, 0),
             next_call: AtomicU64::new(1),
@@ -177,22 +191,17 @@ impl Link {
             heard: AtomicU64::new(0),
             behind: AtomicU32::new(0),
         });
-        let writers = [(system, system_waiting), (messages, message_waiting), (beats, beat_waiting)];
-        (link, Writers(writers))
+        (link, [system_waiting, messages_waiting, beats_waiting])
     }
 
-    /// Starts the writers, on the network's runtime.
-    pub(crate) fn start(&self, Writers(writers): Writers) {
-        for (stream, queue) in writers {
-            let (connection, stopped) = (self.connection.clone(), stream.stopped());
-            // Also while nothing is to be written: a lane that the peer does not read makes the link useless.
-            self.net.handle.spawn(async move {
-                if let Ok(Some(_)) = stopped.await {
-                    connection.close(Code::BadFrame.var(), b"a lane was stopped");
-                }
-            });
-            self.net.handle.spawn(write_lane(self.connection.clone(), stream, queue));
-        }
+    /// Ends its connection, which ends it.
+    pub(crate) fn cut(&self, code: Code, why: &str) {
+        self.wire.close(code, why);
+    }
+
+    /// Where it leads.
+    pub(crate) fn remote_address(&self) -> SocketAddr {
+        self.wire.remote_address()
     }
 
     /// Whether new messages may be sent.
@@ -429,7 +438,7 @@ impl Link {
         for lane in [&self.messages, &self.system] {
             let _ = lane.finish().await;
         }
-        self.connection.close(Code::Bye.var(), b"bye");
+        self.cut(Code::Bye, "bye");
     }
 
     async fn goodbye(&self, lane: &Queue) {
@@ -485,7 +494,7 @@ impl Drop for CallGuard<'_> {
 }
 
 /// Drives all answers of a link in one task: woken once for many, where a task each would be woken one by one.
-async fn make_answers(mut new: mpsc::Receiver<Boxed<'static, ()>>) {
+async fn make_answers(mut new: mpsc::Receiver<BoxFuture<'static, ()>>) {
     let mut making = FuturesUnordered::new();
     loop {
         tokio::select! {

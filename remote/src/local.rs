@@ -7,62 +7,50 @@
 mod asker;
 mod life;
 mod mailbox;
+mod producing;
 mod reply;
 mod sender;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use actix::dev::MessageResponse;
 use actix::{Actor, Context, Handler, Message};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::actor::ActorId;
-use crate::error::{AskError, TellError};
-use crate::node::{Node, WeakNode};
-use crate::runtime::Net;
-use crate::stream::{Items, Producing, Replies};
+use crate::error::{AskError, Down, TellError};
+use crate::ids::{ActorId, NodeId};
+use crate::net::Net;
 use crate::supervise::{History, Restarts};
 use crate::trace::Handling;
 
 pub use asker::Asker;
 use life::Story;
 use mailbox::{Envelope, Factory, Seat, Supervisor};
+pub(crate) use producing::Producing;
 pub(crate) use reply::Reply;
 pub use sender::Sender;
+
+/// A node that publishes actors of this process.
+pub(crate) trait Home: Send + Sync {
+    fn id(&self) -> NodeId;
+
+    /// Where others can dial it, as far as it knows itself.
+    fn dialled_at(&self) -> Option<SocketAddr>;
+
+    /// Whether it publishes the actor of this number in this process under this id.
+    fn holds(&self, id: ActorId, number: u64) -> bool;
+}
 
 /// A handle to an actor of this process. While one exists, the actor lives.
 ///
 /// Messages sent through handles arrive in the order in which each sender sent them. Messages that the
 /// actor sends to itself by actix means (`ctx.notify`, `ctx.address()`) are another queue.
 pub struct LocalRef<A: Actor<Context = Context<A>>>(Arc<Shared<A>>);
-
-/// Why an actor is gone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Down {
-    /// It stopped.
-    #[error("stopped")]
-    Stopped,
-    /// It panicked.
-    #[error("panicked: {text}")]
-    Panicked {
-        /// What the panic said, and where.
-        text: String,
-    },
-    /// The connection to its node was lost, or there was none. Whether the actor lives is not known.
-    #[error("node lost: {cause}")]
-    NodeLost {
-        /// Why.
-        cause: String,
-    },
-    /// Its node has no such actor, or none that takes messages from this node.
-    #[error("no such actor")]
-    NoSuchActor,
-}
 
 impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     /// Sends a message and waits for its reply. The message's place in the mailbox is freed by the reply.
@@ -90,28 +78,6 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         let reply = self.0.net.within(deadline, asked).await.ok_or(AskError::Busy)??;
         let left = deadline.saturating_sub(started.elapsed());
         self.0.net.within(left, reply.wait()).await.unwrap_or(Err(AskError::Deadline))
-    }
-
-    /// Sends a message that is answered by a stream. `patience` is how long to wait for room, and then for each item.
-    /// The message's place in the mailbox is freed when its producer is done.
-    ///
-    /// # Errors
-    /// No room in time, or the actor is gone. The message has not run.
-    ///
-    /// # Cancel safety
-    /// Dropping the future sends nothing. Dropping the [`Replies`] stops the producer, which can see it.
-    ///
-    /// # Delivery
-    /// At most once, in the sender's order.
-    pub async fn stream<M, T>(&self, message: M, patience: Duration) -> Result<Replies<T>, AskError>
-    where
-        A: Handler<M>,
-        M: Message<Result = Items<T>> + Send + 'static,
-        T: Send + 'static,
-    {
-        let permit = self.0.net.within(patience, self.permit()).await.ok_or(AskError::Busy)??;
-        let producing = Producing::new(self.enqueue_ask(message, permit, Sender::Here)?);
-        Ok(Replies::local(producing, patience, self.0.net.clone()))
     }
 
     /// Sends a message, waiting only for room.
@@ -173,8 +139,8 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     }
 
     /// The runtime that its waits are timed by.
-    pub(crate) fn runtime(&self) -> tokio::runtime::Handle {
-        self.0.net.handle.clone()
+    pub(crate) fn net(&self) -> &Net {
+        &self.0.net
     }
 
     /// Its number in this process, which no other actor gets.
@@ -182,20 +148,16 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         self.0.number
     }
 
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
     /// Notes where it is published now.
-    pub(crate) fn move_to(&self, node: WeakNode, id: ActorId) {
+    pub(crate) fn move_to(&self, node: Weak<dyn Home>, id: ActorId) {
         *self.0.home.lock().unwrap_or_else(PoisonError::into_inner) = Some((node, id));
     }
 
     /// Where it is published.
-    pub(crate) fn home(&self) -> Option<(Node, ActorId)> {
+    pub(crate) fn home(&self) -> Option<(Arc<dyn Home>, ActorId)> {
         let (node, id) = self.0.home.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         let node = node.upgrade()?;
-        node.holds(id, self).then_some((node, id))
+        node.holds(id, self.0.number).then_some((node, id))
     }
 
     /// A place in the mailbox.
@@ -291,7 +253,7 @@ struct Shared<A: Actor<Context = Context<A>>> {
     life: Story,
     net: Net,
     /// Where it was published last.
-    home: Mutex<Option<(WeakNode, ActorId)>>,
+    home: Mutex<Option<(Weak<dyn Home>, ActorId)>>,
 }
 
 /// Where and how an actor is started.

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::identity::NodeId;
+use crate::ids::NodeId;
 
 /// Time between beats.
 pub(crate) const TICK: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::route::Respond;
+use crate::answer::Respond;
 use crate::stream::Items;
 
 /// A message that has a number on the wire. Implemented by the derive [`RemoteMessage`](derive@crate::RemoteMessage), or

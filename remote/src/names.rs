@@ -14,16 +14,15 @@ use actix::{Actor, Context};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
-use crate::actor::{ActorId, ActorRef, Address};
+use crate::actor::ActorRef;
 use crate::error::AskError;
-use crate::identity::{NodeId, Role};
+use crate::ids::{ActorId, Address, NodeId, Role};
 use crate::local::LocalRef;
 use crate::node::Node;
 use crate::peers::PeerEvent;
 use crate::redial::WINDOW;
 use crate::runtime::Arbiter;
-use crate::text::cut;
-pub(crate) use kept::Kept;
+use crate::text::{cut, debug_is_display};
 use registry::{Find, KIND, LONGEST, Register, Registry, Sweep, Unregister};
 
 /// The number under which a head publishes its registry. No other actor of a head may have it.
@@ -125,6 +124,8 @@ pub enum NameError {
     NoAnswer(#[from] AskError),
 }
 
+debug_is_display!(NameError);
+
 fn known_names(known: &[String]) -> String {
     match known {
         [] => "no name is registered. Its actor must be running, and registered under that name".to_owned(),
@@ -138,7 +139,7 @@ impl Node {
         let node = self.weak();
         let registry = arbiter.spawn(MAILBOX, move |_| Registry::new(node));
         let hosts = &[Role::Head, Role::Driver, Role::Worker];
-        self.publish(NAMES, &registry).on::<Register>(hosts).on::<Unregister>(hosts).on::<Find>(&Role::ALL);
+        self.publish(NAMES, &registry).on_own::<Register>(hosts).on_own::<Unregister>(hosts).on_own::<Find>(&Role::ALL);
         let mut events = self.events();
         let handle = self.shared().net.handle.clone();
         handle.spawn(async move {
@@ -199,7 +200,7 @@ impl Names {
         let register = Register { name: name.clone(), address, at: node.dialled_at(), kind: kind::<A>() };
         self.registry().ask(register, deadline).await??;
         // Also if it ends before this: then it is told at once.
-        self.node.shared().named.keep(self, actor, address, name);
+        self.keep(actor, address, name);
         Ok(())
     }
 
@@ -219,7 +220,7 @@ impl Names {
         if found.kind != kind::<A>() {
             return Err(NameError::OtherType { name, kind: found.kind, wanted: kind::<A>() });
         }
-        Ok(self.node.actor_at(found.address, found.at))
+        Ok(ActorRef::at(self.node.router(), found.address, found.at))
     }
 
     /// Where the actor of that name is, of whatever type.
@@ -243,7 +244,7 @@ impl Names {
     pub async fn unregister(&self, name: &str, deadline: Duration) -> Result<(), NameError> {
         let name = short(name)?;
         self.registry().ask(Unregister { name: name.clone(), only: None }, deadline).await??;
-        self.node.shared().named.forget(self, &name);
+        self.node.shared().named.forget(self.head, &name);
         Ok(())
     }
 

@@ -1,71 +1,80 @@
 //! A process's place in the cluster: one endpoint, its peers, its published actors.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Context};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::actor::{ActorId, ActorRef, Address};
+use crate::actor::ActorRef;
+use crate::authority::Authority;
 use crate::close::Code;
-use crate::data::{DataSource, Fetch, Ticket, fetch};
-use crate::door::{Crowd, Door, Verdict};
-use crate::endpoint::{self, Endpoint};
-use crate::error::{BindError, ConnectError, FetchError, TellError};
-use crate::handshake::{self, MAX_BUILD};
-use crate::identity::{Authority, Fingerprint, Identity, IdentityError, NodeId, PeerId};
-use crate::join::{JOINS, JOINS_OF_HOST};
-use crate::link::Link;
-use crate::local::LocalRef;
-use crate::names::Kept;
+use crate::data::{DataSource, Fetch, Ticket};
+use crate::dials::Dials;
+use crate::door::{Door, Verdict, joins};
+use crate::error::{BindError, ConnectError, FetchError, IdentityError, TellError};
+use crate::given_up::GivenUp;
+use crate::hello::MAX_BUILD;
+use crate::identity::Identity;
+use crate::ids::{ActorId, Address, NodeId, PeerId};
+use crate::kept::Kept;
+use crate::link::{InHand, Link};
+use crate::local::{Home, LocalRef};
+use crate::net::{FOREVER, Net};
 use crate::peers::{PeerEvents, Peers};
-use crate::redial::{self, Redial};
-use crate::renew;
-use crate::route::{Publication, Routes};
-use crate::runtime::{Net, Runtime};
-use crate::travel::{self, Dials};
+use crate::redial::connect_on_demand;
+use crate::route::Publication;
+use crate::router::{self, Router};
+use crate::runtime::Runtime;
+use crate::shared::Shared;
+use crate::transfers::Transfers;
+use crate::{endpoint, handshake, redial, renew};
 
 /// A process's endpoint in the cluster. Clones share it; it closes with the last one.
 #[derive(Clone)]
 pub struct Node(Arc<Owner>);
 
 impl Node {
-    /// Binds the endpoint and begins to accept peers. `hello` describes this build: only peers with the same
-    /// bytes are let in.
+    /// Binds the endpoint and begins to accept peers: only those of the same build as this
+    /// [runtime](Runtime::with_build) are let in.
     ///
     /// # Errors
-    /// The address cannot be bound, or the identity or `hello` is unusable.
-    pub fn bind(identity: Identity, bind: SocketAddr, hello: Bytes, runtime: &Runtime) -> Result<Self, BindError> {
-        if hello.len() > MAX_BUILD {
-            return Err(BindError::HelloTooLong { size: hello.len(), max: MAX_BUILD });
+    /// The address cannot be bound, or the identity or the build is unusable.
+    pub fn bind(identity: Identity, bind: SocketAddr, runtime: &Runtime) -> Result<Self, BindError> {
+        let build = runtime.build().clone();
+        if build.len() > MAX_BUILD {
+            return Err(BindError::HelloTooLong { size: build.len(), max: MAX_BUILD });
         }
         let endpoint = endpoint::bind(&identity, bind, runtime)?;
         let unreadable = || IdentityError::Certificate("the authority's certificate cannot be read".to_owned());
+        let (peers, net) = (Arc::new(Peers::new()), runtime.net().clone());
         let shared = Arc::new(Shared {
             me: identity.peer(),
             authority_print: identity.authority().ok_or_else(unreadable)?,
             identity: Mutex::new(identity),
             authority: OnceLock::new(),
-            joins: Crowd::new(JOINS, JOINS_OF_HOST),
+            joins: joins(),
             door: Mutex::new(Door::new()),
-            hello,
+            build,
             endpoint,
-            net: runtime.net().clone(),
-            peers: Peers::new(),
-            redial: Redial::default(),
-            routes: Arc::default(),
-            source: OnceLock::new(),
-            transfers: Arc::default(),
+            transfers: Arc::new(Transfers::new(Arc::clone(&peers), net.clone())),
+            net,
+            peers,
+            given_up: GivenUp::default(),
             dials: Dials::default(),
+            routes: Arc::default(),
             named: Kept::default(),
         });
         runtime.handle().spawn(accept_all(Arc::clone(&shared)));
         let node = Self(Arc::new(Owner(shared)));
-        node.shared().routes.belong_to(node.weak());
+        let owner: Weak<Owner> = Arc::downgrade(&node.0);
+        node.shared().routes.belong_to(owner);
         Ok(node)
     }
 
@@ -119,7 +128,7 @@ impl Node {
 
     /// Where a peer's control connection leads; `None` if it is not up.
     pub fn address_of(&self, peer: NodeId) -> Option<SocketAddr> {
-        Some(self.link(peer)?.connection.remote_address())
+        Some(self.shared().peers.link(peer)?.remote_address())
     }
 
     /// Whether a peer cannot have declared this node dead: it has acknowledged a heartbeat of the last 9 seconds, and
@@ -137,7 +146,7 @@ impl Node {
     /// for who knows better than the network that it is gone. Neither side dials it again by itself; it may be
     /// connected to again.
     pub fn disconnect(&self, node: NodeId) {
-        self.shared().redial.forget(node);
+        self.shared().dials.forget(node);
         self.shared().peers.disconnect(node);
     }
 
@@ -146,7 +155,7 @@ impl Node {
     /// refused; where it is a head that does this, its certificate is not renewed. Every node decides for itself. The last
     /// 65,536 are remembered. If it has joined by a token that lets in more, [revoke](Authority::revoke) that too.
     pub fn give_up(&self, node: NodeId) {
-        self.shared().redial.give_up(node);
+        self.shared().given_up.add(node);
         self.disconnect(node);
     }
 
@@ -155,22 +164,24 @@ impl Node {
     /// # Cancel safety
     /// Safe.
     pub async fn until_given_up(&self, node: NodeId) {
-        self.shared().redial.until_given_up(node).await;
+        self.shared().given_up.until(node).await;
     }
 
     /// Whether this node has [given up](Self::give_up) another.
     pub fn has_given_up(&self, node: NodeId) -> bool {
-        self.shared().redial.has_given_up(node)
+        self.shared().given_up.has(node)
     }
 
-    /// Publishes an actor under a number, in place of any other of that number. It is kept alive until it is
+    /// Publishes an actor under a number, in place of any other of that number, with the messages that the
+    /// [`Publication`] names: all at once. It is kept alive until it is
     /// unpublished or the node closes. An actor that holds this `Node`, or a remote [`ActorRef`] of it, keeps the
     /// node open in turn: then [`close`](Self::close) ends both.
     pub fn publish<A>(&self, id: ActorId, actor: &LocalRef<A>) -> Publication<A>
     where
         A: Actor<Context = Context<A>>,
     {
-        actor.move_to(self.weak(), id);
+        let owner: Weak<Owner> = Arc::downgrade(&self.0);
+        actor.move_to(owner, id);
         self.shared().routes.publish(id, actor)
     }
 
@@ -184,18 +195,18 @@ impl Node {
     where
         A: Actor<Context = Context<A>>,
     {
-        self.actor_at(address, None)
+        ActorRef::at(self.router(), address, None)
     }
 
     /// Runs `decode` so that handles of actors that it reads are handles of this node, as they are in messages.
     pub fn decoding<T>(&self, decode: impl FnOnce() -> T) -> T {
-        let _receiving = travel::enter(self.clone());
+        let _receiving = router::enter(self.router());
         decode()
     }
 
     /// Serves transfers from `source`. The first source stays.
     pub fn serve_data(&self, source: Arc<dyn DataSource>) {
-        if self.shared().source.set(source).is_err() {
+        if !self.shared().transfers.serve_from(source) {
             tracing::warn!("this node has a data source already");
         }
     }
@@ -225,17 +236,14 @@ impl Node {
     /// Dropping the future cancels the transfer.
     pub async fn fetch(&self, node: NodeId, ticket: Bytes, deadline: Duration) -> Result<Fetch, FetchError> {
         let shared = self.shared();
-        let begun = async {
-            let data = shared.peers.data(node).await.ok_or(FetchError::NotConnected(node))?;
-            fetch(data, Ticket::Of(ticket), shared.net.clone(), Arc::clone(&shared.transfers)).await
-        };
+        let begun = shared.transfers.begin(node, Ticket::Of(ticket));
         shared.net.within(deadline, begun).await.unwrap_or(Err(FetchError::Deadline))
     }
 
     /// What this node is busy with.
     pub fn in_hand(&self) -> InHand {
         let shared = self.shared();
-        let mut all = InHand { transfers: Arc::strong_count(&shared.transfers) - 1, ..InHand::default() };
+        let mut all = InHand { transfers: shared.transfers.len(), ..InHand::default() };
         for link in shared.peers.links() {
             link.count(&mut all);
         }
@@ -248,7 +256,7 @@ impl Node {
     /// Dropping the future leaves the node half closed; its drop closes the rest.
     pub async fn close(&self, deadline: Duration) {
         let shared = self.shared();
-        let end = Instant::now() + deadline.min(crate::runtime::FOREVER);
+        let end = Instant::now() + deadline.min(FOREVER);
         let left = || end.saturating_duration_since(Instant::now());
         let closing: Vec<_> =
             shared.peers.links().into_iter().map(|link| shared.net.spawn(async move { link.close().await })).collect();
@@ -257,7 +265,7 @@ impl Node {
                 tracing::debug!("a peer was closed without its acknowledgement");
             }
         }
-        shared.shut();
+        self.0.shut();
         let _ = shared.net.within(left(), shared.endpoint.quinn.wait_idle()).await;
     }
 
@@ -266,57 +274,15 @@ impl Node {
     where
         A: Actor<Context = Context<A>>,
     {
-        if address.node == self.id()
-            && let Some(actor) = self.shared().routes.local::<A>(address.actor)
-        {
-            return actor.into();
-        }
-        ActorRef::remote(self.clone(), address, at)
-    }
-
-    /// Whether this actor is published here under this number.
-    pub(crate) fn holds<A: Actor<Context = Context<A>>>(&self, id: ActorId, actor: &LocalRef<A>) -> bool {
-        self.shared().routes.local::<A>(id).is_some_and(|published| published.is(actor))
-    }
-
-    /// Where others can dial this node, as far as it knows itself.
-    pub(crate) fn dialled_at(&self) -> Option<SocketAddr> {
-        self.address().ok().filter(|address| !address.ip().is_unspecified())
+        ActorRef::at(self.router(), address, at)
     }
 
     pub(crate) fn weak(&self) -> WeakNode {
         WeakNode(Arc::downgrade(&self.0))
     }
 
-    /// The control connection to a node, made by dialling `at` if there is none.
-    pub(crate) async fn reach(
-        &self,
-        node: NodeId,
-        at: Option<SocketAddr>,
-        deadline: Duration,
-    ) -> Result<Arc<Link>, TellError> {
-        if self.has_given_up(node) {
-            return Err(TellError::NoSuchActor);
-        }
-        if let Some(link) = self.link(node) {
-            return Ok(link);
-        }
-        let mut dialling = travel::dial(self.shared(), at.ok_or(TellError::NotConnected)?);
-        tokio::select! {
-            biased;
-            () = self.until_given_up(node) => return Err(TellError::NoSuchActor),
-            _ = self.shared().net.within(deadline, dialling.changed()) => (), // ends with an error
-        }
-        self.link(node).ok_or(TellError::NotConnected)
-    }
-
-    /// The control connection to a node.
-    pub(crate) fn link(&self, node: NodeId) -> Option<Arc<Link>> {
-        self.shared().peers.link(node)
-    }
-
-    pub(crate) fn net(&self) -> &Net {
-        &self.shared().net
+    pub(crate) fn router(&self) -> Arc<dyn Router> {
+        Arc::<Owner>::clone(&self.0)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -324,68 +290,9 @@ impl Node {
     }
 }
 
-/// What a node is busy with at a moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InHand {
-    /// Asks to other nodes that wait for their answer.
-    pub asks: usize,
-    /// Asks of other nodes that are being served.
-    pub served: usize,
-    /// Transfers in either direction.
-    pub transfers: usize,
-    /// Actors of other nodes that are watched here, and actors of this node that are watched there.
-    pub watches: usize,
-    /// Messages, replies and items whose batches wait to be fetched from here.
-    pub batches: usize,
-}
-
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node").field("id", &self.shared().me).finish_non_exhaustive()
-    }
-}
-
-/// What a node's tasks share.
-pub(crate) struct Shared {
-    pub(crate) me: PeerId,
-    pub(crate) authority_print: Fingerprint,
-    identity: Mutex<Identity>,
-    /// On a head: what signs certificates.
-    pub(crate) authority: OnceLock<Arc<Authority>>,
-    /// Places for joins.
-    pub(crate) joins: Crowd,
-    door: Mutex<Door>,
-    pub(crate) hello: Bytes,
-    pub(crate) endpoint: Endpoint,
-    pub(crate) net: Net,
-    pub(crate) peers: Peers,
-    pub(crate) redial: Redial,
-    pub(crate) routes: Arc<Routes>,
-    pub(crate) source: OnceLock<Arc<dyn DataSource>>,
-    /// Every transfer holds a clone, so that they can be counted.
-    pub(crate) transfers: Arc<()>,
-    pub(crate) dials: Dials,
-    pub(crate) named: Kept,
-}
-
-impl Shared {
-    pub(crate) fn id(&self) -> NodeId {
-        self.me.node
-    }
-
-    pub(crate) fn door(&self) -> MutexGuard<'_, Door> {
-        self.door.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn identity(&self) -> MutexGuard<'_, Identity> {
-        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn shut(&self) {
-        self.redial.stop();
-        self.endpoint.quinn.close(Code::Bye.var(), b"bye");
-        // Routes keep actors alive, and actors may hold handles to this node.
-        self.routes.clear();
     }
 }
 
@@ -402,9 +309,67 @@ impl WeakNode {
 /// Closes the endpoint with the last `Node`; the tasks, which hold `Shared`, end by that.
 struct Owner(Arc<Shared>);
 
+impl Owner {
+    fn shut(&self) {
+        self.0.dials.stop();
+        self.0.endpoint.quinn.close(Code::Bye.into(), b"bye");
+        // Routes keep actors alive, and actors may hold handles to this node.
+        self.0.routes.clear();
+    }
+}
+
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.0.shut();
+        self.shut();
+    }
+}
+
+impl Home for Owner {
+    fn id(&self) -> NodeId {
+        self.0.id()
+    }
+
+    fn dialled_at(&self) -> Option<SocketAddr> {
+        self.0.endpoint.quinn.local_addr().ok().filter(|address| !address.ip().is_unspecified())
+    }
+
+    fn holds(&self, id: ActorId, number: u64) -> bool {
+        self.0.routes.holds(id, number)
+    }
+}
+
+impl Router for Owner {
+    fn net(&self) -> &Net {
+        &self.0.net
+    }
+
+    fn published(&self, id: ActorId) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.0.routes.published(id)
+    }
+
+    fn link(&self, node: NodeId) -> Option<Arc<Link>> {
+        self.0.peers.link(node)
+    }
+
+    fn dial(
+        &self,
+        node: NodeId,
+        at: Option<SocketAddr>,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<Arc<Link>, TellError>> {
+        Box::pin(async move {
+            let mut dialling = connect_on_demand(&self.0, at.ok_or(TellError::NotConnected)?);
+            tokio::select! {
+                biased;
+                () = self.0.given_up.until(node) => return Err(TellError::NoSuchActor),
+                _ = self.0.net.within(deadline, dialling.changed()) => (), // ends with an error
+            }
+            self.link(node).ok_or(TellError::NotConnected)
+        })
+    }
+
+    fn has_given_up(&self, node: NodeId) -> bool {
+        self.0.given_up.has(node)
     }
 }
 

@@ -12,16 +12,19 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::codec::{CodecError, decode, encode_message};
 use crate::fence;
 use crate::frame::FrameError;
+use crate::limits::{MAX_BATCHES, MAX_MESSAGE};
+use crate::trace;
 
 /// Bytes of batches that may go inside of a message.
 #[cfg(feature = "arrow")]
 const INSIDE: usize = 64 << 10;
-/// Most bytes of batches beside one message, and beside all that are under way to or from a peer.
-pub const MAX_BATCHES: usize = 256 << 20;
 /// Most batches beside one message.
 const MAX_COUNT: usize = 4096;
 /// Longest trailer.
-pub(crate) const MAX_TRAILER: usize = 8 * MAX_COUNT + 12;
+const MAX_TRAILER: usize = 8 * MAX_COUNT + 12;
+
+/// Largest payload of a frame.
+pub(crate) const MAX_PAYLOAD: usize = MAX_MESSAGE + MAX_TRAILER + trace::BYTES;
 
 /// An encoded value, to be sent.
 #[derive(Default)]

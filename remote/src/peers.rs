@@ -5,6 +5,7 @@ mod events;
 mod tests;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -15,11 +16,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::close::Code;
-use crate::identity::{NodeId, PeerId};
+use crate::ids::{NodeId, PeerId};
 use crate::link::Link;
 use crate::membership::{Action, Event, Membership, TICK};
+use crate::parcel::MAX_PAYLOAD;
 use crate::room::Room;
-use crate::serve::MAX_PAYLOAD;
 use events::Board;
 pub use events::{PeerEvent, PeerEvents};
 
@@ -142,10 +143,8 @@ impl Peers {
     }
 
     /// A peer that is up and reached at this address.
-    pub(crate) fn at(&self, address: std::net::SocketAddr) -> Option<NodeId> {
-        let there = |peer: &Peer| {
-            peer.controls.iter().any(|link| link.is_open() && link.connection.remote_address() == address)
-        };
+    pub(crate) fn at(&self, address: SocketAddr) -> Option<NodeId> {
+        let there = |peer: &Peer| peer.controls.iter().any(|link| link.is_open() && link.remote_address() == address);
         self.map.iter().find(|peer| peer.up && there(peer)).map(|peer| peer.id.node)
     }
 
@@ -154,8 +153,8 @@ impl Peers {
         // Cloned first: closing wakes tasks that want this entry.
         let open = self.map.get(&node).map(|peer| (peer.controls.clone(), peer.data.clone()));
         let (controls, data) = open.unwrap_or_default();
-        controls.iter().for_each(|link| link.connection.close(Code::Bye.var(), b"disconnected"));
-        data.iter().for_each(|data| data.close(Code::Bye.var(), b"disconnected"));
+        controls.iter().for_each(|link| link.cut(Code::Bye, "disconnected"));
+        data.iter().for_each(|data| data.close(Code::Bye.into(), b"disconnected"));
     }
 
     /// Tells when a peer is lost; `None` if it is not there.
@@ -199,8 +198,8 @@ impl Peers {
         }
         silent.sort_by_key(|link| link.peer);
         for link in silent {
-            tracing::warn!(peer = %link.peer, from = %link.connection.remote_address(), "not heard here but elsewhere");
-            link.connection.close(Code::PeerLost.var(), b"not heard on this connection, but on another");
+            tracing::warn!(peer = %link.peer, from = %link.remote_address(), "not heard here but elsewhere");
+            link.cut(Code::PeerLost, "not heard on this connection, but on another");
         }
     }
 
@@ -216,9 +215,12 @@ impl Peers {
         link.hear(peer.newest_beat());
         peer.controls.push(Arc::clone(link));
         self.note_up(&mut peer);
-        let old = (peer.controls.len() > CONNECTIONS).then(|| peer.controls.remove(0).connection.clone());
+        let old = (peer.controls.len() > CONNECTIONS).then(|| peer.controls.remove(0));
         drop(peer); // closing wakes tasks that want this entry
-        old.iter().for_each(supersede);
+        if let Some(old) = old {
+            superseded(old.remote_address());
+            old.cut(Code::Superseded, SUPERSEDED);
+        }
     }
 
     /// Tells when the peer is lost; `None` if there is no control connection to it.
@@ -229,12 +231,15 @@ impl Peers {
         let old = (peer.data.len() > CONNECTIONS).then(|| peer.data.remove(0));
         let losing = peer.lost.subscribe();
         drop(peer); // closing wakes tasks that want this entry
-        old.iter().for_each(supersede);
+        if let Some(old) = old {
+            superseded(old.remote_address());
+            old.close(Code::Superseded.into(), SUPERSEDED.as_bytes());
+        }
         Some(losing)
     }
 
-    pub(crate) fn remove_control(&self, link: &Arc<Link>, cause: &str) {
-        self.remove(link.peer.node, cause, loss_of(&link.connection), |peer| {
+    pub(crate) fn remove_control(&self, link: &Arc<Link>, loss: Loss, cause: &str) {
+        self.remove(link.peer.node, cause, loss, |peer| {
             peer.controls.retain(|other| !Arc::ptr_eq(other, link));
         });
     }
@@ -282,10 +287,10 @@ impl Peers {
         let peer = entry.get();
         for link in &peer.controls {
             link.end(cause.to_owned());
-            link.connection.close(code.var(), cause.as_bytes());
+            link.cut(code, cause);
         }
         for data in &peer.data {
-            data.close(code.var(), cause.as_bytes());
+            data.close(code.into(), cause.as_bytes());
         }
         self.members().handle(Event::Gone(peer.id.node), self.started.elapsed());
         peer.lost.send_replace(Some(loss));
@@ -335,17 +340,19 @@ impl Peers {
     }
 }
 
-fn supersede(old: &Connection) {
-    tracing::warn!(from = %old.remote_address(), "a peer has too many connections; its oldest is closed");
-    old.close(Code::Superseded.var(), b"too many connections of one node");
+/// What a peer hears whose oldest connection is closed for a new one.
+const SUPERSEDED: &str = "too many connections of one node";
+
+fn superseded(from: SocketAddr) {
+    tracing::warn!(%from, "a peer has too many connections; its oldest is closed");
 }
 
 /// Whether a connection ended without either side wanting it. With `PeerLost`, the other side has lost another
 /// connection of ours.
-fn loss_of(connection: &Connection) -> Loss {
+pub(crate) fn loss_of(connection: &Connection) -> Loss {
     match connection.close_reason() {
         Some(ConnectionError::TimedOut | ConnectionError::Reset) => Loss::Lost,
-        Some(ConnectionError::ApplicationClosed(close)) if close.error_code == Code::PeerLost.var() => Loss::Lost,
+        Some(ConnectionError::ApplicationClosed(close)) if close.error_code == Code::PeerLost.into() => Loss::Lost,
         _ => Loss::Closed,
     }
 }

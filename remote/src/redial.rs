@@ -3,22 +3,19 @@
 //! Lost, not closed: a reset or a time-out. A connection that one side has closed stays closed, be it by a goodbye, a
 //! `disconnect`, a broken protocol or a declaration of death.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use dashmap::DashSet;
-use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::dials::{Dialling, Turn};
 use crate::error::ConnectError;
 use crate::handshake::dial;
-use crate::identity::NodeId;
+use crate::ids::NodeId;
 use crate::membership::{DEAD, SUSPECT};
-use crate::node::Shared;
 use crate::peers::{Losing, Loss};
+use crate::shared::Shared;
 
 /// How long a lost peer is dialled: as long as a silent one is waited for. Then its work may have been given away.
 pub(crate) const WINDOW: Duration = DEAD;
@@ -27,97 +24,19 @@ const PATIENCE: Duration = SUSPECT;
 /// Longest pause before the first dial; it doubles up to the last, and each pause is drawn from all up to it.
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(5);
-/// Nodes given up that are remembered. Without renewal a certificate lasts a day.
-const GIVEN_UP: usize = 64 << 10;
-
-/// The addresses that a node has dialled.
-#[derive(Default)]
-pub(crate) struct Redial {
-    turns: Mutex<BTreeMap<SocketAddr, Turn>>,
-    keepers: Mutex<BTreeMap<SocketAddr, (NodeId, AbortHandle)>>,
-    /// Gone for good: a node is one life of one process.
-    given_up: DashSet<NodeId>,
-    gave_up: Notify,
-    /// The same, the oldest first.
-    order: Mutex<VecDeque<NodeId>>,
-}
-
-/// Who holds it may dial its address.
-type Turn = Arc<tokio::sync::Mutex<()>>;
-
-impl Redial {
-    /// Dials nobody again.
-    pub(crate) fn stop(&self) {
-        self.keepers().values().for_each(|(_, keeper)| keeper.abort());
-    }
-
-    /// Does not dial a node again.
-    pub(crate) fn forget(&self, node: NodeId) {
-        self.keepers().values().filter(|(kept, _)| *kept == node).for_each(|(_, keeper)| keeper.abort());
-    }
-
-    /// From now on nothing makes this node dial that one, or let it in.
-    pub(crate) fn give_up(&self, node: NodeId) {
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.given_up.insert(node) {
-            order.push_back(node);
-        }
-        if order.len() > GIVEN_UP
-            && let Some(oldest) = order.pop_front()
-        {
-            self.given_up.remove(&oldest);
-        }
-        drop(order);
-        self.gave_up.notify_waiters();
-    }
-
-    /// Ends when a node is given up.
-    pub(crate) async fn until_given_up(&self, node: NodeId) {
-        loop {
-            let given_up = self.gave_up.notified(); // before the look: it hears every later one
-            if self.has_given_up(node) {
-                return;
-            }
-            given_up.await;
-        }
-    }
-
-    pub(crate) fn has_given_up(&self, node: NodeId) -> bool {
-        self.given_up.contains(&node)
-    }
-
-    fn turn(&self, to: SocketAddr) -> Turn {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        Arc::clone(turns.entry(to).or_default())
-    }
-
-    /// The newest of an address stays.
-    fn keep(&self, keeper: Keeper) {
-        let (to, node, handle) = (keeper.to, keeper.node, keeper.shared.net.handle.clone());
-        let keeper = handle.spawn(keeper.run()).abort_handle();
-        let mut keepers = self.keepers();
-        keepers.retain(|_, (_, keeper)| !keeper.is_finished());
-        if let Some((_, old)) = keepers.insert(to, (node, keeper)) {
-            old.abort();
-        }
-    }
-
-    fn keepers(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, (NodeId, AbortHandle)>> {
-        self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+/// How long a connection on demand may take; whoever waits for it has a deadline of its own.
+const ON_DEMAND: Duration = Duration::from_secs(10);
 
 /// Connects to the node at an address, unless it is, and keeps it connected. To run on the network's runtime.
 pub(crate) async fn connect(shared: Arc<Shared>, to: SocketAddr) -> Result<NodeId, ConnectError> {
-    let turn = shared.redial.turn(to);
+    let turn = shared.dials.turn(to);
     let _turn = turn.lock().await;
     if let Some(node) = shared.peers.at(to) {
         return Ok(node);
     }
     let (node, losing) = dial(Arc::clone(&shared), to, None).await?;
     let keeper = Keeper { shared: Arc::clone(&shared), node, to, turn: Arc::clone(&turn), losing, pause: FIRST };
-    shared.redial.keep(keeper);
+    shared.dials.keep(to, node, shared.net.handle.spawn(keeper.run()).abort_handle());
     Ok(node)
 }
 
@@ -188,18 +107,46 @@ impl Keeper {
     }
 }
 
+/// Connects to the node at an address, for all who want it now. What is returned ends when that is done, however.
+pub(crate) fn connect_on_demand(shared: &Arc<Shared>, to: SocketAddr) -> Dialling {
+    shared.dials.on_demand(to, |done| {
+        let dialling = Arc::clone(shared);
+        shared.net.handle.spawn(async move {
+            match timeout(ON_DEMAND, connect(Arc::clone(&dialling), to)).await {
+                Ok(Ok(node)) => tracing::debug!(%node, at = %to, "connected on demand"),
+                Ok(Err(error)) => tracing::warn!(at = %to, %error, "could not connect on demand"),
+                Err(_) => tracing::warn!(at = %to, "could not connect on demand within {ON_DEMAND:?}"),
+            }
+            dialling.dials.done(to);
+            drop(done);
+        });
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+
     use super::*;
+    use crate::{Authority, Node, Role, Runtime};
 
     #[test]
-    fn the_last_nodes_that_were_given_up_are_remembered() {
-        let (redial, node) =
-            (Redial::default(), |n: usize| crate::decode(&crate::encode(&(n as u64)).unwrap()).unwrap());
-        for n in (0..GIVEN_UP + 2).chain([5, GIVEN_UP + 1]) {
-            redial.give_up(node(n));
-        }
-        let known = [0, 1, 2, 5, GIVEN_UP + 1, GIVEN_UP + 2].map(|n| redial.has_given_up(node(n)));
-        assert_eq!(known, [false, false, true, true, true, false]);
+    fn all_who_want_a_node_at_once_wait_for_one_dial() {
+        let runtime = Runtime::new("dial", 1).unwrap();
+        let identity = Authority::new().unwrap().issue(Role::Worker).unwrap();
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let node = Node::bind(identity, any, &runtime).unwrap();
+        let silent = [(); 2].map(|()| UdpSocket::bind(any).unwrap()); // bound, and never answers
+        let [here, there] = silent.each_ref().map(|socket| socket.local_addr().unwrap());
+        let first = connect_on_demand(node.shared(), here);
+        assert!(first.same_channel(&connect_on_demand(node.shared(), here)));
+        assert!(!first.same_channel(&connect_on_demand(node.shared(), there)));
+        // What ends a dial, here the end of the node, lets the next begin.
+        let shared = Arc::clone(node.shared());
+        drop(node);
+        runtime.handle().block_on(async {
+            assert!(timeout(ON_DEMAND / 2, first.clone().changed()).await.unwrap().is_err());
+        });
+        assert!(!first.same_channel(&connect_on_demand(&shared, here)));
     }
 }

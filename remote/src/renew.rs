@@ -4,11 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::codec::{decode, encode};
-use crate::error::BindError;
-use crate::identity::{Applicant, Identity, IdentityError, PeerId, Role};
-use crate::join::{Refusal, Verdict};
-use crate::node::Shared;
+use bytes::Bytes;
+
+use crate::claim::{Refusal, Verdict};
+use crate::codec::{CodecError, decode, encode};
+use crate::error::{AskError, BindError, IdentityError};
+use crate::identity::{Applicant, Identity};
+use crate::ids::{PeerId, Role};
+use crate::serve::Renewer;
+use crate::shared::Shared;
 
 /// How long a head may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -21,11 +25,11 @@ enum RenewError {
     #[error("no head is connected")]
     NoHead,
     #[error("the head does not answer: {0}")]
-    NoAnswer(#[from] crate::error::AskError),
+    NoAnswer(#[from] AskError),
     #[error("the head refuses: {0:?}")]
     Refused(Refusal),
     #[error("{0}")]
-    Codec(#[from] crate::codec::CodecError),
+    Codec(#[from] CodecError),
     #[error("{0}")]
     Identity(#[from] IdentityError),
     #[error("{0}")]
@@ -52,9 +56,9 @@ pub(crate) async fn keep_fresh(shared: Arc<Shared>) {
 }
 
 /// The authority's side.
-pub(crate) fn judge(shared: &Shared, peer: PeerId, request: &[u8]) -> Verdict {
+fn judge(shared: &Shared, peer: PeerId, request: &[u8]) -> Verdict {
     let authority = shared.authority.get().ok_or(Refusal::NotServed)?;
-    if shared.redial.has_given_up(peer.node) || shared.peers.is_dead(peer.node) {
+    if shared.given_up.has(peer.node) || shared.peers.is_dead(peer.node) {
         return Err(Refusal::Expelled);
     }
     authority.desk().renews(peer.node, shared.net.ambient.unix())?;
@@ -80,9 +84,11 @@ async fn renew(shared: &Arc<Shared>) -> Result<(), RenewError> {
     Ok(shared.present(identity)?)
 }
 
-/// The bytes of a verdict; one that cannot be encoded cannot be read either, which is an error all the same.
-pub(crate) fn verdict_bytes(verdict: &Verdict) -> bytes::Bytes {
-    encode(verdict).unwrap_or_default()
+impl Renewer for Shared {
+    fn renew(&self, peer: PeerId, request: &[u8]) -> Bytes {
+        // One that cannot be encoded cannot be read either, which is an error all the same.
+        encode(&judge(self, peer, request)).unwrap_or_default()
+    }
 }
 
 impl Shared {
@@ -106,7 +112,7 @@ mod tests {
         let runtime = Runtime::new("renew", 1).unwrap();
         let authority = Arc::new(Authority::new().unwrap());
         let head = authority.issue(Role::Head).unwrap();
-        let head = Node::bind(head, (Ipv4Addr::LOCALHOST, 0).into(), "build".into(), &runtime).unwrap();
+        let head = Node::bind(head, (Ipv4Addr::LOCALHOST, 0).into(), &runtime).unwrap();
         head.serve_joins(Arc::clone(&authority)).unwrap();
         let [good, bad] = [(); 2].map(|()| authority.issue(Role::Worker).unwrap().peer());
         head.give_up(bad.node);

@@ -1,78 +1,107 @@
 //! Which published actor takes which message from whom.
 
 use std::any::{Any, TypeId};
-use std::future::{Future, ready};
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
 
 use actix::{Actor, Context, Handler};
 use dashmap::DashMap;
-use serde::{Serialize, de::DeserializeOwned};
+use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::actor::ActorId;
-use crate::error::Fault;
-use crate::fence;
-use crate::identity::{PeerId, Role};
-use crate::local::{Down, LocalRef, Reply, Sender};
+use crate::answer::{Answer, Respond};
+use crate::error::{AskError, Down, Fault, TellError};
+use crate::ids::{ActorId, PeerId, Role};
+use crate::local::{LocalRef, Sender};
 use crate::message::WireMessage;
-use crate::node::{Node, WeakNode};
-use crate::parcel::{Opened, Parcel};
-use crate::runtime::busy;
-use crate::stream::{Items, Producing};
-use crate::travel;
+use crate::net::busy;
+use crate::parcel::Opened;
+use crate::router::{Router, enter};
 
-/// An actor being published: name the messages that it takes from other nodes.
+/// An actor being published: name the messages that it takes from other nodes. They are published together, at the end of
+/// the statement: when this is dropped. Until then others reach what was published before under that number.
 pub struct Publication<A: Actor<Context = Context<A>>> {
     routes: Arc<Routes>,
     id: ActorId,
     actor: LocalRef<A>,
+    messages: BTreeMap<u32, Arc<dyn Route>>,
 }
 
 impl<A: Actor<Context = Context<A>>> Publication<A> {
     /// Takes `M` from nodes of these roles.
     ///
     /// # Panics
-    /// Another message of this actor has the same number: one of the two would be read as the other.
+    /// Another message of this actor has the same number: one of the two would be read as the other. Nothing is published then.
     pub fn on<M>(self, roles: &[Role]) -> Self
     where
         A: Handler<M>,
         M: WireMessage,
     {
-        let node = self.routes.node.get().cloned().unwrap_or_default();
-        let route = Typed::<A, M> { actor: self.actor.clone(), roles: roles.to_vec(), node, message: PhantomData };
-        let before = self.routes.table.insert((self.id, M::ID), Arc::new(route));
+        self.taking::<M>(Takers::These(roles.to_vec()))
+    }
+
+    /// Takes `M` from nodes of these and of all roles that an application has made its own.
+    pub(crate) fn on_own<M>(self, roles: &[Role]) -> Self
+    where
+        A: Handler<M>,
+        M: WireMessage,
+    {
+        self.taking::<M>(Takers::TheseAndOwn(roles.to_vec()))
+    }
+
+    fn taking<M>(mut self, from: Takers) -> Self
+    where
+        A: Handler<M>,
+        M: WireMessage,
+    {
+        let node = self.routes.node.get().cloned();
+        let route = Typed::<A, M> { actor: self.actor.clone(), from, node, message: PhantomData };
+        let before = self.messages.insert(M::ID, Arc::new(route));
         if let Some(other) = before.filter(|other| other.message() != TypeId::of::<M>()) {
             let (other, actor) = (other.name(), std::any::type_name::<A>());
             panic!("{other} and {} of {actor} have the same number {:#06x}: give one of them another", M::NAME, M::ID);
         }
-        if let Some(mut published) = self.routes.actors.get_mut(&self.id) {
-            published.roles.extend(roles);
-        }
         self
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> Drop for Publication<A> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            return;
+        }
+        let watched = self.actor.clone();
+        let published = Published {
+            actor: Arc::new(self.actor.clone()),
+            number: self.actor.number(),
+            watch: Box::new(move || -> BoxFuture<'static, Down> { Box::pin(watched.watch()) }),
+            messages: std::mem::take(&mut self.messages),
+        };
+        self.routes.actors.insert(self.id, published);
     }
 }
 
 /// The routing table of a node.
 #[derive(Default)]
 pub(crate) struct Routes {
-    table: DashMap<(ActorId, u32), Arc<dyn Route>>,
     actors: DashMap<ActorId, Published>,
-    node: OnceLock<WeakNode>,
+    node: OnceLock<Weak<dyn Router>>,
 }
 
 struct Published {
     /// A [`LocalRef`].
     actor: Arc<dyn Any + Send + Sync>,
-    watch: Box<dyn Fn() -> Boxed<'static, Down> + Send + Sync>,
-    /// Who may send it any message.
-    roles: Vec<Role>,
+    /// The actor's number in this process.
+    number: u64,
+    watch: Box<dyn Fn() -> BoxFuture<'static, Down> + Send + Sync>,
+    messages: BTreeMap<u32, Arc<dyn Route>>,
 }
 
 impl Routes {
     /// Whose table this is.
-    pub(crate) fn belong_to(&self, node: WeakNode) {
+    pub(crate) fn belong_to(&self, node: Weak<dyn Router>) {
         let _ = self.node.set(node); // once, when the node is made
     }
 
@@ -81,42 +110,46 @@ impl Routes {
         id: ActorId,
         actor: &LocalRef<A>,
     ) -> Publication<A> {
-        self.unpublish(id);
-        let watched = actor.clone();
-        let watch = Box::new(move || -> Boxed<'static, Down> { Box::pin(watched.watch()) });
-        self.actors.insert(id, Published { actor: Arc::new(actor.clone()), watch, roles: Vec::new() });
-        Publication { routes: Arc::clone(self), id, actor: actor.clone() }
+        Publication { routes: Arc::clone(self), id, actor: actor.clone(), messages: BTreeMap::new() }
     }
 
     pub(crate) fn unpublish(&self, id: ActorId) {
         self.actors.remove(&id);
-        self.table.retain(|(actor, _), _| *actor != id);
     }
 
     pub(crate) fn clear(&self) {
         self.actors.clear();
-        self.table.clear();
     }
 
-    /// The published actor, if it is of this type.
-    pub(crate) fn local<A: Actor<Context = Context<A>>>(&self, id: ActorId) -> Option<LocalRef<A>> {
-        self.actors.get(&id)?.actor.downcast_ref::<LocalRef<A>>().cloned()
+    /// The published actor: a [`LocalRef`] to it.
+    pub(crate) fn published(&self, id: ActorId) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::clone(&self.actors.get(&id)?.actor))
+    }
+
+    /// Whether the actor of this number in this process is published under this id.
+    pub(crate) fn holds(&self, id: ActorId, number: u64) -> bool {
+        self.actors.get(&id).is_some_and(|published| published.number == number)
     }
 
     /// The end of a published actor, for a node of this role. Holds the actor no longer than this call.
-    pub(crate) fn watch(&self, id: ActorId, role: Role) -> Option<Boxed<'static, Down>> {
+    pub(crate) fn watch(&self, id: ActorId, role: Role) -> Option<BoxFuture<'static, Down>> {
         let published = self.actors.get(&id)?;
-        published.roles.contains(&role).then(|| (published.watch)())
+        published.messages.values().any(|route| route.allows(role)).then(|| (published.watch)())
     }
 
     /// Where a message of a node of this role goes.
     pub(crate) fn find(&self, id: ActorId, message: u32, role: Role) -> Result<Arc<dyn Route>, Fault> {
-        let route = self.table.get(&(id, message)).ok_or(Fault::NoSuchActor)?;
-        if route.allows(role) { Ok(Arc::clone(&route)) } else { Err(Fault::NotAllowed { role }) }
+        let published = self.actors.get(&id).ok_or(Fault::NoSuchActor)?;
+        let route = published.messages.get(&message).ok_or(Fault::NoSuchActor)?;
+        if route.allows(role) { Ok(Arc::clone(route)) } else { Err(Fault::NotAllowed { role }) }
     }
 }
 
-pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// From nodes of which roles a message is taken.
+enum Takers {
+    These(Vec<Role>),
+    TheseAndOwn(Vec<Role>),
+}
 
 /// One message type of one actor.
 pub(crate) trait Route: Send + Sync {
@@ -130,55 +163,24 @@ pub(crate) trait Route: Send + Sync {
     fn try_place(&self) -> Result<Option<OwnedSemaphorePermit>, Fault>;
 
     /// Waits for a place in the actor's mailbox.
-    fn place(&self) -> Boxed<'_, Result<OwnedSemaphorePermit, Fault>>;
+    fn place(&self) -> BoxFuture<'_, Result<OwnedSemaphorePermit, Fault>>;
 
     /// Hands a peer's ask to the actor; the future is the wait for the answer.
-    fn ask(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<Boxed<'static, Answer>, Fault>;
+    fn ask(
+        &self,
+        from: PeerId,
+        message: Opened,
+        place: OwnedSemaphorePermit,
+    ) -> Result<BoxFuture<'static, Answer>, Fault>;
 
     /// Hands a peer's tell to the actor.
     fn tell(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<(), Fault>;
 }
 
-/// What goes back to the peer.
-pub(crate) type Answer = Result<Answered, Fault>;
-
-pub(crate) enum Answered {
-    Value(Parcel),
-    Items(Box<dyn EncodedItems>),
-}
-
-/// A stream of this process, item by item as bytes.
-pub(crate) trait EncodedItems: Send {
-    fn next(&mut self) -> Boxed<'_, Result<Option<Parcel>, Fault>>;
-}
-
-impl<T: Serialize + DeserializeOwned + Send + 'static> EncodedItems for Producing<T> {
-    fn next(&mut self) -> Boxed<'_, Result<Option<Parcel>, Fault>> {
-        Box::pin(async move { Self::next(self).await?.map(written).transpose() })
-    }
-}
-
-/// How a handler's result goes back to the peer.
-pub(crate) trait Respond: Sized + Send + 'static {
-    fn answer(reply: Reply<Self>) -> Boxed<'static, Answer>;
-}
-
-impl<T: Serialize + DeserializeOwned + Send + 'static> Respond for T {
-    fn answer(reply: Reply<Self>) -> Boxed<'static, Answer> {
-        Box::pin(async move { written(reply.wait().await?).map(Answered::Value) })
-    }
-}
-
-impl<T: Serialize + DeserializeOwned + Send + 'static> Respond for Items<T> {
-    fn answer(reply: Reply<Self>) -> Boxed<'static, Answer> {
-        Box::pin(ready(Ok(Answered::Items(Box::new(Producing::new(reply))))))
-    }
-}
-
 struct Typed<A: Actor<Context = Context<A>>, M> {
     actor: LocalRef<A>,
-    roles: Vec<Role>,
-    node: WeakNode,
+    from: Takers,
+    node: Option<Weak<dyn Router>>,
     message: PhantomData<fn(M)>,
 }
 
@@ -196,25 +198,33 @@ where
     }
 
     fn allows(&self, role: Role) -> bool {
-        self.roles.contains(&role)
+        match &self.from {
+            Takers::These(roles) => roles.contains(&role),
+            Takers::TheseAndOwn(roles) => matches!(role, Role::Own(_)) || roles.contains(&role),
+        }
     }
 
     fn try_place(&self) -> Result<Option<OwnedSemaphorePermit>, Fault> {
         self.actor.try_permit().map_err(gone)
     }
 
-    fn place(&self) -> Boxed<'_, Result<OwnedSemaphorePermit, Fault>> {
+    fn place(&self) -> BoxFuture<'_, Result<OwnedSemaphorePermit, Fault>> {
         Box::pin(async move { self.actor.permit().await.map_err(gone) })
     }
 
-    fn ask(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<Boxed<'static, Answer>, Fault> {
-        let message = read::<M>(message, self.node.upgrade())?;
+    fn ask(
+        &self,
+        from: PeerId,
+        message: Opened,
+        place: OwnedSemaphorePermit,
+    ) -> Result<BoxFuture<'static, Answer>, Fault> {
+        let message = read::<M>(message, self.node.as_ref().and_then(Weak::upgrade))?;
         let reply = self.actor.enqueue_ask(message, place, Sender::Node(from)).map_err(gone)?;
         Ok(M::Result::answer(reply))
     }
 
     fn tell(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<(), Fault> {
-        let message = read::<M>(message, self.node.upgrade())?;
+        let message = read::<M>(message, self.node.as_ref().and_then(Weak::upgrade))?;
         self.actor.enqueue_tell(message, place, Sender::Node(from)).map_err(gone)
     }
 }
@@ -223,27 +233,18 @@ where
 const LARGE: usize = 256 << 10;
 
 /// Decodes a peer's message; a `Deserialize` that panics must not take the lane with it.
-fn read<M: WireMessage>(message: Opened, node: Option<Node>) -> Result<M, Fault> {
+fn read<M: WireMessage>(message: Opened, node: Option<Arc<dyn Router>>) -> Result<M, Fault> {
     let large = message.bytes.len() > LARGE || !message.beside.is_empty();
     let read = || {
-        let _receiving = node.map(travel::enter);
+        let _receiving = node.map(enter);
         message.unpack()
     };
     let message: Result<M, String> = if large { busy(read) } else { read() };
     message.map_err(|text| Fault::BadMessage { text: format!("{}: {text}", M::NAME) })
 }
 
-/// Encodes a reply; one that panics there, or when it is dropped, costs no more than itself.
-fn written<T: Serialize + DeserializeOwned>(value: T) -> Result<Parcel, Fault> {
-    match fence::catch(move || Parcel::pack(&value)) {
-        Ok(Ok(parcel)) => Ok(parcel),
-        Ok(Err(error)) => Err(Fault::BadReply { text: error.to_string() }),
-        Err(text) => Err(Fault::BadReply { text }),
-    }
-}
-
-fn gone(error: crate::error::TellError) -> Fault {
-    Fault::from(crate::error::AskError::from(error))
+fn gone(error: TellError) -> Fault {
+    AskError::from(error).into()
 }
 
 impl<A: Actor<Context = Context<A>>> std::fmt::Debug for Publication<A> {

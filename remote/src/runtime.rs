@@ -1,23 +1,23 @@
 //! Threads of our own, so that this crate works inside any program, also under `#[tokio::main]`.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::task::{Context, Poll};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use actix::Actor;
-use tokio::runtime::{Builder, Handle, RuntimeFlavor};
+use bytes::Bytes;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::ambient::Ambient;
 use crate::error::SpawnError;
 use crate::fence;
 use crate::local::{LocalRef, Place, start, supervise};
+use crate::net::{FOREVER, Net};
+#[cfg(feature = "sim")]
+use crate::network::Network;
 use crate::supervise::Restarts;
 
 /// How long starting or joining one thread may take.
@@ -29,7 +29,10 @@ const BLOCKING_THREADS: usize = 4096;
 /// The threads of a process: a tokio runtime for the network, and an actix system whose arbiters run
 /// actors. Clones share them; they end with [`shutdown`](Self::shutdown) or with the last clone.
 #[derive(Clone)]
-pub struct Runtime(Arc<Inner>);
+pub struct Runtime {
+    inner: Arc<Inner>,
+    build: Bytes,
+}
 
 /// A thread that runs actors. Dropping it stops its actors and the thread.
 pub struct Arbiter {
@@ -62,38 +65,50 @@ impl Runtime {
             .build()?;
         let (system, ended) = start_system(name)?;
         let (closing, closed) = watch::channel(false);
-        Ok(Self(Arc::new(Inner {
-            net: Net {
-                handle: net.handle().clone(),
-                closed,
-                ambient: Ambient::System,
-                #[cfg(feature = "sim")]
-                network: None,
-            },
+        Ok(Self::of(Inner {
+            net: Net::new(net.handle().clone(), closed, Ambient::System),
+            #[cfg(feature = "sim")]
+            network: None,
             closing,
             system,
             owned: Mutex::new(Some((net, ended))),
-        })))
+        }))
     }
 
     /// A process of a simulation: its threads are all the current one, whose system runs there too.
     #[cfg(feature = "sim")]
-    pub(crate) fn simulated(handle: Handle, network: Arc<crate::sim::Network>, ambient: Ambient) -> Self {
+    pub(crate) fn simulated(handle: Handle, network: Arc<Network>, ambient: Ambient) -> Self {
         #[cfg(test)]
         crate::panics::watch();
         fence::install();
         let (closing, closed) = watch::channel(false);
-        Self(Arc::new(Inner {
-            net: Net { handle, closed, ambient, network: Some(network) },
+        Self::of(Inner {
+            net: Net::new(handle, closed, ambient),
+            network: Some(network),
             closing,
             system: actix_rt::System::current(),
             owned: Mutex::new(None),
-        }))
+        })
+    }
+
+    fn of(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner), build: Bytes::new() }
+    }
+
+    /// The same threads, for nodes of this build of the application: bytes that say what it is, as the number of a commit
+    /// does. Nodes meet, and let others join, only where these are the same. Without, they are none.
+    #[must_use]
+    pub fn with_build(&self, build: impl Into<Bytes>) -> Self {
+        Self { inner: Arc::clone(&self.inner), build: build.into() }
+    }
+
+    pub(crate) fn build(&self) -> &Bytes {
+        &self.build
     }
 
     /// The network's tokio runtime.
     pub fn handle(&self) -> &Handle {
-        &self.0.net.handle
+        &self.inner.net.handle
     }
 
     /// A new thread for actors.
@@ -101,16 +116,21 @@ impl Runtime {
     /// # Errors
     /// The runtime is shut down, or no thread could be started.
     pub fn arbiter(&self) -> Result<Arbiter, SpawnError> {
-        if *self.0.net.closed.borrow() {
+        if self.inner.net.is_closed() {
             return Err(SpawnError::ShutDown);
         }
         #[cfg(feature = "sim")]
-        if self.0.net.network.is_some() {
-            let handle = self.0.system.arbiter().clone();
-            return Ok(Arbiter { handle, thread: None, shared: Some(watch::Sender::new(())), net: self.0.net.clone() });
+        if self.inner.network.is_some() {
+            let handle = self.inner.system.arbiter().clone();
+            return Ok(Arbiter {
+                handle,
+                thread: None,
+                shared: Some(watch::Sender::new(())),
+                net: self.inner.net.clone(),
+            });
         }
         let (reply, made) = mpsc::sync_channel(1);
-        let asked = self.0.system.arbiter().spawn_fn(move || {
+        let asked = self.inner.system.arbiter().spawn_fn(move || {
             let (id, thread) = mpsc::sync_channel(1);
             let arbiter = actix_rt::Arbiter::try_with_tokio_rt(move || {
                 // The receiver waits below, in the same closure.
@@ -134,17 +154,27 @@ impl Runtime {
             mpsc::RecvTimeoutError::Timeout => SpawnError::Deadline,
             mpsc::RecvTimeoutError::Disconnected => SpawnError::ShutDown,
         })??;
-        Ok(Arbiter { handle: arbiter.handle(), thread: Some((arbiter, thread)), shared: None, net: self.0.net.clone() })
+        Ok(Arbiter {
+            handle: arbiter.handle(),
+            thread: Some((arbiter, thread)),
+            shared: None,
+            net: self.inner.net.clone(),
+        })
     }
 
     /// Stops all threads, for every clone, and waits for them until `deadline` at most. May be called
     /// from anywhere; it blocks the calling thread that long.
     pub fn shutdown(self, deadline: Duration) {
-        self.0.shutdown(Some(deadline));
+        self.inner.shutdown(Some(deadline));
     }
 
     pub(crate) fn net(&self) -> &Net {
-        &self.0.net
+        &self.inner.net
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn network(&self) -> Option<&Arc<Network>> {
+        self.inner.network.as_ref()
     }
 }
 
@@ -210,86 +240,10 @@ impl fmt::Debug for Arbiter {
     }
 }
 
-/// The network's runtime as the rest of the crate uses it, from any thread and any executor.
-#[derive(Clone)]
-pub(crate) struct Net {
-    pub(crate) handle: Handle,
-    closed: watch::Receiver<bool>,
-    pub(crate) ambient: Ambient,
-    #[cfg(feature = "sim")]
-    pub(crate) network: Option<Arc<crate::sim::Network>>,
-}
-
-impl Net {
-    /// Runs a task of the network for as long as somebody waits for it.
-    pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Aborting<T> {
-        Aborting(self.handle.spawn(task))
-    }
-
-    /// Waits for `future` until `limit`, on our timer whatever the caller's executor is. `None` also when
-    /// the runtime shuts down, because its timer panics after that.
-    pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
-        let mut future = pin!(future);
-        // What is ready at once, as most is, costs no timer.
-        if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
-            return Some(output);
-        }
-        let mut closed = self.closed.clone();
-        let sleep = {
-            let _inside = self.handle.enter();
-            tokio::time::sleep(limit.min(FOREVER))
-        };
-        tokio::select! {
-            biased;
-            output = future => Some(output),
-            _ = closed.wait_for(|closed| *closed) => None,
-            () = sleep => None,
-        }
-    }
-}
-
-/// Stops a task when its awaiter goes.
-pub(crate) struct Aborting<T>(JoinHandle<T>);
-
-impl<T> Future for Aborting<T> {
-    /// `None` if the task panicked or the runtime ended it.
-    type Output = Option<T>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(Result::ok)
-    }
-}
-
-impl<T> Drop for Aborting<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Runs what may touch the disk; a panic becomes its text.
-pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    if is_simulated() {
-        return fence::catch(f);
-    }
-    let done = tokio::task::spawn_blocking(move || fence::catch(f)).await;
-    done.unwrap_or_else(|error| Err(error.to_string()))
-}
-
-/// Runs what keeps a thread of the network busy; other tasks are moved out of its way.
-pub(crate) fn busy<T>(f: impl FnOnce() -> T) -> T {
-    if is_simulated() { f() } else { tokio::task::block_in_place(f) }
-}
-
-/// On a simulation's only thread: our own network always has several.
-fn is_simulated() -> bool {
-    Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::CurrentThread)
-}
-
-/// Later than any deadline that matters, early enough that no clock overflows.
-pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
-
 struct Inner {
     net: Net,
+    #[cfg(feature = "sim")]
+    network: Option<Arc<Network>>,
     closing: watch::Sender<bool>,
     system: actix_rt::System,
     owned: Mutex<Option<(tokio::runtime::Runtime, mpsc::Receiver<()>)>>,

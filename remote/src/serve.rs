@@ -2,52 +2,98 @@
 
 mod arrivals;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join;
-use quinn::ReadError;
+use quinn::{Connection, ReadError, SendStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::actor::ActorId;
+use crate::answer::{Answered, EncodedItems};
 use crate::close::Code;
-use crate::codec::{MAX_MESSAGE, decode, encode};
-use crate::error::Fault;
+use crate::codec::{decode, encode};
+use crate::error::{Down, Fault};
 use crate::frame::{FrameError, Header, Kind, MORE};
-use crate::lane::{FrameReader, LaneError};
-use crate::link::{Arrived, LANES, Link, NotBorne, Ready, Serving};
-use crate::local::Down;
+use crate::ids::{ActorId, PeerId};
+use crate::lane::{FrameReader, LaneError, write_lane};
+use crate::link::{Arrived, Beside, LANES, Link, NotBorne, Ready, Serving, Wire};
 use crate::membership::SUSPECT;
-use crate::node::Shared;
-use crate::parcel::{MAX_TRAILER, Opened};
-use crate::renew;
-use crate::route::{Answered, EncodedItems, Route};
-use crate::trace::{self, TraceContext};
+use crate::net::Net;
+use crate::parcel::{MAX_PAYLOAD, Opened};
+use crate::peers::{Peers, loss_of};
+use crate::queue::Waiting;
+use crate::route::{Route, Routes};
+use crate::trace::TraceContext;
 use arrivals::Arrivals;
 
-/// Largest payload of a frame.
-pub(crate) const MAX_PAYLOAD: usize = MAX_MESSAGE + MAX_TRAILER + trace::BYTES;
+/// What the frames of peers are served with.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) beside: Arc<dyn Beside>,
+    pub(crate) renewer: Arc<dyn Renewer>,
+    pub(crate) net: Net,
+}
+
+/// What renews certificates of peers.
+pub(crate) trait Renewer: Send + Sync {
+    /// The answer to a peer's request.
+    fn renew(&self, peer: PeerId, request: &[u8]) -> Bytes;
+}
+
+impl Wire for Connection {
+    fn close(&self, code: Code, why: &str) {
+        Self::close(self, code.into(), why.as_bytes());
+    }
+
+    fn remote_address(&self) -> SocketAddr {
+        Self::remote_address(self)
+    }
+}
+
+/// Starts the writers of a link, on the network's runtime.
+pub(crate) fn write(net: &Net, connection: &Connection, lanes: [SendStream; LANES], waiting: [Waiting; LANES]) {
+    let [_, _, beats] = &lanes;
+    let _ = beats.set_priority(1); // fails only if the stream is closed
+    for (stream, queue) in lanes.into_iter().zip(waiting) {
+        let (lost, stopped) = (connection.clone(), stream.stopped());
+        // Also while nothing is to be written: a lane that the peer does not read makes the link useless.
+        net.handle.spawn(async move {
+            if let Ok(Some(_)) = stopped.await {
+                lost.close(Code::BadFrame.into(), b"a lane was stopped");
+            }
+        });
+        net.handle.spawn(write_lane(connection.clone(), stream, queue));
+    }
+}
 
 /// Starts reading all lanes of a link, and removes the link when its connection ends.
-pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<Link>, [mut system, mut messages, beats]: [FrameReader; LANES]) {
+pub(crate) fn run(
+    services: Services,
+    link: &Arc<Link>,
+    connection: Connection,
+    [mut system, mut messages, beats]: [FrameReader; LANES],
+) {
     for lane in [&mut system, &mut messages] {
         lane.set_max(MAX_PAYLOAD as u32);
-        if let Some(room) = shared.peers.room_for_frames(link.peer.node) {
+        if let Some(room) = services.peers.room_for_frames(link.peer.node) {
             lane.set_room(room);
         }
     }
-    let handle = &shared.net.handle;
+    let handle = services.net.handle.clone();
     let lanes = join(
-        handle.spawn(read_system(Arc::clone(shared), Arc::clone(link), system)),
-        handle.spawn(read_messages(Arc::clone(shared), Arc::clone(link), messages)),
+        handle.spawn(read_system(services.clone(), Arc::clone(link), system)),
+        handle.spawn(read_messages(services.clone(), Arc::clone(link), messages)),
     );
-    handle.spawn(read_beats(Arc::clone(shared), Arc::clone(link), beats));
+    handle.spawn(read_beats(Arc::clone(&services.peers), Arc::clone(link), beats));
     handle.spawn({
-        let (shared, link) = (Arc::clone(shared), Arc::clone(link));
+        let link = Arc::clone(link);
         async move {
-            let closed = link.connection.closed();
+            let closed = connection.closed();
             let left = async {
                 let _ = lanes.await;
                 sleep(SUSPECT).await;
@@ -56,22 +102,22 @@ pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<Link>, [mut system, mut messa
                 biased;
                 cause = closed => cause.to_string(),
                 () = left => {
-                    link.connection.close(Code::Bye.var(), b"nothing came after the goodbye");
-                    link.connection.closed().await.to_string()
+                    link.cut(Code::Bye, "nothing came after the goodbye");
+                    connection.closed().await.to_string()
                 }
             };
             link.end(cause.clone());
-            shared.peers.remove_control(&link, &cause);
+            services.peers.remove_control(&link, loss_of(&connection), &cause);
         }
     });
 }
 
-async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader) {
+async fn read_system(services: Services, link: Arc<Link>, mut lane: FrameReader) {
     let mut goodbye = false;
     loop {
         match lane.next().await {
             Ok(Some((header, payload))) => match header.kind {
-                Kind::Reply => match Arrived::new(&shared, &link, &header, payload) {
+                Kind::Reply => match Arrived::new(&services.beside, &link, &header, payload) {
                     Ok(reply) => link.resolve(header.call, Ok(reply)),
                     Err(error) => return bad_lane(&link, &error.into()),
                 },
@@ -80,7 +126,7 @@ async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader
                     link.resolve(header.call, Err(fault));
                 }
                 Kind::Cancel => link.cancel(header.call),
-                Kind::Item => match Arrived::new(&shared, &link, &header, payload) {
+                Kind::Item => match Arrived::new(&services.beside, &link, &header, payload) {
                     Ok(piece) => {
                         if !link.item(header.call, piece, header.flags & MORE != 0) {
                             return no_credit(&link);
@@ -96,7 +142,7 @@ async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader
                     }
                 }
                 Kind::Watch => {
-                    if let Err(why) = watch(&shared, &link, header) {
+                    if let Err(why) = watch(&services.routes, &link, header) {
                         return bad_watch(&link, &why);
                     }
                 }
@@ -110,8 +156,7 @@ async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader
                     link.peer_goes_away();
                 }
                 Kind::Renew => {
-                    let verdict = renew::judge(&shared, link.peer, &payload);
-                    link.try_send(Kind::Reply, header.call, renew::verdict_bytes(&verdict));
+                    link.try_send(Kind::Reply, header.call, services.renewer.renew(link.peer, &payload));
                 }
                 other => return wrong_kind(&link, other),
             },
@@ -122,9 +167,9 @@ async fn read_system(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader
 }
 
 /// Tells the peer of an actor's end, from a task of its own.
-fn watch(shared: &Shared, link: &Arc<Link>, header: Header) -> Result<(), NotBorne> {
+fn watch(routes: &Routes, link: &Arc<Link>, header: Header) -> Result<(), NotBorne> {
     let watched = link.watched(header.call)?;
-    let down = shared.routes.watch(ActorId(header.recipient), link.peer.role);
+    let down = routes.watch(ActorId(header.recipient), link.peer.role);
     tokio::spawn(watched.tell(async move {
         match down {
             None => Down::NoSuchActor,
@@ -134,11 +179,11 @@ fn watch(shared: &Shared, link: &Arc<Link>, header: Header) -> Result<(), NotBor
     Ok(())
 }
 
-async fn read_beats(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader) {
+async fn read_beats(peers: Arc<Peers>, link: Arc<Link>, mut lane: FrameReader) {
     loop {
         match lane.next().await {
             Ok(Some((header, _))) => match header.kind {
-                Kind::Beat => shared.peers.beat(&link, header.call, header.recipient),
+                Kind::Beat => peers.beat(&link, header.call, header.recipient),
                 Kind::Open => {}
                 other => return wrong_kind(&link, other),
             },
@@ -148,8 +193,8 @@ async fn read_beats(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader)
     }
 }
 
-async fn read_messages(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameReader) {
-    let mut arrivals = Arrivals::new(&shared, &link);
+async fn read_messages(services: Services, link: Arc<Link>, mut lane: FrameReader) {
+    let mut arrivals = Arrivals::new(&services, &link);
     let mut goodbye = false;
     loop {
         let (mut header, mut payload) = match lane.next().await {
@@ -167,7 +212,8 @@ async fn read_messages(shared: Arc<Shared>, link: Arc<Link>, mut lane: FrameRead
             }
             other => return wrong_kind(&link, other),
         }
-        let message = header.take_trace(&mut payload).and_then(|()| Arrived::new(&shared, &link, &header, payload));
+        let message =
+            header.take_trace(&mut payload).and_then(|()| Arrived::new(&services.beside, &link, &header, payload));
         match message {
             Ok(message) => arrivals.take(header, message).await,
             Err(error) => return bad_lane(&link, &error.into()),
@@ -271,14 +317,14 @@ fn fault_bytes(fault: &Fault) -> Bytes {
 
 fn wrong_kind(link: &Link, kind: Kind) {
     tracing::warn!(peer = %link.peer, ?kind, "a frame on the wrong lane");
-    link.connection.close(Code::BadFrame.var(), b"a frame on the wrong lane");
+    link.cut(Code::BadFrame, "a frame on the wrong lane");
 }
 
 /// A lane has ended. Without a goodbye on it the link is of no use any more.
 fn ended(link: &Link, goodbye: bool) {
     if !goodbye {
         tracing::warn!(peer = %link.peer, "a lane ended without a goodbye");
-        link.connection.close(Code::BadFrame.var(), b"a lane ended without a goodbye");
+        link.cut(Code::BadFrame, "a lane ended without a goodbye");
     }
 }
 
@@ -288,12 +334,12 @@ fn bad_watch(link: &Link, why: &NotBorne) {
         NotBorne::Again => (Code::BadFrame, "a peer watches twice under one number"),
     };
     tracing::warn!(peer = %link.peer, text);
-    link.connection.close(code.var(), text.as_bytes());
+    link.cut(code, text);
 }
 
 fn no_credit(link: &Link) {
     tracing::warn!(peer = %link.peer, "a stream beyond its window");
-    link.connection.close(Code::BadFrame.var(), b"a stream beyond its window");
+    link.cut(Code::BadFrame, "a stream beyond its window");
 }
 
 fn bad_lane(link: &Link, error: &LaneError) {
@@ -306,7 +352,7 @@ fn bad_lane(link: &Link, error: &LaneError) {
         LaneError::Read(_) => Code::BadFrame,
     };
     tracing::warn!(peer = %link.peer, %error, "bad frame");
-    link.connection.close(code.var(), error.to_string().as_bytes());
+    link.cut(code, &error.to_string());
 }
 
 #[cfg(test)]

@@ -4,51 +4,24 @@
 //! address. One seed gives one trace, packet for packet, as long as the scenario keeps to the rules: no threads, no
 //! `std::time`, no randomness but [`Sim::random`], no iteration over hash maps.
 
-mod network;
-
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 
 use crate::ambient::Ambient;
-use crate::identity::{Authority, IdentityError};
+use crate::authority::Authority;
+use crate::error::IdentityError;
+use crate::network::Network;
+pub use crate::network::{Faults, Trace};
 use crate::runtime::Runtime;
-pub(crate) use network::Network;
 
 /// A simulation. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Sim {
     network: Arc<Network>,
     ambient: Ambient,
-}
-
-/// What the network does to packets. The default only delays them, by 1 ms to 3 ms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Faults {
-    /// Least delay. tokio's timers have a grain of 1 ms.
-    pub latency: Duration,
-    /// Greatest delay on top of it; each packet's is drawn.
-    pub jitter: Duration,
-    /// Bytes per second from one socket to another; 0 is without limit.
-    pub rate: u64,
-    /// Packets lost, of a million.
-    pub loss: u32,
-    /// Packets, of a million, that come late, by ten times the latency and jitter: only these are overtaken.
-    pub late: u32,
-}
-
-/// What a network has carried so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trace {
-    /// Depends on the time, sender, receiver and size of every packet, in order.
-    pub hash: u64,
-    /// Packets sent.
-    pub sent: u64,
-    /// Packets lost, by chance, partition or a full socket.
-    pub lost: u64,
 }
 
 impl Sim {
@@ -119,11 +92,5 @@ impl Sim {
     /// A number below `bound`, by the seed; 0 if `bound` is.
     pub fn random(&self, bound: u64) -> u64 {
         self.ambient.random().map_or(0, u64::from_le_bytes).checked_rem(bound).unwrap_or(0)
-    }
-}
-
-impl Default for Faults {
-    fn default() -> Self {
-        Self { latency: Duration::from_millis(1), jitter: Duration::from_millis(2), rate: 0, loss: 0, late: 0 }
     }
 }

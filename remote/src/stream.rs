@@ -1,7 +1,5 @@
 //! Streamed replies, as their producer sees them.
 
-mod replies;
-
 use std::fmt;
 use std::pin::pin;
 
@@ -9,9 +7,6 @@ use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{mpsc, oneshot};
-
-pub(crate) use replies::Producing;
-pub use replies::Replies;
 
 use crate::trace::TraceContext;
 
@@ -41,8 +36,8 @@ const AHEAD: usize = 16;
 /// }
 /// ```
 pub struct Items<T> {
-    queue: mpsc::Receiver<T>,
-    end: oneshot::Receiver<()>,
+    pub(crate) queue: mpsc::Receiver<T>,
+    pub(crate) end: oneshot::Receiver<()>,
 }
 
 /// Where a producer puts its items. Dropping it without [`end`](Self::end) is a failure to the consumer.

@@ -19,6 +19,18 @@ pub fn shorten(text: impl Into<String>) -> String {
     format!("{} [... {} bytes left out ...] {}", &text[..head], tail - head, &text[tail..])
 }
 
+/// `main` prints the `Debug` of what it returns, as `unwrap` does: people are to see there what there is to do.
+macro_rules! debug_is_display {
+    ($($error:ty),+) => {
+        $(impl std::fmt::Debug for $error {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(self, f)
+            }
+        })+
+    };
+}
+pub(crate) use debug_is_display;
+
 /// What the first bytes of a text say, `most` of them at most.
 pub(crate) fn cut(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));

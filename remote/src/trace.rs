@@ -7,7 +7,7 @@ use std::num::{NonZeroU64, NonZeroU128};
 use tracing::{Instrument, Span};
 
 use crate::ambient::Ambient;
-use crate::identity::NodeId;
+use crate::ids::NodeId;
 
 /// The trace that work belongs to, and the span that is its nearest cause. It travels with every message that is sent
 /// within it, to any node.

@@ -93,9 +93,10 @@ impl Handler<Mark> for Store {
 impl Handler<Later> for Store {
     type Result = ResponseFuture<Batch>;
     fn handle(&mut self, Later(batch): Later, _: &mut Context<Self>) -> Self::Result {
-        let gate = Arc::clone(&self.gate);
+        let mut open = Box::pin(Arc::clone(&self.gate).notified_owned());
+        open.as_mut().enable(); // not only when this is polled, which may be after the gate was opened
         Box::pin(async move {
-            gate.notified().await;
+            open.await;
             batch
         })
     }

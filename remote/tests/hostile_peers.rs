@@ -418,7 +418,7 @@ async fn silent_joiners_leave_room_for_others(world: World) {
     }
     let open = || silent.iter().filter(|connection| connection.close_reason().is_none()).count();
     said(&["WARN", "refused a connection", &rogue.from(), "too many joins at once"]).await;
-    Identity::join(&token, scene.to, BUILD, &world.runtime, SOON).await.expect("another host may join");
+    Identity::join(&token, scene.to, &world.runtime.with_build(BUILD), SOON).await.expect("another host may join");
     assert!(open() > 0, "nobody was silent any more");
     said(&["WARN", "refused a connection", &rogue.from(), "a join took too long"]).await;
     eventually("all are dropped", || open() == 0).await;

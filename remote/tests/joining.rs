@@ -23,6 +23,7 @@ both!(
     lives_without_end_are_long_ones,
     a_certificate_is_renewed_by_the_head,
     an_authority_of_another_cluster_is_not_served,
+    a_role_of_an_applications_own_joins_and_is_told_from_others,
 );
 
 const BUILD: &[u8] = b"build 1";
@@ -40,9 +41,9 @@ fn head_of(world: &World, authority: Authority) -> (Node, Arc<Authority>) {
     (head, authority)
 }
 
-async fn join(world: &World, token: &JoinToken, head: &Node, build: &[u8]) -> Result<Identity, JoinError> {
+async fn join(world: &World, token: &JoinToken, head: &Node, build: &'static [u8]) -> Result<Identity, JoinError> {
     let started = Instant::now();
-    let joined = Identity::join(token, head.address().unwrap(), build, &world.runtime, SOON).await;
+    let joined = Identity::join(token, head.address().unwrap(), &world.runtime.with_build(build), SOON).await;
     assert!(started.elapsed() < SOON, "it took until the deadline");
     joined
 }
@@ -55,12 +56,63 @@ async fn a_token_lets_one_node_join_in_its_role(world: World) {
         let token: JoinToken = token.to_string().parse().unwrap();
         let identity = join(&world, &token, &head, BUILD).await.unwrap();
         assert_eq!((identity.role(), identity.cluster()), (role, authority.cluster()));
-        let node = Node::bind(identity, world.any(), BUILD.into(), &world.runtime).unwrap();
+        let node = Node::bind(identity, world.any(), &world.runtime.with_build(BUILD)).unwrap();
         let at_head = node.connect(head.address().unwrap(), SOON).await.unwrap();
         assert_eq!(at_head, head.id());
         let id = node.id();
         eventually("the head knows it", || head.peers().iter().any(|peer| (peer.node, peer.role) == (id, role))).await;
     }
+}
+
+async fn a_role_of_an_applications_own_joins_and_is_told_from_others(world: World) {
+    const SENSOR: Role = Role::Own(0);
+    const PRINTER: Role = Role::Own(255);
+    let (head, authority) = head(&world);
+    let arbiter = world.runtime.arbiter().unwrap();
+    head.keep_names(&arbiter);
+    let actor = arbiter.spawn(4, |_| Tester(Seen::default()));
+    head.publish(ECHO, &actor).on::<Echo>(&[SENSOR]);
+    let mut nodes = Vec::new();
+    for role in [SENSOR, PRINTER] {
+        let token: JoinToken = authority.token(role, TTL).unwrap().to_string().parse().unwrap();
+        let identity = join(&world, &token, &head, BUILD).await.unwrap();
+        assert_eq!((token.role(), identity.role()), (role, role));
+        let node = Node::bind(identity, world.any(), &world.runtime.with_build(BUILD)).unwrap();
+        node.connect(head.address().unwrap(), SOON).await.unwrap();
+        nodes.push(node);
+    }
+    let [sensor, printer] = [0, 1].map(|at| nodes[at].actor::<Tester>(Address { node: head.id(), actor: ECHO }));
+    assert_eq!(sensor.ask(Echo("a".into()), SOON).await.unwrap(), "a");
+    let refused = printer.ask(Echo("b".into()), SOON).await.unwrap_err();
+    assert!(matches!(refused, AskError::NotAllowed { role: PRINTER }), "{refused}");
+    assert!(refused.to_string().contains("own-255"), "{refused}");
+    // They name actors of theirs, and find others.
+    nodes[1].publish(ECHO, &actor).on::<Echo>(&[SENSOR]);
+    nodes[1].names(head.id()).register("paper", &actor, SOON).await.unwrap();
+    let paper = nodes[0].names(head.id()).locate("paper", SOON).await.unwrap();
+    assert_eq!(paper, Address { node: nodes[1].id(), actor: ECHO });
+}
+
+#[test]
+fn a_head_that_starts_again_with_its_authority_is_of_the_same_cluster() {
+    World::loopback(async |world| {
+        let file = std::env::temp_dir().join(format!("regatta-restarted-{}.pem", std::process::id()));
+        let (head, authority) = head_of(&world, Authority::kept(&file).unwrap());
+        let [token, other] = [(); 2].map(|()| authority.token(Role::Worker, TTL).unwrap());
+        let identity = join(&world, &token, &head, BUILD).await.unwrap();
+        let worker = Node::bind(identity, world.any(), &world.runtime.with_build(BUILD)).unwrap();
+        worker.connect(head.address().unwrap(), SOON).await.unwrap();
+        head.close(SOON).await;
+        drop((head, authority));
+        let (head, authority) = head_of(&world, Authority::kept(&file).unwrap());
+        let known = worker.connect(head.address().unwrap(), SOON).await.unwrap();
+        assert_eq!(known, head.id());
+        // A token is of the process that made it; its cluster is there.
+        let error = join(&world, &other, &head, BUILD).await.unwrap_err();
+        assert!(matches!(error, JoinError::WrongToken), "{error}");
+        join(&world, &authority.token(Role::Worker, TTL).unwrap(), &head, BUILD).await.unwrap();
+        std::fs::remove_file(file).unwrap();
+    });
 }
 
 async fn a_used_token_is_refused(world: World) {
@@ -111,7 +163,7 @@ async fn nobody_there_is_a_deadline_that_names_the_address(world: World) {
     let token = world.authority().token(Role::Worker, TTL).unwrap();
     let silent = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let there = silent.local_addr().unwrap();
-    let joined = Identity::join(&token, there, BUILD, &world.runtime, Duration::from_millis(100)).await;
+    let joined = Identity::join(&token, there, &world.runtime, Duration::from_millis(100)).await;
     let error = joined.unwrap_err();
     assert!(matches!(error, JoinError::Deadline(to) if to == there) && error.is_retryable(), "{error}");
 }
@@ -143,7 +195,7 @@ async fn lives_without_end_are_long_ones(world: World) {
     let identity = join(&world, &token, &head, BUILD).await.unwrap();
     let in_ninety_years = std::time::SystemTime::now() + Duration::from_secs(90 * 365 * 24 * 3600);
     assert!(identity.expires() > in_ninety_years && token.expires() > in_ninety_years);
-    let node = Node::bind(identity, world.any(), BUILD.into(), &world.runtime).unwrap();
+    let node = Node::bind(identity, world.any(), &world.runtime.with_build(BUILD)).unwrap();
     node.connect(head.address().unwrap(), SOON).await.unwrap();
 }
 

@@ -35,6 +35,7 @@ both!(
     an_actor_lives_as_long_as_its_references,
     dropping_an_arbiter_ends_its_actors,
     a_role_that_is_not_named_is_refused,
+    an_actor_is_published_with_all_its_messages_at_once,
     an_unknown_actor_is_named_so,
     no_trace_begins_where_nobody_looks,
 );
@@ -60,6 +61,31 @@ async fn a_published_actor_of_this_node_is_reached_directly(world: World) {
     let actor = pair.head.actor::<Tester>(here);
     let error = actor.ask(Echo("a".into()), SOON).await.unwrap_err();
     assert!(matches!(error, AskError::NoSuchActor), "{error}");
+}
+
+async fn an_actor_is_published_with_all_its_messages_at_once(world: World) {
+    let pair = Pair::new(&world, 16).await;
+    let (remote, roles) = (pair.remote(), [Role::Worker]);
+    let other = Seen::default();
+    let publication = {
+        let other = pair.arbiter.spawn(4, {
+            let other = other.clone();
+            move |_| Tester(other)
+        });
+        pair.head.publish(ECHO, &other).on::<Note>(&roles).on::<Wait>(&roles)
+    };
+    // Until all that it takes is named, the one before it is there as it was.
+    assert_eq!(remote.ask(Echo("a".into()), SOON).await.unwrap(), "a");
+    remote.ask(Note(1), SOON).await.unwrap();
+    drop(publication);
+    remote.ask(Note(2), SOON).await.unwrap();
+    assert!(matches!(remote.ask(Echo("b".into()), SOON).await, Err(AskError::NoSuchActor)));
+    assert_eq!((&*pair.seen.notes.lock().unwrap(), &*other.notes.lock().unwrap()), (&vec![1], &vec![2]));
+    // Where naming them fails, nothing changes.
+    let failed = catch(|| drop(pair.head.publish(ECHO, &pair.actor).on::<Echo>(&roles).on::<Impostor>(&roles)));
+    assert!(failed.is_err());
+    remote.ask(Note(3), SOON).await.unwrap();
+    assert_eq!(other.notes.lock().unwrap().len(), 2);
 }
 
 async fn a_large_message_and_its_reply_survive(world: World) {

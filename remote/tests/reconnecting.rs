@@ -5,7 +5,6 @@ mod common;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use common::*;
 use regatta_remote::sim::Trace;
 use regatta_remote::*;
@@ -143,8 +142,7 @@ fn another_node_at_the_address_of_a_lost_one_is_left_alone() {
         head.close(SOON).await;
         drop(head);
         sleep(Duration::from_millis(1)).await; // its socket is gone
-        let other =
-            Node::bind(authority.issue(Role::Head).unwrap(), there, Bytes::from_static(b"build 1"), &world.runtime);
+        let other = Node::bind(authority.issue(Role::Head).unwrap(), there, &world.runtime.with_build("build 1"));
         let other = other.unwrap();
         sleep(Duration::from_secs(30)).await;
         assert!(worker.peers().is_empty() && other.peers().is_empty() && events.try_recv().is_none());

@@ -224,7 +224,7 @@ fn who_leaves_is_not_dead() {
         let there = head.address().unwrap();
         let identity = authority.issue(Role::Worker).unwrap();
         for _ in 0..2 {
-            let worker = Node::bind(identity.clone(), world.any(), "build 1".into(), &world.runtime).unwrap();
+            let worker = Node::bind(identity.clone(), world.any(), &world.runtime.with_build("build 1")).unwrap();
             worker.connect(there, SOON).await.unwrap();
             worker.close(SOON).await;
             eventually("left", || head.peers().is_empty()).await;
@@ -383,7 +383,7 @@ impl Worker {
                     Err(ConnectError::DeclaredDead) => {
                         let identity = self.authority.issue(Role::Worker).unwrap();
                         let here = (host(&self.node), 0).into();
-                        self.node = Node::bind(identity, here, "build 1".into(), &self.world.runtime).unwrap();
+                        self.node = Node::bind(identity, here, &self.world.runtime.with_build("build 1")).unwrap();
                     }
                     Err(error) => panic!("{error}"),
                 }

@@ -342,7 +342,7 @@ mod tests {
 
     fn node(authority: &Authority, runtime: &Runtime) -> (Node, SocketAddr) {
         let identity = authority.issue(Role::Worker).unwrap();
-        let node = Node::bind(identity, "127.0.0.1:0".parse().unwrap(), Bytes::new(), runtime).unwrap();
+        let node = Node::bind(identity, "127.0.0.1:0".parse().unwrap(), runtime).unwrap();
         let address = node.address().unwrap();
         (node, address)
     }

@@ -265,7 +265,7 @@ impl OwnNode {
         let authority = Arc::new(Authority::new().map_err(|error| failed(&error))?);
         let identity = authority.issue(Role::Head).map_err(|error| failed(&error))?;
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let node = Node::bind(identity, loopback, hello(), runtime).map_err(|error| failed(&error))?;
+        let node = Node::bind(identity, loopback, &runtime.with_build(hello())).map_err(|error| failed(&error))?;
         let arbiter = runtime.arbiter().map_err(|error| failed(&error))?;
         node.keep_names(&arbiter);
         node.serve_joins(Arc::clone(&authority)).map_err(|error| failed(&error))?;
@@ -287,7 +287,7 @@ mod tests {
         let runtime = Runtime::new("gone", 2).unwrap();
         let authority = Authority::new().unwrap();
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let node = |role| Node::bind(authority.issue(role).unwrap(), any, Bytes::new(), &runtime).unwrap();
+        let node = |role| Node::bind(authority.issue(role).unwrap(), any, &runtime).unwrap();
         let (here, gone) = (node(Role::Worker), authority.issue(Role::Worker).unwrap().node());
         // A socket that takes what comes and answers nothing, as a machine that was switched off.
         let silent = std::net::UdpSocket::bind(any).unwrap();

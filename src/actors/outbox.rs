@@ -243,7 +243,7 @@ mod tests {
         let (runtime, authority) = (Runtime::new("outbox", 2).unwrap(), Authority::new().unwrap());
         let bind = |role| {
             let (identity, loopback) = (authority.issue(role).unwrap(), "127.0.0.1:0".parse().unwrap());
-            Node::bind(identity, loopback, bytes::Bytes::new(), &runtime).unwrap()
+            Node::bind(identity, loopback, &runtime).unwrap()
         };
         let (head, worker) = (bind(Role::Head), bind(Role::Worker));
         runtime.handle().block_on(worker.connect(head.address().unwrap(), CONTROL)).unwrap();

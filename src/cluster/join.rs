@@ -33,15 +33,16 @@ pub(crate) fn connect<T>(
     }
     let address = resolve(&at.address).map_err(|e| failed(format!("{e}; it must be host:port")))?;
     let here = os::address_towards(address).map_err(|e| failed(format!("there is no way to {address} ({e})")))?;
+    let runtime = &runtime.with_build(hello());
     let joining = runtime.clone();
-    let joined = wait(runtime, async move { Identity::join(&token, address, &hello(), &joining, STEP).await })?;
+    let joined = wait(runtime, async move { Identity::join(&token, address, &joining, STEP).await })?;
     let identity = joined.map_err(|error| {
         failed(match error {
             JoinError::BuildDiffers { ours, theirs } => difference(&ours, &theirs),
             error => error.to_string(),
         })
     })?;
-    let node = Node::bind(identity, SocketAddr::new(here, 0), hello(), runtime).map_err(|e| failed(e.to_string()))?;
+    let node = Node::bind(identity, SocketAddr::new(here, 0), runtime).map_err(|e| failed(e.to_string()))?;
     let prepared = prepare(&node);
     let dialling = node.clone();
     let head = wait(runtime, async move { dialling.connect(address, STEP).await })?;

@@ -192,7 +192,7 @@ fn handed_over() -> Result<Recruit, Failure> {
     let scratch = Scratch::join(&folder).map_err(failed)?;
     let store = Store::new(&scratch.store(&folder_of(worker)).map_err(failed)?);
     let runtime = Runtime::new("regatta", 2)?;
-    let node = Node::bind(identity, SocketAddr::new(address.ip(), 0), hello(), &runtime)?;
+    let node = Node::bind(identity, SocketAddr::new(address.ip(), 0), &runtime.with_build(hello()))?;
     node.serve_data(Arc::<Store>::clone(&store));
     let events = node.events();
     let found = runtime.handle().block_on(node.connect(address, CONTROL))?;

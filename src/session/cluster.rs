@@ -60,7 +60,7 @@ impl Cluster {
         let authority = Arc::new(authority);
         let identity = authority.issue(Role::Head).map_err(|e| ClusterError::network(cannot(), e))?;
         let ground = Ground::new(&config, |runtime| {
-            let node = Node::bind(identity, to, hello(), runtime);
+            let node = Node::bind(identity, to, &runtime.with_build(hello()));
             Ok(Some((node.map_err(|e| ClusterError::network(cannot(), e))?, None)))
         })?;
         let head = Head::new(ground, &config, None)?;

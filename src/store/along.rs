@@ -76,7 +76,7 @@ impl Store {
                 Data::File(file)
             }
         };
-        self.insert(output.id, Sealed::new(mark, blocks, vec![0], data).from_elsewhere());
+        self.insert(output.id, Sealed::new(mark, blocks, vec![0], data).brought());
         Ok(())
     }
 

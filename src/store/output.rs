@@ -41,7 +41,7 @@ pub(crate) struct Sealed {
     /// Where the last of them ends.
     end: u64,
     /// Another process has made it: whoever reads it looks at everything in it.
-    from_elsewhere: bool,
+    brought: bool,
 }
 
 #[derive(Debug)]
@@ -53,15 +53,15 @@ pub(super) enum Data {
 impl Sealed {
     pub(super) fn new(mark: u32, blocks: Vec<Block>, runs: Vec<usize>, data: Data) -> Self {
         let end = blocks.iter().map(|block| block.offset + u64::from(block.len)).max().unwrap_or_default();
-        Self { mark, blocks, runs, data, end, from_elsewhere: false }
+        Self { mark, blocks, runs, data, end, brought: false }
     }
 
-    pub(super) fn from_elsewhere(self) -> Self {
-        Self { from_elsewhere: true, ..self }
+    pub(super) fn brought(self) -> Self {
+        Self { brought: true, ..self }
     }
 
-    pub(super) fn is_from_elsewhere(&self) -> bool {
-        self.from_elsewhere
+    pub(super) fn is_brought(&self) -> bool {
+        self.brought
     }
 
     pub(super) fn end(&self) -> u64 {

@@ -110,7 +110,7 @@ impl Reading {
             let block = match home {
                 Home::Here(sealed, chosen) => {
                     let block = sealed.map(&chosen.block).map_err(|e| lost(e.to_string()))?;
-                    if sealed.is_from_elsewhere() { self.form.decode(&block) } else { self.decode(block) }
+                    if sealed.is_brought() { self.form.decode(&block) } else { self.decode(block) }
                 }
                 Home::Near(file, chosen) => self.decode(map(file, &chosen.block).map_err(|e| lost(e.to_string()))?),
                 Home::Comes(_) => self.form.decode(&self.arrivals.take(number).await?),

@@ -167,7 +167,7 @@ impl Store {
         let may = match peer.role {
             Role::Head | Role::Worker => true,
             Role::Driver => self.owners.get(&query).is_some_and(|driver| *driver == peer.node),
-            Role::Guest => false,
+            Role::Guest | Role::Own(_) => false,
         };
         if may { Ok(()) } else { Err(format!("{query} is not a query of {peer}")) }
     }
@@ -244,7 +244,7 @@ impl Blocks {
                 continue;
             };
             let chosen = sealed.choose(&wanted.sections, part.rows);
-            let file = sealed.file().filter(|_| is_near && !sealed.is_from_elsewhere());
+            let file = sealed.file().filter(|_| is_near && !sealed.is_brought());
             if let Some(file) = file {
                 // All outputs of a stage have one.
                 head.file.get_or_insert_with(|| file.path().to_owned());

@@ -386,11 +386,10 @@ fn workers_and_isolated_replicas_run_the_executable_that_their_driver_runs_thoug
 
 #[test]
 fn another_build_ends_a_worker_within_five_seconds_naming_both() {
-    let runtime = Runtime::new("stranger", 1).unwrap();
+    let runtime = Runtime::new("stranger", 1).unwrap().with_build("regatta 7, another program");
     let authority = Arc::new(Authority::new().unwrap());
     let identity = authority.issue(Role::Head).unwrap();
-    let hello: &[u8] = b"regatta 7, another program";
-    let head = Node::bind(identity, ANYWHERE.parse().unwrap(), hello.into(), &runtime).unwrap();
+    let head = Node::bind(identity, ANYWHERE.parse().unwrap(), &runtime).unwrap();
     head.serve_joins(Arc::clone(&authority)).unwrap();
     let (address, token) = (head.address().unwrap(), authority.token(Role::Worker, VALID).unwrap());
     let (address, token) = (address.to_string(), token.to_string());

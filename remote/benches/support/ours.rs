@@ -46,7 +46,7 @@ impl Handler<Echo> for Echoer {
 pub(crate) fn serve(handed: &[u8], wait: impl FnOnce(SocketAddr)) {
     let identity: Identity = decode(handed).expect("an identity");
     let runtime = runtime();
-    let node = Node::bind(identity, ANY.into(), BUILD, &runtime).expect("an endpoint");
+    let node = Node::bind(identity, ANY.into(), &runtime).expect("an endpoint");
     let arbiter = runtime.arbiter().expect("a thread");
     let actor = arbiter.spawn(crate::IN_FLIGHT, |_| Echoer);
     node.publish(ECHO, &actor).on::<Echo>(&[Role::Head]);
@@ -69,7 +69,7 @@ impl Ours {
         let issue = |role| authority.issue(role).expect("an identity");
         let peer = Peer::start("regatta", &encode(&issue(Role::Worker)).expect("bytes"));
         let runtime = runtime();
-        let node = Node::bind(issue(Role::Head), ANY.into(), BUILD, &runtime).expect("an endpoint");
+        let node = Node::bind(issue(Role::Head), ANY.into(), &runtime).expect("an endpoint");
         let to = peer.greeting.parse().expect("an address");
         let there = runtime.handle().block_on(node.connect(to, SOON)).expect("the peer is there");
         Self { runtime, node, there, peer }
@@ -123,4 +123,3 @@ fn runtime() -> Runtime {
 }
 
 const ANY: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
-const BUILD: Bytes = Bytes::from_static(b"bench");

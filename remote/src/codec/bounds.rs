@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::fmt;
 
-use super::MAX_MESSAGE;
+use crate::limits::MAX_MESSAGE;
 
 /// Levels of a value: each struct, tuple, sequence, map, enum and option inside of another is one more. Each takes some of
 /// the stack of the thread that decodes.

@@ -7,37 +7,46 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream};
 
-use super::wire::{Allowance, Request};
-use super::{CREDIT, DataReader, MAX_REFUSAL, OK, REFUSED, TAKEN, Ticket};
+use super::{CREDIT, DataReader, DataSource, MAX_REFUSAL, OK, REFUSED, TAKEN, Ticket};
+use crate::account::{Allowance, Request};
 use crate::close::Code;
 use crate::fence::catch;
-use crate::identity::PeerId;
-use crate::lane::{Patience, SLICE, StreamStop, write_slices};
-use crate::node::Shared;
-use crate::runtime::blocking;
+use crate::ids::{NodeId, PeerId};
+use crate::lane::{SLICE, StreamStop, write_slices};
+use crate::net::blocking;
+use crate::patience::Patience;
 
 /// Bytes read from a source at a time.
 const READ: u64 = 1 << 20;
 
-/// Serves a data connection until it ends, then removes it.
-pub(crate) fn serve(shared: &Arc<Shared>, peer: PeerId, connection: Connection) {
-    let shared = Arc::clone(shared);
-    let handle = shared.net.handle.clone();
-    handle.spawn(async move {
-        let cause = loop {
-            // quinn bounds the streams of a peer, and so these tasks.
-            match connection.accept_bi().await {
-                Ok((send, read)) => {
-                    let counted = Arc::clone(&shared.transfers);
-                    let (allowance, patience) = (Allowance::new(0, 0), Patience::new());
-                    let transfer = Transfer { send, read, peer, allowance, patience, _counted: counted };
-                    tokio::spawn(transfer.run(Arc::clone(&shared)));
-                }
-                Err(error) => break error.to_string(),
+/// What transfers are served from.
+pub(crate) trait Store: Send + Sync + 'static {
+    /// What serves tickets, if anything does.
+    fn source(&self) -> Option<&Arc<dyn DataSource>>;
+
+    /// What is held beside a message to a node.
+    fn held(&self, node: NodeId, number: u64) -> Option<VecDeque<Bytes>>;
+
+    /// A node has what was held beside a message.
+    fn let_go(&self, node: NodeId, number: u64);
+
+    /// To be held as long as a transfer lasts.
+    fn counted(&self) -> Arc<()>;
+}
+
+/// Serves a data connection until it ends, and says why.
+pub(crate) async fn serve<S: Store>(store: Arc<S>, peer: PeerId, connection: &Connection) -> String {
+    loop {
+        // quinn bounds the streams of a peer, and so these tasks.
+        match connection.accept_bi().await {
+            Ok((send, read)) => {
+                let (allowance, patience) = (Allowance::new(0, 0), Patience::new());
+                let transfer = Transfer { send, read, peer, allowance, patience, _counted: store.counted() };
+                tokio::spawn(transfer.run(Arc::clone(&store)));
             }
-        };
-        shared.peers.remove_data(peer.node, &connection, &cause);
-    });
+            Err(error) => return error.to_string(),
+        }
+    }
 }
 
 struct Transfer {
@@ -62,8 +71,8 @@ enum Stop {
 }
 
 impl Transfer {
-    async fn run(mut self, shared: Arc<Shared>) {
-        let Err(stop) = self.serve(&shared).await else {
+    async fn run(mut self, store: Arc<impl Store>) {
+        let Err(stop) = self.serve(&*store).await else {
             return;
         };
         let code = match stop {
@@ -86,27 +95,27 @@ impl Transfer {
             }
         };
         // Fails only if the streams are closed already.
-        let _ = self.send.reset(code.var());
-        let _ = self.read.stop(code.var());
+        let _ = self.send.reset(code.into());
+        let _ = self.read.stop(code.into());
     }
 
-    async fn serve(&mut self, shared: &Shared) -> Result<(), Stop> {
+    async fn serve(&mut self, store: &impl Store) -> Result<(), Stop> {
         let (ticket, credit) = self.request().await?;
         let ticket = match ticket {
             Ticket::Of(ticket) => ticket,
             Ticket::Beside(number) => {
-                let Some(held) = shared.peers.held(self.peer.node, number) else {
+                let Some(held) = store.held(self.peer.node, number) else {
                     return self.refuse("it is not held any more").await;
                 };
                 let mut held = Box::new(held);
                 let begun = Begun::of(&mut *held, credit);
                 self.produce(held, begun, credit).await?;
                 self.delivered().await?;
-                shared.peers.let_go(self.peer.node, number);
+                store.let_go(self.peer.node, number);
                 return Ok(());
             }
         };
-        let Some(source) = shared.source.get() else {
+        let Some(source) = store.source() else {
             return self.refuse("this node serves no data").await;
         };
         let opened = {

@@ -6,33 +6,31 @@ use std::time::Duration;
 use quinn::Connection;
 use tokio::time::timeout;
 
-use super::{Claim, Refusal, Verdict, exported};
+use super::exported;
+use crate::authority::Authority;
+use crate::claim::{Claim, Refusal, Verdict};
 use crate::close::Code;
 use crate::codec::{decode, encode};
 use crate::error::ConnectError;
 use crate::frame::{Header, Kind};
-use crate::handshake::{MAX_HELLO, PROTOCOL, send};
-use crate::identity::Authority;
-use crate::lane::FrameReader;
-use crate::node::Shared;
+use crate::hello::{MAX_HELLO, PROTOCOL};
+use crate::lane::{FrameReader, send};
+use crate::shared::Shared;
 
-/// Joins served at a time, and those of one host: few of the places for handshakes, which peers need too.
-pub(crate) const JOINS: usize = 32;
-pub(crate) const JOINS_OF_HOST: usize = 24;
 /// How long a joiner has to ask, and then to read the answer.
 const DEADLINE: Duration = Duration::from_secs(4);
 
 /// Serves one join.
 pub(crate) async fn accept(shared: &Arc<Shared>, connection: Connection) -> Result<(), ConnectError> {
     let Some(_place) = shared.joins.enter(connection.remote_address().ip()) else {
-        connection.close(Code::TooMany.var(), b"too many joins at once");
+        connection.close(Code::TooMany.into(), b"too many joins at once");
         return Err(ConnectError::BadHello("too many joins at once".to_owned()));
     };
     let served = timeout(DEADLINE, serve(shared, &connection)).await;
     if matches!(served, Ok(Ok(_))) {
         let _ = timeout(DEADLINE, connection.closed()).await; // it has read the answer
     }
-    connection.close(Code::Bye.var(), b"the join is over");
+    connection.close(Code::Bye.into(), b"the join is over");
     let bad = |text: &str| Err(ConnectError::BadHello(text.to_owned()));
     match served {
         Ok(Ok(Proven::Yes)) => Ok(()),
@@ -86,8 +84,8 @@ fn judge(
         *proven = Proven::Yes;
     }
     let role = role?;
-    if claim.build != shared.hello {
-        return Err(Refusal::BuildDiffers { theirs: shared.hello.to_vec() });
+    if claim.build != shared.build {
+        return Err(Refusal::BuildDiffers { theirs: shared.build.to_vec() });
     }
     let leaf = authority.admit(role, &claim.request).map_err(|error| Refusal::Failed(error.to_string()))?;
     // Last, so that a request which fails leaves the token as it was.

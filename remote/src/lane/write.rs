@@ -5,10 +5,10 @@ use quinn::{Connection, SendStream};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::patience::{Patience, STALL};
-use super::queue::{Held, Out, Waiting};
 use crate::close::Code;
 use crate::frame::{HEADER, Header};
+use crate::patience::{Patience, STALL};
+use crate::queue::{COPY, Held, Out, Waiting};
 
 /// Writes what is queued, many frames at once, until the lane is finished or its connection ends.
 pub(crate) async fn write_lane(connection: Connection, mut stream: SendStream, mut queue: Waiting) {
@@ -36,7 +36,7 @@ pub(crate) async fn write_lane(connection: Connection, mut stream: SendStream, m
         let (slices, held) = batch.into_slices();
         if let Err(error) = write_slices(&mut stream, slices, &mut Patience::new()).await {
             if matches!(error, StreamStop::Stalled) {
-                connection.close(Code::Stalled.var(), b"a lane stalled");
+                connection.close(Code::Stalled.into(), b"a lane stalled");
             }
             return;
         }
@@ -76,8 +76,6 @@ pub(crate) async fn write_slices(
     Ok(())
 }
 
-/// Larger payloads are sent as they are instead of being copied behind their header.
-pub(crate) const COPY: usize = 4 << 10;
 /// quinn pins a whole slice until all of it is acknowledged.
 pub(crate) const SLICE: usize = 256 << 10;
 const BATCH_BYTES: usize = 64 << 10;

@@ -5,17 +5,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Link, sorted};
 use crate::close::Code;
-use crate::data;
 use crate::error::FetchError;
 use crate::frame::{BESIDE, FrameError, Header, Kind};
-use crate::lane::STALL;
-use crate::node::Shared;
-use crate::parcel::{MAX_BATCHES, Manifest, Opened, Parcel};
+use crate::ids::NodeId;
+use crate::limits::MAX_BATCHES;
+use crate::parcel::{Manifest, Opened, Parcel};
 use crate::room::Room;
+
+/// What fetches from a peer what it holds beside a message.
+pub(crate) trait Beside: Send + Sync {
+    /// All of what is held under a number: so many bytes, or an error.
+    fn fetch(&self, node: NodeId, number: u64, total: usize) -> BoxFuture<'_, Result<Bytes, FetchError>>;
+}
 
 /// What the least message counts for of room for batches: so no more than [`HELD`] are held for or fetched from a peer.
 const LEAST: usize = 64 << 10;
@@ -123,7 +129,7 @@ impl Link {
             }
             Err(_) => {
                 tracing::warn!(peer = %self.peer, "a peer holds more batches than it may");
-                self.connection.close(Code::TooMany.var(), b"too many batches");
+                self.cut(Code::TooMany, "too many batches");
             }
         }
     }
@@ -141,7 +147,7 @@ pub(crate) struct Arrived {
 }
 
 struct Unfetched {
-    shared: Arc<Shared>,
+    fetcher: Arc<dyn Beside>,
     link: Arc<Link>,
     manifest: Manifest,
     fetched: bool,
@@ -149,7 +155,7 @@ struct Unfetched {
 
 impl Arrived {
     pub(crate) fn new(
-        shared: &Arc<Shared>,
+        fetcher: &Arc<dyn Beside>,
         link: &Arc<Link>,
         header: &Header,
         mut bytes: Bytes,
@@ -158,7 +164,7 @@ impl Arrived {
             None
         } else {
             let manifest = Manifest::take(&mut bytes)?;
-            Some(Unfetched { shared: Arc::clone(shared), link: Arc::clone(link), manifest, fetched: false })
+            Some(Unfetched { fetcher: Arc::clone(fetcher), link: Arc::clone(link), manifest, fetched: false })
         };
         Ok(Self { bytes, beside })
     }
@@ -179,18 +185,8 @@ impl Arrived {
         let Some(mut beside) = beside else {
             return Ok(Opened::plain(bytes));
         };
-        let Unfetched { shared, link, manifest, .. } = &beside;
-        let node = link.peer.node;
-        let fetch = async {
-            let data = shared.peers.data(node).await.ok_or(FetchError::NotConnected(node))?;
-            let ticket = data::Ticket::Beside(manifest.number);
-            data::fetch(data, ticket, shared.net.clone(), Arc::clone(&shared.transfers)).await
-        };
-        let fetch = shared.net.within(STALL, fetch).await.ok_or(FetchError::Stalled)??;
-        if fetch.total() != manifest.total as u64 {
-            return Err(FetchError::Protocol("not as many bytes as were announced"));
-        }
-        let all = fetch.collect().await?;
+        let Unfetched { fetcher, link, manifest, .. } = &beside;
+        let all = fetcher.fetch(link.peer.node, manifest.number, manifest.total).await?;
         let all = manifest.divide(all).ok_or(FetchError::Protocol("not as many bytes as were announced"))?;
         beside.fetched = true;
         Ok(Opened { bytes, beside: all })

@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::pieces::{Assembly, Credit, PIECE, TooLarge, WINDOW, cost, cut, may_give};
 use super::{Arrived, Hold, Letter, Link, length, sorted};
-use crate::codec::MAX_MESSAGE;
 use crate::error::{AskError, Fault, FetchError};
 use crate::frame::{Header, Kind, MORE};
+use crate::limits::MAX_MESSAGE;
 use crate::parcel::{Opened, Parcel};
-use crate::route::Boxed;
+use crate::pieces::{Assembly, Credit, PIECE, TooLarge, WINDOW, cost, cut, may_give};
 
 /// The streams of a link.
 #[derive(Default)]
@@ -134,7 +134,7 @@ pub(crate) struct Incoming {
     credit: Arc<Credit>,
     assembly: Assembly,
     /// An item whose batches are being fetched.
-    opening: Option<Boxed<'static, Result<Opened, FetchError>>>,
+    opening: Option<BoxFuture<'static, Result<Opened, FetchError>>>,
     /// The batches of the message.
     hold: Option<Hold>,
     /// Its place among our calls, until the producer has ended.

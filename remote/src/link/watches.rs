@@ -9,10 +9,10 @@ use dashmap::mapref::entry::Entry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{Link, length, sorted};
-use crate::actor::ActorId;
 use crate::codec::encode;
+use crate::error::Down;
 use crate::frame::{Header, Kind};
-use crate::local::Down;
+use crate::ids::ActorId;
 
 /// Actors of one peer that are watched at a time; more wait for a place.
 const WATCHES: usize = 4096;

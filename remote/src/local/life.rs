@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::Down;
+use crate::error::Down;
 
 /// What an actor has gone through.
 #[derive(Clone, Debug, Default)]

@@ -8,10 +8,10 @@ use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use super::Down;
 use super::life::Story;
+use crate::error::Down;
 use crate::fence;
-use crate::runtime::Net;
+use crate::net::Net;
 use crate::supervise::History;
 
 /// A message on its way: what to do with the actor, and with the number of panics before it.

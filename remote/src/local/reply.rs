@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::Asker;
 use super::life::{Life, Story};
-use super::{Asker, Down};
-use crate::error::AskError;
-use crate::runtime::Net;
+use crate::error::{AskError, Down};
+use crate::net::Net;
 
 /// How long an actor that dropped a reply may take to say that it is gone.
 const GRACE: Duration = Duration::from_millis(250);

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::identity::{NodeId, PeerId, Role};
+use crate::ids::{NodeId, PeerId, Role};
 
 /// The sender of the message that is being handled, as its certificate names it: whatever the message says.
 ///

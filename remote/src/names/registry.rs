@@ -7,8 +7,7 @@ use actix::{Actor, Context, Handler};
 use serde::{Deserialize, Serialize};
 
 use super::NameError;
-use crate::actor::Address;
-use crate::identity::NodeId;
+use crate::ids::{Address, NodeId};
 use crate::local::Sender;
 use crate::node::WeakNode;
 use crate::text::cut;
@@ -82,7 +81,7 @@ impl Registry {
     /// Whether a node is this one or connected to it.
     fn is_there(&self) -> impl Fn(NodeId) -> bool + use<> {
         let here = self.node.upgrade();
-        move |node| here.as_ref().is_some_and(|here| here.id() == node || here.link(node).is_some())
+        move |node| here.as_ref().is_some_and(|here| here.id() == node || here.shared().peers.link(node).is_some())
     }
 }
 
@@ -100,8 +99,8 @@ impl Handler<Register> for Registry {
             return Err(NameError::NodeGone { node: address.node });
         }
         if at.is_none() {
-            let link = self.node.upgrade().and_then(|node| node.link(address.node));
-            at = link.map(|link| link.connection.remote_address());
+            let link = self.node.upgrade().and_then(|node| node.shared().peers.link(address.node));
+            at = link.map(|link| link.remote_address());
         }
         let kind = cut(&kind, KIND).to_owned();
         self.table.register(name, Entry { address, at, kind }, Sender::current(), is_there)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
-use crate::identity::{NodeId, PeerId};
+use crate::ids::{NodeId, PeerId};
 
 /// A peer came or went, or was not heard of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,7 +215,7 @@ impl fmt::Debug for PeerEvents {
 mod tests {
     use super::*;
     use crate::ambient::split_mix;
-    use crate::identity::Role;
+    use crate::ids::Role;
 
     fn peer(n: u64) -> PeerId {
         let [cluster, node] = [1, n].map(|n: u64| crate::encode(&n).unwrap());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler};
 use tokio::time::sleep;
 
+use crate::close::Code;
 use crate::handshake;
 use crate::sim::{Faults, Sim};
 use crate::{ActorId, Address, Node, Role};
@@ -36,7 +37,7 @@ fn a_second_connection_reorders_nothing() {
     Sim::run(1, |sim| async move {
         let (runtime, authority) = (sim.runtime(), sim.authority().unwrap());
         let any: SocketAddr = (Ipv4Addr::UNSPECIFIED, 0).into();
-        let bind = |role| Node::bind(authority.issue(role).unwrap(), any, "build".into(), &runtime).unwrap();
+        let bind = |role| Node::bind(authority.issue(role).unwrap(), any, &runtime).unwrap();
         let (head, worker) = (bind(Role::Head), bind(Role::Worker));
         let came = Arc::<Mutex<Vec<u32>>>::default();
         let arbiter = runtime.arbiter().unwrap();
@@ -63,8 +64,8 @@ fn a_second_connection_reorders_nothing() {
         sleep(20 * SOON).await;
         assert_eq!(*came.lock().unwrap(), (0..40).collect::<Vec<_>>());
         // The first one goes: the second is used.
-        let first = worker.link(head.id()).unwrap();
-        first.connection.close(0u8.into(), b"");
+        let first = worker.shared().peers.link(head.id()).unwrap();
+        first.cut(Code::Bye, "");
         sleep(SOON).await;
         assert_eq!(worker.shared().peers.links().len(), 1);
         hold.ask(load(40), SOON).await.unwrap();

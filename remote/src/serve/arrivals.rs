@@ -9,22 +9,23 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Mail, hand_over, refuse};
-use crate::actor::ActorId;
+use super::{Mail, Services, hand_over, refuse};
 use crate::error::Fault;
 use crate::frame::{Header, Kind};
+use crate::ids::ActorId;
 use crate::link::{Arrived, Link, Serving, room};
-use crate::node::Shared;
+use crate::net::{Aborting, Net};
 use crate::parcel::Opened;
 use crate::room::Room;
-use crate::runtime::Aborting;
+use crate::route::Routes;
 
 /// How long an actor may give no place before those that wait for one are told that it is busy.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The messages of a peer.
 pub(super) struct Arrivals {
-    shared: Arc<Shared>,
+    routes: Arc<Routes>,
+    net: Net,
     link: Arc<Link>,
     queues: BTreeMap<u64, Queue>,
     /// For all that waits: beyond it the lane waits.
@@ -49,14 +50,15 @@ enum Message {
 }
 
 impl Arrivals {
-    pub(super) fn new(shared: &Arc<Shared>, link: &Arc<Link>) -> Self {
-        Self { shared: Arc::clone(shared), link: Arc::clone(link), queues: BTreeMap::new(), room: room() }
+    pub(super) fn new(services: &Services, link: &Arc<Link>) -> Self {
+        let (routes, net) = (Arc::clone(&services.routes), services.net.clone());
+        Self { routes, net, link: Arc::clone(link), queues: BTreeMap::new(), room: room() }
     }
 
     /// Hands a message to its actor, now or when it is its turn. Waits for room only.
     pub(super) async fn take(&mut self, header: Header, message: Arrived) {
         let actor = header.recipient;
-        let route = match self.shared.routes.find(ActorId(actor), header.message, self.link.peer.role) {
+        let route = match self.routes.find(ActorId(actor), header.message, self.link.peer.role) {
             Ok(route) => route,
             Err(fault) => return refuse(&self.link, &header, &fault),
         };
@@ -83,7 +85,7 @@ impl Arrivals {
             return;
         };
         let message = if message.is_apart() {
-            Message::Apart(self.shared.net.spawn(open(Arc::clone(&self.link), header, message, serving, came)))
+            Message::Apart(self.net.spawn(open(Arc::clone(&self.link), header, message, serving, came)))
         } else {
             Message::Here(Mail { header, message: Opened::plain(message.bytes), serving, came, ready: came })
         };
@@ -106,8 +108,8 @@ impl Arrivals {
         self.queues.entry(actor).or_insert_with(|| {
             let (messages, next) = mpsc::unbounded_channel();
             let waiting = Arc::<AtomicUsize>::default();
-            let in_order = in_order(Arc::clone(&self.shared), Arc::clone(&self.link), next, Arc::clone(&waiting));
-            self.shared.net.handle.spawn(in_order);
+            let in_order = in_order(Arc::clone(&self.routes), Arc::clone(&self.link), next, Arc::clone(&waiting));
+            self.net.handle.spawn(in_order);
             Queue { messages, waiting }
         })
     }
@@ -115,7 +117,7 @@ impl Arrivals {
 
 /// Hands the messages of one actor on, one after the other.
 async fn in_order(
-    shared: Arc<Shared>,
+    routes: Arc<Routes>,
     link: Arc<Link>,
     mut messages: mpsc::UnboundedReceiver<Waiting>,
     waiting: Arc<AtomicUsize>,
@@ -127,7 +129,7 @@ async fn in_order(
             Message::Apart(opening) => opening.await.flatten(),
         };
         if let Some(mail) = mail {
-            turn.of(&shared, &link, mail).await;
+            turn.of(&routes, &link, mail).await;
         }
         waiting.fetch_sub(1, Ordering::AcqRel);
     }
@@ -142,10 +144,10 @@ struct Turn {
 
 impl Turn {
     /// Hands a message on when the actor has a place, unless it is too busy or the message is cancelled before.
-    async fn of(&mut self, shared: &Shared, link: &Arc<Link>, mut mail: Mail) {
+    async fn of(&mut self, routes: &Routes, link: &Arc<Link>, mut mail: Mail) {
         let header = mail.header;
         let placed = async {
-            let route = shared.routes.find(ActorId(header.recipient), header.message, link.peer.role)?;
+            let route = routes.find(ActorId(header.recipient), header.message, link.peer.role)?;
             if let Some(place) = route.try_place()? {
                 return Ok((route, place));
             }

@@ -4,7 +4,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 
@@ -12,10 +11,11 @@ use crate::close::Code;
 use crate::door::Verdict;
 use crate::endpoint::{self, Endpoint, Joining};
 use crate::frame::{HEADER, Header, Kind};
-use crate::handshake::hello_frame;
-use crate::identity::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, SERVER_NAME};
+use crate::hello::hello_frame;
+use crate::identity::SERVER_NAME;
 use crate::link::{LANES, Letter};
 use crate::parcel::Parcel;
+use crate::tls::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, NO_PROTOCOL};
 use crate::{ActorId, Authority, Identity, Items, JoinError, JoinToken, Node, NodeId, Role, Runtime};
 
 const BUILD: &[u8] = b"build";
@@ -30,14 +30,14 @@ struct Scene {
 }
 
 fn scene() -> Scene {
-    let runtime = Runtime::new("hostile", 1).unwrap();
+    let runtime = Runtime::new("hostile", 1).unwrap().with_build(BUILD);
     let authority = Arc::new(Authority::new().unwrap());
     let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
     let identity = authority.issue(Role::Head).unwrap();
-    let node = Node::bind(identity, any, Bytes::from_static(BUILD), &runtime).unwrap();
+    let node = Node::bind(identity, any, &runtime).unwrap();
     let identity = authority.issue(Role::Worker).unwrap();
     let rogue = endpoint::bind(&identity, any, &runtime).unwrap();
-    let hello = hello_frame(&identity, BUILD);
+    let hello = hello_frame(identity.peer(), BUILD);
     Scene { runtime, authority, node, rogue, rogue_id: identity.node(), hello }
 }
 
@@ -79,7 +79,7 @@ async fn greet(connection: &Connection, hello: &[u8]) -> Lanes {
 }
 
 fn number(code: Code) -> u64 {
-    u64::from(code.var())
+    u64::from(code.number())
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_stream_beyond_its_window_closes_the_connection() {
     let (node, rogue) = (rogue_produces.node.clone(), rogue_produces.rogue_id);
     let code = rogue_produces.closed_with(false, |connection, hello| async move {
         let mut lanes = greet(&connection, &hello).await;
-        let link = node.link(rogue).unwrap();
+        let link = node.shared().peers.link(rogue).unwrap();
         let letter = Letter { message: 1, actor: ActorId(1), parcel: Parcel::default(), trace: None };
         let streaming = link.stream(letter, Duration::from_secs(5)).await.unwrap();
         for _ in 0..65 {
@@ -237,7 +237,7 @@ fn a_hello_that_is_not_the_certificates_is_refused() {
     let other = Authority::new().unwrap().issue(Role::Head).unwrap();
     let code = scene.closed_with(false, |connection, _| async move {
         let mut lane = connection.open_bi().await.unwrap();
-        lane.0.write_all(&hello_frame(&other, BUILD)).await.unwrap();
+        lane.0.write_all(&hello_frame(other.peer(), BUILD)).await.unwrap();
         lane
     });
     assert_eq!(code, number(Code::BadHello));
@@ -253,9 +253,11 @@ fn a_node_without_a_certificate_can_do_nothing_but_join() {
         let anonymous = Joining::bind(pin, Arc::default(), alpn, any, &scene.runtime).unwrap();
         let to = scene.node.address().unwrap();
         scene.runtime.handle().block_on(async {
-            let closed = match anonymous.connect(to).await {
+            let closed = match anonymous.connect(to).unwrap().await {
                 Ok(connection) => tokio::time::timeout(Duration::from_secs(4), connection.closed()).await.unwrap(),
-                Err(JoinError::NotServed(_)) => return None,
+                Err(ConnectionError::ConnectionClosed(close)) if u64::from(close.error_code) == NO_PROTOCOL => {
+                    return None;
+                }
                 Err(error) => panic!("{error}"),
             };
             Some(match closed {
@@ -296,12 +298,11 @@ fn claims_that_prove_nothing_count_at_the_door_and_lock_out_no_good_one() {
     scene.runtime.handle().block_on(async {
         let bad = (0..20).map(token).collect::<Vec<_>>();
         let runtime = &scene.runtime;
-        let tries =
-            async |deadline| join_all(bad.iter().map(|bad| Identity::join(bad, to, BUILD, runtime, deadline))).await;
+        let tries = async |deadline| join_all(bad.iter().map(|bad| Identity::join(bad, to, runtime, deadline))).await;
         for joined in tries(soon).await {
             assert!(matches!(joined, Err(JoinError::WrongToken)), "{joined:?}");
         }
-        Identity::join(&good, to, BUILD, &scene.runtime, soon).await.unwrap();
+        Identity::join(&good, to, &scene.runtime, soon).await.unwrap();
         for _ in 0..20 {
             if is_ignored() {
                 return;

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
-use bytes::Bytes;
 use futures_util::stream;
 use regatta_remote::sim::Sim;
 use regatta_remote::*;
@@ -185,7 +184,7 @@ impl World {
 
     pub(crate) fn bind_build(&self, authority: &Authority, role: Role, build: &'static [u8]) -> Node {
         let identity = authority.issue(role).unwrap();
-        Node::bind(identity, self.any(), Bytes::from_static(build), &self.runtime).unwrap()
+        Node::bind(identity, self.any(), &self.runtime.with_build(build)).unwrap()
     }
 
     pub(crate) fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>

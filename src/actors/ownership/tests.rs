@@ -156,7 +156,7 @@ impl Scene {
         let authority = Arc::new(Authority::new().unwrap());
         let bind = |role| {
             let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            Node::bind(authority.issue(role).unwrap(), any, "build".into(), &runtime).unwrap()
+            Node::bind(authority.issue(role).unwrap(), any, &runtime).unwrap()
         };
         let head = bind(Role::Head);
         let folder = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::codec::MAX_MESSAGE;
+use crate::limits::MAX_MESSAGE;
 
 /// Bytes that a producer may be ahead of its consumer.
 pub(crate) const WINDOW: usize = 256 << 10;

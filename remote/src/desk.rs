@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use ring::hmac;
 
-use super::token::{JoinToken, Secret, TokenId};
-use super::{Claim, Refusal};
-use crate::identity::{NodeId, Role};
+use crate::claim::{Claim, Refusal};
+use crate::ids::{NodeId, Role};
 use crate::rates::Rates;
+use crate::token::{JoinToken, Secret, TokenId};
 
 /// Tokens kept at a time.
 const TOKENS: usize = 16 << 10;

@@ -1,30 +1,33 @@
 //! The authority: what signs certificates, and what knows the tokens.
 
+mod file;
+
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKey, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ED25519, PublicKeyData, SanType, SerialNumber,
 };
-use ring::digest::{SHA256, digest};
+use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{ClusterId, Identity, IdentityError, Leaf, NodeId, PeerId, Role, SERVER_NAME, certificate_error};
 use crate::ambient::Ambient;
-use crate::join::{Desk, JoinToken};
+use crate::desk::Desk;
+use crate::error::IdentityError;
+use crate::identity::{Identity, Leaf, SERVER_NAME, certificate_error, fingerprint, requested_key};
+use crate::ids::{ClusterId, Fingerprint, NodeId, PeerId, Role};
+use crate::token::JoinToken;
 
+/// What an authority's certificate is called, before its cluster.
+const NAME: &str = "regatta cluster ";
 /// How long a certificate is good for, unless said otherwise.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The longest life of a certificate or token: the dates of certificates end with the year 9999.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Clocks of two machines may differ by this.
 const SKEW: Duration = Duration::from_secs(5 * 60);
-
-/// The SHA-256 of an authority's public key.
-pub(crate) type Fingerprint = [u8; 32];
 
 /// A cluster's certificate authority. It lives in one process, issues every node's identity, and renews those of
 /// nodes that are connected to a head which [serves joins](crate::Node::serve_joins).
@@ -39,7 +42,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new cluster with a new key.
+    /// A new cluster with a new key, which ends with this process. See [`kept`](Self::kept) for one that does not.
     ///
     /// # Errors
     /// No randomness, or the certificate could not be made.
@@ -48,21 +51,25 @@ impl Authority {
     }
 
     pub(crate) fn of(ambient: Ambient) -> Result<Self, IdentityError> {
-        let cluster = ClusterId(u128::from_le_bytes(ambient.random()?));
-        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(certificate_error)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, format!("regatta cluster {cluster}"));
-        // Path length 0: what this authority signs cannot sign further.
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.serial_number = Some(serial(&ambient)?);
-        let certificate = params.self_signed(&key).map_err(certificate_error)?;
-        let certificate = certificate.der().to_vec();
-        let fingerprint =
-            fingerprint(&certificate).ok_or_else(|| IdentityError::Certificate("our own cannot be read".to_owned()))?;
-        let issuer = Issuer::new(params, key);
-        let desk = Mutex::new(Desk::new());
-        Ok(Self { cluster, certificate, fingerprint, issuer, lifetime: LIFETIME, ambient, desk })
+        Made::new(&ambient)?.into_authority(ambient)
+    }
+
+    fn signing_with(
+        cluster: ClusterId,
+        certificate: &CertificateDer<'_>,
+        key: KeyPair,
+        ambient: Ambient,
+    ) -> Result<Self, IdentityError> {
+        let unreadable = || IdentityError::Certificate("the authority's own cannot be read".to_owned());
+        Ok(Self {
+            cluster,
+            fingerprint: fingerprint(certificate).ok_or_else(unreadable)?,
+            certificate: certificate.to_vec(),
+            issuer: Issuer::from_ca_cert_der(certificate, key).map_err(certificate_error)?,
+            lifetime: LIFETIME,
+            ambient,
+            desk: Mutex::new(Desk::new()),
+        })
     }
 
     /// Makes its certificates good for `lifetime` instead of 24 hours, and a hundred years at most. They are renewed after two
@@ -156,26 +163,37 @@ impl Authority {
     }
 }
 
+/// An authority that was just made.
+struct Made {
+    cluster: ClusterId,
+    certificate: rcgen::Certificate,
+    key: KeyPair,
+}
+
+impl Made {
+    fn new(ambient: &Ambient) -> Result<Self, IdentityError> {
+        let cluster = ClusterId(u128::from_le_bytes(ambient.random()?));
+        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(certificate_error)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, format!("{NAME}{cluster}"));
+        // Path length 0: what this authority signs cannot sign further.
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.serial_number = Some(serial(ambient)?);
+        let certificate = params.self_signed(&key).map_err(certificate_error)?;
+        Ok(Self { cluster, certificate, key })
+    }
+
+    fn into_authority(self, ambient: Ambient) -> Result<Authority, IdentityError> {
+        let Self { cluster, certificate, key } = self;
+        Authority::signing_with(cluster, certificate.der(), key, ambient)
+    }
+}
+
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority").field("cluster", &self.cluster).finish_non_exhaustive()
     }
-}
-
-/// The fingerprint of a certificate's key; `None` if it is not a certificate.
-pub(crate) fn fingerprint(certificate: &[u8]) -> Option<Fingerprint> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    digest(&SHA256, certificate.tbs_certificate.subject_pki.raw).as_ref().try_into().ok()
-}
-
-/// The key of a signing request. Nothing else of it is taken: the names are ours to give.
-pub(crate) fn requested_key(request: &[u8]) -> Result<PublicKey, IdentityError> {
-    let request = CertificateSigningRequestParams::from_der(&request.into())
-        .map_err(|error| IdentityError::Request(error.to_string()))?;
-    if request.public_key.algorithm() != &PKCS_ED25519 {
-        return Err(IdentityError::Request("not an Ed25519 key".to_owned()));
-    }
-    Ok(request.public_key)
 }
 
 fn date(unix: Duration) -> Result<OffsetDateTime, IdentityError> {

@@ -7,6 +7,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::frame::Header;
 
+/// Frames that may wait for a lane's writer on places of its queue.
+pub(crate) const QUEUE: usize = 1024;
+/// Larger payloads are sent as they are instead of being copied behind their header.
+pub(crate) const COPY: usize = 4 << 10;
+
 /// What a frame keeps until it is written.
 pub(crate) type Held = [Option<OwnedSemaphorePermit>; 2];
 

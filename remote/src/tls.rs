@@ -16,24 +16,21 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, PeerIncompatible, RootCertStore, ServerConfig,
     SignatureScheme, version::TLS13,
 };
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Fingerprint, Identity, IdentityError, Leaf, PeerId, fingerprint};
 use crate::ambient::Ambient;
+use crate::error::IdentityError;
+use crate::identity::{Applicant, Identity, Leaf, SERVER_NAME, fingerprint, peer_in};
+use crate::ids::{Fingerprint, PeerId};
 
 /// The protocol of the connection for messages.
 pub(crate) const ALPN_CONTROL: &[u8] = b"regatta-ctl/1";
 /// The protocol of the connection for bulk bytes.
 pub(crate) const ALPN_DATA: &[u8] = b"regatta-data/1";
-/// The one DNS name in every certificate.
-pub(crate) const SERVER_NAME: &str = "node.regatta.internal";
-
 /// The protocol of the connection on which a node without a certificate asks for one.
 pub(crate) const ALPN_JOIN: &[u8] = b"regatta-join/1";
 
 /// TLS for accepting connections of all kinds. Where `joins` are served, a peer without a certificate gets through
-/// TLS, and [`handshake`](crate::handshake) lets it ask for one and do nothing else.
+/// TLS, and the handshake lets it ask for one and do nothing else.
 pub(crate) fn server_config(
     identity: &Identity,
     joins: bool,
@@ -88,8 +85,20 @@ pub(crate) fn join_config(
     finish(config, alpn)
 }
 
+impl Applicant {
+    /// Takes a certificate if it is for this key and from this authority.
+    pub(crate) fn take(self, leaf: Leaf, authority: Fingerprint, ambient: &Ambient) -> Result<Identity, IdentityError> {
+        if fingerprint(&leaf.authority) != Some(authority) {
+            return Err(IdentityError::Tls("the certificate is of another cluster".to_owned()));
+        }
+        let identity = Identity { leaf, key: self.0.serialize_der() };
+        check(&identity, ambient)?;
+        Ok(identity)
+    }
+}
+
 /// Whether an identity's certificate is good: of its authority, now, for its name and its key.
-pub(super) fn check(identity: &Identity, ambient: &Ambient) -> Result<(), IdentityError> {
+fn check(identity: &Identity, ambient: &Ambient) -> Result<(), IdentityError> {
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(&identity.leaf)?), provider())
         .build()
         .map_err(|error| IdentityError::Tls(error.to_string()))?;
@@ -109,15 +118,6 @@ pub(super) fn check(identity: &Identity, ambient: &Ambient) -> Result<(), Identi
 pub(crate) fn peer_of(connection: &quinn::Connection) -> Option<PeerId> {
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     peer_in(chain.first()?)
-}
-
-pub(crate) fn peer_in(leaf: &CertificateDer<'_>) -> Option<PeerId> {
-    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
-    let names = leaf.subject_alternative_name().ok()??;
-    names.value.general_names.iter().find_map(|name| match name {
-        GeneralName::URI(uri) => PeerId::from_uri(uri),
-        _ => None,
-    })
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -200,3 +200,6 @@ impl ServerCertVerifier for Pin {
         provider().signature_verification_algorithms.supported_schemes()
     }
 }
+
+/// TLS's alert `no_application_protocol` as QUIC carries it.
+pub(crate) const NO_PROTOCOL: u64 = 0x100 + 120;

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use ring::digest::{SHA256, digest};
 use ring::hmac;
 
-use crate::identity::{Fingerprint, Role, date};
+use crate::identity::date;
+use crate::ids::{Fingerprint, Role};
 
 /// Lets nodes join a cluster, one unless it was made for more: it pins the cluster's authority and proves a secret. Its text
 /// ([`Display`](fmt::Display), [`FromStr`]) is the secret itself: hand it on like a password.
@@ -21,7 +22,7 @@ pub struct JoinToken {
 }
 
 /// What the node proves that it knows.
-pub(super) type Secret = [u8; 32];
+pub(crate) type Secret = [u8; 32];
 /// The secret's name; tells nothing about it.
 pub(crate) type TokenId = [u8; 16];
 
@@ -40,6 +41,8 @@ pub enum JoinTokenError {
     Version(u8),
 }
 
+crate::text::debug_is_display!(JoinTokenError);
+
 impl JoinToken {
     /// What a node that joins with it is for.
     pub fn role(&self) -> Role {
@@ -55,15 +58,15 @@ impl JoinToken {
         Self { authority, role, expires: expires.as_secs(), secret }
     }
 
-    pub(super) fn authority(&self) -> Fingerprint {
+    pub(crate) fn authority(&self) -> Fingerprint {
         self.authority
     }
 
-    pub(super) fn expiry(&self) -> Duration {
+    pub(crate) fn expiry(&self) -> Duration {
         Duration::from_secs(self.expires)
     }
 
-    pub(super) fn secret(&self) -> &Secret {
+    pub(crate) fn secret(&self) -> &Secret {
         &self.secret
     }
 
@@ -75,7 +78,8 @@ impl JoinToken {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION, role_number(self.role)];
+        let mut bytes = vec![VERSION];
+        bytes.extend_from_slice(&role_numbers(self.role));
         bytes.extend_from_slice(&self.authority);
         bytes.extend_from_slice(&self.expires.to_le_bytes());
         bytes.extend_from_slice(&self.secret);
@@ -88,7 +92,7 @@ impl JoinToken {
         if *sum != checksum(body) {
             return Err(JoinTokenError::Checksum);
         }
-        let ([version, role], body) = body.split_first_chunk::<2>().ok_or(JoinTokenError::Malformed)?;
+        let ([version, role @ ..], body) = body.split_first_chunk::<3>().ok_or(JoinTokenError::Malformed)?;
         if *version != VERSION {
             return Err(JoinTokenError::Version(*version));
         }
@@ -96,7 +100,7 @@ impl JoinToken {
         let (expires, secret) = body.split_first_chunk().ok_or(JoinTokenError::Malformed)?;
         Ok(Self {
             authority: *authority,
-            role: Role::ALL.into_iter().find(|known| role_number(*known) == *role).ok_or(JoinTokenError::Malformed)?,
+            role: role_of(*role).ok_or(JoinTokenError::Malformed)?,
             expires: u64::from_le_bytes(*expires),
             secret: secret.try_into().map_err(|_| JoinTokenError::Malformed)?,
         })
@@ -125,17 +129,23 @@ impl FromStr for JoinToken {
 }
 
 const VERSION: u8 = 1;
-const LENGTH: usize = 2 + 32 + 8 + 32 + 4;
+const LENGTH: usize = 3 + 32 + 8 + 32 + 4;
 /// Crockford's: no letter looks like a digit.
 const LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-fn role_number(role: Role) -> u8 {
+fn role_numbers(role: Role) -> [u8; 2] {
     match role {
-        Role::Head => 1,
-        Role::Driver => 2,
-        Role::Worker => 3,
-        Role::Guest => 4,
+        Role::Head => [1, 0],
+        Role::Driver => [2, 0],
+        Role::Worker => [3, 0],
+        Role::Guest => [4, 0],
+        Role::Own(number) => [5, number],
     }
+}
+
+fn role_of(numbers: [u8; 2]) -> Option<Role> {
+    let [_, number] = numbers;
+    Role::ALL.into_iter().chain([Role::Own(number)]).find(|role| role_numbers(*role) == numbers)
 }
 
 fn checksum(bytes: &[u8]) -> [u8; 4] {
@@ -187,6 +197,10 @@ mod tests {
 
     #[test]
     fn a_token_survives_its_text() {
+        for role in [Role::Guest, Role::Own(0), Role::Own(255)] {
+            let token = JoinToken { role, ..token() };
+            assert_eq!(token.to_string().parse(), Ok(token));
+        }
         let text = token().to_string();
         assert_eq!(text.parse(), Ok(token()));
         let broken = format!(" {}\n{} ", &text[..60].to_uppercase(), &text[60..]);

@@ -1,20 +1,20 @@
 //! Streamed replies, as their consumer sees them.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use actix::{Actor, Context, Handler, Message};
 use futures_util::{Stream, stream};
 use serde::de::DeserializeOwned;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::Items;
-use crate::actor::read;
 use crate::error::AskError;
 use crate::link::Incoming;
-use crate::local::Reply;
-use crate::node::Node;
+use crate::local::{LocalRef, Producing, Sender};
+use crate::net::Net;
 use crate::parcel::Opened;
-use crate::runtime::Net;
+use crate::router::{Router, read};
+use crate::stream::Items;
 
 /// The items of a streamed reply, in the order in which they were sent. Dropping it stops the producer.
 pub struct Replies<T: Send + 'static> {
@@ -25,16 +25,12 @@ pub struct Replies<T: Send + 'static> {
 
 enum Source<T: Send + 'static> {
     Local(Producing<T>),
-    Remote { incoming: Incoming, node: Node, read: fn(&Node, Opened) -> Result<T, AskError> },
+    Remote { incoming: Incoming, node: Arc<dyn Router>, read: fn(&Arc<dyn Router>, Opened) -> Result<T, AskError> },
     Ended,
 }
 
 impl<T: Send + 'static> Replies<T> {
-    pub(crate) fn local(producing: Producing<T>, patience: Duration, net: Net) -> Self {
-        Self { source: Source::Local(producing), patience, net }
-    }
-
-    pub(crate) fn remote(incoming: Incoming, patience: Duration, node: Node) -> Self
+    pub(crate) fn remote(incoming: Incoming, patience: Duration, node: Arc<dyn Router>) -> Self
     where
         T: DeserializeOwned,
     {
@@ -82,49 +78,26 @@ impl<T: Send + 'static> fmt::Debug for Replies<T> {
     }
 }
 
-/// A stream of this process's actor. Its message's place is free when the producer is done, also if this is dropped.
-pub(crate) struct Producing<T: Send + 'static> {
-    reply: Reply<Items<T>>,
-    items: Option<(Items<T>, OwnedSemaphorePermit)>,
-}
-
-impl<T: Send + 'static> Producing<T> {
-    pub(crate) fn new(reply: Reply<Items<T>>) -> Self {
-        Self { reply, items: None }
-    }
-
-    /// The next item; `None` at the end. Nothing is lost if the future is dropped.
-    pub(crate) async fn next(&mut self) -> Result<Option<T>, AskError> {
-        let (items, _) = match &mut self.items {
-            Some(items) => items,
-            none => none.insert(self.reply.take().await?),
-        };
-        if let Some(item) = items.queue.recv().await {
-            return Ok(Some(item));
-        }
-        let end = (&mut items.end).await;
-        // Its place is free now, and its end is not to be waited for again.
-        self.items = None;
-        match end {
-            Ok(()) => Ok(None),
-            Err(_) => Err(self.reply.why_dropped().await),
-        }
-    }
-}
-
-impl<T: Send + 'static> Drop for Producing<T> {
-    fn drop(&mut self) {
-        if let Some((receiver, place)) = self.reply.abandon() {
-            let done = async move {
-                if let Ok(Items { queue, end }) = receiver.await {
-                    drop(queue); // the producer sees that nobody is there
-                    let _ = end.await;
-                }
-            };
-            self.reply.free_after(done, place);
-        } else if let Some((Items { queue, end }, place)) = self.items.take() {
-            drop(queue);
-            self.reply.free_after(end, place);
-        }
+impl<A: Actor<Context = Context<A>>> LocalRef<A> {
+    /// Sends a message that is answered by a stream. `patience` is how long to wait for room, and then for each item.
+    /// The message's place in the mailbox is freed when its producer is done.
+    ///
+    /// # Errors
+    /// No room in time, or the actor is gone. The message has not run.
+    ///
+    /// # Cancel safety
+    /// Dropping the future sends nothing. Dropping the [`Replies`] stops the producer, which can see it.
+    ///
+    /// # Delivery
+    /// At most once, in the sender's order.
+    pub async fn stream<M, T>(&self, message: M, patience: Duration) -> Result<Replies<T>, AskError>
+    where
+        A: Handler<M>,
+        M: Message<Result = Items<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let permit = self.net().within(patience, self.permit()).await.ok_or(AskError::Busy)??;
+        let source = Source::Local(Producing::new(self.enqueue_ask(message, permit, Sender::Here)?));
+        Ok(Replies { source, patience, net: self.net().clone() })
     }
 }

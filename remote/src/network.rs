@@ -1,4 +1,4 @@
-//! Packets under way, and the sockets that they go to.
+//! A simulation's network: packets under way, and the sockets that they go to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,11 +14,42 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Faults, Trace};
 use crate::ambient::split_mix;
 
 /// Packets that may be under way to one socket; more are lost, as in a socket's buffer.
 const QUEUE: usize = 16 << 10;
+
+/// What the network does to packets. The default only delays them, by 1 ms to 3 ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Faults {
+    /// Least delay. tokio's timers have a grain of 1 ms.
+    pub latency: Duration,
+    /// Greatest delay on top of it; each packet's is drawn.
+    pub jitter: Duration,
+    /// Bytes per second from one socket to another; 0 is without limit.
+    pub rate: u64,
+    /// Packets lost, of a million.
+    pub loss: u32,
+    /// Packets, of a million, that come late, by ten times the latency and jitter: only these are overtaken.
+    pub late: u32,
+}
+
+/// What a network has carried so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Depends on the time, sender, receiver and size of every packet, in order.
+    pub hash: u64,
+    /// Packets sent.
+    pub sent: u64,
+    /// Packets lost, by chance, partition or a full socket.
+    pub lost: u64,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self { latency: Duration::from_millis(1), jitter: Duration::from_millis(2), rate: 0, loss: 0, late: 0 }
+    }
+}
 
 /// An in-memory network. Everything that it decides follows its seed and the order of what it is asked.
 #[derive(Debug)]

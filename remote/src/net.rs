@@ -1,0 +1,98 @@
+//! The network's runtime, for all that runs on it or waits for it.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::ambient::Ambient;
+use crate::fence;
+
+/// The network's runtime as the rest of the crate uses it, from any thread and any executor.
+#[derive(Clone)]
+pub(crate) struct Net {
+    pub(crate) handle: Handle,
+    closed: watch::Receiver<bool>,
+    pub(crate) ambient: Ambient,
+}
+
+impl Net {
+    /// It is over when `closed` says so.
+    pub(crate) fn new(handle: Handle, closed: watch::Receiver<bool>, ambient: Ambient) -> Self {
+        Self { handle, closed, ambient }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// Runs a task of the network for as long as somebody waits for it.
+    pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Aborting<T> {
+        Aborting(self.handle.spawn(task))
+    }
+
+    /// Waits for `future` until `limit`, on our timer whatever the caller's executor is. `None` also when
+    /// the runtime shuts down, because its timer panics after that.
+    pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        // What is ready at once, as most is, costs no timer.
+        if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+            return Some(output);
+        }
+        let mut closed = self.closed.clone();
+        let sleep = {
+            let _inside = self.handle.enter();
+            tokio::time::sleep(limit.min(FOREVER))
+        };
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            _ = closed.wait_for(|closed| *closed) => None,
+            () = sleep => None,
+        }
+    }
+}
+
+/// Stops a task when its awaiter goes.
+pub(crate) struct Aborting<T>(JoinHandle<T>);
+
+impl<T> Future for Aborting<T> {
+    /// `None` if the task panicked or the runtime ended it.
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(Result::ok)
+    }
+}
+
+impl<T> Drop for Aborting<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs what may touch the disk; a panic becomes its text.
+pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    if is_simulated() {
+        return fence::catch(f);
+    }
+    let done = tokio::task::spawn_blocking(move || fence::catch(f)).await;
+    done.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+/// Runs what keeps a thread of the network busy; other tasks are moved out of its way.
+pub(crate) fn busy<T>(f: impl FnOnce() -> T) -> T {
+    if is_simulated() { f() } else { tokio::task::block_in_place(f) }
+}
+
+/// On a simulation's only thread: our own network always has several.
+fn is_simulated() -> bool {
+    Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::CurrentThread)
+}
+
+/// Later than any deadline that matters, early enough that no clock overflows.
+pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
