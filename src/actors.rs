@@ -27,8 +27,8 @@ use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 pub(crate) use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
 pub(crate) use messages::{
-    DriverDown, Enrol, Find, Found, Hear, Persist, Place, Register, Release, RunEvent, SpawnActor, Status, StopActor,
-    Submit, SubmitFrom, Taken, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
+    DriverDown, Enrol, Find, Found, Hear, Place, Register, Release, RunEvent, SpawnActor, Status, StopActor, Submit,
+    SubmitFrom, Taken, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
 };
 pub(crate) use relay::Relay;
 pub use scheduler::SchedulerActor;

@@ -3,6 +3,7 @@
 
 mod amend;
 mod fragment;
+mod leave;
 mod program;
 mod regroup;
 mod scatter;
@@ -18,6 +19,7 @@ use polars::prelude::DataFrame;
 use crate::error::TaskFailure;
 use crate::udf::Reply;
 
+pub(crate) use leave::Leave;
 pub(crate) use program::{Of, Program};
 pub(crate) use source::Waits;
 pub(crate) use task::{TaskRun, run_task};

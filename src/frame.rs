@@ -61,11 +61,9 @@ impl Run {
     /// # Errors
     /// Why the query failed; [`ClusterError::Closed`] if the result has been taken already.
     pub fn collect(&mut self) -> Result<DataFrame, Error> {
-        let mut result: Option<DataFrame> = None;
-        for batch in self.batches() {
-            append(&mut result, batch?)?;
-        }
-        Ok(result.unwrap_or_else(|| DataFrame::empty_with_schema(&self.schema)))
+        let (events, publication) = (self.events.take(), self.publication.take());
+        let (from, schema) = (self.source(), Arc::clone(&self.schema));
+        self.session.host().wait(collect(events, from, schema, publication))?
     }
 
     /// The result's partitions, in order, as tasks finish. Blocks for each. After an error there is none.
@@ -79,10 +77,17 @@ impl Run {
                     loop {
                         let told = partitions.next().await.transpose();
                         let over = !matches!(told, Ok(Some(_)));
-                        // The reader may be slow: it must not hold a network thread meanwhile.
-                        let sender = sender.clone();
-                        let sent = tokio::task::spawn_blocking(move || sender.send(told)).await;
-                        if over || !matches!(sent, Ok(Ok(()))) {
+                        let is_read = match sender.try_send(told) {
+                            Ok(()) => true,
+                            Err(blocking::TrySendError::Disconnected(_)) => false,
+                            Err(blocking::TrySendError::Full(told)) => {
+                                // The reader may be slow: it must not hold a network thread meanwhile.
+                                let sender = sender.clone();
+                                let sent = tokio::task::spawn_blocking(move || sender.send(told)).await;
+                                matches!(sent, Ok(Ok(())))
+                            }
+                        };
+                        if over || !is_read {
                             return;
                         }
                     }
@@ -123,9 +128,8 @@ impl Run {
     }
 
     /// Waits until the whole result is there, and leaves it where it is: so many partitions.
-    pub(crate) fn persist(&mut self) -> Result<usize, Error> {
+    pub(crate) fn left(&mut self) -> Result<usize, Error> {
         let mut events = self.events.take().ok_or(ClusterError::Closed)?;
-        self.session.persist(self.query)?;
         let made = self.session.host().wait(async move {
             let mut made = BTreeSet::new();
             loop {
@@ -326,7 +330,7 @@ impl LazyFrameExt for LazyFrame {
     }
 
     fn persist_on(self, session: &Session) -> Result<Persisted, Error> {
-        Persisted::new(session.submit(self)?)
+        Persisted::new(session.submit_to_persist(self)?)
     }
 
     fn show_on(self, session: &Session, rows: u32) -> Result<(), Error> {

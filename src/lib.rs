@@ -56,6 +56,7 @@ extern crate self as regatta;
 
 pub mod actor;
 mod actors;
+mod blob;
 mod cluster;
 mod config;
 mod engine;

@@ -5,7 +5,6 @@
 //! planner cannot split runs whole on one worker, and [`explain`](QueryPlan::explain) says why.
 
 mod aggregate;
-mod blob;
 mod cut;
 mod deal;
 mod estimate;
@@ -24,6 +23,7 @@ mod same;
 mod scan;
 mod share;
 mod sink;
+mod whole;
 mod wire;
 
 use polars::prelude::*;
@@ -39,6 +39,7 @@ pub(crate) use share::{Rows, share};
 pub(crate) use sink::{FileSink, STAGED};
 pub(crate) use wire::{Fragment, cut_off, placeholder_of};
 
+use crate::blob;
 use crate::error::{PlanError, PolarsFailure};
 use crate::sched::{Mode, QueryId, Shape, StageId, Tasks, Way};
 use crate::udf::PoolOptions;
@@ -209,7 +210,13 @@ pub(crate) struct Target {
 /// # Errors
 /// What Polars' optimiser refuses, UDF options that make no sense, closures that cannot travel, and plans too large to.
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
-    let mut optimised = optimise(query)?;
+    let as_it_is = if target.travels { None } else { Some(optimise(query.clone(), OptFlags::empty())?) };
+    let is_whole = as_it_is.as_ref().is_some_and(whole::is_whole);
+    let mut optimised = match as_it_is.filter(|_| is_whole) {
+        Some(whole) => whole,
+        // Shared subplans and hive rewrites would cross the cuts (reference: polars.md §4.5).
+        None => optimise(query, OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE)?,
+    };
     if target.travels {
         scan::make_absolute(&mut optimised).map_err(PlanError::polars)?;
     }
@@ -217,7 +224,10 @@ pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanEr
     let sink = FileSink::of(root);
     sink::refuse_many_objects(root)?;
     let schema = if sink.is_some() { FileSink::schema() } else { root.schema(&optimised.lp_arena).into_owned() };
-    let cut::Parts { whole, stages, stable } = cut::cut(optimised, target)?;
+    let cut::Parts { whole, stages, stable } = match is_whole {
+        true => whole::parts(optimised),
+        false => cut::cut(optimised, target)?,
+    };
     let steps = stages.iter().filter_map(Stage::program).map(StageProgram::size);
     let size = whole.size() + steps.sum::<usize>();
     if size > MAX_PLAN {
@@ -249,13 +259,11 @@ impl StageProgram {
     }
 }
 
-fn optimise(query: LazyFrame) -> Result<IRPlan, PlanError> {
-    // Without STREAMING the optimiser makes nodes that the streaming engine cannot lower; shared subplans and hive
-    // rewrites would cross the cuts (reference: polars.md §4.5).
+fn optimise(query: LazyFrame, without: OptFlags) -> Result<IRPlan, PlanError> {
+    // Without STREAMING the optimiser makes nodes that the streaming engine cannot lower.
     let asked = query.get_current_optimizations();
-    let flags = (asked | OptFlags::STREAMING)
-        - (OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE | OptFlags::GPU | OptFlags::EAGER)
-        - OptFlags::CHECK_ORDER_OBSERVE;
+    let flags =
+        (asked | OptFlags::STREAMING) - (OptFlags::GPU | OptFlags::EAGER | OptFlags::CHECK_ORDER_OBSERVE) - without;
     let files = files(&query.logical_plan);
     let optimised = query.with_optimizations(flags).to_alp_optimized();
     let mut plan = optimised.map_err(|e| PlanError::Polars(PolarsFailure::from(e).reading(&files)))?;

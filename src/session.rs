@@ -20,7 +20,7 @@ use std::time::Duration;
 use polars::prelude::LazyFrame;
 use regatta_remote::{ActorRef, Arbiter, Authority, Node, Role, catch};
 
-use crate::actors::{Host, MAILBOX, Persist, Place, SchedulerActor, SwordfishActor, UseProvider, Worker};
+use crate::actors::{Host, MAILBOX, Place, SchedulerActor, SwordfishActor, UseProvider, Worker};
 use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, find_gpus, hello, is_worker};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
@@ -229,6 +229,15 @@ impl Session {
     /// # Errors
     /// As there; [`SinkError`](crate::error::SinkError): there is something already, or the folder cannot be written to.
     pub fn submit_sink(&self, query: LazyFrame, mode: SinkMode) -> Result<Run, Error> {
+        self.start(query, mode, false)
+    }
+
+    /// Submits a query whose result is left where it is, for other queries.
+    pub(crate) fn submit_to_persist(&self, query: LazyFrame) -> Result<Run, Error> {
+        self.start(query, SinkMode::Error, true)
+    }
+
+    fn start(&self, query: LazyFrame, mode: SinkMode, persist: bool) -> Result<Run, Error> {
         let mut plan = self.plan(query)?;
         let (explain, schema) = (plan.to_string(), Arc::clone(&plan.schema));
         let id = QueryId(os::random());
@@ -238,7 +247,7 @@ impl Session {
             run.will_publish(Publication::prepare(sink, mode, id, &self.inner.scratch)?);
         }
         let (given, why) = (self.keep_frames(id, &mut plan)?, watch::reasons(&plan));
-        let events = self.inner.door.submit(self.host(), id, plan, given)?;
+        let events = self.inner.door.submit(self.host(), id, plan, given, persist)?;
         let watched = watch::watch(self.inner.door.scheduler(), id, why);
         run.hear(events, self.host().runtime.handle().spawn(watched).abort_handle());
         Ok(run)
@@ -325,11 +334,6 @@ impl Session {
 
     pub(crate) fn scheduler(&self) -> ActorRef<SchedulerActor> {
         self.inner.door.scheduler()
-    }
-
-    /// Leaves the result of a query where it is, for other queries.
-    pub(crate) fn persist(&self, query: QueryId) -> Result<(), ClusterError> {
-        self.inner.door.ask(self.host(), Persist(query))
     }
 
     /// Ends a query, whatever its state. Never waits.

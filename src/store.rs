@@ -3,6 +3,7 @@
 //! An output is blocks of rows, by section. They are in one file for each stage of a query, in the worker's scratch folder, and are
 //! read through the page cache; those of a small output stay in memory. An index in memory says where they are.
 
+mod along;
 mod file;
 mod form;
 mod ipc;
@@ -25,6 +26,7 @@ use crate::error::TaskFailure;
 use crate::os;
 use crate::sched::{Attempt, Output, PartitionId, QueryId, StageId, TaskId};
 
+pub(crate) use along::Rows;
 pub(crate) use file::Mapped;
 use file::{BLOCKS, StageFile};
 pub(crate) use form::Form;
@@ -127,11 +129,6 @@ impl Store {
         self.owners.insert(query, driver);
     }
 
-    /// Forgets whose query this was.
-    pub(crate) fn disown(&self, query: QueryId) {
-        self.owners.remove(&query);
-    }
-
     /// Keeps a batch until that node has fetched it once, or its offer is dropped.
     pub(crate) fn offer(self: &Arc<Self>, batch: Bytes, to: Option<NodeId>) -> Offer {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -152,7 +149,7 @@ impl Store {
 
     /// Drops what a query has left. Readers that have begun finish.
     pub(crate) fn drop_query(&self, query: QueryId) {
-        self.disown(query);
+        self.owners.remove(&query);
         self.outputs.retain(|id, _| id.task.query != query);
         // Those of a task that ended later than its query, too.
         self.files.retain(|_, file| file.strong_count() > 0);

@@ -53,7 +53,8 @@ pub trait DataReader: Send {
     /// The next bytes, `max` at most; empty at the end. May touch the disk, if it [waits](Self::waits).
     ///
     /// # Errors
-    /// Reading failed; the transfer fails with it.
+    /// Reading failed; the transfer fails with it. [`ConnectionAborted`](io::ErrorKind::ConnectionAborted) says that the source is well,
+    /// and its bytes were lost on their way here: the consumer may begin anew.
     fn read(&mut self, max: usize) -> io::Result<Bytes>;
 
     /// Whether reading may take longer than some microseconds: it is then done on a thread that may wait. What hands out memory

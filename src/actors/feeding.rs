@@ -86,6 +86,11 @@ impl Host {
         id: PartitionId,
         form: &Arc<Form>,
     ) -> Result<DataFrame, TaskFailure> {
+        if self.is_here(&place)
+            && let Some(rows) = self.store.at_hand(id, form)
+        {
+            return rows.map_err(|e| lost(id, place.worker, e.to_string()));
+        }
         let of = (id.task.query, id.task.stage);
         let reading = self.begin(of, Feed::of(place, id), Arc::clone(form), AHEAD).await?.copied();
         // Decoding is work, and may touch the disk.
@@ -115,6 +120,12 @@ impl Host {
                     }
                 }
             }
+            let comes = |listed: &Option<Listed>| listed.as_ref().is_some_and(|listed| listed.comes || file.is_none());
+            // That of the first block that comes; the others are begun again when it is their turn.
+            if head.outputs.iter().any(|listed| comes(listed) && listed.as_ref().is_some_and(|l| !l.chosen.is_empty()))
+            {
+                incoming.get_or_insert(from);
+            }
             let homes = head.outputs.into_iter().map(|listed| {
                 let Listed { mark, comes, chosen } = listed?;
                 let home = |chosen| match &file {
@@ -124,8 +135,6 @@ impl Host {
                 Some((mark, chosen.into_iter().map(home).collect()))
             });
             found.extend(homes);
-            // The others are begun again when it is their turn.
-            incoming.get_or_insert(from);
         }
         Ok(Opened { place, wanted, found, incoming, comes: VecDeque::new() })
     }
@@ -295,21 +304,37 @@ impl Bring {
 mod tests {
     use std::net::SocketAddr;
     use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     use polars::prelude::*;
-    use regatta_remote::{Authority, DataSource, Node, Role, Runtime};
+    use regatta_remote::{Authority, DataReader, DataSource, Node, PeerId, Role, Runtime};
 
     use super::*;
     use crate::sched::{Attempt, TaskId};
     use crate::store::Store;
     use crate::testing::eventually;
 
+    /// A store, and how often it was asked for something.
+    struct Counted(Arc<Store>, AtomicUsize);
+
+    impl DataSource for Counted {
+        fn open(&self, ticket: &[u8], peer: PeerId) -> Result<Box<dyn DataReader>, String> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.open(ticket, peer)
+        }
+
+        fn delivered(&self, ticket: &[u8], peer: PeerId) {
+            self.0.delivered(ticket, peer);
+        }
+    }
+
     /// A worker with a store, and a reader in another process, as far as they can tell.
     struct Two {
         runtime: Runtime,
         base: tempfile::TempDir,
         store: Arc<Store>,
+        source: Arc<Counted>,
         worker: Node,
         host: Arc<Host>,
         place: Place,
@@ -338,11 +363,12 @@ mod tests {
             };
             let (worker, address) = node(&authority, &runtime);
             let store = Store::new(&folder("worker"));
-            worker.serve_data(Arc::<Store>::clone(&store) as Arc<dyn DataSource>);
+            let source = Arc::new(Counted(Arc::clone(&store), AtomicUsize::new(0)));
+            worker.serve_data(Arc::<Counted>::clone(&source));
             let (reader, _) = node(&authority, &runtime);
             let host = Host::new(runtime.clone(), Store::new(&folder(reader_in)), Some(reader), None);
             let place = Place { worker: WorkerId(3), node: Some((worker.id(), address)) };
-            Self { runtime, base, store, worker, host, place }
+            Self { runtime, base, store, source, worker, host, place }
         }
 
         /// So many outputs, of which all but the last are several blocks in a file.
@@ -493,6 +519,16 @@ mod tests {
         assert!(read.equals(&all.slice(0, 600_000)));
         drop(reading);
         assert!(read.equals(&all.slice(0, 600_000)));
+    }
+
+    #[test]
+    fn where_nothing_comes_of_the_first_outputs_the_transfer_of_the_first_that_comes_is_the_one_that_is_read() {
+        let two = Two::with("reader");
+        let (ids, form, all) = two.outputs(PARTS as u32 + 2);
+        let reading = two.begin(&ids, &form, MIB).unwrap();
+        let read = two.runtime.handle().block_on(reading.all()).unwrap();
+        assert!(read.equals(&all));
+        assert_eq!(two.source.1.load(Ordering::Relaxed), 2, "one for each so many outputs, and none is begun anew");
     }
 
     #[test]

@@ -8,7 +8,9 @@ use actix::{Actor, Context, Handler, ResponseFuture};
 use regatta_remote::{ActorId, Authority, LocalRef, Node, NodeId, Role, Sender};
 use tokio::sync::{Mutex, mpsc};
 
-use super::messages::{Admit, DriverDown, Enlist, Enrol, Hear, Release, ReleaseOf, RunEvent, Submit, SubmitFrom};
+use super::messages::{
+    Admit, DriverDown, Enlist, Enrol, Hear, Place, Release, ReleaseOf, RunEvent, Submit, SubmitFrom,
+};
 use super::{CONTROL, Host, SchedulerActor};
 use crate::error::ClusterError;
 use crate::sched::{QueryId, WorkerId};
@@ -135,14 +137,21 @@ impl Handler<Hear> for GatewayActor {
 
     fn handle(&mut self, Hear(query): Hear, _: &mut Self::Context) -> Self::Result {
         let events = self.own(query).map(|guest| Arc::clone(&guest.events));
+        let store = Arc::clone(&self.host.store);
         Box::pin(async move {
             let events = events.ok_or(ClusterError::Closed)?;
             let mut heard = Vec::new();
             let listen = async { events.lock().await.recv_many(&mut heard, EVENTS).await };
-            match tokio::time::timeout(PATIENCE, listen).await {
-                Ok(0) => Err(ClusterError::Closed), // released, or the scheduler is gone
-                Ok(_) | Err(_) => Ok(heard),
+            if let Ok(0) = tokio::time::timeout(PATIENCE, listen).await {
+                return Err(ClusterError::Closed); // released, or the scheduler is gone
             }
+            for event in &mut heard {
+                // What came here for the driver goes on to it.
+                if let RunEvent::Partition { place: Place { worker: WorkerId::DRIVER, .. }, output, rows, .. } = event {
+                    *rows = store.hand_on(output.id);
+                }
+            }
+            Ok(heard)
         })
     }
 }

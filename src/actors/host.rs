@@ -137,11 +137,11 @@ impl Host {
     pub(super) async fn fetch_blocks(&self, place: &Place, wanted: Wanted) -> Result<Fetch, TaskFailure> {
         let (Some((node, address)), Some(head)) = (place.node, self.head) else {
             let (_, id) = self.connected(place, CONTROL).await?;
-            return self.fetch_from(place, id, Ticket::Blocks(wanted)).await;
+            return self.fetch_from(place.worker, id, Ticket::Blocks(wanted)).await;
         };
         if !self.unreachable.contains(&node) {
             match self.connected(place, REACH).await {
-                Ok((_, id)) => return self.fetch_from(place, id, Ticket::Blocks(wanted)).await,
+                Ok((_, id)) => return self.fetch_from(place.worker, id, Ticket::Blocks(wanted)).await,
                 Err(failure) if self.is_gone(node) => return Err(failure),
                 Err(failure) => {
                     tracing::info!(%address, %failure, "cannot be reached from here: the head passes on what it holds");
@@ -149,29 +149,34 @@ impl Host {
                 }
             }
         }
-        let through = Ticket::Through { worker: place.worker, node, address, wanted };
-        self.fetch_from(place, head, through).await
+        let through = Ticket::Through { worker: place.worker, node, wanted };
+        self.fetch_from(place.worker, head, through).await
     }
 
     /// What a ticket stands for, from another process.
     pub(super) async fn fetch(&self, place: &Place, ticket: Ticket) -> Result<Bytes, TaskFailure> {
         let (_, id) = self.connected(place, CONTROL).await?;
-        let fetch = self.fetch_from(place, id, ticket).await?;
+        let fetch = self.fetch_from(place.worker, id, ticket).await?;
         let failed = |why: FetchError| TaskFailure::Transfer { from: place.worker.to_string(), why: why.to_string() };
         fetch.collect().await.map_err(failed)
     }
 
-    async fn fetch_from(&self, place: &Place, id: NodeId, ticket: Ticket) -> Result<Fetch, TaskFailure> {
-        let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
+    async fn fetch_from(&self, worker: WorkerId, id: NodeId, ticket: Ticket) -> Result<Fetch, TaskFailure> {
+        let failed = |why: String| TaskFailure::Transfer { from: worker.to_string(), why };
         let node = self.node.as_ref().ok_or_else(|| failed(NO_NETWORK.to_owned()))?;
         let ticket = encode(&ticket).map_err(|e| failed(e.to_string()))?;
         node.fetch(id, ticket, FIRST_BYTE).await.map_err(|e| failed(e.to_string()))
     }
 
-    /// Begins to bring what another node wants: see [`Ticket::Through`].
-    pub(super) async fn pass_on(&self, place: &Place, wanted: Wanted) -> Result<Fetch, TaskFailure> {
-        let (_, from) = self.connected(place, REACH).await?;
-        self.fetch_from(place, from, Ticket::Blocks(wanted)).await
+    /// Begins to bring what another node wants of one that is connected to this: see [`Ticket::Through`]. Nobody is dialled.
+    pub(super) async fn pass_on(&self, worker: WorkerId, from: NodeId, wanted: Wanted) -> Result<Fetch, TaskFailure> {
+        self.fetch_from(worker, from, Ticket::Blocks(wanted)).await
+    }
+
+    /// From here on the head passes on what this node holds.
+    #[cfg(test)]
+    pub(super) fn cannot_reach(&self, node: NodeId) {
+        self.unreachable.insert(node);
     }
 
     /// A replica that may be in another process; connects to it first.

@@ -20,7 +20,7 @@ use crate::sched::{
     Attempt, GpuInfo, Outcome, Output, PartitionId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId,
     StepId, TaskId, WorkerId,
 };
-use crate::store::{Part, Ticket};
+use crate::store::{Part, Rows, Ticket};
 use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
 
 /// Declares what an actor takes from other processes, from nodes of which roles, and of what the sender may speak. The roles are
@@ -58,12 +58,11 @@ takes! {
         0x0103 ReplicaSays from [Worker], "replicas that are on it" => (),
         0x0104 CreditWaits from [Worker], "its own batches" => (),
         0x0107 ActorEnded from [Worker], "actors that are on it" => (),
-        0x010c Locate from [Worker], "any query: it may be given tasks of each" => Located,
+        0x010c Locate from [Worker], "any query, for a task of the same driver" => Located,
         0x0105 SpawnActor from [Driver], "an actor of its own" => Result<Hosted, ActorError>,
         0x0106 StopActor from [Driver], "actors that it has started" => Result<(), ActorError>,
         0x0109 Status from [Driver], "its own queries" => Option<QueryStatus>,
         0x010a WholeStatus from [Driver], "the whole cluster, without what others read or make" => SessionStatus,
-        0x010b Persist from [Driver], "its own queries" => (),
         0x0110 Find from [Driver], "its own queries" => Found,
         0x0111 Taken from [Driver], "its own queries" => (),
     }
@@ -118,6 +117,8 @@ pub(crate) struct TaskEnded {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
     pub(crate) outcome: Outcome,
+    /// Of the result of a query.
+    pub(crate) rows: Rows,
     /// What its UDF calls have reported, unless it failed.
     pub(crate) metrics: MetricsByUdf,
 }
@@ -147,6 +148,8 @@ pub(crate) enum Word {
     Stuck,
     /// It has ended in order; what it still had to report, to the step that it served last.
     Stopped(StepId, Metrics),
+    /// Its thread has ended.
+    Ended,
 }
 
 /// Batches of tasks on this worker wait for room at a replica; 0: no longer.
@@ -167,6 +170,8 @@ pub(crate) struct Prepare {
     pub(crate) whole: Option<Fragment>,
     /// Whose query it is; `None`: of this process.
     pub(crate) driver: Option<NodeId>,
+    /// What its tasks leave is what the driver reads.
+    pub(crate) is_result: bool,
 }
 
 /// One attempt of a task.
@@ -383,6 +388,8 @@ pub(crate) struct Submit {
     pub(crate) given: BTreeMap<StageId, Vec<Output>>,
     /// Where that store is.
     pub(crate) driver: Place,
+    /// The result is to stay: what is lost of it with a worker is made again.
+    pub(crate) persist: bool,
     /// Holds every event of the query: one for each task of its last stage, and the end.
     pub(crate) events: mpsc::Sender<RunEvent>,
 }
@@ -390,11 +397,11 @@ pub(crate) struct Submit {
 impl Submit {
     /// A query, and where its events come.
     pub(crate) fn new(from: SubmitFrom) -> (Self, mpsc::Receiver<RunEvent>) {
-        let SubmitFrom { driver, query, plan, given } = from;
+        let SubmitFrom { driver, query, plan, given, persist } = from;
         let tasks = plan.widest();
         // Room for every event, so that the scheduler never waits for a session: a partition that is made again is no other.
         let (events, heard) = mpsc::channel(tasks + 2);
-        (Self { query, plan, given, driver, events }, heard)
+        (Self { query, plan, given, driver, persist, events }, heard)
     }
 }
 
@@ -406,6 +413,8 @@ pub(crate) struct SubmitFrom {
     pub(crate) plan: QueryPlan,
     /// For each stage that is a frame, its partitions in the driver's store.
     pub(crate) given: BTreeMap<StageId, Vec<Output>>,
+    /// The result is to stay, on the workers.
+    pub(crate) persist: bool,
 }
 
 /// What has become of a query since the last time; waits a while for something to tell.
@@ -431,7 +440,7 @@ pub(crate) struct Enlist(pub(crate) NodeId);
 /// What a session hears of its query. `Done` or `Failed` is the last.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum RunEvent {
-    Partition { index: usize, place: Place, output: Output },
+    Partition { index: usize, place: Place, output: Output, rows: Rows },
     Done,
     Failed(Error),
 }
@@ -444,14 +453,12 @@ pub(crate) struct Release(pub(crate) QueryId);
 #[derive(Debug)]
 pub(crate) struct ReleaseOf(pub(crate) QueryId, pub(crate) NodeId);
 
-/// The result of a query is to stay: what is lost of it with a worker is made again.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Persist(pub(crate) QueryId);
-
 /// A task reads these partitions of what a query has persisted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Locate {
     pub(crate) query: QueryId,
+    /// The query of the task: as its plan says, whatever was said when it was submitted.
+    pub(crate) reader: QueryId,
     pub(crate) partitions: Vec<usize>,
 }
 

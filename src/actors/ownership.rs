@@ -72,6 +72,12 @@ impl SchedulerActor {
         Ok(())
     }
 
+    /// Whether two queries are of one driver.
+    pub(super) fn is_of_one_driver(&self, one: QueryId, other: QueryId) -> bool {
+        let driver = |query| self.queries.get(&query).map(|of| of.driver.node.map(|(node, _)| node));
+        driver(one).is_some_and(|one| driver(other) == Some(one))
+    }
+
     /// The number of the worker at a node, if it has one.
     fn number_of(&self, node: NodeId) -> Option<WorkerId> {
         self.worker_at(node).or_else(|| self.enrolled.get(&node).copied())

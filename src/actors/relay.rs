@@ -4,10 +4,10 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use regatta_remote::{DataReader, DataSource, Fetch, PeerId, decode};
+use regatta_remote::{DataReader, DataSource, Fetch, FetchError, PeerId, decode};
 use tokio::runtime::Handle;
 
-use super::{Host, Place};
+use super::Host;
 use crate::store::Ticket;
 
 /// Serves the head's transfers. Partitions pass through as they come: no more of one is held here than a credit window.
@@ -29,12 +29,11 @@ impl DataSource for Relay {
     fn open(&self, ticket: &[u8], peer: PeerId) -> Result<Box<dyn DataReader>, String> {
         let host = self.host.upgrade().ok_or("the head is closing")?;
         match decode(ticket).map_err(|e| e.to_string())? {
-            Ticket::Through { worker, node, address, wanted } => {
+            Ticket::Through { worker, node, wanted } => {
                 host.store.may_read(wanted.query, peer)?;
-                let place = Place { worker, node: Some((node, address)) };
                 let runtime = host.runtime.handle().clone();
                 // This thread may block: it is one for sources.
-                let fetch = runtime.block_on(host.pass_on(&place, wanted)).map_err(|e| e.to_string())?;
+                let fetch = runtime.block_on(host.pass_on(worker, node, wanted)).map_err(|e| e.to_string())?;
                 Ok(Box::new(Passing { fetch, left: Bytes::new(), runtime }))
             }
             _ => host.store.open(ticket, peer),
@@ -61,7 +60,11 @@ impl DataReader for Passing {
 
     fn read(&mut self, max: usize) -> io::Result<Bytes> {
         if self.left.is_empty() {
-            let next = self.runtime.block_on(self.fetch.next()).map_err(io::Error::other)?;
+            let next = self.runtime.block_on(self.fetch.next()).map_err(|error| match error {
+                FetchError::SourceFailed => io::Error::other(error),
+                // Who holds it is not to blame.
+                lost => io::Error::new(io::ErrorKind::ConnectionAborted, lost),
+            })?;
             self.left = next.unwrap_or_default();
         }
         Ok(self.left.split_to(max.min(self.left.len())))
@@ -75,9 +78,11 @@ mod tests {
     use polars::prelude::*;
     use regatta_remote::{Authority, Node, Role, Runtime};
 
+    use super::super::Place;
     use super::*;
+    use crate::error::TaskFailure;
     use crate::sched::{Attempt, Output, PartitionId, QueryId, StageId, TaskId, WorkerId};
-    use crate::store::{Form, Store};
+    use crate::store::{Form, Part, Store, Wanted};
 
     fn node(authority: &Authority, role: Role, runtime: &Runtime) -> (Node, SocketAddr) {
         let identity = authority.issue(role).unwrap();
@@ -90,6 +95,51 @@ mod tests {
         let task = TaskId { query: QueryId(1), stage: StageId(0), index: 0 };
         let id = PartitionId { task, attempt: Attempt(1) };
         store.keep(id, frame.clone()).unwrap()
+    }
+
+    #[test]
+    fn a_transfer_that_is_lost_on_its_way_to_the_head_is_no_loss_of_what_was_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = Runtime::new("relay", 2).unwrap();
+        let authority = Authority::new().unwrap();
+        let (head, at_head) = node(&authority, Role::Head, &runtime);
+        let (worker, at_worker) = node(&authority, Role::Worker, &runtime);
+        let (driver, _) = node(&authority, Role::Driver, &runtime);
+        let wait = runtime.handle();
+        let dial = |node: &Node| wait.block_on(node.connect(at_head, super::super::CONTROL)).unwrap();
+        dial(&worker);
+        dial(&driver);
+        let far = folder.path().join("far");
+        std::fs::create_dir(&far).unwrap();
+        let store = Store::new(&far);
+        worker.serve_data(Arc::<Store>::clone(&store));
+        // More than the windows on the way hold.
+        let frame = df!["x" => (0..4_000_000i64).collect::<Vec<_>>()].unwrap();
+        let output = partition(&store, &frame);
+        let at = Host::new(runtime.clone(), Store::new(folder.path()), Some(head.clone()), None);
+        Relay::serve(&at);
+        at.store.own(QueryId(1), driver.id());
+        let host = Host::new(runtime.clone(), Store::new(folder.path()), Some(driver), Some(head.id()));
+        let place = Place { worker: WorkerId(0), node: Some((worker.id(), at_worker)) };
+        // This driver has no way to the address, which is right.
+        host.cannot_reach(worker.id());
+        let wanted = || {
+            let (query, stage, parts) = (QueryId(1), StageId(0), vec![Part::all(output.id)]);
+            Wanted { query, stage, sections: 0..1, parts, machine: None }
+        };
+        let mut fetch = wait.block_on(host.fetch_blocks(&place, wanted())).unwrap();
+        wait.block_on(fetch.next()).unwrap();
+        head.disconnect(worker.id());
+        let lost = loop {
+            if let Err(error) = wait.block_on(fetch.next()) {
+                break error;
+            }
+        };
+        assert!(!matches!(lost, FetchError::SourceFailed), "what was made is well");
+        let failure = wait.block_on(host.fetch_blocks(&place, wanted())).unwrap_err();
+        assert!(matches!(&failure, TaskFailure::Transfer { from, .. } if from == "worker 0"), "{failure}");
+        assert!(head.peers().iter().all(|peer| peer.node != worker.id()), "nobody is dialled on a driver's word");
+        runtime.shutdown(std::time::Duration::from_secs(2));
     }
 
     #[test]

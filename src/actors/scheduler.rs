@@ -22,9 +22,10 @@ use crate::error::{ClusterError, Error};
 use crate::notice::notice;
 use crate::plan::{QueryPlan, Stage, UdfStep};
 use crate::sched::{
-    Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, QueryId, QuerySpec, QueryStatus, ReplicaId, Report,
-    Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
+    Action, Affinity, Attempt, Core, Event, GpuInfo, Outcome, Output, PartitionId, QueryId, QuerySpec, QueryStatus,
+    ReplicaId, Report, Resources, Settings, StageId, StageSpec, StepId, TaskId, WorkerId,
 };
+use crate::store::Rows;
 use crate::udf::{Metrics, MetricsByUdf, merge_into};
 
 /// Places the work of all queries.
@@ -64,6 +65,9 @@ pub(super) struct Submitted {
     pub(super) driver: Place,
     events: mpsc::Sender<RunEvent>,
     reported: Reported,
+    /// Rows of the result that came with the end which is being taken.
+    rows: Rows,
+    persist: bool,
     /// Why the result, which was there and was lost, could not be made again.
     pub(super) lost: Option<Error>,
 }
@@ -189,6 +193,7 @@ impl SchedulerActor {
     fn act(&mut self, action: Action) {
         match action {
             Action::Prepare { worker, query, stage } => {
+                let is_result = self.is_read_by_driver(query, stage);
                 let (Some(submitted), Some(shape)) = (self.queries.get_mut(&query), self.core.shape(query, stage))
                 else {
                     return;
@@ -196,7 +201,7 @@ impl SchedulerActor {
                 let Some(program) = submitted.plan.program(stage, shape) else { return };
                 let whole = submitted.sent.insert(worker).then(|| submitted.plan.whole.clone());
                 let driver = submitted.driver.node.map(|(node, _)| node);
-                self.send(worker, Outgoing::Prepare(Prepare { query, stage, program, whole, driver }));
+                self.send(worker, Outgoing::Prepare(Prepare { query, stage, program, whole, driver, is_result }));
             }
             Action::Run { worker, task, attempt, after } => {
                 let Some(submitted) = self.queries.get(&task.query) else { return };
@@ -265,8 +270,9 @@ impl SchedulerActor {
         }
         let event = match report {
             Report::Partition { index, worker, output } => {
-                let Some(crew) = self.workers.get(&worker) else { return };
-                RunEvent::Partition { index, place: crew.place, output }
+                let Some(place) = self.place(query, worker) else { return };
+                let rows = self.queries.get_mut(&query).map(|submitted| std::mem::take(&mut submitted.rows));
+                RunEvent::Partition { index, place, output, rows: rows.unwrap_or_default() }
             }
             Report::Done => RunEvent::Done,
             Report::Failed(error) => RunEvent::Failed(error),
@@ -282,7 +288,7 @@ impl SchedulerActor {
             let _ = submitted.events.try_send(event);
         }
         if failed {
-            self.queries.remove(&query);
+            self.forget(query);
         }
     }
 
@@ -297,6 +303,31 @@ impl SchedulerActor {
 
     fn stage(&self, query: QueryId, stage: u32) -> Option<&Stage> {
         self.queries.get(&query)?.plan.stages.get(stage as usize)
+    }
+
+    fn is_read_by_driver(&self, query: QueryId, stage: StageId) -> bool {
+        let reads = |of: &Submitted| !of.persist && of.plan.last().is_some_and(|last| last.id == stage);
+        self.queries.get(&query).is_some_and(reads)
+    }
+
+    /// What the end of a task is to the core, once its rows are where they go.
+    fn bring(&mut self, task: TaskId, attempt: Attempt, from: WorkerId, outcome: Outcome, rows: Rows) -> Event {
+        let is_wanted = self.is_read_by_driver(task.query, task.stage);
+        match (outcome, rows) {
+            (Ok(output), Rows::Along(along)) if is_wanted => {
+                let output = Output { id: PartitionId { task, attempt }, ..output };
+                match self.host.store.take_in(output, from, &along) {
+                    Ok(()) => Event::TaskBrought { task, attempt, output },
+                    Err(failure) => Event::TaskEnded { task, attempt, outcome: Err(failure) },
+                }
+            }
+            (outcome, rows) => {
+                if is_wanted && let Some(submitted) = self.queries.get_mut(&task.query) {
+                    submitted.rows = rows;
+                }
+                Event::TaskEnded { task, attempt, outcome }
+            }
+        }
     }
 
     fn step(&self, StepId { query, stage, step }: StepId) -> Option<&UdfStep> {
@@ -347,8 +378,13 @@ impl SchedulerActor {
 
     fn release(&mut self, query: QueryId) {
         self.take(Event::Release(query));
+        self.forget(query);
+    }
+
+    /// Whatever comes of it from here on is let go.
+    fn forget(&mut self, query: QueryId) {
         self.queries.remove(&query);
-        self.host.store.disown(query);
+        self.host.store.drop_query(query);
     }
 
     fn replica_stopped(&mut self, step: StepId, metrics: &Metrics) {
@@ -447,16 +483,19 @@ impl Handler<TasksEnded> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, TasksEnded(ended): TasksEnded, _: &mut Self::Context) {
-        for TaskEnded { task, attempt, outcome, metrics } in ended {
+        for TaskEnded { task, attempt, outcome, rows, metrics } in ended {
             // None: it was given up, and its end is heard no more.
-            if !self.core.runs_on(task, attempt).is_some_and(|worker| self.is_from(worker)) {
+            let Some(worker) = self.core.runs_on(task, attempt).filter(|worker| self.is_from(*worker)) else {
                 tracing::debug!(%task, attempt = attempt.0, from = %Sender::current(), "an end that is not heard");
                 continue;
-            }
+            };
             if let (Ok(_), Some(submitted)) = (&outcome, self.queries.get_mut(&task.query)) {
                 submitted.reported.tasks.insert(task, metrics);
             }
-            self.take(Event::TaskEnded { task, attempt, outcome });
+            let event = self.bring(task, attempt, worker, outcome, rows);
+            self.take(event);
+            // What is made again has been reported before.
+            self.queries.get_mut(&task.query).into_iter().for_each(|submitted| submitted.rows = Rows::Kept);
         }
     }
 }
@@ -466,7 +505,7 @@ impl Handler<ReplicaSays> for SchedulerActor {
 
     fn handle(&mut self, ReplicaSays { replica, word }: ReplicaSays, _: &mut Self::Context) {
         // The last word of one that was stopped comes when nobody knows any more where it was.
-        let on = self.core.replica_on(replica);
+        let on = self.core.replica_on(replica).or_else(|| self.core.replica_stops_on(replica));
         if !on.map_or(matches!(word, Word::Stopped(..)), |on| self.is_from(on)) {
             return;
         }
@@ -475,6 +514,7 @@ impl Handler<ReplicaSays> for SchedulerActor {
             Word::Failed(error) => Event::ReplicaFailed { replica, error },
             Word::Hung => Event::ReplicaHung(replica),
             Word::Stuck => Event::ReplicaStuck(replica),
+            Word::Ended => Event::ReplicaEnded(replica),
             Word::Stopped(step, metrics) => return self.replica_stopped(step, &metrics),
             Word::Idle(idle) => Event::ReplicaIdle { replica, idle },
             Word::Ready(actor) => {
@@ -502,7 +542,8 @@ impl Handler<CreditWaits> for SchedulerActor {
 impl Handler<Submit> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, Submit { query, plan, mut given, driver, events }: Submit, _: &mut Self::Context) {
+    fn handle(&mut self, submit: Submit, _: &mut Self::Context) {
+        let Submit { query, plan, mut given, driver, persist, events } = submit;
         if let Err(error) = self.may_submit(query, &plan, &driver) {
             // There is room for every event.
             let _ = events.try_send(RunEvent::Failed(error.into()));
@@ -527,9 +568,12 @@ impl Handler<Submit> for SchedulerActor {
         });
         let spec = QuerySpec { id: query, driver: driver_id(&driver), stages: stages.collect(), stable: plan.stable };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
-        let (sent, reported) = (HashSet::new(), Reported::default());
-        self.queries.insert(query, Submitted { plan, sent, driver, events, reported, lost: None });
+        let (sent, reported, rows) = (HashSet::new(), Reported::default(), Rows::Kept);
+        self.queries.insert(query, Submitted { plan, sent, driver, events, reported, rows, persist, lost: None });
         self.take(Event::Submit(spec));
+        if persist {
+            self.take(Event::Persist(query));
+        }
     }
 }
 

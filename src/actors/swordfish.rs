@@ -19,11 +19,11 @@ use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
 use polars_plan::plans::IRPlan;
 
-use crate::engine::{Of, Program, TaskRun, Waits, run_task};
+use crate::engine::{Leave, Of, Program, TaskRun, Waits, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{Split, held_in};
-use crate::sched::{Attempt, Outcome, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
-use crate::store::{Part, Reading};
+use crate::sched::{Attempt, Output, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
+use crate::store::{Part, Reading, Rows};
 use crate::udf::{CALLS, CallingTask, MetricsByUdf, TaskMeter, UdfError};
 
 /// Runs the tasks and replicas of one worker.
@@ -52,6 +52,7 @@ struct Work {
 struct StageHere {
     program: Result<Arc<Program>, TaskFailure>,
     pools: Arc<StagePools>,
+    leave: Leave,
     /// Batches that wait for room, by step, as the scheduler was told.
     said: HashMap<usize, usize>,
 }
@@ -60,11 +61,12 @@ struct StageHere {
 struct StageOfTask {
     program: Result<Arc<Program>, TaskFailure>,
     pools: Arc<StagePools>,
+    leave: Leave,
 }
 
 impl StageHere {
     fn for_task(&self) -> StageOfTask {
-        StageOfTask { program: self.program.clone(), pools: Arc::clone(&self.pools) }
+        StageOfTask { program: self.program.clone(), pools: Arc::clone(&self.pools), leave: self.leave }
     }
 }
 
@@ -167,14 +169,17 @@ impl SwordfishActor {
             let started = Instant::now();
             let outcome = catch(|| attempt_task(&host, &scheduler, message, stage, calling, cancelled))
                 .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
-            match &outcome {
-                Ok(output) => {
-                    tracing::debug!(rows = output.rows, bytes = output.bytes, took = ?started.elapsed(), "done")
+            let (outcome, rows, metrics) = match outcome {
+                Ok((output, left)) => {
+                    tracing::debug!(rows = output.rows, bytes = output.bytes, took = ?started.elapsed(), "done");
+                    (Ok(output), left, meter.take())
                 }
-                Err(error) => tracing::debug!(%error, took = ?started.elapsed(), "failed"),
-            }
-            let metrics = outcome.as_ref().map(|_| meter.take()).unwrap_or_default();
-            TaskEnded { task, attempt, outcome, metrics }
+                Err(error) => {
+                    tracing::debug!(%error, took = ?started.elapsed(), "failed");
+                    (Err(error), Rows::Kept, MetricsByUdf::new())
+                }
+            };
+            TaskEnded { task, attempt, outcome, rows, metrics }
         })
     }
 }
@@ -185,9 +190,9 @@ impl SwordfishActor {
         let ended = self.ended.clone();
         self.host.runtime.handle().spawn(async move {
             for (task, attempt) in withdrawn {
-                let (outcome, metrics) = (Err(TaskFailure::Cancelled), MetricsByUdf::new());
+                let (outcome, rows, metrics) = (Err(TaskFailure::Cancelled), Rows::Kept, MetricsByUdf::new());
                 // An error: this worker is on its way out.
-                drop(ended.send(TaskEnded { task, attempt, outcome, metrics }).await);
+                drop(ended.send(TaskEnded { task, attempt, outcome, rows, metrics }).await);
             }
         });
     }
@@ -205,7 +210,7 @@ impl Handler<Prepare> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, message: Prepare, _: &mut Self::Context) {
-        let Prepare { query, stage, program, whole, driver } = message;
+        let Prepare { query, stage, program, whole, driver, is_result } = message;
         if let Some(driver) = driver {
             self.host.store.own(query, driver);
         }
@@ -223,7 +228,13 @@ impl Handler<Prepare> for SwordfishActor {
             Err(failure) => Err(failure),
         };
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, (query, stage), udfs));
-        let here = StageHere { program, pools, said: HashMap::new() };
+        let leave = match (is_result, self.here.node) {
+            (false, _) => Leave::InStore,
+            (true, Some(_)) => Leave::ToDriver,
+            // Where all is in this process, so is the driver.
+            (true, None) => Leave::Here,
+        };
+        let here = StageHere { program, pools, leave, said: HashMap::new() };
         self.work(query).stages.insert(stage, here);
     }
 }
@@ -266,12 +277,13 @@ impl Handler<StartReplica> for SwordfishActor {
         let arbiter = match self.host.runtime.arbiter() {
             Ok(arbiter) => arbiter,
             Err(error) => {
-                let word = Word::Failed(UdfError::new(format!("no thread for the replica: {error}")));
+                let failed = Word::Failed(UdfError::new(format!("no thread for the replica: {error}")));
                 let scheduler = self.scheduler.clone();
-                self.host
-                    .runtime
-                    .handle()
-                    .spawn(async move { insist(&scheduler, ReplicaSays { replica: id, word }).await });
+                self.host.runtime.handle().spawn(async move {
+                    for word in [failed, Word::Ended] {
+                        drop(insist(&scheduler, ReplicaSays { replica: id, word }).await);
+                    }
+                });
                 return;
             }
         };
@@ -358,17 +370,17 @@ fn attempt_task(
     stage: Option<StageOfTask>,
     calling: CallingTask,
     cancelled: watch::Receiver<bool>,
-) -> Outcome {
+) -> Result<(Output, Rows), TaskFailure> {
     let unprepared = || PolarsFailure::new("protocol", "the stage's program did not come before its task");
-    let StageOfTask { program, pools } = stage.ok_or_else(unprepared)?;
+    let StageOfTask { program, pools, leave } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();
     let program = program?;
     let waits = Waits { runtime, cancelled: cancelled.clone() };
     let (query, split) = (message.task.query, message.split);
     let inputs = waits.until_cancelled(begin(host, scheduler, query, &program, &split, &message.inputs))?;
     let output = PartitionId { task: message.task, attempt: message.attempt };
-    let outcome =
-        run_task(TaskRun { program, split, inputs, output, store: Arc::clone(&host.store), pools, calling, waits });
+    let store = Arc::clone(&host.store);
+    let outcome = run_task(TaskRun { program, split, inputs, output, leave, store, pools, calling, waits });
     if *cancelled.borrow() {
         // It may have ended between its last batch and the seal: then the query's partitions have been dropped already.
         host.store.drop_attempt(output.task, output.attempt);
@@ -431,9 +443,9 @@ async fn begin(
         }
     }
     let mut located = HashMap::new();
-    for (query, partitions) in wanted {
-        let there = locate(scheduler, query, partitions.clone()).await?;
-        located.extend(partitions.into_iter().map(|partition| (query, partition)).zip(there));
+    for (of, partitions) in wanted {
+        let there = locate(scheduler, of, query, partitions.clone()).await?;
+        located.extend(partitions.into_iter().map(|partition| (of, partition)).zip(there));
     }
     let mut begun = Vec::new();
     let reads: Vec<_> = program.reads_with(split).collect();
@@ -465,9 +477,10 @@ async fn begin(
 async fn locate(
     scheduler: &ActorRef<SchedulerActor>,
     query: QueryId,
+    reader: QueryId,
     partitions: Vec<usize>,
 ) -> Result<Vec<(Place, PartitionId)>, TaskFailure> {
-    match insist(scheduler, Locate { query, partitions }).await {
+    match insist(scheduler, Locate { query, reader, partitions }).await {
         Ok(Located::There(partitions)) => Ok(partitions),
         Ok(Located::MadeAgain) => Err(TaskFailure::MadeAgain(query)),
         Ok(Located::Nowhere) => Err(TaskFailure::NotPersisted(query)),
@@ -489,7 +502,7 @@ mod tests {
     use regatta_remote::{MAX_MESSAGE, MAX_TEXT, encode};
 
     use super::*;
-    use crate::sched::{Output, WorkerId};
+    use crate::sched::{Outcome, WorkerId};
     use crate::udf::Meter;
 
     #[test]
@@ -498,7 +511,7 @@ mod tests {
         let attempt = Attempt(u32::MAX);
         // Of each message with so many ends.
         let sizes = |outcome: Outcome, metrics: MetricsByUdf| {
-            let end = TaskEnded { task, attempt, outcome, metrics };
+            let end = TaskEnded { task, attempt, outcome, rows: Rows::Kept, metrics };
             let messages = messages(vec![end; TOGETHER].into_iter()).into_iter();
             messages.map(|message| (message.0.len(), encode(&message).unwrap().len())).collect::<Vec<_>>()
         };

@@ -112,7 +112,9 @@ impl Actor for UdfActor {
         // The start counts as a call: who starts is not idle.
         let mut starting = Some(UnderWay::begin(&self.calls));
         let (words, number) = (self.words.clone(), self.number);
+        let ends = Ends { words: self.words.clone(), runtime: self.host.runtime.handle().clone() };
         let tell = move |said: Said<'_>| {
+            let _: &Ends = &ends;
             if matches!(said, Said::Started(_)) {
                 drop(starting.take());
             }
@@ -189,6 +191,19 @@ impl Handler<Evaluate> for UdfActor {
                 () = asker.gone() => Err(CallFailure::NotFetched("nobody waits for it any more".to_owned())),
             }
         })
+    }
+}
+
+/// Says that a replica's thread has ended, on which it lives.
+struct Ends {
+    words: mpsc::Sender<Word>,
+    runtime: Handle,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let words = self.words.clone();
+        self.runtime.spawn(async move { drop(words.send(Word::Ended).await) });
     }
 }
 

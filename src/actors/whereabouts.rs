@@ -3,19 +3,9 @@
 use actix::Handler;
 
 use super::SchedulerActor;
-use super::messages::{Find, Found, Locate, Located, Persist, Taken};
+use super::messages::{Find, Found, Locate, Located, Taken};
 use super::scheduler::Submitted;
 use crate::sched::Event;
-
-impl Handler<Persist> for SchedulerActor {
-    type Result = ();
-
-    fn handle(&mut self, Persist(query): Persist, _: &mut Self::Context) {
-        if self.is_owner(query) {
-            self.take(Event::Persist(query));
-        }
-    }
-}
 
 impl Handler<Taken> for SchedulerActor {
     type Result = ();
@@ -51,7 +41,10 @@ impl Handler<Find> for SchedulerActor {
 impl Handler<Locate> for SchedulerActor {
     type Result = actix::MessageResult<Locate>;
 
-    fn handle(&mut self, Locate { query, partitions }: Locate, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Locate { query, reader, partitions }: Locate, _: &mut Self::Context) -> Self::Result {
+        if !self.is_of_one_driver(query, reader) {
+            return actix::MessageResult(Located::Nowhere);
+        }
         let is_made = !self.core.is_done(query) && self.queries.get(&query).is_some_and(|of| of.lost.is_none());
         let there = self.located(query);
         let wanted = there.and_then(|there| partitions.into_iter().map(|index| there.get(index).copied()).collect());

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use polars::prelude::*;
-use polars_plan::plans::{AExpr, ArenaExprIter, ArenaLpIter, FunctionIR, IR};
+use polars_plan::plans::expr_ir::{ExprIR, OutputName};
+use polars_plan::plans::{AExpr, ArenaExprIter, ArenaLpIter, FunctionIR, IR, IRAggExpr, IRFunctionExpr};
 use polars_utils::arena::{Arena, Node};
 
 /// Whether the streaming engine can run every node, and runs it rightly.
@@ -34,9 +35,10 @@ fn has_struct(schema: &Schema) -> bool {
 ///
 /// A slice from the end that ends before the end takes too many rows where there are several morsels: it is taken to the end,
 /// and cut to its length of that.
-pub(super) fn rewrite(top: Node, ir: &mut Arena<IR>) {
+pub(super) fn rewrite(top: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) {
     let nodes: Vec<_> = ir.iter(top).map(|(node, _)| node).collect();
     for node in nodes {
+        count_groups(node, ir, exprs);
         let mut sliced = ir.get(node).clone();
         let Some((input, offset, len)) = take_slice(&mut sliced, ir) else { continue };
         let to_the_end = IdxSize::try_from(offset.unsigned_abs()).unwrap_or(IdxSize::MAX);
@@ -50,6 +52,46 @@ pub(super) fn rewrite(top: Node, ir: &mut Arena<IR>) {
             fmt_str: "cut short".into(),
         };
         ir.replace(node, IR::MapFunction { input, function });
+    }
+}
+
+/// Lets an aggregation count its groups where it has filtered rows and distinct ones and nothing else.
+///
+/// The engine takes the groups from the distinct rows then, which come later than the filtered ones, and has no value for those
+/// groups that it learns of too late: a column comes out shorter than the others. With a count it takes them from all rows.
+fn count_groups(node: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) {
+    let IR::GroupBy { aggs, .. } = ir.get(node) else { return };
+    let holds = |what: fn(&AExpr) -> bool| aggs.iter().any(|agg| exprs.iter(agg.node()).any(|(_, expr)| what(expr)));
+    if !holds(leaves_out_rows) || !holds(is_distinct) {
+        return;
+    }
+    let mut counted = ir.get(node).clone();
+    let IR::GroupBy { aggs, schema, .. } = &mut counted else { return };
+    let columns = Arc::clone(schema);
+    let mut name = String::from("__regatta_groups");
+    while columns.contains(name.as_str()) {
+        name.push('_');
+    }
+    let mut with_count = columns.as_ref().clone();
+    with_count.insert(name.as_str().into(), IDX_DTYPE);
+    *schema = Arc::new(with_count);
+    aggs.push(ExprIR::new(exprs.add(AExpr::Len), OutputName::Alias(name.into())));
+    let input = ir.add(counted);
+    ir.replace(node, IR::SimpleProjection { input, columns });
+}
+
+fn leaves_out_rows(expr: &AExpr) -> bool {
+    let drops = |function: &IRFunctionExpr| matches!(function, IRFunctionExpr::DropNulls | IRFunctionExpr::DropNans);
+    match expr {
+        AExpr::Function { function, .. } => drops(function),
+        other => matches!(other, AExpr::Filter { .. }),
+    }
+}
+
+fn is_distinct(expr: &AExpr) -> bool {
+    match expr {
+        AExpr::Function { function, .. } => matches!(function, IRFunctionExpr::Unique(_)),
+        other => matches!(other, AExpr::Agg(IRAggExpr::NUnique(_))),
     }
 }
 

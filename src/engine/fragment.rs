@@ -98,7 +98,7 @@ pub(super) fn run(
         on_batch(frame);
         return Ok(());
     }
-    amend::rewrite(top, &mut ir);
+    amend::rewrite(top, &mut ir, &mut exprs);
     // A file sink writes by itself; everything else is handed over.
     if !matches!(ir.get(top), IR::Sink { .. }) {
         let function = PlanCallback::Rust(SpecialEq::new(Arc::new(move |batch| Ok(on_batch(batch))) as Arc<_>));

@@ -12,7 +12,7 @@ use super::program::Scattering;
 use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::sched::Output;
-use crate::store::{Form, Writer, size};
+use crate::store::{Form, Rows, Writer, size};
 use crate::udf::CallingTask;
 
 /// The same in every process, so that equal keys meet.
@@ -57,6 +57,11 @@ impl Sections {
     /// Completes it.
     pub(super) fn seal(self) -> Result<Output, TaskFailure> {
         self.writer.seal()
+    }
+
+    /// Completes it; few rows are not left, but go along.
+    pub(super) fn seal_along(self) -> Result<(Output, Rows), TaskFailure> {
+        self.writer.seal_along()
     }
 }
 

@@ -8,16 +8,16 @@ use futures_util::stream::{self, BoxStream, FuturesUnordered, Stream, StreamExt,
 use polars::prelude::DataFrame;
 use tokio::sync::mpsc;
 
+use super::leave::{Leave, Leaving};
 use super::program::{Program, Step};
 use super::regroup::{nearly_full, regroup};
-use super::scatter::Sections;
 use super::sink::write_files;
 use super::source::Waits;
 use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Split;
 use crate::sched::{Output, PartitionId};
-use crate::store::{Reading, Store};
+use crate::store::{Reading, Rows, Store};
 use crate::udf::{CallingTask, Reply};
 
 /// Batches between the engine and what follows; the engine waits when they are not taken.
@@ -38,6 +38,7 @@ pub(crate) struct TaskRun {
     /// What it reads of what others have left: what [`Program::reads`] names, in that order.
     pub(crate) inputs: Vec<Reading>,
     pub(crate) output: PartitionId,
+    pub(crate) leave: Leave,
     pub(crate) store: Arc<Store>,
     pub(crate) pools: Arc<dyn Pools>,
     /// What UDFs are told of the task, and where they report.
@@ -49,11 +50,11 @@ pub(crate) struct TaskRun {
 ///
 /// # Errors
 /// Whatever failed first. The partition is in the store only on success.
-pub(crate) fn run_task(mut task: TaskRun) -> Result<Output, TaskFailure> {
+pub(crate) fn run_task(mut task: TaskRun) -> Result<(Output, Rows), TaskFailure> {
     if let Some(sink) = task.program.sink.clone() {
-        return write_files(task, &sink);
+        return Ok((write_files(task, &sink)?, Rows::Kept));
     }
-    let mut sections = Sections::new(&task);
+    let mut leaving = Leaving::new(&task);
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
     let inputs = std::mem::take(&mut task.inputs);
     let bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
@@ -90,7 +91,7 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Output, TaskFailure> {
             };
             let taken = batch.head(Some(usize::try_from(left).unwrap_or(usize::MAX)));
             left -= taken.height() as u64;
-            sections.write(taken)?;
+            leaving.write(taken)?;
         }
         Ok(())
     };
@@ -99,7 +100,7 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Output, TaskFailure> {
         engine.join().unwrap_or_else(|_| Err(TaskFailure::Panicked("the task's thread".to_owned())))
     });
     outcome.and(engine)?;
-    sections.seal()
+    leaving.seal()
 }
 
 type Batches<'a> = BoxStream<'a, Result<DataFrame, TaskFailure>>;

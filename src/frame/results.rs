@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::actors::{Find, Found, Host, Place, RunEvent, SchedulerActor, Taken, insist};
 use crate::error::{ClusterError, Error, TaskError, TaskFailure};
-use crate::sched::{Output, QueryId};
-use crate::store::Form;
+use crate::sched::{Output, QueryId, WorkerId};
+use crate::store::{Form, Rows};
 
 /// Partitions of the result that are brought here at once.
 const FETCHES: usize = 4;
@@ -55,7 +55,7 @@ pub(super) fn partitions(
 /// What is known of a result.
 #[derive(Default)]
 struct Reports {
-    made: BTreeMap<usize, (Place, Output)>,
+    made: BTreeMap<usize, (Place, Output, Rows)>,
     end: Option<Result<(), Error>>,
 }
 
@@ -63,9 +63,9 @@ struct Reports {
 async fn hear(mut events: mpsc::Receiver<RunEvent>, told: watch::Sender<Reports>) {
     loop {
         let end = match events.recv().await {
-            Some(RunEvent::Partition { index, place, output }) => {
+            Some(RunEvent::Partition { index, place, output, rows }) => {
                 told.send_modify(|reports| {
-                    reports.made.insert(index, (place, output));
+                    reports.made.insert(index, (place, output, rows));
                 });
                 continue;
             }
@@ -81,13 +81,16 @@ async fn hear(mut events: mpsc::Receiver<RunEvent>, told: watch::Sender<Reports>
 /// A partition of the result; `None` if it has fewer.
 async fn fetch(index: usize, mut reports: watch::Receiver<Reports>, from: Source) -> Option<Result<DataFrame, Error>> {
     let found = match reports.wait_for(|reports| reports.end.is_some() || reports.made.contains_key(&index)).await {
-        Ok(reports) => match (reports.made.get(&index).copied(), &reports.end) {
+        Ok(reports) => match (reports.made.get(&index).cloned(), &reports.end) {
             (_, Some(Err(error))) => return Some(Err(error.clone())),
             (found, _) => found,
         },
         Err(_) => return Some(Err(ClusterError::Closed.into())),
     };
-    let (place, output) = found?;
+    let (place, output, rows) = found?;
+    if let Rows::Here(frame) = rows {
+        return Some(Ok(frame));
+    }
     let read = from.read(index, place, output);
     let failed = reports.wait_for(|reports| matches!(reports.end, Some(Err(_))));
     tokio::select! {
@@ -103,7 +106,13 @@ impl Source {
         let mut tries = 0;
         loop {
             let cause = match self.host.rows(place, output.id, &self.form).await {
-                Ok(frame) => return Ok(frame),
+                Ok(frame) => {
+                    // What came here with the ends of tasks is wanted once.
+                    if place.worker == WorkerId::DRIVER {
+                        self.host.store.drop_attempt(output.id.task, output.id.attempt);
+                    }
+                    return Ok(frame);
+                }
                 Err(cause) => cause,
             };
             tries += 1;

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use polars::prelude::*;
-use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan};
+use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan, IRPlanRef};
 use polars_utils::arena::{Arena, Node};
 
 use super::files::Layout;
@@ -322,7 +322,7 @@ impl Cutter {
         for (cut, stage) in &self.cuts {
             ir.replace(Node(*cut), placeholder(*stage, self.schema(Node(*cut))));
         }
-        IRPlan::new(head, ir, self.exprs.clone()).describe()
+        IRPlanRef { lp_top: head, lp_arena: &ir, expr_arena: &self.exprs }.describe()
     }
 
     /// Encodes the whole plan. Stages then name its nodes.

@@ -1,7 +1,5 @@
 //! What users ask for by name: partitions by hash, equal shares, batches; limits and sinks.
 
-use std::sync::Once;
-
 use polars_plan::plans::IR;
 use polars_utils::arena::Node;
 
@@ -20,17 +18,13 @@ impl Cutter {
         match marker {
             Marker::IntoPartitions(n) if self.target.travels => return self.deal(node, input, n, false),
             Marker::SplitSource(n) if self.target.travels => return self.deal(node, input, n, true),
-            Marker::IntoPartitions(_) | Marker::SplitSource(_) => {
-                static SAID: Once = Once::new();
-                SAID.call_once(|| tracing::warn!("into_partitions has no effect in a native session"));
-            }
+            Marker::IntoPartitions(_) | Marker::SplitSource(_) => marker.say_without_effect(),
             Marker::Repartition(n) => {
                 let Some((filter, keys)) = self.keys_below(input) else { return };
                 if self.target.travels {
                     return self.scatter(node, filter, Scatter { keys, computed: None, into: n });
                 }
-                static SAID: Once = Once::new();
-                SAID.call_once(|| tracing::warn!("repartition has no effect in a native session"));
+                marker.say_without_effect();
                 self.pass_through(filter);
             }
             Marker::IntoBatches(rows) => drop(self.batches.insert(node.0, rows)),

@@ -3,7 +3,7 @@
 //! To Polars a marker is an opaque function over whole frames: projections pass through it, filters too unless it has keys,
 //! slices do not, and it keeps order. The planner takes every marker out; plain Polars runs it as the identity.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use polars::prelude::*;
 use polars_plan::dsl::DslPlan;
@@ -73,6 +73,18 @@ impl Marker {
             let query = query.with_column(keys.clone().alias(key.clone())).filter(reads(&[col(key.clone())]));
             Self::Repartition(partitions).on(query).drop(by_name([key], true, false))
         })
+    }
+
+    /// Says once that where all is in one process there is one partition, whatever is asked for.
+    pub(super) fn say_without_effect(self) {
+        static SAID: [Once; 2] = [const { Once::new() }; 2];
+        let [repartition, into_partitions] = &SAID;
+        let say = |verb: &'static str| move || tracing::warn!("{verb} has no effect in a native session");
+        match self {
+            Self::Repartition(_) => repartition.call_once(say("repartition")),
+            Self::IntoPartitions(_) | Self::SplitSource(_) => into_partitions.call_once(say("into_partitions")),
+            Self::IntoBatches(_) => (),
+        }
     }
 
     /// The marker that this node is.

@@ -1,4 +1,5 @@
 use polars::prelude::*;
+use polars_plan::dsl::{FileWriteFormat, SinkDestination, SinkTarget, UnifiedSinkArgs};
 use serde::{Deserialize, Serialize};
 
 use super::*;
@@ -231,6 +232,44 @@ fn computed_keys_are_a_column_below_the_marker_only() {
 
 fn plan_natively(query: LazyFrame) -> QueryPlan {
     plan(query, Target { tasks: 1, travels: false, in_flight: 64 }).unwrap()
+}
+
+/// A plan in words, without the numbers of caches, which are drawn.
+fn without_ids(plan: &str) -> Vec<&str> {
+    plan.lines().filter_map(|line| line.split("[id: ").next()).collect()
+}
+
+#[test]
+fn natively_a_query_without_udfs_is_what_polars_makes_of_it_and_nothing_is_cut() {
+    let table = Table::new();
+    let few = || table.scan().filter(col("a").lt(lit(9)));
+    let total = || few().group_by([col("b")]).agg([col("a").sum()]);
+    let folder = table.0.path().join("out");
+    let to = SinkDestination::File { target: SinkTarget::Path(folder.to_str().unwrap().into()) };
+    let sink = total().sink(to, FileWriteFormat::Parquet(Arc::default()), UnifiedSinkArgs::default()).unwrap();
+    let joined = few().join(total(), [col("b")], [col("b")], JoinType::Inner.into());
+    for query in [few().limit(3).filter(col("b").eq(lit(1))), joined.clone(), sink] {
+        let native = plan_natively(query.clone());
+        assert_eq!(shape(&native), [(1, vec![])], "{native}");
+        let plain = query.with_streaming(true).to_alp_optimized().unwrap().describe();
+        assert_eq!(without_ids(&native.stages[0].describe), without_ids(&plain));
+    }
+    assert!(plan_natively(joined).to_string().contains("CACHE"), "what is read twice is made once");
+    let marked = repartition(into_partitions(few(), 3).limit(5), 2, &[col("b") + lit(1)]).group_by([col("b")]);
+    let native = plan_natively(Marker::IntoBatches(7).on(marked.agg([len()])));
+    assert_eq!(shape(&native), [(1, vec![])], "{native}");
+    assert!(!native.to_string().contains("regatta:"), "{native}");
+}
+
+#[test]
+fn natively_what_a_udf_or_an_object_needs_is_cut_still() {
+    let table = Table::new();
+    let with_udf = table.scan().with_column(same([col("a")]).alias("c"));
+    assert_eq!(shape(&plan_natively(with_udf)), [(1, vec![true])]);
+    let to = SinkDestination::File { target: SinkTarget::Path("s3://bucket/x.parquet".into()) };
+    let sink = table.scan().sink(to, FileWriteFormat::Parquet(Arc::default()), UnifiedSinkArgs::default());
+    let native = plan_natively(sink.unwrap());
+    assert_eq!(shape(&native), [(1, vec![]), (1, vec![])], "all rows are there before the upload begins: {native}");
 }
 
 #[test]

@@ -77,6 +77,11 @@ impl Fragment {
         Ok(Self::Encoded(bytes))
     }
 
+    /// A whole plan that stays in this process, as Polars has optimised it.
+    pub(super) fn as_it_is(plan: IRPlan) -> Self {
+        Self::Resident(Resident(Arc::new(plan)))
+    }
+
     /// Bytes that it takes to send it.
     pub(super) fn size(&self) -> usize {
         match self {

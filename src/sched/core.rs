@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::actors::Actors;
 use super::autoscale::{Autoscaler, ScaleSettings};
-use super::ledger::Ledger;
+use super::ledger::{Grant, Ledger};
 use super::policy::{DefaultScheduler, LinearScheduler, Policy};
 use super::pool::{PoolSpec, Pools};
 use super::queries::Queries;
@@ -49,6 +49,8 @@ pub(crate) struct Core {
     queues: Queues,
     /// Attempts that nobody wants any more, though their workers have not said yet that they have ended; and since when.
     leaving: BTreeMap<Run, Instant>,
+    /// Replicas that were stopped and whose threads have not ended yet: what they are charged, and since when.
+    stopping: BTreeMap<ReplicaId, (Grant, Instant)>,
     /// Whose turn it is at free room: drivers take turns, and their queries, task by task. Queries that are done have none.
     turns: Turns<Wants>,
     /// What had been counted that may have made room when was looked last.
@@ -97,6 +99,7 @@ impl Core {
             queries: Queries::default(),
             queues: Queues::new(settings.max_task_backlog),
             leaving: BTreeMap::new(),
+            stopping: BTreeMap::new(),
             turns: Turns::default(),
             looked: 0,
             timers: BTreeSet::new(),
@@ -155,14 +158,20 @@ impl Core {
             Event::Unread { task, attempt, why } => self.unread(task, attempt, &why, now, &mut actions),
             Event::Release(query) => self.end(query, None, now, &mut actions),
             Event::Fail(query, error) => self.end(query, Some(error), now, &mut actions),
-            Event::TaskEnded { task, attempt, outcome } => self.task_ended(task, attempt, outcome, now, &mut actions),
+            Event::TaskEnded { task, attempt, outcome } => {
+                self.task_ended(task, attempt, outcome, None, now, &mut actions)
+            }
+            Event::TaskBrought { task, attempt, output } => {
+                self.task_ended(task, attempt, Ok(output), Some(WorkerId::DRIVER), now, &mut actions);
+            }
             Event::ReplicaProgress { replica, doing } => self.replica_progress(replica, doing),
             Event::ReplicaReady(replica) => self.replica_ready(replica, &mut actions),
             Event::ReplicaIdle { replica, idle } => self.replica_idle(replica, idle, now),
             Event::CreditWait { worker, step, batches } => self.credit_wait(worker, step, batches, now),
             Event::ReplicaFailed { replica, error } => self.replica_failed(replica, error, now, &mut actions),
-            Event::ReplicaHung(replica) => self.replica_hung(replica, &mut actions),
+            Event::ReplicaHung(replica) => self.replica_hung(replica, now, &mut actions),
             Event::ReplicaStuck(replica) => self.replica_stuck(replica, now, &mut actions),
+            Event::ReplicaEnded(replica) => self.replica_ended(replica),
             Event::Tick => self.tick(now, &mut actions),
         }
         self.advance(now, &mut actions);
@@ -223,6 +232,11 @@ impl Core {
         Some(self.pools.replica(replica)?.grant.worker)
     }
 
+    /// Where a replica is that was stopped and has not ended.
+    pub(crate) fn replica_stops_on(&self, replica: ReplicaId) -> Option<WorkerId> {
+        Some(self.stopping.get(&replica)?.0.worker)
+    }
+
     /// Where an attempt of a task is, until it has ended.
     pub(crate) fn runs_on(&self, task: TaskId, attempt: Attempt) -> Option<WorkerId> {
         self.queues.worker_of((task, attempt))
@@ -244,8 +258,9 @@ impl Core {
         let queries = self.turns.in_order().into_iter().chain(done).filter_map(|id| Some((id, self.status(id, now)?)));
         let scaler = self.autoscaler.as_ref();
         let mut leaving: BTreeMap<WorkerId, (usize, Instant)> = BTreeMap::new();
-        for (run, since) in &self.leaving {
-            let Some(worker) = self.queues.worker_of(*run) else { continue };
+        let runs = self.leaving.iter().filter_map(|(run, since)| Some((self.queues.worker_of(*run)?, since)));
+        let replicas = self.stopping.values().map(|(grant, since)| (grant.worker, since));
+        for (worker, since) in runs.chain(replicas) {
             let (count, longest) = leaving.entry(worker).or_insert((0, *since));
             (*count, *longest) = (*count + 1, *since.min(longest));
         }
@@ -295,7 +310,16 @@ impl Core {
         }
     }
 
-    fn task_ended(&mut self, id: TaskId, attempt: Attempt, outcome: Outcome, now: Instant, actions: &mut Vec<Action>) {
+    /// `holder`: who holds what it left, if that is not its worker.
+    fn task_ended(
+        &mut self,
+        id: TaskId,
+        attempt: Attempt,
+        outcome: Outcome,
+        holder: Option<WorkerId>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         // Every attempt has one end, whatever has become of its query. A second word on it is not heard.
         if !self.vacate((id, attempt), now) {
             return;
@@ -323,7 +347,7 @@ impl Core {
         };
         let is_over = state.phase == Phase::Done;
         match outcome {
-            Ok(output) => self.task_done(id, on, output, now, actions),
+            Ok(output) => self.task_done(id, holder.unwrap_or(on), output, now, actions),
             // Its stage has enough without it.
             Err(cause) if is_over || matches!(cause, TaskFailure::Cancelled) => self.put_back(id),
             // However often: those rows come, or their query fails and is gone.
@@ -359,7 +383,7 @@ impl Core {
         let first = !std::mem::replace(&mut task.reported, true);
         state.output = (state.output.0 + output.rows, state.output.1 + output.bytes);
         state.left -= 1;
-        if state.holders.insert(worker) && state.kept {
+        if worker != WorkerId::DRIVER && state.holders.insert(worker) && state.kept {
             self.ledger.keep(worker, true);
         }
         // One that was made again is asked for by who misses the first.

@@ -72,6 +72,8 @@ pub(super) struct Replica {
     pub(super) idle: Option<Instant>,
     /// The same, only as it says itself.
     says_idle: Option<Instant>,
+    /// Its thread has ended, by itself.
+    pub(super) ended: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,7 +241,7 @@ impl Pool {
         let rank = self.started;
         self.started += 1;
         let (state, progress, idle, says_idle) = (ReplicaState::Starting, None, None, None);
-        let replica = Replica { grant, state, since: now, progress, idle, says_idle };
+        let replica = Replica { grant, state, since: now, progress, idle, says_idle, ended: false };
         self.replicas.insert(rank, replica);
         rank
     }

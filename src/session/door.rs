@@ -1,6 +1,7 @@
 //! How a session talks to its scheduler, in this process or at the head of a cluster elsewhere.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use regatta_remote::{ActorRef, AskError, LocalRef, RemoteMessage};
@@ -13,6 +14,7 @@ use crate::actors::{
 use crate::error::ClusterError;
 use crate::plan::QueryPlan;
 use crate::sched::{Output, QueryId, QueryStatus, SessionStatus, StageId, WorkerId};
+use crate::store::{Rows, Store};
 
 /// The way to the scheduler.
 #[derive(Debug)]
@@ -36,9 +38,10 @@ impl Door {
         query: QueryId,
         plan: QueryPlan,
         given: BTreeMap<StageId, Vec<Output>>,
+        persist: bool,
     ) -> Result<mpsc::Receiver<RunEvent>, ClusterError> {
         let driver = host.place(WorkerId::DRIVER).ok_or(ClusterError::Closed)?;
-        let submit = SubmitFrom { driver, query, plan, given };
+        let submit = SubmitFrom { driver, query, plan, given, persist };
         let gateway = match self {
             Self::Here(scheduler) => {
                 let (submit, events) = Submit::new(submit);
@@ -51,7 +54,7 @@ impl Door {
         let taken = host.wait(async move { asked.ask(submit, HAND_OVER).await })?;
         taken.map_err(|e| failed("submit the query", e)).flatten()?;
         let (events, heard) = mpsc::channel(EVENTS);
-        host.runtime.handle().spawn(listen(gateway, query, events));
+        host.runtime.handle().spawn(listen(gateway, query, events, Arc::clone(&host.store)));
         Ok(heard)
     }
 
@@ -101,14 +104,19 @@ impl Door {
 }
 
 /// Asks for a query's events until the last, or until nobody wants them.
-async fn listen(gateway: ActorRef<GatewayActor>, query: QueryId, events: mpsc::Sender<RunEvent>) {
+async fn listen(gateway: ActorRef<GatewayActor>, query: QueryId, events: mpsc::Sender<RunEvent>, store: Arc<Store>) {
     loop {
         let heard = tokio::select! {
             () = events.closed() => return,
             heard = insist(&gateway, Hear(query)) => heard,
         };
         let heard = heard.map_err(|e| failed("hear of the query", e)).flatten();
-        for event in heard.unwrap_or_else(|error| vec![RunEvent::Failed(error.into())]) {
+        for mut event in heard.unwrap_or_else(|error| vec![RunEvent::Failed(error.into())]) {
+            if let RunEvent::Partition { place, output, rows: Rows::Along(along), .. } = &event
+                && let Err(failure) = store.take_in(*output, place.worker, along)
+            {
+                event = RunEvent::Failed(ClusterError::network("take in the result", failure).into());
+            }
             let last = matches!(event, RunEvent::Done | RunEvent::Failed(_));
             if events.send(event).await.is_err() || last {
                 return;

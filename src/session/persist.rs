@@ -30,7 +30,7 @@ pub struct Persisted {
 
 impl Persisted {
     pub(crate) fn new(mut run: Run) -> Result<Self, Error> {
-        let partitions = run.persist()?;
+        let partitions = run.left()?;
         Ok(Self { run, partitions })
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct Sealed {
     pub(super) data: Data,
     /// Where the last of them ends.
     end: u64,
+    /// Another process has made it: whoever reads it looks at everything in it.
+    brought: bool,
 }
 
 #[derive(Debug)]
@@ -51,7 +53,19 @@ pub(super) enum Data {
 impl Sealed {
     pub(super) fn new(mark: u32, blocks: Vec<Block>, runs: Vec<usize>, data: Data) -> Self {
         let end = blocks.iter().map(|block| block.offset + u64::from(block.len)).max().unwrap_or_default();
-        Self { mark, blocks, runs, data, end }
+        Self { mark, blocks, runs, data, end, brought: false }
+    }
+
+    pub(super) fn brought(self) -> Self {
+        Self { brought: true, ..self }
+    }
+
+    pub(super) fn is_brought(&self) -> bool {
+        self.brought
+    }
+
+    pub(super) fn end(&self) -> u64 {
+        self.end
     }
 
     /// Whether its file is as long as it was.

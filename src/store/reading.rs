@@ -108,7 +108,10 @@ impl Reading {
             let Some(Source { home, of, worker }) = self.blocks.get(number) else { continue };
             let lost = |why: String| self.arrivals.fail(lost(*of, *worker, why));
             let block = match home {
-                Home::Here(sealed, chosen) => self.decode(sealed.map(&chosen.block).map_err(|e| lost(e.to_string()))?),
+                Home::Here(sealed, chosen) => {
+                    let block = sealed.map(&chosen.block).map_err(|e| lost(e.to_string()))?;
+                    if sealed.is_brought() { self.form.decode(&block) } else { self.decode(block) }
+                }
                 Home::Near(file, chosen) => self.decode(map(file, &chosen.block).map_err(|e| lost(e.to_string()))?),
                 Home::Comes(_) => self.form.decode(&self.arrivals.take(number).await?),
             };
@@ -240,6 +243,7 @@ impl Arrivals {
     }
 
     async fn take(&self, number: usize) -> Result<Bytes, TaskFailure> {
+        let _no_longer = NoLonger(self, number);
         loop {
             let changed = self.changed.notified();
             {
@@ -267,6 +271,15 @@ impl Arrivals {
     }
 }
 
+/// Whoever waited for a block does not any more, whether it has come or not.
+struct NoLonger<'a>(&'a Arrivals, usize);
+
+impl Drop for NoLonger<'_> {
+    fn drop(&mut self) {
+        self.0.state().wanted.remove(&self.1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
@@ -284,5 +297,7 @@ mod tests {
         assert!((&mut waiting).now_or_never().is_none());
         assert!(has_room(|number| number == 3));
         assert!(!has_room(|number| number != 3), "another worker's blocks are not waited for");
+        drop(waiting);
+        assert!(!has_room(|number| number == 3), "nor this one any longer");
     }
 }

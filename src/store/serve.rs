@@ -5,7 +5,6 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Error, ErrorKind};
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -28,7 +27,7 @@ pub(crate) enum Ticket {
     /// A batch on its way to or from a UDF replica; once.
     Batch(u64),
     /// Blocks that another node holds: for the head, which passes them on to nodes that cannot reach that one.
-    Through { worker: WorkerId, node: NodeId, address: SocketAddr, wanted: Wanted },
+    Through { worker: WorkerId, node: NodeId, wanted: Wanted },
 }
 
 /// Some of what a stage has left in one store, in this order.
@@ -64,7 +63,7 @@ pub(crate) struct RowRange {
 }
 
 /// Outputs in one transfer: their ticket fits into one.
-pub(crate) const PARTS: usize = 2048;
+pub(crate) const PARTS: usize = if cfg!(test) { 4 } else { 2048 };
 
 impl Wanted {
     pub(crate) fn id(&self, part: &Part) -> PartitionId {
@@ -104,7 +103,7 @@ pub(crate) fn head_size(prefix: [u8; HEAD_PREFIX]) -> usize {
 }
 
 impl Head {
-    fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::new();
         bytes.put_u32_le(0);
         let path = self.file.as_ref().map_or(&[][..], |path| path.as_os_str().as_bytes());
@@ -245,7 +244,7 @@ impl Blocks {
                 continue;
             };
             let chosen = sealed.choose(&wanted.sections, part.rows);
-            let file = sealed.file().filter(|_| is_near);
+            let file = sealed.file().filter(|_| is_near && !sealed.is_brought());
             if let Some(file) = file {
                 // All outputs of a stage have one.
                 head.file.get_or_insert_with(|| file.path().to_owned());

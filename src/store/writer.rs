@@ -9,6 +9,7 @@ use polars::prelude::*;
 use polars_arrow::io::ipc::write::EncodedData;
 
 use super::Store;
+use super::along::Rows;
 use super::file::StageFile;
 use super::form::Form;
 use super::output::{Block, Data, Sealed};
@@ -84,10 +85,27 @@ impl Writer {
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub(crate) fn seal(mut self) -> Result<Output, TaskFailure> {
+    pub(crate) fn seal(self) -> Result<Output, TaskFailure> {
+        Ok(self.sealed(false)?.0)
+    }
+
+    /// Completes the output. If it is few bytes of one section, these are all that is left of it.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(crate) fn seal_along(self) -> Result<(Output, Rows), TaskFailure> {
+        self.sealed(true)
+    }
+
+    fn sealed(mut self, may_go_along: bool) -> Result<(Output, Rows), TaskFailure> {
         let mut written = self.wait()?;
         let queue = self.take_queue();
         let small = if written.file.is_none() { encode_small(&queue, &self.form)? } else { None };
+        if let Some((bytes, blocks)) = small.as_ref().filter(|_| may_go_along)
+            && let Some(along) = Rows::along(self.form.mark(), blocks, bytes)
+        {
+            return Ok((Output { id: self.id, rows: self.rows, bytes: bytes.len() as u64 }, along));
+        }
         let in_memory = small.and_then(|(bytes, blocks)| {
             let charge = self.store.small.take(bytes.len() as u64)?;
             Some((blocks, Data::Memory(bytes.into(), charge)))
@@ -105,7 +123,7 @@ impl Writer {
         };
         let bytes = sealed.blocks.iter().map(|block| u64::from(block.len)).sum();
         self.store.insert(self.id, sealed);
-        Ok(Output { id: self.id, rows: self.rows, bytes })
+        Ok((Output { id: self.id, rows: self.rows, bytes }, Rows::Kept))
     }
 
     fn file(&self, written: &mut Written) -> Result<Arc<StageFile>, TaskFailure> {

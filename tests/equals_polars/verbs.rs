@@ -117,6 +117,17 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         ("count", scan().select([len()]), true, &[]),
         (
+            "filtered rows beside distinct ones",
+            scan().group_by([col("group"), col("id")]).agg([
+                col("id").filter(col("id").lt(lit(-1))).sum().alias("none"),
+                col("value").filter(col("id").lt(lit(100))).max().alias("some"),
+                col("word").drop_nulls().count().alias("words"),
+                col("word").n_unique().alias("distinct"),
+            ]),
+            false,
+            &[],
+        ),
+        (
             "aggregates of all rows",
             scan().select([
                 col("value").sum().alias("sum"),

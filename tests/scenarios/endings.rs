@@ -42,9 +42,11 @@ fn a_dropped_run_frees_its_partitions() {
     let session = Session::native().unwrap();
     let mut run = session.submit(numbers()).unwrap();
     assert_eq!(run.collect().unwrap().height(), 1000);
-    assert_eq!(session.partitions_held(), 1, "kept until the run is dropped");
+    assert_eq!(session.partitions_held(), 0, "what is made here is handed over");
     assert!(matches!(run.collect(), Err(Error::Cluster(ClusterError::Closed))), "a result is taken once");
-    drop(run);
+    let persisted = numbers().persist_on(&session).unwrap();
+    assert_eq!(session.partitions_held(), 1, "kept until it is dropped");
+    drop(persisted);
     eventually("the store is empty", || session.partitions_held() == 0);
 }
 

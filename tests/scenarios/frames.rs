@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use regatta::Config;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
-use regatta::testing::eventually;
+use regatta::testing::{difference, eventually};
 
 /// The height of each batch that a call sees: without a batch size, a task's rows are one call if they are few.
 #[regatta::udf(dtype = DataType::Int64)]
@@ -207,6 +208,26 @@ fn what_a_lost_worker_held_of_a_persisted_result_is_made_again_and_no_more_than_
 }
 
 #[test]
+fn a_small_result_is_here_with_the_ends_of_its_tasks_whatever_becomes_of_the_workers() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = Session::local(2).unwrap();
+    let udf = leave_a_file::pool().replicas(2).on(in_folder(folder.path())).alias("seen");
+    let query = numbers(400).into_partitions(40).with_column(udf);
+    let mut run = session.submit(query).unwrap();
+    eventually("all is done", || {
+        run.status().unwrap().is_some_and(|s| s.stages.iter().all(|s| s.tasks.0 + s.tasks.1 == 0))
+    });
+    for process in session.processes() {
+        assert!(Command::new("kill").args(["-9", &process.to_string()]).status().unwrap().success());
+    }
+    let rows = run.collect().unwrap();
+    let ids = rows.column("seen").unwrap().i64().unwrap().iter().flatten();
+    assert!(ids.eq(0..400), "{rows}");
+    assert_eq!(seen(folder.path()), ((0..400).collect(), 400), "nothing was made again");
+    assert_eq!(session.partitions_held(), 0, "nor is anything left here");
+}
+
+#[test]
 fn into_batches_hands_on_batches_of_that_height() {
     for session in [Session::native().unwrap(), Session::local(2).unwrap()] {
         let height = |name: &str| batch_height::pool().replicas(2).on([col("id")]).alias(name);
@@ -243,6 +264,44 @@ fn calls_have_as_many_rows_as_was_asked_for_however_the_rows_come() {
             assert!(others.len() < 2 * least as usize, "the last call of each of two tasks at most: {name} {others:?}");
         }
     }
+}
+
+#[test]
+fn a_native_query_is_plain_polars_and_leaves_nothing_in_a_store() {
+    let scratch = tempfile::tempdir().unwrap();
+    let session = Session::native_with(Config { scratch: scratch.path().to_owned(), ..Config::default() }).unwrap();
+    // More than what a store keeps in memory: it would be in a file.
+    let large = || numbers(100_000).filter(col("id").gt(lit(9)));
+    let ends = || large().group_by([col("id") % lit(1000)]).agg([col("text").last().alias("last")]);
+    let joined = large().join(ends(), [col("id")], [col("id")], JoinType::Inner.into());
+    for query in [large(), ends(), joined, large().repartition(9, [col("text")]).into_batches(100), large().limit(3)] {
+        let mut run = session.submit(query.clone()).unwrap();
+        assert!(!run.explain().contains("stage 1"), "{}", run.explain());
+        let mut rows: Vec<_> = run.batches().collect::<Result<_, _>>().unwrap();
+        assert_eq!(
+            (rows.len(), session.partitions_held(), blocks(scratch.path())),
+            (1, 0, 0),
+            "the run is there still"
+        );
+        let plain = query.with_streaming(true).collect().unwrap();
+        assert_eq!(difference(&rows.remove(0), &plain, false, &[]), None);
+    }
+    // What is to stay is in a store.
+    let persisted = large().persist_on(&session).unwrap();
+    assert_eq!((session.partitions_held(), blocks(scratch.path())), (1, 1));
+    let again = persisted.lazy().join(persisted.lazy(), [col("id")], [col("id")], JoinType::Semi.into());
+    assert!(again.collect_on(&session).unwrap().equals(&large().collect().unwrap()));
+    drop(persisted);
+    eventually("nothing is left of it", || blocks(scratch.path()) == 0);
+}
+
+/// Files of stores below a folder.
+fn blocks(folder: &Path) -> usize {
+    let below = |entry: std::fs::DirEntry| match entry.file_type().unwrap().is_dir() {
+        true => blocks(&entry.path()),
+        false => usize::from(entry.path().extension().is_some_and(|end| end == "blocks")),
+    };
+    std::fs::read_dir(folder).unwrap().map(|entry| below(entry.unwrap())).sum()
 }
 
 const AS_NATIVE: &str = "REGATTA_TEST_NATIVE_PARTITIONS";

@@ -302,3 +302,22 @@ fn of_more_replicas_than_fit_those_that_fit_run_and_the_status_names_the_others(
         assert_eq!(callers(&mut run).len(), 1);
     }
 }
+
+#[test]
+fn what_a_stopped_replica_still_does_is_charged_until_it_has_ended() {
+    for session in [Session::native().unwrap(), Session::local(1).unwrap()] {
+        let folder = tempfile::tempdir().unwrap();
+        let wait = folder.path().join("wait");
+        fs::write(&wait, "").unwrap();
+        let run = session.submit(query(&pool(folder.path(), "stuck").keep_warm(Duration::ZERO))).unwrap();
+        eventually("it is in a call", || count(folder.path(), "waits-") > 0);
+        run.cancel();
+        let worker = || session.status().unwrap().workers[0].clone();
+        eventually("of all that was there the replica is left", || {
+            worker().leaving.is_some_and(|(count, _)| count == 1)
+        });
+        assert!(worker().cpus.1 > 0.0, "{}", worker());
+        fs::remove_file(&wait).unwrap();
+        eventually("nothing is charged", || worker().leaving.is_none() && worker().cpus.1 == 0.0);
+    }
+}

@@ -66,6 +66,8 @@ enum Stop {
     Stalled,
     BadRequest,
     Source(String),
+    /// Lost on the way to here.
+    LostBefore(String),
 }
 
 impl Transfer {
@@ -86,6 +88,10 @@ impl Transfer {
             Stop::Source(text) => {
                 tracing::warn!(peer = %self.peer, text, "a data source failed");
                 Code::SourceFailed
+            }
+            Stop::LostBefore(text) => {
+                tracing::debug!(peer = %self.peer, text, "what is passed on was lost on its way here");
+                Code::Cancelled
             }
         };
         // Fails only if the streams are closed already.
@@ -208,7 +214,10 @@ impl Transfer {
 
     /// Takes what was read into account, and cuts it into slices.
     fn cut(&mut self, bytes: io::Result<Bytes>, slices: &mut Vec<Bytes>) -> Result<(), Stop> {
-        let mut bytes = bytes.map_err(|error| Stop::Source(error.to_string()))?;
+        let mut bytes = bytes.map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionAborted => Stop::LostBefore(error.to_string()),
+            _ => Stop::Source(error.to_string()),
+        })?;
         let size = bytes.len() as u64;
         if size > READ || !self.allowance.sent(size) {
             return Err(Stop::Source(format!("read {size} bytes where {} are left", self.allowance.left)));

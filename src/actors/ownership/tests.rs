@@ -21,12 +21,12 @@ use super::super::messages::*;
 use super::super::{GATEWAY, GatewayActor, Host, MAILBOX, Relay, SCHEDULER, SWORDFISH, SchedulerActor, UdfActor};
 use crate::actor::{ActorSpec, SpawnOptions};
 use crate::error::TaskFailure;
-use crate::plan::{Target, plan};
+use crate::plan::{Target, plan, scan_held};
 use crate::sched::{
     Attempt, Output, PartitionId, QueryId, QueryStatus, Resources, Settings, StageId, StepId, TaskId, WaitsFor,
     WorkerId,
 };
-use crate::store::{Part, Store, Ticket, Wanted};
+use crate::store::{Part, Rows, Store, Ticket, Wanted};
 use crate::udf::{Call, MetricsByUdf, PoolOptions, UdfError};
 
 /// A line of the table.
@@ -233,7 +233,7 @@ impl Scene {
     fn query(&self, of: &Node, query: u64, lazy: LazyFrame) -> SubmitFrom {
         let plan = plan(lazy, Target { tasks: 1, travels: true, in_flight: 1 }).unwrap();
         let driver = Place { worker: WorkerId::DRIVER, node: Some((of.id(), of.address().unwrap())) };
-        SubmitFrom { driver, query: QueryId(query), plan, given: BTreeMap::new() }
+        SubmitFrom { driver, query: QueryId(query), plan, given: BTreeMap::new(), persist: false }
     }
 
     async fn submit(&self, of: &Node, query: u64, lazy: LazyFrame) {
@@ -264,7 +264,7 @@ fn ended(task: TaskId, attempt: Attempt, well: bool) -> TasksEnded {
     let id = PartitionId { task, attempt };
     let outcome =
         if well { Ok(Output { id, rows: 1, bytes: 8 }) } else { Err(TaskFailure::Panicked("it lies".into())) };
-    TasksEnded(vec![TaskEnded { task, attempt, outcome, metrics: MetricsByUdf::new() }])
+    TasksEnded(vec![TaskEnded { task, attempt, outcome, rows: Rows::Kept, metrics: MetricsByUdf::new() }])
 }
 
 fn numbers() -> LazyFrame {
@@ -493,6 +493,18 @@ fn a_driver_speaks_of_no_query_or_actor_of_another() {
         let heard = scene.gateway(other).ask(Hear(QueryId(6)), SOON).await.unwrap().unwrap();
         let [RunEvent::Failed(error)] = &heard[..] else { panic!("{heard:?}") };
         assert!(error.to_string().contains("another driver has persisted"), "{error}");
+        // The same, with another word on it: what its tasks ask for is what counts.
+        let held = || scan_held(Arc::new(Schema::from_iter([Field::new("x".into(), DataType::Int64)])), query, 1);
+        let asks = async |by: &Node, reader: u64| {
+            let mut silent = scene.query(by, reader, held());
+            silent.plan.stages.iter_mut().for_each(|stage| stage.held.clear());
+            submit(by, silent).await.unwrap();
+            let (at, task, _) = scene.runs(reader).await;
+            let locate = Locate { query, reader: task.query, partitions: vec![0] };
+            scene.scheduler(&scene.workers[at]).ask(locate, SOON).await.unwrap()
+        };
+        assert!(matches!(asks(other, 7).await, Located::Nowhere));
+        assert!(matches!(asks(mine, 8).await, Located::There(..)));
 
         // Actors.
         let options =
@@ -512,11 +524,10 @@ fn a_driver_speaks_of_no_query_or_actor_of_another() {
         stop(mine).await.unwrap_err();
 
         // What is lost of a query is made again until its own driver has taken it, whom alone it is found for.
-        scene.submit(mine, 2, numbers().select([col("x") + lit(2)])).await;
+        let persisted = SubmitFrom { persist: true, ..scene.query(mine, 2, numbers().select([col("x") + lit(2)])) };
+        submit(mine, persisted).await.unwrap();
         let second = scene.runs(2).await;
         scene.end(second).await;
-        scene.scheduler(other).ask(Persist(query), SOON).await.unwrap();
-        scene.scheduler(mine).ask(Persist(QueryId(2)), SOON).await.unwrap();
         let find = async |by| {
             let find = Find { query, partition: 0, unread: None };
             scene.scheduler(by).ask(find, SOON).await.unwrap()
@@ -525,12 +536,12 @@ fn a_driver_speaks_of_no_query_or_actor_of_another() {
         scene.scheduler(mine).ask(Taken(query), SOON).await.unwrap();
         scene.scheduler(other).ask(Taken(QueryId(2)), SOON).await.unwrap();
         scene.workers.iter().for_each(|worker| scene.head.disconnect(worker.id()));
-        let locate = async |query| {
+        let locate = async |query, reader| {
             let partitions = Vec::new();
-            scene.scheduler(&scene.spare).ask(Locate { query, partitions }, SOON).await.unwrap()
+            scene.scheduler(&scene.spare).ask(Locate { query, reader, partitions }, SOON).await.unwrap()
         };
-        eventually(async || matches!(locate(QueryId(2)).await, Located::MadeAgain).then_some(())).await;
-        assert!(matches!(locate(query).await, Located::Nowhere), "its driver has it");
+        eventually(async || matches!(locate(QueryId(2), QueryId(2)).await, Located::MadeAgain).then_some(())).await;
+        assert!(matches!(locate(query, query).await, Located::Nowhere), "its driver has it");
     });
 }
 
@@ -554,8 +565,7 @@ fn partitions_are_read_by_workers_and_by_their_own_driver_and_batches_by_whom_th
         }
         let (stage, parts) = (StageId(0), vec![Part::all(partition)]);
         let wanted = Wanted { query: QueryId(1), stage, sections: ALL_SECTIONS, parts, machine: None };
-        let address = worker.address().unwrap();
-        let through = Ticket::Through { worker: WorkerId(0), node: worker.id(), address, wanted: wanted.clone() };
+        let through = Ticket::Through { worker: WorkerId(0), node: worker.id(), wanted: wanted.clone() };
         let fetch = async |by: &Node, from: &Node, ticket: Ticket| match by
             .fetch(from.id(), encode(&ticket).unwrap(), SOON)
             .await

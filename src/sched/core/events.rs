@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::error::Error;
 use crate::sched::query::{Outcome, QuerySpec, Report};
-use crate::sched::{Attempt, QueryId, ReplicaId, Resources, StageId, StepId, TaskId, WorkerId};
+use crate::sched::{Attempt, Output, QueryId, ReplicaId, Resources, StageId, StepId, TaskId, WorkerId};
 use crate::udf::UdfError;
 
 /// What happens to the scheduler.
@@ -51,6 +51,12 @@ pub(crate) enum Event {
         attempt: Attempt,
         outcome: Outcome,
     },
+    /// The same of one that has succeeded, and whose rows, of the result, have come to the driver with its end.
+    TaskBrought {
+        task: TaskId,
+        attempt: Attempt,
+        output: Output,
+    },
     ReplicaProgress {
         replica: ReplicaId,
         doing: String,
@@ -75,6 +81,8 @@ pub(crate) enum Event {
     ReplicaHung(ReplicaId),
     /// A replica does not come back from a call that nobody waits for any more.
     ReplicaStuck(ReplicaId),
+    /// The thread of a replica has ended, because it was stopped or by itself.
+    ReplicaEnded(ReplicaId),
     /// Time has passed. Wanted often: deadlines and the autoscaler are looked at then.
     Tick,
 }

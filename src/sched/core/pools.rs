@@ -49,12 +49,12 @@ impl Core {
     }
 
     /// A replica hangs in a call that took longer than it may. Those who use it hear it from itself.
-    pub(super) fn replica_hung(&mut self, id: ReplicaId, actions: &mut Vec<Action>) {
+    pub(super) fn replica_hung(&mut self, id: ReplicaId, now: Instant, actions: &mut Vec<Action>) {
         let Some(replica) = self.pools.replica_mut(id) else { return };
         replica.state = ReplicaState::Hung;
         self.pools.set_idle(id, None);
         if self.pools.get(id.pool).is_some_and(|pool| pool.users.is_empty()) {
-            self.stop_replica(id, actions);
+            self.stop_replica(id, now, actions);
         }
     }
 
@@ -73,7 +73,7 @@ impl Core {
         let Some(pool) = self.pools.get(id.pool) else { return };
         let Some(replica) = pool.replicas.get(&id.rank).filter(|r| r.state == ReplicaState::Starting) else { return };
         if pool.ready().next().is_some() {
-            return self.stop_replica(id, actions);
+            return self.stop_replica(id, now, actions);
         }
         let (worker, progress) = (replica.grant.worker.to_string(), replica.progress.clone());
         let cause = PoolFailure::NotReady { rank: id.rank, worker, timeout: self.ready_timeout(pool), progress };
@@ -118,7 +118,7 @@ impl Core {
         for (rank, state, idle) in replicas {
             let replica = ReplicaId { pool: id, rank };
             if state != ReplicaState::Ready || warm.is_zero() {
-                self.stop_replica(replica, actions);
+                self.stop_replica(replica, now, actions);
             } else if idle.is_none() {
                 self.pools.set_idle(replica, Some(now));
             }
@@ -146,7 +146,7 @@ impl Core {
             return self.cool_later(id, now);
         }
         let ranks: Vec<_> = pool.replicas.keys().copied().collect();
-        ranks.into_iter().for_each(|rank| self.stop_replica(ReplicaId { pool: id, rank }, actions));
+        ranks.into_iter().for_each(|rank| self.stop_replica(ReplicaId { pool: id, rank }, now, actions));
     }
 
     /// Makes room by letting idle replicas go, if `place` then succeeds: those that nobody uses first, the longest idle first.
@@ -241,9 +241,21 @@ impl Core {
         }
     }
 
-    pub(super) fn stop_replica(&mut self, id: ReplicaId, actions: &mut Vec<Action>) {
-        let grant = self.take_out(id, actions);
-        grant.iter().for_each(|grant| self.ledger.release(grant));
+    /// Stops a replica. It keeps its charge until its thread has ended: what the author's code does until then, it does with that.
+    pub(super) fn stop_replica(&mut self, id: ReplicaId, now: Instant, actions: &mut Vec<Action>) {
+        let has_ended = self.pools.replica(id).is_some_and(|replica| replica.ended);
+        match self.take_out(id, actions) {
+            Some(grant) if has_ended => self.ledger.release(&grant),
+            Some(grant) => drop(self.stopping.insert(id, (grant, now))),
+            None => (),
+        }
+    }
+
+    pub(super) fn replica_ended(&mut self, id: ReplicaId) {
+        match self.stopping.remove(&id) {
+            Some((grant, _)) => self.ledger.release(&grant),
+            None => self.pools.replica_mut(id).into_iter().for_each(|replica| replica.ended = true),
+        }
     }
 
     /// Stops a replica, once; its charge is then the caller's.

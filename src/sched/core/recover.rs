@@ -59,6 +59,7 @@ impl Core {
         self.ledger.remove(worker);
         self.queues.lose(worker);
         self.leaving.retain(|run, _| self.queues.worker_of(*run).is_some());
+        self.stopping.retain(|_, (grant, _)| grant.worker != worker);
         self.machines.remove(&worker);
         self.no_gpu.remove(&worker);
         if let Some(scaler) = &mut self.autoscaler {
@@ -95,7 +96,7 @@ impl Core {
     pub(super) fn replica_stuck(&mut self, id: ReplicaId, now: Instant, actions: &mut Vec<Action>) {
         let Some(on) = self.pools.replica(id).map(|replica| replica.grant.worker) else { return };
         actions.push(self.dismissal(id));
-        self.stop_replica(id, actions);
+        self.stop_replica(id, now, actions);
         if self.pools.get(id.pool).is_some_and(|pool| pool.alive() == 0) {
             let pools = [(id.pool, LostReplicas { count: 1, last: id, on, all: true })].into();
             let why = "it does not come back from a call of a query that has ended".to_owned();

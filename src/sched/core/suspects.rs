@@ -63,7 +63,7 @@ impl Core {
             for pool in pools {
                 let unused = self.pools.get(pool).filter(|pool| pool.users.is_empty());
                 let ranks: Vec<u32> = unused.map(|pool| pool.replicas.keys().copied().collect()).unwrap_or_default();
-                ranks.into_iter().for_each(|rank| self.stop_replica(ReplicaId { pool, rank }, actions));
+                ranks.into_iter().for_each(|rank| self.stop_replica(ReplicaId { pool, rank }, now, actions));
             }
         }
     }
@@ -96,7 +96,7 @@ impl Core {
             // Nor does anybody come to use what is there.
             for replica in self.pools.on(on) {
                 if self.pools.get(replica.pool).is_some_and(|pool| pool.users.is_empty()) {
-                    self.stop_replica(replica, actions);
+                    self.stop_replica(replica, now, actions);
                 }
             }
             self.ledger.set_only(Some(on));

@@ -34,11 +34,13 @@ fn joined(worker: u32, capacity: Resources) -> Event {
 struct Play {
     core: Core,
     now: Instant,
+    /// Replicas do not end when they are stopped.
+    stuck: bool,
 }
 
 impl Play {
     fn with_workers(cpus: &[f64]) -> Self {
-        let mut play = Self { core: Core::new(settings()), now: Instant::now() };
+        let mut play = Self { core: Core::new(settings()), now: Instant::now(), stuck: false };
         for (worker, cpus) in cpus.iter().enumerate() {
             play.event(joined(worker as u32, Resources::cpus(*cpus)));
         }
@@ -46,7 +48,15 @@ impl Play {
     }
 
     fn event(&mut self, event: Event) -> Vec<Action> {
-        self.core.handle(event, self.now)
+        let mut actions = self.core.handle(event, self.now);
+        let mut seen = 0;
+        while !self.stuck && seen < actions.len() {
+            if let Action::StopReplica { replica, .. } = actions[seen] {
+                actions.extend(self.core.handle(Event::ReplicaEnded(replica), self.now));
+            }
+            seen += 1;
+        }
+        actions
     }
 
     fn submit(&mut self, id: u64, stages: Vec<StageSpec>) -> Vec<Action> {
@@ -91,7 +101,7 @@ impl Play {
 
     /// Nothing is left of any query.
     fn assert_idle(&self) {
-        assert_eq!((self.core.queues.len(), self.core.leaving.len()), (0, 0));
+        assert_eq!((self.core.queues.len(), self.core.leaving.len(), self.core.stopping.len()), (0, 0, 0));
         assert_eq!(self.core.queues.desks().count(), 0);
         assert!(!self.core.pools.has_idle());
         assert_eq!(self.core.pools.iter().count(), 0);
@@ -486,7 +496,7 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
         let max_task_backlog = [None, Some(0), Some(1)][seed as usize % 3];
         let pool_warm = Duration::from_secs([0, 1, 3600][seed as usize / 3 % 3]);
         let settings = Settings { max_task_backlog, pool_warm, ..settings() };
-        let mut play = Play { core: Core::new(settings), now: Instant::now() };
+        let mut play = Play { core: Core::new(settings), now: Instant::now(), stuck: false };
         for (worker, cpus) in [1.0, 1.5, 2.0].into_iter().enumerate() {
             play.event(joined(worker as u32, Resources::cpus(cpus)));
         }
@@ -616,7 +626,7 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
         exclude: Duration::from_secs(120),
     };
     let settings = Settings { scale: Some(scale), ..settings() };
-    let mut play = Play { core: Core::new(settings), now: Instant::now() };
+    let mut play = Play { core: Core::new(settings), now: Instant::now(), stuck: false };
     let join = |n| joined(n, Resources::cpus(1.0));
     play.event(join(0));
     let mut running = runs(&play.submit(1, vec![stage(8)]));
@@ -657,7 +667,7 @@ fn a_worker_with_an_actor_does_not_retire_before_that_has_ended() {
         exclude: Duration::ZERO,
     };
     let settings = Settings { scale: Some(scale), ..settings() };
-    let mut play = Play { core: Core::new(settings), now: Instant::now() };
+    let mut play = Play { core: Core::new(settings), now: Instant::now(), stuck: false };
     for n in 0..2 {
         play.event(joined(n, Resources::cpus(1.0)));
     }
@@ -675,7 +685,7 @@ fn a_worker_with_an_actor_does_not_retire_before_that_has_ended() {
 
 #[test]
 fn a_linear_scheduler_has_one_task_in_flight() {
-    let mut play = Play { core: Core::new(Settings { linear: true, ..settings() }), now: Instant::now() };
+    let mut play = Play { core: Core::new(Settings { linear: true, ..settings() }), now: Instant::now(), stuck: false };
     for worker in 0..2 {
         play.event(joined(worker, Resources::cpus(4.0)));
     }

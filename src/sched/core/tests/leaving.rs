@@ -43,7 +43,7 @@ fn what_left_with_a_lost_worker_is_not_waited_for() {
 #[test]
 fn short_tasks_behind_a_long_one_are_taken_back_once_another_worker_could_run_them() {
     let settings = Settings { max_task_backlog: None, ..settings() };
-    let mut play = Play { core: Core::new(settings), now: Instant::now() };
+    let mut play = Play { core: Core::new(settings), now: Instant::now(), stuck: false };
     for worker in 0..2 {
         play.event(joined(worker, Resources::cpus(0.5)));
     }
@@ -121,7 +121,7 @@ fn what_only_a_lost_worker_could_hold_waits_for_it_to_come_back_and_not_for_ever
 fn a_replacement_that_dies_before_it_joins_is_asked_for_again_ever_more_slowly_and_status_says_why() {
     let mut settings = pools::elastic();
     settings.scale.as_mut().unwrap().workers = (1, 1);
-    let mut play = Play { core: Core::new(settings), now: Instant::now() };
+    let mut play = Play { core: Core::new(settings), now: Instant::now(), stuck: false };
     play.event(joined(0, Resources::cpus(2.0)));
     play.submit(1, vec![stage(1)]);
     play.event(lost(0));

@@ -19,7 +19,7 @@ pub(super) fn elastic() -> Settings {
 
 /// Four replicas on a worker of 2.5 CPUs, of which one must be; all are ready, one task runs.
 fn pool_of_four(settings: Settings) -> (Play, Vec<ReplicaId>, (TaskId, Attempt)) {
-    let mut play = Play { core: Core::new(settings), now: Instant::now() };
+    let mut play = Play { core: Core::new(settings), now: Instant::now(), stuck: false };
     play.event(joined(0, Resources::cpus(2.5)));
     let replicas: Vec<_> = starts(&play.submit(1, vec![udf_stage(1, 0.5, (1, 4))])).into_iter().map(|r| r.0).collect();
     assert_eq!(replicas.len(), 4);
@@ -40,6 +40,35 @@ fn stopped(actions: &[Action]) -> Vec<u32> {
         _ => None,
     });
     stopped.collect()
+}
+
+#[test]
+fn a_replica_that_was_stopped_keeps_its_charge_until_its_thread_has_ended_or_its_worker_is_gone() {
+    for lost in [false, true] {
+        let mut play = Play::with_workers(&[1.0]);
+        let first = play.submit(1, vec![udf_stage(1, 0.5, (1, 1))]);
+        let replica = starts(&first)[0].0;
+        play.event(Event::ReplicaReady(replica));
+        play.stuck = true;
+        play.event(Event::Release(QueryId(1)));
+        play.leave();
+        assert!(starts(&play.submit(2, vec![udf_stage(1, 0.5, (1, 1))])).is_empty(), "half a CPU is charged still");
+        play.now += Duration::from_secs(3);
+        let status = play.core.session_status(play.now);
+        assert_eq!(status.workers[0].leaving, Some((1, Duration::from_secs(3))));
+        let (second, _) = match lost {
+            false => starts(&play.event(Event::ReplicaEnded(replica)))[0],
+            true => {
+                play.event(Event::Lost { worker: WorkerId(0), why: "replaced".to_owned() });
+                starts(&play.event(joined(1, Resources::cpus(1.0))))[0]
+            }
+        };
+        // One whose thread has ended by itself, as after a start that failed, has nothing to wait for.
+        play.event(Event::ReplicaEnded(second));
+        play.event(Event::ReplicaFailed { replica: second, error: UdfError::new("no oar") });
+        play.leave();
+        play.assert_idle();
+    }
 }
 
 #[test]
@@ -131,7 +160,7 @@ fn extras_retire_by_the_clock_of_the_workers_and_do_not_come_back() {
 
 #[test]
 fn extras_stay_with_downscaling_off_and_give_their_room_to_tasks() {
-    let mut play = Play { core: Core::new(elastic()), now: Instant::now() };
+    let mut play = Play { core: Core::new(elastic()), now: Instant::now(), stuck: false };
     play.event(joined(0, Resources::cpus(1.5)));
     let replicas = starts(&play.submit(1, vec![udf_stage(9, 0.5, (1, 2))]));
     for (replica, _) in &replicas {

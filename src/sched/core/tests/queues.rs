@@ -3,7 +3,8 @@
 use super::*;
 
 fn play(cpus: &[f64], most: Option<usize>) -> Play {
-    let mut play = Play { core: Core::new(Settings { max_task_backlog: most, ..settings() }), now: Instant::now() };
+    let mut play =
+        Play { core: Core::new(Settings { max_task_backlog: most, ..settings() }), now: Instant::now(), stuck: false };
     for (worker, cpus) in cpus.iter().enumerate() {
         play.event(joined(worker as u32, Resources::cpus(*cpus)));
     }

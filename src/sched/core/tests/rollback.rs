@@ -553,7 +553,7 @@ fn whatever_is_lost_no_reader_and_no_result_mixes_two_attempts() {
         let second_spec =
             QuerySpec { id: second.id, driver: DriverId(0), stages: second.stages.clone(), stable: false };
         models.insert(second.id, second);
-        let play = Play { core: Core::new(settings()), now: Instant::now() };
+        let play = Play { core: Core::new(settings()), now: Instant::now(), stuck: false };
         let (running, stores, alive) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
         let (reported, taken, ends) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let mut world = World { play, models, running, stores, alive, reported, taken, ends };

@@ -42,6 +42,34 @@ fn retired(actions: &[Action]) -> Vec<u32> {
 }
 
 #[test]
+fn a_result_that_came_with_the_ends_of_tasks_needs_no_worker() {
+    let mut play = Play::with_workers(&[1.0, 1.0]);
+    let first = runs(&play.submit(1, vec![stage(6)]));
+    let mut reported = Vec::new();
+    for (task, attempt) in first {
+        let output = Output { id: PartitionId { task, attempt }, rows: 1, bytes: 1 };
+        let actions = play.event(Event::TaskBrought { task, attempt, output });
+        reported.extend(actions.into_iter().filter_map(|action| match action {
+            Action::Report(_, Report::Partition { index, worker, .. }) => Some((index, worker)),
+            _ => None,
+        }));
+    }
+    assert_eq!(reported, (0..4).map(|index| (index, WorkerId::DRIVER)).collect::<Vec<_>>());
+    let mut again = Vec::new();
+    for worker in 0..2 {
+        again.extend(play.event(Event::Lost { worker: WorkerId(worker), why: "gone".to_owned() }));
+    }
+    again.extend(play.event(joined(2, Resources::cpus(4.0))));
+    // Of a task that was tried on each, the last attempt.
+    let again: BTreeMap<_, _> = runs(&again).into_iter().collect();
+    assert_eq!(again.keys().map(|task| task.index).collect::<Vec<_>>(), [4, 5], "what came is not made again");
+    again.into_iter().for_each(|(task, attempt)| drop(play.done(task, attempt)));
+    assert!(play.core.is_done(QueryId(1)));
+    play.event(Event::Release(QueryId(1)));
+    play.assert_idle();
+}
+
+#[test]
 fn more_tasks_than_room_run_as_many_at_once_as_there_is_room() {
     let mut play = Play::with_workers(&[0.5; 10]);
     let actions = play.submit(1, vec![stage(1000)]);
@@ -88,7 +116,7 @@ fn requests_of_all_sizes_fit_whatever_their_order() {
 
 #[test]
 fn without_workers_nothing_starts_and_the_provider_is_asked() {
-    let mut play = Play { core: Core::new(elastic((0, 4), Resources::cpus(1.0))), now: Instant::now() };
+    let mut play = Play { core: Core::new(elastic((0, 4), Resources::cpus(1.0))), now: Instant::now(), stuck: false };
     let actions = play.submit(1, vec![stage(1)]);
     assert!(runs(&actions).is_empty() && failure(&actions).is_none());
     assert_eq!(demand(&play.event(Event::Tick)), Some(1));
@@ -98,7 +126,7 @@ fn without_workers_nothing_starts_and_the_provider_is_asked() {
 #[test]
 fn what_neither_a_worker_nor_one_that_could_be_added_can_hold_fails_at_once() {
     let each = Resources::cpus(2.0).with_memory(8 << 30).with_gpus(1.0, 0);
-    let mut play = Play { core: Core::new(elastic((0, 4), each)), now: Instant::now() };
+    let mut play = Play { core: Core::new(elastic((0, 4), each)), now: Instant::now(), stuck: false };
     assert!(failure(&play.submit(1, vec![gpu_stage(1, 1.0, 1)])).is_none(), "one can be added");
     for (each, says) in [
         (Resources::cpus(1024.0), "1024 CPU"),
@@ -136,7 +164,7 @@ fn a_pool_that_wants_a_gpu_is_refused_with_each_reason_why_workers_have_none_onc
     // Nobody has joined yet, and who will has none.
     let mut settings = elastic((0, 4), Resources::cpus(1.0));
     settings.scale.as_mut().unwrap().no_gpu = Some("no driver".to_owned());
-    let mut play = Play { core: Core::new(settings), now: Instant::now() };
+    let mut play = Play { core: Core::new(settings), now: Instant::now(), stuck: false };
     let text = refused(&mut play, gpu_stage(1, 1.0, 1));
     assert!(text.contains("largest has 1 CPU") && text.ends_with("have no GPU: no driver"), "{text}");
 }
@@ -295,16 +323,17 @@ fn a_reader_whose_input_is_lost_gives_up_the_room_that_making_it_again_needs() {
     let mut play = Play::with_workers(&[1.0, 1.0]);
     let on = |worker, spec| StageSpec { affinity: [(0, Affinity::Soft(WorkerId(worker)))].into(), ..spec };
     let reader = StageSpec { inputs: vec![StageId(0)], ..udf_stage(1, 0.5, (1, 1)) };
-    let actions = play.submit(1, vec![on(1, udf_stage(1, 0.5, (1, 1))), on(0, reader)]);
+    let actions = play.submit(1, vec![on(0, udf_stage(1, 0.5, (1, 1))), on(1, reader)]);
     let (first, _) = starts(&actions)[0];
     let task = runs(&play.event(Event::ReplicaReady(first)))[0];
     let actions = play.done(task.0, task.1);
     let (second, on) = starts(&actions)[0];
-    assert_eq!(on, WorkerId(0));
+    // What made the input was on the other worker, and ends there.
+    assert_eq!(on, WorkerId(1));
     let reads = runs(&play.event(Event::ReplicaReady(second)))[0];
-    let before = play.event(lost(1));
+    let before = play.event(lost(0));
     assert!(starts(&before).is_empty(), "one worker is left, and the reader's replica is on it");
-    let cause = TaskFailure::Transfer { from: "worker 1".to_owned(), why: "reset".to_owned() };
+    let cause = TaskFailure::Transfer { from: "worker 0".to_owned(), why: "reset".to_owned() };
     let actions = play.event(Event::TaskEnded { task: reads.0, attempt: reads.1, outcome: Err(cause) });
     let first = |action: &Action| matches!(action, Action::StartReplica { step, .. } if step.stage == StageId(0));
     assert!(actions.iter().any(first), "the input is made again");
@@ -313,7 +342,7 @@ fn a_reader_whose_input_is_lost_gives_up_the_room_that_making_it_again_needs() {
 
 #[test]
 fn workers_go_when_what_they_hold_has_been_read_and_not_before() {
-    let mut play = Play { core: Core::new(elastic((1, 4), Resources::cpus(0.5))), now: Instant::now() };
+    let mut play = Play { core: Core::new(elastic((1, 4), Resources::cpus(0.5))), now: Instant::now(), stuck: false };
     for worker in 0..3 {
         play.event(joined(worker, Resources::cpus(0.5)));
     }
@@ -335,7 +364,7 @@ fn workers_go_when_what_they_hold_has_been_read_and_not_before() {
 
 #[test]
 fn a_released_machine_is_not_taken_in_again_for_its_time() {
-    let mut play = Play { core: Core::new(elastic((0, 4), Resources::cpus(1.0))), now: Instant::now() };
+    let mut play = Play { core: Core::new(elastic((0, 4), Resources::cpus(1.0))), now: Instant::now(), stuck: false };
     let machine = IpAddr::from([10, 0, 0, 7]);
     play.event(Event::Joined {
         worker: WorkerId(0),
@@ -353,7 +382,7 @@ fn a_released_machine_is_not_taken_in_again_for_its_time() {
 
 #[test]
 fn status_says_who_waits_for_what_and_for_how_long() {
-    let mut play = Play { core: Core::new(elastic((1, 4), Resources::cpus(1.0))), now: Instant::now() };
+    let mut play = Play { core: Core::new(elastic((1, 4), Resources::cpus(1.0))), now: Instant::now(), stuck: false };
     play.event(joined(0, Resources::cpus(1.0)));
     let gather = StageSpec { inputs: vec![StageId(0)], ..stage(1) };
     let (replica, _) = starts(&play.submit(1, vec![udf_stage(3, 0.5, (1, 1)), gather]))[0];

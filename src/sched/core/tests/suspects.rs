@@ -168,7 +168,8 @@ fn suspects_run_alone_one_after_the_other_and_then_as_before() {
 
 #[test]
 fn who_is_alone_on_a_lost_worker_is_charged_and_who_only_waited_there_is_not() {
-    let mut play = Play { core: Core::new(Settings { max_task_backlog: None, ..settings() }), now: Instant::now() };
+    let mut play =
+        Play { core: Core::new(Settings { max_task_backlog: None, ..settings() }), now: Instant::now(), stuck: false };
     play.event(joined(0, Resources::cpus(0.5)));
     let mut running: VecDeque<_> = runs(&play.submit(1, vec![stage(300)])).into();
     // Short ones, so that some wait behind the one that runs.
