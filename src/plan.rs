@@ -27,6 +27,8 @@ mod sink;
 mod whole;
 mod wire;
 
+use std::collections::BTreeMap;
+
 use polars::prelude::*;
 use polars_plan::dsl::{DslPlan, ScanSources};
 use polars_plan::plans::IRPlan;
@@ -73,6 +75,8 @@ pub(crate) struct Stage {
     pub(crate) one_attempt: OneAttempt,
     /// One task each; none where that is decided with the mode.
     pub(crate) splits: Vec<Split>,
+    /// Where each task yields one of several frames: those that are made of what it reads.
+    pub(crate) branches: BTreeMap<StageId, Vec<usize>>,
     /// The persisted partitions that each task reads, in the order of the splits; empty if none does.
     pub(crate) held: Vec<Vec<(QueryId, usize)>>,
     /// Why it has these tasks, for people.
@@ -211,13 +215,11 @@ pub(crate) struct Target {
 /// # Errors
 /// What Polars' optimiser refuses, UDF options that make no sense, closures that cannot travel, and plans too large to.
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
-    let as_it_is = if target.travels { None } else { Some(optimise(query.clone(), OptFlags::empty())?) };
-    let is_whole = as_it_is.as_ref().is_some_and(whole::is_whole);
-    let mut optimised = match as_it_is.filter(|_| is_whole) {
-        Some(whole) => whole,
-        // Shared subplans and hive rewrites would cross the cuts (reference: polars.md §4.5).
-        None => optimise(query, OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE)?,
-    };
+    // Why it cannot be converted is said by the optimiser.
+    let is_whole = !target.travels && query.clone().to_alp().is_ok_and(|plan| whole::is_whole(&plan));
+    // Shared subplans and hive rewrites would cross the cuts (reference: polars.md §4.5).
+    let across = if is_whole { OptFlags::empty() } else { OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE };
+    let mut optimised = optimise(query, across)?;
     if target.travels {
         scan::make_absolute(&mut optimised).map_err(PlanError::polars)?;
     }
@@ -284,17 +286,13 @@ fn files(query: &DslPlan) -> Vec<String> {
     scans.flatten().collect()
 }
 
+/// Where rows are scattered by keys, they go to so many sections at most.
+const MAX_SECTIONS: u32 = 1024;
+
 impl Target {
     /// Sections, where rows are scattered by keys: enough for any number of readers that pays.
     fn sections(&self) -> u32 {
-        (self.tasks as u32).saturating_mul(4).clamp(16, 1024)
-    }
-}
-
-impl Stage {
-    /// How many tasks it has, or has at most.
-    fn tasks(&self, sections: u32) -> usize {
-        if self.modes.iter().any(|mode| mode.by_size) { sections as usize } else { self.splits.len() }
+        u32::try_from(self.tasks).unwrap_or(MAX_SECTIONS).saturating_mul(4).clamp(16, MAX_SECTIONS)
     }
 }
 
@@ -308,15 +306,10 @@ impl QueryPlan {
         self.stages.get(id.0 as usize)
     }
 
-    /// How many tasks a stage has, or has at most, if it takes in nothing of others.
-    pub(crate) fn tasks_of(&self, id: StageId) -> usize {
-        self.stage(id).map_or(0, |stage| stage.tasks(self.sections))
-    }
-
     /// How many partitions the result has at most.
     pub(crate) fn widest(&self) -> usize {
-        let tasks = self.stages.iter().map(|stage| stage.tasks(self.sections));
-        tasks.max().unwrap_or_default()
+        let tasks = self.stages.iter().map(|stage| stage.splits.len());
+        tasks.max().unwrap_or_default().max(self.sections as usize)
     }
 
     /// What tasks of a stage run that has this shape.
@@ -342,31 +335,55 @@ impl QueryPlan {
         }
     }
 
-    /// Whether stages read what comes before them, and know how.
+    /// What a task of a stage that has this shape, with this split, reads of others.
+    pub(crate) fn reads<'a>(&'a self, shape: &'a Shape, split: &'a Split) -> impl Iterator<Item = (StageId, Way)> + 'a {
+        let of = match (&shape.tasks, split) {
+            (Tasks::Splits(id, _), Split::Branch { input, .. }) => {
+                self.stage(*id).map(|stage| (&stage.branches, input))
+            }
+            _ => None,
+        };
+        let is_read = move |(id, _): &(StageId, Way)| {
+            of.is_none_or(|(branches, input)| branches.get(id).is_none_or(|of| of.contains(input)))
+        };
+        shape.reads.iter().copied().filter(is_read)
+    }
+
+    /// Whether stages read what comes before them, and know how; and whether all of it is bounded.
     pub(crate) fn is_sound(&self) -> bool {
         let mut readers = vec![0; self.stages.len()];
         self.stages.iter().flat_map(|stage| &stage.reads).for_each(|read| {
             readers.get_mut(read.from.0 as usize).into_iter().for_each(|readers| *readers += 1);
         });
-        self.stages.iter().enumerate().all(|(index, stage)| {
-            let in_order =
-                stage.id.0 as usize == index && stage.reads.iter().all(|read| (read.from.0 as usize) < index);
-            let is_along = |input: usize| stage.modes.iter().any(|mode| mode.ways.get(input) == Some(&Way::Along));
-            // What waits for its reader must not be what its reader waits for; and who takes it in must be its only one.
-            let waits = stage.modes.iter().filter_map(|mode| mode.small).any(|small| is_along(small.input));
-            let taken = stage.reads.iter().enumerate().filter(|(input, _)| is_along(*input));
-            let once = taken.clone().all(|(_, read)| {
-                let from = self.stage(read.from);
-                readers.get(read.from.0 as usize) == Some(&1)
-                    && from.and_then(Stage::program).is_some_and(|p| p.steps.is_empty() && p.limit.is_none())
-            });
-            let known = stage.modes.iter().all(|mode| {
-                let along = mode.ways.iter().filter(|way| **way == Way::Along).count();
-                mode.ways.len() == stage.reads.len() && along <= 1
-            });
-            let ends = stage.modes.last().is_none_or(|mode| mode.small.is_none());
-            in_order && !waits && once && known && ends && (stage.program().is_none() || !stage.modes.is_empty())
-        })
+        let sound = |(index, stage): (usize, &Stage)| {
+            stage.id.0 as usize == index
+                && stage.reads.iter().all(|read| (read.from.0 as usize) < index)
+                && self.has_sound_modes(stage, &readers)
+        };
+        self.sections <= MAX_SECTIONS && self.stages.iter().enumerate().all(sound)
+    }
+
+    fn has_sound_modes(&self, stage: &Stage, readers: &[usize]) -> bool {
+        let Some(last) = stage.modes.last() else { return stage.program().is_none() && !stage.splits.is_empty() };
+        let along = |mode: &Mode| mode.ways.iter().position(|way| *way == Way::Along);
+        let mut taken: Vec<usize> = stage.modes.iter().filter_map(along).collect();
+        taken.dedup();
+        let sound = |mode: &Mode| {
+            // Its tasks are those of its splits, or of what it takes in, or as many as its sections are worth.
+            let has_tasks = mode.by_size || along(mode).is_some() || !stage.splits.is_empty();
+            let once = mode.ways.iter().filter(|way| **way == Way::Along).count() <= 1;
+            // What waits for its reader must not be what its reader waits for.
+            let small = mode.small.is_none_or(|small| small.input < stage.reads.len() && !taken.contains(&small.input));
+            mode.ways.len() == stage.reads.len() && has_tasks && once && small
+        };
+        // Who takes in a stage must be its only reader, and the stage nothing but its fragment.
+        let may_be_taken = |input: &usize| {
+            let from = stage.reads.get(*input).map(|read| read.from);
+            let program = from.and_then(|from| self.stage(from)).and_then(Stage::program);
+            from.is_some_and(|from| readers.get(from.0 as usize) == Some(&1))
+                && program.is_some_and(|program| program.steps.is_empty() && program.limit.is_none())
+        };
+        taken.len() <= 1 && taken.iter().all(may_be_taken) && last.small.is_none() && stage.modes.iter().all(sound)
     }
 }
 

@@ -156,6 +156,7 @@ fn query_of(id: QueryId, tasks: usize) -> QuerySpec {
         with_others: false,
         held: Vec::new(),
         tasks,
+        sections: 16,
         modes: Vec::new(),
         pools: Vec::new(),
         affinity: [].into(),

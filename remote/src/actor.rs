@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
-use tokio::time::Instant;
 
 use crate::codec::CodecError;
 use crate::error::{AskError, Down, TellError};
@@ -16,6 +15,7 @@ use crate::ids::{ActorId, Address};
 use crate::link::Letter;
 use crate::local::LocalRef;
 use crate::message::{RemoteMessage, StreamMessage, WireMessage};
+use crate::net;
 use crate::parcel::Parcel;
 use crate::replies::Replies;
 use crate::router::{Router, reach, read};
@@ -60,11 +60,10 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                 if address.node == node.id() {
                     return Err(AskError::NoSuchActor);
                 }
-                let started = Instant::now();
+                let until = net::deadline(deadline);
                 let link = reach(&**node, address.node, *at, deadline).await?;
                 let letter = letter(message, &**node, address.actor).map_err(AskError::Codec)?;
-                let reply = link.ask(letter, deadline.saturating_sub(started.elapsed())).await?;
-                read(node, reply)
+                read(node, link.ask(letter, until).await?)
             }
             Target::Detached(_) => Err(AskError::Detached),
         }
@@ -125,10 +124,10 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
                 if address.node == node.id() {
                     return Err(TellError::NoSuchActor);
                 }
-                let started = Instant::now();
+                let until = net::deadline(deadline);
                 let link = reach(&**node, address.node, *at, deadline).await?;
                 let letter = letter(message, &**node, address.actor).map_err(TellError::Codec)?;
-                link.tell(letter, deadline.saturating_sub(started.elapsed())).await
+                link.tell(letter, until).await
             }
             Target::Detached(_) => Err(TellError::Detached),
         }

@@ -4,6 +4,7 @@ mod bounds;
 mod reading;
 mod writing;
 
+use std::cell::RefCell;
 use std::marker::PhantomData;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
@@ -83,17 +84,32 @@ pub(crate) fn encode_message<T: Serialize + DeserializeOwned>(value: &T) -> Resu
 /// A value's bytes, and whether they are sure not to ask for too much memory.
 fn weigh<T: Serialize>(value: &T) -> Result<(Bytes, bool), CodecError> {
     let scales = Scales::for_sending();
-    let bytes = bincode::serde::encode_to_vec(Weighed::new(value, &scales), CONFIG).map_err(|error| {
-        match scales.refused() {
+    let mut bytes = SCRATCH.try_with(RefCell::take).unwrap_or_default(); // a new one while the thread ends
+    let weighed = Weighed::new(value, &scales);
+    let written =
+        bincode::serde::encode_into_std_write(weighed, &mut bytes, CONFIG).map_err(|error| match scales.refused() {
             Some(bound) => CodecError::Beyond(bound),
             None => CodecError::Encode(error.to_string()),
-        }
-    })?;
-    if bytes.len() > MAX_MESSAGE {
-        return Err(CodecError::TooLarge { size: bytes.len() });
+        });
+    let result = match written {
+        Err(error) => Err(error),
+        Ok(size) if size > MAX_MESSAGE => Err(CodecError::TooLarge { size }),
+        Ok(size) => scales.weighed(size).map_err(CodecError::Beyond),
+    };
+    if bytes.capacity() > KEPT {
+        return Ok((bytes.into(), result?));
     }
-    let sure = scales.weighed(bytes.len()).map_err(CodecError::Beyond)?;
-    Ok((bytes.into(), sure))
+    let encoded = Bytes::copy_from_slice(&bytes);
+    bytes.clear();
+    let _ = SCRATCH.try_with(|scratch| scratch.replace(bytes));
+    Ok((encoded, result?))
+}
+
+/// What a thread keeps for the next value that it encodes, at most: a small one then takes room once.
+const KEPT: usize = 4 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Decodes a value that must fill `bytes` exactly. Takes no more stack than [`MAX_DEPTH`] levels need, no more time than its

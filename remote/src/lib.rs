@@ -59,6 +59,7 @@ mod identity;
 mod token;
 
 // The runtime, and links over any wire. So far, nothing knows of QUIC or of actors.
+mod alarm;
 mod link;
 mod net;
 

@@ -24,13 +24,14 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::alarm::Alarm;
 use crate::close::Code;
 use crate::error::{AskError, Fault, TellError};
 use crate::frame::{Header, Kind};
 use crate::ids::{ActorId, PeerId};
 use crate::limits::MAX_BATCHES;
 use crate::membership::{SUSPECT, TICK};
-use crate::net::Net;
+use crate::net::{FOREVER, Net, deadline};
 use crate::parcel::{Opened, Parcel};
 use crate::queue::{COPY, Place, QUEUE, Queue, Waiting};
 use crate::room::Room;
@@ -98,8 +99,10 @@ pub(crate) struct Link {
     asking: Arc<Semaphore>,
     answers: Room,
     next_call: AtomicU64,
-    calls: DashMap<u64, oneshot::Sender<Answer>>,
-    serving: DashMap<u64, oneshot::Sender<()>>,
+    calls: DashMap<u64, Timed<oneshot::Sender<Answer>>>,
+    serving: DashMap<u64, Timed<oneshot::Sender<()>>>,
+    /// For the deadlines of both.
+    alarm: Alarm,
     watches: Watches,
     streams: Streams,
     held: Held,
@@ -109,6 +112,12 @@ pub(crate) struct Link {
     /// The last beat that came, and how often in a row others of the peer's links were far ahead of it.
     heard: AtomicU64,
     behind: AtomicU32,
+}
+
+/// Who waits, and no longer than until.
+struct Timed<T> {
+    waiting: T,
+    until: Instant,
 }
 
 /// A message for an actor of the peer.
@@ -182,6 +191,7 @@ impl Link {
             next_call: AtomicU64::new(1),
             calls: DashMap::new(),
             serving: DashMap::new(),
+            alarm: Alarm::new(),
             watches: Watches::default(),
             streams: Streams::default(),
             held: Held::default(),
@@ -210,42 +220,54 @@ impl Link {
     }
 
     /// Sends an ask and waits for its answer; dropping the future cancels it there.
-    pub(crate) async fn ask(self: &Arc<Self>, letter: Letter, deadline: Duration) -> Result<Opened, AskError> {
-        let started = Instant::now();
-        let (place, letter, room) = self.call(letter, deadline).await?;
-        let call = self.next_call.fetch_add(1, Ordering::Relaxed);
-        let (sender, answer) = oneshot::channel();
-        self.calls.insert(call, sender);
-        let mut guard = CallGuard { link: self, call, open: Some(place) };
+    pub(crate) async fn ask(self: &Arc<Self>, letter: Letter, until: Instant) -> Result<Opened, AskError> {
+        let (place, letter, room) = self.call(letter, until).await?;
+        let (call, answer) = self.await_answer(until);
+        let mut guard = CallGuard { link: self, call, known: true, open: Some(place) };
         // After the insert: whoever ends the link clears the calls after it has set the cause.
         if self.ended.get().is_some() {
             guard.open = None;
             return Err(AskError::NotConnected);
         }
-        let left = deadline.saturating_sub(started.elapsed());
-        let _hold = letter.ask(call, left, room);
-        let answer = self.net.within(left, answer).await.ok_or(AskError::Deadline)?;
-        guard.open = None;
-        let Ok(answer) = answer else {
-            return Err(AskError::ConnectionLost { cause: self.cause() });
-        };
-        let left = deadline.saturating_sub(started.elapsed());
-        let opened = self.net.within(left, answer?.open()).await.ok_or(AskError::Deadline)?;
+        let _hold = letter.ask(call, until.saturating_duration_since(Instant::now()), room);
+        let answer = self.answered(answer).await;
+        guard.known = false;
+        if !matches!(answer, Err(AskError::Deadline)) {
+            guard.open = None;
+        }
+        let opened = self.net.until(until, answer??.open()).await.ok_or(AskError::Deadline)?;
         opened.map_err(|error| AskError::BadReply { text: format!("its batches did not come: {error}") })
     }
 
-    /// A place among our calls, a message whose batches have room, and its own place; no later than `deadline`.
+    /// A number for a call, and where its answer will be, if it comes until then.
+    fn await_answer(&self, until: Instant) -> (u64, oneshot::Receiver<Answer>) {
+        let call = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (waiting, answer) = oneshot::channel();
+        self.calls.insert(call, Timed { waiting, until });
+        self.alarm.note(until);
+        (call, answer)
+    }
+
+    /// The answer, unless the deadline passes or the link ends: whoever sees to that forgets the call.
+    async fn answered(&self, answer: oneshot::Receiver<Answer>) -> Result<Answer, AskError> {
+        answer.await.map_err(|_| match self.ended.get() {
+            Some(cause) => AskError::ConnectionLost { cause: cause.clone() },
+            None => AskError::Deadline,
+        })
+    }
+
+    /// A place among our calls, a message whose batches have room, and its own place; no later than then.
     async fn call(
         self: &Arc<Self>,
         letter: Letter,
-        deadline: Duration,
+        until: Instant,
     ) -> Result<(OwnedSemaphorePermit, Sealed, Place<'_>), TellError> {
         let placed = async {
             let asking = Arc::clone(&self.asking).acquire_owned().await.map_err(|_| TellError::NotConnected)?;
             let (letter, place) = self.place(letter).await?;
             Ok((asking, letter, place))
         };
-        self.net.within(deadline, placed).await.ok_or(TellError::Busy)?
+        self.net.until(until, placed).await.ok_or(TellError::Busy)?
     }
 
     /// Waits for room for a message's batches and then for the message.
@@ -255,24 +277,19 @@ impl Link {
     }
 
     /// Asks for a new certificate.
-    pub(crate) async fn renew(&self, request: Bytes, deadline: Duration) -> Result<Bytes, AskError> {
-        let call = self.next_call.fetch_add(1, Ordering::Relaxed);
-        let (sender, answer) = oneshot::channel();
-        self.calls.insert(call, sender);
-        let _guard = CallGuard { link: self, call, open: None };
+    pub(crate) async fn renew(&self, request: Bytes, patience: Duration) -> Result<Bytes, AskError> {
+        let (call, answer) = self.await_answer(deadline(patience));
+        let _guard = CallGuard { link: self, call, known: true, open: None };
         if self.ended.get().is_some() {
             return Err(AskError::NotConnected);
         }
         self.try_send(Kind::Renew, call, request);
-        match self.net.within(deadline, answer).await.ok_or(AskError::Deadline)? {
-            Ok(answer) => Ok(answer?.bytes),
-            Err(_) => Err(AskError::ConnectionLost { cause: self.cause() }),
-        }
+        Ok(self.answered(answer).await??.bytes)
     }
 
     /// Queues a message.
-    pub(crate) async fn tell(self: &Arc<Self>, letter: Letter, deadline: Duration) -> Result<(), TellError> {
-        let placed = self.net.within(deadline, self.place(letter)).await;
+    pub(crate) async fn tell(self: &Arc<Self>, letter: Letter, until: Instant) -> Result<(), TellError> {
+        let placed = self.net.until(until, self.place(letter)).await;
         let (Sealed { header, payload, hold }, place) = placed.ok_or(TellError::Busy)??;
         if self.ended.get().is_some() {
             return Err(TellError::NotConnected);
@@ -353,7 +370,7 @@ impl Link {
     /// Gives an answer of the peer to its asker, if that still waits.
     pub(crate) fn resolve(&self, call: u64, answer: Answer) {
         let waited = match (self.calls.remove(&call), answer) {
-            (Some((_, asker)), answer) => asker.send(answer).is_ok(),
+            (Some((_, asker)), answer) => asker.waiting.send(answer).is_ok(),
             (None, Err(fault)) => self.streams.fail(call, fault),
             (None, Ok(_)) => false,
         };
@@ -362,25 +379,33 @@ impl Link {
         }
     }
 
-    /// Notes that a call of the peer is served. `None` if it was cancelled before it came, or has come before.
-    pub(crate) fn serve(self: &Arc<Self>, call: u64) -> Option<Serving> {
-        let (cancel, cancelled) = oneshot::channel();
+    /// Notes that a call of the peer is served, until then. `None` if it was cancelled before it came, or has come before.
+    pub(crate) fn serve(self: &Arc<Self>, call: u64, until: Instant) -> Option<Serving> {
+        let (waiting, cancelled) = oneshot::channel();
         {
             let mut early = self.early();
             if early.remove(&call) {
                 return None;
             }
             match self.serving.entry(call) {
-                Entry::Vacant(entry) => drop(entry.insert(cancel)),
+                Entry::Vacant(entry) => drop(entry.insert(Timed { waiting, until })),
                 Entry::Occupied(_) => {
                     tracing::warn!(peer = %self.peer, call, "a call that is served already came again");
                     return None;
                 }
             }
         }
+        self.alarm.note(until);
         let serving = Serving { link: Arc::clone(self), call, cancelled };
         // As in `ask`: the end of the link must not miss this entry.
         self.ended.get().is_none().then_some(serving)
+    }
+
+    /// A call of the peer is answered by a stream: it has no deadline any more.
+    pub(crate) fn has_begun(&self, call: u64) {
+        if let Some(mut serving) = self.serving.get_mut(&call) {
+            serving.until = deadline(FOREVER);
+        }
     }
 
     /// The peer cancels a call.
@@ -421,8 +446,28 @@ impl Link {
         self.streams.end();
         self.held.end();
         self.asking.close();
+        self.alarm.note(Instant::now()); // who waits for it looks, and sees that all is over
         for lane in [&self.system, &self.messages, &self.beats] {
             lane.close();
+        }
+    }
+
+    /// Ends what has waited until its deadline, for as long as the link lasts: our calls, and those of the peer, whose
+    /// asker has given up at the same time. When this is dropped, as at the end of the runtime, it ends the link: nothing
+    /// would end the waiting any more.
+    pub(crate) async fn keep_deadlines(self: Arc<Self>) {
+        struct Ending(Arc<Link>);
+        impl Drop for Ending {
+            fn drop(&mut self) {
+                self.0.end("the runtime is shut down".to_owned());
+            }
+        }
+        let Ending(link) = &Ending(self);
+        while link.ended.get().is_none() {
+            link.alarm.look();
+            let now = Instant::now();
+            let soonest = [expire(&link.calls, now), expire(&link.serving, now)].into_iter().flatten().min();
+            link.alarm.ring(soonest).await;
         }
     }
 
@@ -464,7 +509,7 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Waits until the peer cancels or is lost.
+    /// Waits until the peer cancels or is lost, or its deadline passes.
     pub(crate) async fn cancelled(&mut self) {
         let _ = (&mut self.cancelled).await;
     }
@@ -480,13 +525,17 @@ impl Drop for Serving {
 struct CallGuard<'a> {
     link: &'a Link,
     call: u64,
+    /// Whether it is not forgotten yet.
+    known: bool,
     /// Its place among our calls, until it is answered.
     open: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
-        self.link.calls.remove(&self.call);
+        if self.known {
+            self.link.calls.remove(&self.call);
+        }
         if let Some(place) = self.open.take() {
             self.link.send_cancel(self.call, place);
         }
@@ -507,6 +556,23 @@ async fn make_answers(mut new: mpsc::Receiver<BoxFuture<'static, ()>>) {
             Some(_) = making.next() => {}
         }
     }
+}
+
+/// Forgets those who have waited until their deadline, in order. The soonest deadline of the others.
+fn expire<T>(map: &DashMap<u64, Timed<T>>, now: Instant) -> Option<Instant> {
+    let (mut over, mut soonest) = (Vec::new(), None);
+    for entry in map {
+        if entry.until <= now {
+            over.push(*entry.key());
+        } else {
+            soonest = Some(soonest.map_or(entry.until, |soonest: Instant| soonest.min(entry.until)));
+        }
+    }
+    over.sort_unstable();
+    for key in over {
+        map.remove(&key);
+    }
+    soonest
 }
 
 fn sorted<T>(map: &DashMap<u64, T>) -> Vec<u64> {

@@ -92,7 +92,7 @@ struct Member {
     suspect: bool,
     /// Our beats that it has not acknowledged.
     sent: VecDeque<(u64, Duration)>,
-    /// Zero before the first acknowledgement.
+    /// Zero before the first acknowledgement that gave a lease.
     leased_until: Duration,
     leased: bool,
 }
@@ -163,7 +163,8 @@ impl Membership {
         let never = member.leased_until.is_zero();
         while let Some((sent, at)) = member.sent.front().copied().filter(|(sent, _)| *sent <= ack) {
             member.sent.pop_front();
-            if sent == ack {
+            // One that comes too late gives no lease, and so the next that does gives none back.
+            if sent == ack && now < at + LEASE {
                 member.leased_until = member.leased_until.max(at + LEASE);
             }
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep};
 
 use crate::ambient::Ambient;
 use crate::fence;
@@ -38,6 +39,15 @@ impl Net {
     /// Waits for `future` until `limit`, on our timer whatever the caller's executor is. `None` also when
     /// the runtime shuts down, because its timer panics after that.
     pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        self.timed(|| tokio::time::sleep(limit.min(FOREVER)), future).await
+    }
+
+    /// [`within`](Self::within), until then.
+    pub(crate) async fn until<F: Future>(&self, end: Instant, future: F) -> Option<F::Output> {
+        self.timed(|| tokio::time::sleep_until(end), future).await
+    }
+
+    async fn timed<F: Future>(&self, sleep: impl FnOnce() -> Sleep, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         // What is ready at once, as most is, costs no timer.
         if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
@@ -46,7 +56,7 @@ impl Net {
         let mut closed = self.closed.clone();
         let sleep = {
             let _inside = self.handle.enter();
-            tokio::time::sleep(limit.min(FOREVER))
+            sleep()
         };
         tokio::select! {
             biased;
@@ -96,3 +106,8 @@ fn is_simulated() -> bool {
 
 /// Later than any deadline that matters, early enough that no clock overflows.
 pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The end of so long a time from now.
+pub(crate) fn deadline(after: Duration) -> Instant {
+    Instant::now() + after.min(FOREVER)
+}

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::join;
 use quinn::{Connection, ReadError, SendStream};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::answer::{Answered, EncodedItems};
 use crate::close::Code;
@@ -90,6 +90,7 @@ pub(crate) fn run(
         handle.spawn(read_messages(services.clone(), Arc::clone(link), messages)),
     );
     handle.spawn(read_beats(Arc::clone(&services.peers), Arc::clone(link), beats));
+    handle.spawn(Arc::clone(link).keep_deadlines());
     handle.spawn({
         let link = Arc::clone(link);
         async move {
@@ -263,24 +264,23 @@ fn ask(link: &Arc<Link>, mail: Mail, route: &dyn Route, place: OwnedSemaphorePer
     let Ok(served) = Arc::clone(&link.places).try_acquire_owned() else {
         return Err(Fault::Busy);
     };
-    let Some(mut serving) = serving.or_else(|| link.serve(header.call)) else {
+    let Some(mut serving) = serving.or_else(|| link.serve(header.call, came + patience(&header))) else {
         return Ok(());
     };
-    let patience = Duration::from_millis(u64::from(header.deadline_ms));
     let answer = route.ask(link.peer, message, place)?;
-    let left = patience.saturating_sub(came.elapsed());
     let (answering, link) = (link.answering.clone(), Arc::clone(link));
     let answer = Box::pin(async move {
         let answer = tokio::select! {
             biased;
-            answer = timeout(left, answer) => answer,
+            answer = answer => answer,
             () = serving.cancelled() => return,
         };
         let ready = async {
-            match answer.unwrap_or(Err(Fault::DeadlinePassed))? {
+            match answer? {
                 Answered::Value(reply) => link.ready(header.call, reply).await,
                 Answered::Items(items) => {
-                    produce(&link, header.call, items, patience).await?;
+                    link.has_begun(header.call);
+                    produce(&link, header.call, items, patience(&header)).await?;
                     Ok(Ready::new(Kind::End, header.call, Bytes::new()))
                 }
             }
@@ -294,6 +294,11 @@ fn ask(link: &Arc<Link>, mail: Mail, route: &dyn Route, place: OwnedSemaphorePer
         link.answer(ready.unwrap_or_else(failed), served);
     });
     answering.try_send(answer).map_err(|_| Fault::Busy)
+}
+
+/// How long an asker waits; for a stream, for each item.
+fn patience(header: &Header) -> Duration {
+    Duration::from_millis(u64::from(header.deadline_ms))
 }
 
 /// Sends the items of a stream. The consumer's patience is for items here, and for its credit there.

@@ -574,6 +574,25 @@ fn two_messages_of_one_number_cannot_be_published() {
     assert!(["Echo", "Impostor", "0x0001", "Tester"].iter().all(|part| text.contains(part)), "{text}");
 }
 
+#[test]
+fn an_ask_that_waits_when_the_runtime_ends_is_told_so() {
+    let world = World::threads();
+    let pair = world.runtime.handle().block_on(Pair::new(&world, 8));
+    let remote = pair.remote();
+    // From elsewhere: what waits on the runtime itself goes with it.
+    let asking = std::thread::spawn(move || {
+        let elsewhere = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        elsewhere.block_on(remote.ask(Wait, Duration::from_secs(600)))
+    });
+    while pair.seen.started.load(Ordering::SeqCst) == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    world.runtime.clone().shutdown(SOON);
+    let error = asking.join().unwrap().unwrap_err();
+    assert!(matches!(error, AskError::ConnectionLost { .. }), "{error}");
+    drop(pair);
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn it_works_inside_another_tokio_runtime() {
     let world = World::threads();

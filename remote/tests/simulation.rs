@@ -342,7 +342,8 @@ async fn brief_lives(sim: Sim, head: Node, arbiter: Arbiter) -> Arbiter {
         let actor = arbiter.spawn(MAILBOX, |_| Tester(Seen::default()));
         head.publish(BRIEF, &actor).on::<Echo>(&[Role::Worker]);
         sleep(Duration::from_millis(sim.random(1500))).await;
-        if sim.random(2) == 0 {
+        // Where a panic ends the process, all stop.
+        if sim.random(2) == 0 || cfg!(panic = "abort") {
             actor.tell(Stop, SOON).await.unwrap();
         } else {
             actor.tell(Panic("squall".to_owned()), SOON).await.unwrap();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Sender};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{
@@ -157,6 +158,7 @@ impl SchedulerActor {
             }
             self.replicas.retain(|_, (on, _)| *on != worker);
             self.owners.retain(|_, (on, _)| *on != worker);
+            self.queries.values_mut().for_each(|submitted| _ = submitted.sent.remove(&worker));
             // Its process may still be there, stopped or cut off: it is of no use any more.
             self.provide(move |provider| provider.retire(worker));
             self.take(Event::Lost { worker, why });
@@ -198,9 +200,8 @@ impl SchedulerActor {
                 let Some(submitted) = self.queries.get(&task.query) else { return };
                 let Some(shape) = self.core.shape(task.query, task.stage) else { return };
                 let Some(split) = submitted.plan.split(shape, task.index as usize) else { return };
-                let inputs = shape.reads.iter();
-                let inputs =
-                    inputs.map(|(id, way)| (*id, feed(*way, &split, &self.outputs(task.query, *id)))).collect();
+                let inputs = submitted.plan.reads(shape, &split);
+                let inputs = inputs.map(|(id, way)| (id, feed(way, &split, &self.outputs(task.query, id)))).collect();
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 ready.iter().for_each(|(step, replica, _)| self.observed.serves(*step, *replica));
                 let replicas = ready.into_iter().filter_map(|(step, replica, on)| self.replica_at(step, replica, on));
@@ -243,6 +244,7 @@ impl SchedulerActor {
                 crew.and_then(|crew| crew.place.node).into_iter().for_each(|(node, _)| self.host.forget(node));
                 self.replicas.retain(|_, (on, _)| *on != worker);
                 self.owners.retain(|_, (on, _)| *on != worker);
+                self.queries.values_mut().for_each(|submitted| _ = submitted.sent.remove(&worker));
                 self.provide(move |provider| provider.retire(worker));
             }
             Action::Report(query, report) => self.report(query, report),
@@ -286,10 +288,12 @@ impl SchedulerActor {
 
     /// Puts a message into a worker's outbox. A worker that does not take its messages is lost.
     fn send(&mut self, worker: WorkerId, message: Outgoing) {
-        if let Some(crew) = self.workers.get(&worker)
-            && crew.outbox.try_send(message).is_err()
-        {
-            self.lose(worker, format!("it has left {OUTBOX} messages waiting"));
+        let Some(crew) = self.workers.get(&worker) else { return };
+        match crew.outbox.try_send(message) {
+            Ok(()) => (),
+            Err(TrySendError::Full(_)) => self.lose(worker, format!("it has left {OUTBOX} messages waiting")),
+            // Nobody sends them any more.
+            Err(TrySendError::Closed(_)) => self.lose(worker, "its connection has ended".to_owned()),
         }
     }
 
@@ -514,7 +518,8 @@ impl Handler<Submit> for SchedulerActor {
             one_attempt: stage.one_attempt.inputs.clone(),
             with_others: stage.one_attempt.with_others,
             held: stage.held.iter().flatten().map(|(of, _)| *of).collect::<BTreeSet<_>>().into_iter().collect(),
-            tasks: plan.tasks_of(stage.id),
+            tasks: stage.splits.len(),
+            sections: plan.sections,
             modes: stage.modes.clone(),
             pools: stage.steps().iter().map(|step| pool_spec(step, no_gpu.as_deref())).collect(),
             affinity,

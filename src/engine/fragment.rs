@@ -34,7 +34,8 @@ const FEW: usize = 1024;
 
 /// Whether a task hands on what it makes of few rows of a frame: it is row-wise then, or it would have no such split.
 pub(super) fn reads_few_rows(bound: &Bound, split: &Split) -> bool {
-    matches!(split, Split::Slice { len, .. } if *len <= FEW) && !matches!(bound.ir.get(bound.top), IR::Sink { .. })
+    let few = matches!(split, Split::Slice { len, .. } if *len <= FEW) && bound.readings.is_empty();
+    few && !matches!(bound.ir.get(bound.top), IR::Sink { .. })
 }
 
 /// Runs it on the in-memory engine, on this thread.
@@ -176,7 +177,7 @@ fn take_files(scan: &mut IR, files: &[usize], rows_before: usize, slice: Option<
 }
 
 /// Puts the frame that a task yields in the place of all of them, and says which part of it.
-pub(super) fn take_branch<'a>(top: Node, mut split: &'a Split, ir: &mut Arena<IR>) -> &'a Split {
+fn take_branch<'a>(top: Node, mut split: &'a Split, ir: &mut Arena<IR>) -> &'a Split {
     while let Split::Branch { input, split: part } = split {
         let union = ir.iter(top).find_map(|(node, ir)| match ir {
             IR::Union { inputs, .. } => Some((node, *inputs.get(*input)?)),

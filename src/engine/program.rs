@@ -1,6 +1,6 @@
 //! A stage's program, decoded once per worker and shared by its tasks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use polars::prelude::*;
@@ -39,6 +39,8 @@ pub(crate) struct Read {
     pub(crate) form: Arc<Form>,
     /// Several nodes read it.
     pub(super) shared: bool,
+    /// The frames below a union that are made of it, if the union is of such.
+    branches: Vec<usize>,
 }
 
 /// Whose rows a task reads.
@@ -53,8 +55,8 @@ pub(crate) enum Of {
 #[derive(Clone)]
 pub(super) struct Scattering {
     pub(super) by: Scatter,
-    /// What computes the keys of a batch, if they are not columns.
-    pub(super) computed: Option<Arc<IRPlan>>,
+    /// What computes the keys of a batch, if they are not columns; and the UDF calls in it.
+    pub(super) computed: Option<(Arc<IRPlan>, Vec<(Node, UdfCall)>)>,
 }
 
 pub(super) struct Step {
@@ -90,6 +92,7 @@ impl Program {
         let StageProgram { batches, limit, scatter, .. } = program;
         let scatter = scatter.map(|by| {
             let computed = by.computed.as_ref().map(|computed| computed.open()).transpose()?;
+            let computed = computed.map(|plan| (Arc::clone(&plan), udf_calls(&plan)));
             Ok::<_, PolarsFailure>(Scattering { by, computed })
         });
         let scatter = scatter.transpose()?;
@@ -99,12 +102,12 @@ impl Program {
 
     /// What a task with this split reads of what other tasks have left.
     pub(crate) fn reads_with(&self, split: &Split) -> impl Iterator<Item = &Read> {
-        let below = matches!(split, Split::Branch { .. }).then(|| {
-            let mut ir = self.fragment.lp_arena.clone();
-            fragment::take_branch(self.fragment.lp_top, split, &mut ir);
-            ir.iter(self.fragment.lp_top).map(|(node, _)| node.0).collect::<BTreeSet<_>>()
-        });
-        self.reads.iter().filter(move |read| below.as_ref().is_none_or(|below| below.contains(&read.at.0)))
+        let branch = if let Split::Branch { input, .. } = split { Some(*input) } else { None };
+        let is_read = move |read: &&Read| match branch {
+            Some(branch) => read.branches.is_empty() || read.branches.contains(&branch),
+            None => true,
+        };
+        self.reads.iter().filter(is_read)
     }
 }
 
@@ -119,7 +122,17 @@ fn reads(plan: &IRPlan) -> Vec<Read> {
             None => Of::Held(held),
         };
         let read = reads.entry(at.0).and_modify(|read| read.shared = true);
-        read.or_insert_with(|| Read { at, of, form: Form::new(&file_info.schema), shared: false });
+        let branches = Vec::new();
+        read.or_insert_with(|| Read { at, of, form: Form::new(&file_info.schema), shared: false, branches });
+    }
+    let union = plan.lp_arena.iter(plan.lp_top).find_map(|(_, ir)| match ir {
+        IR::Union { inputs, .. } => Some(inputs),
+        _ => None,
+    });
+    for (branch, input) in union.into_iter().flatten().enumerate() {
+        for (node, _) in plan.lp_arena.iter(*input) {
+            reads.get_mut(&node.0).into_iter().for_each(|read| read.branches.push(branch));
+        }
     }
     reads.into_values().collect()
 }

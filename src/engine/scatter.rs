@@ -43,7 +43,7 @@ impl Sections {
         for start in (0..batch.height()).step_by(rows) {
             let piece = batch.slice(start as i64, rows);
             let keys = match computed {
-                Some(plan) => fragment::run_on_batch(plan, &[], &self.calling, piece.clone())?,
+                Some((plan, calls)) => fragment::run_on_batch(plan, calls, &self.calling, piece.clone())?,
                 None => piece.select(&by.keys).map_err(PolarsFailure::from)?,
             };
             let sections = scatter(&piece, &keys, by.into).map_err(PolarsFailure::from)?;

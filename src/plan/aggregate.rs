@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use polars::prelude::*;
 use polars_plan::plans::expr_ir::{ExprIR, OutputName};
-use polars_plan::plans::{AExpr, IR};
+use polars_plan::plans::{AExpr, ArenaExprIter, IR, IRAggExpr};
 use polars_utils::arena::{Arena, Node};
 
 use super::lift::{below, replaced};
@@ -36,6 +36,12 @@ pub(super) fn keys_of(ir: &IR) -> Option<Vec<ExprIR>> {
         }
         _ => None,
     }
+}
+
+/// Whether an aggregate yields numbers of rows, which are of all of them.
+pub(super) fn counts_rows(ir: &IR, exprs: &Arena<AExpr>) -> bool {
+    let groups = |(_, expr): (Node, &AExpr)| matches!(expr, AExpr::Agg(IRAggExpr::AggGroups(_)));
+    ir.exprs().any(|root| exprs.iter(root.node()).any(groups))
 }
 
 /// Takes an aggregation apart; `names` gives names that no column has.
@@ -123,7 +129,8 @@ fn split(parts: &mut States<'_>, at: Node, merged: &mut BTreeMap<usize, Node>) -
         merged.insert(at.0, merge);
         return Ok(());
     }
-    let maps = maps_its_inputs(&expr, parts.exprs) && !matches!(expr, AExpr::Column(_));
+    // What a struct is given anew is no input of the expression, and may hold aggregates.
+    let maps = maps_its_inputs(&expr, parts.exprs) && !matches!(expr, AExpr::Column(_) | AExpr::StructEval { .. });
     if !maps || (inputs.is_empty() && !matches!(expr, AExpr::Literal(_))) {
         return Err(format!("{} cannot be merged of parts", shown(at, parts.exprs)));
     }

@@ -233,7 +233,14 @@ impl Cutter {
         Ok(())
     }
 
-    pub(super) fn open(&mut self, head: Head) -> StageId {
+    pub(super) fn open(&mut self, mut head: Head) -> StageId {
+        // Polars keeps one of the nodes that are one cache: stages begin at nodes of their own.
+        if let Head::Node(input) = head
+            && matches!(self.ir.get(input), IR::Cache { .. })
+        {
+            let columns = self.schema(input);
+            head = Head::Node(self.ir.add(IR::SimpleProjection { input, columns }));
+        }
         let bytes = match &head {
             Head::Node(head) => self.bytes(*head),
             Head::Frame(frame) => frame.estimated_size() as u64,
@@ -271,7 +278,7 @@ impl Cutter {
         let modes = self.modes(head, &reads, &splits);
         let ways = |of: StageId| ways_of(&reads, &modes, of);
         let scatters: Vec<_> =
-            closed.iter().map(|stage| stage.program().and_then(|program| program.scatter.clone())).collect();
+            closed.iter().map(|stage| stage.program().and_then(|program| program.scatter.as_ref())).collect();
         let comparison = Comparison {
             ir: &self.ir,
             exprs: &self.exprs,
@@ -298,7 +305,8 @@ impl Cutter {
                 let Splits { splits, why, .. } = split_frame(&frame, self.target.tasks);
                 let frame = Arc::unwrap_or_clone(frame);
                 let (work, reads, modes, describe) = (Work::Frame(frame), Vec::new(), Vec::new(), String::new());
-                return Ok(Stage { id, work, reads, modes, one_attempt, splits, held: Vec::new(), why, describe });
+                let (held, branches) = (Vec::new(), BTreeMap::new());
+                return Ok(Stage { id, work, reads, modes, one_attempt, splits, branches, held, why, describe });
             }
         };
         let steps = stage.steps.into_iter().map(|step| self.close_step(step)).collect::<Result<Vec<_>, _>>()?;
@@ -313,7 +321,21 @@ impl Cutter {
         let root = head.0 as u32;
         let program = StageProgram { root, cuts: Vec::new(), batches, steps, limit, scatter };
         let work = Work::Program(program);
-        Ok(Stage { id, work, reads, modes, one_attempt, splits, held, why, describe: self.describe(head) })
+        let branches = self.branches(head, &splits);
+        Ok(Stage { id, work, reads, modes, one_attempt, splits, branches, held, why, describe: self.describe(head) })
+    }
+
+    /// Which of the frames that a stage with this head yields are made of what it reads.
+    fn branches(&self, head: Node, splits: &[Split]) -> BTreeMap<StageId, Vec<usize>> {
+        let mut branches = BTreeMap::<_, Vec<_>>::new();
+        if let Some(Split::Branch { .. }) = splits.first()
+            && let IR::Union { inputs, .. } = self.ir.get(self.row_wise_base(head))
+        {
+            for (branch, input) in inputs.iter().enumerate() {
+                self.reads(*input).iter().for_each(|read| branches.entry(read.from).or_default().push(branch));
+            }
+        }
+        branches
     }
 
     /// What a stage does, as Polars describes it.

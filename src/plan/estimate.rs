@@ -6,6 +6,7 @@ use polars_utils::arena::Node;
 
 use super::cut::Cutter;
 use super::files::Layout;
+use super::held::held_by;
 use super::wire::placeholder_of;
 
 /// Of the rows, a filter leaves one in so many; one that asks for certain values, one in more.
@@ -13,6 +14,8 @@ const FILTERED: u64 = 3;
 const CHOSEN: u64 = 10;
 /// Groups have so many rows.
 const GROUPED: u64 = 4;
+/// A persisted partition.
+const HELD: u64 = 8 << 20;
 /// A file of which nothing is known.
 const UNKNOWN: u64 = 1 << 30;
 
@@ -45,6 +48,10 @@ impl Cutter {
     /// What a scan reads of its files.
     fn scanned(&self, scan: Node) -> u64 {
         let IR::Scan { file_info, output_schema, .. } = self.ir.get(scan) else { return UNKNOWN };
+        let held = held_by(self.ir.get(scan)).len() as u64;
+        if held > 0 {
+            return held * HELD;
+        }
         let files = self.layouts(scan);
         let known: Option<u64> = files.iter().map(Layout::bytes).sum();
         let (all, known) = (width(&file_info.schema).max(1), known.filter(|_| !files.is_empty()).unwrap_or(UNKNOWN));

@@ -9,7 +9,7 @@ use polars_plan::plans::{AExpr, IR};
 use polars_plan::prelude::ProjectionOptions;
 use polars_utils::arena::Node;
 
-use super::aggregate::{Parts, in_parts, is_aggregation, keys_of};
+use super::aggregate::{Parts, counts_rows, in_parts, is_aggregation, keys_of};
 use super::cut::{Cutter, Head, single_input};
 use super::join::{self, may_be_key};
 use super::rowwise::{expr_is_row_wise, reads_a_column};
@@ -83,6 +83,7 @@ impl Cutter {
         keys: Option<Vec<ExprIR>>,
         why: &str,
     ) -> Result<bool, PlanError> {
+        let keys = keys.filter(|_| !counts_rows(self.ir.get(node), &self.exprs));
         let Some(keys) = keys else {
             self.whole.insert(node.0, format!("it aggregates all rows at once, because {why}"));
             return Ok(false);
@@ -171,7 +172,9 @@ impl Cutter {
         let Some(most) = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(len)) else { return false };
         let top = self.draw_in(input);
         let splits = self.splits(top);
-        if most > TOP || !splits.are_several() || self.growing_at(top).is_some() {
+        // A key that looks at other rows is of all of them.
+        let are_rows = by_column.iter().all(|key| expr_is_row_wise(key.node(), &self.exprs));
+        if most > TOP || !are_rows || !splits.are_several() || self.growing_at(top).is_some() {
             return false;
         }
         // What a task has seen says nothing of what others have: the predicate that tells scans of it stays in the task.

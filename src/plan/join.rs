@@ -5,6 +5,7 @@ use polars_plan::plans::expr_ir::ExprIR;
 use polars_plan::plans::{AExpr, IR};
 use polars_utils::arena::Arena;
 
+use super::lift::has_udf;
 use super::rowwise::{expr_is_row_wise, reads_a_column};
 
 /// What may be done with a join's sides, so that all tasks together yield its rows.
@@ -32,6 +33,10 @@ pub(super) fn parts(ir: &IR, left: &Schema, right: &Schema, exprs: &Arena<AExpr>
     let is_key = |key: &ExprIR| expr_is_row_wise(key.node(), exprs) && reads_a_column(key.node(), exprs);
     if !left_on.iter().chain(right_on).all(is_key) {
         return Err("its keys are not computed row by row".to_owned());
+    }
+    // They are computed again wherever they are used, and a UDF need not give the same twice.
+    if left_on.iter().chain(right_on).any(|key| has_udf(key.node(), exprs)) {
+        return Err("its keys call UDFs".to_owned());
     }
     let (by_keys, left_along, right_along) = match &args.how {
         JoinType::Inner => (true, true, true),

@@ -1,6 +1,7 @@
 //! UDF calls are taken out of expressions: each becomes a column that a step adds below the node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use polars::prelude::*;
 use polars_plan::plans::expr_ir::ExprIR;
@@ -45,6 +46,8 @@ impl Liftable {
 /// The calls in these expressions that can be lifted now, equal ones as one.
 pub(super) fn liftable(roots: impl IntoIterator<Item = Node>, exprs: &Arena<AExpr>) -> Vec<Liftable> {
     let mut found: Vec<Liftable> = Vec::new();
+    // A query may have thousands.
+    let mut alike: HashMap<u64, Vec<usize>> = HashMap::new();
     let mut stack: Vec<Node> = roots.into_iter().collect();
     while let Some(at) = stack.pop() {
         let expr = exprs.get(at);
@@ -54,9 +57,13 @@ pub(super) fn liftable(roots: impl IntoIterator<Item = Node>, exprs: &Arena<AExp
         {
             let rows = |e: &ExprIR| expr_is_row_wise(e.node(), exprs);
             if input.iter().all(rows) && input.iter().any(|e| reads_a_column(e.node(), exprs)) {
-                match found.iter_mut().find(|known| known.is(&call, input, exprs)) {
-                    Some(known) => drop(known.at.insert(at.0)),
-                    None => found.push(Liftable { at: BTreeSet::from([at.0]), call, inputs: input.clone() }),
+                let alike = alike.entry(hash_of(&call, input, exprs)).or_default();
+                match alike.iter().find(|known| found[**known].is(&call, input, exprs)) {
+                    Some(known) => drop(found[*known].at.insert(at.0)),
+                    None => {
+                        alike.push(found.len());
+                        found.push(Liftable { at: BTreeSet::from([at.0]), call, inputs: input.clone() });
+                    }
                 }
             }
             continue;
@@ -65,6 +72,17 @@ pub(super) fn liftable(roots: impl IntoIterator<Item = Node>, exprs: &Arena<AExp
     }
     found.sort_by_key(|call| call.at.first().copied());
     found
+}
+
+/// The same for equal calls.
+fn hash_of(call: &UdfCall, inputs: &[ExprIR], exprs: &Arena<AExpr>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    call.name().hash(&mut hasher);
+    for input in inputs {
+        input.output_name().hash(&mut hasher);
+        exprs.iter(input.node()).for_each(|(_, expr)| expr.hash(&mut hasher));
+    }
+    hasher.finish()
 }
 
 /// A copy of the expression with others in the place of some nodes. Nodes may be shared with other expressions: nothing is

@@ -139,7 +139,7 @@ pub(super) struct Comparison<'a> {
     pub(super) cuts: &'a BTreeMap<usize, StageId>,
     /// What stages below leave, and the ways in which it may be read.
     pub(super) stages: &'a [Same],
-    pub(super) scatters: &'a [Option<Scatter>],
+    pub(super) scatters: &'a [Option<&'a Scatter>],
     pub(super) ways: &'a dyn Fn(StageId) -> Vec<Way>,
 }
 
@@ -162,7 +162,7 @@ impl Comparison<'_> {
             return match batch {
                 Some((own, same)) if own == stage => same.clone(),
                 _ => match (self.stages.get(stage.0 as usize), self.scatters.get(stage.0 as usize)) {
-                    (Some(same), Some(scatter)) => same.as_read(&(self.ways)(stage), scatter.as_ref()),
+                    (Some(same), Some(scatter)) => same.as_read(&(self.ways)(stage), *scatter),
                     _ => Same::nothing(),
                 },
             };

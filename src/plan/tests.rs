@@ -484,6 +484,9 @@ fn the_first_rows_of_a_sort_are_the_first_of_each_task_s() {
     assert!(plan.stages[0].describe.contains("SORT") && plan.stages[1].describe.contains("SORT"), "{plan}");
     let all = planned(table.scan().sort(["b"], Default::default()));
     assert_eq!(shape(&all), [(1, vec![])], "{all}");
+    let apart = table.scan().sort_by_exprs([col("a") - col("a").mean()], Default::default()).limit(5);
+    let apart = planned(apart);
+    assert_eq!(shape(&apart), [(1, vec![])], "a key that looks at other rows is of all of them: {apart}");
 }
 
 #[test]
@@ -512,11 +515,54 @@ fn frames_one_below_the_other_are_tasks_one_after_the_other() {
 }
 
 #[test]
+fn a_cache_that_is_a_side_of_two_joins_is_read_by_both() {
+    let table = Table::new();
+    let both = table.scan().cache();
+    let query = table.scan().inner_join(both.clone(), col("a"), col("a")).inner_join(both, col("b"), col("b"));
+    assert!(planned(query).is_sound());
+}
+
+#[test]
+fn aggregates_of_row_numbers_and_join_keys_that_call_udfs_see_all_rows_at_once() {
+    let table = Table::new();
+    let groups = planned(table.scan().group_by([col("b")]).agg([col("a").agg_groups()]));
+    assert_eq!(shape(&groups), [(1, vec![])], "{groups}");
+    let keyed = planned(table.scan().inner_join(table.scan(), same([col("a")]), col("a")));
+    assert_eq!(shape(&keyed), [(1, vec![])], "{keyed}");
+    assert!(keyed.stages[0].why.contains("its keys call UDFs"), "{keyed}");
+}
+
+#[test]
+fn a_task_of_one_frame_of_several_reads_nothing_of_the_others() {
+    let table = Table::new();
+    let counted =
+        || table.scan().group_by([col("b")]).agg([len().alias("a")]).select([col("b"), col("a").cast(DataType::Int64)]);
+    let plan = planned(concat([counted(), counted()], UnionArgs::default()).unwrap());
+    let last = plan.stages.last().unwrap();
+    let shape = Shape {
+        chain: vec![(last.id, 0)],
+        reads: last.reads.iter().map(|read| (read.from, Way::Share)).collect(),
+        tasks: Tasks::Splits(last.id, last.splits.len()),
+        why: String::new(),
+    };
+    for task in 0..last.splits.len() {
+        let split = plan.split(&shape, task).unwrap();
+        let Split::Branch { input, .. } = split else { panic!("{split}") };
+        let reads: Vec<_> = plan.reads(&shape, &split).map(|(id, _)| id).collect();
+        assert_eq!(reads, [shape.reads[input].0], "{plan}");
+    }
+}
+
+#[test]
 fn a_plan_that_contradicts_itself_is_not_sound() {
     let plan = || joined(JoinType::Inner);
     assert!(plan().is_sound());
     type Spoil = fn(&mut QueryPlan);
-    let spoil: [Spoil; 6] = [
+    let spoil: [Spoil; 10] = [
+        |plan| plan.sections = u32::MAX,
+        |plan| plan.stages[0].splits.clear(),
+        |plan| plan.stages[2].modes[0].small = Some(crate::sched::Small { input: 7, beside: 1 }),
+        |plan| plan.stages[2].modes[0].small = Some(crate::sched::Small { input: 0, beside: 1 }),
         |plan| plan.stages[2].reads[0].from = StageId(2),
         |plan| plan.stages[2].reads[0].from = StageId(9),
         |plan| plan.stages[2].modes[0].ways = vec![Way::Along; 2],

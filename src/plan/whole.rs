@@ -1,5 +1,7 @@
 //! A query of this process in which nothing is ours: Polars runs it whole, as it has optimised it.
 
+use std::collections::BTreeMap;
+
 use polars_plan::plans::{ArenaLpIter, IR, IRPlan};
 
 use super::cut::Parts;
@@ -30,6 +32,7 @@ pub(super) fn parts(mut plan: IRPlan) -> Parts {
         modes: vec![Mode { ways: Vec::new(), by_size: false, small: None }],
         one_attempt: OneAttempt::default(),
         splits,
+        branches: BTreeMap::new(),
         held,
         why: "it calls no UDF, so Polars runs all of it at once".to_owned(),
         describe: plan.describe(),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use super::pool::PoolSpec;
-use super::shape::{Mode, Shape};
+use super::shape::{Mode, Shape, Way};
 use super::waiting::Waiting;
 use super::{Affinity, Attempt, DriverId, PartitionId, PoolId, QueryId, StageId, StepId, TaskId, WorkerId};
 use crate::error::{Error, TaskFailure};
@@ -33,8 +33,10 @@ pub(crate) struct StageSpec {
     pub(crate) with_others: bool,
     /// Queries whose persisted results its tasks read.
     pub(crate) held: Vec<QueryId>,
-    /// How many it has; where its shape decides that, at most.
+    /// How many it has, if its shape does not decide that.
     pub(crate) tasks: usize,
+    /// How many sections its inputs have left, where it reads some.
+    pub(crate) sections: u32,
     /// How it may be run: the first mode that fits is. None: its tasks read all of its inputs.
     pub(crate) modes: Vec<Mode>,
     pub(crate) pools: Vec<PoolSpec>,
@@ -44,6 +46,14 @@ pub(crate) struct StageSpec {
     pub(crate) limit: Option<u64>,
     /// Its partitions, if the driver holds them already: then it needs no run.
     pub(crate) given: Vec<Output>,
+}
+
+impl StageSpec {
+    /// The input that some mode takes in; all those that do take in the same.
+    fn taken_in(&self) -> Option<StageId> {
+        let along = |mode: &Mode| mode.ways.iter().position(|way| *way == Way::Along);
+        self.inputs.get(self.modes.iter().find_map(along)?).copied()
+    }
 }
 
 /// A sealed partition that a task left in its worker's store.
@@ -95,6 +105,8 @@ pub(super) struct Query {
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) phase: Phase,
+    /// The stage that some of its modes take in.
+    pub(super) may_take: Option<StageId>,
     /// In which of its modes it is run, and how, once that is known.
     pub(super) mode: Option<usize>,
     pub(super) shape: Option<Shape>,
@@ -350,6 +362,7 @@ impl Stage {
     fn new(spec: &StageSpec, now: Instant) -> Self {
         Self {
             phase: Phase::Waiting,
+            may_take: spec.taken_in(),
             mode: None,
             shape: None,
             is_launched: false,

@@ -46,7 +46,7 @@ pub struct StageStatus {
 pub struct Wait {
     /// How many.
     pub count: usize,
-    /// Of what: `task`, `replica` or `batch`.
+    /// Of what: `task`, `replica` or `batch`; `shape`: it has not been decided yet how the stage runs.
     pub of: Cow<'static, str>,
     /// What they wait for.
     pub on: WaitsFor,
@@ -244,6 +244,14 @@ fn waits(query: &Query, index: usize, pools: &Pools, task: Resources, no_workers
     let since = stage.since.max(stage.moved);
     match (stage.phase, query.open.contains(&index)) {
         (Phase::Done, _) => (),
+        // It has no tasks yet: what it reads has not been measured, or its reader has not decided whether it takes it in.
+        (..) if !stage.is_launched => {
+            let inputs = stage.readers.iter().flat_map(|reader| &query.spec.stages[*reader].inputs).chain(&spec.inputs);
+            let missing = inputs.filter(|id| {
+                id.0 as usize != index && query.stages.get(id.0 as usize).is_some_and(|s| s.phase != Phase::Done)
+            });
+            wait(1, "shape", WaitsFor::Inputs(missing.copied().collect()), stage.since);
+        }
         (_, false) if query.inputs_done(index) => wait(stage.waiting.len(), "task", WaitsFor::Alone, since),
         (_, false) => {
             let missing =

@@ -86,7 +86,9 @@ impl Form {
         let mut rows = cast(rows, &self.stored)?;
         rows.rechunk_mut();
         let batch = match rows.iter_chunks(CompatLevel::newest(), false).next() {
-            Some(batch) => batch,
+            Some(batch) if rows.width() > 0 => batch,
+            // Without a column there are no chunks either, but rows.
+            Some(_) => RecordBatchT::try_new(rows.height(), Arc::clone(&self.file.schema), Vec::new())?,
             None => RecordBatchT::try_new(0, Arc::clone(&self.file.schema), Vec::new())?,
         };
         let height = batch.height();

@@ -187,6 +187,18 @@ fn an_output_that_is_not_sealed_is_not_seen_and_leaves_neither_file_nor_bytes() 
 }
 
 #[test]
+fn rows_without_a_column_are_as_many_as_were_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path());
+    let frame = DataFrame::new(250_000, Vec::new()).unwrap();
+    let mut writer = store.writer(output(1, 0), &Form::new(frame.schema()));
+    writer.write(0, frame.clone()).unwrap();
+    assert_eq!(writer.seal().unwrap().rows, 250_000);
+    let read = here(&store, &whole(output(1, 0)), frame.schema()).unwrap();
+    assert_eq!((read.height(), read.width()), (250_000, 0));
+}
+
+#[test]
 fn an_empty_output_has_its_schema() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path());

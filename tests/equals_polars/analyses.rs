@@ -1,7 +1,7 @@
 //! What ordinary analyses call: each needs a feature of Polars.
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use polars_core::frame::PivotColumnNaming;
 use polars_core::series::ops::NullBehavior;
@@ -22,8 +22,8 @@ fn sql(text: &str) -> LazyFrame {
     context.execute(text).unwrap()
 }
 
-/// A file whose types are rare.
-fn rare() -> LazyFrame {
+/// A file whose types are rare; written once, for tests run beside each other.
+static RARE: LazyLock<PlRefPath> = LazyLock::new(|| {
     let at = path("rare.parquet");
     let dtypes =
         [("u8", DataType::UInt8), ("u16", DataType::UInt16), ("i8", DataType::Int8), ("f16", DataType::Float16)];
@@ -31,7 +31,11 @@ fn rare() -> LazyFrame {
     let frame = df!["n" => (0..500i64).collect::<Vec<_>>()].unwrap().lazy().with_columns(columns);
     let to = File::create(at.as_str()).unwrap();
     ParquetWriter::new(to).with_row_group_size(Some(90)).finish(&mut frame.collect().unwrap()).unwrap();
-    LazyFrame::scan_parquet(at, Default::default()).unwrap()
+    at
+});
+
+fn rare() -> LazyFrame {
+    LazyFrame::scan_parquet(RARE.clone(), Default::default()).unwrap()
 }
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -1,6 +1,7 @@
 //! A query on a session gives plain Polars' answer: native, on one worker process, and on four.
 
 mod analyses;
+mod exchanges;
 mod sources;
 mod udfs;
 mod verbs;
@@ -45,6 +46,11 @@ fn one_worker_process() {
 #[test]
 fn sources_on_four_worker_processes() {
     same_on(&Session::local(4).unwrap(), sources::cases());
+}
+
+#[test]
+fn exchanges_on_three_worker_processes() {
+    same_on(&Session::local(3).unwrap(), exchanges::cases());
 }
 
 #[test]

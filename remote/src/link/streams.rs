@@ -18,6 +18,7 @@ use super::{Arrived, Hold, Letter, Link, length, sorted};
 use crate::error::{AskError, Fault, FetchError};
 use crate::frame::{Header, Kind, MORE};
 use crate::limits::MAX_MESSAGE;
+use crate::net::deadline;
 use crate::parcel::{Opened, Parcel};
 use crate::pieces::{Assembly, Credit, PIECE, TooLarge, WINDOW, cost, cut, may_give};
 
@@ -66,7 +67,7 @@ impl Streams {
 impl Link {
     /// Sends an ask that is answered by a stream; dropping what is returned cancels it there.
     pub(crate) async fn stream(self: &Arc<Self>, letter: Letter, patience: Duration) -> Result<Incoming, AskError> {
-        let (place, letter, room) = self.call(letter, patience).await?;
+        let (place, letter, room) = self.call(letter, deadline(patience)).await?;
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (pieces, queue) = mpsc::unbounded_channel();
         let credit = Arc::new(Credit::new());

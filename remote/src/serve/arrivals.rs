@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Mail, Services, hand_over, refuse};
+use super::{Mail, Services, hand_over, patience, refuse};
 use crate::error::Fault;
 use crate::frame::{Header, Kind};
 use crate::ids::ActorId;
@@ -75,7 +75,7 @@ impl Arrivals {
         }
         // From now on a cancel ends it at once.
         let serving = match header.kind {
-            Kind::Ask => match self.link.serve(header.call) {
+            Kind::Ask => match self.link.serve(header.call, came + patience(&header)) {
                 Some(serving) => Some(serving),
                 None => return,
             },

@@ -17,7 +17,7 @@ use crate::udf::UdfCall;
 /// Whether what is kept of parts can be merged.
 pub(super) fn is_mergeable(expr: &AExpr) -> bool {
     match expr {
-        AExpr::Len => true,
+        AExpr::Len | AExpr::Function { function: IRFunctionExpr::NullCount, .. } => true,
         AExpr::Agg(aggregate) => matches!(
             aggregate,
             IRAggExpr::Min { .. }
@@ -128,7 +128,7 @@ impl States<'_> {
     }
 
     fn keep_mean(&mut self, input: Node) -> PolarsResult<Node> {
-        let (count, sum) = (self.count(input)?, self.cast(input, DataType::Float64));
+        let (count, sum) = (self.count(input)?, self.float_of(input));
         let sum = self.agg(IRAggExpr::Sum(sum));
         let sum = self.intern(sum)?;
         let (count, sum) = (self.agg(IRAggExpr::Sum(count)), self.agg(IRAggExpr::Sum(sum)));
@@ -139,18 +139,28 @@ impl States<'_> {
     }
 
     fn keep_var(&mut self, input: Node, ddof: u8) -> PolarsResult<Node> {
-        let (count, input) = (self.count(input)?, self.cast(input, DataType::Float64));
+        let (count, input) = (self.count(input)?, self.float_of(input));
         let mean = self.agg(IRAggExpr::Mean(input));
         let mean = self.intern(mean)?;
         // Of the task's own rows: the sum of the squares of their distances from their mean.
         let (var, own) = (self.agg(IRAggExpr::Var(input, 0)), self.own_count(input));
         let squares = self.binary(var, Operator::Multiply, own);
         let squares = self.intern(squares)?;
-        let weighed = self.binary(count, Operator::Multiply, mean);
+        // From one of the means on, so that equal ones give just that.
+        let least = self.agg(IRAggExpr::Min { input: mean, propagate_nans: false });
+        let above = self.binary(mean, Operator::Minus, least);
+        let weighed = self.binary(count, Operator::Multiply, above);
         let (all, sum) = (self.agg(IRAggExpr::Sum(count)), self.agg(IRAggExpr::Sum(weighed)));
-        let mean_of_all = self.binary(sum, Operator::TrueDivide, all);
+        let above = self.binary(sum, Operator::TrueDivide, all);
+        let mean_of_all = self.binary(least, Operator::Plus, above);
         let apart = self.binary(mean, Operator::Minus, mean_of_all);
         let apart = self.binary(apart, Operator::Multiply, apart);
+        // Means that differ by their rounding are equal, so that equal values have no variance.
+        let (size, rounding) = (self.binary(mean_of_all, Operator::Multiply, mean_of_all), self.float(1e-30));
+        let rounding = self.binary(size, Operator::Multiply, rounding);
+        let is_equal = self.binary(apart, Operator::LtEq, rounding);
+        let none = self.float(0.0);
+        let apart = self.exprs.add(AExpr::Ternary { predicate: is_equal, truthy: none, falsy: apart });
         let between = self.binary(count, Operator::Multiply, apart);
         let (within, between) = (self.agg(IRAggExpr::Sum(squares)), self.agg(IRAggExpr::Sum(between)));
         let squares = self.binary(within, Operator::Plus, between);
@@ -199,6 +209,17 @@ impl States<'_> {
 
     fn cast(&mut self, expr: Node, dtype: DataType) -> Node {
         self.exprs.add(AExpr::Cast { expr, dtype, options: CastOptions::Strict })
+    }
+
+    /// Some of the rows stay on top: so Polars streams them.
+    fn float_of(&mut self, input: Node) -> Node {
+        match *self.exprs.get(input) {
+            AExpr::Filter { input, by } => {
+                let input = self.cast(input, DataType::Float64);
+                self.exprs.add(AExpr::Filter { input, by })
+            }
+            _ => self.cast(input, DataType::Float64),
+        }
     }
 
     fn binary(&mut self, left: Node, op: Operator, right: Node) -> Node {

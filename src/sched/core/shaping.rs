@@ -24,8 +24,14 @@ impl Core {
 
     fn fleet(&self) -> Fleet {
         let (workers, all) = (self.ledger.len().max(1) as u64, self.ledger.capacity());
-        let slots = (all.millicpus / self.settings.task.millicpus.max(1)).max(1);
-        Fleet { workers, slots, memory: all.memory / workers }
+        let task = self.settings.task.millicpus.max(1);
+        // Workers that may still come count: they come where there are tasks for them.
+        let most = self
+            .settings
+            .scale
+            .as_ref()
+            .map_or(0, |scale| (scale.workers.1 as u64).saturating_mul(scale.each.millicpus / task));
+        Fleet { workers, slots: (all.millicpus / task).max(most).max(1), memory: all.memory / workers }
     }
 }
 
@@ -106,7 +112,7 @@ impl Query {
             reads.push((input, way));
         }
         if by_size {
-            let sections = spec.tasks as u32;
+            let sections = spec.sections;
             tasks = deal(sections, bytes, fleet, forced);
             why.push(dealt(sections, bytes, &tasks));
         }
@@ -118,17 +124,16 @@ impl Query {
         Some(Shape { chain, reads, tasks, why: why.join("; ") })
     }
 
-    /// Whether what a stage does is, or may yet be, a part of another's tasks.
+    /// Whether what a stage does is, or may yet be, a part of another's tasks: of its only reader.
     fn is_held(&self, stage: usize) -> bool {
-        let is_along = |reader: usize, mode: usize| {
-            self.ways(reader, mode).any(|(input, way)| input.0 as usize == stage && way == Way::Along)
-        };
+        let &[reader] = &self.stages[stage].readers[..] else { return false };
+        let (id, state) = (StageId(stage as u32), &self.stages[reader]);
         // Who has its tasks has taken in what it takes in.
-        let mut readers = self.stages[stage].readers.iter().filter(|reader| !self.stages[**reader].is_launched);
-        readers.any(|reader| match self.stages[*reader].mode {
-            Some(mode) => is_along(*reader, mode),
-            None => (0..self.spec.stages[*reader].modes.len()).any(|mode| is_along(*reader, mode)),
-        })
+        if state.is_launched || state.may_take != Some(id) {
+            return false;
+        }
+        let takes = |mode| self.ways(reader, mode).any(|(input, way)| input == id && way == Way::Along);
+        state.mode.is_none_or(takes)
     }
 
     /// Gives a stage its tasks, and takes in those of which they are a part.

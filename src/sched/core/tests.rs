@@ -117,6 +117,7 @@ fn stage(tasks: usize) -> StageSpec {
         with_others: false,
         held: Vec::new(),
         tasks,
+        sections: 16,
         modes: Vec::new(),
         pools: Vec::new(),
         affinity: BTreeMap::new(),

@@ -1,0 +1,229 @@
+//! What several tasks put together: every aggregate of every type, every join, distinct rows, first rows, frames one below the other.
+
+use regatta::polars::prelude::*;
+use regatta::prelude::*;
+
+use crate::Case;
+use crate::sources::{nasty_scan, scan};
+
+type Aggregates = Vec<(&'static str, Expr)>;
+
+/// By what its rows are told apart, and by what they are not.
+fn aggregates(name: &str, dtype: &DataType) -> Aggregates {
+    let x = || col(name);
+    let mut all = vec![("count", x().count()), ("nulls", x().null_count()), ("len", x().len())];
+    if !dtype.is_nested() {
+        all.extend([("n_unique", x().n_unique()), ("min", x().min()), ("max", x().max())]);
+    }
+    if dtype.is_numeric() || dtype.is_duration() || dtype.is_bool() {
+        all.extend([("sum", x().sum()), ("mean", x().mean())]);
+    }
+    if dtype.is_primitive_numeric() {
+        all.extend([
+            ("var", x().var(1)),
+            ("std", x().std(0)),
+            ("var of few", x().var(200)),
+            ("median", x().median()),
+            ("some", x().filter((col("id") % lit(3)).eq(lit(0))).sum()),
+            ("mean of some", x().filter((col("id") % lit(3)).eq(lit(0))).mean()),
+            ("std of some", x().filter((col("id") % lit(3)).eq(lit(0))).std(1)),
+            ("of all", (x().max() - x().min()).cast(DataType::Float64) + x().sum().cast(DataType::Float64)),
+        ]);
+    }
+    all
+}
+
+fn named(name: String) -> &'static str {
+    Box::leak(name.into_boxed_str())
+}
+
+/// Sums of floats, and what is made of them, have other last digits when they are taken in another order.
+const FLOATS: &[&str] = &["sum", "mean", "var", "std", "var of few", "some", "mean of some", "std of some", "of all"];
+
+fn typed() -> LazyFrame {
+    let x = || col("id") % lit(120) - lit(20);
+    nasty_scan().with_columns([
+        (x() + lit(20)).cast(DataType::UInt8).alias("u8"),
+        (col("id") * lit(10_000)).cast(DataType::UInt32).alias("u32"),
+        x().cast(DataType::Int8).alias("i8"),
+        x().cast(DataType::Int128).alias("i128"),
+        x().cast(DataType::Float32).alias("f32"),
+        (x().cast(DataType::Float64) / lit(7.0) + lit(1e6)).alias("f64"),
+        lit(0.1).alias("same"),
+        when(col("id").gt(lit(1000))).then(col("id")).otherwise(lit(NULL)).alias("all null"),
+        (col("id") % lit(400)).cast(DataType::Date).alias("day"),
+    ])
+}
+
+fn of_every_type() -> Vec<Case> {
+    let mut frame = typed();
+    let schema = frame.collect_schema().unwrap();
+    let mut cases = Vec::new();
+    for (name, dtype) in schema.iter() {
+        // Those that tasks make parts of, and those that see all rows of a group at once.
+        let raw = ["n_unique", "median"];
+        let (at_once, parts): (Vec<_>, Vec<_>) =
+            aggregates(name, dtype).into_iter().partition(|(what, _)| raw.contains(what));
+        for (how, some) in [("in parts", parts), ("at once", at_once)] {
+            let every: Vec<_> = some.iter().map(|(what, expr)| expr.clone().alias(*what)).collect();
+            let floats: Vec<&str> = some.iter().map(|(what, _)| *what).filter(|what| FLOATS.contains(what)).collect();
+            let floats: &'static [&str] = floats.leak();
+            if every.is_empty() {
+                continue;
+            }
+            let by = |key: Expr| typed().group_by([key]).agg(every.clone());
+            cases.push((named(format!("{how}: {name} ({dtype})")), typed().select(every.clone()), true, floats));
+            cases.push((named(format!("{how}: {name} by flag")), by(col("flag").alias("by")), false, floats));
+            let computed = (col("id") % lit(90)).alias("by");
+            cases.push((named(format!("{how}: {name} by many")), by(computed), false, floats));
+        }
+        if !dtype.is_nested() {
+            let keyed = typed().group_by([col(name.clone())]).agg([len().alias("rows"), col("id").sum().alias("ids")]);
+            cases.push((named(format!("groups by {name} ({dtype})")), keyed, false, &[]));
+            let raw = typed().group_by([col(name.clone())]).agg([col("id").median().alias("middle"), len()]);
+            cases.push((named(format!("groups of all rows by {name}")), raw, false, &[]));
+            let distinct = typed().select([col(name.clone())]).unique(None, UniqueKeepStrategy::Any);
+            cases.push((named(format!("distinct {name}")), distinct, false, &[]));
+        }
+    }
+    cases
+}
+
+fn joins() -> Vec<Case> {
+    let types = [JoinType::Inner, JoinType::Left, JoinType::Right, JoinType::Full, JoinType::Semi, JoinType::Anti];
+    let few = || typed().filter((col("id") % lit(17)).eq(lit(3))).with_column(col("id").alias("number"));
+    let mut cases = Vec::new();
+    for how in types {
+        for key in ["id", "größe", "名", "flag", "small", "moment", "price", "kind", "i8", "f32", "day"] {
+            for nulls_equal in [false, true] {
+                let args = JoinArgs { nulls_equal, ..JoinArgs::new(how.clone()) };
+                let left = typed().filter(col("id").lt(lit(150))).select([col("id").alias("row"), col(key)]);
+                let right = few().select([col("number"), col(key)]);
+                let name = named(format!("{how:?} join by {key}, nulls equal: {nulls_equal}"));
+                cases.push((name, left.join(right, [col(key)], [col(key)], args), false, &[][..]));
+            }
+        }
+        let args =
+            JoinArgs { coalesce: JoinCoalesce::KeepColumns, suffix: Some("_b".into()), ..JoinArgs::new(how.clone()) };
+        let keys = [col("id") % lit(40), col("flag")];
+        let joined = typed().select([col("id"), col("flag")]).join(
+            few().select([col("id"), col("flag")]),
+            keys.clone(),
+            keys,
+            args,
+        );
+        cases.push((named(format!("{how:?} join by computed keys")), joined, false, &[]));
+    }
+    cases
+}
+
+#[regatta::udf]
+fn bucket(x: i64) -> i64 {
+    x % 30
+}
+
+pub(crate) fn cases() -> Vec<Case> {
+    let small = || scan().filter((col("id") % lit(50)).eq(lit(0))).select([col("id").alias("key"), col("group")]);
+    let counted = || scan().group_by([col("group")]).agg([len().cast(DataType::Int64).alias("id")]);
+    let both = |parts: Vec<LazyFrame>| concat(parts, UnionArgs::default()).unwrap();
+    let stage = || scan().select([col("group"), col("id")]);
+    let top = |query: LazyFrame, keys: &[&str], descending: bool| {
+        let options = SortMultipleOptions::default()
+            .with_order_descending(descending)
+            .with_nulls_last(true)
+            .with_maintain_order(true);
+        query.sort(keys.to_vec(), options)
+    };
+    let cached = scan().group_by([col("group")]).agg([col("id").max()]).cache();
+    let mut cases: Vec<Case> = vec![
+        ("cross join", small().cross_join(counted(), None), false, &[]),
+        (
+            "inequality join",
+            small().join_builder().with(counted()).join_where(vec![col("key").lt(col("id"))]),
+            false,
+            &[],
+        ),
+        (
+            "a join of a join",
+            scan().inner_join(small(), col("id"), col("key")).left_join(counted(), col("group"), col("group")),
+            false,
+            &[],
+        ),
+        (
+            "groups of a join of groups",
+            scan().inner_join(counted(), col("group"), col("group")).group_by([col("id_right")]).agg([len()]),
+            false,
+            &[],
+        ),
+        ("a join with itself", small().inner_join(small(), col("group"), col("group")), false, &[]),
+        ("a key that calls a UDF", stage().inner_join(counted(), bucket::on([col("id")]), col("group")), false, &[]),
+        (
+            "a side with a UDF",
+            stage().with_column(bucket::on([col("id")]).alias("b")).inner_join(counted(), col("b"), col("group")),
+            false,
+            &[],
+        ),
+        ("frames one below the other", both(vec![stage(), counted()]), false, &[]),
+        (
+            "frames in order",
+            both(vec![stage(), stage().filter(col("id").gt(lit(5))), stage()]).slice(1000, 500),
+            true,
+            &[],
+        ),
+        (
+            "frames of frames",
+            both(vec![both(vec![stage(), counted()]), stage()]).group_by([col("group")]).agg([col("id").sum()]),
+            false,
+            &[],
+        ),
+        ("a join of frames", both(vec![stage(), counted()]).inner_join(small(), col("id"), col("key")), false, &[]),
+        (
+            "one cache, two joins",
+            scan().inner_join(cached.clone(), col("group"), col("group")).inner_join(cached, col("id"), col("id")),
+            false,
+            &[],
+        ),
+        ("first rows of a sort", top(scan(), &["group", "value"], false).slice(3, 40), true, &[]),
+        ("last ones, with ties", top(nasty_scan(), &["flag"], true).limit(30), true, &[]),
+        (
+            "first rows by a key of all rows",
+            scan().sort_by_exprs([(col("id") - col("id").mean()).abs(), col("id")], Default::default()).limit(9),
+            true,
+            &[],
+        ),
+        ("numbers of rows", scan().group_by([col("group")]).agg([col("id").agg_groups()]), false, &[]),
+        (
+            "first in order of groups",
+            scan().group_by([col("group")]).agg([
+                col("id").first(),
+                col("word").last(),
+                col("id").implode(true).alias("all"),
+            ]),
+            false,
+            &[],
+        ),
+        (
+            "distinct, first of each",
+            scan().unique(Some(by_name(["group", "word"], true, false)), UniqueKeepStrategy::First),
+            false,
+            &[],
+        ),
+        (
+            "distinct, none of several",
+            nasty_scan().unique(Some(by_name(["名"], true, false)), UniqueKeepStrategy::None),
+            false,
+            &[],
+        ),
+        ("a limit of groups", counted().limit(100), false, &[]),
+        (
+            "many rows without a column",
+            scan().cross_join(scan().select([col("id").alias("other")]), None).select([len()]),
+            true,
+            &[],
+        ),
+        ("partitions of groups", counted().into_partitions(3).repartition(2, [col("group")]), false, &[]),
+    ];
+    cases.extend(of_every_type());
+    cases.extend(joins());
+    cases
+}
