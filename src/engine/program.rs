@@ -18,7 +18,7 @@ use crate::udf::{CallingTask, UdfCall, batch_of};
 pub(crate) struct Program {
     pub(super) fragment: Arc<IRPlan>,
     /// UDF calls in the fragment, which Polars will make itself.
-    pub(super) calls: Vec<(Node, UdfCall)>,
+    pub(super) calls: Calls,
     pub(super) batches: Option<usize>,
     pub(super) steps: Vec<Step>,
     /// Rows that a task leaves at most.
@@ -51,18 +51,21 @@ pub(crate) enum Of {
     Held(Vec<(QueryId, usize)>),
 }
 
+/// UDF calls in a plan, which Polars will make itself.
+type Calls = Vec<(Node, UdfCall)>;
+
 /// How rows go to sections.
 #[derive(Clone)]
 pub(super) struct Scattering {
     pub(super) by: Scatter,
     /// What computes the keys of a batch, if they are not columns; and the UDF calls in it.
-    pub(super) computed: Option<(Arc<IRPlan>, Vec<(Node, UdfCall)>)>,
+    pub(super) computed: Option<(Arc<IRPlan>, Calls)>,
 }
 
 pub(super) struct Step {
     pub(super) spec: UdfStep,
     pub(super) then: Option<Arc<IRPlan>>,
-    pub(super) calls: Vec<(Node, UdfCall)>,
+    pub(super) calls: Calls,
 }
 
 impl Program {

@@ -14,6 +14,7 @@ fn stage(tasks: usize, inputs: &[u32]) -> StageSpec {
         with_others: false,
         held: Vec::new(),
         tasks,
+        sections: 16,
         modes: Vec::new(),
         pools: Vec::new(),
         affinity: BTreeMap::<usize, Affinity>::new(),
