@@ -59,6 +59,7 @@ impl Scene {
             match action {
                 Action::Run { worker, task, attempt, .. } => self.runs.push((task, attempt, worker)),
                 Action::Report(_, Report::Done) => self.is_done = true,
+                Action::Report(_, Report::Failed(error)) => panic!("it fails: {error}"),
                 _ => (),
             }
         }
@@ -89,10 +90,11 @@ fn lost_and_made_again() -> Profile {
     scene.happens(Event::Submit(QuerySpec { id: QUERY, driver: DriverId(0), stages, stable: true }));
     let well = |id| Ok(Output { id, rows: 10, bytes: 100 });
     (0..4).for_each(|_| scene.ends(well));
-    scene.ends(|_| Err(TaskFailure::Panicked("once".to_owned())));
+    scene.ends(|_| Err(TaskFailure::Transfer { from: "worker 1".to_owned(), why: "once".to_owned() }));
     scene.runs.retain(|(.., worker)| *worker != WorkerId(0));
     scene.happens(Event::Lost { worker: WorkerId(0), why: "signal 9".to_owned() });
     while !scene.is_done {
+        assert!(scene.now < scene.observed.began + Duration::from_secs(60), "it does not end");
         if scene.runs.is_empty() {
             scene.now += Duration::from_millis(500);
             scene.happens(Event::Tick);
