@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler};
@@ -145,7 +146,12 @@ impl SchedulerActor {
 
     pub(super) fn lose(&mut self, worker: WorkerId, why: String) {
         if let Some(crew) = self.workers.remove(&worker) {
-            notice(format_args!("{worker} is lost ({why}); what it did, and what only it held, runs again elsewhere"));
+            // A session that closes lets its workers go.
+            if !self.host.closing.load(Ordering::Relaxed) {
+                notice(format_args!(
+                    "{worker} is lost ({why}); what it did, and what only it held, runs again elsewhere"
+                ));
+            }
             if let Some((node, _)) = crew.place.node {
                 self.host.forget(node);
                 if self.gone.len() == GONE {
