@@ -589,7 +589,8 @@ fn an_ask_that_waits_when_the_runtime_ends_is_told_so() {
     }
     world.runtime.clone().shutdown(SOON);
     let error = asking.join().unwrap().unwrap_err();
-    assert!(matches!(error, AskError::ConnectionLost { .. }), "{error}");
+    // Both ends are of that runtime: the handler goes with it, too, and its last word may come before the connection's end.
+    assert!(matches!(error, AskError::ConnectionLost { .. } | AskError::NoReply), "{error}");
     drop(pair);
 }
 
