@@ -150,19 +150,7 @@ fn cluster(workers: u32) -> (Core, Instant) {
 }
 
 fn query_of(id: QueryId, tasks: usize) -> QuerySpec {
-    let stage = StageSpec {
-        inputs: Vec::new(),
-        one_attempt: Vec::new(),
-        with_others: false,
-        held: Vec::new(),
-        tasks,
-        sections: 16,
-        modes: Vec::new(),
-        pools: Vec::new(),
-        affinity: [].into(),
-        limit: None,
-        given: Vec::new(),
-    };
+    let stage = StageSpec { tasks, sections: 16, ..StageSpec::default() };
     QuerySpec { id, driver: DriverId(0), stages: vec![stage], stable: true }
 }
 

@@ -13,8 +13,8 @@ use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, PeerIncompatible, RootCertStore, ServerConfig,
-    SignatureScheme, version::TLS13,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, PeerIncompatible, RootCertStore,
+    ServerConfig, SignatureScheme, WantsVerifier, version::TLS13,
 };
 
 use crate::ambient::Ambient;
@@ -53,15 +53,18 @@ pub(crate) fn server_config(
     QuicServerConfig::try_from(config).map_err(|error| IdentityError::Tls(error.to_string()))
 }
 
+fn dialling(ambient: &Ambient) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, IdentityError> {
+    let builder = ClientConfig::builder_with_details(provider(), Arc::new(ambient.clone()));
+    builder.with_protocol_versions(&[&TLS13]).map_err(tls_error)
+}
+
 /// TLS for dialling a connection of one kind.
 pub(crate) fn client_config(
     identity: &Identity,
     alpn: &[u8],
     ambient: &Ambient,
 ) -> Result<QuicClientConfig, IdentityError> {
-    let config = ClientConfig::builder_with_details(provider(), Arc::new(ambient.clone()))
-        .with_protocol_versions(&[&TLS13])
-        .map_err(tls_error)?
+    let config = dialling(ambient)?
         .with_root_certificates(roots(&identity.leaf)?)
         .with_client_auth_cert(chain(identity), key(identity))
         .map_err(tls_error)?;
@@ -76,9 +79,7 @@ pub(crate) fn join_config(
     alpn: &[u8],
     ambient: &Ambient,
 ) -> Result<QuicClientConfig, IdentityError> {
-    let config = ClientConfig::builder_with_details(provider(), Arc::new(ambient.clone()))
-        .with_protocol_versions(&[&TLS13])
-        .map_err(tls_error)?
+    let config = dialling(ambient)?
         .dangerous() // rustls' word for a verifier of one's own; ours pins the authority and leaves the rest to rustls
         .with_custom_certificate_verifier(Arc::new(Pin { authority, stranger }))
         .with_no_client_auth();

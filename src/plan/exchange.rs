@@ -177,7 +177,7 @@ impl Cutter {
         if most > TOP || !are_rows || !splits.are_several() || self.growing_at(top).is_some() {
             return false;
         }
-        // What a task has seen says nothing of what others have: the predicate that tells scans of it stays in the task.
+        // No predicate tells scans what the sort has seen already: it is dropped with the slice, and lets all rows through.
         let first = IR::Sort {
             input: top,
             by_column: by_column.clone(),

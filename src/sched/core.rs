@@ -184,7 +184,9 @@ impl Core {
     /// How many tasks a stage has, if that is known, and whether it is done: for what is shown.
     pub(crate) fn stage(&self, query: QueryId, stage: usize) -> Option<(Option<usize>, bool)> {
         let stage = self.queries.get(&query)?.stages.get(stage)?;
-        Some((stage.is_launched.then_some(stage.tasks.len()), stage.phase == Phase::Done))
+        // A stage whose work is a part of another's tasks has none, and is done.
+        let is_known = stage.is_launched || stage.phase == Phase::Done;
+        Some((is_known.then_some(stage.tasks.len()), stage.phase == Phase::Done))
     }
 
     /// Whether a worker of this machine is not wanted, because one was let go a short while ago.

@@ -24,7 +24,7 @@ pub(crate) struct QuerySpec {
     pub(crate) stable: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct StageSpec {
     pub(crate) inputs: Vec<StageId>,
     /// Inputs that, made again, may not be what its tasks have read: all of them must read one attempt.

@@ -1,25 +1,16 @@
-use std::collections::BTreeMap;
-
 use regatta_observe::{Reads, StagePlan};
 
 use super::*;
-use crate::sched::{Affinity, Attempt, DriverId, Output, PartitionId, QuerySpec, Resources, Settings, StageSpec};
+use crate::sched::{Attempt, DriverId, Output, PartitionId, QuerySpec, Resources, Settings, StageSpec};
 
 const QUERY: QueryId = QueryId(7);
 
 fn stage(tasks: usize, inputs: &[u32]) -> StageSpec {
     StageSpec {
         inputs: inputs.iter().map(|input| StageId(*input)).collect(),
-        one_attempt: Vec::new(),
-        with_others: false,
-        held: Vec::new(),
         tasks,
         sections: 16,
-        modes: Vec::new(),
-        pools: Vec::new(),
-        affinity: BTreeMap::<usize, Affinity>::new(),
-        limit: None,
-        given: Vec::new(),
+        ..StageSpec::default()
     }
 }
 

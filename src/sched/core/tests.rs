@@ -111,19 +111,7 @@ impl Play {
 }
 
 fn stage(tasks: usize) -> StageSpec {
-    StageSpec {
-        inputs: Vec::new(),
-        one_attempt: Vec::new(),
-        with_others: false,
-        held: Vec::new(),
-        tasks,
-        sections: 16,
-        modes: Vec::new(),
-        pools: Vec::new(),
-        affinity: BTreeMap::new(),
-        limit: None,
-        given: Vec::new(),
-    }
+    StageSpec { tasks, sections: 16, ..StageSpec::default() }
 }
 
 fn udf_stage(tasks: usize, cpus: f64, replicas: (usize, usize)) -> StageSpec {

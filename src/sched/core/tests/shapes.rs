@@ -69,6 +69,7 @@ fn a_chain_of_joins_takes_in_one_scan_and_begins_when_the_last_is_decided() {
     assert_eq!(runs(&actions).len(), 3, "one task for each of the scan's");
     assert!(runs(&actions).iter().all(|(task, _)| task.stage == StageId(6)));
     assert_eq!(shape_of(&play, 6), (vec![0, 2, 4, 6], 3));
+    assert_eq!(play.core.stage(QueryId(1), 0), Some((Some(0), true)), "what is taken in has no tasks");
     let reads: Vec<_> = play.core.shape(QueryId(1), StageId(6)).unwrap().reads.clone();
     assert_eq!(reads, [1, 3, 5].map(|build| (StageId(build), Way::All)));
     assert_eq!(run(&mut play, actions, |_| 1), [6]);
