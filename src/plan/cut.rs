@@ -18,7 +18,7 @@ use super::held::held_by_splits;
 use super::marker::{Marker, hash_keys};
 use super::names::Names;
 use super::rowwise::is_row_wise;
-use super::same::{Comparison, Same, one_attempt};
+use super::same::{Comparison, Same, one_attempt, ways_of};
 use super::scan::{Choice, Splits, layouts, split, split_frame};
 use super::sink::{FileSink, input_of_object, input_of_split_sink};
 use super::wire::{Fragment, placeholder, placeholder_of};
@@ -445,12 +445,6 @@ impl Cutter {
     pub(super) fn schema(&self, node: Node) -> SchemaRef {
         self.ir.get(node).schema(&self.ir).into_owned()
     }
-}
-
-/// All ways in which some stage may be read.
-pub(super) fn ways_of(reads: &[Read], modes: &[Mode], of: StageId) -> Vec<Way> {
-    let at = reads.iter().position(|read| read.from == of);
-    modes.iter().filter_map(|mode| mode.ways.get(at?).copied()).collect()
 }
 
 pub(super) fn single_input(ir: &IR) -> Option<Node> {

@@ -16,12 +16,11 @@ use polars_plan::plans::{
 use polars_plan::prelude::{JoinTypeOptionsIR, WindowMapping};
 use polars_utils::arena::{Arena, Node};
 
-use super::cut::ways_of;
 use super::held::held_by;
 use super::rowwise::{expr_is_row_wise, is_row_wise, maps_its_inputs, reads_a_column};
 use super::wire::placeholder_of;
-use super::{OneAttempt, Scatter, Stage};
-use crate::sched::{StageId, Way};
+use super::{OneAttempt, Read, Scatter, Stage};
+use crate::sched::{Mode, StageId, Way};
 use crate::udf::{OnError, UdfCall};
 
 /// Which rows two attempts share.
@@ -129,6 +128,12 @@ pub(super) fn one_attempt(stages: &[Stage], same: &[Same]) -> Vec<OneAttempt> {
         OneAttempt { inputs, with_others }
     };
     stages.iter().map(of).collect()
+}
+
+/// All ways in which some stage may be read.
+pub(super) fn ways_of(reads: &[Read], modes: &[Mode], of: StageId) -> Vec<Way> {
+    let at = reads.iter().position(|read| read.from == of);
+    modes.iter().filter_map(|mode| mode.ways.get(at?).copied()).collect()
 }
 
 /// Finds out what two attempts of a fragment have in common.
