@@ -3,7 +3,6 @@
 mod publish;
 mod results;
 
-use std::collections::BTreeSet;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -132,11 +131,10 @@ impl Run {
     pub(crate) fn left(&mut self) -> Result<usize, Error> {
         let mut events = self.events.take().ok_or(ClusterError::Closed)?;
         let made = self.session.host().wait(async move {
-            let mut made = BTreeSet::new();
             loop {
                 match events.recv().await {
-                    Some(RunEvent::Partition { index, .. }) => drop(made.insert(index)),
-                    Some(RunEvent::Done) => return Ok(made.len()),
+                    Some(RunEvent::Partition { .. }) => (),
+                    Some(RunEvent::Done(partitions)) => return Ok(partitions),
                     Some(RunEvent::Failed(error)) => return Err(error),
                     None => return Err(ClusterError::Closed.into()),
                 }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::Host;
 use super::messages::{Feed, Place};
-use crate::error::TaskFailure;
+use crate::error::{PolarsFailure, TaskFailure};
 use crate::os;
 use crate::sched::{PartitionId, QueryId, StageId, WorkerId};
 use crate::store::{
@@ -49,7 +49,8 @@ impl Host {
         let mut opened: Vec<_> = try_join_all(opened).await?;
         let (arrivals, mut blocks) = (Arrivals::new(most), Vec::new());
         for (place, part) in &parts {
-            let Some(at) = opened.get_mut(*place as usize) else { continue };
+            let unnamed = || PolarsFailure::new("protocol", "it is not said where some of the task's input is");
+            let at = opened.get_mut(*place as usize).ok_or_else(unnamed)?;
             let id = at.wanted.id(part);
             let worker = at.place.worker;
             let (mark, homes) = at.found.pop_front().flatten().ok_or_else(|| gone(id, worker))?;

@@ -459,8 +459,14 @@ pub(crate) struct Enlist(pub(crate) NodeId);
 /// What a session hears of its query. `Done` or `Failed` is the last.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum RunEvent {
-    Partition { index: usize, place: Place, output: Output, rows: Rows },
-    Done,
+    Partition {
+        index: usize,
+        place: Place,
+        output: Output,
+        rows: Rows,
+    },
+    /// Of so many partitions.
+    Done(usize),
     Failed(Error),
 }
 

@@ -1,5 +1,7 @@
 //! What the scheduler sends to its workers: in order for each, and tasks that wait together as one message.
 
+use std::collections::VecDeque;
+
 use actix::Handler;
 use regatta_remote::{ActorRef, AskError};
 use tokio::sync::mpsc;
@@ -48,6 +50,18 @@ pub(super) enum Undeliverable {
     Task(TaskId, Attempt, String),
     /// The start of a replica.
     Replica(ReplicaId, String),
+}
+
+/// What could not be done of the core's actions. It hears of it once all of them are carried out, for they are of the state that it
+/// was in: what it decides next must not come before them.
+#[derive(Default)]
+pub(super) struct Undone {
+    /// Workers that do not take their messages, and why.
+    pub(super) unreached: VecDeque<(WorkerId, String)>,
+    /// Attempts of which it could not be said where all is that they read.
+    pub(super) unfed: VecDeque<(TaskId, Attempt)>,
+    /// It is being told.
+    is_told: bool,
 }
 
 impl actix::Message for Undeliverable {
@@ -174,6 +188,26 @@ impl Handler<Undeliverable> for SchedulerActor {
             }
             Undeliverable::Replica(replica, why) => Event::ReplicaFailed { replica, error: UdfError::new(why) },
         });
+    }
+}
+
+impl SchedulerActor {
+    /// Tells the core what could not be done of its actions, and of those that follow.
+    pub(super) fn tell_undone(&mut self) {
+        if std::mem::replace(&mut self.undone.is_told, true) {
+            return;
+        }
+        loop {
+            if let Some((task, attempt)) = self.undone.unfed.pop_front() {
+                let (from, why) = ("a worker".to_owned(), "it is not there any more".to_owned());
+                self.take(Event::TaskEnded { task, attempt, outcome: Err(TaskFailure::Transfer { from, why }) });
+            } else if let Some((worker, why)) = self.undone.unreached.pop_front() {
+                self.lose(worker, why);
+            } else {
+                break;
+            }
+        }
+        self.undone.is_told = false;
     }
 }
 

@@ -17,7 +17,7 @@ use super::messages::{
     WorkerDown, WorkerSilent,
 };
 use super::observed::{Observed, Reported};
-use super::outbox::{OUTBOX, Outgoing, deliver};
+use super::outbox::{OUTBOX, Outgoing, Undone, deliver};
 use super::specs::{driver_id, feed, pool_spec};
 use super::{Host, SwordfishActor};
 use crate::cluster::ClusterProvider;
@@ -50,6 +50,7 @@ pub struct SchedulerActor {
     gone: VecDeque<NodeId>,
     /// `None`: workers neither come nor go.
     provider: Option<Arc<dyn ClusterProvider>>,
+    pub(super) undone: Undone,
     /// How many workers have joined, for whoever waits for them.
     joining: watch::Sender<usize>,
 }
@@ -99,6 +100,7 @@ impl SchedulerActor {
             next_number: 0,
             gone,
             provider: None,
+            undone: Undone::default(),
             joining,
         }
     }
@@ -187,6 +189,8 @@ impl SchedulerActor {
         let actions = self.core.handle(event, now);
         self.observed.does(&actions, touched, &self.core, now);
         actions.into_iter().for_each(|action| self.act(action));
+        // Not before all are carried out: they are of the state that the core is in.
+        self.tell_undone();
     }
 
     fn act(&mut self, action: Action) {
@@ -207,7 +211,8 @@ impl SchedulerActor {
                 let Some(shape) = self.core.shape(task.query, task.stage) else { return };
                 let Some(split) = submitted.plan.split(shape, task.index as usize) else { return };
                 let inputs = submitted.plan.reads(shape, &split);
-                let inputs = inputs.map(|(id, way)| (id, feed(way, &split, &self.outputs(task.query, id)))).collect();
+                let inputs = inputs.map(|(id, way)| Some((id, feed(way, &split, &self.outputs(task.query, id)?))));
+                let Some(inputs) = inputs.collect() else { return self.undone.unfed.push_back((task, attempt)) };
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 ready.iter().for_each(|(step, replica, _)| self.observed.serves(*step, *replica));
                 let replicas = ready.into_iter().filter_map(|(step, replica, on)| self.replica_at(step, replica, on));
@@ -274,7 +279,10 @@ impl SchedulerActor {
                 let rows = self.queries.get_mut(&query).map(|submitted| std::mem::take(&mut submitted.rows));
                 RunEvent::Partition { index, place, output, rows: rows.unwrap_or_default() }
             }
-            Report::Done => RunEvent::Done,
+            Report::Done => {
+                let last = self.queries.get(&query).and_then(|submitted| submitted.plan.last());
+                RunEvent::Done(last.and_then(|last| self.core.outputs(query, last.id)).map_or(0, |made| made.len()))
+            }
             Report::Failed(error) => RunEvent::Failed(error),
             Report::Lost(error) => {
                 // Whoever misses it asks, and is told.
@@ -292,15 +300,16 @@ impl SchedulerActor {
         }
     }
 
-    /// Puts a message into a worker's outbox. A worker that does not take its messages is lost.
+    /// Puts a message into a worker's outbox. A worker that does not take its messages is lost, once what is being done is.
     fn send(&mut self, worker: WorkerId, message: Outgoing) {
         let Some(crew) = self.workers.get(&worker) else { return };
-        match crew.outbox.try_send(message) {
-            Ok(()) => (),
-            Err(TrySendError::Full(_)) => self.lose(worker, format!("it has left {OUTBOX} messages waiting")),
+        let why = match crew.outbox.try_send(message) {
+            Ok(()) => return,
+            Err(TrySendError::Full(_)) => format!("it has left {OUTBOX} messages waiting"),
             // Nobody sends them any more.
-            Err(TrySendError::Closed(_)) => self.lose(worker, "its connection has ended".to_owned()),
-        }
+            Err(TrySendError::Closed(_)) => "its connection has ended".to_owned(),
+        };
+        self.undone.unreached.push_back((worker, why));
     }
 
     fn stage(&self, query: QueryId, stage: u32) -> Option<&Stage> {
@@ -316,9 +325,10 @@ impl SchedulerActor {
         self.stage(query, stage.0)?.steps().get(step as usize)
     }
 
-    fn outputs(&self, query: QueryId, stage: StageId) -> Vec<(Place, Output)> {
-        let outputs = self.core.outputs(query, stage).into_iter();
-        outputs.filter_map(|(worker, output)| Some((self.place(query, worker)?, output))).collect()
+    /// What a finished stage left, and where; `None` if some of it is not there.
+    fn outputs(&self, query: QueryId, stage: StageId) -> Option<Vec<(Place, Output)>> {
+        let outputs = self.core.outputs(query, stage)?.into_iter();
+        outputs.map(|(worker, output)| Some((self.place(query, worker)?, output))).collect()
     }
 
     pub(super) fn place(&self, query: QueryId, worker: WorkerId) -> Option<Place> {
@@ -354,8 +364,7 @@ impl SchedulerActor {
     /// The partitions of a finished query's result, if they are all there.
     pub(super) fn located(&self, query: QueryId) -> Option<Vec<(Place, PartitionId)>> {
         let last = self.queries.get(&query)?.plan.last().filter(|_| self.core.is_done(query))?.id;
-        let outputs = self.core.outputs(query, last).into_iter();
-        outputs.map(|(worker, output)| Some((self.place(query, worker)?, output.id))).collect()
+        Some(self.outputs(query, last)?.into_iter().map(|(place, output)| (place, output.id)).collect())
     }
 
     fn release(&mut self, query: QueryId) {
@@ -577,3 +586,6 @@ impl std::fmt::Debug for SchedulerActor {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

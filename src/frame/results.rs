@@ -74,7 +74,8 @@ pub(super) fn ending(
 #[derive(Default)]
 struct Reports {
     made: BTreeMap<usize, (Place, Output, Rows)>,
-    end: Option<Result<(), Error>>,
+    /// How many partitions it has, once all are made.
+    end: Option<Result<usize, Error>>,
 }
 
 /// Notes what the scheduler says. It lets go of the other end with the query.
@@ -87,7 +88,7 @@ async fn hear(mut events: mpsc::Receiver<RunEvent>, told: watch::Sender<Reports>
                 });
                 continue;
             }
-            Some(RunEvent::Done) => Ok(()),
+            Some(RunEvent::Done(partitions)) => Ok(partitions),
             Some(RunEvent::Failed(error)) => Err(error),
             None => Err(ClusterError::Closed.into()),
         };
@@ -101,11 +102,17 @@ async fn fetch(index: usize, mut reports: watch::Receiver<Reports>, from: Source
     let found = match reports.wait_for(|reports| reports.end.is_some() || reports.made.contains_key(&index)).await {
         Ok(reports) => match (reports.made.get(&index).cloned(), &reports.end) {
             (_, Some(Err(error))) => return Some(Err(error.clone())),
+            (None, Some(Ok(partitions))) if index >= *partitions => return None,
             (found, _) => found,
         },
         Err(_) => return Some(Err(ClusterError::Closed.into())),
     };
-    let (place, output, rows) = found?;
+    // Never fewer rows than there are.
+    let untold = || ClusterError::network("take the result", format!("nobody has said where partition {index} is"));
+    let (place, output, rows) = match found.ok_or_else(untold) {
+        Ok(found) => found,
+        Err(error) => return Some(Err(error.into())),
+    };
     if let Rows::Here(frame) = rows {
         return Some(Ok(frame));
     }

@@ -202,10 +202,11 @@ impl Core {
         }
     }
 
-    /// The partitions that a finished stage left, in task order.
-    pub(crate) fn outputs(&self, query: QueryId, stage: StageId) -> Vec<(WorkerId, Output)> {
-        let query = self.queries.get(&query).filter(|query| (stage.0 as usize) < query.stages.len());
-        query.map_or_else(Vec::new, |query| query.outputs(stage.0 as usize))
+    /// The partitions that a finished stage left, in task order; `None` while some of them are not there.
+    pub(crate) fn outputs(&self, query: QueryId, stage: StageId) -> Option<Vec<(WorkerId, Output)>> {
+        let query = self.queries.get(&query)?;
+        let is_done = query.stages.get(stage.0 as usize)?.phase == Phase::Done;
+        is_done.then(|| query.outputs(stage.0 as usize))
     }
 
     /// Whether some worker has a GPU, or one that may be added.

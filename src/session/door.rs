@@ -122,7 +122,7 @@ async fn listen(gateway: ActorRef<GatewayActor>, query: QueryId, events: mpsc::S
             {
                 event = RunEvent::Failed(ClusterError::network("take in the result", failure).into());
             }
-            let last = matches!(event, RunEvent::Done | RunEvent::Failed(_));
+            let last = matches!(event, RunEvent::Done(_) | RunEvent::Failed(_));
             if events.send(event).await.is_err() || last {
                 return;
             }

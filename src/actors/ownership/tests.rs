@@ -504,7 +504,7 @@ fn a_driver_speaks_of_no_query_or_actor_of_another() {
         assert!(scene.status(mine, 1).await.is_some(), "it goes on");
         scene.end(run).await;
         let heard = scene.gateway(mine).ask(Hear(query), SOON).await.unwrap().unwrap();
-        assert!(matches!(&heard[..], [RunEvent::Partition { .. }, RunEvent::Done]), "{heard:?}");
+        assert!(matches!(&heard[..], [RunEvent::Partition { .. }, RunEvent::Done(1)]), "{heard:?}");
         // A plan that reads it.
         let mut reads = scene.query(other, 6, numbers().select([col("x") + lit(1)]));
         reads.plan.stages.last_mut().unwrap().held = vec![vec![(query, 0)]];

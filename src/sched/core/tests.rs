@@ -180,7 +180,7 @@ fn a_stage_waits_for_all_its_inputs() {
     assert!(runs(&play.done(first[0].0, first[0].1)).is_empty());
     let second = runs(&play.done(first[1].0, first[1].1));
     assert_eq!(second[0].0.stage, StageId(1));
-    assert_eq!(play.core.outputs(QueryId(1), StageId(0)).len(), 2);
+    assert_eq!(play.core.outputs(QueryId(1), StageId(0)).unwrap().len(), 2);
 }
 
 #[test]
@@ -360,7 +360,7 @@ fn what_runs_again_has_its_inputs_again_also_those_that_had_been_read() {
         let (task, attempt) = runs(&actions)[0];
         assert_eq!(attempt, Attempt(2));
         actions = play.done(task, attempt);
-        assert_eq!(play.core.outputs(QueryId(1), StageId(stage)).len(), 1);
+        assert_eq!(play.core.outputs(QueryId(1), StageId(stage)).unwrap().len(), 1);
     }
     play.event(Event::Release(QueryId(1)));
     play.leave();

@@ -22,7 +22,7 @@ fn a_stage_with_a_limit_ends_when_its_first_tasks_have_enough_rows() {
     let last = runs(&actions);
     assert_eq!(last[0].0.stage, StageId(1), "the first two have enough: no other task runs");
     assert_eq!(enough(&actions).len(), 2, "and the two that run are stopped");
-    let read = play.core.outputs(QueryId(1), StageId(0));
+    let read = play.core.outputs(QueryId(1), StageId(0)).unwrap();
     assert_eq!(read.iter().map(|(_, o)| o.id.task.index).collect::<Vec<_>>(), [0, 1], "the reader reads those two");
     for (task, attempt) in [fourth[0], fifth[0]] {
         let actions = play.event(Event::TaskEnded { task, attempt, outcome: Err(TaskFailure::Cancelled) });
@@ -42,7 +42,7 @@ fn a_limit_is_exact_when_what_sufficed_is_lost() {
     let reader = play.done(first[0].0, first[0].1);
     let lost =
         reader.iter().find_map(|a| if let Action::Run { worker, .. } = a { Some(*worker) } else { None }).unwrap();
-    let holder = play.core.outputs(QueryId(1), StageId(0))[0].0;
+    let holder = play.core.outputs(QueryId(1), StageId(0)).unwrap()[0].0;
     assert_eq!(lost, holder, "it reads where its input is");
     play.event(Event::TaskEnded { task: first[1].0, attempt: first[1].1, outcome: Err(TaskFailure::Cancelled) });
     let again = play.event(Event::Lost { worker: holder, why: "killed".to_owned() });
@@ -74,7 +74,7 @@ fn a_persisted_result_under_a_limit_is_made_again_of_rows_that_are_made_again() 
     play.event(Event::TaskEnded { task: first[1].0, attempt: first[1].1, outcome: Err(TaskFailure::Cancelled) });
     let actions = play.done(reader[0].0, reader[0].1);
     assert!(is_done(&actions) && actions.iter().any(|action| matches!(action, Action::Drop { .. })), "{actions:?}");
-    let holder = play.core.outputs(QueryId(1), StageId(1))[0].0;
+    let holder = play.core.outputs(QueryId(1), StageId(1)).unwrap()[0].0;
     let again = runs(&play.event(Event::Lost { worker: holder, why: "killed".to_owned() }));
     assert_eq!(again, [(first[0].0, Attempt(2))], "what sufficed is gone: the result would be empty");
     let reader = runs(&play.done(first[0].0, Attempt(2)));
@@ -108,7 +108,7 @@ fn a_stage_that_is_given_does_not_run() {
     let gather = StageSpec { inputs: vec![StageId(0)], ..stage(1) };
     let first = runs(&play.submit(1, vec![frame, gather]));
     assert_eq!(first, [(TaskId { stage: StageId(1), ..task(0) }, Attempt(1))]);
-    assert_eq!(play.core.outputs(QueryId(1), StageId(0)), [0, 1].map(|i| (WorkerId::DRIVER, output(i))));
+    assert_eq!(play.core.outputs(QueryId(1), StageId(0)).unwrap(), [0, 1].map(|i| (WorkerId::DRIVER, output(i))));
     assert!(is_done(&play.done(first[0].0, first[0].1)));
     play.event(Event::Release(QueryId(1)));
     play.assert_idle();

@@ -71,7 +71,7 @@ fn readers_that_have_all_ended_are_left_alone_until_one_of_them_is_needed_again(
     assert!(runs(&play.event(lost(0))).iter().all(|(task, _)| task.stage != StageId(0)), "nobody reads it");
     play.event(joined(3, Resources::cpus(2.0)));
     // One of the readers is lost, too: it needs what is gone, and then all of them do.
-    let holder = play.core.outputs(QueryId(1), StageId(1))[0].0;
+    let holder = play.core.outputs(QueryId(1), StageId(1)).unwrap()[0].0;
     let actions = play.event(Event::Lost { worker: holder, why: "killed".to_owned() });
     let first: Vec<_> = runs(&actions);
     assert!(first.iter().all(|(task, _)| task.stage == StageId(0)) && !first.is_empty(), "{first:?}");
@@ -150,7 +150,7 @@ fn a_persisted_result_that_comes_otherwise_fails_who_has_read_some_of_it_and_nob
         let gate = StageSpec { tasks: 1, ..stage(1) };
         let first = if has_read { reader } else { gate };
         let reading = runs(&play.submit(2, vec![first, after]));
-        let lost_one = play.core.outputs(persisted, StageId(0))[0].0;
+        let lost_one = play.core.outputs(persisted, StageId(0)).unwrap()[0].0;
         let actions = play.event(Event::Lost { worker: lost_one, why: "killed".to_owned() });
         let failed = failure(&actions).map(Error::to_string);
         if stable || !has_read {
@@ -212,7 +212,7 @@ fn a_persisted_result_outlives_any_number_of_losses_that_its_tasks_are_not_to_bl
         assert!(play.core.is_done(QueryId(1)));
     }
     // Nor does it keep what it was made of.
-    assert!(play.core.outputs(QueryId(1), StageId(0)).is_empty());
+    assert!(play.core.outputs(QueryId(1), StageId(0)).is_none_or(|left| left.is_empty()));
     play.event(Event::Release(QueryId(1)));
     play.assert_idle();
 }
@@ -224,7 +224,7 @@ fn who_reads_what_is_made_again_gives_up_its_replicas_for_it() {
     let first = play.submit(1, vec![udf_stage(1, 0.5, (1, 1))]);
     play.event(Event::Persist(persisted));
     play.finish(first);
-    let holder = play.core.outputs(persisted, StageId(0))[0].0;
+    let holder = play.core.outputs(persisted, StageId(0)).unwrap()[0].0;
     let mut todo: VecDeque<_> =
         play.submit(2, vec![StageSpec { held: vec![persisted], ..udf_stage(1, 0.5, (1, 1)) }]).into();
     let (mut lost, mut quiet, mut done, mut steps) = (false, 0, false, 0);
@@ -439,7 +439,9 @@ impl World {
             match action {
                 Action::Run { worker, task, attempt, .. } => {
                     let inputs = &self.models[&task.query].stages[task.stage.0 as usize].inputs;
-                    let outputs = inputs.iter().flat_map(|input| self.play.core.outputs(task.query, *input));
+                    let outputs = inputs
+                        .iter()
+                        .flat_map(|input| self.play.core.outputs(task.query, *input).expect("what it reads is there"));
                     let read = outputs.map(|(worker, output)| (worker, output.id)).collect();
                     self.running.push((task, attempt, worker, read));
                 }
@@ -476,7 +478,7 @@ impl World {
                 return self.event(Event::TaskEnded { task, attempt, outcome: Err(TaskFailure::MadeAgain(*of)) });
             }
             let result = StageId(self.models[of].stages.len() as u32 - 1);
-            let outputs = self.play.core.outputs(*of, result).into_iter().enumerate();
+            let outputs = self.play.core.outputs(*of, result).into_iter().flatten().enumerate();
             let mine = outputs.filter(|(index, _)| index % 3 == task.index as usize % 3);
             pieces.extend(mine.map(|(_, (worker, output))| (worker, output.id)));
         }
