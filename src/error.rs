@@ -351,7 +351,7 @@ pub enum MadeOtherwise {
 
 /// A task that failed: where and why.
 #[derive(Clone, ThisError, Serialize, Deserialize)]
-#[error("{task} failed on {worker}, attempt {attempt}: {cause}")]
+#[error("{task} failed on {worker}, attempt {attempt}: {cause}{history}", history = History(.before))]
 pub struct TaskError {
     /// Query, stage and task.
     pub task: TaskId,
@@ -361,6 +361,32 @@ pub struct TaskError {
     pub worker: String,
     /// Why.
     pub cause: TaskFailure,
+    /// The attempts before it that failed, since the last one that succeeded.
+    pub before: Vec<EarlierAttempt>,
+}
+
+/// An attempt of a task that failed, and was not the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlierAttempt {
+    /// Attempts count from 1.
+    pub attempt: u32,
+    /// The worker that ran it.
+    pub worker: String,
+    /// Why it failed, in short.
+    pub why: String,
+}
+
+/// What is said of earlier attempts.
+struct History<'a>(&'a [EarlierAttempt]);
+
+impl fmt::Display for History<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, EarlierAttempt { attempt, worker, why }) in self.0.iter().enumerate() {
+            let before = if index == 0 { ". Before that" } else { ";" };
+            write!(f, "{before} attempt {attempt} on {worker}: {why}")?;
+        }
+        Ok(())
+    }
 }
 
 /// Why an attempt of a task failed.

@@ -182,5 +182,5 @@ impl Source {
 
 fn failed(place: &Place, output: &Output, cause: TaskFailure) -> Error {
     let (task, attempt) = (output.id.task, output.id.attempt.0);
-    TaskError { task, attempt, worker: place.worker.to_string(), cause }.into()
+    TaskError { task, attempt, worker: place.worker.to_string(), cause, before: Vec::new() }.into()
 }

@@ -87,6 +87,8 @@ enum Timer {
     Retry(TaskId, Attempt),
     /// A pool may have been unused for its time.
     Cool(PoolId),
+    /// A worker whose disk was full may have room again.
+    Full(WorkerId),
 }
 
 impl Core {
@@ -370,9 +372,15 @@ impl Core {
                 }
             }
             Err(cause) => {
-                let again = cause.is_retryable() && self.retry(id, now);
+                if matches!(cause, TaskFailure::DiskFull { .. }) {
+                    self.avoid_full(on, now);
+                }
+                let Some(state) = self.stage_mut(id) else { return };
+                let failed = state.note_failure(index, on, &cause);
+                let before = state.before_last(index);
+                let again = cause.is_retryable() && self.retry(id, failed, now);
                 if !again {
-                    let error = TaskError { task: id, attempt: attempt.0, worker: on.to_string(), cause };
+                    let error = TaskError { task: id, attempt: attempt.0, worker: on.to_string(), cause, before };
                     self.end(id.query, Some(error.into()), now, actions);
                 }
             }
@@ -387,7 +395,7 @@ impl Core {
         let state = &mut query.stages[stage];
         let task = &mut state.tasks[index];
         task.state = TaskState::Done(worker, output);
-        task.failed = 0;
+        state.failures.remove(&index);
         let is_cleared = state.accused.remove(&index) && state.accused.is_empty();
         let first = !std::mem::replace(&mut task.reported, true);
         state.output = (state.output.0 + output.rows, state.output.1 + output.bytes);
@@ -467,6 +475,7 @@ impl Core {
                 Timer::Ready(replica) => self.check_ready(replica, now, actions),
                 Timer::Retry(task, attempt) => self.wake(task, attempt),
                 Timer::Cool(pool) => self.cool(pool, now, actions),
+                Timer::Full(worker) => drop(self.ledger.set_full(worker, false)),
             }
         }
         self.check_workers(now, actions);

@@ -35,8 +35,9 @@ struct Account {
     capacity: Resources,
     free: Resources,
     devices: Vec<Device>,
-    /// Nothing new is placed here: it is silent, or kept free for somebody.
+    /// Nothing new is placed here: it is silent, has no room on its disk, or is kept free for somebody.
     silent: Option<Instant>,
+    full: bool,
     reserved: bool,
     /// It is for one suspect alone, which is placed here by name.
     alone: bool,
@@ -76,8 +77,16 @@ impl Ledger {
         self.remove(worker);
         let device = Device { free: DEVICE, memory: capacity.gpu_memory };
         let devices = vec![device; (capacity.milligpus / DEVICE) as usize];
-        let account =
-            Account { capacity, free: capacity, devices, silent: None, reserved: false, alone: false, kept: 0 };
+        let account = Account {
+            capacity,
+            free: capacity,
+            devices,
+            silent: None,
+            full: false,
+            reserved: false,
+            alone: false,
+            kept: 0,
+        };
         account.enter(worker, &mut self.by_cpus, &mut self.by_gpus);
         self.accounts.insert(worker, account);
         self.capacity = self.capacity.plus(capacity.in_all());
@@ -218,6 +227,19 @@ impl Ledger {
         self.change(worker, |account| account.silent = since);
     }
 
+    /// Keeps new work away from a worker whose disk is full, unless there is no other; or lets it in again. Whether it is kept away
+    /// from now on.
+    pub(super) fn set_full(&mut self, worker: WorkerId, full: bool) -> bool {
+        let others = || self.accounts.iter().any(|(other, account)| *other != worker && account.is_open());
+        let is_full = self.accounts.get(&worker).is_some_and(|account| account.full);
+        if is_full == full || (full && !others()) {
+            return false;
+        }
+        self.note_room();
+        self.change(worker, |account| account.full = full);
+        full
+    }
+
     /// Keeps new work away from a worker whose room is meant for somebody, or lets it in again.
     pub(super) fn set_reserved(&mut self, worker: WorkerId, reserved: bool) {
         self.change(worker, |account| account.reserved = reserved);
@@ -350,7 +372,7 @@ impl Ledger {
 
 impl Account {
     fn is_open(&self) -> bool {
-        self.silent.is_none() && !self.reserved && !self.alone
+        self.silent.is_none() && !self.full && !self.reserved && !self.alone
     }
 
     /// What is left, of all GPUs together.

@@ -11,7 +11,7 @@ use super::pool::PoolSpec;
 use super::shape::{Mode, Shape, Way};
 use super::waiting::Waiting;
 use super::{Affinity, Attempt, DriverId, PartitionId, PoolId, QueryId, StageId, StepId, TaskId, WorkerId};
-use crate::error::{Error, TaskFailure};
+use crate::error::{EarlierAttempt, Error, TaskFailure};
 
 /// What the scheduler needs to know of a query. Inputs come before the stages that read them; the last stage yields the result.
 #[derive(Debug, Clone)]
@@ -115,6 +115,8 @@ pub(super) struct Stage {
     pub(super) tasks: Vec<Task>,
     /// Tasks to be started, by index.
     pub(super) waiting: Waiting,
+    /// Attempts that have failed, or were lost with a worker while they ran, since the last of their task that succeeded.
+    pub(super) failures: BTreeMap<usize, Vec<EarlierAttempt>>,
     /// Tasks that wait before their next attempt, and since when.
     pub(super) delayed: BTreeMap<usize, Instant>,
     /// Tasks that run, and that wait at a worker behind one that does.
@@ -167,8 +169,6 @@ pub(super) enum Phase {
 pub(super) struct Task {
     pub(super) attempt: Attempt,
     pub(super) state: TaskState,
-    /// Attempts that have failed, or were lost with a worker while they ran, since the last that succeeded.
-    pub(super) failed: u32,
     /// How often what it had left could not be read where it was.
     pub(super) unread: u32,
     /// It is a task of the result whose partition has been reported.
@@ -219,6 +219,8 @@ const AHEAD: Duration = Duration::from_millis(10);
 /// The same in tasks, at most; and one for each so many that have ended, for the next ones may be others.
 const DEEPEST: usize = 64;
 const ENDED_EACH: u32 = 64;
+/// So many characters are kept of why an attempt failed that was not the last.
+const SAID: usize = 300;
 
 impl Query {
     pub(super) fn new(spec: QuerySpec, now: Instant) -> Self {
@@ -368,6 +370,7 @@ impl Stage {
             is_launched: false,
             tasks: Vec::new(),
             waiting: Waiting::default(),
+            failures: BTreeMap::new(),
             delayed: BTreeMap::new(),
             running: 0,
             queued: 0,
@@ -393,7 +396,7 @@ impl Stage {
 
     /// Gives it its tasks. Wishes for workers that are not there are soft ones.
     pub(super) fn launch(&mut self, spec: &StageSpec, is_there: impl Fn(WorkerId) -> bool) {
-        let task = |state| Task { attempt: Attempt(1), state, failed: 0, unread: 0, reported: false };
+        let task = |state| Task { attempt: Attempt(1), state, unread: 0, reported: false };
         let given = spec.given.iter().map(|output| task(TaskState::Done(WorkerId::DRIVER, *output)));
         let to_run = spec.tasks.saturating_sub(spec.given.len());
         self.tasks = given.chain(std::iter::repeat_with(|| task(TaskState::Pending)).take(to_run)).collect();
@@ -416,6 +419,21 @@ impl Stage {
             Some(Affinity::Soft(_)) | None if spec.limit.is_some() => self.waiting.insert(index),
             _ => self.waiting.push(index, wish),
         }
+    }
+
+    /// Notes that an attempt of a task has failed, or was lost: how many there were of late.
+    pub(super) fn note_failure(&mut self, index: usize, on: WorkerId, why: &impl std::fmt::Display) -> u32 {
+        let attempt = self.tasks.get(index).map_or(0, |task| task.attempt.0);
+        let failures = self.failures.entry(index).or_default();
+        let why = why.to_string().chars().take(SAID).collect();
+        failures.push(EarlierAttempt { attempt, worker: on.to_string(), why });
+        failures.len() as u32
+    }
+
+    /// The attempts before the last one that failed.
+    pub(super) fn before_last(&self, index: usize) -> Vec<EarlierAttempt> {
+        let failures = self.failures.get(&index).and_then(|failures| failures.split_last());
+        failures.map_or_else(Vec::new, |(_, before)| before.to_vec())
     }
 
     /// Whether some task runs or has run, in the attempts that count.

@@ -20,6 +20,10 @@ const MAX_LOST_REPLICAS: usize = 4;
 /// be before the attempts are used up.
 const BACK_OFF: Duration = Duration::from_millis(250);
 
+/// How long nothing new is placed on a worker whose disk is full. Its tasks end soon, so that it would have most room for those that
+/// run elsewhere.
+const FULL: Duration = Duration::from_secs(5);
+
 /// What a pool has lost.
 struct LostReplicas {
     count: usize,
@@ -155,16 +159,19 @@ impl Core {
         lost
     }
 
-    /// Makes the next attempt of a task that has failed wait for its back-off. False if there is none.
-    pub(super) fn retry(&mut self, id: TaskId, now: Instant) -> bool {
-        let Some(stage) = self.stage_mut(id) else { return false };
-        let Some(task) = stage.tasks.get_mut(id.index as usize) else { return false };
-        task.failed += 1;
-        let failed = task.failed;
+    /// Makes the next attempt of a task that has failed so often wait for its back-off. False if there is none.
+    pub(super) fn retry(&mut self, id: TaskId, failed: u32, now: Instant) -> bool {
         if failed < MAX_ATTEMPTS {
             self.delay(id, BACK_OFF * 2u32.pow(failed - 1), now);
         }
         failed < MAX_ATTEMPTS
+    }
+
+    /// Places nothing new on a worker whose disk is full, for a while, as long as there is another.
+    pub(super) fn avoid_full(&mut self, worker: WorkerId, now: Instant) {
+        if self.ledger.set_full(worker, true) {
+            self.timers.insert((now + FULL, Timer::Full(worker)));
+        }
     }
 
     /// Makes the next attempt of a task wait for persisted rows that are being made again. It has not failed.
@@ -341,12 +348,11 @@ impl Query {
 
     /// A task ran on a worker that is lost. It may be what ended it.
     fn charge_loss(&mut self, stage: usize, index: usize, on: WorkerId, why: &str) -> Result<(), Error> {
-        let task = &mut self.stages[stage].tasks[index];
-        task.failed += 1;
-        if task.failed < MAX_ATTEMPTS {
+        let cause = TaskFailure::WorkerLost(why.to_owned());
+        if self.stages[stage].note_failure(index, on, &cause) < MAX_ATTEMPTS {
             return Ok(());
         }
-        let (attempt, cause) = (task.attempt.0, TaskFailure::WorkerLost(why.to_owned()));
-        Err(TaskError { task: self.task_id(stage, index), attempt, worker: on.to_string(), cause }.into())
+        let (attempt, before) = (self.stages[stage].tasks[index].attempt.0, self.stages[stage].before_last(index));
+        Err(TaskError { task: self.task_id(stage, index), attempt, worker: on.to_string(), cause, before }.into())
     }
 }

@@ -150,7 +150,7 @@ impl Core {
         if on == WorkerId::DRIVER || task.unread >= MAX_ATTEMPTS {
             let (worker, attempt) = (on.to_string(), attempt.0);
             let cause = TaskFailure::LostInput { task: id, attempt, from: worker.clone(), why: why.to_owned() };
-            let error = TaskError { task: id, attempt, worker, cause };
+            let error = TaskError { task: id, attempt, worker, cause, before: Vec::new() };
             return self.end(id.query, Some(error.into()), now, actions);
         }
         task.state = TaskState::Dropped;

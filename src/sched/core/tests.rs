@@ -215,7 +215,11 @@ fn attempts_are_bounded_and_what_cannot_pass_is_not_tried_again() {
                 actions = play.event(Event::Tick);
             }
         }
-        assert!(matches!(failure(&actions), Some(Error::Task(error)) if error.attempt == tries));
+        let Some(Error::Task(error)) = failure(&actions) else { panic!("{actions:?}") };
+        assert_eq!((error.attempt, error.before.len() as u32), (tries, tries - 1));
+        let history =
+            ". Before that attempt 1 on worker 0: could not read data from worker 1: reset; attempt 2 on worker 0:";
+        assert_eq!(error.to_string().contains(history), tries > 1, "{error}");
         play.assert_idle();
     }
 }

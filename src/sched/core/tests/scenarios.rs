@@ -286,6 +286,45 @@ fn a_silent_worker_keeps_what_it_has_and_gets_nothing_new_until_it_is_heard() {
 }
 
 #[test]
+fn a_worker_whose_disk_is_full_gets_nothing_new_for_a_while_unless_it_is_the_only_one() {
+    let full = || TaskFailure::DiskFull { folder: "/tmp".to_owned(), need: 1, room: 0 };
+    let fails = |play: &mut Play, run: (TaskId, Attempt)| {
+        let mut actions = play.event(Event::TaskEnded { task: run.0, attempt: run.1, outcome: Err(full()) });
+        play.now += Duration::from_millis(300);
+        actions.extend(play.event(Event::Tick));
+        actions
+    };
+    let mut play = Play::with_workers(&[0.5, 0.5]);
+    let mut actions = play.submit(1, vec![stage(6)]);
+    assert_eq!(workers(&actions), [0, 1]);
+    let first = runs(&actions);
+    let after = fails(&mut play, first[0]);
+    assert!(runs(&after).is_empty(), "it has most room, and gets no task: {after:?}");
+    actions = play.done(first[1].0, first[1].1);
+    assert_eq!(workers(&actions), [1]);
+    play.now += Duration::from_secs(5);
+    let again = play.event(Event::Tick);
+    assert_eq!(workers(&again), [0], "it may have room again");
+    assert_eq!(play.finish([actions, again].concat()), [(QueryId(1), true)].into());
+
+    let mut play = Play::with_workers(&[0.5]);
+    let mut actions = play.submit(1, vec![stage(1)]);
+    for attempt in 1..MAX_ATTEMPTS {
+        let run = runs(&actions)[0];
+        play.now += Duration::from_secs(5);
+        actions = fails(&mut play, run);
+        if runs(&actions).is_empty() {
+            play.now += Duration::from_secs(3);
+            actions = play.event(Event::Tick);
+        }
+        assert_eq!(workers(&actions), [0], "attempt {attempt}: there is no other");
+    }
+    let last = runs(&actions)[0];
+    let told = fails(&mut play, last);
+    assert!(told.iter().any(|action| matches!(action, Action::Report(_, Report::Failed(_)))), "{told:?}");
+}
+
+#[test]
 fn of_three_workers_that_fail_in_different_ways_only_the_dead_is_gone_and_every_task_runs() {
     let mut play = Play::with_workers(&[0.5, 0.5, 0.5]);
     let first = runs(&play.submit(1, vec![stage(3)]));
