@@ -270,7 +270,8 @@ impl Iterator for Batches {
 
 /// What a query can ask of a session beside what Polars knows. Plain Polars runs these queries too; the answer is the same.
 pub trait LazyFrameExt: Sized {
-    /// Submits the query and waits for its whole result.
+    /// Submits the query and waits for its whole result. As nothing of that is given out before all is here, a query that has lost
+    /// rows which cannot be made again as they were ([`Error::MadeOtherwise`]) is submitted again, up to four times.
     ///
     /// # Errors
     /// As [`Session::submit`] and [`Run::collect`].
@@ -355,13 +356,28 @@ pub trait LazyFrameExt: Sized {
     fn into_batches(self, rows: usize) -> LazyFrame;
 }
 
+/// How often a query is run of which nobody has seen anything when it turns out that it has to begin anew.
+const RUNS: u32 = 5;
+
+/// The result of a query, all of it from one run.
+fn whole(submit: impl Fn() -> Result<Run, Error>) -> Result<DataFrame, Error> {
+    let mut runs = 1;
+    loop {
+        match submit()?.collect() {
+            Err(Error::MadeOtherwise(why)) if runs < RUNS => tracing::info!(%why, "the query runs again"),
+            result => return result,
+        }
+        runs += 1;
+    }
+}
+
 impl LazyFrameExt for LazyFrame {
     fn collect_on(self, session: &Session) -> Result<DataFrame, Error> {
-        session.submit(self)?.collect()
+        whole(|| session.submit(self.clone()))
     }
 
     fn sink_on(self, session: &Session, mode: SinkMode) -> Result<DataFrame, Error> {
-        session.submit_sink(self, mode)?.collect()
+        whole(|| session.submit_sink(self.clone(), mode))
     }
 
     fn explain_on(self, session: &Session) -> Result<Explain, Error> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use polars_plan::dsl::{FileWriteFormat, PartitionStrategy, SinkDestination, UnifiedSinkArgs};
@@ -153,6 +154,24 @@ fn rows_that_were_given_out_are_not_contradicted_when_their_kin_is_lost() {
         }
     }
     assert!(contradicted > 0, "none of the workers held what others were still to read");
+}
+
+#[test]
+fn who_wants_the_whole_result_gets_one_run_of_it_though_some_had_come_of_another() {
+    for worker in 0..3 {
+        let scene = Scene::new();
+        let query = scene.hold(scene.moody_rows().into_partitions(12));
+        let whole = thread::scope(|scope| {
+            let collects = scope.spawn(|| query.collect_on(&scene.session));
+            eventually("some of the result is made", || {
+                let queries = scene.session.status().unwrap().queries;
+                queries.iter().any(|(_, query)| query.stages.last().is_some_and(|last| last.tasks.2 > 0))
+            });
+            scene.disturb(worker);
+            collects.join().unwrap()
+        });
+        assert_whole(&whole.unwrap());
+    }
 }
 
 #[test]
