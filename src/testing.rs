@@ -1,9 +1,10 @@
-//! For tests of programs that use Regatta: a binary that can be a worker ([`worker!`](worker)), a cluster whose workers can be killed
-//! ([`TestCluster`]), one replica of a UDF without any ([`TestReplica`]), and a comparison with plain Polars
-//! ([`assert_same_as_polars`]).
+//! For tests of programs that use Regatta: a binary that can be a worker ([`worker!`](worker)), a cluster whose workers can be killed,
+//! one after the other if a [`FaultPlan`] says so ([`TestCluster`]), one replica of a UDF without any ([`TestReplica`]), and a
+//! comparison with plain Polars ([`assert_same_as_polars`]).
 
 mod cluster;
 mod compare;
+mod faults;
 mod replica;
 
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use polars::prelude::*;
 pub use crate::cluster::{TestWorker, become_worker_if_started_as_one};
 pub use cluster::{Paused, TestCluster};
 pub use compare::difference;
+pub use faults::{FaultPlan, Faults, Slowed};
 #[doc(hidden)]
 pub use inventory;
 pub use replica::{TestContext, TestReplica};
@@ -86,7 +88,7 @@ mod tests {
         for (page, least, folders) in [
             ("docs/scheduler.md", 60, &["src", "tests"][..]),
             ("docs/udfs.md", 50, &["src", "tests"]),
-            ("docs/cluster.md", 15, &["src", "tests/scenarios"]),
+            ("docs/cluster.md", 15, &["src", "tests/scenarios", "tests/chaos"]),
             ("docs/semantics.md", 50, &["remote/src", "remote/tests", "src"]),
         ] {
             let text = fs::read_to_string(here.join(page)).unwrap();

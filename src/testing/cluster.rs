@@ -72,7 +72,7 @@ impl TestCluster {
     /// # Errors
     /// There is no such worker.
     pub fn kill(&self, worker: WorkerId) -> Result<(), Error> {
-        Ok(os::signal(self.process(worker)?, libc::SIGKILL).map_err(|_| self.missing(worker))?)
+        self.processes().kill(worker)
     }
 
     /// Stops a worker's process where it is, until what is returned is dropped. After three seconds it gets no new work, after ten
@@ -81,18 +81,38 @@ impl TestCluster {
     /// # Errors
     /// There is no such worker.
     pub fn pause(&self, worker: WorkerId) -> Result<Paused, Error> {
-        let process = self.process(worker)?;
+        self.processes().pause(worker)
+    }
+
+    pub(super) fn processes(&self) -> Processes {
+        Processes(self.session.clone())
+    }
+}
+
+/// The processes of a session's workers.
+pub(super) struct Processes(Session);
+
+impl Processes {
+    pub(super) fn there(&self) -> Vec<WorkerId> {
+        self.0.status().map_or_else(|_| Vec::new(), |status| status.workers.iter().map(|there| there.worker).collect())
+    }
+
+    pub(super) fn kill(&self, worker: WorkerId) -> Result<(), Error> {
+        Ok(os::signal(self.of(worker)?, libc::SIGKILL).map_err(|_| self.missing(worker))?)
+    }
+
+    pub(super) fn pause(&self, worker: WorkerId) -> Result<Paused, Error> {
+        let process = self.of(worker)?;
         os::signal(process, libc::SIGSTOP).map_err(|_| self.missing(worker))?;
         Ok(Paused { process })
     }
 
-    fn process(&self, worker: WorkerId) -> Result<u32, ActorError> {
-        self.session.process_of(worker).ok_or_else(|| self.missing(worker))
+    pub(super) fn of(&self, worker: WorkerId) -> Result<u32, ActorError> {
+        self.0.process_of(worker).ok_or_else(|| self.missing(worker))
     }
 
     fn missing(&self, worker: WorkerId) -> ActorError {
-        let there = self.session.status().map(|status| status.workers).unwrap_or_default();
-        let there: Vec<_> = there.iter().map(|there| there.worker.to_string()).collect();
+        let there: Vec<_> = self.there().iter().map(ToString::to_string).collect();
         ActorError::NoSuchWorker { worker, there: there.join(", ") }
     }
 }

@@ -3,6 +3,8 @@
 //! `RANDOM_PLANS=17` runs one seed, `RANDOM_PLANS=0..5000` many; unset, a few. A seed that fails prints the line that repeats it.
 //! `RANDOM_PLANS_WORKERS=4` runs them on as many workers in place of two; `REGATTA_TEST_SHAPES=broadcast` (or `hash`, or
 //! `one_section`) forces the shapes of stages, whatever the sizes.
+//!
+//! One query of ten runs once more on the workers, of which one is killed meanwhile; `RANDOM_PLANS_KILLS=1`: each does.
 
 mod exprs;
 mod queries;
@@ -10,16 +12,16 @@ mod rng;
 mod tables;
 mod udfs;
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use regatta::Session;
 use regatta::polars::prelude::*;
-use regatta::testing::difference;
+use regatta::testing::{TestCluster, difference, eventually};
+use regatta::{Error, Session};
 
 use queries::Query;
 use rng::Rng;
@@ -61,30 +63,63 @@ fn on_polars(query: &LazyFrame, engine: Engine) -> Result<DataFrame, String> {
 }
 
 /// How long a query may take.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
-fn on_session(query: &LazyFrame, session: &Session) -> Result<DataFrame, String> {
+/// Why a session has no answer.
+enum Failure {
+    Told(Error),
+    Panicked(&'static str),
+    Hangs(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Told(error) => write!(f, "{error}"),
+            Self::Panicked(whence) => write!(f, "panicked in {whence}"),
+            Self::Hangs(status) => write!(f, "still runs after {LIMIT:?}: {status}"),
+        }
+    }
+}
+
+fn on_session(query: &LazyFrame, session: &Session) -> Result<DataFrame, Failure> {
     let submit = || session.submit(query.clone());
-    let mut run =
-        catch_unwind(AssertUnwindSafe(submit)).map_err(|_| "panicked in submit")?.map_err(|e| e.to_string())?;
+    let submitted = catch_unwind(AssertUnwindSafe(submit)).map_err(|_| Failure::Panicked("submit"))?;
+    let mut run = submitted.map_err(Failure::Told)?;
     let (sender, result) = sync_channel(1);
     let batches = run.batches();
     let schema = Arc::clone(run.schema());
     thread::spawn(move || {
         let mut whole = DataFrame::empty_with_schema(&schema);
         let collected = batches.into_iter().try_for_each(|batch| {
-            let batch = batch.map_err(|e| e.to_string())?;
-            whole.vstack_mut_owned(batch).map(drop).map_err(|e| e.to_string())
+            whole.vstack_mut_owned(batch?)?;
+            Ok::<_, Error>(())
         });
         sender.send(collected.map(|()| whole))
     });
     match result.recv_timeout(LIMIT) {
-        Ok(result) => result,
-        Err(RecvTimeoutError::Disconnected) => Err("panicked in collect".to_owned()),
+        Ok(result) => result.map_err(Failure::Told),
+        Err(RecvTimeoutError::Disconnected) => Err(Failure::Panicked("collect")),
         Err(RecvTimeoutError::Timeout) => {
-            Err(format!("still runs after {LIMIT:?}: {:?}\n{}", run.status(), session.status().unwrap()))
+            Err(Failure::Hangs(format!("{:?}\n{}", run.status(), session.status().unwrap())))
         }
     }
+}
+
+/// The same while a worker is killed: which, and when within the time that it took undisturbed, is the seed's.
+fn with_a_loss(seed: u64, took: Duration, query: &LazyFrame, cluster: &TestCluster) -> Result<DataFrame, Failure> {
+    let mut dice = Rng::new(!seed);
+    let after = took.mul_f64(dice.below(1000) as f64 / 900.0);
+    let there = cluster.session().status().unwrap().workers;
+    let victim = there.get(dice.below(there.len().max(1))).map(|worker| worker.worker);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            thread::sleep(after);
+            // One that has just been lost, or replaced, is not there any more.
+            victim.into_iter().for_each(|victim| drop(cluster.kill(victim)));
+        });
+        on_session(query, cluster.session())
+    })
 }
 
 #[derive(Default)]
@@ -93,11 +128,14 @@ struct Tally {
     refused: usize,
     /// Queries that Polars' engines answer differently, which must be ours to mend.
     engines_differ: Vec<u64>,
+    /// Queries that lost a worker, and those of them that had given out what could not be made again.
+    killed: (usize, usize),
     failed: Vec<String>,
 }
 
-/// One seed, on both engines of Polars and on the sessions.
-fn run(seed: u64, sessions: &[(&str, &Session)], tally: &mut Tally) {
+/// One seed, on both engines of Polars, natively and on workers.
+fn run(seed: u64, native: &Session, cluster: &TestCluster, kills: bool, tally: &mut Tally) {
+    let sessions = [("native", native), ("on workers", cluster.session())];
     let folder = tempfile::tempdir().unwrap();
     let Query { frame, ordered, approximate, words } = Query::random(&mut Rng::new(seed), folder.path());
     if std::env::var("RANDOM_PLANS").is_ok() {
@@ -110,7 +148,7 @@ fn run(seed: u64, sessions: &[(&str, &Session)], tally: &mut Tally) {
     let flags = frame.get_current_optimizations() - OptFlags::CHECK_ORDER_OBSERVE;
     let memory = on_polars(&frame.clone().with_optimizations(flags), Engine::InMemory);
     let streaming = on_polars(&frame, Engine::Streaming);
-    let compare = |ours: &Result<DataFrame, String>, plain: &DataFrame| match ours {
+    let compare = |ours: Result<&DataFrame, &dyn fmt::Display>, plain: &DataFrame| match ours {
         Ok(ours) => difference(ours, plain, ordered, &approximate),
         Err(error) => Some(format!("fails: {error}")),
     };
@@ -120,21 +158,34 @@ fn run(seed: u64, sessions: &[(&str, &Session)], tally: &mut Tally) {
             println!("seed {seed} fails on Polars itself: {}", error.lines().next().unwrap_or_default());
             tally.refused += 1;
             // It may be that not all of it is run; it must come to an end.
-            sessions.iter().for_each(|(_, session)| drop(on_session(&frame, session)));
+            sessions.into_iter().for_each(|(_, session)| drop(on_session(&frame, session)));
             return;
         }
     };
-    let engines = compare(&streaming, plain);
+    let engines = compare(streaming.as_ref().map_err(|error| error as _), plain);
     if engines.is_some() {
         tally.engines_differ.push(seed);
     }
     let mut report = String::new();
-    for (place, session) in sessions {
-        if let Some(difference) = compare(&on_session(&frame, session), plain) {
+    let mut differs = |place: &str, ours: &Result<DataFrame, Failure>| {
+        if let Some(difference) = compare(ours.as_ref().map_err(|error| error as _), plain) {
             let _ = writeln!(report, "--- {place}: {difference}");
-            if let Ok(explain) = session.explain(&frame) {
+            if let Ok(explain) = cluster.session().explain(&frame) {
                 let _ = writeln!(report, "{explain}");
             }
+        }
+    };
+    let mut took = Duration::ZERO;
+    for (place, session) in sessions {
+        let began = Instant::now();
+        differs(place, &on_session(&frame, session));
+        took = began.elapsed();
+    }
+    if kills {
+        tally.killed.0 += 1;
+        match with_a_loss(seed, took, &frame, cluster) {
+            Err(Failure::Told(Error::MadeOtherwise(_))) => tally.killed.1 += 1,
+            ours => differs("on workers of which one is killed", &ours),
         }
     }
     if report.is_empty() {
@@ -161,20 +212,22 @@ fn random_queries_are_answered_as_by_polars_natively_and_on_two_workers() {
 
 fn run_all() {
     let workers = std::env::var("RANDOM_PLANS_WORKERS").map_or(2, |workers| workers.parse().unwrap());
-    let (native, local) = (Session::native().unwrap(), Session::local(workers).unwrap());
+    let (native, cluster) = (Session::native().unwrap(), TestCluster::start(workers).unwrap());
+    let kills = |seed: u64| seed % 10 == 7 || std::env::var("RANDOM_PLANS_KILLS").is_ok();
     let (seeds, mut tally, began) = (seeds(), Tally::default(), Instant::now());
     let mut said = began;
     for (done, seed) in seeds.iter().enumerate() {
-        run(*seed, &[("native", &native), ("on workers", &local)], &mut tally);
+        run(*seed, &native, &cluster, kills(*seed), &mut tally);
         if said.elapsed() > Duration::from_secs(30) {
             said = Instant::now();
             println!("{} seeds of {}, {} failed", done + 1, seeds.len(), tally.failed.len());
         }
     }
-    let Tally { equal, refused, engines_differ, failed } = tally;
+    let Tally { equal, refused, engines_differ, killed, failed } = tally;
     println!("{} seeds in {:?}: {equal} equal, {refused} that Polars fails at", seeds.len(), began.elapsed());
     println!("Polars' engines differ at {engines_differ:?}");
+    println!("{} with a worker killed, of which {} ended with MadeOtherwise", killed.0, killed.1);
     assert!(failed.is_empty(), "{} of {} seeds fail\n{}", failed.len(), seeds.len(), failed.join("\n"));
     assert!(refused * 4 <= seeds.len().max(10), "too many queries fail on Polars itself: {refused}");
-    assert_eq!(native.partitions_held() + local.partitions_held(), 0, "nothing is left");
+    eventually("nothing is left", || native.partitions_held() + cluster.session().partitions_held() == 0);
 }

@@ -3,13 +3,9 @@
 mod data;
 mod queries;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
-
 use queries::{QUERIES, Tables};
 use regatta::Session;
-use regatta::testing::{TestCluster, assert_same_as_polars};
+use regatta::testing::assert_same_as_polars;
 
 regatta::testing::worker!();
 
@@ -46,59 +42,6 @@ fn the_queries_of_tpc_h_on_one_worker() {
 #[test]
 fn the_queries_of_tpc_h_on_four_workers() {
     same_on(&Session::local(4).unwrap());
-}
-
-/// Some worker is killed every two seconds, whatever it does. `TPCH_ROUNDS=20` does it all so many times.
-#[test]
-fn the_queries_of_tpc_h_while_workers_are_killed() {
-    let folder = tempfile::tempdir().unwrap();
-    data::write(folder.path(), 0.005, 1 << 12).unwrap();
-    let tables = Tables(folder.path().to_owned());
-    let rounds = std::env::var("TPCH_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
-    let cluster = TestCluster::start(3).unwrap();
-    let over = AtomicBool::new(false);
-    let kill = || {
-        let (mut killed, mut dice) = (0, 1u64);
-        while !over.load(Ordering::Relaxed) {
-            thread::sleep(Duration::from_secs(2));
-            let workers = cluster.session().status().unwrap().workers;
-            // A xorshift generator.
-            dice ^= dice << 13;
-            dice ^= dice >> 7;
-            dice ^= dice << 17;
-            // One that has just died is not there any more.
-            let chosen = workers.get(dice as usize % workers.len().max(1));
-            killed += chosen.is_some_and(|chosen| cluster.kill(chosen.worker).is_ok()) as usize;
-        }
-        killed
-    };
-    let killed = thread::scope(|scope| {
-        let killer = scope.spawn(kill);
-        // Whatever happens, the killer ends.
-        let _ends = Ends(&over);
-        for _ in 0..rounds {
-            for query in QUERIES {
-                let mut query = query(&tables);
-                let schema = query.collect_schema().unwrap();
-                let floats: Vec<&str> =
-                    schema.iter().filter(|(_, dtype)| dtype.is_float()).map(|(name, _)| name.as_str()).collect();
-                assert_same_as_polars(cluster.session(), &query, true, &floats);
-            }
-        }
-        over.store(true, Ordering::Relaxed);
-        killer.join().unwrap()
-    });
-    println!("{killed} workers were killed");
-    assert!(killed > 0, "no worker was killed");
-    assert_eq!(cluster.session().partitions_held(), 0);
-}
-
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Sizes decide how stages run; whatever is decided, the answer is the same.
