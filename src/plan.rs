@@ -5,6 +5,7 @@
 //! planner cannot split runs whole on one worker, and [`explain`](QueryPlan::explain) says why.
 
 mod aggregate;
+mod common;
 mod cut;
 mod deal;
 mod estimate;
@@ -217,9 +218,12 @@ pub(crate) struct Target {
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
     // Why it cannot be converted is said by the optimiser.
     let is_whole = !target.travels && query.clone().to_alp().is_ok_and(|plan| whole::is_whole(&plan));
-    // Shared subplans and hive rewrites would cross the cuts (reference: polars.md §4.5).
-    let across = if is_whole { OptFlags::empty() } else { OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE };
-    let mut optimised = optimise(query, across)?;
+    // Hive rewrites would cross the cuts (reference: polars.md §4.5).
+    let across = if is_whole { OptFlags::empty() } else { OptFlags::PARTITION_HIVE };
+    let mut optimised = optimise(query.clone(), across)?;
+    if !is_whole && common::has_useless(&optimised) {
+        optimised = optimise(query, across | OptFlags::COMM_SUBPLAN_ELIM)?;
+    }
     if target.travels {
         scan::make_absolute(&mut optimised).map_err(PlanError::polars)?;
     }

@@ -13,6 +13,8 @@ use polars::prelude::*;
 use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan, IRPlanRef};
 use polars_utils::arena::{Arena, Node};
 
+use super::common::{is_worth_keeping, join_up};
+use super::estimate::Estimate;
 use super::files::Layout;
 use super::held::held_by_splits;
 use super::marker::{Marker, hash_keys};
@@ -36,7 +38,8 @@ pub(super) struct Parts {
     pub(super) stable: bool,
 }
 
-pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Parts, PlanError> {
+pub(super) fn cut(mut plan: IRPlan, target: Target) -> Result<Parts, PlanError> {
+    join_up(&mut plan);
     let schemas: Vec<_> = plan.lp_arena.iter(plan.lp_top).map(|(_, ir)| ir.schema(&plan.lp_arena)).collect();
     let names = Names::beside(schemas.iter().flat_map(|schema| schema.iter_names()));
     drop(schemas);
@@ -81,7 +84,7 @@ pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Parts, PlanError> {
     Ok(Parts { whole, stages, stable: same.last().is_none_or(Same::is_stable) })
 }
 
-/// Nodes that several others stand on.
+/// Nodes that several others stand on, and that are worth being kept for them.
 fn shared(plan: &IRPlan) -> BTreeSet<usize> {
     let (mut seen, mut shared, mut todo) = (BTreeSet::new(), BTreeSet::new(), vec![plan.lp_top]);
     while let Some(node) = todo.pop() {
@@ -90,6 +93,7 @@ fn shared(plan: &IRPlan) -> BTreeSet<usize> {
             false => drop(shared.insert(node.0)),
         }
     }
+    shared.retain(|node| is_worth_keeping(Node(*node), &plan.lp_arena, &plan.expr_arena));
     shared
 }
 
@@ -123,8 +127,8 @@ pub(super) struct OpenStage {
     /// Rows that what reads it takes of it, from its start.
     pub(super) limit: Option<u64>,
     pub(super) scatter: Option<Scatter>,
-    /// Bytes that it leaves, as far as can be told.
-    pub(super) bytes: u64,
+    /// What it leaves, as far as can be told.
+    pub(super) estimate: Estimate,
 }
 
 pub(super) enum Head {
@@ -166,7 +170,9 @@ impl Cutter {
         if !is_row_wise(self.ir.get(node), &self.exprs) && !self.exchange(node)? {
             self.gather(node);
         }
-        self.keep_if_shared(node);
+        if self.shared.contains(&node.0) {
+            self.keep(node);
+        }
         Ok(())
     }
 
@@ -189,16 +195,17 @@ impl Cutter {
     }
 
     /// Ends a stage at a node that several others stand on: it runs once.
-    fn keep_if_shared(&mut self, node: Node) {
-        if !self.shared.contains(&node.0) || self.splits(node).choices.is_empty() {
-            return;
-        }
+    fn keep(&mut self, node: Node) {
         let (ir, schema) = (self.ir.get(node).clone(), self.schema(node));
         let copy = self.ir.add(ir);
         if let Some(splits) = self.decided.remove(&node.0) {
             self.decided.insert(copy.0, splits);
         }
-        let stage = self.open(Head::Node(copy));
+        let top = self.draw_in(copy);
+        let stage = match self.growing_at(top) {
+            Some(stage) => stage,
+            None => self.open(Head::Node(top)),
+        };
         self.ir.replace(node, placeholder(stage, schema));
         self.decided.insert(node.0, Splits::shares(self.target.tasks));
     }
@@ -233,19 +240,12 @@ impl Cutter {
         Ok(())
     }
 
-    pub(super) fn open(&mut self, mut head: Head) -> StageId {
-        // Polars keeps one of the nodes that are one cache: stages begin at nodes of their own.
-        if let Head::Node(input) = head
-            && matches!(self.ir.get(input), IR::Cache { .. })
-        {
-            let columns = self.schema(input);
-            head = Head::Node(self.ir.add(IR::SimpleProjection { input, columns }));
-        }
-        let bytes = match &head {
-            Head::Node(head) => self.bytes(*head),
-            Head::Frame(frame) => frame.estimated_size() as u64,
+    pub(super) fn open(&mut self, head: Head) -> StageId {
+        let estimate = match &head {
+            Head::Node(head) => self.estimate(*head),
+            Head::Frame(frame) => Estimate::all(frame.estimated_size() as u64),
         };
-        self.open.push(OpenStage { head, steps: Vec::new(), limit: None, scatter: None, bytes });
+        self.open.push(OpenStage { head, steps: Vec::new(), limit: None, scatter: None, estimate });
         StageId(self.open.len() as u32 - 1)
     }
 

@@ -212,7 +212,7 @@ impl Cutter {
         if !parts.by_keys && !left_along && !right_along {
             return Ok(false);
         }
-        let (left_bytes, right_bytes) = (self.bytes(left), self.bytes(right));
+        let (left_bytes, right_bytes) = (self.estimate(left).bytes, self.estimate(right).bytes);
         // The smaller side comes to the other, if it may.
         let takes_left = match (left_along, right_along) {
             (true, true) => Some(right_bytes <= left_bytes),

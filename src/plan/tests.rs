@@ -466,6 +466,17 @@ fn a_join_that_keeps_order_takes_a_slice_or_checks_keys_is_not_run_by_parts_that
 }
 
 #[test]
+fn the_smaller_side_is_the_one_of_which_less_is_left() {
+    let (few, many, rows) = (Table::new(), Table::new(), Table::new());
+    let left = few.scan().join(rows.scan().filter(col("b").eq(lit(1))), [col("a")], [col("a")], JoinType::Semi.into());
+    let plan = planned(left.inner_join(many.scan(), col("a"), col("a")));
+    // Both have files of one size. All that is left of the one comes to the tasks of the other.
+    assert_eq!(ways(&plan).last().unwrap()[0], [Way::All, Way::Along], "{plan}");
+    let plan = planned(few.scan().cross_join(rows.scan(), None).filter(col("a").gt(col("b_right"))));
+    assert!(plan.last().unwrap().why.contains("smaller side"), "a join by a range, too: {plan}");
+}
+
+#[test]
 fn a_chain_of_joins_stands_on_one_scan_with_what_each_task_aggregates_above() {
     let table = Table::new();
     let small = |name: &str| table.scan().select([col("a"), col("b").alias(name)]).filter(col("a").eq(lit(3)));
@@ -535,9 +546,8 @@ fn aggregates_of_row_numbers_and_join_keys_that_call_udfs_see_all_rows_at_once()
 #[test]
 fn a_task_of_one_frame_of_several_reads_nothing_of_the_others() {
     let table = Table::new();
-    let counted =
-        || table.scan().group_by([col("b")]).agg([len().alias("a")]).select([col("b"), col("a").cast(DataType::Int64)]);
-    let plan = planned(concat([counted(), counted()], UnionArgs::default()).unwrap());
+    let counted = |of: Expr| table.scan().group_by([col("b")]).agg([of]);
+    let plan = planned(concat([counted(col("a").sum()), counted(col("a").max())], UnionArgs::default()).unwrap());
     let last = plan.stages.last().unwrap();
     let shape = Shape {
         chain: vec![(last.id, 0)],
@@ -551,6 +561,22 @@ fn a_task_of_one_frame_of_several_reads_nothing_of_the_others() {
         let reads: Vec<_> = plan.reads(&shape, &split).map(|(id, _)| id).collect();
         assert_eq!(reads, [shape.reads[input].0], "{plan}");
     }
+}
+
+#[test]
+fn what_two_branches_have_in_common_runs_once_unless_it_is_a_source() {
+    let table = Table::new();
+    let joined = || table.scan().inner_join(table.scan().filter(col("a").gt(lit(1))), col("a"), col("a"));
+    let least = joined().group_by([col("b")]).agg([col("a").min()]);
+    let plan = planned(joined().left_join(least, col("b"), col("b")));
+    let scans = plan.stages.iter().filter(|stage| stage.describe.contains("Parquet")).count();
+    assert_eq!(scans, 2, "both sides of the join, once: {plan}");
+
+    let sources = || table.scan().filter(col("a").gt(lit(1)));
+    let plan = planned(sources().inner_join(sources().group_by([col("b")]).agg([col("a").max()]), col("b"), col("b")));
+    let reads = |of: StageId| plan.stages.iter().filter(|stage| stage.reads.iter().any(|read| read.from == of)).count();
+    assert!(plan.stages.iter().all(|stage| reads(stage.id) <= 1), "a source is read twice rather than kept: {plan}");
+    assert!(plan.to_string().contains("SELECTION"), "and filters where it is read: {plan}");
 }
 
 #[test]

@@ -92,8 +92,9 @@ impl Tasks {
     }
 }
 
-/// What is always small enough to be read by everybody.
+/// What is always small enough to be read by everybody, and what all workers together may read of it in any case.
 const SMALL: u64 = 10 << 20;
+const SMALL_FOR_ALL: u64 = 64 << 20;
 /// A task reads about so much of its sections, and does not come to life for less than that.
 const MOST: u64 = 128 << 20;
 const LEAST: u64 = 4 << 20;
@@ -109,7 +110,8 @@ impl Small {
         let each = fleet.slots.div_ceil(fleet.workers.max(1)).max(1);
         // Every task builds its own table of it.
         let fits = fleet.memory == 0 || bytes.saturating_mul(3 * each) <= fleet.memory / 4;
-        bytes <= SMALL || (fits && bytes.saturating_mul(fleet.workers) <= self.beside / 2)
+        let read = bytes.saturating_mul(fleet.workers);
+        bytes <= SMALL || (fits && read <= SMALL_FOR_ALL.max(self.beside / 2))
     }
 }
 
