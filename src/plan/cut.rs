@@ -43,7 +43,9 @@ pub(super) fn cut(mut plan: IRPlan, target: Target) -> Result<Parts, PlanError> 
     let schemas: Vec<_> = plan.lp_arena.iter(plan.lp_top).map(|(_, ir)| ir.schema(&plan.lp_arena)).collect();
     let names = Names::beside(schemas.iter().flat_map(|schema| schema.iter_names()));
     drop(schemas);
-    let shared = shared(&plan);
+    let met = met(&plan);
+    let worth = |node: &usize| is_worth_keeping(Node(*node), &plan.lp_arena, &plan.expr_arena);
+    let shared = met.iter().copied().filter(worth).collect();
     let (ir, exprs) = (plan.lp_arena, plan.expr_arena);
     let mut cutter = Cutter {
         ir,
@@ -55,7 +57,10 @@ pub(super) fn cut(mut plan: IRPlan, target: Target) -> Result<Parts, PlanError> 
         batches: BTreeMap::new(),
         whole: BTreeMap::new(),
         lowered: BTreeSet::new(),
+        met,
         shared,
+        early: BTreeMap::new(),
+        filters: BTreeMap::new(),
         layouts: RefCell::default(),
         names,
     };
@@ -84,17 +89,16 @@ pub(super) fn cut(mut plan: IRPlan, target: Target) -> Result<Parts, PlanError> 
     Ok(Parts { whole, stages, stable: same.last().is_none_or(Same::is_stable) })
 }
 
-/// Nodes that several others stand on, and that are worth being kept for them.
-fn shared(plan: &IRPlan) -> BTreeSet<usize> {
-    let (mut seen, mut shared, mut todo) = (BTreeSet::new(), BTreeSet::new(), vec![plan.lp_top]);
+/// Nodes that several others stand on.
+fn met(plan: &IRPlan) -> BTreeSet<usize> {
+    let (mut seen, mut met, mut todo) = (BTreeSet::new(), BTreeSet::new(), vec![plan.lp_top]);
     while let Some(node) = todo.pop() {
         match seen.insert(node.0) {
             true => todo.extend(plan.lp_arena.get(node).inputs()),
-            false => drop(shared.insert(node.0)),
+            false => drop(met.insert(node.0)),
         }
     }
-    shared.retain(|node| is_worth_keeping(Node(*node), &plan.lp_arena, &plan.expr_arena));
-    shared
+    met
 }
 
 /// Frames up to this size travel inside the plan, once for each worker; a larger one is fetched by the tasks, in parts.
@@ -115,9 +119,15 @@ pub(super) struct Cutter {
     pub(super) whole: BTreeMap<usize, String>,
     /// Nodes that have been lowered: what stands below several caches is met several times.
     lowered: BTreeSet<usize>,
+    /// Nodes that several others stand on, and those of them that are worth being kept for them.
+    pub(super) met: BTreeSet<usize>,
     shared: BTreeSet<usize>,
+    /// Sides of joins that are stages already, because the other side is read by their keys.
+    pub(super) early: BTreeMap<usize, StageId>,
+    /// Semi joins that only filter, by the keys of these stages.
+    pub(super) filters: BTreeMap<usize, StageId>,
     /// Files of scans, which are looked into once.
-    layouts: RefCell<BTreeMap<usize, Rc<[Layout]>>>,
+    pub(super) layouts: RefCell<BTreeMap<usize, Rc<[Layout]>>>,
     pub(super) names: Names,
 }
 
@@ -148,10 +158,11 @@ pub(super) struct OpenStep {
 impl Cutter {
     /// Makes every UDF call at or below `node` a step that can be one, and every operator that can be one of several tasks. The
     /// node keeps its index and its schema.
-    fn lower(&mut self, node: Node) -> Result<(), PlanError> {
+    pub(super) fn lower(&mut self, node: Node) -> Result<(), PlanError> {
         if !self.lowered.insert(node.0) {
             return Ok(());
         }
+        self.filter_side(node)?;
         for input in self.ir.get(node).inputs().collect::<Vec<_>>() {
             self.lower(input)?;
         }
@@ -319,7 +330,7 @@ impl Cutter {
         let held = held_by_splits(nodes.iter().map(|node| self.ir.get(*node)), &splits);
         let (batches, limit, scatter) = (self.batches_above(head), stage.limit, stage.scatter);
         let root = head.0 as u32;
-        let program = StageProgram { root, cuts: Vec::new(), batches, steps, limit, scatter };
+        let program = StageProgram { root, cuts: Vec::new(), without: Vec::new(), batches, steps, limit, scatter };
         let work = Work::Program(program);
         let branches = self.branches(head, &splits);
         Ok(Stage { id, work, reads, modes, one_attempt, splits, branches, held, why, describe: self.describe(head) })
@@ -354,7 +365,7 @@ impl Cutter {
             if let Work::Program(program) = &mut stage.work {
                 named.push(&mut program.root);
             }
-            named.extend(stage.reads.iter_mut().filter_map(|read| read.cut.as_mut()));
+            named.extend(stage.reads.iter_mut().flat_map(|read| [&mut read.cut, &mut read.filter]).flatten());
         }
         let roots: Vec<_> = named.iter().map(|node| Node(**node as usize)).collect();
         let (whole, nodes) = Fragment::whole(&roots, &self.ir, &self.exprs, self.target.travels)?;
@@ -420,12 +431,16 @@ impl Cutter {
 
     /// What a stage with this head reads of others, each once, and where it may be cut off.
     fn reads(&self, head: Node) -> Vec<Read> {
-        let reads = self.nodes(head).into_iter().filter_map(|node| match self.cuts.get(&node.0) {
+        let nodes = self.nodes(head);
+        let reads = nodes.iter().filter_map(|node| match self.cuts.get(&node.0) {
             Some(from) => Some((*from, Some(node.0 as u32))),
-            None => Some((placeholder_of(self.ir.get(node))?, None)),
+            None => Some((placeholder_of(self.ir.get(*node))?, None)),
         });
         let reads: BTreeMap<_, _> = reads.collect();
-        reads.into_iter().map(|(from, cut)| Read { from, cut }).collect()
+        let filter = |from: StageId| {
+            nodes.iter().find(|node| self.filters.get(&node.0) == Some(&from)).map(|node| node.0 as u32)
+        };
+        reads.into_iter().map(|(from, cut)| Read { from, cut, filter: filter(from) }).collect()
     }
 
     /// The nodes of a stage with this head.

@@ -34,6 +34,11 @@ impl Estimate {
         Self { bytes, one_in: 1 }
     }
 
+    /// Whether some rows of its sources are known to be left out.
+    pub(super) fn is_filtered(&self) -> bool {
+        self.one_in > 1
+    }
+
     fn filtered(self, one_in: u64) -> Self {
         Self { bytes: self.bytes / one_in, one_in: self.one_in.saturating_mul(one_in) }
     }

@@ -84,7 +84,7 @@ impl Same {
         let settled = ways.iter().all(|way| match way {
             Way::Share => self.rows == Alike::Positions,
             Way::Sections => self.has_stable(scatter.into_iter().flat_map(|s| &s.keys).map(String::as_str)),
-            Way::All | Way::Along => true,
+            Way::All | Way::Along | Way::Without => true,
         });
         if settled { self.clone() } else { Self::nothing() }
     }
@@ -118,7 +118,7 @@ pub(super) fn one_attempt(stages: &[Stage], same: &[Same]) -> Vec<OneAttempt> {
             false => ways.iter().all(|way| match way {
                 Way::Share | Way::Sections => read.rows > Alike::Nothing,
                 Way::All => left.is_stable(),
-                Way::Along => true,
+                Way::Along | Way::Without => true,
             }),
         }
     };

@@ -19,6 +19,8 @@ pub(crate) enum Way {
     Sections,
     /// All rows, for each task.
     All,
+    /// Not at all, nor does anybody do its work in the stage's tasks: it would only say which rows need not be read.
+    Without,
 }
 
 /// One way of running a stage.
