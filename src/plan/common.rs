@@ -1,6 +1,7 @@
 //! What several parts of a plan have in common runs once, if that is worth more than keeping what it yields.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use polars_plan::plans::expr_ir::ExprIR;
 use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan};
@@ -23,7 +24,7 @@ pub(super) fn join_up(plan: &mut IRPlan) {
     for (cache, input) in caches(plan) {
         let IR::Cache { id, .. } = plan.lp_arena.get(cache) else { continue };
         let columns = plan.lp_arena.get(input).schema(&plan.lp_arena).into_owned();
-        let (first, known) = below.entry(*id).or_insert_with(|| (input, columns.clone()));
+        let (first, known) = below.entry(*id).or_insert_with(|| (input, Arc::clone(&columns)));
         let input = if *known == columns { *first } else { input };
         plan.lp_arena.replace(cache, IR::SimpleProjection { input, columns });
     }

@@ -30,7 +30,7 @@ pub(super) struct Estimate {
 
 impl Estimate {
     /// All rows of a source.
-    pub(super) fn all(bytes: u64) -> Self {
+    pub(super) const fn all(bytes: u64) -> Self {
         Self { bytes, one_in: 1 }
     }
 
@@ -49,10 +49,10 @@ impl Cutter {
         let ir = self.ir.get(node);
         if let Some(stage) = self.cuts.get(&node.0).copied().or_else(|| placeholder_of(ir)) {
             let known = self.open.get(stage.0 as usize).map(|stage| stage.estimate);
-            return known.unwrap_or(Estimate::all(UNKNOWN));
+            return known.unwrap_or(const { Estimate::all(UNKNOWN) });
         }
         let inputs: Vec<_> = ir.inputs().map(|input| (input, self.estimate(input))).collect();
-        let largest = inputs.iter().map(|(_, of)| *of).max_by_key(|of| of.bytes).unwrap_or(Estimate::all(0));
+        let largest = inputs.iter().map(|(_, of)| *of).max_by_key(|of| of.bytes).unwrap_or(const { Estimate::all(0) });
         match ir {
             IR::DataFrameScan { df, .. } => Estimate::all(df.estimated_size() as u64),
             IR::Scan { predicate, .. } => {

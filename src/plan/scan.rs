@@ -117,6 +117,11 @@ pub(super) fn layouts(scan: &IR) -> Vec<Layout> {
     let wanted = output_schema.as_deref();
     let layout = |(file, path): (usize, &PlRefPath)| match path.has_scheme() {
         true => Layout::remote(file, scan_type, wanted),
+        // The footer of one file Polars has read; of several, the first only.
+        false if paths.len() == 1 => match Layout::remote(file, scan_type, wanted) {
+            Layout::Unknown => Layout::of(path.as_std_path(), scan_type, wanted),
+            known => known,
+        },
         false => Layout::of(path.as_std_path(), scan_type, wanted),
     };
     THREAD_POOL.install(|| paths.par_iter().enumerate().map(layout).collect())
