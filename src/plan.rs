@@ -5,6 +5,7 @@
 //! planner cannot split runs whole on one worker, and [`explain`](QueryPlan::explain) says why.
 
 mod aggregate;
+mod close;
 mod common;
 mod cut;
 mod deal;
