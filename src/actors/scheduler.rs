@@ -367,7 +367,7 @@ impl SchedulerActor {
     /// Whatever comes of it from here on is let go.
     fn forget(&mut self, query: QueryId) {
         self.queries.remove(&query);
-        self.host.store.drop_query(query);
+        self.host.let_go(self.host.store.drop_query(query));
     }
 
     fn replica_at(&self, step: StepId, replica: ReplicaId, on: WorkerId) -> Option<ReplicaAt> {
