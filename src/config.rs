@@ -160,6 +160,11 @@ impl Config {
         }
     }
 
+    /// Whether a benchmark of ours wants to know what it costs to observe what queries do: then nothing is observed.
+    pub(crate) fn is_unobserved() -> bool {
+        variable("REGATTA_TEST_UNOBSERVED").is_some()
+    }
+
     /// The name by which `REGATTA_BUILD` says that builds which differ belong together.
     pub(crate) fn build() -> Option<String> {
         variable("REGATTA_BUILD").filter(|name| !name.is_empty())

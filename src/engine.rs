@@ -4,6 +4,7 @@
 mod amend;
 mod fragment;
 mod leave;
+mod nodes;
 mod program;
 mod regroup;
 mod scatter;

@@ -155,7 +155,7 @@ impl Run {
         self.query
     }
 
-    /// Where the query stands; `None` when it has ended.
+    /// Where the query stands, or stood when it ended; `None` when the session has [forgotten](Self::profile) it.
     ///
     /// # Errors
     /// The session is gone.
@@ -290,7 +290,8 @@ pub trait LazyFrameExt: Sized {
     /// The query cannot be planned.
     fn explain_on(self, session: &Session) -> Result<Explain, Error>;
 
-    /// Runs the query, drops its result where it is, and yields what it did. Publishes no files.
+    /// Runs the query, drops its result where it is, and yields what it did, with rows and time of each node of Polars' engine
+    /// (`{:#}` shows them). Publishes no files.
     ///
     /// # Errors
     /// As [`collect_on`](Self::collect_on) and [`Run::profile`].
@@ -385,8 +386,7 @@ impl LazyFrameExt for LazyFrame {
     }
 
     fn explain_analyze_on(self, session: &Session) -> Result<Profile, Error> {
-        // What is in a sink's folder does not matter: nothing is put there.
-        let mut run = session.submit_sink(self, SinkMode::Overwrite)?;
+        let mut run = session.submit_to_analyze(self)?;
         run.left()?;
         run.profile()
     }

@@ -63,6 +63,8 @@ pub(crate) struct QueryPlan {
     pub(crate) stable: bool,
     /// Where it writes its result, if it does.
     pub(crate) sink: Option<FileSink>,
+    /// It is analysed: what each node of the engine does is wanted.
+    pub(crate) metered: bool,
 }
 
 /// A part of the plan whose output is partitions, one for each of its splits.
@@ -246,7 +248,7 @@ pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanEr
     if size > MAX_PLAN {
         return Err(PlanError::TooLarge { size, max: MAX_PLAN });
     }
-    Ok(QueryPlan { whole, sections: target.sections(), stages, schema, stable, sink })
+    Ok(QueryPlan { whole, sections: target.sections(), stages, schema, stable, sink, metered: false })
 }
 
 /// Bytes of a plan that travels, with room for what goes with it in a message.

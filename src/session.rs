@@ -82,6 +82,17 @@ enum Tasks {
     Ask,
 }
 
+/// What a query is run for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Its result.
+    Result,
+    /// To leave its result where it is, for other queries.
+    Persist,
+    /// To see what it does.
+    Analyze,
+}
+
 /// How long our threads may take to end.
 const STOP: Duration = Duration::from_secs(2);
 /// How long a goodbye to the cluster may take.
@@ -234,17 +245,24 @@ impl Session {
     /// # Errors
     /// As there; [`SinkError`](crate::error::SinkError): there is something already, or the folder cannot be written to.
     pub fn submit_sink(&self, query: LazyFrame, mode: SinkMode) -> Result<Run, Error> {
-        self.start(query, mode, false)
+        self.start(query, mode, Purpose::Result)
+    }
+
+    /// Submits a query to see what it does: what each node of the engine does, too.
+    pub(crate) fn submit_to_analyze(&self, query: LazyFrame) -> Result<Run, Error> {
+        // What is in a sink's folder does not matter: nothing is put there.
+        self.start(query, SinkMode::Overwrite, Purpose::Analyze)
     }
 
     /// Submits a query whose result is left where it is, for other queries.
     pub(crate) fn submit_to_persist(&self, query: LazyFrame) -> Result<Run, Error> {
-        self.start(query, SinkMode::Error, true)
+        self.start(query, SinkMode::Error, Purpose::Persist)
     }
 
-    fn start(&self, query: LazyFrame, mode: SinkMode, persist: bool) -> Result<Run, Error> {
+    fn start(&self, query: LazyFrame, mode: SinkMode, purpose: Purpose) -> Result<Run, Error> {
         let began = Instant::now();
         let mut plan = self.plan(query)?;
+        plan.metered = purpose == Purpose::Analyze;
         let planned = began.elapsed();
         let (explain, schema) = (plan.explained(), Arc::clone(&plan.schema));
         let id = QueryId(os::random());
@@ -254,6 +272,7 @@ impl Session {
             run.will_publish(Publication::prepare(sink, mode, id, &self.inner.scratch)?);
         }
         let (given, why) = (self.keep_frames(id, &mut plan)?, watch::reasons(&plan));
+        let persist = purpose == Purpose::Persist;
         let events = self.inner.door.submit(self.host(), id, plan, given, planned, persist)?;
         let (runtime, shows) = (self.host().runtime.handle(), Arc::clone(self.shows()));
         // A block says it, too.

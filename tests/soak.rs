@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{self, Command};
 use std::time::{Duration, Instant};
 
+use regatta::observe::QueryState;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::eventually;
@@ -73,7 +74,8 @@ fn assert_whole(answer: Result<DataFrame, Error>) {
 
 fn in_the_middle(run: &Run) {
     eventually("a task runs or is done", || {
-        run.status().unwrap().is_none_or(|status| status.stages[0].tasks.1 + status.stages[0].tasks.2 > 0)
+        let status = run.status().unwrap().unwrap();
+        status.state != QueryState::Running || status.stages[0].tasks.1 + status.stages[0].tasks.2 > 0
     });
 }
 

@@ -28,10 +28,11 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use house::sched;
+use regatta_observe::{Explain, Limits, Recorder, Seen, StagePlan, Submitted};
 use report::{Better, Case, Report, quantile};
 use sched::{
-    Action, Attempt, Core, DriverId, Event, Output, PartitionId, QueryId, QuerySpec, Resources, Settings, StageSpec,
-    TaskId, WorkerId,
+    Action, Attempt, Core, DriverId, Event, Output, PartitionId, QueryId, QuerySpec, QueryStatus, Resources, Settings,
+    StageSpec, TaskId, WorkerId,
 };
 use shims::{error, udf};
 
@@ -123,8 +124,19 @@ fn under_load(workers: u32, tasks: usize) -> (f64, f64) {
         micros(started.elapsed()) / f64::from(TIMES)
     };
     let tick = each(&mut || drop(black_box(core.handle(Event::Tick, now))));
-    let status = each(&mut || drop(black_box(core.session_status(now))));
+    let recorder = recorder(tasks);
+    let of = |query| Some(QueryStatus::new(recorder.stands(query, 0)?, core.waits(query, now)?));
+    let status = each(&mut || drop(black_box(core.session_status(now, of))));
     (tick, status)
+}
+
+/// What is observed of the first query.
+fn recorder(tasks: usize) -> Recorder {
+    let plan = StagePlan { stage: 0, tasks: Some(tasks as u32), ..StagePlan::default() };
+    let plan = Explain::new(vec![plan], Vec::new());
+    let mut recorder = Recorder::new(Limits::default(), "", 0);
+    recorder.saw(Seen::Submitted(Submitted { query: QueryId(0), name: None, plan: &plan, planned: 0 }), 0);
+    recorder
 }
 
 /// Workers of four CPUs, on which eight tasks run at once.

@@ -4,8 +4,6 @@
 pub(crate) mod udf {
     #[derive(Debug, Clone)]
     pub(crate) struct UdfError;
-
-    pub(crate) type MetricsByUdf = std::collections::BTreeMap<String, String>;
 }
 
 pub(crate) mod error {

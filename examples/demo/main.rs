@@ -6,48 +6,16 @@
 //! DAFT_RUNNER=native cargo run --example demo                 # the same, embedded in one process
 //! ```
 
+mod query;
 mod tpch;
 
-use std::collections::HashMap;
 use std::error::Error;
 use std::time::Instant;
 
-use regatta::{polars::prelude::*, prelude::*};
-use serde::{Deserialize, Serialize};
+use regatta::Session;
 
 #[global_allocator]
 static ALLOCATOR: regatta::Allocator = regatta::Allocator;
-
-/// Scores a comment by its words, with a small model that is built once per replica.
-#[derive(Serialize, Deserialize)]
-struct Mood {
-    /// Words and their weights: the model's file, so to say.
-    weights: Vec<(String, i64)>,
-}
-
-#[regatta::udf]
-impl Udf for Mood {
-    type State = HashMap<String, i64>;
-
-    fn output(&self, inputs: &[Field]) -> UdfResult<DataType> {
-        match inputs[0].dtype() {
-            DataType::String => Ok(DataType::Int64),
-            other => Err(UdfError::new(format!("Mood reads text, not {other}"))),
-        }
-    }
-
-    fn start(&self, cx: &mut Start) -> UdfResult<Self::State> {
-        cx.progress(format!("loading {} words", self.weights.len()));
-        Ok(self.weights.iter().cloned().collect())
-    }
-
-    fn run(&self, model: &mut Self::State, batch: &Batch) -> UdfResult<Column> {
-        let comments = batch.column(0)?.str()?;
-        let weigh = |text: &str| text.split_whitespace().filter_map(|word| model.get(word)).sum::<i64>();
-        let scores: Int64Chunked = comments.iter().map(|text| text.map(weigh)).collect();
-        Ok(scores.into_column())
-    }
-}
 
 #[regatta::main]
 fn main() -> Result<(), Box<dyn Error>> {
@@ -67,22 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         workers => clock.lap(&format!("started {} worker processes {workers:?}", workers.len())),
     }
 
-    let scan = |name: &str| {
-        let path = folder.path().join(format!("{name}.parquet"));
-        LazyFrame::scan_parquet(PlRefPath::try_from_path(&path)?, ScanArgsParquet::default())
-    };
-    let weights = [("furiously", -3), ("carefully", 2), ("quickly", 1), ("slyly", -1), ("regular", 1), ("final", -1)];
-    let mood = Mood { weights: weights.map(|(word, weight)| (word.to_owned(), weight)).into() };
-    let mood = mood.pool().replicas(2).batch(8192);
-
-    let query = scan("lineitem")?
-        .filter(col("l_shipdate").gt_eq(datetime(DatetimeArgs::new(lit(1995), lit(1), lit(1))).cast(DataType::Date)))
-        .with_column(mood.on([col("l_comment")]).alias("mood"))
-        .join(scan("orders")?, [col("l_orderkey")], [col("o_orderkey")], JoinArgs::new(JoinType::Inner))
-        .group_by([col("o_orderpriority")])
-        .agg([len().alias("lines"), col("l_extendedprice").sum().alias("revenue"), col("mood").mean()])
-        .sort(["o_orderpriority"], SortMultipleOptions::default());
-    let mut run = session.submit(query)?;
+    let mut run = session.submit(query::query(folder.path())?)?;
     clock.lap("planned it");
 
     let answer = run.collect()?;

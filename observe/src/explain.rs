@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::line;
+
 /// A query's stages and what they are made of. `{}` tells it to people.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -99,6 +101,8 @@ pub struct UdfPlan {
     pub batch: Option<(u32, u32)>,
     /// GPUs of each replica.
     pub gpus: f64,
+    /// It runs on GPUs, or is to where there are some.
+    pub wants_gpu: bool,
     /// Where it runs, if that was asked for.
     pub on: Option<String>,
     /// Row-wise work follows it, in the same stage.
@@ -113,7 +117,9 @@ impl Explain {
 
     /// The stage with this number.
     pub fn stage(&self, stage: u32) -> Option<&StagePlan> {
-        self.stages.iter().find(|of| of.stage == stage)
+        // They are in order.
+        let there = self.stages.get(stage as usize).filter(|of| of.stage == stage);
+        there.or_else(|| self.stages.iter().find(|of| of.stage == stage))
     }
 
     /// What a stage does, in the order of its rows.
@@ -161,14 +167,14 @@ impl Explain {
             Some(parts) => format!("{parts} {what}s"),
             None => format!("{what}s as what it reads turns out"),
         };
-        writeln!(f, "stage {}: {parts} ({})", stage.stage, stage.why)?;
+        writeln!(f, "stage {}: {parts} ({})", stage.stage, line(&stage.why))?;
         for Reads { stage, what, one_attempt } in &stage.reads {
             let again =
                 if *one_attempt { "; lost and made again it may be other rows: then all tasks run again" } else { "" };
-            writeln!(f, "  reads {what} of stage {stage}{again}")?;
+            writeln!(f, "  reads {} of stage {stage}{again}", line(what))?;
         }
         for node in self.nodes_of(stage.stage) {
-            node.details.iter().try_for_each(|line| writeln!(f, "  | {line}"))?;
+            node.details.iter().try_for_each(|detail| writeln!(f, "  | {}", line(detail)))?;
             node.udf.iter().try_for_each(|udf| writeln!(f, "  then {udf}"))?;
         }
         if let Some(rows) = stage.limit {
@@ -176,7 +182,7 @@ impl Explain {
         }
         if let Some((keys, into)) = &stage.scatter {
             let s = if *into == 1 { "" } else { "s" };
-            writeln!(f, "  leaves its rows in {into} section{s}, by the hash of {}", keys.join(", "))?;
+            writeln!(f, "  leaves its rows in {into} section{s}, by the hash of {}", line(&keys.join(", ")))?;
         }
         Ok(())
     }
@@ -186,13 +192,14 @@ impl fmt::Display for UdfPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { udf, does, inputs, replicas: (least, most), .. } = self;
         let does = if does.is_empty() { udf } else { does };
-        write!(f, "UDF {does} on [{}], {least}..={most} replicas, batches ", inputs.join(", "))?;
+        let (does, inputs) = (line(does), line(&inputs.join(", ")));
+        write!(f, "UDF {does} on [{inputs}], {least}..={most} replicas, batches ")?;
         match self.batch {
             None => write!(f, "as they come")?,
             Some((least, most)) if least == most => write!(f, "of {most} rows")?,
             Some((least, most)) => write!(f, "of {least} to {most} rows")?,
         }
-        self.on.iter().try_for_each(|on| write!(f, ", {on}"))?;
+        self.on.iter().try_for_each(|on| write!(f, ", {}", line(on)))?;
         write!(f, "{}", if self.then { ", then row-wise work" } else { "" })
     }
 }

@@ -64,16 +64,9 @@ pub const RULES: &[Rule] = &[
         check: pools::small_batches,
     },
     Rule {
-        id: "gpu-idle",
-        severity: Severity::Warning,
-        when: "replicas with a GPU were busy for less than half of their time, though batches waited for them",
-        advice: "larger batches; more calls in flight; input that is pinned",
-        check: pools::gpu_idle,
-    },
-    Rule {
         id: "gpu-fallback",
         severity: Severity::Warning,
-        when: "a UDF that can use GPUs ran batches on CPUs",
+        when: "a UDF that was to use GPUs where there are some ran batches on CPUs",
         advice: "`session.status()` says of each worker why it has no GPU, or none that is free",
         check: pools::gpu_fallback,
     },
@@ -87,7 +80,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         id: "whole-stage",
         severity: Severity::Warning,
-        when: "a stage of one task took more than half of a query of more than 2 s, though there were several CPUs",
+        when: "a stage of one task took more than half of a query of more than 2 s, though there were several workers",
         advice: "explain says why it is not split; what is row-wise can be done before it",
         check: stages::whole,
     },
@@ -162,12 +155,6 @@ const SECOND: u64 = 1_000_000_000;
 fn time_of(stage: &StageFigures, profile: &Profile) -> u64 {
     let end = stage.ended.unwrap_or_else(|| profile.took());
     stage.started.map_or(0, |began| end.saturating_sub(began))
-}
-
-/// All that what follows the engine did in a stage's tasks.
-fn consumer(stage: &StageFigures) -> u64 {
-    let spent = &stage.spent;
-    spent.fetch + spent.engine + spent.udf + spent.write
 }
 
 #[cfg(test)]

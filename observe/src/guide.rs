@@ -24,6 +24,8 @@ const FIGURES: &[(&str, &str, Fields)] = &[
             ("bytes", "bytes of the result so far"),
             ("busy", "how long attempts ran, all together, also those that do not count"),
             ("again", "how much of that was of attempts that failed, were lost, or did again what had been done"),
+            ("workers", "workers that are there, or were when it ended, also those that had nothing of it"),
+            ("cpus", "their CPUs"),
         ],
     ),
     (
@@ -79,6 +81,10 @@ const FIGURES: &[(&str, &str, Fields)] = &[
             ("write", "it wrote"),
             ("inputs", "empty here: `edges` has them"),
             ("calls", "empty here: `pools` has them"),
+            (
+                "nodes",
+                "what the nodes of Polars' streaming engine did, sources first, if the query was analysed (`explain_analyze_on`): `name` and which of that name (`nth`); `rows_in` and `rows_out`; `time`, which is that of all threads; `io`, how long it read or wrote, and `io_bytes`, which Polars does not know of files that are mapped. What runs in memory is one node",
+            ),
         ],
     ),
     (
@@ -118,7 +124,11 @@ const FIGURES: &[(&str, &str, Fields)] = &[
             ),
             ("waiting", "batches that wait for room now"),
             ("waited", "how long batches waited for room, all together"),
-            ("reported", "what the UDF reports about itself: names and sums of counters"),
+            (
+                "reported",
+                "what the UDF reports about itself: names, and sums of counters or what gauges showed last; each batch counts once",
+            ),
+            ("in_vain", "the same of attempts that failed, or did again what had been done"),
         ],
     ),
     (
@@ -200,6 +210,7 @@ A query's `Profile` says what it did, or does so far: `run.profile()`, during it
 SVG and one HTML file (`to_json()` and so on).
 
 `session.observe()` has the profiles of all queries that are known as frames: `.queries()`, `.stages()`, `.tasks()` and so on.
+`session.sql(\"SELECT * FROM regatta_queries\")` has the same as tables: `regatta_` and the frame's name.
 
 This page is printed from the code (`regatta_observe::guide()`), and a test compares.
 

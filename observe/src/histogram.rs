@@ -53,10 +53,10 @@ impl Histogram {
         if self.counts.len() <= bucket {
             self.counts.resize(bucket + 1, 0);
         }
-        self.counts[bucket] += 1;
+        self.counts[bucket] = self.counts[bucket].saturating_add(1);
         self.least = if self.count == 0 { value } else { self.least.min(value) };
         self.most = self.most.max(value);
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
         self.sum = self.sum.saturating_add(value);
     }
 
@@ -80,10 +80,10 @@ impl Histogram {
         if self.counts.len() < other.counts.len() {
             self.counts.resize(other.counts.len(), 0);
         }
-        self.counts.iter_mut().zip(&other.counts).for_each(|(mine, more)| *mine += more);
+        self.counts.iter_mut().zip(&other.counts).for_each(|(mine, more)| *mine = mine.saturating_add(*more));
         self.least = if self.count == 0 { other.least } else { self.least.min(other.least) };
         self.most = self.most.max(other.most);
-        self.count += other.count;
+        self.count = self.count.saturating_add(other.count);
         self.sum = self.sum.saturating_add(other.sum);
     }
 
@@ -110,9 +110,9 @@ impl Histogram {
     /// The value below which so large a part of all values lies, from 0 to 1, at most a fifth too large; 0 if there is none.
     pub fn quantile(&self, part: f64) -> u64 {
         let rank = ((self.count as f64 * part).ceil() as u64).max(1);
-        let mut seen = 0;
+        let mut seen = 0_u64;
         let holds = self.counts.iter().position(|count| {
-            seen += count;
+            seen = seen.saturating_add(*count);
             seen >= rank
         });
         holds.map_or(0, |bucket| upper(bucket).clamp(self.least, self.most))

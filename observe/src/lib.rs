@@ -12,6 +12,7 @@ pub mod forms;
 mod guide;
 mod histogram;
 mod ids;
+mod metrics;
 mod profile;
 mod progress;
 mod recorder;
@@ -23,13 +24,15 @@ pub use findings::{RULES, Rule, findings};
 pub use guide::guide;
 pub use histogram::Histogram;
 pub use ids::{QueryId, StageId, StepId, TaskId, WorkerId};
+pub use metrics::{Metric, Metrics, MetricsByUdf};
 pub use profile::{
     Dropped, EdgeFigures, ErrorRecord, Finding, Outcome, PoolFigures, Profile, QueryFigures, QueryState, Severity,
     StageFigures, StageState, Strips, TaskRecord, VERSION, WaitFigures, WorkerFigures,
 };
 pub use progress::{Block, Lines, PoolProgress, Progress, Room, Shown, StageProgress};
-pub use recorder::{Limits, Recorder};
-pub use seen::{Calls, End, Fetched, Gone, Replica, Sample, Seen, Spent, Submitted};
+pub use recorder::{Limits, Recorder, StageStands, Stands};
+pub use seen::{Calls, End, EngineNode, Fetched, Gone, Replica, Sample, Seen, Spent, Submitted};
+pub use text::line;
 
 #[cfg(test)]
 mod testing;

@@ -59,7 +59,7 @@ pub enum QueryState {
 }
 
 /// The whole of a query.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct QueryFigures {
     /// Its number, in hexadecimal digits.
@@ -88,6 +88,10 @@ pub struct QueryFigures {
     pub busy: u64,
     /// How much of that was of attempts that failed, were lost, or did again what had been done.
     pub again: u64,
+    /// Workers that are there, or were when it ended, also those that had nothing of it.
+    pub workers: u32,
+    /// Their CPUs.
+    pub cpus: f64,
 }
 
 /// Where a stage stands.
@@ -225,8 +229,10 @@ pub struct PoolFigures {
     pub waiting: u32,
     /// How long batches waited for room, all together.
     pub waited: u64,
-    /// What the UDF reports about itself: names and sums of counters.
+    /// What the UDF reports about itself: names and sums of counters. Each batch counts once.
     pub reported: Vec<(String, f64)>,
+    /// What it reported in attempts that failed, or did again what had been done.
+    pub in_vain: Vec<(String, f64)>,
 }
 
 /// A worker.
@@ -375,7 +381,9 @@ impl Dropped {
 impl Profile {
     /// The figures of a stage.
     pub fn stage(&self, stage: u32) -> Option<&StageFigures> {
-        self.stages.iter().find(|of| of.stage == stage)
+        // They are in order.
+        let there = self.stages.get(stage as usize).filter(|of| of.stage == stage);
+        there.or_else(|| self.stages.iter().find(|of| of.stage == stage))
     }
 
     /// The pools of a stage.
@@ -400,9 +408,10 @@ impl Profile {
         self.query.waited + self.query.ran
     }
 
-    /// CPUs of the workers that had something of the query.
+    /// CPUs that it could have had.
     pub fn cpus(&self) -> f64 {
-        self.workers.iter().map(|worker| worker.cpus).sum()
+        let had: f64 = self.workers.iter().map(|worker| worker.cpus).sum();
+        had.max(self.query.cpus)
     }
 }
 

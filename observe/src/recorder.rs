@@ -6,6 +6,7 @@ mod rates;
 mod records;
 mod slots;
 mod stage;
+mod stands;
 mod step;
 mod strips;
 
@@ -16,6 +17,7 @@ use crate::{
     findings,
 };
 use query::Query;
+pub use stands::{StageStands, Stands};
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,12 @@ pub struct Recorder {
     dropped: Dropped,
     /// Events since the bytes were counted.
     since_counted: usize,
+    /// Bytes of all queries, as they were counted last.
+    held: usize,
+    /// And of those what it takes to know what each task has left.
+    outputs: usize,
+    /// So many were left when no more could be let go.
+    least: usize,
 }
 
 /// A worker, as long as a query has something of it.
@@ -66,6 +74,9 @@ pub(crate) struct Worker {
 
 /// How often bytes are counted: what comes in so many events is little.
 const COUNT_EACH: usize = 4096;
+/// Bytes of a worker and of a replica, about.
+const WORKER: usize = 256;
+const REPLICA: usize = 48;
 /// Workers that have gone and of which is known what they were.
 const GONE: usize = 1024;
 
@@ -82,6 +93,9 @@ impl Recorder {
             replicas: BTreeMap::new(),
             dropped: Dropped::default(),
             since_counted: 0,
+            held: 0,
+            outputs: 0,
+            least: 0,
         }
     }
 
@@ -93,12 +107,15 @@ impl Recorder {
                     query.place(task.stage.0, task.index, attempt, worker.0, now);
                 }
             }
-            Seen::Ended { task, attempt, end, ran } => {
+            Seen::Ended { task, attempt, end, ran, metrics } => {
                 if let Some(query) = self.live.get_mut(&task.query) {
                     let at = query.since(now);
                     let Some(stage) = query.stages.get_mut(task.stage.0 as usize) else { return };
+                    let is_well = !metrics.is_empty() && matches!(end, End::Done { .. });
+                    let counts = is_well && stage.is_first(task.index, attempt);
                     let Some(record) = stage.ended(task.index, attempt, end, ran, at) else { return };
                     query.keep(record);
+                    query.report(metrics, counts);
                     if let End::Failed(why) | End::InputLost(why) = end {
                         let of = Some((task.index, attempt));
                         query.went_wrong(now, Some(task.stage.0), of, Some(record.worker), why);
@@ -114,12 +131,24 @@ impl Recorder {
             }
             Seen::Submitted(submitted) => {
                 let mut room = self.room_for_outputs();
-                self.live.insert(submitted.query, Query::new(submitted, &mut room, now));
-                self.count();
+                let mut query = Query::new(submitted, &mut room, now);
+                query.counted = query.bytes();
+                (self.held, self.outputs) = (self.held + query.counted, self.outputs + query.outputs);
+                if let Some(before) = self.live.insert(query.id, query) {
+                    (self.held, self.outputs) = (self.held - before.counted, self.outputs - before.outputs);
+                }
+                self.shrink();
+            }
+            Seen::Given { query, stage, rows, bytes } => {
+                let stage = self.live.get_mut(&query).and_then(|query| query.stages.get_mut(stage.0 as usize));
+                stage.into_iter().for_each(|stage| stage.give(rows, bytes));
             }
             Seen::Tasks { query, stage, tasks, why } => {
                 let mut room = self.room_for_outputs();
-                self.live.get_mut(&query).into_iter().for_each(|query| query.set_tasks(stage.0, tasks, why, &mut room));
+                let Some(query) = self.live.get_mut(&query) else { return };
+                let before = query.outputs;
+                query.set_tasks(stage.0, tasks, why, &mut room);
+                self.outputs = self.outputs + query.outputs - before;
             }
             Seen::StageDone { query, stage } => {
                 if let Some(query) = self.live.get_mut(&query) {
@@ -152,12 +181,9 @@ impl Recorder {
             Seen::Credit { step, worker, batches } => {
                 self.step(step, now, |step, at| step.credit(worker.0, batches, at));
             }
-            Seen::Reported { query, udf, figures } => {
+            Seen::ReplicaReports { step: StepId { query, stage, step }, metrics } => {
                 let query = self.live.get_mut(&query).or_else(|| self.ended.iter_mut().rfind(|of| of.id == query));
-                let stages = query.into_iter().flat_map(|query| &mut query.stages);
-                if let Some(step) = stages.flat_map(|stage| &mut stage.steps).find(|step| step.udf() == udf) {
-                    step.reported = figures.to_vec();
-                }
+                query.into_iter().for_each(|query| query.replica_reports(stage.0, step, metrics));
             }
             Seen::Done(query) => self.end(query, QueryState::Done, None, now),
             Seen::Failed(query, error) => self.end(query, QueryState::Failed, Some(error), now),
@@ -188,6 +214,7 @@ impl Recorder {
             dropped: query.dropped(),
             incomplete: query.incomplete.clone(),
         };
+        (profile.query.workers, profile.query.cpus) = query.fleet.unwrap_or_else(|| self.fleet());
         profile.findings = findings(&profile);
         Some(profile)
     }
@@ -195,6 +222,11 @@ impl Recorder {
     /// Queries of which something is known: those that have ended, the oldest first, and then the others.
     pub fn queries(&self) -> impl Iterator<Item = QueryId> + '_ {
         self.ended.iter().map(|query| query.id).chain(self.live.keys().copied())
+    }
+
+    /// Whether something is known of a query.
+    pub fn knows(&self, query: QueryId) -> bool {
+        self.query(query).is_some()
     }
 
     /// What was left out, of all queries.
@@ -207,7 +239,7 @@ impl Recorder {
     /// Bytes that all of it takes.
     pub fn bytes(&self) -> usize {
         let queries: usize = self.ended.iter().chain(self.live.values()).map(Query::bytes).sum();
-        queries + self.workers.len() * 256 + self.replicas.len() * 48
+        queries + self.workers.len() * WORKER + self.replicas.len() * REPLICA
     }
 
     fn query(&self, query: QueryId) -> Option<&Query> {
@@ -216,8 +248,7 @@ impl Recorder {
 
     /// What each task has left may take half of it all.
     fn room_for_outputs(&self) -> usize {
-        let held: usize = self.live.values().flat_map(|query| &query.stages).map(stage::Stage::bytes_of_outputs).sum();
-        (self.limits.memory / 2).saturating_sub(held)
+        (self.limits.memory / 2).saturating_sub(self.outputs)
     }
 
     fn step(&mut self, StepId { query, stage, step }: StepId, now: u64, with: impl FnOnce(&mut step::Step, u64)) {
@@ -290,8 +321,18 @@ impl Recorder {
         gone.iter().take(gone.len().saturating_sub(GONE)).for_each(|number| _ = self.workers.remove(number));
     }
 
+    /// Workers that are there, and their CPUs.
+    fn fleet(&self) -> (u32, f64) {
+        let there = self.workers.values().filter(|worker| !worker.gone);
+        there.fold((0, 0.0), |(workers, cpus), worker| (workers + 1, cpus + worker.cpus))
+    }
+
     fn end(&mut self, id: QueryId, state: QueryState, error: Option<&str>, now: u64) {
-        self.live.get_mut(&id).into_iter().for_each(|query| query.end(state, error, now));
+        let fleet = self.fleet();
+        if let Some(query) = self.live.get_mut(&id) {
+            query.fleet.get_or_insert(fleet);
+            query.end(state, error, now);
+        }
         // A query that has failed is not heard of again.
         if state == QueryState::Failed {
             self.release(id, now);
@@ -300,39 +341,74 @@ impl Recorder {
 
     fn release(&mut self, id: QueryId, now: u64) {
         let Some(mut query) = self.live.remove(&id) else { return };
+        let before = query.counted;
+        query.fleet.get_or_insert(self.fleet());
+        self.outputs -= query.outputs;
         query.release(now);
+        query.counted = query.bytes();
+        self.held = self.held + query.counted - before;
         self.ended.push_back(query);
         while self.ended.len() > self.limits.queries {
             self.drop_oldest();
         }
-        self.count();
+        self.shrink();
     }
 
     fn drop_oldest(&mut self) -> bool {
         let Some(query) = self.ended.pop_front() else { return false };
+        self.held -= query.counted;
         self.dropped.merge(&query.dropped());
         self.dropped.profiles += 1;
         true
     }
 
-    /// Stays within the bounds: first the oldest profiles go, then the resolution of what is left.
+    /// Counts all bytes anew: those of queries that run grow with what happens.
     fn count(&mut self) {
         self.since_counted = 0;
-        while self.bytes() > self.limits.memory {
-            let is_large = |query: &&mut Query| query.records.sampled() > 16 || !query.busy.is_empty();
+        for query in self.ended.iter_mut().chain(self.live.values_mut()) {
+            query.counted = query.bytes();
+        }
+        self.held = self.ended.iter().chain(self.live.values()).map(|query| query.counted).sum();
+        self.shrink();
+    }
+
+    /// Stays within the bounds: first the oldest profiles go, then the resolution of what is left.
+    fn shrink(&mut self) {
+        let others = self.workers.len() * WORKER + self.replicas.len() * REPLICA;
+        // With so many queries that nothing is left to let go it is tried again when there are more.
+        let most = self.limits.memory.max(self.least + self.limits.memory / 16);
+        if self.held + others <= most {
+            self.least = if self.held + others <= self.limits.memory { 0 } else { self.least };
+            return;
+        }
+        while self.held + others > self.limits.memory {
             if self.drop_oldest() {
                 continue;
             }
-            if let Some(largest) = self.live.values_mut().filter(is_large).max_by_key(|query| query.bytes()) {
-                if largest.records.sampled() > 16 {
-                    largest.records.thin();
-                } else {
-                    largest.drop_strips();
+            let is_large = |query: &Query| query.records.sampled() > 16 || !query.busy.is_empty();
+            let largest = self.live.values().filter(|query| is_large(query)).map(|query| query.counted).max();
+            if let Some(largest) = largest {
+                // Those that are about as large have as much to lose.
+                for query in self.live.values_mut().filter(|query| is_large(query) && query.counted >= largest / 2) {
+                    if query.records.sampled() > 16 {
+                        query.records.thin();
+                    } else {
+                        query.drop_strips();
+                    }
+                    self.held -= query.counted;
+                    query.counted = query.bytes();
+                    self.held += query.counted;
                 }
                 continue;
             }
             // What is left is the plans, and the sums of what runs, which are as many as the scheduler itself holds.
-            self.live.values_mut().for_each(Query::forget_outputs);
+            for query in self.live.values_mut() {
+                query.forget_outputs();
+                self.held -= query.counted;
+                query.counted = query.bytes();
+                self.held += query.counted;
+            }
+            (self.outputs, self.least) = (0, self.held + others);
             return;
         }
     }

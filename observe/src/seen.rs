@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Explain, Histogram, QueryId, StageId, StepId, TaskId, WorkerId};
+use crate::{Explain, Histogram, Metrics, MetricsByUdf, QueryId, StageId, StepId, TaskId, WorkerId};
 
 /// One replica of a pool of UDF replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,6 +41,17 @@ pub enum Seen<'a> {
     Pulse(WorkerId, Sample),
     /// A query was submitted.
     Submitted(Submitted<'a>),
+    /// The rows of a stage are the driver's, and there from the beginning.
+    Given {
+        /// Of which query.
+        query: QueryId,
+        /// Which stage.
+        stage: StageId,
+        /// Rows.
+        rows: u64,
+        /// Bytes.
+        bytes: u64,
+    },
     /// A stage has so many tasks: said once that is known, and again if it changes.
     Tasks {
         /// Of which query.
@@ -71,6 +82,8 @@ pub enum Seen<'a> {
         end: End<'a>,
         /// How long it ran there, by the worker's clock, in nanoseconds; `None`: as long as it was there.
         ran: Option<u64>,
+        /// What its UDF calls have reported.
+        metrics: &'a MetricsByUdf,
     },
     /// What tasks of a stage took, on one worker.
     Spent {
@@ -129,14 +142,12 @@ pub enum Seen<'a> {
         /// How many.
         batches: u32,
     },
-    /// What UDFs of a query report about themselves, in sum.
-    Reported {
-        /// Of which query.
-        query: QueryId,
-        /// The UDF.
-        udf: &'a str,
-        /// Names and values.
-        figures: &'a [(String, f64)],
+    /// What a replica had still to report when it was stopped.
+    ReplicaReports {
+        /// Whose batches it took last.
+        step: StepId,
+        /// What.
+        metrics: &'a Metrics,
     },
     /// Tasks, batches or replicas of a stage waited: so many of them times so long. Sampled.
     Waited {
@@ -231,6 +242,28 @@ pub struct Spent {
     pub inputs: Vec<(u32, Fetched)>,
     /// What UDF calls took, by step.
     pub calls: Vec<(u32, Calls)>,
+    /// What the nodes of Polars' engine did, sources first, where that was asked for.
+    pub nodes: Vec<EngineNode>,
+}
+
+/// What one node of Polars' engine did in the tasks of a stage, in sum.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EngineNode {
+    /// What Polars calls it.
+    pub name: String,
+    /// Which of that name it is, from 0.
+    pub nth: u32,
+    /// Rows that came in, of all its inputs.
+    pub rows_in: u64,
+    /// Rows that went out.
+    pub rows_out: u64,
+    /// CPU time of it, of all threads, in nanoseconds.
+    pub time: u64,
+    /// How long it read or wrote.
+    pub io: u64,
+    /// Bytes that it read or wrote; of files that are mapped into memory Polars does not know it.
+    pub io_bytes: u64,
 }
 
 /// What was read of a stage.
@@ -266,17 +299,42 @@ pub struct Calls {
 impl Spent {
     /// Takes in what others took.
     pub fn merge(&mut self, other: &Self) {
-        let Self { fetch, engine, udf, write, inputs, calls } = other;
-        self.fetch += fetch;
-        self.engine += engine;
-        self.udf += udf;
-        self.write += write;
+        let Self { fetch, engine, udf, write, inputs, calls, nodes } = other;
+        add(&mut self.fetch, *fetch);
+        add(&mut self.engine, *engine);
+        add(&mut self.udf, *udf);
+        add(&mut self.write, *write);
         for (stage, fetched) in inputs {
             entry(&mut self.inputs, *stage).merge(fetched);
         }
         for (step, more) in calls {
             entry(&mut self.calls, *step).merge(more);
         }
+        nodes.iter().for_each(|node| self.node(node));
+    }
+
+    /// Takes in what a node of the engine did. Those beyond so many are told together.
+    pub fn node(&mut self, more: &EngineNode) {
+        let is_it = |node: &EngineNode| node.nth == more.nth && node.name == more.name;
+        let at = self.nodes.iter().position(is_it).unwrap_or_else(|| {
+            if self.nodes.len() < NODES {
+                self.nodes.push(EngineNode { name: more.name.clone(), nth: more.nth, ..EngineNode::default() });
+            } else if self.nodes.len() == NODES {
+                self.nodes.push(EngineNode { name: "others".to_owned(), ..EngineNode::default() });
+            }
+            self.nodes.len() - 1
+        });
+        let node = &mut self.nodes[at];
+        add(&mut node.rows_in, more.rows_in);
+        add(&mut node.rows_out, more.rows_out);
+        add(&mut node.time, more.time);
+        add(&mut node.io, more.io);
+        add(&mut node.io_bytes, more.io_bytes);
+    }
+
+    /// All the time of it.
+    pub fn time(&self) -> u64 {
+        [self.fetch, self.engine, self.udf, self.write].into_iter().fold(0, u64::saturating_add)
     }
 
     /// What has been said of a step.
@@ -290,6 +348,14 @@ impl Spent {
     }
 }
 
+/// Nodes of the engine that are told one by one.
+const NODES: usize = 64;
+
+/// What a worker says of itself may be anything.
+fn add(sum: &mut u64, more: u64) {
+    *sum = sum.saturating_add(more);
+}
+
 fn entry<T: Default>(all: &mut Vec<(u32, T)>, key: u32) -> &mut T {
     let at = all.iter().position(|(of, _)| *of == key).unwrap_or_else(|| {
         all.push((key, T::default()));
@@ -301,25 +367,25 @@ fn entry<T: Default>(all: &mut Vec<(u32, T)>, key: u32) -> &mut T {
 impl Fetched {
     /// Takes in what others read.
     pub fn merge(&mut self, other: &Self) {
-        self.rows += other.rows;
-        self.here += other.here;
-        self.mapped += other.mapped;
-        self.network += other.network;
-        self.relayed += other.relayed;
+        add(&mut self.rows, other.rows);
+        add(&mut self.here, other.here);
+        add(&mut self.mapped, other.mapped);
+        add(&mut self.network, other.network);
+        add(&mut self.relayed, other.relayed);
     }
 
     /// All bytes, whichever way they came.
     pub fn bytes(&self) -> u64 {
-        self.here + self.mapped + self.network + self.relayed
+        [self.here, self.mapped, self.network, self.relayed].into_iter().fold(0, u64::saturating_add)
     }
 }
 
 impl Calls {
     /// Takes in others.
     pub fn merge(&mut self, other: &Self) {
-        self.rows += other.rows;
+        add(&mut self.rows, other.rows);
         self.call.merge(&other.call);
-        self.busy += other.busy;
-        self.retried += other.retried;
+        add(&mut self.busy, other.busy);
+        add(&mut self.retried, other.retried);
     }
 }

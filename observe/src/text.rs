@@ -1,5 +1,7 @@
 //! Figures as people read them: three digits.
 
+use unicode_width::UnicodeWidthChar;
+
 /// Three digits of a number, and no zeros after the point.
 fn digits(value: f64) -> String {
     let decimals = if value >= 99.95 { 0 } else { usize::from(value >= 9.995) + 2 * usize::from(value < 9.995) };
@@ -62,22 +64,43 @@ pub(crate) fn plural(number: u64, of: &str) -> String {
     format!("{} {of}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
-/// A text that takes at most so many characters: what is too much is cut out of its middle.
+/// Columns that a text takes at a terminal.
+pub(crate) fn columns(text: &str) -> usize {
+    text.chars().map(columns_of).sum()
+}
+
+fn columns_of(c: char) -> usize {
+    c.width().unwrap_or(0)
+}
+
+/// As much of a text as fits into so many columns.
+pub(crate) fn fitting(text: impl Iterator<Item = char>, width: usize) -> impl Iterator<Item = char> {
+    text.scan(width, |left, c| {
+        *left = left.checked_sub(columns_of(c))?;
+        Some(c)
+    })
+}
+
+/// A text that takes at most so many columns: what is too much is cut out of its middle.
 pub(crate) fn cut(text: &str, width: usize) -> String {
-    let length = text.chars().count();
-    if length <= width {
+    if columns(text) <= width {
         return text.to_owned();
     }
     let left = width.saturating_sub(2);
-    let (begins, ends) = (left - left / 2, left / 2);
-    let head: String = text.chars().take(begins).collect();
-    let tail: String = text.chars().skip(length - ends).collect();
-    format!("{head}{}{tail}", &".."[..width.min(2)])
+    let head: String = fitting(text.chars(), left - left / 2).collect();
+    let tail: Vec<char> = fitting(text.chars().rev(), left / 2).collect();
+    format!("{head}{}{}", &".."[..width.min(2)], tail.into_iter().rev().collect::<String>())
 }
 
-/// One line of a text of somebody else's: nothing in it moves a cursor.
-pub(crate) fn line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// One line of a text of somebody else's: nothing in it moves a cursor, ends the line or turns its direction.
+pub fn line(text: &str) -> String {
+    text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect()
+}
+
+/// Whether a character is not seen, and says how others are written.
+pub(crate) fn is_hidden(c: char) -> bool {
+    let marks = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}', '\u{fff9}'..='\u{fffb}'];
+    c.is_control() || matches!(c, '\u{ad}' | '\u{61c}' | '\u{feff}') || marks.iter().any(|marks| marks.contains(&c))
 }
 
 /// The first and the last bytes of a text that is too long.
@@ -115,5 +138,13 @@ mod tests {
         let long = "ä".repeat(100);
         assert!(ends(&long, 5).starts_with("ää\n... 192 bytes"), "{}", ends(&long, 5));
         assert_eq!(line("a\x1b[2Jb\nc"), "a [2Jb c");
+        assert_eq!(line("gpj\u{202e}.exe\u{2028}\u{9b}2J"), "gpj .exe  2J");
+    }
+
+    #[test]
+    fn what_takes_two_columns_counts_for_two() {
+        assert_eq!((columns("船荷"), columns("e\u{301}")), (4, 1));
+        assert_eq!(cut("船荷証券", 7), "船..券");
+        assert_eq!(fitting("船荷".chars(), 3).collect::<String>(), "船");
     }
 }

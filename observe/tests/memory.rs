@@ -3,7 +3,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use regatta_observe::{End, Explain, Limits, QueryId, Recorder, Seen, StageId, StagePlan, Submitted, TaskId, WorkerId};
+use regatta_observe::{
+    End, Explain, Limits, MetricsByUdf, QueryId, Recorder, Seen, StageId, StagePlan, Submitted, TaskId, WorkerId,
+};
 
 struct Counting;
 
@@ -34,7 +36,7 @@ static ALLOCATOR: Counting = Counting;
 fn two_million_ends_stay_within_the_bound() {
     let limits = Limits::default();
     let before = HELD.load(Ordering::Relaxed);
-    let mut recorder = Recorder::new(limits, "", 0);
+    let (mut recorder, none) = (Recorder::new(limits, "", 0), MetricsByUdf::new());
     for (query, tasks) in (1..=100).map(|query| (query, 3_000)).chain([(101, 2_000_000)]) {
         let plan = StagePlan { stage: 0, tasks: Some(tasks), ..StagePlan::default() };
         let plan = Explain::new(vec![plan], Vec::new());
@@ -45,7 +47,7 @@ fn two_million_ends_stay_within_the_bound() {
             let now = u64::from(index) * 11_000;
             recorder.saw(Seen::Placed { task, attempt: 1, worker: WorkerId(index % 64) }, now);
             let end = End::Done { rows: u64::from(index % 1000), bytes: u64::from(index) };
-            recorder.saw(Seen::Ended { task, attempt: 1, end, ran: Some(9_000) }, now + 10_000);
+            recorder.saw(Seen::Ended { task, attempt: 1, end, ran: Some(9_000), metrics: &none }, now + 10_000);
         }
         if tasks == 3_000 {
             recorder.saw(Seen::Released(query), 40_000_000);

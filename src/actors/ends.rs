@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::messages::{TaskEnded, TasksEnded};
+use super::observed::Took;
 use super::{Host, SchedulerActor, insist};
 use crate::os;
 use crate::sched::{Attempt, Event, Outcome, Output, PartitionId, QueryId, StageId, TaskId, WorkerId};
@@ -34,7 +35,7 @@ pub(super) struct Reports {
 pub(super) const ENDS: usize = 1024;
 /// Parts of a message that ends of tasks share, a MiB each.
 const TOGETHER: usize = 64;
-/// An end takes one part more for so many UDFs: one part is enough for an error, whose text is at most 64 KiB, or for what these
+/// An end takes one part more for so many UDFs: one part is enough for an error, whose text is at most 64 KiB, and for what these
 /// report, each at most 40 KiB.
 const UDFS: usize = 23;
 /// How often it is said what this process uses, while tasks run.
@@ -140,11 +141,8 @@ impl Handler<TasksEnded> for SchedulerActor {
                 tracing::debug!(%task, attempt = attempt.0, from = %Sender::current(), "an end that is not heard");
                 continue;
             };
-            if let (Ok(_), Some(submitted)) = (&outcome, self.queries.get_mut(&task.query)) {
-                submitted.reported.tasks.insert(task, metrics);
-            }
             let event = self.bring(task, attempt, worker, outcome, rows);
-            self.take_with(event, Some(ran));
+            self.take_with(event, Some(Took { ran, metrics: &metrics }));
             // What is made again has been reported before.
             self.queries.get_mut(&task.query).into_iter().for_each(|submitted| submitted.rows = Rows::Kept);
         }
@@ -153,7 +151,7 @@ impl Handler<TasksEnded> for SchedulerActor {
 
 #[cfg(test)]
 mod tests {
-    use regatta_observe::{Calls, Fetched};
+    use regatta_observe::{Calls, EngineNode, Fetched};
     use regatta_remote::{MAX_MESSAGE, MAX_TEXT, catch, encode};
 
     use super::*;
@@ -171,7 +169,11 @@ mod tests {
             let all = u64::MAX;
             let read = Fetched { rows: all, here: all, mapped: all, network: all, relayed: all };
             let inputs = (0..16).map(|stage| (stage, read)).collect();
-            Spent { fetch: all, engine: all, udf: all, write: all, inputs, calls }
+            let node =
+                |nth| EngineNode { name: "multi-scan[parquet]".to_owned(), nth, rows_in: all, ..EngineNode::default() };
+            let mut spent = Spent { fetch: all, engine: all, udf: all, write: all, inputs, calls, nodes: Vec::new() };
+            (0..100).for_each(|nth| spent.node(&node(nth)));
+            spent
         };
         // Of each message with so many ends.
         let sizes = |outcome: Outcome, metrics: MetricsByUdf| {
@@ -192,17 +194,22 @@ mod tests {
             let messages = messages(ends).into_iter();
             messages.map(|message| (message.ended.len(), encode(&message).unwrap().len())).collect::<Vec<_>>()
         };
+        let meter = Meter::default();
+        (0..1000).for_each(|n| meter.gauge(&format!("{n:0>128}"), 1.5));
+        let reported = meter.take();
         let text = "🚣".repeat(MAX_TEXT);
         let error = UdfError::new(text.as_str()).within("row 7 of a batch of 100");
         let udf = TaskFailure::Udf { udf: "keel".to_owned(), rank: 0, worker: WorkerId(0).to_string(), error };
         let panic = catch(|| -> () { std::panic::panic_any(text.clone()) }).unwrap_err();
         for failure in [udf, PolarsFailure::new("compute", text.as_str()).into(), TaskFailure::Panicked(panic)] {
-            let [(TOGETHER, size)] = sizes(Err(failure), MetricsByUdf::new())[..] else { panic!("one message") };
-            assert!(size <= TOGETHER * (MAX_TEXT + 1024), "{size}");
+            let [(TOGETHER, size)] = sizes(Err(failure.clone()), MetricsByUdf::new())[..] else {
+                panic!("one message")
+            };
+            assert!(size <= TOGETHER * (MAX_TEXT + 8 * 1024), "{size}");
+            let metrics = (0..UDFS - 1).map(|udf| (format!("udf {udf}"), reported.clone())).collect();
+            let [(TOGETHER, size)] = sizes(Err(failure), metrics)[..] else { panic!("one message") };
+            assert!(size <= MAX_MESSAGE, "{size}");
         }
-        let meter = Meter::default();
-        (0..1000).for_each(|n| meter.gauge(&format!("{n:0>128}"), 1.5));
-        let reported = meter.take();
         let id = PartitionId { task, attempt };
         let output = Output { id, rows: u64::MAX, bytes: u64::MAX };
         for (udfs, together) in [(UDFS - 1, vec![TOGETHER]), (UDFS, vec![TOGETHER / 2; 2])] {

@@ -417,6 +417,9 @@ mod tests {
         let (ids, form, all) = two.outputs(5);
         let reading = two.begin(&ids, &form, MIB).unwrap();
         let blocks = reading.groups();
+        let (direct, passed_on) = (reading.fetched(|_| false), reading.fetched(|_| true));
+        assert_eq!((direct.rows, direct.relayed, passed_on.network), (all.height() as u64, 0, 0));
+        assert!(direct.network > 0 && passed_on.relayed == direct.network, "{direct:?} {passed_on:?}");
         assert!(blocks.len() > 10);
         let mut read = DataFrame::empty_with_schema(all.schema());
         for group in blocks {

@@ -124,7 +124,7 @@ pub(crate) struct TaskEnded {
     pub(crate) outcome: Outcome,
     /// Of the result of a query.
     pub(crate) rows: Rows,
-    /// What its UDF calls have reported, unless it failed.
+    /// What its UDF calls have reported.
     pub(crate) metrics: MetricsByUdf,
     /// How long it ran, in nanoseconds.
     pub(crate) ran: u64,
@@ -185,6 +185,8 @@ pub(crate) struct Prepare {
     pub(crate) driver: Option<NodeId>,
     /// What its tasks leave is what the driver reads.
     pub(crate) is_result: bool,
+    /// It is wanted what each node of the engine does.
+    pub(crate) metered: bool,
 }
 
 /// One attempt of a task.

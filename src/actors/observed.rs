@@ -5,36 +5,28 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix::Handler;
 use regatta_observe::{
-    End, Explain, Gone, Limits, Profile, Progress, Recorder, Replica, Sample, Seen, Spent, Submitted,
+    End, Explain, Gone, Limits, Metrics, MetricsByUdf, Profile, Progress, Recorder, Replica, Sample, Seen, Spent,
+    Stands, Submitted,
 };
 use regatta_remote::{NodeId, Sender};
 
 use super::SchedulerActor;
 use super::messages::{Known, ProfileOf, ProgressOf, Status, WholeStatus};
+use crate::config::Config;
 use crate::engine::nanoseconds;
 use crate::error::{Error, TaskFailure};
 use crate::sched::{
-    Action, Core, Event, Outcome, QueryId, QueryStatus, ReplicaId, Report, StageId, StepId, TaskId, WaitsFor, WorkerId,
+    Action, Core, Event, Outcome, Output, QueryId, QueryStatus, ReplicaId, Report, StageId, StepId, TaskId, WaitsFor,
+    WorkerId,
 };
-use crate::udf::{Metric, MetricsByUdf, merge_into};
 
-/// What a query's UDFs have reported.
-#[derive(Default)]
-pub(super) struct Reported {
-    /// By task, so that one that runs again counts once.
-    pub(super) tasks: HashMap<TaskId, MetricsByUdf>,
-    /// By replicas that have ended.
-    pub(super) replicas: MetricsByUdf,
-}
-
-impl Reported {
-    fn total(&self) -> MetricsByUdf {
-        let mut total = self.replicas.clone();
-        for (udf, metrics) in self.tasks.values().flatten() {
-            merge_into(&mut total, udf, metrics);
-        }
-        total
-    }
+/// What comes with the end of an attempt.
+#[derive(Clone, Copy)]
+pub(super) struct Took<'a> {
+    /// How long it ran, in nanoseconds, as its worker says.
+    pub(super) ran: u64,
+    /// What its UDF calls have reported.
+    pub(super) metrics: &'a MetricsByUdf,
 }
 
 /// The recorder, and what it was told.
@@ -42,15 +34,19 @@ pub(super) struct Observed {
     recorder: Recorder,
     began: Instant,
     /// Of the queries that run, for each stage: how many tasks it has, and whether it is done.
-    told: BTreeMap<QueryId, Vec<Stands>>,
+    told: BTreeMap<QueryId, Vec<Told>>,
     /// Whose queries are, also when they have ended; `None`: of this process.
     owners: HashMap<QueryId, Option<NodeId>>,
+    /// With so many of them those of forgotten queries are dropped.
+    most_owners: usize,
     /// When it was looked last what waits.
     looked: Instant,
+    /// Nothing is: benchmarks compare with that.
+    is_off: bool,
 }
 
 /// How many tasks a stage has, if that is known, and whether it is done.
-type Stands = (Option<usize>, bool);
+type Told = (Option<usize>, bool);
 
 /// What may have changed with an event.
 #[derive(Clone, Copy)]
@@ -65,7 +61,7 @@ const BUILD: &str = concat!("regatta ", env!("CARGO_PKG_VERSION"));
 /// How often is looked what waits, and for how long at most.
 const LOOK: Duration = Duration::from_millis(250);
 const LONGEST_LOOK: Duration = Duration::from_millis(1);
-/// Owners that are known before those of forgotten queries are dropped.
+/// Owners that are known, at least, before those of forgotten queries are dropped.
 const OWNERS: usize = 1024;
 
 impl Observed {
@@ -78,12 +74,16 @@ impl Observed {
             began: now,
             told: BTreeMap::new(),
             owners: HashMap::new(),
+            most_owners: OWNERS,
             looked: now,
+            is_off: Config::is_unobserved(),
         }
     }
 
     fn saw(&mut self, seen: Seen<'_>, now: Instant) {
-        self.recorder.saw(seen, nanoseconds(now.duration_since(self.began)));
+        if !self.is_off {
+            self.recorder.saw(seen, nanoseconds(now.duration_since(self.began)));
+        }
     }
 
     fn at(&self) -> u64 {
@@ -98,9 +98,12 @@ impl Observed {
         owner: Option<NodeId>,
         now: Instant,
     ) {
-        if self.owners.len() >= OWNERS {
-            let known: Vec<_> = self.recorder.queries().collect();
-            self.owners.retain(|query, _| known.contains(query));
+        if self.is_off {
+            return;
+        }
+        if self.owners.len() >= self.most_owners {
+            self.owners.retain(|query, _| self.recorder.knows(*query));
+            self.most_owners = OWNERS.max(2 * self.owners.len());
         }
         self.owners.insert(query, owner);
         self.told.insert(query, vec![(None, false); plan.stages.len()]);
@@ -108,8 +111,17 @@ impl Observed {
         self.saw(Seen::Submitted(Submitted { query, name: None, plan, planned }), now);
     }
 
-    /// What happens to the scheduler, before it takes it. `ran`: how long an attempt that has ended did, as its worker says.
-    pub(super) fn sees(&mut self, event: &Event, ran: Option<u64>, now: Instant) -> Touched {
+    /// The rows of a stage are the driver's.
+    pub(super) fn given(&mut self, query: QueryId, stage: StageId, outputs: &[Output], now: Instant) {
+        let (rows, bytes) = outputs.iter().fold((0, 0), |(rows, bytes), of| (rows + of.rows, bytes + of.bytes));
+        self.saw(Seen::Given { query, stage, rows, bytes }, now);
+    }
+
+    /// What happens to the scheduler, before it takes it; and what comes with the end of an attempt.
+    pub(super) fn sees(&mut self, event: &Event, took: Option<Took<'_>>, now: Instant) -> Touched {
+        if self.is_off {
+            return Touched::Nothing;
+        }
         let touched = match event {
             Event::Submit(spec) => Touched::Query(spec.id),
             Event::Unread { task, .. } => Touched::Query(task.query),
@@ -126,8 +138,8 @@ impl Observed {
                 self.saw(Seen::Joined { worker: *worker, cpus, gpus, memory }, now);
             }
             Event::Lost { worker, why } => self.saw(Seen::Lost { worker: *worker, why }, now),
-            Event::TaskEnded { task, attempt, outcome } => self.ended(*task, attempt.0, outcome, ran, now),
-            Event::TaskBrought { task, attempt, output } => self.ended(*task, attempt.0, &Ok(*output), ran, now),
+            Event::TaskEnded { task, attempt, outcome } => self.ended(*task, attempt.0, outcome, took, now),
+            Event::TaskBrought { task, attempt, output } => self.ended(*task, attempt.0, &Ok(*output), took, now),
             Event::ReplicaProgress { replica: of, doing } => {
                 self.saw(Seen::ReplicaSays { replica: replica(*of), doing }, now);
             }
@@ -148,7 +160,8 @@ impl Observed {
         touched
     }
 
-    fn ended(&mut self, task: TaskId, attempt: u32, outcome: &Outcome, ran: Option<u64>, now: Instant) {
+    fn ended(&mut self, task: TaskId, attempt: u32, outcome: &Outcome, took: Option<Took<'_>>, now: Instant) {
+        static NONE: MetricsByUdf = MetricsByUdf::new();
         let why = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
         let end = match outcome {
             Ok(output) => End::Done { rows: output.rows, bytes: output.bytes },
@@ -156,11 +169,15 @@ impl Observed {
             Err(TaskFailure::LostInput { .. } | TaskFailure::MadeAgain(_)) => End::InputLost(&why),
             Err(_) => End::Failed(&why),
         };
-        self.saw(Seen::Ended { task, attempt, end, ran }, now);
+        let metrics = took.map_or(&NONE, |took| took.metrics);
+        self.saw(Seen::Ended { task, attempt, end, ran: took.map(|took| took.ran), metrics }, now);
     }
 
     /// What the scheduler has made of it.
     pub(super) fn does(&mut self, actions: &[Action], touched: Touched, core: &Core, now: Instant) {
+        if self.is_off {
+            return;
+        }
         let changed = self.look_at(touched, core);
         for Change { query, stage, tasks, .. } in &changed {
             if let Some(tasks) = tasks.map(|tasks| u32::try_from(tasks).unwrap_or(u32::MAX)) {
@@ -234,16 +251,13 @@ impl Observed {
         self.saw(Seen::Pulse(worker, sample), Instant::now());
     }
 
-    /// What a query's UDFs report about themselves: counters, and what gauges showed last.
-    pub(super) fn reported(&mut self, query: QueryId, reported: &Reported) {
-        for (udf, metrics) in reported.total() {
-            let figures = metrics.iter().map(|(name, metric)| match metric {
-                Metric::Counter(sum) => (name.to_owned(), sum as f64),
-                Metric::Gauge { last, .. } => (name.to_owned(), last),
-            });
-            let figures: Vec<_> = figures.collect();
-            self.saw(Seen::Reported { query, udf: &udf, figures: &figures }, Instant::now());
-        }
+    /// What a replica had still to report when it was stopped.
+    pub(super) fn replica_reports(&mut self, step: StepId, metrics: &Metrics) {
+        self.saw(Seen::ReplicaReports { step, metrics }, Instant::now());
+    }
+
+    fn stands(&self, query: QueryId) -> Option<Stands> {
+        self.recorder.stands(query, self.at())
     }
 
     pub(super) fn released(&mut self, query: QueryId) {
@@ -260,19 +274,16 @@ impl Observed {
         }
         self.looked = now;
         let time = nanoseconds(time);
-        for query in self.told.keys().copied().collect::<Vec<_>>() {
+        for query in self.told.keys().copied().filter(|query| !core.is_done(*query)).collect::<Vec<_>>() {
             // There may be any number of queries.
             if now.elapsed() >= LONGEST_LOOK {
                 return;
             }
-            let stages = core.status(query, now).map(|status| status.stages).unwrap_or_default();
-            for (stage, status) in stages.into_iter().enumerate() {
-                for wait in status.waits {
+            for (stage, of) in core.waits(query, now).unwrap_or_default().into_iter().enumerate() {
+                for wait in of.waits.iter().filter(|wait| !matches!(wait.on, WaitsFor::Inputs(_))) {
                     let (kind, on) = (kind(&wait.on), wait.on.to_string());
                     let (stage, count) = (StageId(stage as u32), wait.count as u64);
-                    if kind != "inputs" {
-                        self.saw(Seen::Waited { query, stage, kind, on: &on, count, time }, now);
-                    }
+                    self.saw(Seen::Waited { query, stage, kind, on: &on, count, time }, now);
                 }
             }
         }
@@ -297,7 +308,7 @@ struct Change {
 }
 
 /// What has changed since it was told, of all stages or of one.
-fn changes(query: QueryId, told: &mut [Stands], only: Option<StageId>, core: &Core) -> Vec<Change> {
+fn changes(query: QueryId, told: &mut [Told], only: Option<StageId>, core: &Core) -> Vec<Change> {
     let looked_at = match only {
         Some(StageId(stage)) => stage as usize..(stage as usize + 1).min(told.len()),
         None => 0..told.len(),
@@ -332,15 +343,19 @@ fn kind(on: &WaitsFor) -> &'static str {
     }
 }
 
+impl SchedulerActor {
+    fn query_status(&self, query: QueryId, now: Instant) -> Option<QueryStatus> {
+        let stands = self.observed.stands(query)?;
+        Some(QueryStatus::new(stands, self.core.waits(query, now).unwrap_or_default()))
+    }
+}
+
 impl Handler<ProfileOf> for SchedulerActor {
     type Result = Option<Box<Profile>>;
 
     fn handle(&mut self, ProfileOf(query): ProfileOf, _: &mut Self::Context) -> Self::Result {
-        if let Some(submitted) = self.queries.get(&query) {
-            self.observed.reported(query, &submitted.reported);
-        }
-        let profile = self.observed.recorder.profile(query, self.observed.at());
-        profile.filter(|_| self.observed.is_owner(query)).map(Box::new)
+        let profile = || self.observed.recorder.profile(query, self.observed.at()).map(Box::new);
+        self.observed.is_owner(query).then(profile).flatten()
     }
 }
 
@@ -348,8 +363,8 @@ impl Handler<ProgressOf> for SchedulerActor {
     type Result = Option<Box<Progress>>;
 
     fn handle(&mut self, ProgressOf(query): ProgressOf, _: &mut Self::Context) -> Self::Result {
-        let progress = self.observed.recorder.progress(query, self.observed.at());
-        progress.filter(|_| self.observed.is_owner(query)).map(Box::new)
+        let progress = || self.observed.recorder.progress(query, self.observed.at()).map(Box::new);
+        self.observed.is_owner(query).then(progress).flatten()
     }
 }
 
@@ -365,9 +380,7 @@ impl Handler<Status> for SchedulerActor {
     type Result = Option<QueryStatus>;
 
     fn handle(&mut self, Status(query): Status, _: &mut Self::Context) -> Self::Result {
-        let mut status = self.core.status(query, Instant::now()).filter(|_| self.is_owner(query))?;
-        status.metrics = self.queries.get(&query).map(|submitted| submitted.reported.total()).unwrap_or_default();
-        Some(status)
+        self.observed.is_owner(query).then(|| self.query_status(query, Instant::now())).flatten()
     }
 }
 
@@ -375,7 +388,14 @@ impl Handler<WholeStatus> for SchedulerActor {
     type Result = actix::MessageResult<WholeStatus>;
 
     fn handle(&mut self, _: WholeStatus, _: &mut Self::Context) -> Self::Result {
-        let mut status = self.core.session_status(Instant::now());
+        let now = Instant::now();
+        let of = |query| {
+            let mut status = self.query_status(query, now)?;
+            // It may be another driver's.
+            status.metrics.clear();
+            Some(status)
+        };
+        let mut status = self.core.session_status(now, of);
         for worker in &mut status.workers {
             worker.devices = self.workers.get(&worker.worker).map(|crew| crew.devices.clone()).unwrap_or_default();
         }

@@ -16,7 +16,7 @@ use super::messages::{
     ReplicaSays, RunEvent, RunTask, Serve, StartReplica, StopReplica, Submit, UseProvider, Withdraw, Word, Worker,
     WorkerDown, WorkerSilent,
 };
-use super::observed::{Observed, Reported};
+use super::observed::{Observed, Took};
 use super::outbox::{OUTBOX, Outgoing, Undone, deliver};
 use super::specs::{driver_id, feed, pool_spec};
 use super::{Host, SwordfishActor};
@@ -29,7 +29,6 @@ use crate::sched::{
     Settings, StageId, StageSpec, StepId, WorkerId,
 };
 use crate::store::Rows;
-use crate::udf::{Metrics, merge_into};
 
 /// Places the work of all queries.
 pub struct SchedulerActor {
@@ -69,7 +68,6 @@ pub(super) struct Submitted {
     sent: HashSet<WorkerId>,
     pub(super) driver: Place,
     events: mpsc::Sender<RunEvent>,
-    pub(super) reported: Reported,
     /// Rows of the result that came with the end which is being taken.
     pub(super) rows: Rows,
     persist: bool,
@@ -182,10 +180,10 @@ impl SchedulerActor {
         self.take_with(event, None);
     }
 
-    /// `ran`: how long an attempt did that has ended, in nanoseconds.
-    pub(super) fn take_with(&mut self, event: Event, ran: Option<u64>) {
+    /// Takes an event, with what comes with the end of an attempt.
+    pub(super) fn take_with(&mut self, event: Event, took: Option<Took<'_>>) {
         let now = Instant::now();
-        let touched = self.observed.sees(&event, ran, now);
+        let touched = self.observed.sees(&event, took, now);
         let actions = self.core.handle(event, now);
         self.observed.does(&actions, touched, &self.core, now);
         actions.into_iter().for_each(|action| self.act(action));
@@ -204,7 +202,9 @@ impl SchedulerActor {
                 let Some(program) = submitted.plan.program(stage, shape) else { return };
                 let whole = submitted.sent.insert(worker).then(|| submitted.plan.whole.clone());
                 let driver = submitted.driver.node.map(|(node, _)| node);
-                self.send(worker, Outgoing::Prepare(Prepare { query, stage, program, whole, driver, is_result }));
+                let metered = submitted.plan.metered;
+                let prepare = Prepare { query, stage, program, whole, driver, is_result, metered };
+                self.send(worker, Outgoing::Prepare(prepare));
             }
             Action::Run { worker, task, attempt, after } => {
                 let Some(submitted) = self.queries.get(&task.query) else { return };
@@ -375,17 +375,8 @@ impl SchedulerActor {
 
     /// Whatever comes of it from here on is let go.
     fn forget(&mut self, query: QueryId) {
-        if let Some(submitted) = self.queries.remove(&query) {
-            self.observed.reported(query, &submitted.reported);
-        }
+        self.queries.remove(&query);
         self.host.let_go(self.host.store.drop_query(query));
-    }
-
-    fn replica_stopped(&mut self, step: StepId, metrics: &Metrics) {
-        let Some(udf) = self.step(step).map(|step| step.udf.clone()) else { return };
-        if let Some(submitted) = self.queries.get_mut(&step.query) {
-            merge_into(&mut submitted.reported.replicas, &udf, metrics);
-        }
     }
 
     fn replica_at(&self, step: StepId, replica: ReplicaId, on: WorkerId) -> Option<ReplicaAt> {
@@ -489,7 +480,7 @@ impl Handler<ReplicaSays> for SchedulerActor {
             Word::Hung => Event::ReplicaHung(replica),
             Word::Stuck => Event::ReplicaStuck(replica),
             Word::Ended => Event::ReplicaEnded(replica),
-            Word::Stopped(step, metrics) => return self.replica_stopped(step, &metrics),
+            Word::Stopped(step, metrics) => return self.observed.replica_reports(step, &metrics),
             Word::Idle(idle) => Event::ReplicaIdle { replica, idle },
             Word::Ready(actor) => {
                 // The word of one that was stopped meanwhile comes too late.
@@ -527,7 +518,10 @@ impl Handler<Submit> for SchedulerActor {
             self.host.store.own(query, node);
         }
         let no_gpu = (!self.core.has_gpus()).then(|| self.core.why_no_gpu());
-        let affinity = self.near_persisted(&plan);
+        let (affinity, now) = (self.near_persisted(&plan), Instant::now());
+        let owner = driver.node.map(|(node, _)| node);
+        self.observed.submitted(query, &plan.explained(), planned, owner, now);
+        given.iter().for_each(|(stage, outputs)| self.observed.given(query, *stage, outputs, now));
         let stages = plan.stages.iter().zip(affinity).map(|(stage, affinity)| StageSpec {
             inputs: stage.reads.iter().map(|read| read.from).collect(),
             one_attempt: stage.one_attempt.inputs.clone(),
@@ -543,10 +537,8 @@ impl Handler<Submit> for SchedulerActor {
         });
         let spec = QuerySpec { id: query, driver: driver_id(&driver), stages: stages.collect(), stable: plan.stable };
         tracing::debug!(%query, stages = spec.stages.len(), "query submitted");
-        let owner = driver.node.map(|(node, _)| node);
-        self.observed.submitted(query, &plan.explained(), planned, owner, Instant::now());
-        let (sent, reported, rows) = (HashSet::new(), Reported::default(), Rows::Kept);
-        self.queries.insert(query, Submitted { plan, sent, driver, events, reported, rows, persist, lost: None });
+        let (sent, rows) = (HashSet::new(), Rows::Kept);
+        self.queries.insert(query, Submitted { plan, sent, driver, events, rows, persist, lost: None });
         self.take(Event::Submit(spec));
         if persist {
             self.take(Event::Persist(query));

@@ -170,16 +170,17 @@ impl SwordfishActor {
             let spends = Arc::clone(&spending);
             let outcome = catch(|| attempt_task(&host, &scheduler, message, stage, (calling, spends), cancelled))
                 .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
-            let (outcome, rows, metrics) = match outcome {
+            let (outcome, rows) = match outcome {
                 Ok((output, left)) => {
                     tracing::debug!(rows = output.rows, bytes = output.bytes, took = ?started.elapsed(), "done");
-                    (Ok(output), left, meter.take())
+                    (Ok(output), left)
                 }
                 Err(error) => {
                     tracing::debug!(%error, took = ?started.elapsed(), "failed");
-                    (Err(error), Rows::Kept, MetricsByUdf::new())
+                    (Err(error), Rows::Kept)
                 }
             };
+            let metrics = meter.take();
             let ran = nanoseconds(started.elapsed());
             Ended { end: TaskEnded { task, attempt, outcome, rows, metrics, ran }, spent: spending.take() }
         })
@@ -213,7 +214,7 @@ impl Handler<Prepare> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, message: Prepare, _: &mut Self::Context) {
-        let Prepare { query, stage, program, whole, driver, is_result } = message;
+        let Prepare { query, stage, program, whole, driver, is_result, metered } = message;
         if let Some(driver) = driver {
             self.host.store.own(query, driver);
         }
@@ -227,7 +228,7 @@ impl Handler<Prepare> for SwordfishActor {
             self.work(query).plan = plan.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
         }
         let program = match self.work(query).plan.clone() {
-            Ok(plan) => opened(&|| Program::open(&plan, program.clone())),
+            Ok(plan) => opened(&|| Program::open(&plan, program.clone(), metered)),
             Err(failure) => Err(failure),
         };
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, (query, stage), udfs));

@@ -1,6 +1,7 @@
 //! One fragment on one of Polars' engines.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use polars::prelude::*;
 use polars_expr::state::ExecutionState;
@@ -13,9 +14,10 @@ use polars_utils::arena::{Arena, Node};
 use polars_utils::slice_enum::Slice;
 use regatta_remote::catch;
 
-use super::amend;
 use super::program::Program;
 use super::source::{self, Waits};
+use super::spending::Spending;
+use super::{amend, nodes};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{Split, placeholder_of};
 use crate::store::Reading;
@@ -67,9 +69,9 @@ fn most_rows(node: Node, ir: &Arena<IR>) -> Option<usize> {
 }
 
 /// Runs it on the in-memory engine, on this thread.
-pub(super) fn run_here(bound: Bound) -> Result<DataFrame, TaskFailure> {
+pub(super) fn run_here(bound: Bound, meter: Option<Arc<Spending>>) -> Result<DataFrame, TaskFailure> {
     let Bound { top, mut ir, mut exprs, .. } = bound;
-    fenced(|| execute_in_memory(top, &mut ir, &mut exprs))
+    in_memory(top, &mut ir, &mut exprs, meter.as_deref())
 }
 
 pub(super) fn schema(plan: &IRPlan) -> SchemaRef {
@@ -112,6 +114,7 @@ pub(super) fn bind(
 /// Blocks until the engine is done. `on_batch` runs on a thread where it may block.
 pub(super) fn run(
     bound: Bound,
+    meter: Option<Arc<Spending>>,
     on_batch: impl Fn(DataFrame) -> bool + Send + Sync + 'static,
 ) -> Result<(), TaskFailure> {
     let Bound { mut top, mut ir, mut exprs, readings } = bound;
@@ -123,7 +126,7 @@ pub(super) fn run(
         (None, other) => other,
     };
     if !amend::streams(top, &ir, &exprs) {
-        let frame = fenced(|| execute_in_memory(top, &mut ir, &mut exprs)).map_err(named)?;
+        let frame = in_memory(top, &mut ir, &mut exprs, meter.as_deref()).map_err(named)?;
         on_batch(frame);
         return Ok(());
     }
@@ -134,7 +137,23 @@ pub(super) fn run(
         let callback = CallbackSinkType { function, maintain_order: true, chunk_size: None };
         top = ir.add(IR::Sink { input: top, payload: SinkTypeIR::Callback(callback) });
     }
-    fenced(|| polars_stream::run_query(top, &mut ir, &mut exprs).map(drop)).map_err(named)
+    let run = || match meter {
+        None => polars_stream::run_query(top, &mut ir, &mut exprs).map(drop),
+        Some(meter) => nodes::run(top, &mut ir, &mut exprs, &meter),
+    };
+    fenced(run).map_err(named)
+}
+
+fn in_memory(
+    top: Node,
+    ir: &mut Arena<IR>,
+    exprs: &mut Arena<AExpr>,
+    meter: Option<&Spending>,
+) -> Result<DataFrame, TaskFailure> {
+    let began = Instant::now();
+    let frame = fenced(|| execute_in_memory(top, ir, exprs))?;
+    meter.into_iter().for_each(|meter| nodes::was_in_memory(&frame, began.elapsed(), meter));
+    Ok(frame)
 }
 
 /// Runs a row-wise fragment on one batch, on the in-memory engine.

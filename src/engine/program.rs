@@ -30,6 +30,8 @@ pub(crate) struct Program {
     pub(super) reads: Vec<Read>,
     /// Its tasks write files instead of rows.
     pub(super) sink: Option<FileSink>,
+    /// They say what each node of the engine did.
+    pub(super) metered: bool,
 }
 
 /// A node that stands for what other tasks have left.
@@ -73,7 +75,7 @@ impl Program {
     ///
     /// # Errors
     /// The plan was made by another build, or calls a UDF that this one lacks.
-    pub(crate) fn open(whole: &IRPlan, program: StageProgram) -> Result<Self, PolarsFailure> {
+    pub(crate) fn open(whole: &IRPlan, program: StageProgram, metered: bool) -> Result<Self, PolarsFailure> {
         let fragment = Arc::new(cut_off(whole, program.root, &program.cuts, &program.without)?);
         let sink = FileSink::of(fragment.lp_arena.get(fragment.lp_top));
         let mut schema = if sink.is_some() { FileSink::listing() } else { fragment::schema(&fragment) };
@@ -100,7 +102,7 @@ impl Program {
         });
         let scatter = scatter.transpose()?;
         let (form, reads) = (Form::new(&schema), reads(&fragment));
-        Ok(Self { fragment, calls, batches, steps, limit, scatter, form, reads, sink })
+        Ok(Self { fragment, calls, batches, steps, limit, scatter, form, reads, sink, metered })
     }
 
     /// What a task with this split reads of what other tasks have left.

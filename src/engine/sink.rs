@@ -28,7 +28,7 @@ pub(super) fn write_files(mut task: TaskRun, sink: &FileSink) -> Result<Output, 
     let mut bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
     task.spending.engine_begins();
     redirect(&mut bound, &folder.path, task.waits.cancelled.clone())?;
-    fragment::run(bound, |_| false)?;
+    fragment::run(bound, task.meter(), |_| false)?;
     // Whoever began the query has cleaned up: nobody would publish these files.
     if *task.waits.cancelled.borrow() || !folder.staging.is_wanted() {
         return Err(TaskFailure::Cancelled);

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use regatta_observe::{Fetched, Spent};
+use regatta_observe::{EngineNode, Fetched, Spent};
 
 use super::Called;
 use crate::sched::StageId;
@@ -64,6 +64,11 @@ impl Spending {
         let on = purse.waits_for();
         purse.turn(on);
         written
+    }
+
+    /// A node of the engine did this.
+    pub(super) fn node(&self, node: &EngineNode) {
+        self.purse().spent.node(node);
     }
 
     /// All that was spent.

@@ -48,6 +48,13 @@ pub(crate) struct TaskRun {
     pub(crate) spending: Arc<Spending>,
 }
 
+impl TaskRun {
+    /// Where it is told what each node of the engine does, if that is wanted.
+    pub(super) fn meter(&self) -> Option<Arc<Spending>> {
+        self.program.metered.then(|| Arc::clone(&self.spending))
+    }
+}
+
 /// Runs a task to its one end. Blocks: call it on a plain thread.
 ///
 /// # Errors
@@ -63,13 +70,15 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<(Output, Rows), TaskFailure>
     task.spending.engine_begins();
     let engine = if fragment::reads_few_rows(&bound) {
         // There is room for one batch. A thread for the engine would take longer than all the rest.
-        let _ = hand_over.try_send(fragment::run_here(bound)?);
+        let _ = hand_over.try_send(fragment::run_here(bound, task.meter())?);
         drop(hand_over);
         None
     } else {
         let thread = thread::Builder::new().name(format!("task {}", task.output.task.index));
         // The receiver is gone when the task is cancelled or a step failed: that stops the engine.
-        let engine = thread.spawn(move || fragment::run(bound, move |batch| hand_over.blocking_send(batch).is_err()));
+        let meter = task.meter();
+        let hands_over = move |batch| hand_over.blocking_send(batch).is_err();
+        let engine = thread.spawn(move || fragment::run(bound, meter, hands_over));
         Some(engine.map_err(|e| TaskFailure::Store(format!("no thread for the task: {e}")))?)
     };
 

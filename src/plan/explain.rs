@@ -68,7 +68,8 @@ fn explain_nodes(stage: &Stage, nodes: &mut Vec<Node>) {
 fn explain_udf(number: u32, step: &UdfStep) -> UdfPlan {
     let number_of = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
     let options = &step.options;
-    let on = if options.gpus > 0.0 || options.gpu_memory > 0 {
+    let wants_gpu = options.gpus > 0.0 || options.gpu_memory > 0;
+    let on = if wants_gpu {
         let else_cpus = if options.run_on == RunOn::PreferGpu { " if there is one, else on CPUs" } else { "" };
         Some(format!("{} GPU each{else_cpus}", options.gpus))
     } else {
@@ -82,6 +83,7 @@ fn explain_udf(number: u32, step: &UdfStep) -> UdfPlan {
         replicas: (number_of(options.replicas.0), number_of(options.replicas.1)),
         batch: options.batch.map(|(least, most)| (number_of(least), number_of(most))),
         gpus: options.gpus,
+        wants_gpu,
         on,
         then: step.then.is_some(),
     }

@@ -13,7 +13,7 @@ use super::queries::Queries;
 use super::query::{Outcome, Phase, Query, QuerySpec, Report, Task, TaskState};
 use super::queues::{Queues, Run};
 use super::shape::Forced;
-use super::status::{PoolStatus, QueryStatus, SessionStatus, WorkerStatus};
+use super::status::{PoolStatus, QueryStatus, SessionStatus, StageWaits, WorkerStatus};
 use super::turns::Turns;
 use super::{Attempt, Output, PoolId, QueryId, ReplicaId, Resources, StageId, StepId, TaskId, WorkerId};
 use crate::error::{Error, TaskError, TaskFailure};
@@ -258,15 +258,17 @@ impl Core {
         self.queries.get(&query).is_some_and(|query| query.done)
     }
 
-    /// What a query waits for, and since when.
-    pub(crate) fn status(&self, query: QueryId, now: Instant) -> Option<QueryStatus> {
-        Some(QueryStatus::of(self.queries.get(&query)?, &self.pools, self.settings.task, self.ledger.len() == 0, now))
+    /// What each stage of a query waits for, and since when.
+    pub(crate) fn waits(&self, query: QueryId, now: Instant) -> Option<Vec<StageWaits>> {
+        let (query, no_workers) = (self.queries.get(&query)?, self.ledger.len() == 0);
+        let of = |stage| StageWaits::of(query, stage, &self.pools, self.settings.task, no_workers, now);
+        Some((0..query.stages.len()).map(of).collect())
     }
 
-    /// Where everything stands.
-    pub(crate) fn session_status(&self, now: Instant) -> SessionStatus {
+    /// Where everything stands; `of` says it of a query.
+    pub(crate) fn session_status(&self, now: Instant, of: impl Fn(QueryId) -> Option<QueryStatus>) -> SessionStatus {
         let done = self.queries.iter().filter(|(_, query)| query.done).map(|(id, _)| *id);
-        let queries = self.turns.in_order().into_iter().chain(done).filter_map(|id| Some((id, self.status(id, now)?)));
+        let queries = self.turns.in_order().into_iter().chain(done).filter_map(|id| Some((id, of(id)?)));
         let scaler = self.autoscaler.as_ref();
         let mut leaving: BTreeMap<WorkerId, (usize, Instant)> = BTreeMap::new();
         let runs = self.leaving.iter().filter_map(|(run, since)| Some((self.queues.worker_of(*run)?, since)));
@@ -416,7 +418,6 @@ impl Core {
         }
         let state = &mut query.stages[stage];
         state.phase = Phase::Done;
-        state.ran = now.duration_since(state.since);
         state.since = now;
         if state.running + state.queued > 0 {
             let still_there: BTreeSet<WorkerId> = state.tasks.iter().filter_map(Task::is_on).collect();

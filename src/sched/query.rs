@@ -153,8 +153,6 @@ pub(super) struct Stage {
     pub(super) since: Instant,
     /// When a task of it was started last.
     pub(super) moved: Instant,
-    /// How long it ran, once it is done.
-    pub(super) ran: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -390,7 +388,6 @@ impl Stage {
             near: None,
             since: now,
             moved: now,
-            ran: Duration::ZERO,
         }
     }
 

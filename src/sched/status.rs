@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use regatta_observe::{MetricsByUdf, QueryState, StageStands, Stands, line};
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
@@ -12,12 +13,13 @@ use super::query::{Phase, Query};
 use super::queues::Desk;
 use super::resources::Bytes;
 use super::{QueryId, Resources, StageId, WorkerId};
-use crate::udf::MetricsByUdf;
 
 /// Where a query stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct QueryStatus {
+    /// The whole of it: it is `Done` when its result is there, whether or not that was taken.
+    pub state: QueryState,
     /// Its stages; the last one yields the result.
     pub stages: Vec<StageStatus>,
     /// What its UDFs have reported so far, by UDF; only in the status of one query, not in that of a session.
@@ -34,7 +36,7 @@ pub struct StageStatus {
     pub time: Duration,
     /// Rows and bytes that its tasks have left so far.
     pub output: (u64, u64),
-    /// Tasks that have not started, that run, and that are done.
+    /// Tasks that have not started, that run or wait at their worker, and that are done.
     pub tasks: (usize, usize, usize),
     /// Its UDF pools.
     pub pools: Vec<PoolStatus>,
@@ -159,29 +161,45 @@ pub struct GpuInfo {
     pub mig: bool,
 }
 
+/// What of a status the scheduler knows and nobody else: what a stage waits for, and the pools that it uses.
+#[derive(Debug)]
+pub(crate) struct StageWaits {
+    pub(crate) waits: Vec<Wait>,
+    pub(crate) pools: Vec<PoolStatus>,
+}
+
 impl QueryStatus {
-    pub(super) fn of(query: &Query, pools: &Pools, task: Resources, no_workers: bool, now: Instant) -> Self {
-        let stages =
-            (0..query.stages.len()).map(|stage| StageStatus::of(query, stage, pools, task, no_workers, now)).collect();
-        Self { stages, metrics: MetricsByUdf::new() }
+    /// What is observed of a query, and what its stages wait for, unless it has ended.
+    pub(crate) fn new(stands: Stands, waits: Vec<StageWaits>) -> Self {
+        let Stands { state, stages, reported } = stands;
+        let mut waits = waits.into_iter();
+        let stages = stages.into_iter().map(|stands| StageStatus::new(stands, waits.next())).collect();
+        Self { state, stages, metrics: reported }
     }
 }
 
 impl StageStatus {
-    fn of(query: &Query, index: usize, pools: &Pools, task: Resources, no_workers: bool, now: Instant) -> Self {
-        let stage = &query.stages[index];
-        let of_steps = query.spec.stages[index].pools.iter().zip(&stage.steps).map(|(spec, step)| {
+    fn new(StageStands { tasks, rows, bytes, time }: StageStands, waits: Option<StageWaits>) -> Self {
+        let (waits, pools) = waits.map(|StageWaits { waits, pools }| (waits, pools)).unwrap_or_default();
+        let tasks = (tasks.0 as usize, tasks.1 as usize, tasks.2 as usize);
+        Self { waits, time: Duration::from_nanos(time), output: (rows, bytes), tasks, pools }
+    }
+}
+
+impl StageWaits {
+    pub(super) fn of(
+        query: &Query,
+        index: usize,
+        pools: &Pools,
+        task: Resources,
+        no_workers: bool,
+        now: Instant,
+    ) -> Self {
+        let of_steps = query.spec.stages[index].pools.iter().zip(&query.stages[index].steps).map(|(spec, step)| {
             let pool = step.pool.and_then(|pool| pools.get(pool));
             pool.map_or_else(|| PoolStatus::none(spec), |pool| PoolStatus::of(pool, now))
         });
-        let done = stage.tasks.len() - stage.left;
-        Self {
-            waits: waits(query, index, pools, task, no_workers, now),
-            time: if stage.phase == Phase::Done { stage.ran } else { now.duration_since(stage.since) },
-            output: stage.output,
-            tasks: (stage.left - stage.running, stage.running, done),
-            pools: of_steps.collect(),
-        }
+        Self { waits: waits(query, index, pools, task, no_workers, now), pools: of_steps.collect() }
     }
 }
 
@@ -376,13 +394,13 @@ impl fmt::Display for QueryStatus {
                 writeln!(f, "  {pool}")?;
             }
         }
-        self.metrics.iter().try_for_each(|(udf, metrics)| writeln!(f, "UDF {udf} reports: {metrics}"))
+        self.metrics.iter().try_for_each(|(udf, metrics)| writeln!(f, "UDF {} reports: {metrics}", line(udf)))
     }
 }
 
 impl fmt::Display for PoolStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "UDF {}: {} ready", self.udf, self.ready)?;
+        write!(f, "UDF {}: {} ready", line(&self.udf), self.ready)?;
         if self.idle > 0 {
             write!(f, ", {} of them idle", self.idle)?;
         }
@@ -417,15 +435,16 @@ impl fmt::Display for WaitsFor {
             }
             Self::Workers => write!(f, "a worker to join"),
             Self::Alone => write!(f, "a worker of its own, because one was lost on which it ran beside other queries"),
-            Self::Capacity(of) => write!(f, "room on a worker ({of})"),
+            Self::Capacity(of) => write!(f, "room on a worker ({})", line(of)),
             Self::Worker(worker) => write!(f, "room on {worker} and no other"),
             Self::TaskBefore => write!(f, "the task before it on its worker"),
             Self::BackOff => write!(f, "the next attempt"),
-            Self::Replica(udf) => write!(f, "a replica of UDF {udf} to become ready"),
+            Self::Replica(udf) => write!(f, "a replica of UDF {} to become ready", line(udf)),
             Self::Start(udf, worker, progress) => {
-                write!(f, "UDF {udf} to start on {worker}: {}", progress.as_deref().unwrap_or("no word yet"))
+                let said = line(progress.as_deref().unwrap_or("no word yet"));
+                write!(f, "UDF {} to start on {worker}: {said}", line(udf))
             }
-            Self::Credit(udf, worker) => write!(f, "room at a replica of UDF {udf}, on {worker}"),
+            Self::Credit(udf, worker) => write!(f, "room at a replica of UDF {}, on {worker}", line(udf)),
         }
     }
 }

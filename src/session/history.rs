@@ -1,7 +1,7 @@
 //! What queries did, as frames.
 
 use polars::prelude::*;
-use regatta_observe::Profile;
+use regatta_observe::{Profile, StageFigures};
 
 use super::Session;
 use crate::actors::{Known, ProfileOf};
@@ -16,7 +16,7 @@ pub struct History {
 
 impl Session {
     /// What the queries of this driver did, as far as it is kept, and do: the last 64 that have ended, the oldest first, and those that
-    /// run.
+    /// run. [`sql`](Self::sql) has the same as tables: `regatta_queries`, `regatta_stages` and so on.
     ///
     /// ```
     /// use regatta::{polars::prelude::*, prelude::*};
@@ -67,6 +67,30 @@ impl History {
 
     fn rows<'a, T: 'a>(&'a self, of: impl Fn(&'a Profile) -> &'a [T]) -> impl Iterator<Item = (&'a str, &'a T)> {
         self.profiles.iter().flat_map(move |profile| of(profile).iter().map(|row| (profile.query.id.as_str(), row)))
+    }
+
+    fn of_stages<'a, T: 'a>(
+        &'a self,
+        of: impl Fn(&'a StageFigures) -> &'a [T] + 'a,
+    ) -> impl Iterator<Item = (&'a str, (u32, &'a T))> {
+        let stages = self.rows(|profile| &profile.stages);
+        stages.flat_map(move |(query, stage)| of(stage).iter().map(move |row| (query, (stage.stage, row))))
+    }
+
+    /// All of it as [`Session::sql`] knows it, by name.
+    pub(super) fn tables(&self) -> Result<Vec<(&'static str, DataFrame)>, Error> {
+        Ok(vec![
+            ("regatta_queries", self.queries()?),
+            ("regatta_stages", self.stages()?),
+            ("regatta_tasks", self.tasks()?),
+            ("regatta_pools", self.pools()?),
+            ("regatta_edges", self.edges()?),
+            ("regatta_waits", self.waits()?),
+            ("regatta_nodes", self.nodes()?),
+            ("regatta_workers", self.workers()?),
+            ("regatta_findings", self.findings()?),
+            ("regatta_errors", self.errors()?),
+        ])
     }
 
     /// One row for each query.
@@ -152,6 +176,52 @@ impl History {
             "alive": seconds(row.alive),
             "start": seconds(row.start),
             "waited": seconds(row.waited),
+        })
+    }
+
+    /// One row for what a stage has read of another.
+    ///
+    /// # Errors
+    /// As [`queries`](Self::queries).
+    pub fn edges(&self) -> Result<DataFrame, Error> {
+        frame!(self.rows(|profile| &profile.edges), |row| {
+            "from": row.from,
+            "to": row.to,
+            "rows": row.fetched.rows,
+            "here": row.fetched.here,
+            "mapped": row.fetched.mapped,
+            "network": row.fetched.network,
+            "relayed": row.fetched.relayed,
+        })
+    }
+
+    /// One row for what a stage has waited for.
+    ///
+    /// # Errors
+    /// As [`queries`](Self::queries).
+    pub fn waits(&self) -> Result<DataFrame, Error> {
+        frame!(self.of_stages(|stage| &stage.waits), |row| {
+            "stage": row.0,
+            "kind": row.1.kind.clone(),
+            "on": row.1.on.clone(),
+            "time": seconds(row.1.time),
+        })
+    }
+
+    /// One row for each node of Polars' engine, of queries that were analysed.
+    ///
+    /// # Errors
+    /// As [`queries`](Self::queries).
+    pub fn nodes(&self) -> Result<DataFrame, Error> {
+        frame!(self.of_stages(|stage| &stage.spent.nodes), |row| {
+            "stage": row.0,
+            "node": row.1.name.clone(),
+            "nth": row.1.nth,
+            "rows_in": row.1.rows_in,
+            "rows_out": row.1.rows_out,
+            "time": seconds(row.1.time),
+            "io": seconds(row.1.io),
+            "io_bytes": row.1.io_bytes,
         })
     }
 

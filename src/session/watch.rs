@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use regatta_observe::QueryState;
 use regatta_remote::ActorRef;
 use tokio::time::sleep;
 
@@ -32,8 +33,11 @@ pub(super) async fn watch(scheduler: ActorRef<SchedulerActor>, query: QueryId, w
     }
 }
 
-/// What of a query runs, and what it waits for; `None` if all is done.
+/// What of a query runs, and what it waits for; `None` if it has ended.
 fn stands(status: &QueryStatus, why: &[String]) -> Option<String> {
+    if status.state != QueryState::Running {
+        return None;
+    }
     let mut parts = Vec::new();
     for (index, stage) in status.stages.iter().enumerate() {
         let (pending, running, done) = stage.tasks;
@@ -49,8 +53,7 @@ fn stands(status: &QueryStatus, why: &[String]) -> Option<String> {
         let of = pending + running + done;
         parts.push(format!("stage {index}: {done} of {of} tasks are done, {running} run{why}{}", waits.concat()));
     }
-    let over = status.stages.iter().all(|stage| stage.tasks.0 + stage.tasks.1 == 0);
-    (!over).then(|| parts.join(", "))
+    Some(parts.join(", "))
 }
 
 #[cfg(test)]
@@ -65,6 +68,7 @@ mod tests {
         let stage =
             |tasks, waits| StageStatus { waits, time: Duration::ZERO, output: (0, 0), tasks, pools: Vec::new() };
         let mut status = QueryStatus {
+            state: QueryState::Running,
             stages: vec![
                 stage((0, 0, 4), vec![]),
                 stage((2, 1, 0), vec![wait(WaitsFor::Capacity("4 CPU".to_owned()))]),
@@ -79,7 +83,7 @@ mod tests {
             "stage 1: 0 of 3 tasks are done, 1 run; 2 tasks wait for room on a worker (4 CPU), for 12.00 s, \
              stage 2: 0 of 1 tasks are done, 1 run (a sort sees all rows at once)"
         );
-        status.stages.truncate(1);
+        status.state = QueryState::Done;
         assert_eq!(stands(&status, &why), None);
     }
 }

@@ -344,6 +344,11 @@ fn without_a_gpu() {
         assert!(got.equals_missing(&expected), "{got:?}");
         assert_eq!((metrics.counter("cpu_batches"), metrics.counter("gpu_batches")), (10, 0), "{run_on:?}");
     }
+    let falls_back = |run_on| {
+        let profile = query(run_on).explain_analyze_on(&session).unwrap();
+        profile.findings.iter().any(|finding| finding.id == "gpu-fallback")
+    };
+    assert!(falls_back(RunOn::PreferGpu) && !falls_back(RunOn::CpuOnly), "who asks for CPUs is not told of GPUs");
     let explain = session.submit(query(RunOn::PreferGpu)).unwrap().explain().to_string();
     assert!(explain.contains("1 GPU each if there is one, else on CPUs"), "{explain}");
     // None has joined yet, one has, and this process itself.

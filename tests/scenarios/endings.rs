@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use regatta::error::ClusterError;
+use regatta::observe::QueryState;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::eventually;
@@ -31,7 +32,7 @@ fn a_cancelled_query_ends_with_cancelled_and_the_session_goes_on() {
         eventually("a task runs", || run.status().unwrap().is_some_and(|s| s.stages[0].tasks.1 > 0));
         run.cancel();
         assert!(matches!(run.collect(), Err(Error::Cancelled)));
-        assert!(run.status().unwrap().is_none());
+        assert_eq!(run.status().unwrap().unwrap().state, QueryState::Cancelled);
         assert_eq!(numbers().collect_on(&session).unwrap().height(), 1000);
         eventually("the store is empty", || session.partitions_held() == 0);
     }

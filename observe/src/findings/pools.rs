@@ -1,6 +1,6 @@
 //! Of UDFs and their replicas.
 
-use super::{SECOND, Said, consumer, time_of};
+use super::{SECOND, Said, time_of};
 use crate::text::{count, percent, share, time};
 use crate::{PoolFigures, Profile, StageFigures};
 
@@ -20,12 +20,12 @@ pub(super) fn bound(profile: &Profile) -> Vec<Said> {
     let found = pools(profile).filter_map(|(pool, stage)| {
         let busy = pool.busy_share().filter(|busy| *busy > 0.9)?;
         let took = time_of(stage, profile);
-        if took < SECOND || share(stage.spent.udf, consumer(stage)) <= 0.5 {
+        if took < SECOND || share(stage.spent.udf, stage.spent.time()) <= 0.5 {
             return None;
         }
         let (udf, waited) = (name(pool), time(stage.spent.udf));
         // Tasks that wait take no CPU.
-        let working = pool.calls.busy + consumer(stage) - stage.spent.udf;
+        let working = pool.calls.busy.saturating_add(stage.spent.time().saturating_sub(stage.spent.udf));
         let idle = profile.cpus() - working as f64 / took as f64;
         let more = pool.most_ready.max(1) * 2;
         let (free, advice) = if idle >= 1.0 && pool.gpus == 0.0 {
@@ -79,7 +79,7 @@ pub(super) fn small_batches(profile: &Profile) -> Vec<Said> {
     let found = pools(profile).filter_map(|(pool, stage)| {
         let (batch, calls) = (u64::from(pool.batch?), pool.calls.call.count());
         let each = pool.calls.rows / calls.max(1);
-        if calls < 16 || each * 2 >= batch || pool.calls.busy < SECOND {
+        if calls < 16 || each.saturating_mul(2) >= batch || pool.calls.busy < SECOND {
             return None;
         }
         let says = format!("{} calls of {} had {each} rows each, of {batch} asked for.", count(calls), name(pool));
@@ -88,22 +88,10 @@ pub(super) fn small_batches(profile: &Profile) -> Vec<Said> {
     found.collect()
 }
 
-pub(super) fn gpu_idle(profile: &Profile) -> Vec<Said> {
-    let found = pools(profile).filter_map(|(pool, stage)| {
-        let busy = pool.busy_share().filter(|busy| *busy < 0.5 && pool.gpus > 0.0)?;
-        if pool.waited < SECOND {
-            return None;
-        }
-        let waited = time(pool.waited);
-        let says = format!("GPUs of {} were {} busy, though batches waited {waited}.", name(pool), thousandths(busy));
-        Some(Said::of(stage.stage, says, "Try larger batches, more calls in flight, pinned input"))
-    });
-    found.collect()
-}
-
 pub(super) fn gpu_fallback(profile: &Profile) -> Vec<Said> {
     let found = pools(profile).filter_map(|(pool, stage)| {
-        let on_cpus = pool.reported.iter().find(|(name, _)| name == "cpu_batches")?.1;
+        let wants_gpu = profile.plan.udfs_of(pool.stage).any(|udf| udf.step == pool.step && udf.wants_gpu);
+        let on_cpus = pool.reported.iter().find(|(name, _)| wants_gpu && name == "cpu_batches")?.1;
         let says = format!("{} ran {} batches on CPUs.", name(pool), count(on_cpus as u64));
         (on_cpus > 0.0)
             .then(|| Said::of(stage.stage, says, "session.status() says of each worker why it has no GPU that is free"))

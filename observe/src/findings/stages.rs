@@ -48,7 +48,9 @@ pub(super) fn whole(profile: &Profile) -> Vec<Said> {
     stages(profile, |stage| {
         let took = time_of(stage, profile);
         let is_alone = stage.tasks == Some(1) && !is_given(profile, stage);
-        if !is_alone || profile.cpus() < 2.0 || profile.took() <= 2 * SECOND || share(took, profile.took()) <= 0.5 {
+        // One worker gives all of its threads to one task.
+        let workers = profile.workers.len().max(profile.query.workers as usize);
+        if !is_alone || workers < 2 || profile.took() <= 2 * SECOND || share(took, profile.took()) <= 0.5 {
             return None;
         }
         let why = profile.plan.stage(stage.stage).map(|plan| plan.why.as_str()).unwrap_or_default();

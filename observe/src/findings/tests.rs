@@ -28,18 +28,12 @@ fn each_rule_speaks_when_it_says_and_is_silent_else() {
         ("start-dominates", |p| p.pools[0].start = 40 * SECOND, |p| p.pools[0].started = 4),
         ("small-batches", |p| p.pools[0].batch = Some(20_000), |p| p.pools[0].calls.busy = SECOND / 2),
         (
-            "gpu-idle",
-            |p| {
-                p.pools[0].gpus = 1.0;
-                p.pools[0].waited = 2 * SECOND;
-                p.pools[0].calls.busy = p.pools[0].alive / 3;
-            },
-            |p| p.pools[0].waited = 0,
-        ),
-        (
             "gpu-fallback",
-            |p| p.pools[0].reported = vec![("cpu_batches".into(), 3.0)],
-            |p| p.pools[0].reported[0].1 = 0.0,
+            |p| {
+                p.pools[0].reported = vec![("cpu_batches".into(), 3.0)];
+                p.plan.nodes[2].udf.as_mut().unwrap().wants_gpu = true;
+            },
+            |p| p.plan.nodes[2].udf.as_mut().unwrap().wants_gpu = false,
         ),
         (
             "skew",
@@ -49,7 +43,14 @@ fn each_rule_speaks_when_it_says_and_is_silent_else() {
             },
             |p| p.query.ran = 100 * SECOND,
         ),
-        ("whole-stage", |p| p.stages[3].started = Some(0), |p| p.workers.truncate(0)),
+        (
+            "whole-stage",
+            |p| p.stages[3].started = Some(0),
+            |p| {
+                p.workers.truncate(1);
+                p.query.workers = 1;
+            },
+        ),
         (
             "tiny-tasks",
             |p| (0..20_000).for_each(|_| p.stages[0].durations.add(2_000)),

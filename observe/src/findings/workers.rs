@@ -33,7 +33,7 @@ pub(super) fn relayed(profile: &Profile) -> Vec<Said> {
 pub(super) fn retries(profile: &Profile) -> Vec<Said> {
     let found = profile.stages.iter().filter_map(|stage| {
         let attempts = u64::from(stage.failed) + stage.durations.count();
-        let retried: u64 = profile.pools_of(stage.stage).map(|pool| pool.calls.retried).sum();
+        let retried = profile.pools_of(stage.stage).map(|pool| pool.calls.retried).fold(0, u64::saturating_add);
         let is_much = share(stage.failed.into(), attempts) > 0.01;
         if !is_much && retried == 0 {
             return None;

@@ -1,6 +1,6 @@
 //! As one file that a browser opens from the disk: nothing in it runs, and it loads nothing.
 
-use crate::text::{bytes, count, percent, time};
+use crate::text::{bytes, count, is_hidden, percent, time};
 use crate::{Outcome, Profile};
 
 /// A text as the text of a mark-up, whatever is in it.
@@ -14,7 +14,7 @@ pub(super) fn escape(text: &str) -> String {
             '"' => safe.push_str("&quot;"),
             '\'' => safe.push_str("&#39;"),
             // XML has no other control characters.
-            c if c.is_control() && c != '\n' && c != '\t' => safe.push(' '),
+            c if is_hidden(c) && c != '\n' && c != '\t' => safe.push(' '),
             c => safe.push(c),
         }
     }
@@ -48,7 +48,7 @@ impl Profile {
         page.push_str(&format!("<h2>Stages</h2>\n<figure>{}</figure>\n", self.to_svg()));
         let stages = self.stages.iter().map(|stage| {
             let spent = &stage.spent;
-            let all = spent.fetch + spent.engine + spent.udf + spent.write;
+            let all = spent.time();
             vec![
                 stage.stage.to_string(),
                 self.plan.label(stage.stage),
@@ -59,8 +59,8 @@ impl Profile {
                 count(stage.rows),
                 bytes(stage.bytes),
                 time(stage.busy),
-                time(stage.durations.quantile(0.5) * 1000),
-                time(stage.durations.most() * 1000),
+                time(stage.durations.quantile(0.5).saturating_mul(1000)),
+                time(stage.durations.most().saturating_mul(1000)),
                 percent(spent.engine, all),
                 percent(spent.udf, all),
             ]
@@ -91,8 +91,8 @@ impl Profile {
                     pool.most_ready.to_string(),
                     count(pool.calls.call.count()),
                     count(pool.calls.rows),
-                    time(pool.calls.call.quantile(0.5) * 1000),
-                    time(pool.calls.call.quantile(0.99) * 1000),
+                    time(pool.calls.call.quantile(0.5).saturating_mul(1000)),
+                    time(pool.calls.call.quantile(0.99).saturating_mul(1000)),
                     busy,
                     time(pool.start),
                     time(pool.waited),
@@ -148,7 +148,9 @@ impl Profile {
         }
         page.push_str(&format!("<h2>As text</h2>\n<pre>{}</pre>\n</main>\n", escape(&format!("{self:#}"))));
         // A closing mark in it would end it.
-        let json = self.to_json().replace('<', "\\u003c");
+        let is_meant = |c: char| c == '<' || is_hidden(c);
+        let coded = |c: char| if is_meant(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() };
+        let json: String = self.to_json().chars().map(coded).collect();
         page.push_str(&format!("<script type=\"application/json\" id=\"profile\">{json}</script>\n</body>\n</html>\n"));
         page
     }

@@ -24,6 +24,8 @@ const BETWEEN: f64 = 32.0;
 const ROOM: f64 = 56.0;
 /// Columns of an arrow that passes a layer.
 const PASS: f64 = 12.0;
+/// Places that arrows take in passing, of all of them together.
+const PASSES: usize = 4096;
 
 /// Boxes of these sizes, and arrows between them by number, each to a box with a greater number than its own.
 pub(super) fn layout(sizes: &[(f64, f64)], arrows: &[(usize, usize)]) -> Layout {
@@ -33,15 +35,22 @@ pub(super) fn layout(sizes: &[(f64, f64)], arrows: &[(usize, usize)]) -> Layout 
     let mut chains = Vec::new();
     for (from, to) in arrows {
         let mut chain = vec![*from];
-        for layer in layers[*from] + 1..layers[*to] {
-            nodes.push((layer, (PASS, 0.0)));
-            chain.push(nodes.len() - 1);
+        let passed = layers[*from] + 1..layers[*to];
+        // One for which there is no room goes straight.
+        if nodes.len() + passed.len() <= sizes.len() + PASSES {
+            for layer in passed {
+                nodes.push((layer, (PASS, 0.0)));
+                chain.push(nodes.len() - 1);
+            }
         }
         chain.push(*to);
         chains.push(chain);
     }
-    let links: Vec<(usize, usize)> =
-        chains.iter().flat_map(|chain| chain.windows(2).map(|two| (two[0], two[1]))).collect();
+    let mut links: (Vec<Vec<usize>>, Vec<Vec<usize>>) = (vec![Vec::new(); nodes.len()], vec![Vec::new(); nodes.len()]);
+    for (from, to) in chains.iter().flat_map(|chain| chain.windows(2).map(|two| (two[0], two[1]))) {
+        links.0[to].push(from);
+        links.1[from].push(to);
+    }
     let mut rows: Vec<Vec<usize>> = vec![Vec::new(); layers.iter().max().map_or(0, |last| last + 1)];
     nodes.iter().enumerate().for_each(|(node, (layer, _))| rows[*layer].push(node));
     // One sweep up, one down: each node goes to the middle of its neighbours in the row before.
@@ -52,12 +61,8 @@ pub(super) fn layout(sizes: &[(f64, f64)], arrows: &[(usize, usize)]) -> Layout 
             let beside = if up { row - 1 } else { row + 1 };
             let at: BTreeMap<usize, usize> = rows[beside].iter().enumerate().map(|(at, node)| (*node, at)).collect();
             let middle = |node: usize| {
-                let near = links.iter().filter_map(|(from, to)| match up {
-                    true if *to == node => at.get(from),
-                    false if *from == node => at.get(to),
-                    _ => None,
-                });
-                let near: Vec<usize> = near.copied().collect();
+                let near = if up { &links.0[node] } else { &links.1[node] };
+                let near: Vec<usize> = near.iter().filter_map(|node| at.get(node)).copied().collect();
                 if near.is_empty() { f64::MAX } else { near.iter().sum::<usize>() as f64 / near.len() as f64 }
             };
             let mut keyed: Vec<_> = rows[row].iter().map(|node| (middle(*node), *node)).collect();
@@ -70,10 +75,11 @@ pub(super) fn layout(sizes: &[(f64, f64)], arrows: &[(usize, usize)]) -> Layout 
 
 /// The longest way from a box without inputs.
 fn layers(boxes: usize, arrows: &[(usize, usize)]) -> Vec<usize> {
+    let mut below = vec![Vec::new(); boxes];
+    arrows.iter().for_each(|(from, to)| below[*to].push(*from));
     let mut layers = vec![0; boxes];
     for to in 0..boxes {
-        let below = arrows.iter().filter(|(_, reader)| *reader == to).map(|(from, _)| layers[*from] + 1);
-        layers[to] = below.max().unwrap_or(0);
+        layers[to] = below[to].iter().map(|from| layers[*from] + 1).max().unwrap_or(0);
     }
     layers
 }

@@ -3,6 +3,7 @@
 use super::graph::{Graph, Look};
 use super::html::escape;
 use super::layout::{Place, layout};
+use crate::text::columns;
 use crate::{Explain, Profile};
 
 impl Explain {
@@ -34,7 +35,7 @@ fn svg(graph: &Graph) -> String {
         .boxes
         .iter()
         .map(|stage| {
-            let longest = stage.lines.iter().map(|line| line.chars().count()).max().unwrap_or(0);
+            let longest = stage.lines.iter().map(|line| columns(line)).max().unwrap_or(0);
             (longest as f64 * LETTER + 2.0 * EDGE, stage.lines.len() as f64 * LINE + 2.0 * EDGE)
         })
         .collect();

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use crate::{Explain, Profile, QueryState, testing};
+use crate::{Explain, Node, Profile, QueryState, Reads, StagePlan, UdfPlan, testing};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
@@ -66,11 +66,44 @@ fn what_is_no_profile_says_what_it_is() {
     assert!(error(r#"{"regatta_profile":1,"stages":3}"#).starts_with("this is not a profile of a query"));
 }
 
+/// One below the other, each with a UDF, and a frame that all of them read.
+#[test]
+fn a_query_of_two_thousand_stages_has_every_form() {
+    const STAGES: u32 = 2_000;
+    let read = |stage: u32| Reads { stage, what: "all".to_owned(), one_attempt: false };
+    let stages = (0..STAGES).map(|stage| StagePlan {
+        stage,
+        tasks: Some(1),
+        reads: stage.checked_sub(1).into_iter().chain((stage > 1).then_some(0)).map(read).collect(),
+        ..StagePlan::default()
+    });
+    let udf = |step| UdfPlan { step, udf: "demo::Embed".to_owned(), ..UdfPlan::default() };
+    let nodes = (0..STAGES).map(|stage| Node { id: stage, stage, udf: Some(udf(0)), ..Node::default() });
+    let mut made = testing::Made::new(2, crate::Limits::default());
+    made.submit(None, &Explain::new(stages.collect(), nodes.collect()));
+    for stage in 0..STAGES {
+        made.now += 1_000_000;
+        made.run(stage, 0, stage % 2, 1, 10);
+        made.stage_done(stage);
+    }
+    let progress = made.recorder.progress(made.query, made.now).unwrap();
+    assert_eq!(progress.stages.len(), STAGES as usize);
+    let drawn = crate::Shown::default().draw(&[progress], crate::Room { width: 80, height: 24, unicode: true });
+    assert!(drawn.len() <= 12, "{drawn:?}");
+    let profile = made.profile();
+    let text = format!("{profile:#}");
+    assert!(text.contains("stage 0  1 task") && text.matches("stage 0, as above").count() == STAGES as usize - 2);
+    assert!(profile.to_svg().contains("</svg>") && profile.to_html().contains("</html>"));
+    assert!(profile.to_mermaid().contains("s1998 ") && profile.to_dot().contains("s0 -> s1999"));
+    assert!(profile.plan.to_string().contains("stage 1999"));
+    assert!(Profile::from_json(&profile.to_json()).unwrap() == profile);
+}
+
 /// Names of UDFs, files and errors are of people, and nothing in them is a mark.
 #[test]
 fn hostile_names_stay_text_in_every_form() {
     let mut profile = testing::failed();
-    let hostile = "</script><img src=x onerror=alert(1)>\"];\x1b[2J\\\"-->";
+    let hostile = "</script><img src=x onerror=alert(1)>\"];\x1b[2J\\\"-->\u{9b}2J\u{202e}\u{2028}]]>%%{init}\nclick s0 href \"javascript:\"";
     profile.query.name = Some(hostile.to_owned());
     profile.query.error = Some(hostile.to_owned());
     profile.errors[0].text = hostile.to_owned();
@@ -97,8 +130,11 @@ fn hostile_names_stay_text_in_every_form() {
     assert!(mermaid.lines().all(|line| line.matches('"').count() % 2 == 0), "{mermaid}");
     assert!(!mermaid.contains("<img") && !mermaid.contains("-->\""));
     for text in [profile.to_string(), format!("{profile:#}"), mermaid, profile.to_dot(), profile.to_svg(), html] {
-        assert!(!text.contains('\x1b'), "{text}");
+        assert!(!text.contains(['\x1b', '\u{9b}', '\u{202e}', '\u{2028}']), "{text}");
     }
+    assert!(!profile.to_string().contains("\nclick") && !profile.to_mermaid().contains("\nclick"));
+    assert!(!profile.plan.to_string().contains(['\x1b', '\u{9b}', '\u{202e}', '\u{2028}']));
+    assert!(!profile.plan.to_string().contains("\nclick"));
     let quotes = |line: &str| line.replace("\\\\", "").replace("\\\"", "").matches('"').count();
     assert!(profile.to_dot().lines().all(|line| quotes(line) % 2 == 0), "{}", profile.to_dot());
 }

@@ -4,16 +4,15 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::text::{bytes, clock, count, line, percent, plural, share, time};
-use crate::{EdgeFigures, PoolFigures, Profile, QueryState, StageFigures, StageState};
+use crate::{EdgeFigures, PoolFigures, Profile, QueryState, StageFigures, StagePlan, StageState};
 
 /// The summary; with `{:#}` also every node, spread, worker, wait and error.
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let full = f.alternate();
         self.head(f)?;
-        let mut shown = BTreeSet::new();
         if let Some(last) = self.plan.stages.last() {
-            self.tree(last.stage, 0, full, &mut shown, f)?;
+            self.tree(last.stage, full, f)?;
         }
         if full {
             self.more(f)?;
@@ -74,7 +73,8 @@ impl Profile {
         if let Some(error) = &query.error {
             writeln!(f, "error: {}", line(error.lines().next().unwrap_or_default()))?;
         }
-        let mut parts = vec![format!("{}, {} CPU", plural(self.workers.len() as u64, "worker"), self.cpus())];
+        let workers = plural(self.workers.len().max(query.workers as usize) as u64, "worker");
+        let mut parts = vec![format!("{workers}, {} CPU", self.cpus())];
         let peak = self.workers.iter().max_by_key(|worker| worker.sample.peak).filter(|worker| worker.sample.peak > 0);
         parts.extend(peak.map(|worker| format!("peak {} on worker {}", bytes(worker.sample.peak), worker.worker)));
         let exchanged = self.exchanged();
@@ -93,19 +93,27 @@ impl Profile {
         writeln!(f, "{}", parts.join("    "))
     }
 
-    fn tree(
-        &self,
-        stage: u32,
-        depth: usize,
-        full: bool,
-        shown: &mut BTreeSet<u32>,
-        f: &mut fmt::Formatter<'_>,
-    ) -> fmt::Result {
-        let indent = "  ".repeat(depth.min(40));
-        let (Some(plan), figures) = (self.plan.stage(stage), self.stage(stage)) else { return Ok(()) };
-        if !shown.insert(stage) {
-            return writeln!(f, "{indent} stage {stage}, as above");
+    /// A stage, and under it what it reads. They may be any number, one below the other.
+    fn tree(&self, last: u32, full: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut shown, mut next) = (BTreeSet::new(), vec![(last, 0, None)]);
+        while let Some((stage, depth, read)) = next.pop() {
+            let Some(plan) = self.plan.stage(stage) else { continue };
+            read.iter().try_for_each(|read: &String| f.write_str(read))?;
+            let indent = "  ".repeat(depth.min(40));
+            if !shown.insert(stage) {
+                writeln!(f, "{indent} stage {stage}, as above")?;
+                continue;
+            }
+            self.write_stage(plan, &indent, full, f)?;
+            let reads: Vec<_> =
+                self.edges_to(stage).map(|edge| (edge.from, depth + 2, Some(read_of(edge, plan, &indent)))).collect();
+            next.extend(reads.into_iter().rev());
         }
+        Ok(())
+    }
+
+    fn write_stage(&self, plan: &StagePlan, indent: &str, full: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (stage, figures) = (plan.stage, self.stage(plan.stage));
         let none = StageFigures::default();
         let figures = figures.unwrap_or(&none);
         let what = if plan.given { "partition" } else { "task" };
@@ -133,7 +141,7 @@ impl Profile {
             writeln!(f, "{indent}   {}", words(figures))?;
         }
         let spent = &figures.spent;
-        let all = spent.fetch + spent.engine + spent.udf + spent.write;
+        let all = spent.time();
         if all > 0 {
             let by = [
                 (spent.udf, "wait for UDFs"),
@@ -160,7 +168,7 @@ impl Profile {
                     line(&udf.inputs.join(", ")),
                     replicas.unwrap_or_default()
                 )?;
-                pool.iter().try_for_each(|pool| write_pool(pool, &indent, full, f))?;
+                pool.iter().try_for_each(|pool| write_pool(pool, indent, full, f))?;
             } else {
                 writeln!(f, "{indent}   {}", line(&node.label))?;
                 if full {
@@ -169,16 +177,8 @@ impl Profile {
             }
         }
         if full {
-            spreads(figures, &indent, f)?;
-        }
-        for edge in self.edges_to(stage) {
-            write_edge(
-                edge,
-                plan.reads.iter().find(|read| read.stage == edge.from).map(|read| &*read.what),
-                &indent,
-                f,
-            )?;
-            self.tree(edge.from, depth + 2, full, shown, f)?;
+            engine(figures, indent, f)?;
+            spreads(figures, indent, f)?;
         }
         Ok(())
     }
@@ -225,9 +225,10 @@ fn words(figures: &StageFigures) -> String {
     let durations = &figures.durations;
     match durations.count() {
         0 => (),
-        1 => words.push(time(durations.most() * 1000)),
+        1 => words.push(time(durations.most().saturating_mul(1000))),
         _ => {
-            let (half, most) = (time(durations.quantile(0.5) * 1000), time(durations.most() * 1000));
+            let (half, most) =
+                (time(durations.quantile(0.5).saturating_mul(1000)), time(durations.most().saturating_mul(1000)));
             words.push(format!("on {}, p50 {half}, max {most}", plural(figures.workers.len() as u64, "worker")));
         }
     }
@@ -248,7 +249,8 @@ fn write_pool(pool: &PoolFigures, indent: &str, full: bool, f: &mut fmt::Formatt
     let calls = pool.calls.call.count();
     let mut words = vec![format!("{} rows", count(pool.calls.rows)), plural(calls, "call")];
     if let Some(each) = pool.calls.rows.checked_div(calls) {
-        let (half, most) = (pool.calls.call.quantile(0.5) * 1000, pool.calls.call.quantile(0.99) * 1000);
+        let (half, most) =
+            (pool.calls.call.quantile(0.5).saturating_mul(1000), pool.calls.call.quantile(0.99).saturating_mul(1000));
         words.push(format!("{} rows each; call p50 {}, p99 {}", count(each), time(half), time(most)));
     }
     words.extend(pool.busy_share().map(|busy| format!("{} busy", percent((busy * 1000.0) as u64, 1000))));
@@ -263,17 +265,34 @@ fn write_pool(pool: &PoolFigures, indent: &str, full: bool, f: &mut fmt::Formatt
     words.extend(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
     words.extend((full && pool.waited > 0).then(|| format!("batches waited {} for room", time(pool.waited))));
     words.extend(pool.reported.iter().map(|(name, sum)| format!("{} {}", line(name), count(*sum as u64))));
+    let in_vain = pool.in_vain.iter().filter(|_| full);
+    words.extend(in_vain.map(|(name, sum)| format!("{} {} in vain", line(name), count(*sum as u64))));
     writeln!(f, "{indent}     {}", words.join("; "))
 }
 
-fn write_edge(edge: &EdgeFigures, what: Option<&str>, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn read_of(edge: &EdgeFigures, plan: &StagePlan, indent: &str) -> String {
+    let what = plan.reads.iter().find(|read| read.stage == edge.from).map_or("all", |read| &*read.what);
     let fetched = &edge.fetched;
     let read = if fetched.bytes() > 0 {
         format!("  {} rows, {}", count(fetched.rows), bytes(fetched.bytes()))
     } else {
         String::new()
     };
-    writeln!(f, "{indent}   reads {} of stage {}{read}", line(what.unwrap_or("all")), edge.from)
+    format!("{indent}   reads {} of stage {}{read}\n", line(what), edge.from)
+}
+
+fn engine(figures: &StageFigures, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for node in figures.spent.nodes.iter().rev() {
+        let number = if node.nth == 0 { String::new() } else { format!(" {}", node.nth + 1) };
+        let (rows_in, rows_out) = (count(node.rows_in), count(node.rows_out));
+        let io = match (node.io, node.io_bytes) {
+            (0, 0) => String::new(),
+            (io, read) => format!(", {} of I/O, {}", time(io), bytes(read)),
+        };
+        let (name, took) = (line(&node.name), time(node.time));
+        writeln!(f, "{indent}   engine: {name}{number}: {rows_in} rows in, {rows_out} out; {took}{io}")?;
+    }
+    Ok(())
 }
 
 fn spreads(figures: &StageFigures, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{PoolProgress, Progress, StageProgress};
-use crate::text::{bytes, clock, count, cut, line, percent, plural, time};
+use crate::text::{bytes, clock, columns, count, cut, fitting, line, percent, plural, time};
 use crate::{QueryState, StageState};
 
 /// How much room there is, and what it can show.
@@ -86,8 +86,9 @@ impl Shown {
 
     fn stage(&mut self, query: &str, stage: &StageProgress, room: Room) -> Vec<String> {
         let part = self.part(query, stage);
-        let columns = LABEL.min(room.width / 3).max(8);
-        let label = format!("{:columns$}", cut(&line(&stage.label), columns));
+        let width = LABEL.min(room.width / 3).max(8);
+        let label = cut(&line(&stage.label), width);
+        let label = format!("{label}{}", " ".repeat(width.saturating_sub(columns(&label))));
         let begins = |mark: &str| format!("{mark} {:>2}  {label}  {:>18}", stage.stage, tasks(stage));
         match stage.state {
             StageState::Done => {
@@ -201,7 +202,7 @@ fn pool(pool: &PoolProgress) -> String {
 fn fit(text: &str, room: Room) -> String {
     let text = line(text);
     let width = room.width.saturating_sub(1).max(1);
-    text.chars().take(width).map(|c| if room.unicode || c.is_ascii() { c } else { '?' }).collect()
+    fitting(text.chars().map(|c| if room.unicode || c.is_ascii() { c } else { '?' }), width).collect()
 }
 
 /// The line that is left of a query when it has ended.

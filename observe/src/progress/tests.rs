@@ -42,6 +42,34 @@ query 00000007 nightly  stage 2 of 4   0:42   4 workers, 5 of 16 CPU busy   5.47
     assert!(several.iter().all(|line| line.chars().count() < 60));
 }
 
+/// A line that is wider than the terminal would be two, and the block would be drawn over the wrong ones.
+#[test]
+fn names_of_every_script_fit_and_move_no_cursor() {
+    let (made, _) = testing::running();
+    let mut progress = made.recorder.progress(made.query, made.now).unwrap();
+    let hostile = "船荷\u{202e}証券🚣‍♀️\x1b[9A\r\n\u{9b}2J\u{2028}e\u{301}".repeat(40);
+    progress.name = Some(hostile.clone());
+    progress.notes = vec![hostile.clone()];
+    for stage in &mut progress.stages {
+        stage.label = hostile.clone();
+        stage.no_estimate = Some(hostile.clone());
+        stage.pools.iter_mut().for_each(|pool| {
+            pool.udf = hostile.clone();
+            pool.starting = Some((1, 1, Some(hostile.clone())));
+        });
+    }
+    for (width, unicode) in [(20, true), (79, true), (80, true), (140, false)] {
+        let lines = Shown::default().draw(std::slice::from_ref(&progress), Room { width, height: 60, unicode });
+        for text in lines {
+            assert!(crate::text::columns(&text) < width, "{text:?}");
+            assert!(!text.chars().any(crate::text::is_hidden), "{text:?}");
+        }
+    }
+    progress.state = QueryState::Done;
+    let said = Lines::default().next(&progress);
+    assert!(said.iter().all(|text| !text.chars().any(crate::text::is_hidden)), "{said:?}");
+}
+
 #[test]
 fn what_went_wrong_and_was_made_good_is_a_note() {
     let mut made = Made::new(2, Limits::default());

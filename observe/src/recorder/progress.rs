@@ -14,12 +14,12 @@ impl Recorder {
         let figures = query.figures(self.epoch_ms, now);
         let there = || self.workers.values().filter(|worker| !worker.gone);
         let busy: Option<Vec<f64>> = there().map(Worker::busy).collect();
-        let memory = there().map(|worker| worker.sample.memory).sum();
-        let limit: u64 = there().map(|worker| worker.memory).sum();
+        let memory = there().fold(0_u64, |all, worker| all.saturating_add(worker.sample.memory));
+        let limit = there().fold(0_u64, |all, worker| all.saturating_add(worker.memory));
         let stages = query.plan.stages.iter().zip(&query.stages);
         let stages: Vec<_> = stages.map(|(plan, stage)| query.stage_progress(plan, stage, now)).collect();
         let in_udfs = |stage: &Stage| stage.figures.spent.udf;
-        let waited: u64 = query.stages.iter().map(in_udfs).sum();
+        let waited = query.stages.iter().map(in_udfs).fold(0, u64::saturating_add);
         let most = query.stages.iter().max_by_key(|stage| in_udfs(stage)).and_then(|stage| stage.steps.first());
         Some(Progress {
             id: figures.id,
@@ -65,7 +65,7 @@ impl Query {
             |stage: u32| self.stages.get(stage as usize).is_none_or(|stage| stage.figures.state == StageState::Done);
         StageProgress {
             stage: plan.stage,
-            label: self.plan.label(plan.stage),
+            label: stage.label.clone(),
             state: figures.state,
             given: plan.given,
             tasks: figures.tasks,

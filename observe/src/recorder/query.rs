@@ -1,14 +1,14 @@
 //! One query's figures.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::records::Records;
 use super::stage::Stage;
 use super::strips::Busy;
 use crate::text::ends;
 use crate::{
-    Dropped, EdgeFigures, ErrorRecord, Explain, Outcome, PoolFigures, QueryFigures, QueryId, QueryState, Spent,
-    Submitted, TaskRecord,
+    Dropped, EdgeFigures, ErrorRecord, Explain, Metrics, MetricsByUdf, Node, Outcome, PoolFigures, QueryFigures,
+    QueryId, QueryState, Spent, StagePlan, Submitted, TaskRecord,
 };
 
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(super) struct Query {
     planned: u64,
     pub(super) submitted: u64,
     first: Option<u64>,
+    /// Workers that were there when it ended, and their CPUs.
+    pub(super) fleet: Option<(u32, f64)>,
     /// All of the result was there, or there will be none.
     pub(super) ended: Option<u64>,
     /// It was released.
@@ -31,6 +33,12 @@ pub(super) struct Query {
     pub(super) errors: VecDeque<ErrorRecord>,
     pub(super) incomplete: Vec<String>,
     pub(super) dropped: Dropped,
+    /// What UDFs have reported about themselves, each batch once; and in attempts that do not count.
+    pub(super) reported: MetricsByUdf,
+    in_vain: MetricsByUdf,
+    /// Bytes of it as they were counted last, and of those what it is known for that each task has left.
+    pub(super) counted: usize,
+    pub(super) outputs: usize,
 }
 
 /// Errors of a query.
@@ -42,8 +50,10 @@ const ENDED: usize = 256 * 1024;
 
 impl Query {
     pub(super) fn new(Submitted { query, name, plan, planned }: Submitted<'_>, room: &mut usize, now: u64) -> Self {
-        let stages = plan.stages.iter().map(|stage| Stage::new(stage, plan.udfs_of(stage.stage).cloned(), room));
-        let stages: Vec<_> = stages.collect();
+        let mut nodes: BTreeMap<u32, Vec<&Node>> = BTreeMap::new();
+        plan.nodes.iter().for_each(|node| nodes.entry(node.stage).or_default().push(node));
+        let nodes_of = |stage: &StagePlan| nodes.get(&stage.stage).map(Vec::as_slice).unwrap_or_default();
+        let stages: Vec<_> = plan.stages.iter().map(|stage| Stage::new(stage, nodes_of(stage), room)).collect();
         let mut query = Self {
             id: query,
             name: name.map(|name| ends(name, 200)),
@@ -54,6 +64,7 @@ impl Query {
             planned,
             submitted: now,
             first: None,
+            fleet: None,
             ended: None,
             taken: None,
             busy: Busy::default(),
@@ -61,6 +72,10 @@ impl Query {
             errors: VecDeque::new(),
             incomplete: Vec::new(),
             dropped: Dropped::default(),
+            reported: MetricsByUdf::new(),
+            in_vain: MetricsByUdf::new(),
+            counted: 0,
+            outputs: 0,
         };
         query.note_outputs();
         query
@@ -79,9 +94,26 @@ impl Query {
         self.note_outputs();
     }
 
-    /// Counts the stages of which it is not known what each task has left.
+    /// Counts the stages of which it is not known what each task has left, and what it takes to know it of the others.
     fn note_outputs(&mut self) {
         self.dropped.outputs = self.stages.iter().filter(|stage| !stage.keeps_outputs()).count() as u64;
+        self.outputs = self.stages.iter().map(Stage::bytes_of_outputs).sum();
+    }
+
+    /// UDF calls of an attempt have reported this.
+    pub(super) fn report(&mut self, metrics: &MetricsByUdf, counts: bool) {
+        let all = if counts { &mut self.reported } else { &mut self.in_vain };
+        for (udf, metrics) in metrics.iter().filter(|(_, metrics)| !metrics.is_empty()) {
+            all.entry(udf.clone()).or_default().merge(metrics);
+        }
+    }
+
+    /// A replica that took batches of this step has reported this at its end.
+    pub(super) fn replica_reports(&mut self, stage: u32, step: u32, metrics: &Metrics) {
+        let step = self.stages.get(stage as usize).and_then(|stage| stage.steps.get(step as usize));
+        if let Some(udf) = step.map(|step| step.udf().to_owned()) {
+            self.reported.entry(udf).or_default().merge(metrics);
+        }
     }
 
     pub(super) fn place(&mut self, stage: u32, task: u32, attempt: u32, worker: u32, now: u64) {
@@ -102,7 +134,7 @@ impl Query {
                 step.calls.merge(calls);
             }
         }
-        let times = Spent { inputs: Vec::new(), calls: Vec::new(), ..*spent };
+        let times = Spent { inputs: Vec::new(), calls: Vec::new(), nodes: spent.nodes.clone(), ..*spent };
         of.figures.spent.merge(&times);
     }
 
@@ -161,6 +193,7 @@ impl Query {
         self.settle(at);
         self.taken = Some(at);
         self.stages.iter_mut().for_each(Stage::close);
+        self.outputs = 0;
         let over = |query: &Self| query.bytes().saturating_sub(query.plan.bytes()) > ENDED;
         while over(self) && self.records.sampled() > 1 {
             self.records.thin();
@@ -195,7 +228,7 @@ impl Query {
 
     pub(super) fn figures(&self, epoch_ms: u64, now: u64) -> QueryFigures {
         let result = self.stages.last().map(|stage| (stage.figures.rows, stage.figures.bytes)).unwrap_or_default();
-        let sum = |of: fn(&Stage) -> u64| self.stages.iter().map(of).sum();
+        let sum = |of: fn(&Stage) -> u64| self.stages.iter().map(of).fold(0, u64::saturating_add);
         let now = self.since(now);
         let end = self.ended.unwrap_or(now);
         let first = self.first.unwrap_or(end);
@@ -213,6 +246,8 @@ impl Query {
             bytes: result.1,
             busy: sum(|stage| stage.figures.busy),
             again: sum(|stage| stage.figures.busy_again),
+            workers: 0,
+            cpus: 0.0,
         }
     }
 
@@ -234,7 +269,14 @@ impl Query {
             let number = stage.figures.stage;
             stage.steps.iter().map(move |step| step.figures(number, now))
         });
-        pools.collect()
+        let mut pools: Vec<_> = pools.collect();
+        // Where several steps call one UDF, it is not known which of them it was.
+        let mut said = BTreeSet::new();
+        for pool in pools.iter_mut().filter(|pool| said.insert(pool.udf.clone())) {
+            let figures = |of: &MetricsByUdf| of.get(&pool.udf).map(Metrics::figures).unwrap_or_default();
+            (pool.reported, pool.in_vain) = (figures(&self.reported), figures(&self.in_vain));
+        }
+        pools
     }
 
     /// Every attempt that is kept, in the order of its stage, task and number; each once.
@@ -267,6 +309,15 @@ impl Query {
         let errors: usize = self.errors.iter().map(|error| size_of::<ErrorRecord>() + error.text.len()).sum();
         let words: usize = self.incomplete.iter().map(|word| word.len() + 24).sum();
         let stages: usize = self.stages.iter().map(Stage::bytes).sum();
-        size_of::<Self>() + self.plan.bytes() + self.busy.bytes() + self.records.bytes() + errors + words + stages
+        let reported: usize =
+            self.reported.iter().chain(&self.in_vain).map(|(udf, of)| udf.len() + 48 + of.bytes()).sum();
+        size_of::<Self>()
+            + reported
+            + self.plan.bytes()
+            + self.busy.bytes()
+            + self.records.bytes()
+            + errors
+            + words
+            + stages
     }
 }

@@ -67,7 +67,7 @@ impl Rates {
         self.go_to(now);
         if let Some((tasks, all)) = self.of.back_mut() {
             *tasks += 1;
-            *all += rows;
+            *all = all.saturating_add(rows);
         }
     }
 
@@ -88,7 +88,7 @@ impl Rates {
     pub(super) fn rows_per_second(&self, now: u64) -> Option<f64> {
         let whole = self.whole(now);
         let recent = &whole[whole.len().saturating_sub(RECENT)..];
-        let rows: u64 = recent.iter().map(|(_, rows)| rows).sum();
+        let rows = recent.iter().fold(0_u64, |all, (_, rows)| all.saturating_add(*rows));
         (!recent.is_empty()).then(|| rows as f64 / (recent.len() as f64 * 5.0))
     }
 

@@ -7,7 +7,7 @@ use super::rates::{Rates, Standing};
 use super::records::Slowest;
 use super::slots::{Slot, Slots};
 use super::step::Step;
-use crate::{End, Fetched, Outcome, StageFigures, StagePlan, StageState, TaskRecord, UdfPlan, WaitFigures};
+use crate::{End, Fetched, Node, Outcome, StageFigures, StagePlan, StageState, TaskRecord, WaitFigures};
 
 #[derive(Debug, Default)]
 pub(super) struct Stage {
@@ -25,6 +25,8 @@ pub(super) struct Stage {
     pub(super) ever_done: u32,
     /// Tasks that are in the driver's hands from the beginning.
     given: bool,
+    /// What it does, in a line.
+    pub(super) label: String,
 }
 
 /// An attempt that runs, or waits at its worker.
@@ -37,16 +39,26 @@ pub(super) struct Running {
     again: bool,
 }
 
+/// Columns of what a stage does.
+const LABEL: usize = 200;
+
+/// What these nodes do, in a line: there may be thousands.
+fn label(nodes: &[&Node]) -> String {
+    let labels: Vec<_> = nodes.iter().map(|node| node.label.as_str()).collect();
+    crate::text::cut(&labels.join(", "), LABEL)
+}
+
 /// What it was waiting for, at most so many kinds of a stage.
 const WAITS: usize = 64;
 
 impl Stage {
-    pub(super) fn new(plan: &StagePlan, udfs: impl Iterator<Item = UdfPlan>, room: &mut usize) -> Self {
+    pub(super) fn new(plan: &StagePlan, nodes: &[&Node], room: &mut usize) -> Self {
         let state = if plan.given { StageState::Done } else { StageState::Waiting };
         let mut stage = Self {
             figures: StageFigures { stage: plan.stage, state, ..StageFigures::default() },
-            steps: udfs.map(Step::new).collect(),
+            steps: nodes.iter().filter_map(|node| node.udf.clone()).map(Step::new).collect(),
             given: plan.given,
+            label: label(nodes),
             ..Self::default()
         };
         if let Some(tasks) = plan.tasks {
@@ -74,6 +86,17 @@ impl Stage {
         } else if self.slots.kept {
             self.slots.resize(tasks);
         }
+    }
+
+    /// The rows are there that the driver has for it.
+    pub(super) fn give(&mut self, rows: u64, bytes: u64) {
+        (self.figures.rows, self.figures.bytes) = (rows, bytes);
+    }
+
+    /// Whether this attempt would be the first to do its task.
+    pub(super) fn is_first(&self, task: u32, attempt: u32) -> bool {
+        let runs = self.running.get(&task).is_some_and(|known| known.attempt == attempt);
+        runs && self.slots.get(task) == Slot::New
     }
 
     pub(super) fn keeps_outputs(&self) -> bool {
@@ -145,15 +168,16 @@ impl Stage {
         let ran = ran.unwrap_or(u64::MAX).min(now.saturating_sub(placed));
         let figures = &mut self.figures;
         figures.running = self.running.len() as u32;
-        figures.busy += ran;
+        figures.busy = figures.busy.saturating_add(ran);
         let (attempts, busy) = self.workers.entry(worker).or_default();
-        (*attempts, *busy) = (*attempts + 1, *busy + ran);
+        (*attempts, *busy) = (*attempts + 1, busy.saturating_add(ran));
         match outcome {
             Outcome::Done => {
                 let was_done = self.slots.get(task) != Slot::New;
                 self.slots.set(task, Slot::Stands(rows, bytes));
                 figures.done += 1;
-                (figures.rows, figures.bytes) = (figures.rows + rows, figures.bytes + bytes);
+                (figures.rows, figures.bytes) =
+                    (figures.rows.saturating_add(rows), figures.bytes.saturating_add(bytes));
                 figures.durations.add(ran / 1000);
                 figures.rows_each.add(rows);
                 figures.bytes_each.add(bytes);
@@ -173,7 +197,7 @@ impl Stage {
             Outcome::Stopped | Outcome::Running => figures.stopped += 1,
         }
         if again || matches!(outcome, Outcome::Failed | Outcome::Lost) {
-            figures.busy_again += ran;
+            figures.busy_again = figures.busy_again.saturating_add(ran);
         }
         let stage = figures.stage;
         let record = TaskRecord { stage, task, attempt, worker, placed, ran, rows, bytes, outcome };
@@ -203,7 +227,8 @@ impl Stage {
         let many = self.waits.len() >= WAITS;
         let key = (kind, crate::text::ends(on, 200));
         let key = if many && !self.waits.contains_key(&key) { (kind, String::new()) } else { key };
-        *self.waits.entry(key).or_default() += time;
+        let waited = self.waits.entry(key).or_default();
+        *waited = waited.saturating_add(time);
     }
 
     /// The query has ended: what is needed only while it runs goes.
@@ -255,6 +280,7 @@ impl Stage {
         let spread = durations.bytes() + rows_each.bytes() + bytes_each.bytes();
         let maps = self.running.len() * 64 + self.workers.len() * 48 + self.inputs.len() * 96 + self.waits.len() * 300;
         let steps: usize = self.steps.iter().map(Step::bytes).sum();
-        size_of::<Self>() + self.slots.bytes() + self.slowest.bytes() + spread + maps + steps
+        let nodes: usize = self.figures.spent.nodes.iter().map(|node| node.name.len() + 80).sum();
+        size_of::<Self>() + self.label.len() + nodes + self.slots.bytes() + self.slowest.bytes() + spread + maps + steps
     }
 }

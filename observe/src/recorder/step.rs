@@ -22,7 +22,6 @@ pub(super) struct Step {
     /// Batches that wait for room, by worker, and since when there are so many.
     waiting: BTreeMap<u32, (u32, u64)>,
     waited: u64,
-    pub(super) reported: Vec<(String, f64)>,
 }
 
 /// Bytes of the last word of a start.
@@ -44,7 +43,6 @@ impl Step {
             calls: Calls::default(),
             waiting: BTreeMap::new(),
             waited: 0,
-            reported: Vec::new(),
         }
     }
 
@@ -106,6 +104,7 @@ impl Step {
         waiting.into_iter().for_each(|worker| self.credit(worker, 0, now));
     }
 
+    /// What it did; what its UDF reports is known of the query.
     pub(super) fn figures(&self, stage: u32, now: u64) -> PoolFigures {
         let plan = &self.plan;
         let since = |at: &u64| now.saturating_sub(*at);
@@ -128,7 +127,8 @@ impl Step {
             calls: self.calls.clone(),
             waiting: self.waiting.values().map(|(batches, _)| batches).sum(),
             waited: self.waited + self.waiting.values().map(|(n, at)| u64::from(*n) * since(at)).sum::<u64>(),
-            reported: self.reported.clone(),
+            reported: Vec::new(),
+            in_vain: Vec::new(),
         }
     }
 
@@ -140,7 +140,6 @@ impl Step {
 
     pub(super) fn bytes(&self) -> usize {
         let maps = self.serving.len() * 40 + self.starting.len() * (80 + WORD) + self.waiting.len() * 40;
-        let reported: usize = self.reported.iter().map(|(name, _)| name.len() + 40).sum();
-        size_of::<Self>() + maps + reported + self.calls.call.bytes() + self.plan.udf.len()
+        size_of::<Self>() + maps + self.calls.call.bytes() + self.plan.udf.len()
     }
 }

@@ -2,7 +2,10 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::testing::{self, Made, Random, SECOND};
-use crate::{Explain, Outcome, StageId, StagePlan, Submitted, TaskId};
+use crate::{
+    Calls, EngineNode, Explain, Fetched, Metric, Metrics, MetricsByUdf, Outcome, Spent, StageId, StagePlan, Submitted,
+    TaskId,
+};
 
 #[test]
 fn what_a_worker_held_is_done_again_and_counts_once() {
@@ -128,7 +131,7 @@ fn one_stage(recorder: &mut Recorder, query: u64, tasks: u32, now: u64) {
 #[test]
 fn what_is_kept_is_bounded_and_what_is_left_out_is_counted() {
     let limits = Limits { memory: 1 << 20, queries: 5 };
-    let mut recorder = Recorder::new(limits, "", 0);
+    let (mut recorder, none) = (Recorder::new(limits, "", 0), MetricsByUdf::new());
     for query in 0..40 {
         one_stage(&mut recorder, query, 5_000, 0);
         for index in 0..5_000 {
@@ -136,7 +139,7 @@ fn what_is_kept_is_bounded_and_what_is_left_out_is_counted() {
             let now = u64::from(index) * 10_000_000;
             recorder.saw(Seen::Placed { task, attempt: 1, worker: WorkerId(index % 50) }, now);
             let end = if index % 7 == 0 { End::Failed("a long error") } else { End::Done { rows: 1, bytes: 1 } };
-            recorder.saw(Seen::Ended { task, attempt: 1, end, ran: None }, now + 5_000_000);
+            recorder.saw(Seen::Ended { task, attempt: 1, end, ran: None, metrics: &none }, now + 5_000_000);
         }
         assert!(recorder.bytes() <= limits.memory + (1 << 19), "{} bytes", recorder.bytes());
         recorder.saw(Seen::Released(QueryId(query)), 60 * SECOND);
@@ -174,7 +177,8 @@ fn a_stage_whose_tasks_are_known_late_has_them_from_then_on() {
     }
     let task = TaskId { query, stage: StageId(0), index: 11 };
     recorder.saw(Seen::Placed { task, attempt: 1, worker: WorkerId(0) }, 2);
-    recorder.saw(Seen::Ended { task, attempt: 1, end: End::Done { rows: 5, bytes: 6 }, ran: Some(u64::MAX) }, 9);
+    let (end, metrics) = (End::Done { rows: 5, bytes: 6 }, MetricsByUdf::new());
+    recorder.saw(Seen::Ended { task, attempt: 1, end, ran: Some(u64::MAX), metrics: &metrics }, 9);
     let stage = recorder.profile(query, 9).unwrap().stages.remove(0);
     assert_eq!((stage.rows, stage.busy), (5, 7), "no clock is so far off");
 }
@@ -190,4 +194,176 @@ fn a_pool_s_time_is_that_of_its_replicas_as_far_as_they_served_the_step() {
     assert_eq!((pool.ready, pool.waiting, pool.starting.len()), (3, 9, 1));
     let progress = running.recorder.progress(running.query, running.now + SECOND).unwrap();
     assert_eq!(progress.stages[1].pools[0].starting.as_ref().unwrap().0, 35 * SECOND);
+}
+
+#[test]
+fn what_a_udf_reports_counts_once_for_each_task_and_the_rest_is_in_vain() {
+    let mut made = Made::new(2, Limits::default());
+    made.submit(None, &testing::plan());
+    let reports = |count| {
+        let mut metrics = Metrics::default();
+        metrics.add("tokens", Metric::Counter(count));
+        MetricsByUdf::from([("demo::Embed".to_owned(), metrics)])
+    };
+    let attempt = |made: &mut Made, attempt, end, count| {
+        made.place(1, 3, attempt, attempt % 2);
+        made.now += SECOND;
+        let task = TaskId { query: made.query, stage: StageId(1), index: 3 };
+        made.saw(Seen::Ended { task, attempt, end, ran: None, metrics: &reports(count) });
+        // It is not heard twice.
+        made.saw(Seen::Ended { task, attempt, end, ran: None, metrics: &reports(count) });
+    };
+    attempt(&mut made, 1, End::Failed("no"), 1);
+    attempt(&mut made, 2, End::Done { rows: 1, bytes: 1 }, 10);
+    made.saw(Seen::Lost { worker: WorkerId(0), why: "signal 9" });
+    attempt(&mut made, 3, End::Done { rows: 1, bytes: 1 }, 100);
+    let step = made.step(1);
+    made.saw(Seen::Released(made.query));
+    made.saw(Seen::ReplicaReports { step, metrics: &reports(1000)["demo::Embed"] });
+    let profile = made.profile();
+    assert_eq!(profile.pools[0].reported, [("tokens".to_owned(), 1010.0)]);
+    assert_eq!(profile.pools[0].in_vain, [("tokens".to_owned(), 101.0)]);
+    assert_eq!(made.recorder.stands(made.query, made.now).unwrap().reported["demo::Embed"].counter("tokens"), 1010);
+}
+
+#[test]
+fn workers_that_had_nothing_of_a_query_could_have_had_something() {
+    let mut made = Made::new(3, Limits::default());
+    made.submit(None, &testing::plan());
+    made.run(0, 0, 1, 10, 1);
+    made.saw(Seen::Done(made.query));
+    made.saw(Seen::Lost { worker: WorkerId(2), why: "signal 9" });
+    let profile = made.profile();
+    assert_eq!((profile.query.workers, profile.cpus(), profile.workers.len()), (3, 12.0, 1));
+}
+
+/// It says to a status what a profile says.
+#[test]
+fn where_a_query_stands_is_what_its_profile_says_also_after_its_end() {
+    for seed in 0..100 {
+        let (mut made, ..) = random_run(seed);
+        for _ in 0..2 {
+            let (stands, profile) = (made.recorder.stands(made.query, made.now).unwrap(), made.profile());
+            let (stage, figures) = (stands.stages[0], &profile.stages[0]);
+            let pending = figures.tasks.unwrap() - figures.done - figures.running;
+            assert_eq!(stage.tasks, (pending, figures.running, figures.done), "seed {seed}");
+            assert_eq!((stage.rows, stage.bytes, stands.state), (figures.rows, figures.bytes, profile.query.state));
+            made.saw(Seen::Released(made.query));
+        }
+    }
+}
+
+/// The clock of the head does not go back, but what is seen beside each other may be seen the other way round.
+#[test]
+fn clocks_that_go_back_are_no_harm() {
+    for seed in 0..100 {
+        let (mut made, mut random) = (Made::new(3, Limits::default()), Random(seed));
+        made.submit(None, &testing::plan());
+        let (query, step) = (made.query, made.step(1));
+        for round in 0..600 {
+            made.now = random.below(100 * SECOND);
+            let (task, worker) = (random.below(24) as u32, random.below(3) as u32);
+            let replica = Replica { pool: 1, rank: worker };
+            match random.below(9) {
+                0..2 => made.place(1, task, round, worker),
+                2..4 => {
+                    let attempt = random.below(u64::from(round) + 1) as u32;
+                    made.ends(1, task, attempt, End::Done { rows: 1, bytes: 1 });
+                }
+                4 => made.saw(Seen::ReplicaStarts { replica, step, worker: WorkerId(worker) }),
+                5 => made.saw(Seen::ReplicaReady(replica)),
+                6 => made.saw(Seen::Serves { replica, step }),
+                7 => made.saw(Seen::Credit { step, worker: WorkerId(worker), batches: 1 }),
+                _ => made.saw(Seen::Pulse(WorkerId(worker), Sample { cpu: random.below(SECOND), memory: 1, peak: 1 })),
+            }
+            let progress = made.recorder.progress(query, random.below(100 * SECOND)).unwrap();
+            assert!(progress.time <= 100 * SECOND && progress.cpus_busy.is_none_or(|busy| busy >= 0.0));
+        }
+        made.saw(Seen::Done(query));
+        let profile = made.profile();
+        assert!(profile.stages.iter().all(|stage| stage.busy <= 600 * 100 * SECOND), "seed {seed}");
+        assert!(profile.took() <= 100 * SECOND && profile.to_html().contains("</html>"), "seed {seed}");
+    }
+}
+
+/// No worker is believed so far that a sum of what it says ends this process.
+#[test]
+fn figures_that_cannot_be_are_no_harm() {
+    let mut made = Made::new(1, Limits::default());
+    made.submit(None, &testing::plan());
+    let all = u64::MAX;
+    let mut calls = Calls { rows: all, busy: all, retried: all, ..Calls::default() };
+    [0, 1, all].into_iter().for_each(|value| calls.call.add(value));
+    let read = Fetched { rows: all, here: all, mapped: all, network: all, relayed: all };
+    let node = EngineNode {
+        name: "filter".to_owned(),
+        nth: 0,
+        rows_in: all,
+        rows_out: all,
+        time: all,
+        io: all,
+        io_bytes: all,
+    };
+    let spent = Spent {
+        fetch: all,
+        engine: all,
+        udf: all,
+        write: all,
+        inputs: vec![(0, read), (7, read)],
+        calls: vec![(0, calls.clone()), (9, calls)],
+        nodes: vec![node],
+    };
+    for task in 0..4 {
+        made.place(1, task, 1, 0);
+        made.now += SECOND;
+        made.spent(1, &spent);
+        made.ends(1, task, 1, End::Done { rows: all, bytes: all });
+        made.saw(Seen::Pulse(WorkerId(0), Sample { cpu: all, memory: all, peak: all }));
+        made.recorder.progress(made.query, made.now).unwrap();
+    }
+    // One of them is lost again.
+    made.place(1, 0, 2, 0);
+    let profile = made.profile();
+    assert_eq!((profile.stages[1].spent.udf, profile.stages[1].spent.nodes.len()), (all, 1));
+    assert!(format!("{profile:#}").contains("filter") && profile.to_html().contains("</html>"));
+    assert!(Profile::from_json(&profile.to_json()).unwrap() == profile);
+}
+
+#[test]
+fn nodes_of_the_engine_add_up_and_those_beyond_so_many_are_told_together() {
+    let node =
+        |at: u32| EngineNode { name: format!("node {at}"), nth: 0, rows_in: 2, rows_out: 1, ..EngineNode::default() };
+    let mut spent = Spent::default();
+    (0..3).for_each(|_| (0..100).for_each(|at| spent.node(&node(at))));
+    let mut all = spent.clone();
+    all.merge(&spent);
+    assert_eq!((all.nodes.len(), all.nodes[0].rows_in, all.nodes[63].rows_out), (65, 12, 6));
+    assert_eq!((all.nodes[64].name.as_str(), all.nodes[64].rows_out), ("others", 36 * 6));
+}
+
+/// A session that lives long, a thousand of whose queries nobody has let go of.
+#[test]
+fn a_hundred_thousand_queries_take_no_more_than_there_is() {
+    let limits = Limits { memory: 1 << 20, queries: 64 };
+    let (mut recorder, none) = (Recorder::new(limits, "", 0), MetricsByUdf::new());
+    for query in 0..100_000 {
+        one_stage(&mut recorder, query, 1, query);
+        let task = TaskId { query: QueryId(query), stage: StageId(0), index: 0 };
+        recorder.saw(Seen::Placed { task, attempt: 1, worker: WorkerId(0) }, query);
+        let end = End::Done { rows: 1, bytes: 1 };
+        recorder.saw(Seen::Ended { task, attempt: 1, end, ran: None, metrics: &none }, query);
+        recorder.saw(Seen::Done(QueryId(query)), query);
+        if let Some(before) = query.checked_sub(1_000) {
+            recorder.saw(Seen::Released(QueryId(before)), query);
+        }
+    }
+    assert!(recorder.queries().count() >= 1_000 && recorder.queries().count() <= 1_064);
+    (0..100_000).for_each(|query| recorder.saw(Seen::Released(QueryId(query)), 100_000));
+    assert!(recorder.bytes() <= limits.memory, "{} bytes", recorder.bytes());
+    assert_eq!(
+        recorder.bytes(),
+        recorder.held + recorder.workers.len() * WORKER,
+        "what is counted as it goes is what there is"
+    );
+    assert_eq!((recorder.outputs, recorder.dropped().profiles as usize), (0, 100_000 - recorder.queries().count()));
 }

@@ -1,8 +1,8 @@
 //! Queries that never ran, as a scheduler would have told of them.
 
 use crate::{
-    Calls, End, Explain, Fetched, Gone, Limits, Node, NodeKind, Profile, QueryId, Reads, Recorder, Replica, Sample,
-    Seen, Spent, StageId, StagePlan, StepId, Submitted, TaskId, UdfPlan, WorkerId,
+    Calls, End, Explain, Fetched, Gone, Limits, Metric, Metrics, MetricsByUdf, Node, NodeKind, Profile, QueryId, Reads,
+    Recorder, Replica, Sample, Seen, Spent, StageId, StagePlan, StepId, Submitted, TaskId, UdfPlan, WorkerId,
 };
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
@@ -50,7 +50,7 @@ impl Made {
 
     pub(crate) fn ends(&mut self, stage: u32, task: u32, attempt: u32, end: End<'_>) {
         let task = self.task(stage, task);
-        self.saw(Seen::Ended { task, attempt, end, ran: None });
+        self.saw(Seen::Ended { task, attempt, end, ran: None, metrics: &MetricsByUdf::new() });
     }
 
     /// A task that runs from now for so long, and leaves so many rows of 100 bytes.
@@ -181,8 +181,9 @@ pub(crate) fn pipeline() -> Profile {
     }
     made.at(39_000);
     embeds(&mut made, 70 * SECOND);
-    let (query, figures) = (made.query, [("tokens".to_owned(), 81_000_000.0)]);
-    made.saw(Seen::Reported { query, udf: "demo::Embed", figures: &figures });
+    let (query, step, mut metrics) = (made.query, made.step(1), Metrics::default());
+    metrics.add("tokens", Metric::Counter(81_000_000));
+    made.saw(Seen::ReplicaReports { step, metrics: &metrics });
     made.saw(Seen::Waited {
         query,
         stage: StageId(1),

@@ -501,7 +501,7 @@ fn a_driver_speaks_of_no_query_or_actor_of_another() {
         assert_eq!(scene.status(other, 1).await, None);
         assert!(!scene.is_shown(other, 1).await && scene.is_shown(mine, 1).await);
         scene.gateway(other).ask(Release(query), SOON).await.unwrap();
-        assert!(scene.status(mine, 1).await.is_some(), "it goes on");
+        assert_eq!(scene.status(mine, 1).await.unwrap().state, regatta_observe::QueryState::Running, "it goes on");
         scene.end(run).await;
         let heard = scene.gateway(mine).ask(Hear(query), SOON).await.unwrap().unwrap();
         assert!(matches!(&heard[..], [RunEvent::Partition { .. }, RunEvent::Done(1)]), "{heard:?}");

@@ -2,6 +2,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use regatta_observe::{StageStands, Stands};
+
 use super::recover::MAX_ATTEMPTS;
 use super::*;
 use crate::error::{ClusterError, TaskFailure};
@@ -57,6 +59,15 @@ impl Play {
             seen += 1;
         }
         actions
+    }
+
+    /// Where everything stands, but for what is observed of queries, which is of others.
+    fn status(&self) -> SessionStatus {
+        self.core.session_status(self.now, |query| {
+            let waits = self.core.waits(query, self.now)?;
+            let stages = vec![StageStands::default(); waits.len()];
+            Some(QueryStatus::new(Stands { stages, ..Stands::default() }, waits))
+        })
     }
 
     fn submit(&mut self, id: u64, stages: Vec<StageSpec>) -> Vec<Action> {
@@ -425,13 +436,13 @@ fn without_a_worker_queries_wait_for_one_and_then_fail() {
     play.now += WORKERS - Duration::from_secs(1);
     assert!(failure(&play.event(Event::Tick)).is_none());
     play.submit(2, vec![stage(1)]);
-    let waits = play.core.status(QueryId(2), play.now).unwrap();
-    assert_eq!(waits.stages[0].waits[0].on.to_string(), "a worker to join");
+    let waits = play.core.waits(QueryId(2), play.now).unwrap();
+    assert_eq!(waits[0].waits[0].on.to_string(), "a worker to join");
     play.now += Duration::from_secs(1);
     let actions = play.event(Event::Tick);
     assert!(failure(&actions).unwrap().to_string().contains("REGATTA_JOIN"), "{actions:?}");
-    assert!(play.core.status(QueryId(1), play.now).is_none(), "the first has waited long enough");
-    assert!(play.core.status(QueryId(2), play.now).is_some(), "the second has not");
+    assert!(play.core.waits(QueryId(1), play.now).is_none(), "the first has waited long enough");
+    assert!(play.core.waits(QueryId(2), play.now).is_some(), "the second has not");
     let joined = play.event(joined(1, Resources::cpus(1.0)));
     let (task, attempt) = runs(&joined)[0];
     assert!(is_done(&play.done(task, attempt)));
@@ -568,7 +579,7 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
         let finished = play.finish(last);
         finished.keys().for_each(|query| *ends.entry(*query).or_insert(0) += 1);
         let open: Vec<_> = submitted.iter().filter(|query| !ends.contains_key(query)).collect();
-        assert!(open.is_empty(), "seed {seed}: {open:?} never end:\n{}", play.core.session_status(play.now));
+        assert!(open.is_empty(), "seed {seed}: {open:?} never end:\n{}", play.status());
         for query in 0..60 {
             let actions = play.event(Event::Release(QueryId(query)));
             hear(&actions, &mut ends);

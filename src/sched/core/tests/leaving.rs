@@ -16,7 +16,7 @@ fn what_a_cancelled_query_still_runs_keeps_its_room_until_its_worker_says_that_i
     assert!(actions.iter().any(|a| matches!(a, Action::End { .. })));
     assert!(runs(&play.submit(2, vec![stage(2)])).is_empty(), "two cross joins burn the CPUs of the worker");
     play.now += Duration::from_secs(3);
-    let status = play.core.session_status(play.now);
+    let status = play.status();
     assert_eq!(status.workers[0].cpus, (1.0, 1.0));
     assert_eq!(status.workers[0].leaving, Some((2, Duration::from_secs(3))));
     let text = status.to_string();
@@ -26,7 +26,7 @@ fn what_a_cancelled_query_still_runs_keeps_its_room_until_its_worker_says_that_i
     assert_eq!(runs(&play.event(ended())).len(), 1);
     assert!(runs(&play.event(ended())).is_empty(), "it has one end");
     assert_eq!(runs(&play.leave()).len(), 1);
-    assert_eq!(play.core.session_status(play.now).workers[0].leaving, None);
+    assert_eq!(play.status().workers[0].leaving, None);
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn what_left_with_a_lost_worker_is_not_waited_for() {
     play.submit(1, vec![stage(2)]);
     play.event(Event::Release(QueryId(1)));
     play.event(lost(0));
-    assert_eq!(play.core.session_status(play.now).workers[0].leaving, Some((1, Duration::ZERO)));
+    assert_eq!(play.status().workers[0].leaving, Some((1, Duration::ZERO)));
     play.leave();
     play.assert_idle();
 }
@@ -72,7 +72,7 @@ fn short_tasks_behind_a_long_one_are_taken_back_once_another_worker_could_run_th
         placed = take(&actions, &mut running);
         ended += 1;
     }
-    let (running, queued) = play.core.session_status(play.now).workers[0].tasks;
+    let (running, queued) = play.status().workers[0].tasks;
     assert_eq!(running, 1);
     assert!(queued >= 5, "{queued} wait there");
     let actions = play.event(Event::Tick);
@@ -141,10 +141,10 @@ fn a_replacement_that_dies_before_it_joins_is_asked_for_again_ever_more_slowly_a
         play.now += Duration::from_secs(1);
     }
     assert_eq!(asked, [0, 5, 15, 35, 75, 135, 195, 255], "and never seldomer than once a minute");
-    let text = play.core.session_status(play.now).to_string();
+    let text = play.status().to_string();
     assert!(text.contains("8 workers that were asked for ended before they joined; the last: its process"), "{text}");
     play.event(joined(1, Resources::cpus(2.0)));
-    assert_eq!(play.core.session_status(play.now).not_joined, None);
+    assert_eq!(play.status().not_joined, None);
     play.event(lost(1));
     let actions = play.event(Event::Tick);
     assert!(actions.iter().any(|a| matches!(a, Action::Demand { .. })), "one joined: the pause is the first one again");

@@ -54,7 +54,7 @@ fn a_replica_that_was_stopped_keeps_its_charge_until_its_thread_has_ended_or_its
         play.leave();
         assert!(starts(&play.submit(2, vec![udf_stage(1, 0.5, (1, 1))])).is_empty(), "half a CPU is charged still");
         play.now += Duration::from_secs(3);
-        let status = play.core.session_status(play.now);
+        let status = play.status();
         assert_eq!(status.workers[0].leaving, Some((1, Duration::from_secs(3))));
         let (second, _) = match lost {
             false => starts(&play.event(Event::ReplicaEnded(replica)))[0],
@@ -122,8 +122,8 @@ fn replicas_keep_pace_with_the_tasks_that_need_them_as_workers_come() {
         for (worker, replicas) in expect.into_iter().enumerate() {
             let ready: Vec<_> = starts(&actions).into_iter().map(|(replica, _)| replica).collect();
             ready.into_iter().for_each(|replica| drop(play.event(Event::ReplicaReady(replica))));
-            let status = play.core.status(QueryId(1), play.now).unwrap();
-            assert_eq!(status.stages[0].pools[0].ready, replicas, "with {} workers, though 100 tasks wait", worker + 1);
+            let waits = play.core.waits(QueryId(1), play.now).unwrap();
+            assert_eq!(waits[0].pools[0].ready, replicas, "with {} workers, though 100 tasks wait", worker + 1);
             actions = play.event(joined(worker as u32 + 1, Resources::cpus(1.0)));
         }
     }

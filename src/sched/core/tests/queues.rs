@@ -42,7 +42,7 @@ fn a_worker_has_its_next_short_task_before_it_needs_it() {
     play.now += Duration::from_millis(10);
     let actions = play.done(task(2), Attempt(1));
     assert_eq!((started(&actions), queued(&actions)), (vec![], vec![(4, 3)]), "3 runs already, and 4 waits behind it");
-    let status = play.core.session_status(play.now);
+    let status = play.status();
     assert_eq!(
         (status.workers[0].tasks, status.workers[0].cpus),
         ((2, 1), (1.0, 1.0)),
@@ -76,7 +76,7 @@ fn no_more_wait_at_a_worker_than_the_backlog_that_is_allowed() {
         for index in 0..4 {
             play.done(task(index), Attempt(1));
         }
-        assert_eq!(play.core.session_status(play.now).workers[0].tasks, (4, wait), "{most:?}");
+        assert_eq!(play.status().workers[0].tasks, (4, wait), "{most:?}");
     }
 }
 
@@ -88,7 +88,7 @@ fn of_short_tasks_as_many_wait_as_take_ten_milliseconds_and_few_before_that_is_k
     for index in 0..1500 {
         play.now += Duration::from_millis(1);
         play.done(task(index), Attempt(1));
-        let desk = play.core.session_status(play.now).workers[0].tasks;
+        let desk = play.status().workers[0].tasks;
         assert_eq!(desk.0, 1);
         waiting.push(desk.1);
     }
@@ -99,7 +99,7 @@ fn of_short_tasks_as_many_wait_as_take_ten_milliseconds_and_few_before_that_is_k
         play.now += Duration::from_millis(500);
         play.done(task(index), Attempt(1));
     }
-    assert_eq!(play.core.session_status(play.now).workers[0].tasks, (1, 2));
+    assert_eq!(play.status().workers[0].tasks, (1, 2));
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn nothing_is_sent_to_wait_at_a_silent_worker() {
     let mut play = play(&[0.5, 0.5], None);
     play.submit(1, vec![stage(50)]);
     let on_one = [0, 1].map(|index| runs(&play.done(task(index), Attempt(1)))[0].0)[1];
-    let tasks = |play: &Play| play.core.session_status(play.now).workers.iter().map(|w| w.tasks).collect::<Vec<_>>();
+    let tasks = |play: &Play| play.status().workers.iter().map(|w| w.tasks).collect::<Vec<_>>();
     assert_eq!(tasks(&play), [(1, 1), (1, 1)]);
     play.event(Event::Silent { worker: WorkerId(1), silent: true });
     play.done(on_one, Attempt(1));
@@ -161,7 +161,7 @@ fn tasks_that_waited_at_a_lost_worker_run_elsewhere() {
     let actions = play.done(task(0), Attempt(1));
     assert_eq!(queued(&actions).len(), 1);
     let actions = play.event(lost(0));
-    assert_eq!(play.core.session_status(play.now).workers.len(), 1);
+    assert_eq!(play.status().workers.len(), 1);
     // Task 1 runs on the other worker, as it did before.
     let actions = [actions, play.done(task(1), Attempt(1))].concat();
     assert_eq!(play.finish(actions), [(QueryId(1), true)].into());

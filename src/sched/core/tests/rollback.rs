@@ -573,11 +573,7 @@ fn whatever_is_lost_no_reader_and_no_result_mixes_two_attempts() {
         let (mut losses, mut unread, mut steps, mut read_by_second) = (0, 0, 0, false);
         loop {
             steps += 1;
-            assert!(
-                steps < 20_000,
-                "seed {seed}: it does not end:\n{}",
-                world.play.core.session_status(world.play.now)
-            );
+            assert!(steps < 20_000, "seed {seed}: it does not end:\n{}", world.play.status());
             if persisted && world.is_over(QueryId(1)) && !read_by_second {
                 read_by_second = true;
                 world.event(Event::Submit(second_spec.clone()));

@@ -278,7 +278,7 @@ fn a_silent_worker_keeps_what_it_has_and_gets_nothing_new_until_it_is_heard() {
     play.event(Event::Silent { worker: WorkerId(0), silent: true });
     let silent = runs(&first)[0];
     assert!(runs(&play.done(silent.0, silent.1)).is_empty(), "its answer counts; its room is not used");
-    let status = play.core.session_status(play.now);
+    let status = play.status();
     assert!(status.workers[0].silent.is_some() && status.to_string().contains("worker 0: 0.5 of 1 CPU"), "{status}");
     let actions = play.event(Event::Silent { worker: WorkerId(0), silent: false });
     assert_eq!(workers(&actions), [0]);
@@ -333,7 +333,7 @@ fn of_three_workers_that_fail_in_different_ways_only_the_dead_is_gone_and_every_
     play.event(Event::Silent { worker: WorkerId(2), silent: true });
     let actions = play.event(lost(1));
     assert_eq!(workers(&actions), [0], "the lost one's task");
-    assert_eq!(play.core.session_status(play.now).workers.len(), 2);
+    assert_eq!(play.status().workers.len(), 2);
     play.event(Event::Silent { worker: WorkerId(2), silent: false });
     let last = play.done(first[2].0, first[2].1);
     assert_eq!(play.finish([actions, last].concat()), [(QueryId(1), true)].into());
@@ -429,7 +429,7 @@ fn status_says_who_waits_for_what_and_for_how_long() {
     play.event(Event::Tick);
     play.now += Duration::from_secs(3);
     let says = |play: &Play, parts: &[&str]| {
-        let text = play.core.session_status(play.now).to_string();
+        let text = play.status().to_string();
         parts.iter().for_each(|part| assert!(text.contains(part), "{part:?} is missing:\n{text}"));
     };
     says(&play, &["3 tasks wait for a replica of UDF oar to become ready, for 3.00 s"]);
@@ -449,6 +449,6 @@ fn status_says_who_waits_for_what_and_for_how_long() {
     play.event(Event::TaskEnded { task: first.0, attempt: first.1, outcome: Err(cause) });
     says(&play, &["1 task waits for the next attempt"]);
     play.event(Event::CreditWait { worker: WorkerId(0), step, batches: 0 });
-    let waits = &play.core.status(QueryId(1), play.now).unwrap().stages[0].waits;
+    let waits = &play.core.waits(QueryId(1), play.now).unwrap()[0].waits;
     assert!(waits.iter().all(|wait| wait.of != "batch"), "{waits:?}");
 }

@@ -145,7 +145,7 @@ fn suspects_run_alone_one_after_the_other_and_then_as_before() {
     let on = |crime: &Crime, worker: WorkerId| -> BTreeSet<u64> {
         crime.running.iter().filter(|(.., on)| *on == worker).map(|(task, ..)| task.query.0).collect()
     };
-    let status = crime.play.core.session_status(crime.play.now).to_string();
+    let status = crime.play.status().to_string();
     assert!(status.contains("wait for a worker of its own"), "{status}");
     let mut alone = BTreeSet::new();
     while let Some(((tried, _), worker)) = crime.play.core.trials.first_key_value().map(|(who, on)| (*who, *on)) {

@@ -53,7 +53,7 @@ fn a_query_whose_worker_cannot_be_told_of_it_fails_and_spares_the_worker_and_oth
     let actions = play.event(Event::TaskEnded { task: large, attempt, outcome });
     let text = failure(&actions).unwrap().to_string();
     assert!(text.contains("65 MiB") && text.contains("repartition"), "{text}");
-    assert_eq!(play.core.session_status(play.now).workers[0].tasks, (1, 0));
+    assert_eq!(play.status().workers[0].tasks, (1, 0));
     play.submit(3, vec![stage(1)]);
     let error = Error::from(ClusterError::Network { what: "tell a worker".to_owned(), why: "too large".to_owned() });
     assert!(failure(&play.event(Event::Fail(QueryId(3), error))).is_some());
@@ -74,7 +74,7 @@ fn who_cannot_have_what_it_wants_keeps_nobody_else_from_it() {
     let actions = play.submit(100, vec![udf_stage(1, 0.5, (1, 1))]);
     assert!(starts(&actions).is_empty());
     play.event(joined(2, Resources::cpus(1.5)));
-    let status = play.core.session_status(play.now);
+    let status = play.status();
     let running = status.pools.iter().filter(|pool| pool.queries == [QueryId(100)]).count();
     assert_eq!(running, 1, "the small one fits on the new worker, and nobody before it does:\n{status}");
 }

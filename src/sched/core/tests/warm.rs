@@ -22,7 +22,7 @@ fn stopped(actions: &[Action]) -> usize {
 }
 
 fn pools(play: &Play) -> Vec<PoolStatus> {
-    play.core.session_status(play.now).pools
+    play.status().pools
 }
 
 /// One query of one task has run, and its only replica is there still.
@@ -42,7 +42,7 @@ fn queries_at_once_use_the_same_replicas_which_are_charged_once() {
     let first = starts(&play.submit(1, vec![shared_stage(1)]));
     assert_eq!(first.len(), 1);
     assert!(starts(&play.submit(2, vec![shared_stage(1)])).is_empty());
-    assert_eq!(play.core.session_status(play.now).workers[0].cpus.1, 0.5);
+    assert_eq!(play.status().workers[0].cpus.1, 0.5);
     let actions = play.event(Event::ReplicaReady(first[0].0));
     let tasks: Vec<_> = runs(&actions);
     assert_eq!(
@@ -51,7 +51,7 @@ fn queries_at_once_use_the_same_replicas_which_are_charged_once() {
         "it serves both: {actions:?}"
     );
     assert_eq!(pools(&play)[0].queries, [QueryId(1), QueryId(2)]);
-    let text = play.core.session_status(play.now).to_string();
+    let text = play.status().to_string();
     assert!(text.contains("shared by 2 queries"), "{text}");
     for (task, attempt) in tasks {
         play.done(task, attempt);
@@ -358,7 +358,7 @@ fn pools_that_fit_one_by_one_but_not_together_share_the_cpus() {
     let pools: Vec<_> = (0..5).map(|_| pool(Resources::cpus(0.5), (1, 1))).collect();
     let replicas = starts(&play.submit(1, vec![StageSpec { pools, ..stage(1) }]));
     assert_eq!(replicas.len(), 5);
-    let charged = play.core.session_status(play.now).workers[0].cpus.1;
+    let charged = play.status().workers[0].cpus.1;
     assert!((1.45..=1.5).contains(&charged), "all that a task leaves, and no more: {charged}");
     let mut last = Vec::new();
     replicas.iter().for_each(|(replica, _)| last = play.event(Event::ReplicaReady(*replica)));
