@@ -87,6 +87,8 @@ enum Timer {
     Retry(TaskId, Attempt),
     /// A pool may have been unused for its time.
     Cool(PoolId),
+    /// A replica has had work for so long that idle ones beside it may go.
+    Fed(ReplicaId),
 }
 
 impl Core {
@@ -165,7 +167,7 @@ impl Core {
                 self.task_ended(task, attempt, Ok(output), Some(WorkerId::DRIVER), now, &mut actions);
             }
             Event::ReplicaProgress { replica, doing } => self.replica_progress(replica, doing),
-            Event::ReplicaReady(replica) => self.replica_ready(replica, &mut actions),
+            Event::ReplicaReady(replica) => self.replica_ready(replica, now, &mut actions),
             Event::ReplicaIdle { replica, idle } => self.replica_idle(replica, idle, now),
             Event::CreditWait { worker, step, batches } => self.credit_wait(worker, step, batches, now),
             Event::ReplicaFailed { replica, error } => self.replica_failed(replica, error, now, &mut actions),
@@ -466,6 +468,7 @@ impl Core {
                 Timer::Ready(replica) => self.check_ready(replica, now, actions),
                 Timer::Retry(task, attempt) => self.wake(task, attempt),
                 Timer::Cool(pool) => self.cool(pool, now, actions),
+                Timer::Fed(_) => self.ledger.note_room(),
             }
         }
         self.check_workers(now, actions);
