@@ -49,6 +49,12 @@ pub enum Error {
     /// Polars, in the program's own use of it: so that `?` works on both.
     #[error("{0}{remedy}", remedy = .0.remedy(""))]
     Polars(PolarsFailure),
+    /// The result was asked for once more.
+    #[error(
+        "the result has been taken already: a run gives it out once, by collect, batches, stream or .await. Keep the frame, submit the \
+         query again, or leave its rows on the workers by persist_on"
+    )]
+    Taken,
     /// The query was cancelled.
     #[error("the query was cancelled")]
     Cancelled,
@@ -58,7 +64,7 @@ impl Error {
     /// Whether the same query may succeed if it is submitted again.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Plan(_) | Self::Sink(_) | Self::Polars(_) | Self::Cancelled => false,
+            Self::Config(_) | Self::Plan(_) | Self::Sink(_) | Self::Polars(_) | Self::Taken | Self::Cancelled => false,
             Self::Task(error) => error.cause.is_retryable(),
             Self::Pool(error) => matches!(error.cause, PoolFailure::NotReady { .. }),
             Self::Cluster(_) | Self::MadeOtherwise(_) => true,
@@ -236,8 +242,8 @@ pub enum SinkError {
 #[derive(Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]
 #[error("{text}")]
 pub struct PolarsFailure {
-    /// The innermost variant of `PolarsError`, in lower case: `io`, `schema mismatch`, ...; of `io`, also `file not found` and
-    /// `no permission`; of readers, also `corrupt file`; of object stores, also `no access`.
+    /// The innermost variant of `PolarsError`, in lower case: `io`, `schema mismatch`, ...; of `io`, also `file not found`,
+    /// `no permission` and `disk full`; of readers, also `corrupt file`; of object stores, also `no access`.
     pub kind: String,
     /// The text with its context; of one longer than 64 KiB the beginning and the end.
     pub text: String,
@@ -268,6 +274,7 @@ impl PolarsFailure {
             NO_ACCESS => {
                 ". Check the keys in the cloud_options of the scan or sink, or in the environment of that process"
             }
+            FULL => ". Make room there, or write to a larger disk",
             CORRUPT => ". The file is damaged, or of another format: write it again, or leave it out of the scan",
             MISMATCH => ". Files of one scan must agree: cast the column where it is written, or scan the files apart",
             _ => "",
@@ -279,6 +286,7 @@ const NOT_FOUND: &str = "file not found";
 const NO_PERMISSION: &str = "no permission";
 const NO_ACCESS: &str = "no access";
 const CORRUPT: &str = "corrupt file";
+const FULL: &str = "disk full";
 const MISMATCH: &str = "schema mismatch";
 const FILES_HERE: &str = ". Queries are planned in this process: it must see files under the path that the workers see them \
                           under";
@@ -288,7 +296,9 @@ const FILES_THERE: &str = ". The driver saw it and this worker does not: every m
 impl From<PolarsError> for PolarsFailure {
     fn from(error: PolarsError) -> Self {
         match kind(&error) {
-            kind @ (NOT_FOUND | NO_PERMISSION) => Self::new(kind, format!("{error} (on host {})", os::host_name())),
+            kind @ (NOT_FOUND | NO_PERMISSION | FULL) => {
+                Self::new(kind, format!("{error} (on host {})", os::host_name()))
+            }
             kind => Self::new(kind, error.to_string()),
         }
     }
@@ -301,7 +311,10 @@ fn kind(error: &PolarsError) -> &'static str {
         PolarsError::IO { error, .. } if is_refused(&error.to_string()) => NO_ACCESS,
         PolarsError::IO { error, .. } if error.kind() == ErrorKind::NotFound => NOT_FOUND,
         PolarsError::IO { error, .. } if error.kind() == ErrorKind::PermissionDenied => NO_PERMISSION,
+        PolarsError::IO { error, .. } if is_full(&error.to_string()) => FULL,
         PolarsError::IO { .. } => "io",
+        // What writes Parquet says that of the file.
+        PolarsError::ComputeError(text) if is_full(text) => FULL,
         PolarsError::ComputeError(text) if text.contains("out of specification") => CORRUPT,
         PolarsError::SchemaMismatch(_) => MISMATCH,
         PolarsError::ShapeMismatch(_) => "shape mismatch",
@@ -311,6 +324,11 @@ fn kind(error: &PolarsError) -> &'static str {
         PolarsError::Duplicate(_) => "duplicate",
         _ => "compute",
     }
+}
+
+/// Whether a disk, or what its user may have of it, is full.
+fn is_full(text: &str) -> bool {
+    ["(os error 28)", "(os error 122)"].iter().any(|code| text.contains(code))
 }
 
 /// Whether an object store says that it does not let us in.
@@ -574,6 +592,16 @@ mod tests {
         assert!(format!("{boxed:?}").contains("it must see files under the path"), "{boxed:?}");
         let full = ClusterError::scratch("a scratch folder", Path::new("/full"), ErrorKind::StorageFull);
         assert!(format!("{full:?}").contains("REGATTA_SCRATCH"), "{full:?}");
+    }
+
+    #[test]
+    fn a_disk_that_is_full_is_no_damaged_file() {
+        let writing = "parquet: File out of specification: underlying IO error: No space left on device (os error 28)";
+        let full = PlanError::Polars(PolarsError::ComputeError(writing.into()).into()).to_string();
+        assert!(
+            full.contains("Make room there") && full.contains(&os::host_name()) && !full.contains("damaged"),
+            "{full}"
+        );
     }
 
     #[test]

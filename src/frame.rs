@@ -3,6 +3,7 @@
 mod publish;
 mod results;
 
+use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,7 +30,6 @@ use results::{Source, ending, partitions};
 /// A query that was submitted. Dropping it ends the query and frees what it holds, on all workers.
 ///
 /// Of a query that ends in a sink, taking the result publishes the files, all or none, and yields their names and sizes.
-#[derive(Debug)]
 pub struct Run {
     session: Session,
     query: QueryId,
@@ -59,7 +59,7 @@ impl Run {
     /// The whole result. Blocks until it is there; may be called from any thread, an async one too.
     ///
     /// # Errors
-    /// Why the query failed; [`ClusterError::Closed`] if the result has been taken already.
+    /// Why the query failed; [`Error::Taken`] if the result has been taken already.
     pub fn collect(&mut self) -> Result<DataFrame, Error> {
         let (events, publication) = (self.events.take(), self.publication.take());
         let (from, schema) = (self.source(), Arc::clone(&self.schema));
@@ -93,7 +93,7 @@ impl Run {
                     }
                 });
             }
-            None => drop(sender.send(Err(ClusterError::Closed.into()))),
+            None => drop(sender.send(Err(Error::Taken))),
         }
         Batches { partitions: Some(batches) }
     }
@@ -108,7 +108,7 @@ impl Run {
         self.session.host().runtime.handle().spawn(async move {
             let mut frames = match events {
                 Some(events) => results(events, from, publication),
-                None => stream::once(ready(Err(ClusterError::Closed.into()))).boxed(),
+                None => stream::once(ready(Err(Error::Taken))).boxed(),
             };
             loop {
                 let told = frames.next().await.transpose();
@@ -202,6 +202,12 @@ impl Run {
     }
 }
 
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run").field("query", &self.query).field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Run {
     fn drop(&mut self) {
         self.watches.iter().for_each(AbortHandle::abort);
@@ -237,7 +243,7 @@ async fn collect(
     schema: SchemaRef,
     publication: Option<Publication>,
 ) -> Result<DataFrame, Error> {
-    let mut frames = results(events.ok_or(ClusterError::Closed)?, from, publication);
+    let mut frames = results(events.ok_or(Error::Taken)?, from, publication);
     let mut result = None;
     while let Some(frame) = frames.try_next().await? {
         append(&mut result, frame)?;

@@ -103,12 +103,6 @@ pub use session::{Cluster, History, Persisted, Session};
 /// The Polars that plans must be made with.
 pub use polars;
 
-/// What Polars' sinks are told, as [the guide](https://github.com/regatta/regatta/blob/main/docs/sinks.md) shows: Polars' own words, which
-/// its prelude lacks.
-pub mod sinks {
-    pub use polars_plan::dsl::{FileWriteFormat, PartitionStrategy, SinkDestination, SinkTarget, UnifiedSinkArgs};
-}
-
 /// README.md's code must compile, and that of the guides.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -10,8 +10,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
 
 use regatta_observe::Sample;
 
@@ -93,6 +95,31 @@ pub(crate) fn this_program() -> io::Result<Command> {
 
 /// What Linux calls the executable of whoever asks.
 const RUNNING: &str = "/proc/self/exe";
+
+/// How a process that this one has started has ended, without taking that from whoever waits for it. `None`: it has not within this
+/// time, or somebody has taken it.
+pub(crate) fn how_it_ended(process: u32, within: Duration) -> Option<ExitStatus> {
+    let until = Instant::now() + within;
+    loop {
+        // SAFETY: zero is a value of all that it consists of.
+        let mut child: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: it is written to a place of ours, of the type that it is.
+        if unsafe { libc::waitid(libc::P_PID, process, &raw mut child, options) } != 0 {
+            return None;
+        }
+        // SAFETY: these are the fields that the call has written; zero if the process has not ended.
+        let (found, how) = unsafe { (child.si_pid(), child.si_status()) };
+        if found != 0 {
+            let exited = child.si_code == libc::CLD_EXITED;
+            return Some(ExitStatus::from_raw(if exited { (how & 0xff) << 8 } else { how }));
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
 
 /// This machine, as far as processes on it see the same files; another number for every other.
 pub(crate) fn machine() -> u64 {

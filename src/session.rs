@@ -11,6 +11,7 @@ mod sql;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -51,12 +52,17 @@ use sql::Tables;
 /// assert_eq!(answer.column("x").unwrap().i32().unwrap().get(0), Some(6));
 /// # Ok::<(), regatta::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Session {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("workers", &self.inner.workers).finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     // Dropped in this order: workers end while the scheduler still lives, threads go last.
     workers: Option<Arc<LocalWorkers>>,

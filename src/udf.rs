@@ -47,7 +47,7 @@ pub(crate) use metrics::TaskMeter;
 pub(crate) use registry::{conform, registered};
 pub(crate) use retry::{Call, Deaths, Retry};
 pub(crate) use route::Router;
-pub(crate) use thread::{CALLS, Fault, ReplicaSpec, ReplicaThread, Reply, Said};
+pub(crate) use thread::{CALLS, Fault, ReplicaSpec, ReplicaThread, Reply, Said, stop_replicas};
 #[cfg(feature = "gpu")]
 pub(crate) use {
     isolate::{GpuSeat, Link},

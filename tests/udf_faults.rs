@@ -345,6 +345,78 @@ fn a_thread_that_aborts_takes_its_worker_with_it_once_for_nothing_and_five_times
     let workers = session.processes();
     assert_eq!(collect(&session, &thread(How::AbortsOnce)).unwrap().i64().unwrap().sum(), Some(999 * 500));
     assert_ne!(session.processes(), workers, "one was replaced");
-    says(collect(&session, &thread(How::Aborts)), &["misbehaves", "replica", "was lost with worker", ".isolated()"]);
+    says(
+        collect(&session, &thread(How::Aborts)),
+        &["misbehaves", "replica", "was lost with worker", "SIGABRT", ".isolated()"],
+    );
     assert_eq!(numbers().collect_on(&session).unwrap().height(), 1000, "and the workers are there again");
+}
+
+/// Notes that it was stopped.
+#[derive(Serialize, Deserialize)]
+struct Moors {
+    folder: PathBuf,
+}
+
+#[regatta::udf]
+impl Udf for Moors {
+    type State = ();
+
+    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn start(&self, _: &mut Start) -> UdfResult<()> {
+        Ok(())
+    }
+
+    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
+        Ok(batch.column(0)?.clone())
+    }
+
+    fn stop(&self, (): (), _: &Context) -> UdfResult<()> {
+        Ok(fs::write(self.folder.join("moored"), "")?)
+    }
+}
+
+/// The same, async.
+#[derive(Serialize, Deserialize)]
+struct AsyncMoors(Moors);
+
+#[regatta::udf]
+impl AsyncUdf for AsyncMoors {
+    type State = ();
+
+    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    async fn start(&self, _: &mut Start) -> UdfResult<()> {
+        Ok(())
+    }
+
+    async fn run(&self, (): &(), batch: &Batch) -> UdfResult<Column> {
+        Ok(batch.column(0)?.clone())
+    }
+
+    async fn stop(&self, (): (), cx: &Context) -> UdfResult<()> {
+        self.0.stop((), cx)
+    }
+}
+
+#[test]
+fn what_is_warm_is_stopped_with_its_session_and_with_its_driver() {
+    fn stops<U: Registered>(pool: impl Fn(PathBuf) -> Pool<U>) {
+        for workers in [0, 2] {
+            let folder = tempfile::tempdir().unwrap();
+            let session = if workers == 0 { Session::native() } else { Session::local(workers) }.unwrap();
+            collect(&session, &pool(folder.path().to_owned())).unwrap();
+            assert!(!folder.path().join("moored").exists(), "it is warm");
+            drop(session);
+            eventually("it was stopped", || folder.path().join("moored").exists());
+        }
+    }
+    stops(|folder| Moors { folder }.pool());
+    stops(|folder| Moors { folder }.pool().isolated());
+    stops(|folder| AsyncMoors(Moors { folder }).pool());
 }

@@ -258,7 +258,7 @@ impl StepPool {
             return TaskFailure::Transfer { from: format!("the pool of UDF {}", self.udf.name), why };
         };
         let text = "no replica is left for the next batch: each hangs in a call that ran longer than its timeout. Raise \
-                    .timeout(..), or ask for more replicas";
+                    .timeout(..), or make them .isolated(): a process that hangs is killed, and another takes its place";
         self.failed(hung, UdfError::new(text))
     }
 

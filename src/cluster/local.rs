@@ -70,6 +70,8 @@ type LastWords = Arc<Mutex<VecDeque<String>>>;
 const KEPT_LINES: usize = 20;
 /// How long a worker may take to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
+/// How soon after its standard error a process has ended, if it does.
+const SOON: Duration = Duration::from_millis(200);
 
 impl LocalWorkers {
     pub(crate) fn new(spec: LocalSpec) -> Arc<Self> {
@@ -192,10 +194,12 @@ impl LocalWorker {
         let last_words = LastWords::default();
         let name = worker.to_string();
         let (kept, ended, node) = (Arc::clone(&last_words), Arc::clone(&spec.on_end), hand_over.identity.node());
+        let process = child.id();
         let stderr = child.stderr.take().map(|pipe| {
             relay(pipe, &name, Some(kept), move |last| {
                 let last = last.map(|line| format!("; its last words: {line}")).unwrap_or_default();
-                ended(Some(node), format!("its process ended{last}"));
+                let how = os::how_it_ended(process, SOON).map(|how| format!(" ({how})")).unwrap_or_default();
+                ended(Some(node), format!("its process ended{how}{last}"));
             })
         });
         let stdout = child.stdout.take().map(|pipe| relay(pipe, &name, None, |_| ()));

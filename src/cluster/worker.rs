@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use polars_core::runtime::THREAD_POOL;
 use regatta_remote::{Address, Identity, Node, NodeId, PeerEvent, PeerEvents, Role, Runtime, decode, encode};
@@ -162,6 +163,9 @@ fn log_to_stderr(unasked: &str) {
 
 type Failure = Box<dyn std::error::Error>;
 
+/// How long replicas may take to stop when their worker ends.
+const STOP: Duration = Duration::from_secs(1);
+
 /// What a worker starts from: its place in the cluster, and what it has to give.
 struct Recruit {
     /// `None`: the head gives the number.
@@ -186,6 +190,7 @@ fn handed_over() -> Result<Recruit, Failure> {
     // The driver holds the other end. When it goes, however it goes, so do we.
     thread::Builder::new().name("regatta-life".to_owned()).spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        udf::stop_replicas(STOP);
         std::process::exit(0);
     })?;
     let failed = |error| ClusterError::scratch("a folder of the worker", &folder, error);
@@ -255,6 +260,7 @@ fn work() -> Result<Infallible, Failure> {
         }
     });
     // Whatever runs here is of no use any more, and not waited for.
+    udf::stop_replicas(STOP);
     drop(scratch);
     std::process::exit(0)
 }

@@ -89,6 +89,8 @@ enum Timer {
     Cool(PoolId),
     /// A worker whose disk was full may have room again.
     Full(WorkerId),
+    /// A replica has had work for so long that idle ones beside it may go.
+    Fed(ReplicaId),
 }
 
 impl Core {
@@ -167,7 +169,7 @@ impl Core {
                 self.task_ended(task, attempt, Ok(output), Some(WorkerId::DRIVER), now, &mut actions);
             }
             Event::ReplicaProgress { replica, doing } => self.replica_progress(replica, doing),
-            Event::ReplicaReady(replica) => self.replica_ready(replica, &mut actions),
+            Event::ReplicaReady(replica) => self.replica_ready(replica, now, &mut actions),
             Event::ReplicaIdle { replica, idle } => self.replica_idle(replica, idle, now),
             Event::CreditWait { worker, step, batches } => self.credit_wait(worker, step, batches, now),
             Event::ReplicaFailed { replica, error } => self.replica_failed(replica, error, now, &mut actions),
@@ -477,6 +479,7 @@ impl Core {
                 Timer::Retry(task, attempt) => self.wake(task, attempt),
                 Timer::Cool(pool) => self.cool(pool, now, actions),
                 Timer::Full(worker) => drop(self.ledger.set_full(worker, false)),
+                Timer::Fed(_) => self.ledger.note_room(),
             }
         }
         self.check_workers(now, actions);

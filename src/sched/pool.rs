@@ -72,9 +72,15 @@ pub(super) struct Replica {
     pub(super) idle: Option<Instant>,
     /// The same, only as it says itself.
     says_idle: Option<Instant>,
+    /// Since when it could be at work: it has said since then that it has something to do, or is ready, and has not said that it
+    /// has nothing.
+    pub(super) at_work: Option<Instant>,
     /// Its thread has ended, by itself.
     pub(super) ended: bool,
 }
+
+/// How long after one replica has begun to work the others have said that they do, if they do: they look twice a second.
+pub(super) const FED: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReplicaState {
@@ -105,7 +111,7 @@ impl Pools {
     }
 
     /// Has a step served by its pool, which is made if need be. It may then have all its replicas again.
-    pub(super) fn join(&mut self, step: StepId, spec: &PoolSpec) -> PoolId {
+    pub(super) fn join(&mut self, step: StepId, spec: &PoolSpec, now: Instant) -> PoolId {
         let id = *self.by_key.entry(Arc::clone(&spec.key)).or_insert_with(|| {
             self.made += 1;
             PoolId(self.made)
@@ -123,6 +129,8 @@ impl Pools {
         pool.users.insert(step);
         pool.most = pool.spec.most;
         if pool.unused.take().is_some() {
+            // What they were at, they were at for somebody else.
+            pool.replicas.values_mut().for_each(|replica| replica.at_work = replica.at_work.map(|_| now));
             // Now what they say of themselves counts.
             let said: Vec<_> = pool.replicas.iter().map(|(rank, replica)| (*rank, replica.says_idle)).collect();
             said.into_iter().for_each(|(rank, since)| self.set_idle(ReplicaId { pool: id, rank }, since));
@@ -146,12 +154,13 @@ impl Pools {
         self.get_mut(id.pool)?.replicas.get_mut(&id.rank)
     }
 
-    /// A replica says that it has nothing to do since then, or has something to do. While nobody uses its pool, that is for
-    /// nobody.
-    pub(super) fn says_idle(&mut self, id: ReplicaId, since: Option<Instant>) {
+    /// A replica says that it has nothing to do, or has something to do. While nobody uses its pool, that is for nobody.
+    pub(super) fn says_idle(&mut self, id: ReplicaId, idle: bool, now: Instant) {
+        let since = idle.then_some(now);
         let Some(pool) = self.pools.get_mut(&id.pool) else { return };
         let Some(replica) = pool.replicas.get_mut(&id.rank).filter(|r| r.state == ReplicaState::Ready) else { return };
         replica.says_idle = since;
+        replica.at_work = if since.is_none() { Some(now) } else { None };
         if !pool.users.is_empty() {
             self.set_idle(id, since);
         }
@@ -240,8 +249,8 @@ impl Pool {
     fn start(&mut self, grant: Grant, now: Instant) -> u32 {
         let rank = self.started;
         self.started += 1;
-        let (state, progress, idle, says_idle) = (ReplicaState::Starting, None, None, None);
-        let replica = Replica { grant, state, since: now, progress, idle, says_idle, ended: false };
+        let (state, progress, idle, says_idle, at_work) = (ReplicaState::Starting, None, None, None, None);
+        let replica = Replica { grant, state, since: now, progress, idle, says_idle, at_work, ended: false };
         self.replicas.insert(rank, replica);
         rank
     }
@@ -272,6 +281,13 @@ impl Pool {
     /// Some replica has nothing to do: another would have nothing to do either.
     pub(super) fn has_idle(&self) -> bool {
         self.replicas.values().any(|replica| replica.state == ReplicaState::Ready && replica.idle.is_some())
+    }
+
+    /// Some replica has had work for long enough that another which says that it has none is not wanted: its tasks do not keep
+    /// all of them busy. Before that, what they say is only that no task has come to its first batch.
+    pub(super) fn is_fed(&self, now: Instant) -> bool {
+        let fed = |since: Instant| now.duration_since(since) >= FED;
+        self.replicas.values().any(|replica| replica.state == ReplicaState::Ready && replica.at_work.is_some_and(fed))
     }
 
     /// Whether it could have one more replica, if there were room.

@@ -67,7 +67,8 @@ pub trait Udf: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Fails the query, naming UDF, replica and worker.
     fn run(&self, state: &mut Self::State, batch: &Batch) -> UdfResult<Column>;
 
-    /// Ends a replica that is not needed any more: flush, close, report. Not called for one that panicked or was lost.
+    /// Ends a replica that is not needed any more, a while after its query or with its session: flush, close, report. Not called for
+    /// one that panicked, was lost, or is in a call when its worker ends; there it may take a second.
     ///
     /// # Errors
     /// Are logged: the batches are done.

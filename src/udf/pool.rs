@@ -194,7 +194,8 @@ impl<U: Registered> Pool<U> {
 
     /// How often a batch that failed runs again, on the same or another replica; 0 unless said.
     ///
-    /// The whole batch runs again, so each batch runs at least once: see [`Batch::attempt`](super::Batch::attempt). The first
+    /// The whole batch runs again, also where a function on Rust values failed for one row: where calls fail now and then, as of a busy
+    /// server, say [`batch(1)`](Self::batch). So each batch runs at least once: see [`Batch::attempt`](super::Batch::attempt). The first
     /// retry waits 100 ms, each further one twice as long, up to 60 s, all with 25 % of jitter;
     /// [`UdfError::retry_after`](super::UdfError::retry_after) asks for more. No replica waits meanwhile, and the end of the
     /// query ends the wait.
@@ -212,7 +213,7 @@ impl<U: Registered> Pool<U> {
         self.with(|o| o.on_error = policy)
     }
 
-    /// How long one call, which is one [`batch`](Self::batch), may run. Time spent waiting for a replica does
+    /// How long one call, which is one [`batch`](Self::batch) also of a function on Rust values, may run. Time spent waiting for a replica does
     /// not count.
     ///
     /// A call that runs longer has failed, with [`max_retries`](Self::max_retries) and [`on_error`](Self::on_error) as for other

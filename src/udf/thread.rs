@@ -1,6 +1,7 @@
 //! A replica on a thread of its own: the author's code blocks nobody else, and a call that hangs can be left behind.
 
 mod calls;
+mod ending;
 mod life;
 mod turns;
 
@@ -14,6 +15,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) use calls::fenced;
+pub(crate) use ending::stop_replicas;
 pub(super) use life::log_stop;
 
 use super::context::Seat;

@@ -44,7 +44,7 @@ fn a_dropped_run_frees_its_partitions() {
     let mut run = session.submit(numbers()).unwrap();
     assert_eq!(run.collect().unwrap().height(), 1000);
     assert_eq!(session.partitions_held(), 0, "what is made here is handed over");
-    assert!(matches!(run.collect(), Err(Error::Cluster(ClusterError::Closed))), "a result is taken once");
+    assert!(matches!(run.collect(), Err(Error::Taken)), "a result is taken once");
     let persisted = numbers().persist_on(&session).unwrap();
     assert_eq!(session.partitions_held(), 1, "kept until it is dropped");
     drop(persisted);

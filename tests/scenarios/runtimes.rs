@@ -3,7 +3,7 @@
 use std::future::IntoFuture;
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use regatta::error::{ClusterError, Error};
+use regatta::error::Error;
 use regatta::prelude::*;
 use regatta::testing::eventually;
 
@@ -38,7 +38,7 @@ async fn on_a_current_thread_runtime_batches_are_awaited_one_by_one() {
         let mut run = session.submit(parts()).unwrap();
         run.collect().unwrap();
         let taken = run.stream().try_collect::<Vec<_>>().await.expect_err("it was taken");
-        assert!(matches!(taken, Error::Cluster(ClusterError::Closed)), "{taken}");
+        assert!(matches!(taken, Error::Taken), "{taken}");
         let mut endless = session.submit(numbers().select([Endless.pool().on([col("x")])])).unwrap().stream();
         assert!(endless.next().now_or_never().is_none());
         drop(endless);

@@ -213,7 +213,7 @@ impl Core {
         state.moved = now;
         for step in 0..state.steps.len() {
             let user = query.step_id(stage, step);
-            let pool = self.pools.join(user, &query.spec.stages[stage].pools[step]);
+            let pool = self.pools.join(user, &query.spec.stages[stage].pools[step], now);
             query.stages[stage].steps[step].pool = Some(pool);
         }
         for (step, grant) in whole.steps.into_iter().zip(placed) {
@@ -259,9 +259,10 @@ impl Core {
             }
         }
         let Some(worker) = found else {
-            return self.evict_for_task(id, stage, Evict::Unused, actions)
-                || self.queue_task(id, stage, actions)
-                || self.evict_for_task(id, stage, Evict::Idle(&[]), actions);
+            return self.evict_for_task(id, stage, Evict::Unused, actions) || self.queue_task(id, stage, actions) || {
+                let unfed = self.unfed(id, stage, now);
+                self.evict_for_task(id, stage, Evict::IdleBut(&unfed), actions)
+            };
         };
         let state = &mut query.stages[stage];
         let Some(index) = state.waiting.take_any(worker) else { return false };
@@ -292,6 +293,13 @@ impl Core {
         state.tasks[index].state = TaskState::Queued { on };
         run(query, stage, index, on, Some(behind), actions);
         true
+    }
+
+    /// Pools of a stage whose replicas have had nothing to do yet: its tasks are to bring them that, not to take their room.
+    fn unfed(&self, id: QueryId, stage: usize, now: Instant) -> Vec<PoolId> {
+        let steps = self.queries.get(&id).map(|query| &query.stages[stage].steps[..]).unwrap_or_default();
+        let pools = steps.iter().filter_map(|step| step.pool);
+        pools.filter(|id| self.pools.get(*id).is_some_and(|pool| !pool.is_fed(now))).collect()
     }
 
     fn evict_for_task(&mut self, id: QueryId, stage: usize, who: Evict<'_>, actions: &mut Vec<Action>) -> bool {

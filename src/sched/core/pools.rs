@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Action, Core, Timer};
 use crate::error::{PoolError, PoolFailure};
 use crate::sched::ledger::{Grant, Ledger};
-use crate::sched::pool::{Pool, ReplicaState};
+use crate::sched::pool::{FED, Pool, ReplicaState};
 use crate::sched::query::Query;
 use crate::sched::{PoolId, QueryId, ReplicaId, Resources, StageId, StepId, WorkerId};
 use crate::udf::UdfError;
@@ -18,6 +18,8 @@ pub(super) enum Evict<'a> {
     Unused,
     /// Those first, then idle extras of the others. Of these pools, which are about to be used, one replica stays.
     Idle(&'a [PoolId]),
+    /// The same, but nobody of these pools: what is to be placed is a task that they wait for.
+    IdleBut(&'a [PoolId]),
 }
 
 impl Core {
@@ -27,9 +29,11 @@ impl Core {
         }
     }
 
-    pub(super) fn replica_ready(&mut self, id: ReplicaId, actions: &mut Vec<Action>) {
+    pub(super) fn replica_ready(&mut self, id: ReplicaId, now: Instant, actions: &mut Vec<Action>) {
         let Some(replica) = self.pools.replica_mut(id).filter(|r| r.state == ReplicaState::Starting) else { return };
         replica.state = ReplicaState::Ready;
+        replica.at_work = Some(now);
+        self.timers.insert((now + FED, Timer::Fed(id)));
         let on = replica.grant.worker;
         // Another one of its pool may go now.
         self.ledger.note_room();
@@ -38,7 +42,10 @@ impl Core {
     }
 
     pub(super) fn replica_idle(&mut self, id: ReplicaId, idle: bool, now: Instant) {
-        self.pools.says_idle(id, idle.then_some(now));
+        self.pools.says_idle(id, idle, now);
+        if !idle {
+            self.timers.insert((now + FED, Timer::Fed(id)));
+        }
         self.ledger.note_room();
     }
 
@@ -192,9 +199,10 @@ impl Core {
 
     /// Who may go, in this order: of each pool as many as can be done without.
     fn candidates(&self, who: Evict<'_>) -> Vec<(ReplicaId, Grant)> {
-        let (wanted, also_used) = match who {
-            Evict::Unused => (&[][..], false),
-            Evict::Idle(wanted) => (wanted, true),
+        let (wanted, spared, also_used) = match who {
+            Evict::Unused => (&[][..], &[][..], false),
+            Evict::Idle(wanted) => (wanted, &[][..], true),
+            Evict::IdleBut(spared) => (&[][..], spared, true),
         };
         let mut spare: BTreeMap<PoolId, usize> = BTreeMap::new();
         let (mut first, mut then) = (Vec::new(), Vec::new());
@@ -202,6 +210,9 @@ impl Core {
             let Some(pool) = self.pools.get(id.pool).filter(|pool| also_used || pool.users.is_empty()) else {
                 continue;
             };
+            if spared.contains(&id.pool) {
+                continue;
+            }
             let spare = spare.entry(id.pool).or_insert_with(|| spare_of(pool, wanted.contains(&id.pool)));
             if *spare > 0
                 && let Some(replica) = pool.replicas.get(&id.rank)

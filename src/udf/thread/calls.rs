@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, RwLock, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
+use super::ending::{AtRest, ends};
 use super::life::log_stop;
 use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, span_of};
 use crate::udf::context::Seat;
@@ -57,8 +58,14 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job
         return;
     }
     (tell.borrow_mut())(Said::Started(Ok(())));
-    let (mut calls, mut served) = (JoinSet::new(), life.seat.step);
-    while let Some(job) = inbox.recv().await {
+    let (mut calls, mut served, mut ends) = (JoinSet::new(), life.seat.step, ends());
+    // Calls in flight are dropped when the process ends.
+    let _rest = AtRest::new();
+    while let Some(job) = tokio::select! {
+        biased;
+        _ = ends.wait_for(|ends| *ends) => None,
+        job = inbox.recv() => job,
+    } {
         while calls.try_join_next().is_some() {}
         served = job.call.of.or(served);
         let span = span_of(&life.spec, served);

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use polars::prelude::{Column, DataFrame};
 use regatta_remote::catch;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::ending::{AtRest, ends};
 use super::turns::Turns;
 use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, is_wanted, span_of};
 use crate::sched::QueryId;
 use crate::udf::context::Seat;
+use crate::udf::drive::block_on;
 use crate::udf::found::Keeps;
 use crate::udf::isolate::{Ended, Isolated, NotStarted};
 use crate::udf::registry::{Replica, as_high_as, open, run_fenced, start_fenced};
@@ -38,8 +40,10 @@ pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver
     if failed {
         return;
     }
-    let (mut turns, mut served) = (Turns::new(), life.seat.step);
-    while let Some(job) = next(&mut turns, &mut inbox) {
+    let (mut turns, mut served, mut ends) = (Turns::new(), life.seat.step, ends());
+    let mut rest = Some(AtRest::new());
+    while let Some(job) = next(&mut turns, &mut inbox, &mut ends) {
+        drop(rest.take());
         let Job { inputs, call, mut asker, began, done } = job;
         let wanted = &mut || is_wanted(&mut asker);
         // A call whose asker is gone is not begun. To start the replica anew is not part of the call's time.
@@ -50,18 +54,35 @@ pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver
             began();
             done(ready.map_err(Fault::from).and_then(|()| life.run(inputs, call, wanted)));
         }
+        rest = Some(AtRest::new());
     }
     let left = span_of(&life.spec, served).in_scope(|| life.stop());
     say(Said::Stopped(served, left));
+    drop(rest);
 }
 
-/// The next call, of the query whose turn it is; `None` when nobody can call any more.
-fn next(turns: &mut Turns<Option<QueryId>, Job>, inbox: &mut mpsc::Receiver<Job>) -> Option<Job> {
+/// The next call, of the query whose turn it is; `None` when nobody can call any more, or the process ends.
+fn next(
+    turns: &mut Turns<Option<QueryId>, Job>,
+    inbox: &mut mpsc::Receiver<Job>,
+    ends: &mut watch::Receiver<bool>,
+) -> Option<Job> {
+    if *ends.borrow() {
+        return None;
+    }
     let query = |job: &Job| job.call.of.map(|step| step.query);
     while let Ok(job) = inbox.try_recv() {
         turns.push(query(&job), job);
     }
-    turns.pop().or_else(|| inbox.blocking_recv())
+    turns.pop().or_else(|| {
+        block_on(async {
+            tokio::select! {
+                biased;
+                _ = ends.wait_for(|ends| *ends) => None,
+                job = inbox.recv() => job,
+            }
+        })
+    })
 }
 
 enum Running {

@@ -1,6 +1,7 @@
 //! Replicas above the least: added, idle, let go.
 
 use super::*;
+use crate::sched::pool::FED;
 
 pub(super) fn elastic() -> Settings {
     let scale = ScaleSettings {
@@ -159,6 +160,25 @@ fn extras_retire_by_the_clock_of_the_workers_and_do_not_come_back() {
 }
 
 #[test]
+fn replicas_that_wait_for_their_first_batch_give_no_room_to_the_tasks_that_are_to_bring_it() {
+    let mut play = Play::with_workers(&[4.0]);
+    let replicas = starts(&play.submit(1, vec![udf_stage(8, 0.5, (1, 4))]));
+    let ready = replicas.iter().flat_map(|(replica, _)| play.event(Event::ReplicaReady(*replica))).collect::<Vec<_>>();
+    assert_eq!((replicas.len(), runs(&ready).len()), (4, 4));
+    for (replica, _) in &replicas {
+        play.now += FED / 4;
+        let actions = play.event(Event::ReplicaIdle { replica: *replica, idle: true });
+        assert!(stopped(&actions).is_empty() && runs(&actions).is_empty(), "no task has come to its first batch");
+    }
+    play.event(Event::ReplicaIdle { replica: replicas[0].0, idle: false });
+    play.now += FED / 2;
+    assert!(stopped(&play.event(Event::Tick)).is_empty(), "the others may not have said yet that they have work, too");
+    play.now += FED;
+    let actions = play.event(Event::Tick);
+    assert_eq!((stopped(&actions), runs(&actions).len()), (vec![1, 2, 3], 3), "one is enough for four tasks");
+}
+
+#[test]
 fn extras_stay_with_downscaling_off_and_give_their_room_to_tasks() {
     let mut play = Play { core: Core::new(elastic()), now: Instant::now(), stuck: false };
     play.event(joined(0, Resources::cpus(1.5)));
@@ -172,7 +192,8 @@ fn extras_stay_with_downscaling_off_and_give_their_room_to_tasks() {
     others.iter().for_each(|replica| idle(&mut other, *replica));
     other.now += Duration::from_secs(600);
     assert!(stopped(&other.event(Event::Tick)).is_empty());
-    // An idle extra gives its room to a task of its own stage, at once; the last replica does not.
+    // An idle extra gives its room to a task of its own stage, once others have work; the last replica does not.
+    play.now += FED;
     let actions = play.event(Event::ReplicaIdle { replica: replicas[0].0, idle: true });
     assert_eq!((stopped(&actions).len(), runs(&actions).len()), (1, 1));
     idle(&mut play, replicas[1].0);

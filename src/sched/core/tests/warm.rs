@@ -114,6 +114,26 @@ fn what_a_warm_replica_says_of_itself_counts_once_it_is_used() {
 }
 
 #[test]
+fn a_warm_pool_keeps_its_replicas_for_the_tasks_of_the_next_query() {
+    let mut play = play(&[4.0]);
+    let stage_of = |tasks| StageSpec { pools: vec![PoolSpec { most: 4, least: 1, ..shared(0) }], ..stage(tasks) };
+    let actions = play.submit(1, vec![stage_of(8)]);
+    let replicas: Vec<_> = starts(&actions).into_iter().map(|(replica, _)| replica).collect();
+    let ready = replicas.iter().flat_map(|replica| play.event(Event::ReplicaReady(*replica))).collect::<Vec<_>>();
+    let mut tasks: VecDeque<_> = runs(&ready).into();
+    while let Some((task, attempt)) = tasks.pop_front() {
+        tasks.extend(runs(&play.done(task, attempt)));
+    }
+    play.event(Event::Release(QueryId(1)));
+    for replica in &replicas {
+        play.event(Event::ReplicaIdle { replica: *replica, idle: true });
+    }
+    play.now += WARM / 2;
+    let actions = play.submit(2, vec![stage_of(8)]);
+    assert_eq!((replicas.len(), stopped(&actions), runs(&actions).len()), (4, 0, 4), "as for the first query");
+}
+
+#[test]
 fn a_warm_pool_grows_while_its_replicas_work() {
     let mut play = play(&[1.0]);
     let stage_of = |tasks| StageSpec { pools: vec![shared(0)], ..stage(tasks) };
