@@ -5,12 +5,15 @@
 //! planner cannot split runs whole on one worker, and [`explain`](QueryPlan::explain) says why.
 
 mod aggregate;
+mod close;
+mod common;
 mod cut;
 mod deal;
 mod estimate;
 mod exchange;
 mod explain;
 mod files;
+mod filters;
 mod grow;
 mod held;
 mod join;
@@ -91,6 +94,8 @@ pub(crate) struct Read {
     pub(crate) from: StageId,
     /// The node at which the reader is cut off, if it is, by its number in the whole plan. Else a placeholder is in the plan.
     pub(crate) cut: Option<u32>,
+    /// The node that only filters by what is read, if one does; without it, it hands on what is below.
+    pub(crate) filter: Option<u32>,
 }
 
 /// What all tasks of a stage must read one attempt of.
@@ -130,6 +135,8 @@ pub(crate) struct StageProgram {
     pub(crate) root: u32,
     /// Nodes at which it is cut off, and the stages that are read in their place.
     pub(crate) cuts: Vec<(u32, StageId)>,
+    /// Nodes that hand on their first input.
+    pub(crate) without: Vec<u32>,
     /// Rows of the batches that the fragment hands on, if that was asked for.
     pub(crate) batches: Option<usize>,
     pub(crate) steps: Vec<UdfStep>,
@@ -217,9 +224,12 @@ pub(crate) struct Target {
 pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanError> {
     // Why it cannot be converted is said by the optimiser.
     let is_whole = !target.travels && query.clone().to_alp().is_ok_and(|plan| whole::is_whole(&plan));
-    // Shared subplans and hive rewrites would cross the cuts (reference: polars.md §4.5).
-    let across = if is_whole { OptFlags::empty() } else { OptFlags::COMM_SUBPLAN_ELIM | OptFlags::PARTITION_HIVE };
-    let mut optimised = optimise(query, across)?;
+    // Hive rewrites would cross the cuts (reference: polars.md §4.5).
+    let across = if is_whole { OptFlags::empty() } else { OptFlags::PARTITION_HIVE };
+    let mut optimised = optimise(query.clone(), across)?;
+    if !is_whole && common::has_useless(&optimised) {
+        optimised = optimise(query, across | OptFlags::COMM_SUBPLAN_ELIM)?;
+    }
     if target.travels {
         scan::make_absolute(&mut optimised).map_err(PlanError::polars)?;
     }
@@ -315,13 +325,19 @@ impl QueryPlan {
     /// What tasks of a stage run that has this shape.
     pub(crate) fn program(&self, id: StageId, shape: &Shape) -> Option<StageProgram> {
         let mut program = self.stage(id)?.program()?.clone();
-        let chain = shape.chain.iter().filter_map(|(id, mode)| Some((self.stage(*id)?, *mode)));
-        let cuts = chain.flat_map(|(stage, mode)| {
-            let ways = stage.modes.get(mode).map_or(&[][..], |mode| &mode.ways);
-            let apart = stage.reads.iter().zip(ways).filter(|(_, way)| **way != Way::Along);
-            apart.filter_map(|(read, _)| Some((read.cut?, read.from)))
-        });
-        program.cuts = cuts.collect();
+        for (id, mode) in &shape.chain {
+            let stage = self.stage(*id)?;
+            let ways = stage.modes.get(*mode).map_or(&[][..], |mode| &mode.ways);
+            for (read, way) in stage.reads.iter().zip(ways) {
+                match way {
+                    Way::Along => (),
+                    Way::Without => program.without.extend(read.filter),
+                    Way::Share | Way::Sections | Way::All => {
+                        program.cuts.extend(Some(read.from).zip(read.cut).map(|(from, cut)| (cut, from)))
+                    }
+                }
+            }
+        }
         Some(program)
     }
 
@@ -374,6 +390,8 @@ impl QueryPlan {
             let once = mode.ways.iter().filter(|way| **way == Way::Along).count() <= 1;
             // What waits for its reader must not be what its reader waits for.
             let small = mode.small.is_none_or(|small| small.input < stage.reads.len() && !taken.contains(&small.input));
+            let without = |(read, way): (&Read, &Way)| *way != Way::Without || read.filter.is_some();
+            let small = small && stage.reads.iter().zip(&mode.ways).all(without);
             mode.ways.len() == stage.reads.len() && has_tasks && once && small
         };
         // Who takes in a stage must be its only reader, and the stage nothing but its fragment.

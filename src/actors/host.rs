@@ -19,7 +19,7 @@ use crate::cluster::hello;
 use crate::config::ClusterAt;
 use crate::error::{ClusterError, TaskFailure};
 use crate::sched::WorkerId;
-use crate::store::{Store, Ticket, Wanted};
+use crate::store::{Dropped, Store, Ticket, Wanted};
 
 /// The parts of a process that its actors share.
 #[derive(Debug)]
@@ -104,6 +104,11 @@ impl Host {
             let heads = node.peers().into_iter().filter(|peer| peer.role == Role::Head);
             heads.for_each(|head| node.disconnect(head.node));
         }
+    }
+
+    /// Lets go of what the store no longer has, on a thread that nobody waits for.
+    pub(super) fn let_go(&self, dropped: Dropped) {
+        self.runtime.handle().spawn_blocking(move || drop(dropped));
     }
 
     /// A number for a new replica of this process.

@@ -369,7 +369,7 @@ impl SchedulerActor {
         if let Some(submitted) = self.queries.remove(&query) {
             self.observed.reported(query, &submitted.reported);
         }
-        self.host.store.drop_query(query);
+        self.host.let_go(self.host.store.drop_query(query));
     }
 
     fn replica_stopped(&mut self, step: StepId, metrics: &Metrics) {

@@ -315,7 +315,7 @@ impl Handler<End> for SwordfishActor {
     fn handle(&mut self, End(query): End, _: &mut Self::Context) {
         self.queries.remove(&query);
         self.report_withdrawn(self.lanes.end(|(task, _)| task.query == query));
-        self.host.store.drop_query(query);
+        self.host.let_go(self.host.store.drop_query(query));
     }
 }
 
@@ -342,7 +342,7 @@ impl Handler<DropStage> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, DropStage { query, stage }: DropStage, _: &mut Self::Context) {
-        self.host.store.drop_stage(query, stage);
+        self.host.let_go(self.host.store.drop_stage(query, stage));
     }
 }
 

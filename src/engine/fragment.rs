@@ -7,7 +7,7 @@ use polars_expr::state::ExecutionState;
 use polars_mem_engine::create_physical_plan;
 use polars_mem_engine::scan_predicate::functions::filter_scan_ir;
 use polars_plan::dsl::{CallbackSinkType, LazySerde, ScanSources, SinkTypeIR};
-use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan};
+use polars_plan::plans::{AExpr, ArenaLpIter, FunctionIR, IR, IRPlan};
 use polars_plan::prelude::{AnonymousColumnsUdf, PlanCallback, SpecialEq};
 use polars_utils::arena::{Arena, Node};
 use polars_utils::slice_enum::Slice;
@@ -29,13 +29,41 @@ pub(super) struct Bound {
     readings: Vec<Arc<Reading>>,
 }
 
-/// Rows that the in-memory engine is done with before the streaming engine would have begun.
-const FEW: usize = 1024;
+/// Rows, and bytes of them, that the in-memory engine is done with before the streaming engine would have begun.
+const FEW: usize = 1 << 14;
+const LITTLE: usize = 4 << 20;
+/// Rows that may come of few.
+const MADE: usize = 1 << 20;
 
-/// Whether a task hands on what it makes of few rows of a frame: it is row-wise then, or it would have no such split.
-pub(super) fn reads_few_rows(bound: &Bound, split: &Split) -> bool {
-    let few = matches!(split, Split::Slice { len, .. } if *len <= FEW) && bound.readings.is_empty();
-    few && !matches!(bound.ir.get(bound.top), IR::Sink { .. })
+/// Whether a task makes few rows of few, all of which are here.
+pub(super) fn reads_few_rows(bound: &Bound) -> bool {
+    most_rows(bound.top, &bound.ir).is_some_and(|rows| rows <= MADE)
+}
+
+/// How many rows a node yields at most, if that is known and it is made of few.
+fn most_rows(node: Node, ir: &Arena<IR>) -> Option<usize> {
+    let node = ir.get(node);
+    let mut inputs = node.inputs().map(|input| most_rows(input, ir));
+    match node {
+        IR::DataFrameScan { df, .. } => {
+            let few = df.height() <= FEW && df.estimated_size() <= LITTLE;
+            few.then(|| df.height())
+        }
+        // The in-memory engine lacks this one.
+        IR::Join { options, .. } if options.args.how == JoinType::Range => None,
+        IR::Join { .. } => inputs.try_fold(1usize, |all, rows| all.checked_mul(rows?)),
+        IR::Union { .. } => inputs.try_fold(0usize, |all, rows| all.checked_add(rows?)),
+        IR::Filter { .. }
+        | IR::Select { .. }
+        | IR::HStack { .. }
+        | IR::SimpleProjection { .. }
+        | IR::GroupBy { .. }
+        | IR::Distinct { .. }
+        | IR::Sort { .. }
+        | IR::Slice { .. }
+        | IR::MapFunction { function: FunctionIR::Unnest { .. }, .. } => inputs.next().flatten(),
+        _ => None,
+    }
 }
 
 /// Runs it on the in-memory engine, on this thread.

@@ -74,7 +74,7 @@ impl Program {
     /// # Errors
     /// The plan was made by another build, or calls a UDF that this one lacks.
     pub(crate) fn open(whole: &IRPlan, program: StageProgram) -> Result<Self, PolarsFailure> {
-        let fragment = Arc::new(cut_off(whole, program.root, &program.cuts)?);
+        let fragment = Arc::new(cut_off(whole, program.root, &program.cuts, &program.without)?);
         let sink = FileSink::of(fragment.lp_arena.get(fragment.lp_top));
         let mut schema = if sink.is_some() { FileSink::listing() } else { fragment::schema(&fragment) };
         let mut steps = Vec::with_capacity(program.steps.len());

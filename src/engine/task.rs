@@ -61,7 +61,7 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<(Output, Rows), TaskFailure>
     let inputs = std::mem::take(&mut task.inputs);
     let bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
     task.spending.engine_begins();
-    let engine = if fragment::reads_few_rows(&bound, &task.split) {
+    let engine = if fragment::reads_few_rows(&bound) {
         // There is room for one batch. A thread for the engine would take longer than all the rest.
         let _ = hand_over.try_send(fragment::run_here(bound)?);
         drop(hand_over);

@@ -10,21 +10,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use polars::prelude::*;
-use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan, IRPlanRef};
+use polars_plan::plans::{AExpr, ArenaLpIter, IR, IRPlan};
 use polars_utils::arena::{Arena, Node};
 
+use super::common::{is_worth_keeping, join_up};
+use super::estimate::Estimate;
 use super::files::Layout;
-use super::held::held_by_splits;
 use super::marker::{Marker, hash_keys};
 use super::names::Names;
 use super::rowwise::is_row_wise;
-use super::same::{Comparison, Same, one_attempt, ways_of};
-use super::scan::{Choice, Splits, layouts, split, split_frame};
+use super::scan::{Splits, layouts, split, split_frame};
 use super::sink::{FileSink, input_of_object, input_of_split_sink};
 use super::wire::{Fragment, placeholder, placeholder_of};
-use super::{OneAttempt, Read, Scatter, Split, Stage, StageProgram, Target, Work};
+use super::{Scatter, Stage, Target};
 use crate::error::PlanError;
-use crate::sched::{Mode, Small, StageId, Way};
+use crate::sched::StageId;
 use crate::udf::UdfCall;
 
 /// A plan that has been cut.
@@ -36,11 +36,14 @@ pub(super) struct Parts {
     pub(super) stable: bool,
 }
 
-pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Parts, PlanError> {
+pub(super) fn cut(mut plan: IRPlan, target: Target) -> Result<Parts, PlanError> {
+    join_up(&mut plan);
     let schemas: Vec<_> = plan.lp_arena.iter(plan.lp_top).map(|(_, ir)| ir.schema(&plan.lp_arena)).collect();
     let names = Names::beside(schemas.iter().flat_map(|schema| schema.iter_names()));
     drop(schemas);
-    let shared = shared(&plan);
+    let met = met(&plan);
+    let worth = |node: &usize| is_worth_keeping(Node(*node), &plan.lp_arena, &plan.expr_arena);
+    let shared = met.iter().copied().filter(worth).collect();
     let (ir, exprs) = (plan.lp_arena, plan.expr_arena);
     let mut cutter = Cutter {
         ir,
@@ -52,7 +55,10 @@ pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Parts, PlanError> {
         batches: BTreeMap::new(),
         whole: BTreeMap::new(),
         lowered: BTreeSet::new(),
+        met,
         shared,
+        early: BTreeMap::new(),
+        filters: BTreeMap::new(),
         layouts: RefCell::default(),
         names,
     };
@@ -68,29 +74,19 @@ pub(super) fn cut(plan: IRPlan, target: Target) -> Result<Parts, PlanError> {
             cutter.open(Head::Node(lists));
         }
     }
-    let (mut stages, mut same) = (Vec::new(), Vec::new());
-    for (id, stage) in std::mem::take(&mut cutter.open).into_iter().enumerate() {
-        let id = StageId(id as u32);
-        same.push(cutter.compare(id, &stage, &stages, &same));
-        stages.push(cutter.close(id, stage)?);
-    }
-    for (index, inputs) in one_attempt(&stages, &same).into_iter().enumerate() {
-        stages[index].one_attempt = inputs;
-    }
-    let whole = cutter.whole(&mut stages)?;
-    Ok(Parts { whole, stages, stable: same.last().is_none_or(Same::is_stable) })
+    cutter.close_all()
 }
 
 /// Nodes that several others stand on.
-fn shared(plan: &IRPlan) -> BTreeSet<usize> {
-    let (mut seen, mut shared, mut todo) = (BTreeSet::new(), BTreeSet::new(), vec![plan.lp_top]);
+fn met(plan: &IRPlan) -> BTreeSet<usize> {
+    let (mut seen, mut met, mut todo) = (BTreeSet::new(), BTreeSet::new(), vec![plan.lp_top]);
     while let Some(node) = todo.pop() {
         match seen.insert(node.0) {
             true => todo.extend(plan.lp_arena.get(node).inputs()),
-            false => drop(shared.insert(node.0)),
+            false => drop(met.insert(node.0)),
         }
     }
-    shared
+    met
 }
 
 /// Frames up to this size travel inside the plan, once for each worker; a larger one is fetched by the tasks, in parts.
@@ -111,9 +107,15 @@ pub(super) struct Cutter {
     pub(super) whole: BTreeMap<usize, String>,
     /// Nodes that have been lowered: what stands below several caches is met several times.
     lowered: BTreeSet<usize>,
+    /// Nodes that several others stand on, and those of them that are worth being kept for them.
+    pub(super) met: BTreeSet<usize>,
     shared: BTreeSet<usize>,
+    /// Sides of joins that are stages already, because the other side is read by their keys.
+    pub(super) early: BTreeMap<usize, StageId>,
+    /// Semi joins that only filter, by the keys of these stages.
+    pub(super) filters: BTreeMap<usize, StageId>,
     /// Files of scans, which are looked into once.
-    layouts: RefCell<BTreeMap<usize, Rc<[Layout]>>>,
+    pub(super) layouts: RefCell<BTreeMap<usize, Rc<[Layout]>>>,
     pub(super) names: Names,
 }
 
@@ -123,8 +125,8 @@ pub(super) struct OpenStage {
     /// Rows that what reads it takes of it, from its start.
     pub(super) limit: Option<u64>,
     pub(super) scatter: Option<Scatter>,
-    /// Bytes that it leaves, as far as can be told.
-    pub(super) bytes: u64,
+    /// What it leaves, as far as can be told.
+    pub(super) estimate: Estimate,
 }
 
 pub(super) enum Head {
@@ -144,10 +146,11 @@ pub(super) struct OpenStep {
 impl Cutter {
     /// Makes every UDF call at or below `node` a step that can be one, and every operator that can be one of several tasks. The
     /// node keeps its index and its schema.
-    fn lower(&mut self, node: Node) -> Result<(), PlanError> {
+    pub(super) fn lower(&mut self, node: Node) -> Result<(), PlanError> {
         if !self.lowered.insert(node.0) {
             return Ok(());
         }
+        self.filter_side(node)?;
         for input in self.ir.get(node).inputs().collect::<Vec<_>>() {
             self.lower(input)?;
         }
@@ -166,7 +169,9 @@ impl Cutter {
         if !is_row_wise(self.ir.get(node), &self.exprs) && !self.exchange(node)? {
             self.gather(node);
         }
-        self.keep_if_shared(node);
+        if self.shared.contains(&node.0) {
+            self.keep(node);
+        }
         Ok(())
     }
 
@@ -189,16 +194,17 @@ impl Cutter {
     }
 
     /// Ends a stage at a node that several others stand on: it runs once.
-    fn keep_if_shared(&mut self, node: Node) {
-        if !self.shared.contains(&node.0) || self.splits(node).choices.is_empty() {
-            return;
-        }
+    fn keep(&mut self, node: Node) {
         let (ir, schema) = (self.ir.get(node).clone(), self.schema(node));
         let copy = self.ir.add(ir);
         if let Some(splits) = self.decided.remove(&node.0) {
             self.decided.insert(copy.0, splits);
         }
-        let stage = self.open(Head::Node(copy));
+        let top = self.draw_in(copy);
+        let stage = match self.growing_at(top) {
+            Some(stage) => stage,
+            None => self.open(Head::Node(top)),
+        };
         self.ir.replace(node, placeholder(stage, schema));
         self.decided.insert(node.0, Splits::shares(self.target.tasks));
     }
@@ -233,19 +239,12 @@ impl Cutter {
         Ok(())
     }
 
-    pub(super) fn open(&mut self, mut head: Head) -> StageId {
-        // Polars keeps one of the nodes that are one cache: stages begin at nodes of their own.
-        if let Head::Node(input) = head
-            && matches!(self.ir.get(input), IR::Cache { .. })
-        {
-            let columns = self.schema(input);
-            head = Head::Node(self.ir.add(IR::SimpleProjection { input, columns }));
-        }
-        let bytes = match &head {
-            Head::Node(head) => self.bytes(*head),
-            Head::Frame(frame) => frame.estimated_size() as u64,
+    pub(super) fn open(&mut self, head: Head) -> StageId {
+        let estimate = match &head {
+            Head::Node(head) => self.estimate(*head),
+            Head::Frame(frame) => Estimate::all(frame.estimated_size() as u64),
         };
-        self.open.push(OpenStage { head, steps: Vec::new(), limit: None, scatter: None, bytes });
+        self.open.push(OpenStage { head, steps: Vec::new(), limit: None, scatter: None, estimate });
         StageId(self.open.len() as u32 - 1)
     }
 
@@ -269,97 +268,6 @@ impl Cutter {
             base = input;
         }
         base
-    }
-
-    /// What two attempts of a task of this stage have in common; `below`: the same of the stages before it.
-    fn compare(&self, id: StageId, stage: &OpenStage, closed: &[Stage], below: &[Same]) -> Same {
-        let Head::Node(head) = stage.head else { return Same::exactly() };
-        let (reads, splits) = (self.reads(head), self.splits(head));
-        let modes = self.modes(head, &reads, &splits);
-        let ways = |of: StageId| ways_of(&reads, &modes, of);
-        let scatters: Vec<_> =
-            closed.iter().map(|stage| stage.program().and_then(|program| program.scatter.as_ref())).collect();
-        let comparison = Comparison {
-            ir: &self.ir,
-            exprs: &self.exprs,
-            cuts: &self.cuts,
-            stages: below,
-            scatters: &scatters,
-            ways: &ways,
-        };
-        let after_steps = stage.steps.iter().fold(comparison.of(head, None), |same, step| {
-            let same = same.with_udf(&step.call, &step.inputs, &step.output.name);
-            match step.then {
-                Some((then, _)) => comparison.of(then, Some((id, &same))),
-                None => same,
-            }
-        });
-        if stage.limit.is_some() { after_steps.cut() } else { after_steps }
-    }
-
-    fn close(&self, id: StageId, stage: OpenStage) -> Result<Stage, PlanError> {
-        let one_attempt = OneAttempt::default();
-        let head = match stage.head {
-            Head::Node(head) => head,
-            Head::Frame(frame) => {
-                let Splits { splits, why, .. } = split_frame(&frame, self.target.tasks);
-                let frame = Arc::unwrap_or_clone(frame);
-                let (work, reads, modes, describe) = (Work::Frame(frame), Vec::new(), Vec::new(), String::new());
-                let (held, branches) = (Vec::new(), BTreeMap::new());
-                return Ok(Stage { id, work, reads, modes, one_attempt, splits, branches, held, why, describe });
-            }
-        };
-        let steps = stage.steps.into_iter().map(|step| self.close_step(step)).collect::<Result<Vec<_>, _>>()?;
-        let (reads, split) = (self.reads(head), self.splits(head));
-        let modes = self.modes(head, &reads, &split);
-        let Splits { splits, mut why, .. } = split;
-        let nodes = self.nodes(head);
-        let unsplit = nodes.iter().filter_map(|node| self.whole.get(&node.0));
-        unsplit.for_each(|reason| why.push_str(&format!("; {reason}")));
-        let held = held_by_splits(nodes.iter().map(|node| self.ir.get(*node)), &splits);
-        let (batches, limit, scatter) = (self.batches_above(head), stage.limit, stage.scatter);
-        let root = head.0 as u32;
-        let program = StageProgram { root, cuts: Vec::new(), batches, steps, limit, scatter };
-        let work = Work::Program(program);
-        let branches = self.branches(head, &splits);
-        Ok(Stage { id, work, reads, modes, one_attempt, splits, branches, held, why, describe: self.describe(head) })
-    }
-
-    /// Which of the frames that a stage with this head yields are made of what it reads.
-    fn branches(&self, head: Node, splits: &[Split]) -> BTreeMap<StageId, Vec<usize>> {
-        let mut branches = BTreeMap::<_, Vec<_>>::new();
-        if let Some(Split::Branch { .. }) = splits.first()
-            && let IR::Union { inputs, .. } = self.ir.get(self.row_wise_base(head))
-        {
-            for (branch, input) in inputs.iter().enumerate() {
-                self.reads(*input).iter().for_each(|read| branches.entry(read.from).or_default().push(branch));
-            }
-        }
-        branches
-    }
-
-    /// What a stage does, as Polars describes it.
-    fn describe(&self, head: Node) -> String {
-        let mut ir = self.ir.clone();
-        for (cut, stage) in &self.cuts {
-            ir.replace(Node(*cut), placeholder(*stage, self.schema(Node(*cut))));
-        }
-        IRPlanRef { lp_top: head, lp_arena: &ir, expr_arena: &self.exprs }.describe()
-    }
-
-    /// Encodes the whole plan. Stages then name its nodes.
-    fn whole(&self, stages: &mut [Stage]) -> Result<Fragment, PlanError> {
-        let mut named = Vec::new();
-        for stage in stages.iter_mut() {
-            if let Work::Program(program) = &mut stage.work {
-                named.push(&mut program.root);
-            }
-            named.extend(stage.reads.iter_mut().filter_map(|read| read.cut.as_mut()));
-        }
-        let roots: Vec<_> = named.iter().map(|node| Node(**node as usize)).collect();
-        let (whole, nodes) = Fragment::whole(&roots, &self.ir, &self.exprs, self.target.travels)?;
-        named.into_iter().zip(nodes).for_each(|(name, node)| *name = node.0 as u32);
-        Ok(whole)
     }
 
     /// How a stage with this head is split.
@@ -390,56 +298,6 @@ impl Cutter {
     pub(super) fn layouts(&self, scan: Node) -> Rc<[Layout]> {
         let mut known = self.layouts.borrow_mut();
         Rc::clone(known.entry(scan.0).or_insert_with(|| layouts(self.ir.get(scan)).into()))
-    }
-
-    /// How a stage may be run that has this head and is split so.
-    fn modes(&self, head: Node, reads: &[Read], splits: &Splits) -> Vec<Mode> {
-        let mode = |choice: &Choice| {
-            let way =
-                |read: &Read| choice.ways.iter().find(|(of, _)| *of == read.from).map_or(Way::All, |(_, way)| *way);
-            let small = choice
-                .small
-                .and_then(|(of, beside)| Some(Small { input: reads.iter().position(|read| read.from == of)?, beside }));
-            Mode { ways: reads.iter().map(way).collect(), by_size: choice.by_size, small }
-        };
-        if !splits.choices.is_empty() {
-            return splits.choices.iter().map(mode).collect();
-        }
-        let ways = match splits.splits.first() {
-            // Each branch as it stands there.
-            Some(Split::Branch { .. }) => {
-                let nodes = self.nodes(head);
-                let at = |read: &Read| nodes.iter().find(|node| placeholder_of(self.ir.get(**node)) == Some(read.from));
-                let decided = |read: &Read| self.decided.get(&at(read)?.0)?.splits.first().map(Split::way);
-                reads.iter().map(|read| decided(read).unwrap_or(Way::All)).collect()
-            }
-            split => vec![split.map_or(Way::All, Split::way); reads.len()],
-        };
-        vec![Mode { ways, by_size: false, small: None }]
-    }
-
-    /// What a stage with this head reads of others, each once, and where it may be cut off.
-    fn reads(&self, head: Node) -> Vec<Read> {
-        let reads = self.nodes(head).into_iter().filter_map(|node| match self.cuts.get(&node.0) {
-            Some(from) => Some((*from, Some(node.0 as u32))),
-            None => Some((placeholder_of(self.ir.get(node))?, None)),
-        });
-        let reads: BTreeMap<_, _> = reads.collect();
-        reads.into_iter().map(|(from, cut)| Read { from, cut }).collect()
-    }
-
-    /// The nodes of a stage with this head.
-    fn nodes(&self, head: Node) -> Vec<Node> {
-        let (mut seen, mut nodes, mut todo) = (BTreeSet::new(), Vec::new(), vec![head]);
-        while let Some(node) = todo.pop() {
-            if seen.insert(node.0) {
-                nodes.push(node);
-                if !self.cuts.contains_key(&node.0) {
-                    todo.extend(self.ir.get(node).inputs());
-                }
-            }
-        }
-        nodes
     }
 
     pub(super) fn schema(&self, node: Node) -> SchemaRef {

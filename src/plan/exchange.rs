@@ -30,6 +30,10 @@ impl Cutter {
         if !self.target.travels || self.target.tasks < 2 {
             return Ok(false);
         }
+        if let Some(stage) = self.filters.get(&node.0).copied() {
+            self.filter(node, stage);
+            return Ok(true);
+        }
         match self.ir.get(node) {
             IR::Join { .. } => self.join(node),
             IR::Distinct { .. } => self.distinct(node),
@@ -207,12 +211,13 @@ impl Cutter {
                 return Ok(false);
             }
         };
-        let (may_take_left, may_take_right) = (self.growing_at(left).is_none(), self.growing_at(right).is_none());
+        let may_take = |side: Node| self.growing_at(side).is_none() && !self.early.contains_key(&side.0);
+        let (may_take_left, may_take_right) = (may_take(left), may_take(right));
         let (left_along, right_along) = (parts.left_along && may_take_left, parts.right_along && may_take_right);
         if !parts.by_keys && !left_along && !right_along {
             return Ok(false);
         }
-        let (left_bytes, right_bytes) = (self.bytes(left), self.bytes(right));
+        let (left_bytes, right_bytes) = (self.estimate(left).bytes, self.estimate(right).bytes);
         // The smaller side comes to the other, if it may.
         let takes_left = match (left_along, right_along) {
             (true, true) => Some(right_bytes <= left_bytes),
@@ -262,7 +267,10 @@ impl Cutter {
     }
 
     /// Ends a stage at a node. Unless it has UDF steps, it may yet become a part of who reads it.
-    fn leave_for(&mut self, top: Node, scatter: Option<Scatter>) -> (StageId, Node) {
+    pub(super) fn leave_for(&mut self, top: Node, scatter: Option<Scatter>) -> (StageId, Node) {
+        if let Some(stage) = self.early.get(&top.0) {
+            return (*stage, top);
+        }
         if self.growing_at(top).is_some() {
             return self.leave(top, scatter);
         }
@@ -283,7 +291,7 @@ impl Cutter {
     }
 
     /// Scatters what stands on a node by these keys.
-    fn scatter_by(&mut self, keys: &[ExprIR], top: Node) -> Result<Scatter, PlanError> {
+    pub(super) fn scatter_by(&mut self, keys: &[ExprIR], top: Node) -> Result<Scatter, PlanError> {
         let into = self.target.sections() as usize;
         let column = |key: &ExprIR| match self.exprs.get(key.node()) {
             AExpr::Column(name) => Some(name.to_string()),

@@ -93,6 +93,7 @@ fn in_words(way: &Way) -> &'static str {
         Way::Share => "shares",
         Way::Sections => "sections",
         Way::All => "all",
+        Way::Without => "nothing",
     }
 }
 

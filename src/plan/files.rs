@@ -22,14 +22,15 @@ pub(super) enum Layout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) rows: usize,
-    /// As it will be in memory, or as it is on disk where that is not known.
+    /// Those of the columns that are wanted, as they will be in memory; or all as on disk, where that is not known.
     pub(super) bytes: u64,
 }
 
 impl Layout {
-    pub(super) fn of(path: &Path, format: &FileScanIR) -> Self {
+    /// `wanted`: the columns that are read; all, if that is not said.
+    pub(super) fn of(path: &Path, format: &FileScanIR, wanted: Option<&Schema>) -> Self {
         let parts = match format {
-            FileScanIR::Parquet { .. } => row_groups(path),
+            FileScanIR::Parquet { .. } => row_groups(path, wanted),
             FileScanIR::Ipc { .. } => record_batches(path),
             _ => return std::fs::metadata(path).map_or(Self::Unknown, |file| Self::Bytes(file.len())),
         };
@@ -37,13 +38,13 @@ impl Layout {
     }
 
     /// The `file`-th file of a scan of an object store, by the footers that Polars has read for its plan.
-    pub(super) fn remote(file: usize, format: &FileScanIR) -> Self {
+    pub(super) fn remote(file: usize, format: &FileScanIR, wanted: Option<&Schema>) -> Self {
         let FileScanIR::Parquet { first_metadata, metadata_per_source, .. } = format else { return Self::Unknown };
         let footer = match metadata_per_source {
             Some(footers) => footers.get(file),
             None => first_metadata.as_ref().filter(|_| file == 0),
         };
-        footer.map_or(Self::Unknown, |footer| Self::Parts(parts_of(footer)))
+        footer.map_or(Self::Unknown, |footer| Self::Parts(parts_of(footer, wanted)))
     }
 
     pub(super) fn rows(&self) -> Option<usize> {
@@ -62,17 +63,22 @@ impl Layout {
     }
 }
 
-fn row_groups(path: &Path) -> Option<Vec<Part>> {
+fn row_groups(path: &Path, wanted: Option<&Schema>) -> Option<Vec<Part>> {
     let mut reader = ParquetReader::new(File::open(path).ok()?);
-    Some(parts_of(reader.get_metadata().ok()?))
+    Some(parts_of(reader.get_metadata().ok()?, wanted))
 }
 
-fn parts_of(footer: &FileMetadata) -> Vec<Part> {
-    footer
-        .row_groups
-        .iter()
-        .map(|group| Part { rows: group.num_rows(), bytes: group.total_byte_size() as u64 })
-        .collect()
+fn parts_of(footer: &FileMetadata, wanted: Option<&Schema>) -> Vec<Part> {
+    let parts = footer.row_groups.iter().map(|group| {
+        let columns = group.parquet_columns().iter().filter(|column| match wanted {
+            Some(wanted) => column.descriptor().path_in_schema.first().is_some_and(|root| wanted.contains(root)),
+            None => true,
+        });
+        let bytes: u64 = columns.map(|column| u64::try_from(column.uncompressed_size()).unwrap_or_default()).sum();
+        // Rows of which no column is read are counted.
+        Part { rows: group.num_rows(), bytes: bytes.max(group.num_rows() as u64) }
+    });
+    parts.collect()
 }
 
 fn record_batches(path: &Path) -> Option<Vec<Part>> {

@@ -84,7 +84,7 @@ impl Same {
         let settled = ways.iter().all(|way| match way {
             Way::Share => self.rows == Alike::Positions,
             Way::Sections => self.has_stable(scatter.into_iter().flat_map(|s| &s.keys).map(String::as_str)),
-            Way::All | Way::Along => true,
+            Way::All | Way::Along | Way::Without => true,
         });
         if settled { self.clone() } else { Self::nothing() }
     }
@@ -118,7 +118,7 @@ pub(super) fn one_attempt(stages: &[Stage], same: &[Same]) -> Vec<OneAttempt> {
             false => ways.iter().all(|way| match way {
                 Way::Share | Way::Sections => read.rows > Alike::Nothing,
                 Way::All => left.is_stable(),
-                Way::Along => true,
+                Way::Along | Way::Without => true,
             }),
         }
     };
@@ -231,7 +231,6 @@ impl Comparison<'_> {
         match ir {
             IR::Filter { predicate, .. } => self.filtered(same, predicate, &schema),
             IR::Slice { .. } => same.cut(),
-            IR::Cache { .. } => same,
             IR::SimpleProjection { columns, .. } => {
                 same.unstable.retain(|column| columns.contains(column));
                 same
@@ -367,12 +366,9 @@ impl Comparison<'_> {
         ir.inputs().any(|input| {
             let nodes = polars_plan::plans::ArenaLpIter::iter(self.ir, input);
             let sources: BTreeSet<_> = nodes
-                .filter_map(|(node, ir)| match ir {
-                    IR::Cache { .. } => Some((usize::MAX, 0)),
-                    ir => self
-                        .stage_at(node)
-                        .map(|stage| (0, stage.0 as usize))
-                        .or_else(|| ir.inputs().next().is_none().then_some((1, node.0))),
+                .filter_map(|(node, ir)| {
+                    let stage = self.stage_at(node).map(|stage| (0, stage.0 as usize));
+                    stage.or_else(|| ir.inputs().next().is_none().then_some((1, node.0)))
                 })
                 .collect();
             let meets = sources.iter().any(|source| seen.contains(source));

@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 use polars::prelude::*;
+use polars_core::runtime::THREAD_POOL;
 use polars_plan::dsl::{FileScanIR, ScanSources};
 use polars_plan::plans::{ArenaLpIter, FunctionIR, IR, IRPlan};
 use polars_utils::pl_path::PlRefPath;
 use polars_utils::slice_enum::Slice;
+use rayon::prelude::*;
 
 use super::files::Layout;
 use super::{Split, held_by};
@@ -108,15 +110,21 @@ pub(super) fn split_frame(frame: &DataFrame, pieces: usize) -> Splits {
 
 /// The files of a scan, as far as they can be looked into; none of what is no scan of files.
 pub(super) fn layouts(scan: &IR) -> Vec<Layout> {
-    let IR::Scan { sources: ScanSources::Paths(paths), scan_type, .. } = scan else { return Vec::new() };
+    let IR::Scan { sources: ScanSources::Paths(paths), scan_type, output_schema, .. } = scan else { return Vec::new() };
     if !held_by(scan).is_empty() || matches!(**scan_type, FileScanIR::Anonymous { .. }) {
         return Vec::new();
     }
+    let wanted = output_schema.as_deref();
     let layout = |(file, path): (usize, &PlRefPath)| match path.has_scheme() {
-        true => Layout::remote(file, scan_type),
-        false => Layout::of(path.as_std_path(), scan_type),
+        true => Layout::remote(file, scan_type, wanted),
+        // The footer of one file Polars has read; of several, the first only.
+        false if paths.len() == 1 => match Layout::remote(file, scan_type, wanted) {
+            Layout::Unknown => Layout::of(path.as_std_path(), scan_type, wanted),
+            known => known,
+        },
+        false => Layout::of(path.as_std_path(), scan_type, wanted),
     };
-    paths.iter().enumerate().map(layout).collect()
+    THREAD_POOL.install(|| paths.par_iter().enumerate().map(layout).collect())
 }
 
 /// Splits a scan of these files into about `tasks` pieces of equal sizes, more if they would be too large.
@@ -155,7 +163,9 @@ pub(super) fn split(scan: &IR, files: &[Layout], tasks: usize) -> Splits {
     // A file whose size is not known is taken for one like the others.
     let usual = known.iter().sum::<u64>().checked_div(known.len() as u64).unwrap_or_default().max(1);
     let all = known.iter().sum::<u64>() + usual * (files.len() - known.len()) as u64;
-    let splits = group(files, (all / tasks as u64).clamp(1, MOST), usual, counted);
+    // All tasks that run at once end together, so there are as many in each turn.
+    let pieces = all.div_ceil(MOST).max(1).next_multiple_of(tasks as u64);
+    let splits = group(files, (all / pieces).max(1), usual, counted);
     let parts: usize = files.iter().map(|file| if let Layout::Parts(parts) = file { parts.len() } else { 0 }).sum();
     let plural = |n: usize| if n == 1 { "" } else { "s" };
     let parts = match **scan_type {
@@ -252,12 +262,15 @@ impl Grouped {
     /// Cuts a file into pieces of about `share` bytes, at the ends of its parts and of the rows that are wanted.
     fn cut(&mut self, file: usize, parts: &[super::files::Part], wanted: Range<usize>, rows_before: usize) {
         let mut piece = wanted.start..wanted.start;
-        let (mut bytes, mut at) = (0, 0);
+        let (mut bytes, mut share, mut at) = (0, self.share, 0);
         for part in parts {
-            // Close a piece when this part would take it further from its share than it is.
-            if !piece.is_empty() && bytes + part.bytes / 2 >= self.share {
+            // Close a piece when this part would take the pieces so far further from their shares than they are.
+            if !piece.is_empty() && bytes + part.bytes / 2 >= share {
                 self.push_rows(file, &piece, rows_before);
-                (piece, bytes) = (piece.end..piece.end, 0);
+                piece = piece.end..piece.end;
+                while share <= bytes + part.bytes / 2 {
+                    share += self.share;
+                }
             }
             at += part.rows;
             let end = at.clamp(wanted.start, wanted.end);

@@ -436,8 +436,8 @@ fn a_side_of_a_join_comes_to_all_tasks_only_where_no_row_of_it_needs_to_know_of_
         (JoinType::Left, vec![takes_left.clone(), by_keys.clone()]),
         (JoinType::Semi, vec![takes_left.clone(), by_keys.clone()]),
         (JoinType::Anti, vec![takes_left, by_keys.clone()]),
-        // Rows without a match are rows of the answer, once: that side has each row in one task.
-        (JoinType::Right, vec![vec![Way::All, Way::Along], by_keys.clone()]),
+        // Rows without a match are rows of the answer, once: the few stay, and the others are read by their keys.
+        (JoinType::Right, vec![by_keys.clone()]),
         (JoinType::Full, vec![by_keys]),
     ] {
         let plan = joined(how.clone());
@@ -463,6 +463,70 @@ fn a_join_that_keeps_order_takes_a_slice_or_checks_keys_is_not_run_by_parts_that
     ));
     let scatter = as_text.stages[0].program().unwrap().scatter.as_ref().unwrap();
     assert!(scatter.keys == ["a"] && scatter.computed.is_some(), "a key that is computed is no column: {as_text}");
+}
+
+#[test]
+fn the_smaller_side_is_the_one_of_which_less_is_left() {
+    let (few, many, rows) = (Table::new(), Table::new(), Table::new());
+    let left = few.scan().join(rows.scan().filter(col("b").eq(lit(1))), [col("a")], [col("a")], JoinType::Semi.into());
+    let plan = planned(left.inner_join(many.scan(), col("a"), col("a")));
+    // Both have files of one size. All that is left of the one comes to the tasks of the other.
+    assert_eq!(ways(&plan).last().unwrap()[0], [Way::All, Way::Along], "{plan}");
+    let plan = planned(few.scan().cross_join(rows.scan(), None).filter(col("a").gt(col("b_right"))));
+    assert!(plan.last().unwrap().why.contains("smaller side"), "a join by a range, too: {plan}");
+}
+
+/// The stages that are read by the keys of another, if those are few: by their number and that of the other.
+fn filtered(plan: &QueryPlan) -> Vec<(u32, u32)> {
+    let of = |stage: &Stage| stage.reads.iter().filter(|read| read.filter.is_some()).map(|read| read.from.0).next();
+    plan.stages.iter().filter_map(|stage| Some((stage.id.0, of(stage)?))).collect()
+}
+
+#[test]
+fn a_side_is_read_by_the_keys_of_the_other_only_where_its_rows_without_a_match_are_of_no_use() {
+    let table = Table::new();
+    let few = || table.scan().select([col("a"), col("b").alias("c")]).filter(col("c").eq(lit(1)));
+    let joined = |left: LazyFrame, right: LazyFrame, how: JoinType| {
+        planned(left.join(right, [col("a")], [col("a")], JoinArgs::new(how)))
+    };
+    for (how, few_left, few_right) in [
+        // What a broadcast drops is left to it.
+        (JoinType::Inner, false, false),
+        (JoinType::Left, true, false),
+        (JoinType::Semi, true, false),
+        (JoinType::Anti, true, false),
+        (JoinType::Right, false, true),
+        (JoinType::Full, false, false),
+    ] {
+        let plan = joined(few(), table.scan(), how.clone());
+        assert_eq!(filtered(&plan), if few_left { vec![(1, 0)] } else { vec![] }, "{how:?}, few on the left: {plan}");
+        assert!(plan.is_sound(), "{plan}");
+        let plan = joined(table.scan(), few(), how.clone());
+        assert_eq!(filtered(&plan), if few_right { vec![(1, 0)] } else { vec![] }, "{how:?}, few on the right: {plan}");
+    }
+    // An aggregation is worth it whatever the join, if its groups are of one key each.
+    let groups = |by: &str| table.scan().group_by([col(by)]).agg([len().alias("n")]);
+    let by_key = joined(few(), groups("a"), JoinType::Inner);
+    assert_eq!(filtered(&by_key), [(1, 0)], "{by_key}");
+    let Work::Program(program) = &by_key.stages[1].work else { panic!("{by_key}") };
+    let read = by_key.stages[1].reads[0];
+    assert!(read.filter.unwrap() != program.root, "below what each task aggregates: {by_key}");
+    assert_eq!(by_key.stages[1].modes.iter().map(|mode| mode.ways[0]).collect::<Vec<_>>(), [Way::All, Way::Without]);
+    let by_another = few().join(groups("b"), [col("c")], [col("b")], JoinArgs::new(JoinType::Full));
+    assert_eq!(filtered(&planned(by_another)), [], "all groups are rows of a full join");
+    let by_what_is_made = groups("b").with_column((col("b") + lit(1)).alias("c"));
+    let plan = planned(few().left_join(by_what_is_made, col("c"), col("c")));
+    assert_eq!(filtered(&plan), [], "a key that is computed is not there to be read by: {plan}");
+    // Rows that are counted, cut, or read by others as well are all needed.
+    let first = joined(few(), table.scan().slice(3, 70), JoinType::Left);
+    assert_eq!(filtered(&first), [], "{first}");
+    let numbered = joined(few(), table.scan().with_row_index("n", None), JoinType::Left);
+    assert_eq!(filtered(&numbered), [], "{numbered}");
+    let both = table.scan().group_by([col("a")]).agg([len().alias("n")]);
+    let shared = few().left_join(both.clone(), col("a"), col("a")).left_join(both, col("a"), col("n"));
+    assert_eq!(filtered(&planned(shared)), []);
+    let many = joined(table.scan(), table.scan(), JoinType::Left);
+    assert_eq!(filtered(&many), [], "nothing is known to be left out of the other side: {many}");
 }
 
 #[test]
@@ -535,9 +599,8 @@ fn aggregates_of_row_numbers_and_join_keys_that_call_udfs_see_all_rows_at_once()
 #[test]
 fn a_task_of_one_frame_of_several_reads_nothing_of_the_others() {
     let table = Table::new();
-    let counted =
-        || table.scan().group_by([col("b")]).agg([len().alias("a")]).select([col("b"), col("a").cast(DataType::Int64)]);
-    let plan = planned(concat([counted(), counted()], UnionArgs::default()).unwrap());
+    let counted = |of: Expr| table.scan().group_by([col("b")]).agg([of]);
+    let plan = planned(concat([counted(col("a").sum()), counted(col("a").max())], UnionArgs::default()).unwrap());
     let last = plan.stages.last().unwrap();
     let shape = Shape {
         chain: vec![(last.id, 0)],
@@ -551,6 +614,22 @@ fn a_task_of_one_frame_of_several_reads_nothing_of_the_others() {
         let reads: Vec<_> = plan.reads(&shape, &split).map(|(id, _)| id).collect();
         assert_eq!(reads, [shape.reads[input].0], "{plan}");
     }
+}
+
+#[test]
+fn what_two_branches_have_in_common_runs_once_unless_it_is_a_source() {
+    let table = Table::new();
+    let joined = || table.scan().inner_join(table.scan().filter(col("a").gt(lit(1))), col("a"), col("a"));
+    let least = joined().group_by([col("b")]).agg([col("a").min()]);
+    let plan = planned(joined().left_join(least, col("b"), col("b")));
+    let scans = plan.stages.iter().filter(|stage| stage.describe.contains("Parquet")).count();
+    assert_eq!(scans, 2, "both sides of the join, once: {plan}");
+
+    let sources = || table.scan().filter(col("a").gt(lit(1)));
+    let plan = planned(sources().inner_join(sources().group_by([col("b")]).agg([col("a").max()]), col("b"), col("b")));
+    let reads = |of: StageId| plan.stages.iter().filter(|stage| stage.reads.iter().any(|read| read.from == of)).count();
+    assert!(plan.stages.iter().all(|stage| reads(stage.id) <= 1), "a source is read twice rather than kept: {plan}");
+    assert!(plan.to_string().contains("SELECTION"), "and filters where it is read: {plan}");
 }
 
 #[test]

@@ -24,7 +24,8 @@ pub(super) fn parts(mut plan: IRPlan) -> Parts {
     let splits = vec![Split::Whole];
     let held = held_by_splits(plan.lp_arena.iter(plan.lp_top).map(|(_, ir)| ir), &splits);
     let (root, cuts) = (plan.lp_top.0 as u32, Vec::new());
-    let program = StageProgram { root, cuts, batches: None, steps: Vec::new(), limit: None, scatter: None };
+    let program =
+        StageProgram { root, cuts, without: Vec::new(), batches: None, steps: Vec::new(), limit: None, scatter: None };
     let stage = Stage {
         id: StageId(0),
         work: Work::Program(program),

@@ -104,17 +104,22 @@ impl Fragment {
     }
 }
 
-/// The part of a plan below one of its nodes, with placeholders of stages in the places of others.
+/// The part of a plan below one of its nodes, with placeholders of stages in the places of some, and others left out.
 ///
 /// # Errors
 /// There are no such nodes.
-pub(crate) fn cut_off(whole: &IRPlan, root: u32, cuts: &[(u32, StageId)]) -> Result<IRPlan, PolarsFailure> {
+pub(crate) fn cut_off(
+    whole: &IRPlan,
+    root: u32,
+    cuts: &[(u32, StageId)],
+    without: &[u32],
+) -> Result<IRPlan, PolarsFailure> {
     let node = |number: u32| Node(number as usize);
     let known = |number: u32| (number as usize) < whole.lp_arena.len();
-    if !known(root) || !cuts.iter().all(|(cut, _)| known(*cut)) {
+    if !known(root) || !cuts.iter().map(|(cut, _)| cut).chain(without).all(|number| known(*number)) {
         return Err(PolarsFailure::new("protocol", "the plan has no node of that number"));
     }
-    if cuts.is_empty() {
+    if cuts.is_empty() && without.is_empty() {
         let (lp_arena, expr_arena) = (&whole.lp_arena, &whole.expr_arena);
         return Ok(prune_plan(IRPlanRef { lp_top: node(root), lp_arena, expr_arena }));
     }
@@ -122,6 +127,12 @@ pub(crate) fn cut_off(whole: &IRPlan, root: u32, cuts: &[(u32, StageId)]) -> Res
     for (cut, stage) in cuts {
         let schema = whole.lp_arena.get(node(*cut)).schema(&whole.lp_arena).into_owned();
         lp_arena.replace(node(*cut), placeholder(*stage, schema));
+    }
+    for number in without {
+        let ir = whole.lp_arena.get(node(*number));
+        let Some(input) = ir.inputs().next() else { continue };
+        let columns = ir.schema(&whole.lp_arena).into_owned();
+        lp_arena.replace(node(*number), IR::SimpleProjection { input, columns });
     }
     Ok(prune_plan(IRPlanRef { lp_top: node(root), lp_arena: &lp_arena, expr_arena: &whole.expr_arena }))
 }

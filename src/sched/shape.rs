@@ -19,6 +19,8 @@ pub(crate) enum Way {
     Sections,
     /// All rows, for each task.
     All,
+    /// Not at all, nor does anybody do its work in the stage's tasks: it would only say which rows need not be read.
+    Without,
 }
 
 /// One way of running a stage.
@@ -93,7 +95,9 @@ impl Tasks {
 }
 
 /// What is always small enough to be read by everybody.
-const SMALL: u64 = 10 << 20;
+const SMALL: u64 = 2 << 20;
+/// Making a table of a byte costs a task as much as so many bytes that are written by one and read by another.
+const TABLE: u64 = 2;
 /// A task reads about so much of its sections, and does not come to life for less than that.
 const MOST: u64 = 128 << 20;
 const LEAST: u64 = 4 << 20;
@@ -109,7 +113,8 @@ impl Small {
         let each = fleet.slots.div_ceil(fleet.workers.max(1)).max(1);
         // Every task builds its own table of it.
         let fits = fleet.memory == 0 || bytes.saturating_mul(3 * each) <= fleet.memory / 4;
-        bytes <= SMALL || (fits && bytes.saturating_mul(fleet.workers) <= self.beside / 2)
+        let tables = bytes.saturating_mul(TABLE * fleet.slots);
+        bytes <= SMALL || (fits && tables <= self.beside.saturating_add(bytes))
     }
 }
 
@@ -155,7 +160,8 @@ mod tests {
         let small = Small { input: 1, beside: 1 << 30 };
         let holds = |bytes| small.holds(bytes, FLEET, None);
         assert!(holds(SMALL) && holds(100 << 20));
-        assert!(!holds(300 << 20), "twice that is more than half of what it is read beside");
+        assert!(!holds(200 << 20), "tables of it in four tasks cost more than moving all there is");
+        assert!(!Small { beside: 1 << 20, ..small }.holds(SMALL + 1, FLEET, None), "so little is moved sooner");
         let memory = Fleet { memory: 1 << 30, ..FLEET };
         assert!(
             !small.holds(100 << 20, memory, None),

@@ -117,6 +117,37 @@ fn joins() -> Vec<Case> {
     cases
 }
 
+/// Sides of which rows without a match on the other, of few rows, are of no use.
+fn filtered_sides() -> Vec<Case> {
+    let types = [JoinType::Inner, JoinType::Left, JoinType::Right, JoinType::Full, JoinType::Semi, JoinType::Anti];
+    let mut cases = Vec::new();
+    for how in types {
+        for key in ["größe", "flag", "price"] {
+            let few = || typed().filter((col("id") % lit(9)).eq(lit(3))).select([col("id").alias("number"), col(key)]);
+            let many = || typed().filter(col("id").neq(lit(12))).select([col("id").alias("row"), col(key).alias("by")]);
+            // Of a key there may be many rows, or one for each group.
+            let groups =
+                || typed().group_by([col(key).alias("by")]).agg([len().alias("rows"), col("id").max().alias("last")]);
+            for nulls_equal in [false, true] {
+                let args = || JoinArgs { nulls_equal, ..JoinArgs::new(how.clone()) };
+                let mut add = |what: &str, query: LazyFrame| {
+                    cases.push((
+                        named(format!("{how:?} {what} by {key}, nulls equal: {nulls_equal}")),
+                        query,
+                        false,
+                        &[][..],
+                    ));
+                };
+                add("join of few with many", few().join(many(), [col(key)], [col("by")], args()));
+                add("join of many with few", many().join(few(), [col("by")], [col(key)], args()));
+                add("join of few with groups", few().join(groups(), [col(key)], [col("by")], args()));
+                add("join of groups with few", groups().join(few(), [col("by")], [col(key)], args()));
+            }
+        }
+    }
+    cases
+}
+
 #[regatta::udf]
 fn bucket(x: i64) -> i64 {
     x % 30
@@ -225,5 +256,6 @@ pub(crate) fn cases() -> Vec<Case> {
     ];
     cases.extend(of_every_type());
     cases.extend(joins());
+    cases.extend(filtered_sides());
     cases
 }

@@ -101,3 +101,26 @@ fn pieces_are_about_their_share() {
     let text: Vec<_> = (0..6).map(|_| Layout::Bytes(1000)).collect();
     assert_eq!(group(&text, 2000, 1, None).len(), 3, "text files too");
 }
+
+#[test]
+fn there_are_as_many_tasks_in_each_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.parquet");
+    let file = std::fs::File::create(&path).unwrap();
+    let mut frame = df!["a" => [1i64; 45], "b" => ["text"; 45]].unwrap();
+    ParquetWriter::new(file).with_row_group_size(Some(1)).finish(&mut frame).unwrap();
+    let scan = |columns: &[&str]| {
+        let all = LazyFrame::scan_parquet(path.to_str().unwrap().into(), Default::default()).unwrap();
+        let plan = all.select(columns.iter().map(|name| col(*name)).collect::<Vec<_>>()).to_alp_optimized().unwrap();
+        plan.lp_arena.iter(plan.lp_top).find(|(_, ir)| matches!(ir, IR::Scan { .. })).unwrap().1.clone()
+    };
+    let bytes = |scan: &IR| layouts(scan).iter().filter_map(Layout::bytes).sum::<u64>();
+    let (one, both) = (scan(&["a"]), scan(&["a", "b"]));
+    assert!(bytes(&one) < bytes(&both) && bytes(&one) >= 45 * 8, "only columns that are wanted count");
+    let Layout::Parts(parts) = &layouts(&one)[0] else { panic!("row groups") };
+    let large = parts.iter().map(|part| Part { bytes: 40 << 20, ..*part }).collect();
+    let splits = split(&one, &[Layout::Parts(large)], 4).splits;
+    let sizes: Vec<_> = splits.iter().map(|split| if let Split::Rows { len, .. } = split { *len } else { 0 }).collect();
+    assert_eq!(sizes.len(), 8, "1.8 GB are five tasks at least, and as many in each turn: {sizes:?}");
+    assert!(sizes.iter().all(|rows| (5..=6).contains(rows)), "{sizes:?}");
+}

@@ -107,9 +107,13 @@ impl Query {
                 }
                 Way::Sections if by_size && below.phase != Phase::Done => return None,
                 Way::Sections => bytes += below.output.1,
+                Way::Without => continue,
                 Way::Share | Way::All => (),
             }
-            reads.push((input, way));
+            // What is taken in may read it, too.
+            if !reads.contains(&(input, way)) {
+                reads.push((input, way));
+            }
         }
         if by_size {
             let sections = spec.sections;
@@ -156,7 +160,7 @@ impl Query {
             self.spec.stages[stage].affinity = self.spec.stages[base.0 as usize].affinity.clone();
         }
         let spec = &mut self.spec.stages[stage];
-        spec.one_attempt.retain(|id| !taken.contains(&(id.0 as usize)));
+        spec.one_attempt.retain(|id| shape.reads.iter().any(|(read, _)| read == id));
         spec.held.sort_unstable();
         spec.held.dedup();
         spec.inputs = shape.reads.iter().map(|(id, _)| *id).collect();

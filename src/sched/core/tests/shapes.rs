@@ -19,6 +19,19 @@ fn join(probe: u32, build: u32) -> StageSpec {
     }
 }
 
+/// A scan that is read by the keys of a stage, if those are few.
+fn filtered(by: u32) -> StageSpec {
+    let small = Some(Small { input: 0, beside: 1 << 20 });
+    let mode = |way, small| Mode { ways: vec![way], by_size: false, small };
+    StageSpec { inputs: vec![StageId(by)], modes: vec![mode(Way::All, small), mode(Way::Without, None)], ..stage(3) }
+}
+
+/// A join of two stages by keys.
+fn by_keys(one: u32, other: u32) -> StageSpec {
+    let mode = Mode { ways: vec![Way::Sections; 2], by_size: true, small: None };
+    StageSpec { inputs: vec![StageId(one), StageId(other)], modes: vec![mode], ..stage(16) }
+}
+
 fn left(task: TaskId, attempt: Attempt, bytes: u64) -> Event {
     let output = Output { id: PartitionId { task, attempt }, rows: 1, bytes };
     Event::TaskEnded { task, attempt, outcome: Ok(output) }
@@ -88,6 +101,19 @@ fn a_join_that_takes_in_another_reads_what_that_would_read() {
 }
 
 #[test]
+fn a_side_waits_for_the_keys_of_the_other_and_reads_them_if_they_are_few() {
+    for (few, reads) in [(SMALL, vec![(StageId(0), Way::All)]), (LARGE, vec![])] {
+        let mut play = Play::with_workers(&[4.0]);
+        let actions = play.submit(1, vec![stage(2), filtered(0), by_keys(0, 1)]);
+        assert!(runs(&actions).iter().all(|(task, _)| task.stage == StageId(0)), "the keys come first");
+        let ran = run(&mut play, actions, |stage| if stage == 0 { few } else { 1 });
+        assert_eq!(ran, [0, 1, 2]);
+        assert_eq!(play.core.shape(QueryId(1), StageId(1)).unwrap().reads, reads);
+        assert!(play.core.is_done(QueryId(1)));
+    }
+}
+
+#[test]
 fn who_has_taken_in_a_stage_waits_for_what_that_reads() {
     let mut play = Play::with_workers(&[4.0]);
     let dealt = StageSpec { inputs: vec![StageId(0)], ..stage(3) };
@@ -147,7 +173,15 @@ fn whatever_sizes_turn_out_and_whatever_is_lost_every_query_ends_and_no_task_rea
         }
         while tops.len() > 1 {
             let (probe, build) = (tops.remove(0), tops.remove(dice.below(tops.len() as u64) as usize));
-            stages.push(join(probe, build));
+            match dice.below(3) {
+                // What is read by keys has been taken for a scan of its own, whatever it was to be.
+                0 => stages.extend([
+                    filtered(build),
+                    by_keys(build, stages.len() as u32),
+                    join(probe, stages.len() as u32 + 1),
+                ]),
+                _ => stages.push(join(probe, build)),
+            }
             if dice.below(3) == 0 {
                 // Its rows are dealt anew.
                 stages.push(StageSpec { inputs: vec![StageId(stages.len() as u32 - 1)], ..stage(3) });

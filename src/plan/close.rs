@@ -1,0 +1,179 @@
+//! What has been cut is closed: each stage with its program, the ways in which it may read others, and what two attempts of it
+//! have in common.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use polars_plan::plans::{IR, IRPlanRef};
+use polars_utils::arena::Node;
+
+use super::cut::{Cutter, Head, OpenStage, Parts};
+use super::held::held_by_splits;
+use super::same::{Comparison, Same, one_attempt, ways_of};
+use super::scan::{Choice, Splits, split_frame};
+use super::wire::{Fragment, placeholder, placeholder_of};
+use super::{OneAttempt, Read, Split, Stage, StageProgram, Work};
+use crate::error::PlanError;
+use crate::sched::{Mode, Small, StageId, Way};
+
+impl Cutter {
+    /// Closes all stages, in their order.
+    pub(super) fn close_all(mut self) -> Result<Parts, PlanError> {
+        let (mut stages, mut same) = (Vec::new(), Vec::new());
+        for (id, stage) in std::mem::take(&mut self.open).into_iter().enumerate() {
+            let id = StageId(id as u32);
+            same.push(self.compare(id, &stage, &stages, &same));
+            stages.push(self.close(id, stage)?);
+        }
+        for (index, inputs) in one_attempt(&stages, &same).into_iter().enumerate() {
+            stages[index].one_attempt = inputs;
+        }
+        let whole = self.whole(&mut stages)?;
+        Ok(Parts { whole, stages, stable: same.last().is_none_or(Same::is_stable) })
+    }
+
+    /// What two attempts of a task of this stage have in common; `below`: the same of the stages before it.
+    fn compare(&self, id: StageId, stage: &OpenStage, closed: &[Stage], below: &[Same]) -> Same {
+        let Head::Node(head) = stage.head else { return Same::exactly() };
+        let (reads, splits) = (self.reads(head), self.splits(head));
+        let modes = self.modes(head, &reads, &splits);
+        let ways = |of: StageId| ways_of(&reads, &modes, of);
+        let scatters: Vec<_> =
+            closed.iter().map(|stage| stage.program().and_then(|program| program.scatter.as_ref())).collect();
+        let comparison = Comparison {
+            ir: &self.ir,
+            exprs: &self.exprs,
+            cuts: &self.cuts,
+            stages: below,
+            scatters: &scatters,
+            ways: &ways,
+        };
+        let after_steps = stage.steps.iter().fold(comparison.of(head, None), |same, step| {
+            let same = same.with_udf(&step.call, &step.inputs, &step.output.name);
+            match step.then {
+                Some((then, _)) => comparison.of(then, Some((id, &same))),
+                None => same,
+            }
+        });
+        if stage.limit.is_some() { after_steps.cut() } else { after_steps }
+    }
+
+    fn close(&self, id: StageId, stage: OpenStage) -> Result<Stage, PlanError> {
+        let one_attempt = OneAttempt::default();
+        let head = match stage.head {
+            Head::Node(head) => head,
+            Head::Frame(frame) => {
+                let Splits { splits, why, .. } = split_frame(&frame, self.target.tasks);
+                let frame = Arc::unwrap_or_clone(frame);
+                let (work, reads, modes, describe) = (Work::Frame(frame), Vec::new(), Vec::new(), String::new());
+                let (held, branches) = (Vec::new(), BTreeMap::new());
+                return Ok(Stage { id, work, reads, modes, one_attempt, splits, branches, held, why, describe });
+            }
+        };
+        let steps = stage.steps.into_iter().map(|step| self.close_step(step)).collect::<Result<Vec<_>, _>>()?;
+        let (reads, split) = (self.reads(head), self.splits(head));
+        let modes = self.modes(head, &reads, &split);
+        let Splits { splits, mut why, .. } = split;
+        let nodes = self.nodes(head);
+        let unsplit = nodes.iter().filter_map(|node| self.whole.get(&node.0));
+        unsplit.for_each(|reason| why.push_str(&format!("; {reason}")));
+        let held = held_by_splits(nodes.iter().map(|node| self.ir.get(*node)), &splits);
+        let (batches, limit, scatter) = (self.batches_above(head), stage.limit, stage.scatter);
+        let root = head.0 as u32;
+        let program = StageProgram { root, cuts: Vec::new(), without: Vec::new(), batches, steps, limit, scatter };
+        let work = Work::Program(program);
+        let branches = self.branches(head, &splits);
+        Ok(Stage { id, work, reads, modes, one_attempt, splits, branches, held, why, describe: self.describe(head) })
+    }
+
+    /// Which of the frames that a stage with this head yields are made of what it reads.
+    fn branches(&self, head: Node, splits: &[Split]) -> BTreeMap<StageId, Vec<usize>> {
+        let mut branches = BTreeMap::<_, Vec<_>>::new();
+        if let Some(Split::Branch { .. }) = splits.first()
+            && let IR::Union { inputs, .. } = self.ir.get(self.row_wise_base(head))
+        {
+            for (branch, input) in inputs.iter().enumerate() {
+                self.reads(*input).iter().for_each(|read| branches.entry(read.from).or_default().push(branch));
+            }
+        }
+        branches
+    }
+
+    /// What a stage does, as Polars describes it.
+    fn describe(&self, head: Node) -> String {
+        let mut ir = self.ir.clone();
+        for (cut, stage) in &self.cuts {
+            ir.replace(Node(*cut), placeholder(*stage, self.schema(Node(*cut))));
+        }
+        IRPlanRef { lp_top: head, lp_arena: &ir, expr_arena: &self.exprs }.describe()
+    }
+
+    /// Encodes the whole plan. Stages then name its nodes.
+    fn whole(&self, stages: &mut [Stage]) -> Result<Fragment, PlanError> {
+        let mut named = Vec::new();
+        for stage in stages.iter_mut() {
+            if let Work::Program(program) = &mut stage.work {
+                named.push(&mut program.root);
+            }
+            named.extend(stage.reads.iter_mut().flat_map(|read| [&mut read.cut, &mut read.filter]).flatten());
+        }
+        let roots: Vec<_> = named.iter().map(|node| Node(**node as usize)).collect();
+        let (whole, nodes) = Fragment::whole(&roots, &self.ir, &self.exprs, self.target.travels)?;
+        named.into_iter().zip(nodes).for_each(|(name, node)| *name = node.0 as u32);
+        Ok(whole)
+    }
+
+    /// How a stage may be run that has this head and is split so.
+    fn modes(&self, head: Node, reads: &[Read], splits: &Splits) -> Vec<Mode> {
+        let mode = |choice: &Choice| {
+            let way =
+                |read: &Read| choice.ways.iter().find(|(of, _)| *of == read.from).map_or(Way::All, |(_, way)| *way);
+            let small = choice
+                .small
+                .and_then(|(of, beside)| Some(Small { input: reads.iter().position(|read| read.from == of)?, beside }));
+            Mode { ways: reads.iter().map(way).collect(), by_size: choice.by_size, small }
+        };
+        if !splits.choices.is_empty() {
+            return splits.choices.iter().map(mode).collect();
+        }
+        let ways = match splits.splits.first() {
+            // Each branch as it stands there.
+            Some(Split::Branch { .. }) => {
+                let nodes = self.nodes(head);
+                let at = |read: &Read| nodes.iter().find(|node| placeholder_of(self.ir.get(**node)) == Some(read.from));
+                let decided = |read: &Read| self.decided.get(&at(read)?.0)?.splits.first().map(Split::way);
+                reads.iter().map(|read| decided(read).unwrap_or(Way::All)).collect()
+            }
+            split => vec![split.map_or(Way::All, Split::way); reads.len()],
+        };
+        vec![Mode { ways, by_size: false, small: None }]
+    }
+
+    /// What a stage with this head reads of others, each once, and where it may be cut off.
+    fn reads(&self, head: Node) -> Vec<Read> {
+        let nodes = self.nodes(head);
+        let reads = nodes.iter().filter_map(|node| match self.cuts.get(&node.0) {
+            Some(from) => Some((*from, Some(node.0 as u32))),
+            None => Some((placeholder_of(self.ir.get(*node))?, None)),
+        });
+        let reads: BTreeMap<_, _> = reads.collect();
+        let filter = |from: StageId| {
+            nodes.iter().find(|node| self.filters.get(&node.0) == Some(&from)).map(|node| node.0 as u32)
+        };
+        reads.into_iter().map(|(from, cut)| Read { from, cut, filter: filter(from) }).collect()
+    }
+
+    /// The nodes of a stage with this head.
+    fn nodes(&self, head: Node) -> Vec<Node> {
+        let (mut seen, mut nodes, mut todo) = (BTreeSet::new(), Vec::new(), vec![head]);
+        while let Some(node) = todo.pop() {
+            if seen.insert(node.0) {
+                nodes.push(node);
+                if !self.cuts.contains_key(&node.0) {
+                    todo.extend(self.ir.get(node).inputs());
+                }
+            }
+        }
+        nodes
+    }
+}
