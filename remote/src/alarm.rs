@@ -9,9 +9,15 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::net::FOREVER;
 
+/// The least time between two looks: each costs as much as there are who wait, and a peer says when its calls are over, also at
+/// once and ever again.
+const GRAIN: u64 = 10_000;
+
 /// Rings when somebody may have waited until their deadline. Times are microseconds since it was made.
 pub(crate) struct Alarm {
     made: Instant,
+    /// When somebody looked last.
+    looked: AtomicU64,
     /// The soonest deadline that was noted since the last look.
     noted: AtomicU64,
     /// When it rings.
@@ -23,6 +29,7 @@ impl Alarm {
     pub(crate) fn new() -> Self {
         Self {
             made: Instant::now(),
+            looked: AtomicU64::new(0),
             noted: AtomicU64::new(u64::MAX),
             set: AtomicU64::new(u64::MAX),
             sooner: Notify::new(),
@@ -43,16 +50,18 @@ impl Alarm {
 
     /// To be called before a look at all who wait: those who come during it are noted.
     pub(crate) fn look(&self) {
+        self.looked.store(self.micros(Instant::now()), Ordering::SeqCst);
         self.noted.store(u64::MAX, Ordering::SeqCst);
     }
 
     /// Waits until a look is due again, which has found this as the soonest deadline.
     pub(crate) async fn ring(&self, found: Option<Instant>) {
         let found = found.map_or(u64::MAX, |found| self.micros(found));
+        let least = self.looked.load(Ordering::SeqCst).saturating_add(GRAIN);
         loop {
-            let due = found.min(self.noted.load(Ordering::SeqCst));
+            let due = found.min(self.noted.load(Ordering::SeqCst)).max(least);
             self.set.store(due, Ordering::SeqCst);
-            if self.noted.load(Ordering::SeqCst) < due {
+            if self.noted.load(Ordering::SeqCst).max(least) < due {
                 continue;
             }
             tokio::select! {
@@ -110,6 +119,31 @@ mod tests {
             alarm.look();
             alarm.note(start);
             assert_eq!(rang(Some(at(100))).await.unwrap(), 15);
+        });
+    }
+
+    #[test]
+    fn however_many_deadlines_pass_it_rings_a_hundred_times_a_second() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (alarm, start) = (Arc::new(Alarm::new()), Instant::now());
+            let noting = tokio::spawn({
+                let alarm = Arc::clone(&alarm);
+                async move {
+                    loop {
+                        alarm.note(Instant::now());
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+            });
+            let mut rang = 0;
+            while start.elapsed() < at(1) {
+                alarm.look();
+                alarm.ring(Some(Instant::now())).await;
+                rang += 1;
+            }
+            noting.abort();
+            assert!((90..=101).contains(&rang), "{rang}");
         });
     }
 }

@@ -8,6 +8,7 @@
 mod serve;
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -20,7 +21,7 @@ use crate::error::FetchError;
 use crate::ids::PeerId;
 use crate::lane::SLICE;
 use crate::net::Net;
-use crate::patience::Patience;
+use crate::patience::{Patience, at_once};
 
 pub(crate) use serve::{Store, serve};
 
@@ -210,6 +211,10 @@ pub(crate) async fn fetch(
 
 /// Waits for the producer, as long as patience lasts.
 async fn patiently<T>(net: &Net, patience: &mut Patience, producer: impl Future<Output = T>) -> Result<T, FetchError> {
+    let mut producer = pin!(producer);
+    if let Some(output) = at_once(producer.as_mut()).await {
+        return Ok(output);
+    }
     let started = Instant::now();
     let output = net.within(patience.left(), producer).await;
     patience.waited(started.elapsed());

@@ -79,6 +79,8 @@ pub(crate) enum FrameError {
     Version(u16),
     #[error("a payload is shorter than its flags say")]
     Cut,
+    #[error("{count} batches beside one message, more than the maximum of {max}")]
+    TooMany { count: usize, max: usize },
 }
 
 impl Header {

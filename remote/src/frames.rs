@@ -4,6 +4,11 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::frame::{FrameError, HEADER, Header};
 
+/// A payload of no more than this gets memory of its own, and one beyond the other shares its with nothing else: who keeps
+/// a payload keeps no more than about twice its bytes, or 128 KiB, whatever came around it.
+const OWN: usize = 16 << 10;
+const ALONE: usize = 64 << 10;
+
 /// What has come of a lane and is not taken yet.
 pub(crate) struct Frames {
     buffer: BytesMut,
@@ -36,7 +41,16 @@ impl Frames {
             return Ok(None);
         }
         self.buffer.advance(HEADER);
-        Ok(Some((header, self.buffer.split_to(len).freeze())))
+        if len <= OWN {
+            let payload = self.buffer.get(..len).map(Bytes::copy_from_slice).unwrap_or_default();
+            self.buffer.advance(len);
+            return Ok(Some((header, payload)));
+        }
+        let payload = self.buffer.split_to(len).freeze();
+        if len > ALONE {
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        Ok(Some((header, payload)))
     }
 
     /// How long the payload is to be of the frame that has begun; 0 before its header has come.
@@ -54,5 +68,36 @@ impl Frames {
     #[cfg(any(fuzzing, test))]
     pub(crate) fn capacity(&self) -> usize {
         self.buffer.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Kind;
+
+    fn frame(len: usize) -> Vec<u8> {
+        let header = Header { len: len as u32, ..Header::bare(Kind::Tell) };
+        [&header.encode()[..], &vec![7; len]].concat()
+    }
+
+    #[test]
+    fn who_keeps_a_small_payload_keeps_nothing_of_what_came_around_it() {
+        for (around, kept, most) in [(4 << 20, 10, 64), (60 << 10, OWN, 2 * OWN), (4 << 20, OWN + 1, 256 << 10)] {
+            let mut frames = Frames::new(u32::MAX);
+            let lane = [frame(around), frame(kept), frame(around)].concat();
+            let mut payloads = Vec::new();
+            for piece in lane.chunks(6000) {
+                frames.push(piece);
+                while let Some((_, payload)) = frames.take().unwrap() {
+                    payloads.push(payload);
+                }
+            }
+            let payload = payloads.swap_remove(1);
+            assert_eq!(payload, vec![7; kept]);
+            drop((payloads, frames));
+            let memory = payload.try_into_mut().expect("nobody else has it").capacity();
+            assert!(memory <= most, "{memory} bytes for {kept} after {around}");
+        }
     }
 }

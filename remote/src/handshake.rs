@@ -155,8 +155,11 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
     // queued before, and written after, the table knows.
     link.0.try_send(Kind::Hello, 0, hello(shared)?);
     let lanes = [(system_send, system_read), lane(message_send, message_read), lane(beat_send, beat_read)];
-    begin(shared, control.keep()?, link, lanes);
-    Ok(())
+    begin(shared, control.connection()?.clone(), link, lanes);
+    // Without a data connection it is no peer: nobody would see that it is silent. The handshake lasts until that is there.
+    let data = shared.peers.data(peer.node).await;
+    control.keep()?;
+    data.map(drop).ok_or_else(|| ConnectError::Failed("it went before its data connection came".to_owned()))
 }
 
 fn accept_data(shared: &Arc<Shared>, connection: Connection) -> Result<(), ConnectError> {

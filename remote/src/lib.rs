@@ -46,6 +46,7 @@ mod kept;
 mod membership;
 mod patience;
 mod pieces;
+mod presence;
 mod queue;
 mod rates;
 mod room;

@@ -5,6 +5,7 @@
 //! reply on a slow network they would come too late.
 
 mod beside;
+mod served;
 mod streams;
 mod watches;
 
@@ -17,7 +18,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -31,13 +31,15 @@ use crate::frame::{Header, Kind};
 use crate::ids::{ActorId, PeerId};
 use crate::limits::MAX_BATCHES;
 use crate::membership::{SUSPECT, TICK};
-use crate::net::{FOREVER, Net, deadline};
+use crate::net::{Net, deadline};
 use crate::parcel::{Opened, Parcel};
 use crate::queue::{COPY, Place, QUEUE, Queue, Waiting};
 use crate::room::Room;
 use crate::trace::TraceContext;
 pub(crate) use beside::{Arrived, Beside, room};
 use beside::{Held, Hold};
+use served::Served;
+pub(crate) use served::Serving;
 pub(crate) use streams::Incoming;
 use streams::Streams;
 pub(crate) use watches::NotBorne;
@@ -51,6 +53,8 @@ const ASKS: usize = 4096;
 const SERVED: usize = 2 * ASKS;
 /// Bytes of answers of one peer that wait to be written. Small ones need no room: each keeps a place.
 const ANSWERS: usize = MAX_BATCHES;
+/// Bytes of messages for one peer that wait to be written. Small ones need no room: each has a place of its lane's queue.
+const SENDING: usize = MAX_BATCHES;
 /// Beats that a link may be behind another of its peer: as long as a silent peer is not suspect.
 const BEHIND: u64 = SUSPECT.as_secs() / TICK.as_secs();
 /// Cancels kept that came before their ask, because lanes are not ordered among each other.
@@ -88,9 +92,9 @@ pub(crate) struct Link {
     pub(crate) peer: PeerId,
     wire: Box<dyn Wire>,
     /// Places for asks of the peer.
-    pub(crate) places: Arc<Semaphore>,
-    /// Where answers are made; each holds a place, so there is always room.
-    pub(crate) answering: mpsc::Sender<BoxFuture<'static, ()>>,
+    places: Arc<Semaphore>,
+    /// Where answers are made that are not there when their handler returns; each comes with a place of its actor.
+    pub(crate) answering: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
     net: Net,
     system: Queue,
     messages: Queue,
@@ -98,9 +102,11 @@ pub(crate) struct Link {
     /// Places for asks of ours.
     asking: Arc<Semaphore>,
     answers: Room,
+    /// For messages that wait to be written.
+    sending: Room,
     next_call: AtomicU64,
     calls: DashMap<u64, Timed<oneshot::Sender<Answer>>>,
-    serving: DashMap<u64, Timed<oneshot::Sender<()>>>,
+    serving: DashMap<u64, Timed<Served>>,
     /// For the deadlines of both.
     alarm: Alarm,
     watches: Watches,
@@ -135,10 +141,19 @@ struct Sealed {
     hold: Hold,
 }
 
+/// A place among our calls, a message, and its own place.
+type Placed<'a> = (OwnedSemaphorePermit, Sealed, Place<'a>);
+
 impl Letter {
-    async fn seal(self, link: &Arc<Link>) -> Sealed {
-        let Self { message, actor, parcel, trace } = self;
-        let (payload, hold) = link.hold(parcel).await;
+    async fn seal(mut self, link: &Arc<Link>) -> Sealed {
+        let (bytes, hold) = link.hold(std::mem::take(&mut self.parcel)).await;
+        self.parcel.bytes = bytes;
+        self.sealed(hold)
+    }
+
+    /// With nothing left beside it.
+    fn sealed(self, hold: Hold) -> Sealed {
+        let Self { message, actor, parcel: Parcel { bytes: payload, .. }, trace } = self;
         let (len, flags) = (length(&payload), hold.flags());
         let header = Header { len, flags, message, recipient: actor.0, trace, ..Header::bare(Kind::Tell) };
         Sealed { header, payload, hold }
@@ -175,7 +190,7 @@ impl Link {
         let (system, system_waiting) = Queue::new(QUEUE);
         let (messages, messages_waiting) = Queue::new(QUEUE);
         let (beats, beats_waiting) = Queue::new(1);
-        let (answering, answers) = mpsc::channel(SERVED);
+        let (answering, answers) = mpsc::unbounded_channel();
         net.handle.spawn(make_answers(answers));
         let link = Arc::new(Self {
             peer,
@@ -188,6 +203,7 @@ impl Link {
             beats,
             asking: Arc::new(Semaphore::new(ASKS)),
             answers: Room::new(ANSWERS, 0),
+            sending: Room::new(SENDING, 0),
             next_call: AtomicU64::new(1),
             calls: DashMap::new(),
             serving: DashMap::new(),
@@ -221,7 +237,10 @@ impl Link {
 
     /// Sends an ask and waits for its answer; dropping the future cancels it there.
     pub(crate) async fn ask(self: &Arc<Self>, letter: Letter, until: Instant) -> Result<Opened, AskError> {
-        let (place, letter, room) = self.call(letter, until).await?;
+        let (place, letter, room) = match self.call_now(letter) {
+            Ok(placed) => placed,
+            Err(letter) => Box::pin(self.call(letter, until)).await?,
+        };
         let (call, answer) = self.await_answer(until);
         let mut guard = CallGuard { link: self, call, known: true, open: Some(place) };
         // After the insert: whoever ends the link clears the calls after it has set the cause.
@@ -235,7 +254,11 @@ impl Link {
         if !matches!(answer, Err(AskError::Deadline)) {
             guard.open = None;
         }
-        let opened = self.net.until(until, answer??.open()).await.ok_or(AskError::Deadline)?;
+        let answer = answer??;
+        if !answer.is_apart() {
+            return Ok(Opened::plain(answer.bytes));
+        }
+        let opened = Box::pin(self.net.until(until, answer.open())).await.ok_or(AskError::Deadline)?;
         opened.map_err(|error| AskError::BadReply { text: format!("its batches did not come: {error}") })
     }
 
@@ -256,12 +279,16 @@ impl Link {
         })
     }
 
+    /// [`call`](Self::call), where there is nothing to wait for, as for most: without the future of what waits, which is large.
+    fn call_now(self: &Arc<Self>, letter: Letter) -> Result<Placed<'_>, Letter> {
+        let Ok(asking) = Arc::clone(&self.asking).try_acquire_owned() else {
+            return Err(letter);
+        };
+        self.place_now(letter).map(|(letter, place)| (asking, letter, place))
+    }
+
     /// A place among our calls, a message whose batches have room, and its own place; no later than then.
-    async fn call(
-        self: &Arc<Self>,
-        letter: Letter,
-        until: Instant,
-    ) -> Result<(OwnedSemaphorePermit, Sealed, Place<'_>), TellError> {
+    async fn call(self: &Arc<Self>, letter: Letter, until: Instant) -> Result<Placed<'_>, TellError> {
         let placed = async {
             let asking = Arc::clone(&self.asking).acquire_owned().await.map_err(|_| TellError::NotConnected)?;
             let (letter, place) = self.place(letter).await?;
@@ -270,10 +297,26 @@ impl Link {
         self.net.until(until, placed).await.ok_or(TellError::Busy)?
     }
 
+    /// A place for a small message, if there is one now.
+    fn place_now(self: &Arc<Self>, letter: Letter) -> Result<(Sealed, Place<'_>), Letter> {
+        if letter.parcel.bytes.len() > COPY || !letter.parcel.beside.is_empty() {
+            return Err(letter);
+        }
+        match self.messages.try_place() {
+            Some(place) => Ok((letter.sealed(self.hold_nothing()), place)),
+            None => Err(letter),
+        }
+    }
+
     /// Waits for room for a message's batches and then for the message.
     async fn place(self: &Arc<Self>, letter: Letter) -> Result<(Sealed, Place<'_>), TellError> {
         let letter = letter.seal(self).await;
-        Ok((letter, self.messages.place().await.ok_or(TellError::NotConnected)?))
+        let room = match letter.payload.len() {
+            ..=COPY => None,
+            size => Some(self.sending.take(size).await.ok_or(TellError::NotConnected)?),
+        };
+        let place = self.messages.place().await.ok_or(TellError::NotConnected)?;
+        Ok((letter, place.with(room)))
     }
 
     /// Asks for a new certificate.
@@ -289,8 +332,13 @@ impl Link {
 
     /// Queues a message.
     pub(crate) async fn tell(self: &Arc<Self>, letter: Letter, until: Instant) -> Result<(), TellError> {
-        let placed = self.net.until(until, self.place(letter)).await;
-        let (Sealed { header, payload, hold }, place) = placed.ok_or(TellError::Busy)??;
+        let (Sealed { header, payload, hold }, place) = match self.place_now(letter) {
+            Ok(placed) => placed,
+            Err(letter) => {
+                let placed = Box::pin(self.net.until(until, self.place(letter)));
+                placed.await.ok_or(TellError::Busy)??
+            }
+        };
         if self.ended.get().is_some() {
             return Err(TellError::NotConnected);
         }
@@ -343,22 +391,28 @@ impl Link {
 
     /// Makes the reply to a call ready, after there is room for its batches.
     pub(crate) async fn ready(self: &Arc<Self>, call: u64, parcel: Parcel) -> Result<Ready, Fault> {
-        let size = parcel.bytes.len() + parcel.beside.len();
-        let mut room = None;
-        if size > COPY {
-            room = self.answers.try_take(size);
-            if room.is_none() {
-                let text = format!("{} MiB of answers wait for you to read them; ask for less at once", ANSWERS >> 20);
-                return Err(Fault::BadReply { text });
-            }
-        }
+        let room = self.room_for_answer(parcel.bytes.len() + parcel.beside.len())?;
         let (payload, hold) = self.hold(parcel).await;
         let header = Header { len: length(&payload), flags: hold.flags(), ..Header::of_call(Kind::Reply, call) };
         Ok(Ready { header, payload, room, hold: Some(hold) })
     }
 
+    /// [`ready`](Self::ready), for a reply with nothing beside it.
+    pub(crate) fn ready_now(&self, call: u64, payload: Bytes) -> Result<Ready, Fault> {
+        let room = self.room_for_answer(payload.len())?;
+        Ok(Ready { room, ..Ready::new(Kind::Reply, call, payload) })
+    }
+
+    fn room_for_answer(&self, size: usize) -> Result<Option<OwnedSemaphorePermit>, Fault> {
+        if size <= COPY {
+            return Ok(None);
+        }
+        let text = || format!("{} MiB of answers wait for you to read them; ask for less at once", ANSWERS >> 20);
+        self.answers.try_take(size).map(Some).ok_or_else(|| Fault::BadReply { text: text() })
+    }
+
     /// Queues an answer to the peer, which keeps the call's place until it is written.
-    pub(crate) fn answer(&self, answer: Ready, place: OwnedSemaphorePermit) {
+    fn answer(&self, answer: Ready, place: OwnedSemaphorePermit) {
         let Ready { header, payload, room, hold } = answer;
         if self.system.push(header, payload, [Some(place), room])
             && let Some(hold) = hold
@@ -376,46 +430,6 @@ impl Link {
         };
         if !waited {
             tracing::debug!(peer = %self.peer, call, "an answer that nobody waits for");
-        }
-    }
-
-    /// Notes that a call of the peer is served, until then. `None` if it was cancelled before it came, or has come before.
-    pub(crate) fn serve(self: &Arc<Self>, call: u64, until: Instant) -> Option<Serving> {
-        let (waiting, cancelled) = oneshot::channel();
-        {
-            let mut early = self.early();
-            if early.remove(&call) {
-                return None;
-            }
-            match self.serving.entry(call) {
-                Entry::Vacant(entry) => drop(entry.insert(Timed { waiting, until })),
-                Entry::Occupied(_) => {
-                    tracing::warn!(peer = %self.peer, call, "a call that is served already came again");
-                    return None;
-                }
-            }
-        }
-        self.alarm.note(until);
-        let serving = Serving { link: Arc::clone(self), call, cancelled };
-        // As in `ask`: the end of the link must not miss this entry.
-        self.ended.get().is_none().then_some(serving)
-    }
-
-    /// A call of the peer is answered by a stream: it has no deadline any more.
-    pub(crate) fn has_begun(&self, call: u64) {
-        if let Some(mut serving) = self.serving.get_mut(&call) {
-            serving.until = deadline(FOREVER);
-        }
-    }
-
-    /// The peer cancels a call.
-    pub(crate) fn cancel(&self, call: u64) {
-        let mut early = self.early();
-        if self.serving.remove(&call).is_none() {
-            early.insert(call);
-            if early.len() > EARLY {
-                early.pop_first(); // the oldest: numbers of calls grow
-            }
         }
     }
 
@@ -446,6 +460,7 @@ impl Link {
         self.streams.end();
         self.held.end();
         self.asking.close();
+        self.sending.close();
         self.alarm.note(Instant::now()); // who waits for it looks, and sees that all is over
         for lane in [&self.system, &self.messages, &self.beats] {
             lane.close();
@@ -501,26 +516,6 @@ impl Link {
     }
 }
 
-/// A call of the peer that is being served; forgotten when dropped.
-pub(crate) struct Serving {
-    link: Arc<Link>,
-    call: u64,
-    cancelled: oneshot::Receiver<()>,
-}
-
-impl Serving {
-    /// Waits until the peer cancels or is lost, or its deadline passes.
-    pub(crate) async fn cancelled(&mut self) {
-        let _ = (&mut self.cancelled).await;
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.link.serving.remove(&self.call);
-    }
-}
-
 /// Forgets a call when its asker goes, and cancels it there if it has no answer yet.
 struct CallGuard<'a> {
     link: &'a Link,
@@ -543,7 +538,7 @@ impl Drop for CallGuard<'_> {
 }
 
 /// Drives all answers of a link in one task: woken once for many, where a task each would be woken one by one.
-async fn make_answers(mut new: mpsc::Receiver<BoxFuture<'static, ()>>) {
+async fn make_answers(mut new: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>) {
     let mut making = FuturesUnordered::new();
     loop {
         tokio::select! {

@@ -24,7 +24,11 @@ use tokio::time::Instant;
 
 use crate::error::{AskError, Down, TellError};
 use crate::ids::{ActorId, NodeId};
+use crate::limits::MAX_BATCHES;
 use crate::net::Net;
+use crate::presence::Presence;
+use crate::queue::COPY;
+use crate::room::Room;
 use crate::supervise::{History, Restarts};
 use crate::trace::Handling;
 
@@ -72,7 +76,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
     {
         let asked = async {
             let permit = self.permit().await?;
-            self.enqueue_ask(message, permit, Sender::Here)
+            self.enqueue_ask(message, permit)
         };
         let started = Instant::now();
         let reply = self.0.net.within(deadline, asked).await.ok_or(AskError::Busy)??;
@@ -97,7 +101,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         M::Result: Send,
     {
         let permit = self.0.net.within(deadline, self.permit()).await.ok_or(TellError::Busy)??;
-        self.enqueue_tell(message, permit, Sender::Here)
+        self.enqueue_tell(message, Admitted { permit, room: None }, Sender::Here)
     }
 
     /// Sends a message if there is room now.
@@ -111,7 +115,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         M::Result: Send,
     {
         let permit = self.try_permit()?.ok_or(TellError::Busy)?;
-        self.enqueue_tell(message, permit, Sender::Here)
+        self.enqueue_tell(message, Admitted { permit, room: None }, Sender::Here)
     }
 
     /// Waits until the actor is gone, and is not built again by its [supervisor](crate::Arbiter::supervise).
@@ -174,10 +178,32 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         }
     }
 
+    /// A place for a message of a node, and room for its bytes.
+    pub(crate) async fn admit(&self, bytes: usize) -> Result<Admitted, TellError> {
+        let permit = self.permit().await?;
+        let room = match bytes {
+            ..=COPY => None,
+            bytes => Some(self.0.room.take(bytes).await.ok_or_else(|| self.why_down())?),
+        };
+        Ok(Admitted { permit, room })
+    }
+
+    /// [`admit`](Self::admit), if there is both now.
+    pub(crate) fn try_admit(&self, bytes: usize) -> Result<Option<Admitted>, TellError> {
+        let Some(permit) = self.try_permit()? else {
+            return Ok(None);
+        };
+        let room = (bytes > COPY).then(|| self.0.room.try_take(bytes));
+        Ok(match room {
+            None => Some(Admitted { permit, room: None }),
+            Some(room) => room.map(|room| Admitted { permit, room: Some(room) }),
+        })
+    }
+
     pub(crate) fn enqueue_tell<M>(
         &self,
         message: M,
-        permit: OwnedSemaphorePermit,
+        Admitted { permit, room }: Admitted,
         sender: Sender,
     ) -> Result<(), TellError>
     where
@@ -188,34 +214,69 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         let trace = Handling::new(&self.0.net.ambient);
         self.enqueue(Box::new(move |actor, ctx, _| {
             let _permit = permit; // freed when the handler has run
+            drop(room);
             let _sender = sender.enter();
             trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, None));
         }))
     }
 
-    pub(crate) fn enqueue_ask<M>(
-        &self,
-        message: M,
-        permit: OwnedSemaphorePermit,
-        from: Sender,
-    ) -> Result<Reply<M::Result>, TellError>
+    pub(crate) fn enqueue_ask<M>(&self, message: M, permit: OwnedSemaphorePermit) -> Result<Reply<M::Result>, TellError>
     where
         A: Handler<M>,
         M: Message + Send + 'static,
         M::Result: Send,
     {
         let (sender, receiver) = oneshot::channel();
-        let asker = Asker::new();
+        let asker = Presence::default();
         let seen = asker.clone();
         let trace = Handling::new(&self.0.net.ambient);
         self.enqueue(Box::new(move |actor, ctx, panics| {
             if !seen.start(panics) {
                 return; // the asker left while the message waited
             }
-            let _current = (seen.enter(), from.enter());
+            let _current = (Asker::enter(seen), Sender::Here.enter());
             trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, Some(sender)));
         }))?;
-        Ok(Reply::new(receiver, permit, asker, self.0.life.clone(), self.0.net.clone()))
+        Ok(self.reply(receiver, permit, asker))
+    }
+
+    /// Queues a node's ask. Where its asker has not left before, `answer` gets the reply when the handler has returned, on
+    /// this actor's thread, or when it is certain not to run.
+    pub(crate) fn enqueue_call<M>(
+        &self,
+        message: M,
+        Admitted { permit, room }: Admitted,
+        from: Sender,
+        asker: Presence,
+        answer: impl FnOnce(Reply<M::Result>) + Send + 'static,
+    ) where
+        A: Handler<M>,
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let call = Called(Some((self.reply(receiver, permit, asker.clone()), answer)));
+        let trace = Handling::new(&self.0.net.ambient);
+        // Where the actor is gone, the call is answered as the envelope is dropped.
+        let _ = self.enqueue(Box::new(move |actor, ctx, panics| {
+            drop(room);
+            let mut call = call; // dropped last
+            if !asker.start(panics) {
+                call.0 = None;
+                return;
+            }
+            let _current = (Asker::enter(asker), from.enter());
+            trace.run::<M, _>(|| A::handle(actor, message, ctx).handle(ctx, Some(sender)));
+        }));
+    }
+
+    fn reply<R: Send>(
+        &self,
+        receiver: oneshot::Receiver<R>,
+        permit: OwnedSemaphorePermit,
+        asker: Presence,
+    ) -> Reply<R> {
+        Reply::new(receiver, permit, asker, self.0.life.clone(), self.0.net.clone())
     }
 
     fn enqueue(&self, envelope: Envelope<A>) -> Result<(), TellError> {
@@ -246,10 +307,31 @@ impl<A: Actor<Context = Context<A>>> fmt::Debug for LocalRef<A> {
     }
 }
 
+/// A place for a message of a node, and room for its bytes until its handler begins.
+pub(crate) struct Admitted {
+    permit: OwnedSemaphorePermit,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// A node's ask at an actor: answered when this is dropped.
+struct Called<R: Send + 'static, F: FnOnce(Reply<R>)>(Option<(Reply<R>, F)>);
+
+impl<R: Send + 'static, F: FnOnce(Reply<R>)> Drop for Called<R, F> {
+    fn drop(&mut self) {
+        if let Some((reply, answer)) = self.0.take() {
+            answer(reply);
+        }
+    }
+}
+
+/// Bytes of messages of other nodes that wait at one actor. Small ones need no room: each has a place.
+const WAITING: usize = MAX_BATCHES;
+
 struct Shared<A: Actor<Context = Context<A>>> {
     number: u64,
     queue: mpsc::Sender<Envelope<A>>,
     permits: Arc<Semaphore>,
+    room: Arc<Room>,
     life: Story,
     net: Net,
     /// Where it was published last.
@@ -302,6 +384,8 @@ fn seat<A: Actor<Context = Context<A>>>(place: Place<'_>, supervisor: Option<Sup
     let life = Story::default();
     static NUMBERS: AtomicU64 = AtomicU64::new(0);
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-    let seat = Seat::new(waiting, life.clone(), Arc::clone(&permits), place.end, supervisor);
-    (LocalRef(Arc::new(Shared { number, queue, permits, life, net: place.net.clone(), home: Mutex::default() })), seat)
+    let room = Arc::new(Room::new(WAITING, 0));
+    let seat = Seat::new(waiting, life.clone(), (Arc::clone(&permits), Arc::clone(&room)), place.end, supervisor);
+    let (net, home) = (place.net.clone(), Mutex::default());
+    (LocalRef(Arc::new(Shared { number, queue, permits, room, life, net, home })), seat)
 }

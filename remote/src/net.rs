@@ -1,7 +1,9 @@
 //! The network's runtime, for all that runs on it or waits for it.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
+use std::ops::Deref;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,19 +14,30 @@ use tokio::time::{Instant, Sleep};
 
 use crate::ambient::Ambient;
 use crate::fence;
+use crate::patience::at_once;
 
-/// The network's runtime as the rest of the crate uses it, from any thread and any executor.
+/// The network's runtime as the rest of the crate uses it, from any thread and any executor. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Net {
+pub(crate) struct Net(Arc<Inner>);
+
+pub(crate) struct Inner {
     pub(crate) handle: Handle,
     closed: watch::Receiver<bool>,
     pub(crate) ambient: Ambient,
 }
 
+impl Deref for Net {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
 impl Net {
     /// It is over when `closed` says so.
     pub(crate) fn new(handle: Handle, closed: watch::Receiver<bool>, ambient: Ambient) -> Self {
-        Self { handle, closed, ambient }
+        Self(Arc::new(Inner { handle, closed, ambient }))
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -49,8 +62,7 @@ impl Net {
 
     async fn timed<F: Future>(&self, sleep: impl FnOnce() -> Sleep, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
-        // What is ready at once, as most is, costs no timer.
-        if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+        if let Some(output) = at_once(future.as_mut()).await {
             return Some(output);
         }
         let mut closed = self.closed.clone();

@@ -93,6 +93,9 @@ impl Manifest {
     pub(crate) fn take(payload: &mut Bytes) -> Result<Self, FrameError> {
         let number = u64::from_le_bytes(take_last(payload)?);
         let count = u32::from_le_bytes(take_last(payload)?) as usize;
+        if count > MAX_COUNT {
+            return Err(FrameError::TooMany { count, max: MAX_COUNT });
+        }
         let start = payload.len().checked_sub(count.saturating_mul(8)).ok_or(FrameError::Cut)?;
         let tail = payload.split_off(start);
         let (lengths, _) = tail.as_chunks::<8>();
@@ -123,6 +126,11 @@ impl Opened {
     /// A value without anything beside it.
     pub(crate) fn plain(bytes: Bytes) -> Self {
         Self { bytes, beside: Vec::new() }
+    }
+
+    /// Bytes of it and beside it.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() + self.beside.iter().map(Bytes::len).sum::<usize>()
     }
 
     /// Decodes the value; a `Deserialize` that panics is an error too.
@@ -204,6 +212,11 @@ mod tests {
         assert!(manifest.divide(Bytes::from_static(b"abcd")).is_none());
         for cut in 2..=bytes.len() {
             assert!(Manifest::take(&mut bytes.slice(cut..)).is_err(), "{cut}");
+        }
+        // As many lengths as there may be, and one more: they cost memory, also those of nothing.
+        for (count, fits) in [(MAX_COUNT, true), (MAX_COUNT + 1, false)] {
+            let mut many = Beside { slices: Vec::new(), lengths: vec![0; count] }.trail(Bytes::new(), 1);
+            assert_eq!(Manifest::take(&mut many).is_ok(), fits, "{count}");
         }
         let huge = Beside { slices: Vec::new(), lengths: vec![u64::MAX, u64::MAX] }.trail(Bytes::new(), 1);
         assert!(matches!(Manifest::take(&mut huge.clone()), Err(FrameError::TooLarge { .. })));

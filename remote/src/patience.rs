@@ -1,5 +1,8 @@
 //! How long a stream may be without progress, and how slow. Pure.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -38,11 +41,24 @@ impl Patience {
 
     /// Waits for the other side; `None` if patience is used up first.
     pub(crate) async fn wait<T>(&mut self, other_side: impl Future<Output = T>) -> Option<T> {
+        let mut other_side = pin!(other_side);
+        if let Some(output) = at_once(other_side.as_mut()).await {
+            return Some(output);
+        }
         let started = Instant::now();
         let output = timeout(self.left, other_side).await.ok();
         self.waited(started.elapsed());
         output
     }
+}
+
+/// What a future gives without waiting: most do, and then cost neither a timer nor a look at the clock.
+pub(crate) async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 #[cfg(test)]

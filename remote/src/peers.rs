@@ -100,6 +100,11 @@ impl Peers {
     /// The data connection to ask on; `None` if the peer is not there. Its first messages can come a moment before that
     /// connection: then this waits for it, or until the peer is lost.
     pub(crate) async fn data(&self, node: NodeId) -> Option<Connection> {
+        // Nearly always it is there; to listen costs more than to look.
+        let there = self.map.get(&node)?.data.last().cloned();
+        if there.is_some() {
+            return there;
+        }
         let mut events = self.events(); // before the look, so that none is missed
         loop {
             let data = self.map.get(&node)?.data.last().cloned();

@@ -42,13 +42,13 @@ impl Queue {
     /// Waits for a place of this queue; `None` once it is closed.
     pub(crate) async fn place(&self) -> Option<Place<'_>> {
         let permit = Arc::clone(&self.places).acquire_owned().await.ok()?;
-        Some(Place { queue: self, permit })
+        Some(Place { queue: self, permit, room: None })
     }
 
     /// Takes a place of this queue if there is one.
     pub(crate) fn try_place(&self) -> Option<Place<'_>> {
         let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        Some(Place { queue: self, permit })
+        Some(Place { queue: self, permit, room: None })
     }
 
     /// Queues a frame that keeps a place of something else. False if nobody writes any more.
@@ -73,10 +73,16 @@ impl Queue {
 pub(crate) struct Place<'a> {
     queue: &'a Queue,
     permit: OwnedSemaphorePermit,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Place<'_> {
+    /// This place, and room for the frame's bytes.
+    pub(crate) fn with(self, room: Option<OwnedSemaphorePermit>) -> Self {
+        Self { room, ..self }
+    }
+
     pub(crate) fn send(self, header: Header, payload: Bytes) {
-        self.queue.push(header, payload, [Some(self.permit), None]);
+        self.queue.push(header, payload, [Some(self.permit), self.room]);
     }
 }

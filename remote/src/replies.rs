@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::AskError;
 use crate::link::Incoming;
-use crate::local::{LocalRef, Producing, Sender};
+use crate::local::{LocalRef, Producing};
 use crate::net::Net;
 use crate::parcel::Opened;
 use crate::router::{Router, read};
@@ -97,7 +97,7 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         T: Send + 'static,
     {
         let permit = self.net().within(patience, self.permit()).await.ok_or(AskError::Busy)??;
-        let source = Source::Local(Producing::new(self.enqueue_ask(message, permit, Sender::Here)?));
+        let source = Source::Local(Producing::new(self.enqueue_ask(message, permit)?));
         Ok(Replies { source, patience, net: self.net().clone() })
     }
 }

@@ -9,12 +9,11 @@ use std::thread;
 use actix::{Actor, Context, Handler};
 use dashmap::DashMap;
 use futures_util::future::BoxFuture;
-use tokio::sync::OwnedSemaphorePermit;
 
-use crate::answer::{Answer, Respond};
+use crate::answer::Call;
 use crate::error::{AskError, Down, Fault, TellError};
 use crate::ids::{ActorId, PeerId, Role};
-use crate::local::{LocalRef, Sender};
+use crate::local::{Admitted, LocalRef, Sender};
 use crate::message::WireMessage;
 use crate::net::busy;
 use crate::parcel::Opened;
@@ -159,22 +158,17 @@ pub(crate) trait Route: Send + Sync {
 
     fn allows(&self, role: Role) -> bool;
 
-    /// A place in the actor's mailbox, if there is one.
-    fn try_place(&self) -> Result<Option<OwnedSemaphorePermit>, Fault>;
+    /// A place at the actor for a message of so many bytes, if there is one.
+    fn try_place(&self, bytes: usize) -> Result<Option<Admitted>, Fault>;
 
-    /// Waits for a place in the actor's mailbox.
-    fn place(&self) -> BoxFuture<'_, Result<OwnedSemaphorePermit, Fault>>;
+    /// Waits for a place at the actor.
+    fn place(&self, bytes: usize) -> BoxFuture<'_, Result<Admitted, Fault>>;
 
-    /// Hands a peer's ask to the actor; the future is the wait for the answer.
-    fn ask(
-        &self,
-        from: PeerId,
-        message: Opened,
-        place: OwnedSemaphorePermit,
-    ) -> Result<BoxFuture<'static, Answer>, Fault>;
+    /// Hands a peer's ask to the actor, whose reply answers the call.
+    fn ask(&self, from: PeerId, message: Opened, place: Admitted, call: Call) -> Result<(), Fault>;
 
     /// Hands a peer's tell to the actor.
-    fn tell(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<(), Fault>;
+    fn tell(&self, from: PeerId, message: Opened, place: Admitted) -> Result<(), Fault>;
 }
 
 struct Typed<A: Actor<Context = Context<A>>, M> {
@@ -204,26 +198,21 @@ where
         }
     }
 
-    fn try_place(&self) -> Result<Option<OwnedSemaphorePermit>, Fault> {
-        self.actor.try_permit().map_err(gone)
+    fn try_place(&self, bytes: usize) -> Result<Option<Admitted>, Fault> {
+        self.actor.try_admit(bytes).map_err(gone)
     }
 
-    fn place(&self) -> BoxFuture<'_, Result<OwnedSemaphorePermit, Fault>> {
-        Box::pin(async move { self.actor.permit().await.map_err(gone) })
+    fn place(&self, bytes: usize) -> BoxFuture<'_, Result<Admitted, Fault>> {
+        Box::pin(async move { self.actor.admit(bytes).await.map_err(gone) })
     }
 
-    fn ask(
-        &self,
-        from: PeerId,
-        message: Opened,
-        place: OwnedSemaphorePermit,
-    ) -> Result<BoxFuture<'static, Answer>, Fault> {
+    fn ask(&self, from: PeerId, message: Opened, place: Admitted, call: Call) -> Result<(), Fault> {
         let message = read::<M>(message, self.node.as_ref().and_then(Weak::upgrade))?;
-        let reply = self.actor.enqueue_ask(message, place, Sender::Node(from)).map_err(gone)?;
-        Ok(M::Result::answer(reply))
+        self.actor.enqueue_call(message, place, Sender::Node(from), call.asker(), |reply| call.answer(reply));
+        Ok(())
     }
 
-    fn tell(&self, from: PeerId, message: Opened, place: OwnedSemaphorePermit) -> Result<(), Fault> {
+    fn tell(&self, from: PeerId, message: Opened, place: Admitted) -> Result<(), Fault> {
         let message = read::<M>(message, self.node.as_ref().and_then(Weak::upgrade))?;
         self.actor.enqueue_tell(message, place, Sender::Node(from)).map_err(gone)
     }

@@ -9,17 +9,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join;
 use quinn::{Connection, ReadError, SendStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
-use crate::answer::{Answered, EncodedItems};
+use crate::answer::{Call, fault_bytes};
 use crate::close::Code;
-use crate::codec::{decode, encode};
+use crate::codec::decode;
 use crate::error::{Down, Fault};
 use crate::frame::{FrameError, Header, Kind, MORE};
 use crate::ids::{ActorId, PeerId};
 use crate::lane::{FrameReader, LaneError, write_lane};
-use crate::link::{Arrived, Beside, LANES, Link, NotBorne, Ready, Serving, Wire};
+use crate::link::{Arrived, Beside, LANES, Link, NotBorne, Serving, Wire};
+use crate::local::Admitted;
 use crate::membership::SUSPECT;
 use crate::net::Net;
 use crate::parcel::{MAX_PAYLOAD, Opened};
@@ -216,7 +216,11 @@ async fn read_messages(services: Services, link: Arc<Link>, mut lane: FrameReade
         let message =
             header.take_trace(&mut payload).and_then(|()| Arrived::new(&services.beside, &link, &header, payload));
         match message {
-            Ok(message) => arrivals.take(header, message).await,
+            Ok(message) => {
+                if let Some(message) = arrivals.hand_over(&header, message) {
+                    arrivals.wait(header, message).await;
+                }
+            }
             Err(error) => return bad_lane(&link, &error.into()),
         }
     }
@@ -234,15 +238,13 @@ struct Mail {
 }
 
 /// Hands a message to its actor, which has a place for it.
-async fn hand_over(link: &Arc<Link>, mail: Mail, route: &dyn Route, place: OwnedSemaphorePermit) {
+fn hand_over(link: &Arc<Link>, mail: Mail, route: &dyn Route, place: Admitted) {
     let header = mail.header;
-    let handed = async {
-        match header.kind {
-            Kind::Ask => ask(link, mail, route, place),
-            _ => route.tell(link.peer, mail.message, place),
-        }
+    let handed = || match header.kind {
+        Kind::Ask => ask(link, mail, route, place),
+        _ => route.tell(link.peer, mail.message, place),
     };
-    if let Err(fault) = TraceContext::scope_of(header.trace, link.peer.node, handed).await {
+    if let Err(fault) = TraceContext::in_scope_of(header.trace, link.peer.node, handed) {
         refuse(link, &header, &fault);
     }
 }
@@ -258,66 +260,22 @@ fn refuse(link: &Link, header: &Header, fault: &Fault) {
     }
 }
 
-/// Hands an ask to its actor; its answer is awaited and sent beside all others of the link.
-fn ask(link: &Arc<Link>, mail: Mail, route: &dyn Route, place: OwnedSemaphorePermit) -> Result<(), Fault> {
+/// Hands an ask to its actor, which answers it.
+fn ask(link: &Arc<Link>, mail: Mail, route: &dyn Route, place: Admitted) -> Result<(), Fault> {
     let Mail { header, message, serving, came, .. } = mail;
-    let Ok(served) = Arc::clone(&link.places).try_acquire_owned() else {
-        return Err(Fault::Busy);
+    let serving = match serving {
+        Some(serving) => serving,
+        None => match link.serve(header.call, came + patience(&header))? {
+            Some(serving) => serving,
+            None => return Ok(()),
+        },
     };
-    let Some(mut serving) = serving.or_else(|| link.serve(header.call, came + patience(&header))) else {
-        return Ok(());
-    };
-    let answer = route.ask(link.peer, message, place)?;
-    let (answering, link) = (link.answering.clone(), Arc::clone(link));
-    let answer = Box::pin(async move {
-        let answer = tokio::select! {
-            biased;
-            answer = answer => answer,
-            () = serving.cancelled() => return,
-        };
-        let ready = async {
-            match answer? {
-                Answered::Value(reply) => link.ready(header.call, reply).await,
-                Answered::Items(items) => {
-                    link.has_begun(header.call);
-                    produce(&link, header.call, items, patience(&header)).await?;
-                    Ok(Ready::new(Kind::End, header.call, Bytes::new()))
-                }
-            }
-        };
-        let ready = tokio::select! {
-            biased;
-            ready = ready => ready,
-            () = serving.cancelled() => return,
-        };
-        let failed = |fault| Ready::new(Kind::Error, header.call, fault_bytes(&fault));
-        link.answer(ready.unwrap_or_else(failed), served);
-    });
-    answering.try_send(answer).map_err(|_| Fault::Busy)
+    route.ask(link.peer, message, place, Call::new(serving, patience(&header)))
 }
 
 /// How long an asker waits; for a stream, for each item.
 fn patience(header: &Header) -> Duration {
     Duration::from_millis(u64::from(header.deadline_ms))
-}
-
-/// Sends the items of a stream. The consumer's patience is for items here, and for its credit there.
-async fn produce(
-    link: &Arc<Link>,
-    call: u64,
-    mut items: Box<dyn EncodedItems>,
-    patience: Duration,
-) -> Result<(), Fault> {
-    let outgoing = link.produce(call);
-    while let Some(item) = items.next().await? {
-        outgoing.send(item, patience).await?;
-    }
-    Ok(())
-}
-
-fn fault_bytes(fault: &Fault) -> Bytes {
-    // A fault too large to send arrives as one that cannot be read, which is an error all the same.
-    encode(fault).unwrap_or_default()
 }
 
 fn wrong_kind(link: &Link, kind: Kind) {

@@ -68,11 +68,11 @@ impl TraceContext {
         }
     }
 
-    /// As [`scope`](Self::scope), for what a peer has sent.
-    pub(crate) async fn scope_of<F: Future>(context: Option<Self>, peer: NodeId, future: F) -> F::Output {
+    /// Runs what hands over a message that a peer has sent, in this context.
+    pub(crate) fn in_scope_of<T>(context: Option<Self>, peer: NodeId, f: impl FnOnce() -> T) -> T {
         match context {
-            Some(context) => CURRENT.scope(Current { context, peer: Some(peer) }, future).await,
-            None => future.await,
+            Some(context) => CURRENT.sync_scope(Current { context, peer: Some(peer) }, f),
+            None => f(),
         }
     }
 

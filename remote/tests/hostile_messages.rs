@@ -82,7 +82,7 @@ fn messages_that_ask_for_more_than_they_are_worth_are_refused_and_others_are_ser
         });
 
         let rogue = scene.rogue();
-        let (_connection, mut lanes) = rogue.greet().await;
+        let (_connection, mut lanes, _stay) = rogue.enter().await;
         let kinds = [
             (0x51, vec![1; 200_000], "deeper"),
             (0x52, [&[253][..], &u64::MAX.to_le_bytes()].concat(), "elements"),

@@ -51,6 +51,12 @@ on_loopback!(
     a_frame_that_stops_is_cut_off,
     a_flood_at_a_busy_actor_harms_nobody_else,
     a_connection_that_is_silent_beside_another_is_closed,
+    who_has_no_data_connection_does_not_stay,
+    a_trailer_of_more_than_may_be_beside_a_message_is_refused,
+    what_waits_at_an_actor_that_does_not_begin_is_bounded_in_bytes,
+    messages_to_a_peer_that_reads_nothing_are_bounded_in_bytes,
+    a_flood_of_frames_about_nothing_costs_nothing,
+    a_flood_of_renewals_costs_no_more_than_their_number,
 );
 
 /// What a flood may cost, and what it may leave.
@@ -271,23 +277,22 @@ async fn a_host_that_is_refused_without_end_is_not_answered(world: World) {
 async fn a_peer_that_connects_without_end_keeps_its_newest_connections(world: World) {
     let scene = Scene::new(&world, 8).await;
     let rogue = scene.rogue();
-    let mut controls = Vec::new();
-    let mut datas = Vec::new();
+    let mut entered = Vec::new();
     for _ in 0..20 {
-        controls.push(rogue.greet().await);
-        datas.push(rogue.dial(DATA).await);
+        entered.push(rogue.enter().await);
     }
     let alive = |connections: Vec<&quinn::Connection>| {
         let alive: Vec<bool> = connections.iter().map(|connection| connection.close_reason().is_none()).collect();
         alive.iter().filter(|alive| **alive).count() == 4 && alive[16..] == [true; 4]
     };
     eventually("four of each", || {
-        alive(controls.iter().map(|(connection, _)| connection).collect()) && alive(datas.iter().collect())
+        alive(entered.iter().map(|(control, ..)| control).collect())
+            && alive(entered.iter().map(|(.., stay)| &stay.data).collect())
     })
     .await;
     said(&["WARN", "too many connections", &rogue.from()]).await;
     assert_eq!(scene.pair.head.peers().len(), 2);
-    let (connection, lanes) = controls.last_mut().unwrap();
+    let (connection, lanes, _) = entered.last_mut().unwrap();
     let echo = Frame { message: 1, recipient: ECHO.0, deadline_ms: 4000, ..Frame::of(ASK, 1) };
     lanes[1].0.write_all(&echo.bytes(scene.wire, &encode(&Echo("x".into())).unwrap())).await.unwrap();
     assert_eq!(rogue.read(&mut lanes[0].1).await.0, REPLY);
@@ -326,7 +331,7 @@ async fn asks_beyond_the_limit_of_a_peer_are_busy(world: World) {
     const MORE: u64 = 6;
     let scene = Scene::new(&world, 2 * LIMIT as usize).await;
     let rogue = scene.rogue();
-    let (connection, mut lanes) = rogue.greet().await;
+    let (connection, mut lanes, _stay) = rogue.enter().await;
     let wait = |call| Frame { message: 4, recipient: ECHO.0, deadline_ms: 60_000, ..Frame::of(ASK, call) };
     let flood: Vec<u8> = (1..=LIMIT + MORE).flat_map(|call| wait(call).bytes(scene.wire, &[])).collect();
     lanes[1].0.write_all(&flood).await.unwrap();
@@ -348,7 +353,7 @@ async fn asks_beyond_the_limit_of_a_peer_are_busy(world: World) {
 async fn a_flood_of_cancels_costs_nothing(world: World) {
     let scene = Scene::alone(&world, 8).await;
     let rogue = scene.rogue();
-    let (_connection, mut lanes) = rogue.greet().await;
+    let (_connection, mut lanes, _stay) = rogue.enter().await;
     let last = 300_000;
     for turn in (1..=last).step_by(1000) {
         let flood: Vec<u8> =
@@ -375,6 +380,7 @@ async fn frames_that_are_replayed_or_out_of_order_do_nothing(world: World) {
     let scene = Scene::new(&world, 8).await;
     let rogue = scene.rogue();
     let (connection, mut lanes) = rogue.greet().await;
+    let _data = rogue.dial(DATA).await;
     let wire = scene.wire;
     let ask = |message, call| Frame { message, recipient: ECHO.0, deadline_ms: 16_000, ..Frame::of(ASK, call) };
     let echo = encode(&Echo("x".into())).unwrap();
@@ -430,6 +436,7 @@ async fn a_peer_that_reads_nothing_is_cut_off(world: World) {
     let scene = Scene::new(&world, 64).await;
     let rogue = scene.rogue();
     let (connection, mut lanes) = rogue.greet().await;
+    let _data = rogue.dial(DATA).await;
     let started = Instant::now();
     let text = encode(&Echo("x".repeat(1 << 20))).unwrap();
     for call in 1..=16 {
@@ -479,7 +486,7 @@ fn a_consumer_that_takes_nothing_for_half_a_minute_loses_its_transfer() {
 async fn a_role_that_may_not_send_a_message_is_told_so(world: World) {
     let scene = Scene::new(&world, 8).await;
     let rogue = scene.rogue();
-    let (_connection, mut lanes) = rogue.greet().await;
+    let (_connection, mut lanes, _stay) = rogue.enter().await;
     let stop = Frame { message: 6, recipient: ECHO.0, deadline_ms: 4000, ..Frame::of(ASK, 1) };
     lanes[1].0.write_all(&stop.bytes(scene.wire, &[])).await.unwrap();
     assert_eq!(rogue.read(&mut lanes[0].1).await.0, ERROR);
@@ -502,7 +509,7 @@ async fn flood(lane: &mut quinn::SendStream, count: u64, frames: impl Fn(u64) ->
 async fn answers_to_no_call_with_batches_cost_nothing(world: World) {
     let scene = Scene::alone(&world, 8).await;
     let rogue = scene.rogue();
-    let (connection, mut lanes) = rogue.greet().await;
+    let (connection, mut lanes, _stay) = rogue.enter().await;
     let reply = Frame { flags: BESIDE, ..Frame::of(REPLY, 77) };
     flood(&mut lanes[0].0, 200_000, |number| reply.bytes(scene.wire, &one_byte_beside(number))).await;
     let cost = scene.cost();
@@ -516,7 +523,7 @@ async fn answers_to_no_call_with_batches_cost_nothing(world: World) {
 async fn watches_that_nobody_wants_cost_nothing(world: World) {
     let scene = Scene::alone(&world, 8).await;
     let rogue = scene.rogue();
-    let (connection, mut lanes) = rogue.greet().await;
+    let (connection, mut lanes, _stay) = rogue.enter().await;
     let one = |call| {
         let watch = Frame { recipient: 99, ..Frame::of(WATCH, call) };
         [watch.bytes(scene.wire, &[]), Frame::of(UNWATCH, call).bytes(scene.wire, &[])].concat()
@@ -532,7 +539,7 @@ async fn watches_that_nobody_wants_cost_nothing(world: World) {
 async fn a_watch_under_the_number_of_another_is_refused(world: World) {
     let scene = Scene::alone(&world, 8).await;
     let rogue = scene.rogue();
-    let (connection, mut lanes) = rogue.greet().await;
+    let (connection, mut lanes, _stay) = rogue.enter().await;
     let watch = Frame { recipient: ECHO.0, ..Frame::of(WATCH, 1) };
     flood(&mut lanes[0].0, 100_000, |_| watch.bytes(scene.wire, &[])).await;
     let cost = scene.cost();
@@ -546,8 +553,7 @@ async fn a_watch_under_the_number_of_another_is_refused(world: World) {
 async fn messages_whose_batches_nobody_serves_cost_no_more_than_their_room(world: World) {
     let scene = Scene::alone(&world, 8).await;
     let rogue = scene.rogue();
-    let (connection, mut lanes) = rogue.greet().await;
-    let data = rogue.dial(DATA).await;
+    let (connection, mut lanes, stay) = rogue.enter().await;
     let tell = Frame { flags: BESIDE, message: 2, recipient: ECHO.0, ..Frame::of(TELL, 0) };
     // More than fits on the way: it is still writing when the node takes no more.
     let flooding = flood(&mut lanes[1].0, 300_000, |number| tell.bytes(scene.wire, &one_byte_beside(number)));
@@ -555,7 +561,7 @@ async fn messages_whose_batches_nobody_serves_cost_no_more_than_their_room(world
     let cost = scene.cost();
     assert!(cost.bytes < MUCH && cost.tasks < TASKS, "{cost:?}");
     connection.close(0u8.into(), b"");
-    data.close(0u8.into(), b"");
+    stay.data.close(0u8.into(), b"");
     eventually("none is left", || scene.cost().tasks < 100).await;
     scene.unharmed().await;
 }
@@ -566,7 +572,7 @@ async fn answers_that_nobody_reads_are_bounded_and_each_ask_is_answered(world: W
     const SIZE: usize = 1 << 20;
     let scene = Scene::alone(&world, 1000).await;
     let rogue = scene.rogue();
-    let (_connection, mut lanes) = rogue.greet().await;
+    let (_connection, mut lanes, _stay) = rogue.enter().await;
     let fill = Frame { message: 9, recipient: ECHO.0, deadline_ms: 60_000, ..Frame::of(ASK, 0) };
     let size = encode(&Fill(SIZE)).unwrap();
     let asks: Vec<u8> = (1..=ASKS).flat_map(|call| Frame { call, ..fill }.bytes(scene.wire, &size)).collect();
@@ -598,6 +604,7 @@ async fn a_peer_that_reads_a_byte_now_and_then_is_cut_off(world: World) {
     let mut rogue = scene.rogue();
     rogue.window = Some(256); // a hello fits, and a byte that is read is a byte that may be sent
     let (connection, mut lanes) = rogue.greet().await;
+    let _data = rogue.dial(DATA).await;
     let fill = Frame { message: 9, recipient: ECHO.0, deadline_ms: 60_000, ..Frame::of(ASK, 1) };
     lanes[1].0.write_all(&fill.bytes(scene.wire, &encode(&Fill(1 << 20)).unwrap())).await.unwrap();
     let dripping = async {
@@ -627,11 +634,11 @@ async fn frames_that_do_not_end_are_bounded(world: World) {
     let rogue = scene.rogue();
     let mut links = Vec::new();
     for _ in 0..2 {
-        links.push(rogue.greet().await);
+        links.push(rogue.enter().await);
     }
     // Two lanes of each: the third frame has no room.
     let mut sent = 0;
-    'all: for (connection, lanes) in &mut links {
+    'all: for (connection, lanes, _) in &mut links {
         for (lane, kind) in lanes.iter_mut().zip([REPLY, TELL]) {
             let half = Frame::of(kind, 1).claiming(scene.wire, CLAIMED as u32, &vec![0; SENT]);
             if lane.0.write_all(&half).await.is_err() {
@@ -656,6 +663,7 @@ async fn a_frame_that_stops_is_cut_off(world: World) {
         let (rogue, wire) = (scene.rogue(), scene.wire);
         ends.push(world.spawn(async move {
             let (connection, mut lanes) = rogue.greet().await;
+            let _data = rogue.dial(DATA).await;
             let half = Frame::of(kind, 9).claiming(wire, 1000, b"half");
             if lane < 2 {
                 lanes[lane].0.write_all(&half).await.unwrap();
@@ -686,7 +694,7 @@ async fn a_frame_that_stops_is_cut_off(world: World) {
 async fn a_flood_at_a_busy_actor_harms_nobody_else(world: World) {
     let scene = Scene::alone(&world, 1).await;
     let rogue = scene.rogue();
-    let (connection, mut lanes) = rogue.greet().await;
+    let (connection, mut lanes, _stay) = rogue.enter().await;
     let ask = |message, call| Frame { message, recipient: ECHO.0, deadline_ms: 60_000, ..Frame::of(ASK, call) };
     lanes[1].0.write_all(&ask(4, 1).bytes(scene.wire, &[])).await.unwrap();
     eventually("it is busy", || scene.pair.seen.started.load(Ordering::SeqCst) == 1).await;
@@ -719,6 +727,7 @@ async fn a_connection_that_is_silent_beside_another_is_closed(world: World) {
     let scene = Scene::new(&world, 8).await;
     let rogue = scene.rogue();
     let (first, _first_lanes) = rogue.greet().await;
+    let _data = rogue.dial(DATA).await;
     let (second, mut lanes) = rogue.greet().await;
     let beating = async {
         for seq in 1.. {
@@ -732,5 +741,157 @@ async fn a_connection_that_is_silent_beside_another_is_closed(world: World) {
         () = beating => (),
     }
     assert!(second.close_reason().is_none());
+    scene.unharmed().await;
+}
+
+/// Takes ten seconds: as long as a handshake may.
+async fn who_has_no_data_connection_does_not_stay(world: World) {
+    let scene = Scene::new(&world, 8).await;
+    let rogue = scene.rogue();
+    let (connection, mut lanes) = rogue.greet().await;
+    let beating = async {
+        for seq in 1.. {
+            let beat = Frame { recipient: seq, ..Frame::of(BEAT, seq) };
+            let _ = lanes[2].0.write_all(&beat.bytes(scene.wire, &[])).await;
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        code = closed(&connection) => assert_eq!(code, 12, "as abandoned"),
+        () = beating => (),
+    }
+    said(&["WARN", "took too long", &rogue.from()]).await;
+    assert_eq!(scene.pair.head.peers().len(), 1);
+    scene.unharmed().await;
+}
+
+/// Nothing is beside it, many times over: each of the lengths costs memory, and the message counts for nothing.
+async fn a_trailer_of_more_than_may_be_beside_a_message_is_refused(world: World) {
+    const LENGTHS: usize = 4 << 20;
+    let scene = Scene::alone(&world, 8).await;
+    let rogue = scene.rogue();
+    let tell = Frame { flags: BESIDE, message: 2, recipient: ECHO.0, ..Frame::of(TELL, 0) };
+    let trailer = [&vec![0; 8 * LENGTHS][..], &(LENGTHS as u32).to_le_bytes(), &[1, 0, 0, 0, 0, 0, 0, 0]].concat();
+    let (connection, mut lanes, _stay) = rogue.enter().await;
+    let one = tell.bytes(scene.wire, &trailer);
+    for _ in 0..32 {
+        if lanes[1].0.write_all(&one).await.is_err() {
+            break;
+        }
+    }
+    let cost = scene.cost();
+    assert!(cost.bytes < 4 * one.len() + MUCH && cost.tasks < 100, "{cost:?}");
+    assert_eq!(closed(&connection).await, 4, "as a bad frame");
+    said(&["WARN", "bad frame", "batches beside one message", &rogue.name()]).await;
+    scene.unharmed().await;
+}
+
+/// Takes nothing until its gate is gone.
+struct Stuck(std::sync::mpsc::Receiver<()>);
+
+impl actix::Actor for Stuck {
+    type Context = actix::Context<Self>;
+}
+
+impl actix::Handler<Echo> for Stuck {
+    type Result = String;
+    fn handle(&mut self, message: Echo, _: &mut actix::Context<Self>) -> String {
+        let _ = self.0.recv(); // an error when the gate is gone
+        message.0
+    }
+}
+
+async fn what_waits_at_an_actor_that_does_not_begin_is_bounded_in_bytes(world: World) {
+    // Of a mailbox that takes them all. Unbounded they would be 800 MiB.
+    const TELLS: usize = 800;
+    let scene = Scene::alone(&world, 8).await;
+    let (gate, stuck) = std::sync::mpsc::channel();
+    let arbiter = world.runtime.arbiter().unwrap();
+    let stuck = arbiter.spawn(2 * TELLS, |_| Stuck(stuck));
+    scene.pair.head.publish(ActorId(9), &stuck).on::<Echo>(&[Role::Worker]);
+    let rogue = scene.rogue();
+    let (_connection, mut lanes, _stay) = rogue.enter().await;
+    let large = encode(&Echo("x".repeat(1 << 20))).unwrap();
+    let tell = Frame { message: 1, recipient: 9, ..Frame::of(TELL, 0) }.bytes(scene.wire, &large);
+    for _ in 0..TELLS {
+        lanes[1].0.write_all(&tell).await.unwrap();
+    }
+    // A small one still has a place, behind all others.
+    let small = encode(&Echo("y".into())).unwrap();
+    let ask = Frame { message: 1, recipient: 9, deadline_ms: 60_000, ..Frame::of(ASK, 1) };
+    lanes[1].0.write_all(&ask.bytes(scene.wire, &small)).await.unwrap();
+    let dropped = || logged(&["DEBUG", "dropped a tell", &rogue.name(), "Busy"]);
+    eventually("the rest is dropped", || (TELLS - 260..=TELLS - 240).contains(&dropped())).await;
+    let cost = scene.cost();
+    assert!(cost.bytes < (320 << 20) + MUCH && cost.tasks < 100, "{cost:?}");
+    drop(gate);
+    assert_eq!(rogue.read(&mut lanes[0].1).await.0, REPLY);
+    eventually("nothing is left", || stuck.room() == stuck.places()).await;
+    scene.unharmed().await;
+}
+
+async fn messages_to_a_peer_that_reads_nothing_are_bounded_in_bytes(world: World) {
+    const SIZE: usize = 16 << 20;
+    let scene = Scene::alone(&world, 8).await;
+    let rogue = scene.rogue();
+    let (connection, _lanes, _stay) = rogue.enter().await;
+    let actor = scene.pair.head.actor::<Tester>(Address { node: rogue.peer.unwrap().node, actor: ECHO });
+    let mut told = 0;
+    let busy = loop {
+        match actor.tell(Echo("x".repeat(SIZE)), SOON / 4).await {
+            Ok(()) => told += 1,
+            Err(busy) => break busy,
+        }
+        assert!(told < 40, "it takes all");
+    };
+    assert!(matches!(busy, TellError::Busy) && told >= 14, "{told}, then {busy}");
+    let cost = scene.cost();
+    assert!(cost.bytes < (320 << 20) + MUCH && cost.tasks < 100, "{cost:?}");
+    // What is small needs no room.
+    actor.tell(Note(1), SOON).await.unwrap();
+    connection.close(0u8.into(), b"");
+    scene.unharmed().await;
+}
+
+/// Items, ends, credit, errors: of no stream, no call and no watch.
+async fn a_flood_of_frames_about_nothing_costs_nothing(world: World) {
+    let scene = Scene::alone(&world, 8).await;
+    let rogue = scene.rogue();
+    let (connection, mut lanes, _stay) = rogue.enter().await;
+    let text = vec![0; 500];
+    for kind in [ITEM, END, CREDIT, UNWANTED, UNWATCH, DOWN, ERROR, REPLY] {
+        let payload: &[u8] = if [ITEM, DOWN, ERROR, REPLY].contains(&kind) { &text } else { &[] };
+        flood(&mut lanes[0].0, 20_000, |call| {
+            Frame { recipient: u64::MAX, ..Frame::of(kind, call) }.bytes(scene.wire, payload)
+        })
+        .await;
+    }
+    let echo = Frame { message: 1, recipient: ECHO.0, deadline_ms: 16_000, ..Frame::of(ASK, 1) };
+    lanes[1].0.write_all(&echo.bytes(scene.wire, &encode(&Echo("x".into())).unwrap())).await.unwrap();
+    assert_eq!(rogue.read(&mut lanes[0].1).await.0, REPLY);
+    let cost = scene.cost();
+    assert!(cost.bytes < MUCH && cost.tasks < 100, "{cost:?}");
+    assert!(connection.close_reason().is_none());
+    scene.unharmed().await;
+}
+
+/// Each would be signed; it reads no answer.
+async fn a_flood_of_renewals_costs_no_more_than_their_number(world: World) {
+    let scene = Scene::alone(&world, 8).await;
+    scene.pair.head.serve_joins(Arc::clone(&scene.pair.authority)).unwrap();
+    let rogue = scene.rogue();
+    let (_connection, mut lanes, _stay) = rogue.enter().await;
+    let renew = |call| Frame::of(RENEW, call).bytes(scene.wire, &[0x30; 200]);
+    flood(&mut lanes[0].0, 50_000, renew).await;
+    let watch = Frame { recipient: 99, ..Frame::of(WATCH, 1) }.bytes(scene.wire, &[]);
+    lanes[0].0.write_all(&watch).await.unwrap();
+    let mut answers = 0;
+    // What follows on their lane is answered after them.
+    while rogue.read(&mut lanes[0].1).await.0 != DOWN {
+        answers += 1;
+    }
+    assert!((1..=50_000).contains(&answers), "{answers}");
+    let cost = scene.cost();
+    assert!(cost.bytes < MUCH && cost.tasks < 100, "{cost:?}");
     scene.unharmed().await;
 }

@@ -95,7 +95,7 @@ impl Link {
     /// Holds what is beside a value, waiting for room, and gives the payload that tells of it.
     pub(crate) async fn hold(self: &Arc<Self>, parcel: Parcel) -> (Bytes, Hold) {
         let Parcel { bytes, beside } = parcel;
-        let mut hold = Hold { link: Arc::clone(self), number: None };
+        let mut hold = self.hold_nothing();
         if beside.is_empty() {
             return (bytes, hold);
         }
@@ -113,6 +113,10 @@ impl Link {
             }
         }
         (payload, hold)
+    }
+
+    pub(super) fn hold_nothing(self: &Arc<Self>) -> Hold {
+        Hold { link: Arc::clone(self), number: None }
     }
 
     /// What is held under a number.

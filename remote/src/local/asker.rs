@@ -2,10 +2,8 @@
 
 use std::cell::RefCell;
 use std::future::pending;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use tokio::sync::Notify;
+use crate::presence::Presence;
 
 /// The asker of the message that is being handled, so that long work can stop when nobody waits any more.
 ///
@@ -19,7 +17,7 @@ use tokio::sync::Notify;
 /// };
 /// ```
 #[derive(Clone, Debug)]
-pub struct Asker(Option<Arc<State>>);
+pub struct Asker(Option<Presence>);
 
 impl Asker {
     /// The asker of the message whose `handle` runs on this thread. For a `tell`, and elsewhere, an asker that
@@ -30,7 +28,7 @@ impl Asker {
 
     /// Whether the asker has given up: its deadline passed, it cancelled, or its node was lost.
     pub fn is_gone(&self) -> bool {
-        self.0.as_ref().is_some_and(|state| state.gone.load(Ordering::Acquire))
+        self.0.as_ref().is_some_and(Presence::is_gone)
     }
 
     /// Waits until the asker has given up.
@@ -38,60 +36,20 @@ impl Asker {
     /// # Cancel safety
     /// Safe.
     pub async fn gone(&self) {
-        let Some(state) = &self.0 else {
-            return pending().await;
-        };
-        loop {
-            let left = state.left.notified(); // before the check: it sees every later leave
-            if self.is_gone() {
-                return;
-            }
-            left.await;
+        match &self.0 {
+            Some(presence) => presence.gone().await,
+            None => pending().await,
         }
-    }
-
-    pub(crate) fn new() -> Self {
-        Self(Some(Arc::default()))
-    }
-
-    pub(crate) fn leave(&self) {
-        if let Some(state) = &self.0 {
-            state.gone.store(true, Ordering::Release);
-            state.left.notify_waiters();
-        }
-    }
-
-    /// Marks the message as started, by an actor that has panicked so often before; false if the asker has left.
-    pub(crate) fn start(&self, panics: u32) -> bool {
-        let Some(state) = &self.0 else { return true };
-        let here = !self.is_gone();
-        if here {
-            state.started.store(panics.saturating_add(1), Ordering::Release);
-        }
-        here
-    }
-
-    /// How often the actor had panicked when the message started; `None` if it has not.
-    pub(crate) fn panics_before(&self) -> Option<u32> {
-        self.0.as_ref()?.started.load(Ordering::Acquire).checked_sub(1)
     }
 
     /// Makes this the current asker until the guard is dropped.
-    pub(crate) fn enter(&self) -> Current {
-        Current(CURRENT.with(|current| current.replace(self.0.clone())))
+    pub(crate) fn enter(presence: Presence) -> Current {
+        Current(CURRENT.replace(Some(presence)))
     }
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// 0: not yet; else one more than the panics before it.
-    started: AtomicU32,
-    gone: AtomicBool,
-    left: Notify,
-}
-
 /// Restores the asker that was current before.
-pub(crate) struct Current(Option<Arc<State>>);
+pub(crate) struct Current(Option<Presence>);
 
 impl Drop for Current {
     fn drop(&mut self) {
@@ -102,5 +60,5 @@ impl Drop for Current {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Arc<State>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Presence>> = const { RefCell::new(None) };
 }

@@ -12,6 +12,7 @@ use super::life::Story;
 use crate::error::Down;
 use crate::fence;
 use crate::net::Net;
+use crate::room::Room;
 use crate::supervise::History;
 
 /// A message on its way: what to do with the actor, and with the number of panics before it.
@@ -45,14 +46,14 @@ impl<A: Actor<Context = Context<A>>> Seat<A> {
     pub(super) fn new(
         waiting: mpsc::Receiver<Envelope<A>>,
         life: Story,
-        permits: Arc<Semaphore>,
+        (permits, room): (Arc<Semaphore>, Arc<Room>),
         end: Option<watch::Receiver<()>>,
         supervisor: Option<Supervisor<A>>,
     ) -> Self {
         let end = end.map(|mut end| -> Pin<Box<dyn Future<Output = ()> + Send>> {
             Box::pin(async move { while end.changed().await.is_ok() {} })
         });
-        Self { watch: Watch { life, permits }, waiting, end, supervisor }
+        Self { watch: Watch { life, permits, room }, waiting, end, supervisor }
     }
 
     /// Starts an actor that takes the messages.
@@ -126,6 +127,7 @@ impl<A: Actor<Context = Context<A>>> Drop for Mailbox<A> {
 struct Watch {
     life: Story,
     permits: Arc<Semaphore>,
+    room: Arc<Room>,
 }
 
 impl Watch {
@@ -137,6 +139,8 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.end(Down::Stopped); // unless its end stands already
-        self.permits.close(); // wakes those who wait for room
+        // Wakes those who wait for room.
+        self.permits.close();
+        self.room.close();
     }
 }

@@ -38,6 +38,7 @@ impl<T: Send + 'static> Producing<T> {
 
 impl<T: Send + 'static> Drop for Producing<T> {
     fn drop(&mut self) {
+        self.reply.leave();
         if let Some((receiver, place)) = self.reply.abandon() {
             let done = async move {
                 if let Ok(Items { queue, end }) = receiver.await {

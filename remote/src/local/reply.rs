@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::Asker;
 use super::life::{Life, Story};
 use crate::error::{AskError, Down};
 use crate::net::Net;
+use crate::presence::Presence;
 
 /// How long an actor that dropped a reply may take to say that it is gone.
 const GRACE: Duration = Duration::from_millis(250);
@@ -15,7 +15,7 @@ const GRACE: Duration = Duration::from_millis(250);
 /// A message at an actor. Holds its place in the mailbox until it has left the actor, also if this is dropped.
 pub(crate) struct Reply<R: Send + 'static> {
     waiting: Option<(oneshot::Receiver<R>, OwnedSemaphorePermit)>,
-    asker: Asker,
+    asker: Presence,
     life: Story,
     net: Net,
 }
@@ -24,7 +24,7 @@ impl<R: Send + 'static> Reply<R> {
     pub(super) fn new(
         receiver: oneshot::Receiver<R>,
         permit: OwnedSemaphorePermit,
-        asker: Asker,
+        asker: Presence,
         life: Story,
         net: Net,
     ) -> Self {
@@ -46,6 +46,18 @@ impl<R: Send + 'static> Reply<R> {
             (Ok(reply), Some(place)) => Ok((reply, place)),
             _ => Err(self.why_dropped().await),
         }
+    }
+
+    /// The reply, if it is there, and the message's place.
+    pub(crate) fn at_once(&mut self) -> Option<(R, OwnedSemaphorePermit)> {
+        let (receiver, _) = self.waiting.as_mut()?;
+        let reply = receiver.try_recv().ok()?;
+        self.waiting.take().map(|(_, place)| (reply, place))
+    }
+
+    /// Nobody waits for more of what the handler has begun.
+    pub(crate) fn leave(&self) {
+        self.asker.leave();
     }
 
     /// Gives up the reply, for who has more to wait for before the place is free.
@@ -79,8 +91,9 @@ impl<R: Send + 'static> Reply<R> {
 
 impl<R: Send + 'static> Drop for Reply<R> {
     fn drop(&mut self) {
-        self.asker.leave();
+        // Who has the reply, or knows that there is none, may have more to do for the asker.
         if let Some((receiver, permit)) = self.waiting.take() {
+            self.asker.leave();
             self.free_after(receiver, permit);
         }
     }

@@ -55,29 +55,39 @@ impl Arrivals {
         Self { routes, net, link: Arc::clone(link), queues: BTreeMap::new(), room: room() }
     }
 
-    /// Hands a message to its actor, now or when it is its turn. Waits for room only.
-    pub(super) async fn take(&mut self, header: Header, message: Arrived) {
-        let actor = header.recipient;
-        let route = match self.routes.find(ActorId(actor), header.message, self.link.peer.role) {
-            Ok(route) => route,
-            Err(fault) => return refuse(&self.link, &header, &fault),
-        };
-        let came = Instant::now();
-        if !message.is_apart() && !self.is_waited_for(actor) {
-            match route.try_place() {
-                Ok(Some(place)) => {
-                    let mail = Mail { header, message: Opened::plain(message.bytes), serving: None, came, ready: came };
-                    return hand_over(&self.link, mail, &*route, place).await;
+    /// Hands a message to its actor, unless it has to wait for its turn.
+    pub(super) fn hand_over(&self, header: &Header, message: Arrived) -> Option<Arrived> {
+        let placed =
+            self.routes.find(ActorId(header.recipient), header.message, self.link.peer.role).and_then(|route| {
+                if message.is_apart() || self.is_waited_for(header.recipient) {
+                    return Ok(None);
                 }
-                Ok(None) => (),
-                Err(fault) => return refuse(&self.link, &header, &fault),
+                Ok(route.try_place(message.len())?.map(|place| (route, place)))
+            });
+        match placed {
+            Ok(Some((route, place))) => {
+                let (came, message) = (Instant::now(), Opened::plain(message.bytes));
+                let mail = Mail { header: *header, message, serving: None, came, ready: came };
+                hand_over(&self.link, mail, &*route, place);
+                None
+            }
+            Ok(None) => Some(message),
+            Err(fault) => {
+                refuse(&self.link, header, &fault);
+                None
             }
         }
+    }
+
+    /// Lets a message wait for its turn. Waits for room only.
+    pub(super) async fn wait(&mut self, header: Header, message: Arrived) {
+        let (actor, came) = (header.recipient, Instant::now());
         // From now on a cancel ends it at once.
         let serving = match header.kind {
             Kind::Ask => match self.link.serve(header.call, came + patience(&header)) {
-                Some(serving) => Some(serving),
-                None => return,
+                Ok(Some(serving)) => Some(serving),
+                Ok(None) => return,
+                Err(fault) => return refuse(&self.link, &header, &fault),
             },
             _ => None,
         };
@@ -144,31 +154,32 @@ struct Turn {
 
 impl Turn {
     /// Hands a message on when the actor has a place, unless it is too busy or the message is cancelled before.
-    async fn of(&mut self, routes: &Routes, link: &Arc<Link>, mut mail: Mail) {
-        let header = mail.header;
+    async fn of(&mut self, routes: &Routes, link: &Arc<Link>, mail: Mail) {
+        let (header, bytes) = (mail.header, mail.message.len());
         let placed = async {
             let route = routes.find(ActorId(header.recipient), header.message, link.peer.role)?;
-            if let Some(place) = route.try_place()? {
+            if let Some(place) = route.try_place(bytes)? {
                 return Ok((route, place));
             }
             // Whoever has waited as long as one may is not kept waiting again by each that was before it.
             let since = self.busy.map_or_else(Instant::now, |busy| busy.max(mail.ready));
             self.busy = Some(since);
-            let place = timeout_at(since + PATIENCE, route.place()).await.unwrap_or(Err(Fault::Busy))?;
+            let place = timeout_at(since + PATIENCE, route.place(bytes)).await.unwrap_or(Err(Fault::Busy))?;
             Ok((route, place))
         };
-        let placed = match &mut mail.serving {
+        let asker = mail.serving.as_ref().map(Serving::asker);
+        let placed = match asker {
             None => placed.await,
-            Some(serving) => tokio::select! {
+            Some(asker) => tokio::select! {
                 biased;
                 placed = placed => placed,
-                () = serving.cancelled() => return,
+                () = asker.gone() => return,
             },
         };
         match placed {
             Ok((route, place)) => {
                 self.busy = None;
-                hand_over(link, mail, &*route, place).await;
+                hand_over(link, mail, &*route, place);
             }
             Err(fault) => refuse(link, &header, &fault),
         }
@@ -185,11 +196,14 @@ async fn open(
 ) -> Option<Mail> {
     let (opened, serving) = match serving {
         None => (message.open().await, None),
-        Some(mut serving) => tokio::select! {
-            biased;
-            opened = message.open() => (opened, Some(serving)),
-            () = serving.cancelled() => return None,
-        },
+        Some(serving) => {
+            let asker = serving.asker();
+            tokio::select! {
+                biased;
+                opened = message.open() => (opened, Some(serving)),
+                () = asker.gone() => return None,
+            }
+        }
     };
     match opened {
         Ok(message) => Some(Mail { header, message, serving, came, ready: Instant::now() }),

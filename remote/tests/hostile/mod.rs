@@ -30,10 +30,15 @@ pub(crate) const ASK: u8 = 4;
 pub(crate) const REPLY: u8 = 5;
 pub(crate) const ERROR: u8 = 6;
 pub(crate) const CANCEL: u8 = 7;
+pub(crate) const RENEW: u8 = 10;
 pub(crate) const BEAT: u8 = 11;
 pub(crate) const WATCH: u8 = 12;
 pub(crate) const UNWATCH: u8 = 13;
 pub(crate) const DOWN: u8 = 14;
+pub(crate) const ITEM: u8 = 15;
+pub(crate) const END: u8 = 16;
+pub(crate) const CREDIT: u8 = 17;
+pub(crate) const UNWANTED: u8 = 18;
 /// The flag of a payload that something is beside.
 pub(crate) const BESIDE: u8 = 4;
 
@@ -292,6 +297,18 @@ pub(crate) struct Rogue {
 
 pub(crate) type Lane = (SendStream, RecvStream);
 
+/// What keeps a rogue in, until this is dropped.
+pub(crate) struct Stay {
+    pub data: Connection,
+    beating: JoinHandle<()>,
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.beating.abort();
+    }
+}
+
 impl Rogue {
     /// On a host of its own, where the system has more than one.
     pub(crate) fn new(identity: Option<&Identity>, to: SocketAddr, wire: Wire) -> Self {
@@ -364,6 +381,21 @@ impl Rogue {
         let mut lanes: [Lane; 3] = lanes.try_into().ok().unwrap();
         assert_eq!(self.read(&mut lanes[0].1).await.0, HELLO);
         (connection, lanes)
+    }
+
+    /// [`greet`](Self::greet), and what else a peer does that stays: it has a data connection, and beats.
+    pub(crate) async fn enter(&self) -> (Connection, [Lane; 2], Stay) {
+        let (connection, [system, messages, beats]) = self.greet().await;
+        let (data, wire) = (self.dial(DATA).await, self.wire);
+        let beating = tokio::spawn(async move {
+            let (mut send, _read) = beats;
+            // The same on all of its connections.
+            let second = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+            while send.write_all(&Frame::of(BEAT, second()).bytes(wire, &[])).await.is_ok() {
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        (connection, [system, messages], Stay { data, beating })
     }
 
     fn open(&self) -> Vec<u8> {
