@@ -28,7 +28,7 @@ fn measure(workers: u32, places: u32) {
         let query = QueryId(1);
         recorder.saw(Seen::Submitted(Submitted { query, name: None, plan: &plan, planned: 0 }), 0);
         let at = |index: u32| u64::from(index) * 11_000;
-        let mut fold = |recorder: &mut Recorder, tasks: std::ops::Range<u32>| {
+        let fold = |recorder: &mut Recorder, tasks: std::ops::Range<u32>| {
             for index in tasks {
                 let task = |index| TaskId { query, stage: StageId(0), index };
                 if index < TASKS {

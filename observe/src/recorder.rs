@@ -342,7 +342,7 @@ impl Recorder {
     fn release(&mut self, id: QueryId, now: u64) {
         let Some(mut query) = self.live.remove(&id) else { return };
         let before = query.counted;
-        query.fleet.get_or_insert(self.fleet());
+        query.fleet.get_or_insert_with(|| self.fleet());
         self.outputs -= query.outputs;
         query.release(now);
         query.counted = query.bytes();

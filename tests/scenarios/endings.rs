@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::Command;
 
-use regatta::error::ClusterError;
 use regatta::observe::QueryState;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
