@@ -7,6 +7,7 @@ pub(crate) mod udf {
 }
 
 pub(crate) mod error {
+    use std::fmt;
     use std::time::Duration;
 
     use super::udf::UdfError;
@@ -33,6 +34,14 @@ pub(crate) mod error {
         pub(crate) attempt: u32,
         pub(crate) worker: String,
         pub(crate) cause: TaskFailure,
+        pub(crate) before: Vec<EarlierAttempt>,
+    }
+
+    #[derive(Debug, Clone)]
+    pub(crate) struct EarlierAttempt {
+        pub(crate) attempt: u32,
+        pub(crate) worker: String,
+        pub(crate) why: String,
     }
 
     #[derive(Debug, Clone)]
@@ -41,7 +50,14 @@ pub(crate) mod error {
         WorkerLost(String),
         MadeAgain(QueryId),
         LostInput { task: TaskId, attempt: u32, from: String, why: String },
+        DiskFull { why: String },
         Cancelled,
+    }
+
+    impl fmt::Display for TaskFailure {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fmt::Debug::fmt(self, f)
+        }
     }
 
     impl TaskFailure {
