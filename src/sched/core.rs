@@ -368,6 +368,8 @@ impl Core {
                     self.unread(task, Attempt(attempt), &format!("{why} (on {from})"), now, actions);
                 }
             }
+            // It has not failed before all is tried.
+            Err(TaskFailure::DiskFull { .. }) if self.make_disk_room(on, actions) => self.put_back(id),
             Err(cause) => {
                 let again = cause.is_retryable() && self.retry(id, now);
                 if !again {
@@ -509,6 +511,7 @@ impl Core {
 
 mod absence;
 mod attempts;
+mod disk;
 mod events;
 mod feasible;
 mod place;
