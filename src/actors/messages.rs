@@ -19,8 +19,8 @@ use crate::cluster::ClusterProvider;
 use crate::error::{ActorError, ClusterError, Error};
 use crate::plan::{Fragment, QueryPlan, Split, StageProgram};
 use crate::sched::{
-    Attempt, GpuInfo, Outcome, Output, PartitionId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId,
-    StepId, TaskId, WorkerId,
+    Attempt, GpuInfo, Outcome, Output, PartitionId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, Sizes,
+    StageId, StepId, TaskId, WorkerId,
 };
 use crate::store::{Part, Rows, Ticket};
 use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
@@ -124,6 +124,8 @@ pub(crate) struct TaskEnded {
     pub(crate) outcome: Outcome,
     /// Of the result of a query.
     pub(crate) rows: Rows,
+    /// Bytes of what it has left in sections, in each.
+    pub(crate) sections: Sizes,
     /// What its UDF calls have reported, unless it failed.
     pub(crate) metrics: MetricsByUdf,
     /// How long it ran, in nanoseconds.
@@ -185,6 +187,8 @@ pub(crate) struct Prepare {
     pub(crate) driver: Option<NodeId>,
     /// What its tasks leave is what the driver reads.
     pub(crate) is_result: bool,
+    /// What its tasks leave goes over a network: compressed.
+    pub(crate) compress: bool,
 }
 
 /// One attempt of a task.
