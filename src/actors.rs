@@ -5,6 +5,7 @@
 //! the messages in `messages.rs`.
 
 mod ends;
+mod feed;
 mod feeding;
 mod gateway;
 mod host;

@@ -156,6 +156,7 @@ impl Config {
             "broadcast" => Some(Forced::Broadcast),
             "hash" => Some(Forced::Hash),
             "one_section" => Some(Forced::OneSection),
+            "shared" => Some(Forced::Shared),
             _ => None,
         }
     }

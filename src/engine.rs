@@ -22,7 +22,7 @@ use polars::prelude::DataFrame;
 use crate::error::TaskFailure;
 use crate::udf::Reply;
 
-pub(crate) use leave::Leave;
+pub(crate) use leave::{Leave, Left};
 pub(crate) use program::{Of, Program};
 pub(crate) use source::Waits;
 pub(crate) use spending::{Spending, nanoseconds};

@@ -47,7 +47,7 @@ pub(crate) use wire::{Fragment, cut_off, placeholder_of};
 
 use crate::blob;
 use crate::error::{PlanError, PolarsFailure};
-use crate::sched::{Mode, QueryId, Shape, StageId, Tasks, Way};
+use crate::sched::{MAX_SECTIONS, Mode, QueryId, Shape, StageId, Tasks, Way};
 use crate::udf::PoolOptions;
 
 /// A query, cut into stages; the last one yields the result.
@@ -298,9 +298,6 @@ fn files(query: &DslPlan) -> Vec<String> {
     scans.flatten().collect()
 }
 
-/// Where rows are scattered by keys, they go to so many sections at most.
-const MAX_SECTIONS: u32 = 1024;
-
 impl Target {
     /// Sections, where rows are scattered by keys: enough for any number of readers that pays.
     fn sections(&self) -> u32 {
@@ -321,7 +318,8 @@ impl QueryPlan {
     /// How many partitions the result has at most.
     pub(crate) fn widest(&self) -> usize {
         let tasks = self.stages.iter().map(|stage| stage.splits.len());
-        tasks.max().unwrap_or_default().max(self.sections as usize)
+        // Some of which are shared.
+        tasks.max().unwrap_or_default().max(2 * self.sections as usize)
     }
 
     /// What tasks of a stage run that has this shape.
@@ -347,8 +345,9 @@ impl QueryPlan {
     pub(crate) fn split(&self, shape: &Shape, task: usize) -> Option<Split> {
         match &shape.tasks {
             Tasks::Splits(id, _) => self.stage(*id)?.splits.get(task).cloned(),
-            Tasks::Sections(ranges) => {
-                ranges.get(task).map(|range| Split::Sections { from: range.start, to: range.end })
+            Tasks::Sections(readers) => {
+                let sections = &readers.get(task)?.sections;
+                Some(Split::Sections { from: sections.start, to: sections.end })
             }
         }
     }

@@ -50,7 +50,7 @@ pub(crate) mod error {
         WorkerLost(String),
         MadeAgain(QueryId),
         LostInput { task: TaskId, attempt: u32, from: String, why: String },
-        DiskFull { why: String },
+        DiskFull { folder: String, need: u64, room: u64 },
         Cancelled,
     }
 

@@ -135,12 +135,15 @@ impl Handler<TasksEnded> for SchedulerActor {
                 self.observed.spent(*query, *stage, spent);
             }
         }
-        for TaskEnded { task, attempt, outcome, rows, metrics, ran } in ended {
+        for TaskEnded { task, attempt, outcome, rows, sections, metrics, ran } in ended {
             // None: it was given up, and its end is heard no more.
             let Some(worker) = self.core.runs_on(task, attempt).filter(|worker| self.is_from(*worker)) else {
                 tracing::debug!(%task, attempt = attempt.0, from = %Sender::current(), "an end that is not heard");
                 continue;
             };
+            if outcome.is_ok() && !sections.is_empty() {
+                self.core.measured(task, attempt, sections);
+            }
             let event = self.bring(task, attempt, worker, outcome, rows);
             self.take_with(event, Some(Took { ran, metrics: &metrics }));
             // What is made again has been reported before.
@@ -156,6 +159,7 @@ mod tests {
 
     use super::*;
     use crate::error::{PolarsFailure, TaskFailure};
+    use crate::sched::{MAX_SECTIONS, Sizes};
     use crate::udf::{Meter, MetricsByUdf, UdfError};
 
     #[test]
@@ -186,6 +190,7 @@ mod tests {
                     attempt,
                     outcome: outcome.clone(),
                     rows: Rows::Kept,
+                    sections: Sizes::of((0..MAX_SECTIONS).map(|section| (section, u64::from(section)))),
                     metrics: metrics.clone(),
                     ran: u64::MAX,
                 };

@@ -11,7 +11,8 @@ use regatta_remote::{Fetch, FetchError, MAX_MESSAGE};
 use tokio::time::timeout;
 
 use super::Host;
-use super::messages::{Feed, Place};
+use super::feed::Feed;
+use super::messages::Place;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::os;
 use crate::sched::{PartitionId, QueryId, StageId, WorkerId};

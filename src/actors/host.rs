@@ -11,8 +11,9 @@ use regatta_remote::{
     ActorId, ActorRef, Address, Arbiter, Authority, Fetch, FetchError, Names, Node, NodeId, Role, Runtime, encode,
 };
 
+use super::feed::Feed;
 use super::gateway::admission;
-use super::messages::{Admit, Feed, Place};
+use super::messages::{Admit, Place};
 use super::{CONTROL, FIRST_REPLICA, GATEWAY, GatewayActor, SWORDFISH, SwordfishActor, UdfActor};
 use crate::actor::ActorDirectory;
 use crate::cluster::hello;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +12,17 @@ use regatta_remote::{ActorId, ActorRef, Address, NodeId, Publication, Role, mess
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::feed::Feed;
 use super::{GatewayActor, SchedulerActor, SwordfishActor, UdfActor};
 use crate::actor::ActorSpec;
 use crate::cluster::ClusterProvider;
 use crate::error::{ActorError, ClusterError, Error};
 use crate::plan::{Fragment, QueryPlan, Split, StageProgram};
 use crate::sched::{
-    Attempt, GpuInfo, Outcome, Output, PartitionId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, StageId,
-    StepId, TaskId, WorkerId,
+    Attempt, GpuInfo, Outcome, Output, PartitionId, QueryId, QueryStatus, ReplicaId, Resources, SessionStatus, Sizes,
+    StageId, StepId, TaskId, WorkerId,
 };
-use crate::store::{Part, Rows, Ticket};
+use crate::store::{Rows, Ticket};
 use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
 
 /// Declares what an actor takes from other processes, from nodes of which roles, and of what the sender may speak. The roles are
@@ -124,6 +124,8 @@ pub(crate) struct TaskEnded {
     pub(crate) outcome: Outcome,
     /// Of the result of a query.
     pub(crate) rows: Rows,
+    /// Bytes of what it has left in sections, in each.
+    pub(crate) sections: Sizes,
     /// What its UDF calls have reported.
     pub(crate) metrics: MetricsByUdf,
     /// How long it ran, in nanoseconds.
@@ -187,6 +189,8 @@ pub(crate) struct Prepare {
     pub(crate) is_result: bool,
     /// It is wanted what each node of the engine does.
     pub(crate) metered: bool,
+    /// What its tasks leave goes over a network: compressed.
+    pub(crate) compress: bool,
 }
 
 /// One attempt of a task.
@@ -206,40 +210,6 @@ pub(crate) struct RunTask {
 /// Attempts of tasks, in the order in which they were placed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunTasks(pub(crate) Vec<RunTask>);
-
-/// What a task reads of a stage, in this order.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Feed {
-    pub(crate) sections: Range<u32>,
-    /// Each place once.
-    pub(crate) places: Vec<Place>,
-    /// Outputs, each with the number of its place.
-    pub(crate) parts: Vec<(u32, Part)>,
-}
-
-impl Feed {
-    /// Some sections of outputs, or some of their rows.
-    pub(crate) fn new(sections: Range<u32>, outputs: impl IntoIterator<Item = (Place, Part)>) -> Self {
-        let mut feed = Self { sections, ..Self::default() };
-        for (place, part) in outputs {
-            // Workers are few.
-            let at = feed.places.iter().position(|known| *known == place).unwrap_or_else(|| {
-                feed.places.push(place);
-                feed.places.len() - 1
-            });
-            feed.parts.push((at as u32, part));
-        }
-        feed
-    }
-
-    /// All of one output.
-    pub(crate) fn of(place: Place, output: PartitionId) -> Self {
-        Self::new(ALL_SECTIONS, [(place, Part::all(output))])
-    }
-}
-
-/// Whatever sections there are.
-pub(crate) const ALL_SECTIONS: Range<u32> = 0..u32::MAX;
 
 /// A replica that takes batches of a step.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -26,7 +26,7 @@ use crate::notice::notice;
 use crate::plan::{QueryPlan, Stage, UdfStep};
 use crate::sched::{
     Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, QueryId, QuerySpec, ReplicaId, Report, Resources,
-    Settings, StageId, StageSpec, StepId, WorkerId,
+    Settings, StageId, StageSpec, StepId, Way, WorkerId,
 };
 use crate::store::Rows;
 
@@ -203,15 +203,24 @@ impl SchedulerActor {
                 let whole = submitted.sent.insert(worker).then(|| submitted.plan.whole.clone());
                 let driver = submitted.driver.node.map(|(node, _)| node);
                 let metered = submitted.plan.metered;
-                let prepare = Prepare { query, stage, program, whole, driver, is_result, metered };
+                let machines = self.workers.values().filter_map(|crew| Some(crew.place.node?.1.ip()));
+                let compress = machines.collect::<BTreeSet<_>>().len() > 1;
+                let prepare = Prepare { query, stage, program, whole, driver, is_result, metered, compress };
                 self.send(worker, Outgoing::Prepare(prepare));
             }
             Action::Run { worker, task, attempt, after } => {
                 let Some(submitted) = self.queries.get(&task.query) else { return };
                 let Some(shape) = self.core.shape(task.query, task.stage) else { return };
                 let Some(split) = submitted.plan.split(shape, task.index as usize) else { return };
-                let inputs = submitted.plan.reads(shape, &split);
-                let inputs = inputs.map(|(id, way)| Some((id, feed(way, &split, &self.outputs(task.query, id)?))));
+                let reads = |(id, way): (StageId, Way)| {
+                    let mut outputs = self.outputs(task.query, id)?;
+                    if way == Way::Sections {
+                        let is_read = |of: &Output| shape.tasks.reads(task.index as usize, id, of.id.task.index);
+                        outputs.retain(|(_, output)| is_read(output));
+                    }
+                    Some((id, feed(way, &split, &outputs)))
+                };
+                let inputs = submitted.plan.reads(shape, &split).map(reads);
                 let Some(inputs) = inputs.collect() else { return self.undone.unfed.push_back((task, attempt)) };
                 let ready = self.core.ready_replicas(task.query, task.stage);
                 ready.iter().for_each(|(step, replica, _)| self.observed.serves(*step, *replica));

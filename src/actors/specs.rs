@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use regatta_remote::encode;
 
-use super::messages::{ALL_SECTIONS, Feed, Place};
+use super::feed::{ALL_SECTIONS, Feed};
+use super::messages::Place;
 use crate::notice::notice;
 use crate::os;
 use crate::plan::{Rows, Split, UdfStep, share};

@@ -13,18 +13,19 @@ use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, catch};
 use tokio::sync::{mpsc, watch};
 
 use super::ends::{ENDS, Ended, Reports};
+use super::feed::{ALL_SECTIONS, Feed};
 use super::feeding::AHEAD;
 use super::lanes::Lanes;
 use super::messages::{
-    ALL_SECTIONS, CreditWaits, Dismiss, DropStage, End, Enough, Feed, Gone, Locate, Located, Place, Prepare, ReplicaAt,
-    ReplicaSays, RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, Withdraw, Word,
+    CreditWaits, Dismiss, DropStage, End, Enough, Gone, Locate, Located, Place, Prepare, ReplicaAt, ReplicaSays,
+    RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, Withdraw, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
 use super::{Host, SchedulerActor, UdfActor, insist};
-use crate::engine::{Leave, Of, Program, Spending, TaskRun, Waits, nanoseconds, run_task};
+use crate::engine::{Leave, Left, Of, Program, Spending, TaskRun, Waits, nanoseconds, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{Split, held_in};
-use crate::sched::{Attempt, Output, PartitionId, QueryId, ReplicaId, StageId, StepId, TaskId};
+use crate::sched::{Attempt, PartitionId, QueryId, ReplicaId, Sizes, StageId, StepId, TaskId};
 use crate::store::{Part, Reading, Rows};
 use crate::udf::{CALLS, CallingTask, MetricsByUdf, TaskMeter, UdfError};
 
@@ -170,19 +171,19 @@ impl SwordfishActor {
             let spends = Arc::clone(&spending);
             let outcome = catch(|| attempt_task(&host, &scheduler, message, stage, (calling, spends), cancelled))
                 .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
-            let (outcome, rows) = match outcome {
-                Ok((output, left)) => {
+            let (outcome, rows, sections) = match outcome {
+                Ok(Left { output, rows, sections }) => {
                     tracing::debug!(rows = output.rows, bytes = output.bytes, took = ?started.elapsed(), "done");
-                    (Ok(output), left)
+                    (Ok(output), rows, sections)
                 }
                 Err(error) => {
                     tracing::debug!(%error, took = ?started.elapsed(), "failed");
-                    (Err(error), Rows::Kept)
+                    (Err(error), Rows::Kept, Sizes::default())
                 }
             };
             let metrics = meter.take();
             let ran = nanoseconds(started.elapsed());
-            Ended { end: TaskEnded { task, attempt, outcome, rows, metrics, ran }, spent: spending.take() }
+            Ended { end: TaskEnded { task, attempt, outcome, rows, sections, metrics, ran }, spent: spending.take() }
         })
     }
 }
@@ -193,8 +194,8 @@ impl SwordfishActor {
         let ended = self.ended.clone();
         self.host.runtime.handle().spawn(async move {
             for (task, attempt) in withdrawn {
-                let (outcome, rows, metrics) = (Err(TaskFailure::Cancelled), Rows::Kept, MetricsByUdf::new());
-                let end = TaskEnded { task, attempt, outcome, rows, metrics, ran: 0 };
+                let (outcome, rows, sections) = (Err(TaskFailure::Cancelled), Rows::Kept, Sizes::default());
+                let end = TaskEnded { task, attempt, outcome, rows, sections, metrics: MetricsByUdf::new(), ran: 0 };
                 // An error: this worker is on its way out.
                 drop(ended.send(Ended { end, spent: Spent::default() }).await);
             }
@@ -214,7 +215,7 @@ impl Handler<Prepare> for SwordfishActor {
     type Result = ();
 
     fn handle(&mut self, message: Prepare, _: &mut Self::Context) {
-        let Prepare { query, stage, program, whole, driver, is_result, metered } = message;
+        let Prepare { query, stage, program, whole, driver, is_result, metered, compress } = message;
         if let Some(driver) = driver {
             self.host.store.own(query, driver);
         }
@@ -228,7 +229,7 @@ impl Handler<Prepare> for SwordfishActor {
             self.work(query).plan = plan.unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
         }
         let program = match self.work(query).plan.clone() {
-            Ok(plan) => opened(&|| Program::open(&plan, program.clone(), metered)),
+            Ok(plan) => opened(&|| Program::open(&plan, program.clone(), metered, compress)),
             Err(failure) => Err(failure),
         };
         let pools = Arc::new(StagePools::new(Arc::clone(&self.host), self.here, (query, stage), udfs));
@@ -374,7 +375,7 @@ fn attempt_task(
     stage: Option<StageOfTask>,
     (calling, spending): (CallingTask, Arc<Spending>),
     cancelled: watch::Receiver<bool>,
-) -> Result<(Output, Rows), TaskFailure> {
+) -> Result<Left, TaskFailure> {
     let unprepared = || PolarsFailure::new("protocol", "the stage's program did not come before its task");
     let StageOfTask { program, pools, leave } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.handle().clone();

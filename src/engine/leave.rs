@@ -7,7 +7,7 @@ use polars::prelude::*;
 use super::scatter::Sections;
 use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::sched::{Output, PartitionId};
+use crate::sched::{Output, PartitionId, Sizes};
 use crate::store::{Form, Rows, size};
 
 /// Where the rows of a task go.
@@ -19,6 +19,21 @@ pub(crate) enum Leave {
     ToDriver,
     /// To the driver, which is in this process: as they are.
     Here,
+}
+
+/// What a task has left.
+pub(crate) struct Left {
+    pub(crate) output: Output,
+    pub(crate) rows: Rows,
+    /// Its bytes in each section, where they were scattered.
+    pub(crate) sections: Sizes,
+}
+
+impl Left {
+    /// What is not in sections.
+    pub(super) fn whole(output: Output, rows: Rows) -> Self {
+        Self { output, rows, sections: Sizes::default() }
+    }
 }
 
 /// Takes what a task leaves. Dropped before [`seal`](Self::seal), it leaves nothing.
@@ -56,12 +71,13 @@ impl Leaving {
     }
 
     /// Completes it.
-    pub(super) fn seal(self) -> Result<(Output, Rows), TaskFailure> {
+    pub(super) fn seal(self) -> Result<Left, TaskFailure> {
         match self {
-            Self::InStore(sections) => Ok((sections.seal()?, Rows::Kept)),
+            Self::InStore(sections) => sections.seal(),
             Self::ToDriver(sections) => sections.seal_along(),
             Self::Here(Gathered { id, rows, .. }) => {
-                Ok((Output { id, rows: rows.height() as u64, bytes: size(&rows) as u64 }, Rows::Here(rows)))
+                let output = Output { id, rows: rows.height() as u64, bytes: size(&rows) as u64 };
+                Ok(Left::whole(output, Rows::Here(rows)))
             }
         }
     }

@@ -71,11 +71,16 @@ pub(super) struct Step {
 }
 
 impl Program {
-    /// Decodes a program, a part of the whole plan.
+    /// Decodes a program, a part of the whole plan. `compress`: what its tasks leave is read on other machines.
     ///
     /// # Errors
     /// The plan was made by another build, or calls a UDF that this one lacks.
-    pub(crate) fn open(whole: &IRPlan, program: StageProgram, metered: bool) -> Result<Self, PolarsFailure> {
+    pub(crate) fn open(
+        whole: &IRPlan,
+        program: StageProgram,
+        metered: bool,
+        compress: bool,
+    ) -> Result<Self, PolarsFailure> {
         let fragment = Arc::new(cut_off(whole, program.root, &program.cuts, &program.without)?);
         let sink = FileSink::of(fragment.lp_arena.get(fragment.lp_top));
         let mut schema = if sink.is_some() { FileSink::listing() } else { fragment::schema(&fragment) };
@@ -101,7 +106,8 @@ impl Program {
             Ok::<_, PolarsFailure>(Scattering { by, computed })
         });
         let scatter = scatter.transpose()?;
-        let (form, reads) = (Form::new(&schema), reads(&fragment));
+        let form = if compress { Form::compressed(&schema) } else { Form::new(&schema) };
+        let reads = reads(&fragment);
         Ok(Self { fragment, calls, batches, steps, limit, scatter, form, reads, sink, metered })
     }
 

@@ -8,10 +8,10 @@ use polars_utils::aliases::{PlSeedableRandomStateQuality, SeedableFromU64SeedExt
 use polars_utils::hashing::hash_to_partition;
 
 use super::fragment;
+use super::leave::Left;
 use super::program::Scattering;
 use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::sched::Output;
 use crate::store::{Form, Rows, Writer, size};
 use crate::udf::CallingTask;
 
@@ -46,42 +46,53 @@ impl Sections {
                 Some((plan, calls)) => fragment::run_on_batch(plan, calls, &self.calling, piece.clone())?,
                 None => piece.select(&by.keys).map_err(PolarsFailure::from)?,
             };
-            let sections = scatter(&piece, &keys, by.into).map_err(PolarsFailure::from)?;
-            for (section, rows) in sections.enumerate() {
-                self.writer.write(section as u32, rows)?;
-            }
+            let (rows, ends) = scatter(&piece, &keys, by.into).map_err(PolarsFailure::from)?;
+            let starts = [0].into_iter().chain(ends.iter().copied());
+            self.writer
+                .write_sections(&rows, (0..).zip(starts.zip(ends.iter().copied()).map(|(from, to)| from..to)))?;
         }
         Ok(())
     }
 
     /// Completes it.
-    pub(super) fn seal(self) -> Result<Output, TaskFailure> {
-        self.writer.seal()
+    pub(super) fn seal(self) -> Result<Left, TaskFailure> {
+        if self.scatter.is_none() {
+            return Ok(Left::whole(self.writer.seal()?, Rows::Kept));
+        }
+        let (output, sections) = self.writer.seal_sections()?;
+        Ok(Left { output, rows: Rows::Kept, sections })
     }
 
     /// Completes it; few rows are not left, but go along.
-    pub(super) fn seal_along(self) -> Result<(Output, Rows), TaskFailure> {
-        self.writer.seal_along()
+    pub(super) fn seal_along(self) -> Result<Left, TaskFailure> {
+        let (output, rows) = self.writer.seal_along()?;
+        Ok(Left::whole(output, rows))
     }
 }
 
-/// The rows for each of `into` sections, in their order.
-fn scatter(batch: &DataFrame, keys: &DataFrame, into: usize) -> PolarsResult<impl Iterator<Item = DataFrame>> {
+/// The rows by section, each section's in their order; and where each of `into` sections ends.
+fn scatter(batch: &DataFrame, keys: &DataFrame, into: usize) -> PolarsResult<(DataFrame, Vec<usize>)> {
     let keys: Vec<_> = keys.columns().iter().map(comparable).collect::<PolarsResult<_>>()?;
     let mut keys = DataFrame::new(batch.height(), keys)?;
     keys.rechunk_mut_par();
     let mut hashes = Vec::with_capacity(batch.height());
     columns_to_hashes(&keys, Some(PlSeedableRandomStateQuality::seed_from_u64(SEED)), &mut hashes)?;
-    let mut rows: Vec<Vec<IdxSize>> = vec![Vec::new(); into];
-    for (row, hash) in hashes.into_iter().enumerate() {
-        rows[hash_to_partition(hash, into)].push(row as IdxSize);
+    let mut counts = vec![0; into];
+    let sections: Vec<u32> = hashes.into_iter().map(|hash| hash_to_partition(hash, into) as u32).collect();
+    sections.iter().for_each(|section| counts[*section as usize] += 1);
+    // Where the next row of each section goes, and so where each ends.
+    let mut next = counts;
+    let mut before = 0;
+    for place in &mut next {
+        before += std::mem::replace(place, before);
     }
-    let together = batch.take(&IdxCa::from_vec(PlSmallStr::EMPTY, rows.concat()))?;
-    let mut taken = 0;
-    Ok(rows.into_iter().map(move |rows| {
-        taken += rows.len();
-        together.slice((taken - rows.len()) as i64, rows.len())
-    }))
+    let mut rows: Vec<IdxSize> = vec![0; sections.len()];
+    for (row, section) in (0..).zip(sections) {
+        let place = &mut next[section as usize];
+        rows[*place] = row;
+        *place += 1;
+    }
+    Ok((batch.take(&IdxCa::from_vec(PlSmallStr::EMPTY, rows))?, next))
 }
 
 /// A key whose hash is the same in all processes. Inside lists Polars hashes a category's number, which is its process's own.
@@ -118,7 +129,11 @@ mod tests {
         for into in [2, 3, 16] {
             let mut partition_of = vec![None; rows as usize];
             for batch in [frame.head(Some(311)), frame.slice(311, 389)] {
-                for (partition, piece) in scatter(&batch, &batch.select(["key"]).unwrap(), into).unwrap().enumerate() {
+                let (rows, ends) = scatter(&batch, &batch.select(["key"]).unwrap(), into).unwrap();
+                assert_eq!(ends.last(), Some(&batch.height()));
+                for (partition, end) in ends.iter().enumerate() {
+                    let start = if partition == 0 { 0 } else { ends[partition - 1] };
+                    let piece = rows.slice(start as i64, end - start);
                     let ids: Vec<_> = piece.column("id").unwrap().i64().unwrap().iter().flatten().collect();
                     assert!(ids.is_sorted(), "in their order: {ids:?}");
                     ids.iter().for_each(|id| assert_eq!(partition_of[*id as usize].replace(partition), None, "once"));
@@ -146,11 +161,8 @@ mod tests {
             DataFrame::new_infer_broadcast(vec![list.unwrap().into_column()]).unwrap()
         };
         let place = |frame: &DataFrame, row: usize| {
-            let pieces: Vec<_> = scatter(&frame.slice(row as i64, 1), &frame.slice(row as i64, 1), 1000)
-                .unwrap()
-                .map(|p| p.height())
-                .collect();
-            pieces.iter().position(|height| *height == 1)
+            let (_, ends) = scatter(&frame.slice(row as i64, 1), &frame.slice(row as i64, 1), 1000).unwrap();
+            ends.iter().position(|end| *end == 1)
         };
         // The same words, with numbers of their own.
         let (one, other) = (categories(&["oak", "elm", "ash"]), categories(&["ash", "oak", "elm"]));

@@ -8,7 +8,7 @@ use futures_util::stream::{self, BoxStream, FuturesUnordered, Stream, StreamExt,
 use polars::prelude::DataFrame;
 use tokio::sync::mpsc;
 
-use super::leave::{Leave, Leaving};
+use super::leave::{Leave, Leaving, Left};
 use super::program::{Program, Step};
 use super::regroup::{nearly_full, regroup};
 use super::sink::write_files;
@@ -17,7 +17,7 @@ use super::spending::Spending;
 use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::Split;
-use crate::sched::{Output, PartitionId};
+use crate::sched::PartitionId;
 use crate::store::{Reading, Rows, Store};
 use crate::udf::{CallingTask, Reply};
 
@@ -59,9 +59,9 @@ impl TaskRun {
 ///
 /// # Errors
 /// Whatever failed first. The partition is in the store only on success.
-pub(crate) fn run_task(mut task: TaskRun) -> Result<(Output, Rows), TaskFailure> {
+pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
     if let Some(sink) = task.program.sink.clone() {
-        return Ok((write_files(task, &sink)?, Rows::Kept));
+        return Ok(Left::whole(write_files(task, &sink)?, Rows::Kept));
     }
     let mut leaving = Leaving::new(&task);
     let (hand_over, batches) = mpsc::channel(HAND_OVER);

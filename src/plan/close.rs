@@ -128,10 +128,10 @@ impl Cutter {
         let mode = |choice: &Choice| {
             let way =
                 |read: &Read| choice.ways.iter().find(|(of, _)| *of == read.from).map_or(Way::All, |(_, way)| *way);
-            let small = choice
-                .small
-                .and_then(|(of, beside)| Some(Small { input: reads.iter().position(|read| read.from == of)?, beside }));
-            Mode { ways: reads.iter().map(way).collect(), by_size: choice.by_size, small }
+            let input = |of: StageId| reads.iter().position(|read| read.from == of);
+            let small = choice.small.and_then(|(of, beside)| Some(Small { input: input(of)?, beside }));
+            let shared = choice.shared.iter().filter_map(|of| input(*of)).collect();
+            Mode { ways: reads.iter().map(way).collect(), by_size: choice.by_size, shared, small }
         };
         if !splits.choices.is_empty() {
             return splits.choices.iter().map(mode).collect();
@@ -146,7 +146,7 @@ impl Cutter {
             }
             split => vec![split.map_or(Way::All, Split::way); reads.len()],
         };
-        vec![Mode { ways, by_size: false, small: None }]
+        vec![Mode { ways, by_size: false, shared: Vec::new(), small: None }]
     }
 
     /// What a stage with this head reads of others, each once, and where it may be cut off.

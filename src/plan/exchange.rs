@@ -244,14 +244,16 @@ impl Cutter {
             let ways = vec![(along, Way::Along), (small, Way::All)];
             match parts.by_keys {
                 true if worth_waiting(bytes, beside) => {
-                    choices.push(Choice { ways, by_size: false, small: Some((small, beside)) });
+                    choices.push(Choice { ways, by_size: false, shared: Vec::new(), small: Some((small, beside)) });
                 }
                 true => (),
-                false => choices.push(Choice { ways, by_size: false, small: None }),
+                false => choices.push(Choice { ways, by_size: false, shared: Vec::new(), small: None }),
             }
         }
         if parts.by_keys {
-            choices.push(Choice::sections([left_stage, right_stage]));
+            let shared = [(parts.left_along, left_stage), (parts.right_along, right_stage)];
+            let shared = shared.into_iter().filter_map(|(may_be, stage)| may_be.then_some(stage)).collect();
+            choices.push(Choice { shared, ..Choice::sections([left_stage, right_stage]) });
         }
         let ir = ir.with_inputs([left, right]);
         self.ir.replace(node, ir);

@@ -106,8 +106,9 @@ impl Cutter {
     pub(super) fn filter(&mut self, node: Node, stage: StageId) {
         let Some(input) = self.ir.get(node).inputs().next() else { return };
         let (splits, beside) = (self.splits(input), self.estimate(input).bytes);
-        let with = Choice { ways: vec![(stage, Way::All)], by_size: false, small: Some((stage, beside)) };
-        let without = Choice { ways: vec![(stage, Way::Without)], by_size: false, small: None };
+        let with =
+            Choice { ways: vec![(stage, Way::All)], by_size: false, shared: Vec::new(), small: Some((stage, beside)) };
+        let without = Choice { ways: vec![(stage, Way::Without)], by_size: false, shared: Vec::new(), small: None };
         let why = format!("{}; less what has no match in stage {}, if that is small", splits.why, stage.0);
         self.decided.insert(node.0, Splits { choices: vec![with, without], why, ..splits });
     }

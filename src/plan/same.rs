@@ -133,7 +133,13 @@ pub(super) fn one_attempt(stages: &[Stage], same: &[Same]) -> Vec<OneAttempt> {
 /// All ways in which some stage may be read.
 pub(super) fn ways_of(reads: &[Read], modes: &[Mode], of: StageId) -> Vec<Way> {
     let at = reads.iter().position(|read| read.from == of);
-    modes.iter().filter_map(|mode| mode.ways.get(at?).copied()).collect()
+    let Some(at) = at else { return Vec::new() };
+    let ways = modes.iter().flat_map(|mode| {
+        // Those who share a section of another input read all of this one's.
+        let all = mode.shared.iter().any(|shared| *shared != at).then_some(Way::All);
+        mode.ways.get(at).copied().into_iter().chain(all)
+    });
+    ways.collect()
 }
 
 /// Finds out what two attempts of a fragment have in common.

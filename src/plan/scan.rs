@@ -31,6 +31,8 @@ pub(super) struct Splits {
 pub(super) struct Choice {
     pub(super) ways: Vec<(StageId, Way)>,
     pub(super) by_size: bool,
+    /// Stages of which several tasks may read one section.
+    pub(super) shared: Vec<StageId>,
     /// Only if this stage is small beside so many bytes.
     pub(super) small: Option<(StageId, u64)>,
 }
@@ -38,7 +40,8 @@ pub(super) struct Choice {
 impl Choice {
     /// Tasks read adjacent sections of each of these stages.
     pub(super) fn sections(of: impl IntoIterator<Item = StageId>) -> Self {
-        Self { ways: of.into_iter().map(|stage| (stage, Way::Sections)).collect(), by_size: true, small: None }
+        let ways = of.into_iter().map(|stage| (stage, Way::Sections)).collect();
+        Self { ways, by_size: true, shared: Vec::new(), small: None }
     }
 }
 

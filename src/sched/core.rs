@@ -375,6 +375,8 @@ impl Core {
                     self.unread(task, Attempt(attempt), &format!("{why} (on {from})"), now, actions);
                 }
             }
+            // It has not failed before all is tried.
+            Err(TaskFailure::DiskFull { .. }) if self.make_disk_room(on, actions) => self.put_back(id),
             Err(cause) => {
                 if matches!(cause, TaskFailure::DiskFull { .. }) {
                     self.avoid_full(on, now);
@@ -523,6 +525,7 @@ impl Core {
 
 mod absence;
 mod attempts;
+mod disk;
 mod events;
 mod feasible;
 mod place;

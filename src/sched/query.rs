@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use super::pool::PoolSpec;
-use super::shape::{Mode, Shape, Way};
+use super::shape::{Mode, Shape, Tasks, Way};
+use super::sizes::Sizes;
 use super::waiting::Waiting;
 use super::{Affinity, Attempt, DriverId, PartitionId, PoolId, QueryId, StageId, StepId, TaskId, WorkerId};
 use crate::error::{EarlierAttempt, Error, TaskFailure};
@@ -136,6 +137,8 @@ pub(super) struct Stage {
     pub(super) ended: (u32, Duration),
     /// Rows and bytes that its tasks have left.
     pub(super) output: (u64, u64),
+    /// What tasks have left in each section, by their index, until it is decided who reads what.
+    pub(super) sections: BTreeMap<usize, Sizes>,
     /// How many of its first tasks are known to be done, and how many rows they have left: as far as its limit goes.
     pub(super) lead: (usize, u64),
     pub(super) steps: Vec<Step>,
@@ -379,6 +382,7 @@ impl Stage {
             seen: 0,
             ended: (0, Duration::ZERO),
             output: (0, 0),
+            sections: BTreeMap::new(),
             lead: (0, 0),
             steps: spec.pools.iter().map(|_| Step::default()).collect(),
             readers: Vec::new(),
@@ -405,7 +409,18 @@ impl Stage {
             self.phase = Phase::Done;
         }
         self.is_launched = true;
-        (spec.given.len()..spec.tasks).for_each(|index| self.enqueue(index, spec, &is_there));
+        let mut order: Vec<_> = (spec.given.len()..spec.tasks).collect();
+        // The largest first: small ones fill the time in which the last of them ends.
+        if let Some(Shape { tasks: Tasks::Sections(readers), .. }) = &self.shape {
+            order.sort_by_key(|index| Reverse(readers.get(*index).map(|reader| reader.bytes)));
+        }
+        order.into_iter().for_each(|index| self.enqueue(index, spec, &is_there));
+    }
+
+    /// What those of its tasks that are done have left in each section, where that is known: by their number.
+    pub(super) fn measured(&self) -> impl Iterator<Item = (u32, &Sizes)> {
+        let is_done = |index: usize| self.tasks.get(index).is_some_and(|t| matches!(t.state, TaskState::Done(..)));
+        self.sections.iter().filter(move |(index, _)| is_done(**index)).map(|(index, sizes)| (*index as u32, sizes))
     }
 
     /// Puts a task where it waits for its turn: the last, but where not all may be needed, in order.

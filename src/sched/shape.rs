@@ -1,12 +1,14 @@
 //! How a stage runs: decided once what it reads has been measured, and never again, whatever is lost. Any shape gives the right
 //! rows; only its speed depends on the sizes.
 
+mod deal;
+
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use super::StageId;
-use super::resources::Bytes;
+pub(super) use deal::{Left, deal, dealt};
 
 /// How a stage reads one of its inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,8 @@ pub(crate) struct Mode {
     pub(crate) ways: Vec<Way>,
     /// It has as many tasks as suits what it reads of sections, of which there are as many as the stage has tasks at most.
     pub(crate) by_size: bool,
+    /// Inputs of which several tasks may read one section, some rows each, if each of them reads all of the others' section.
+    pub(crate) shared: Vec<usize>,
     /// Only if an input turns out to be small.
     pub(crate) small: Option<Small>,
 }
@@ -62,6 +66,8 @@ pub(crate) enum Forced {
     Hash,
     /// Nor are there tasks that read more than one section.
     OneSection,
+    /// And two tasks share each, where they may.
+    Shared,
 }
 
 /// How a stage runs.
@@ -81,16 +87,33 @@ pub(crate) struct Shape {
 pub(crate) enum Tasks {
     /// One for each split of this stage, of which there are so many.
     Splits(StageId, usize),
-    /// One for each of these ranges of sections.
-    Sections(Vec<Range<u32>>),
+    /// One for each of these.
+    Sections(Vec<Reader>),
+}
+
+/// What one task reads of sections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reader {
+    pub(crate) sections: Range<u32>,
+    /// Of this input only what these of its tasks have left. Others read the rest.
+    pub(crate) only: Option<(StageId, Range<u32>)>,
+    /// About so many bytes in all.
+    pub(crate) bytes: u64,
 }
 
 impl Tasks {
     pub(crate) fn count(&self) -> usize {
         match self {
             Self::Splits(_, count) => *count,
-            Self::Sections(ranges) => ranges.len(),
+            Self::Sections(readers) => readers.len(),
         }
+    }
+
+    /// Whether a task that reads sections of an input reads those of what a certain task of it has left.
+    pub(crate) fn reads(&self, task: usize, input: StageId, left_by: u32) -> bool {
+        let Self::Sections(readers) = self else { return true };
+        let only = readers.get(task).and_then(|reader| reader.only.as_ref());
+        only.is_none_or(|(of, tasks)| *of != input || tasks.contains(&left_by))
     }
 }
 
@@ -98,16 +121,13 @@ impl Tasks {
 const SMALL: u64 = 2 << 20;
 /// Making a table of a byte costs a task as much as so many bytes that are written by one and read by another.
 const TABLE: u64 = 2;
-/// A task reads about so much of its sections, and does not come to life for less than that.
-const MOST: u64 = 128 << 20;
-const LEAST: u64 = 4 << 20;
 
 impl Small {
     /// Whether an input of so many bytes is small: cheaper to bring to all workers than the other side is to move.
     pub(super) fn holds(self, bytes: u64, fleet: Fleet, forced: Option<Forced>) -> bool {
         match forced {
             Some(Forced::Broadcast) => return true,
-            Some(Forced::Hash | Forced::OneSection) => return false,
+            Some(Forced::Hash | Forced::OneSection | Forced::Shared) => return false,
             None => (),
         }
         let each = fleet.slots.div_ceil(fleet.workers.max(1)).max(1);
@@ -118,42 +138,11 @@ impl Small {
     }
 }
 
-/// Deals sections that hold so many bytes together to tasks: few where there is little, as many as run at once where that is
-/// worth it, and more where one would have too much.
-pub(super) fn deal(sections: u32, bytes: u64, fleet: Fleet, forced: Option<Forced>) -> Tasks {
-    let wanted = match forced {
-        Some(Forced::OneSection) => u64::from(sections),
-        _ => bytes.div_ceil(LEAST).min(fleet.slots).max(bytes.div_ceil(MOST)),
-    };
-    let tasks = wanted.clamp(1, u64::from(sections.max(1)));
-    let border = |task: u64| (u64::from(sections) * task / tasks) as u32;
-    Tasks::Sections((0..tasks).map(|task| border(task)..border(task + 1)).collect())
-}
-
-/// What was decided of sections, for people.
-pub(super) fn dealt(sections: u32, bytes: u64, tasks: &Tasks) -> String {
-    let tasks = tasks.count();
-    format!("{sections} sections with {} in {tasks} task{}", Bytes(bytes), if tasks == 1 { "" } else { "s" })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const FLEET: Fleet = Fleet { workers: 2, slots: 4, memory: 4 << 30 };
-
-    #[test]
-    fn sections_are_dealt_once_in_order_to_as_many_tasks_as_they_are_worth() {
-        for (bytes, tasks) in [(0, 1), (LEAST, 1), (3 * LEAST, 3), (100 * LEAST, 4), (9 * MOST, 9), (500 * MOST, 64)] {
-            let Tasks::Sections(ranges) = deal(64, bytes, FLEET, None) else { panic!("sections") };
-            assert_eq!(ranges.len(), tasks, "{bytes} bytes");
-            assert!(ranges.iter().cloned().flatten().eq(0..64), "{ranges:?}");
-            let sizes: Vec<_> = ranges.iter().map(ExactSizeIterator::len).collect();
-            assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
-        }
-        assert_eq!(deal(64, 1, FLEET, Some(Forced::OneSection)).count(), 64);
-        assert_eq!(deal(0, 1, FLEET, None).count(), 1);
-    }
 
     #[test]
     fn small_is_what_costs_less_to_bring_to_all_than_the_other_side_to_move() {

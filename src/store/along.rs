@@ -71,7 +71,7 @@ impl Store {
             Some(charge) => Data::Memory(Bytes::copy_from_slice(bytes), charge),
             None => {
                 let file = self.file(output.id.task)?;
-                let start = file.append(bytes)?.start;
+                let start = file.append([bytes].into_iter())?.start;
                 blocks.iter_mut().for_each(|block| block.offset += start);
                 Data::File(file)
             }

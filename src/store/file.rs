@@ -44,13 +44,13 @@ impl StageFile {
         Ok(Self { path, mapped: Mapped::new(file), end: AtomicU64::new(0) })
     }
 
-    /// Appends bytes, whose number is a multiple of [`ALIGN`]. Returns where they are.
+    /// Appends bytes one after the other, of which each number is a multiple of [`ALIGN`]. Returns where they are.
     ///
     /// # Errors
     /// The disk is full, or the file cannot be written.
-    pub(super) fn append(&self, bytes: &[u8]) -> Result<Range<u64>, TaskFailure> {
-        debug_assert!(bytes.len().is_multiple_of(ALIGN));
-        let need = bytes.len() as u64;
+    pub(super) fn append<'a>(&self, parts: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Range<u64>, TaskFailure> {
+        debug_assert!(parts.clone().all(|part| part.len().is_multiple_of(ALIGN)));
+        let need = parts.clone().map(|part| part.len() as u64).sum();
         let folder = self.path.parent().unwrap_or(&self.path);
         let (room, total) = os::room(folder).map_err(|error| failed("look for room in", folder, &error))?;
         let full = || TaskFailure::DiskFull { folder: folder.display().to_string(), need, room };
@@ -59,13 +59,17 @@ impl StageFile {
         }
         let start = self.end.fetch_add(need, Ordering::Relaxed);
         let range = start..start + need;
-        self.mapped.file.write_all_at(bytes, start).map_err(|error| {
-            self.give_back(range.clone());
-            match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
-                _ => failed("write", &self.path, &error),
-            }
-        })?;
+        let mut at = start;
+        for part in parts {
+            self.mapped.file.write_all_at(part, at).map_err(|error| {
+                self.give_back(range.clone());
+                match error.kind() {
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
+                    _ => failed("write", &self.path, &error),
+                }
+            })?;
+            at += part.len() as u64;
+        }
         Ok(range)
     }
 

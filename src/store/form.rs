@@ -10,7 +10,9 @@ use polars_arrow::datatypes::PhysicalType;
 use polars_arrow::io::ipc::IpcSchema;
 use polars_arrow::io::ipc::read::{FileMetadata, read_batch};
 use polars_arrow::io::ipc::write::schema::schema_to_bytes;
-use polars_arrow::io::ipc::write::{Block, EncodedData, WriteOptions, default_ipc_fields, encode_record_batch};
+use polars_arrow::io::ipc::write::{
+    Block, Compression, EncodedData, WriteOptions, default_ipc_fields, encode_record_batch,
+};
 use polars_arrow::mmap::mmap_unchecked;
 use polars_arrow::offset::Offsets;
 use polars_arrow::record_batch::RecordBatchT;
@@ -24,13 +26,33 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 const PREFIX: usize = 8;
 
 /// The schema of an output, and its form in a store: categories are text there, since their numbers are those of one process.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Form {
     schema: SchemaRef,
     stored: Schema,
     /// Of an IPC file with this schema and no block.
     file: FileMetadata,
     mark: u32,
+    /// Of what is written.
+    compression: Option<Compression>,
+}
+
+/// A block whose two parts were not put together yet: what says where its columns are, and these. The length of each is a multiple of
+/// [`ALIGN`].
+#[derive(Default)]
+pub(super) struct Encoded {
+    head: Vec<u8>,
+    data: EncodedData,
+}
+
+impl Encoded {
+    pub(super) fn parts(&self) -> [&[u8]; 2] {
+        [&self.head, &self.data.arrow_data]
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.parts().iter().map(|part| part.len()).sum()
+    }
 }
 
 impl Form {
@@ -48,7 +70,17 @@ impl Form {
             dictionaries: None,
             size: 0,
         };
-        Arc::new(Self { schema: Arc::clone(schema), stored, file, mark })
+        Self { schema: Arc::clone(schema), stored, file, mark, compression: None }.into()
+    }
+
+    /// The same, whose blocks are compressed. Whoever has either reads both.
+    pub(crate) fn compressed(schema: &SchemaRef) -> Arc<Self> {
+        let form = Self::new(schema);
+        Arc::new(Self { compression: Some(Compression::LZ4), ..Self::clone(&form) })
+    }
+
+    pub(super) fn compresses(&self) -> bool {
+        self.compression.is_some()
     }
 
     pub(crate) fn schema(&self) -> &SchemaRef {
@@ -75,13 +107,8 @@ impl Form {
         Ok(())
     }
 
-    /// Appends one block to `into`, which ends at a multiple of [`ALIGN`] before and after.
-    pub(super) fn encode(
-        &self,
-        mut rows: DataFrame,
-        scratch: &mut EncodedData,
-        into: &mut Vec<u8>,
-    ) -> PolarsResult<()> {
+    /// Makes a block of rows, in the room of one that is not wanted any more.
+    pub(super) fn encode(&self, mut rows: DataFrame, into: &mut Encoded) -> PolarsResult<()> {
         rows.rechunk_mut();
         let mut rows = cast(rows, &self.stored)?;
         rows.rechunk_mut();
@@ -94,14 +121,15 @@ impl Form {
         let height = batch.height();
         let arrays = batch.into_arrays().into_iter().map(compact).collect();
         let batch = RecordBatchT::try_new(height, Arc::clone(&self.file.schema), arrays)?;
-        encode_record_batch(&batch, &WriteOptions { compression: None }, scratch);
-        let message = (PREFIX + scratch.ipc_message.len()).next_multiple_of(ALIGN) - PREFIX;
-        into.extend_from_slice(&CONTINUATION);
-        into.extend_from_slice(&(message as i32).to_le_bytes());
-        into.extend_from_slice(&scratch.ipc_message);
-        into.resize(into.len() + message - scratch.ipc_message.len(), 0);
-        into.extend_from_slice(&scratch.arrow_data);
-        into.resize(into.len().next_multiple_of(ALIGN), 0);
+        let Encoded { head, data } = into;
+        encode_record_batch(&batch, &WriteOptions { compression: self.compression }, data);
+        head.clear();
+        head.extend_from_slice(&CONTINUATION);
+        let message = (PREFIX + data.ipc_message.len()).next_multiple_of(ALIGN) - PREFIX;
+        head.extend_from_slice(&(message as i32).to_le_bytes());
+        head.extend_from_slice(&data.ipc_message);
+        head.resize(PREFIX + message, 0);
+        data.arrow_data.resize(data.arrow_data.len().next_multiple_of(ALIGN), 0);
         Ok(())
     }
 
@@ -112,8 +140,12 @@ impl Form {
         }
         let file = self.with_block(&block)?;
         // SAFETY: the block is as `encode` made it: its checksum has been compared, and it was never in another's hands.
-        let batch = caught(|| unsafe { mmap_unchecked(&file, &Default::default(), Arc::new(block), 0) })?;
-        self.frame(batch)
+        let batch = caught(|| unsafe { mmap_unchecked(&file, &Default::default(), Arc::new(block.clone()), 0) });
+        match batch {
+            Ok(batch) => self.frame(batch),
+            // What is compressed is not to be had where it is.
+            Err(_) => self.decode(&block),
+        }
     }
 
     /// The rows of a block that came from another process: everything in it is looked at and copied.

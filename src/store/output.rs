@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::RowRange;
 use super::file::{Mapped, StageFile};
+use crate::sched::Sizes;
 
 /// Rows of one section, at a place of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,18 @@ impl Sealed {
 
     pub(super) fn end(&self) -> u64 {
         self.end
+    }
+
+    /// Bytes of each section, if all take so many together.
+    pub(super) fn sections(&self, bytes: u64) -> Sizes {
+        let stored = self.stored().max(1);
+        let share = |block: &Block| (u128::from(block.len) * u128::from(bytes) / u128::from(stored)) as u64;
+        Sizes::of(self.blocks.iter().map(|block| (block.section, share(block))))
+    }
+
+    /// Bytes of its blocks.
+    pub(super) fn stored(&self) -> u64 {
+        self.blocks.iter().map(|block| u64::from(block.len)).sum()
     }
 
     /// Whether its file is as long as it was.

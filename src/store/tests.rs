@@ -234,6 +234,34 @@ fn categories_that_grow_between_batches_come_back_and_enums_and_what_is_nested_t
 }
 
 #[test]
+fn what_is_compressed_is_smaller_and_comes_back_whole_to_whoever_does_not_know_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path());
+    for (index, rows) in [(0, 10), (1, 300_000)] {
+        let frame = numbers(rows);
+        let id = output(1, index);
+        let mut writer = store.writer(id, &Form::compressed(frame.schema()));
+        writer.write(1, frame.clone()).unwrap();
+        let (left, sizes) = writer.seal_sections().unwrap();
+        let stored = store.get(id).unwrap().stored();
+        assert!(left.rows == rows as u64 && (rows < 1000 || stored < left.bytes / 2), "{stored} of {}", left.bytes);
+        assert_eq!(
+            sizes,
+            crate::sched::Sizes::of([(1, left.bytes)]),
+            "who reads it is told what it takes when it is read"
+        );
+        assert_reads(&store, &whole(id), &frame);
+        if rows > 1000 {
+            assert_reads(
+                &store,
+                &wanted(&[id], 1..2, Some(RowRange { offset: 77_777, len: 99 })),
+                &frame.slice(77_777, 99),
+            );
+        }
+    }
+}
+
+#[test]
 fn a_slice_leaves_its_own_texts_and_no_others_nested_ones_too() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path());

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use polars::prelude::*;
-use polars_arrow::io::ipc::write::EncodedData;
 
 use super::Store;
 use super::along::Rows;
 use super::file::StageFile;
-use super::form::Form;
+use super::form::{Encoded, Form};
 use super::output::{Block, Data, Sealed};
 use crate::error::TaskFailure;
-use crate::sched::{Output, PartitionId};
+use crate::sched::{Output, PartitionId, Sizes};
 
 /// Bytes that make a run. While it is written, as many are queued: a task holds twice this.
 const RUN: usize = 32 << 20;
@@ -35,6 +34,8 @@ pub(crate) struct Writer {
     queue: Vec<(u32, DataFrame)>,
     queued: usize,
     rows: u64,
+    /// What all rows take in memory.
+    bytes: u64,
     written: Written,
     /// The run that is being written, with what was before it.
     writing: Option<JoinHandle<Result<Written, TaskFailure>>>,
@@ -52,7 +53,7 @@ struct Written {
 impl Writer {
     pub(super) fn new(store: Arc<Store>, id: PartitionId, form: Arc<Form>) -> Self {
         let (queue, written) = (Vec::new(), Written::default());
-        Self { store, id, form, queue, queued: 0, rows: 0, written, writing: None }
+        Self { store, id, form, queue, queued: 0, rows: 0, bytes: 0, written, writing: None }
     }
 
     /// Appends rows of its form to a section.
@@ -60,12 +61,25 @@ impl Writer {
     /// # Errors
     /// The disk is full, or a dtype has no Arrow form: of these rows or of earlier ones.
     pub(crate) fn write(&mut self, section: u32, rows: DataFrame) -> Result<(), TaskFailure> {
-        if rows.height() == 0 {
-            return Ok(());
-        }
+        let height = rows.height();
+        self.write_sections(&rows, [(section, 0..height)])
+    }
+
+    /// The same of several sections: to each, these rows.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(crate) fn write_sections(
+        &mut self,
+        rows: &DataFrame,
+        sections: impl IntoIterator<Item = (u32, Range<usize>)>,
+    ) -> Result<(), TaskFailure> {
+        let sections = sections.into_iter().filter(|(_, part)| !part.is_empty());
+        self.queue.extend(sections.map(|(section, part)| (section, rows.slice(part.start as i64, part.len()))));
         self.rows += rows.height() as u64;
-        self.queued += size(&rows);
-        self.queue.push((section, rows));
+        let bytes = size(rows);
+        self.bytes += bytes as u64;
+        self.queued += bytes;
         if self.queued < RUN {
             return Ok(());
         }
@@ -87,6 +101,17 @@ impl Writer {
     /// As [`write`](Self::write).
     pub(crate) fn seal(self) -> Result<Output, TaskFailure> {
         Ok(self.sealed(false)?.0)
+    }
+
+    /// Completes the output and says how many bytes each section has.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(crate) fn seal_sections(self) -> Result<(Output, Sizes), TaskFailure> {
+        let store = Arc::clone(&self.store);
+        let output = self.seal()?;
+        let sealed = store.get(output.id);
+        Ok((output, sealed.map(|sealed| sealed.sections(output.bytes)).unwrap_or_default()))
     }
 
     /// Completes the output. If it is few bytes of one section, these are all that is left of it.
@@ -121,7 +146,8 @@ impl Writer {
                 Sealed::new(self.form.mark(), blocks, runs, Data::File(file))
             }
         };
-        let bytes = sealed.blocks.iter().map(|block| u64::from(block.len)).sum();
+        // What they take when they are read decides who reads them.
+        let bytes = if self.form.compresses() { self.bytes.max(sealed.stored()) } else { sealed.stored() };
         self.store.insert(self.id, sealed);
         Ok((Output { id: self.id, rows: self.rows, bytes }, Rows::Kept))
     }
@@ -168,31 +194,26 @@ impl Written {
     /// Appends a run.
     fn append(&mut self, queue: Vec<(u32, DataFrame)>, form: &Form, file: &Arc<StageFile>) -> Result<(), TaskFailure> {
         self.runs.push(self.blocks.len());
-        let (mut staged, mut scratch, mut first) =
-            (Vec::with_capacity(STAGED + BLOCK), EncodedData::default(), self.blocks.len());
+        let mut staged = Staged::default();
         for (section, rows) in sections(queue) {
             for piece in pieces(&rows) {
-                let block =
-                    encode(section, rows.slice(piece.start as i64, piece.len()), form, &mut scratch, &mut staged)?;
-                self.blocks.push(block);
-                if staged.len() >= STAGED {
-                    self.flush(&mut staged, &mut first, file)?;
+                staged.add(section, rows.slice(piece.start as i64, piece.len()), form)?;
+                if staged.bytes >= STAGED {
+                    self.flush(&mut staged, file)?;
                 }
             }
         }
-        self.flush(&mut staged, &mut first, file)
+        self.flush(&mut staged, file)
     }
 
-    /// Writes what is staged, and puts the blocks from the `first` on where they are now.
-    fn flush(&mut self, staged: &mut Vec<u8>, first: &mut usize, file: &Arc<StageFile>) -> Result<(), TaskFailure> {
-        if staged.is_empty() {
+    /// Writes what is staged.
+    fn flush(&mut self, staged: &mut Staged, file: &Arc<StageFile>) -> Result<(), TaskFailure> {
+        if staged.blocks.is_empty() {
             return Ok(());
         }
-        let range = file.append(staged)?;
-        self.blocks.iter_mut().skip(*first).for_each(|block| block.offset += range.start);
-        *first = self.blocks.len();
+        let range = file.append(staged.parts())?;
+        self.blocks.extend(staged.take().map(|block| Block { offset: range.start + block.offset, ..block }));
         self.ranges.push(range);
-        staged.clear();
         Ok(())
     }
 }
@@ -205,6 +226,36 @@ impl Drop for Written {
     }
 }
 
+/// Blocks that are written together: their offsets are from where the first will be.
+#[derive(Default)]
+struct Staged {
+    blocks: Vec<Block>,
+    bytes: usize,
+    /// Of each block, and beyond these room for others.
+    encoded: Vec<Encoded>,
+}
+
+impl Staged {
+    fn add(&mut self, section: u32, rows: DataFrame, form: &Form) -> Result<(), TaskFailure> {
+        if self.encoded.len() == self.blocks.len() {
+            self.encoded.push(Encoded::default());
+        }
+        let Some(into) = self.encoded.get_mut(self.blocks.len()) else { return Ok(()) };
+        self.blocks.push(encode(section, rows, form, self.bytes, into)?);
+        self.bytes += into.len();
+        Ok(())
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        self.encoded.iter().take(self.blocks.len()).flat_map(Encoded::parts)
+    }
+
+    fn take(&mut self) -> impl Iterator<Item = Block> + '_ {
+        self.bytes = 0;
+        self.blocks.drain(..)
+    }
+}
+
 /// Bytes, and where the blocks are in them.
 type Piece = (Vec<u8>, Vec<Block>);
 
@@ -213,9 +264,10 @@ fn encode_small(queue: &[(u32, DataFrame)], form: &Form) -> Result<Option<Piece>
     if queue.iter().map(|(_, rows)| size(rows)).sum::<usize>() > SMALL {
         return Ok(None);
     }
-    let (mut bytes, mut blocks, mut scratch) = (Vec::new(), Vec::new(), EncodedData::default());
+    let (mut bytes, mut blocks, mut encoded) = (Vec::new(), Vec::new(), Encoded::default());
     for (section, rows) in sections(queue.to_vec()) {
-        blocks.push(encode(section, rows, form, &mut scratch, &mut bytes)?);
+        blocks.push(encode(section, rows, form, bytes.len(), &mut encoded)?);
+        encoded.parts().into_iter().for_each(|part| bytes.extend_from_slice(part));
         if bytes.len() > SMALL {
             return Ok(None);
         }
@@ -224,21 +276,16 @@ fn encode_small(queue: &[(u32, DataFrame)], form: &Form) -> Result<Option<Piece>
     Ok(Some((bytes, blocks)))
 }
 
-/// Appends a block to what is staged. Its offset is the one there.
-fn encode(
-    section: u32,
-    rows: DataFrame,
-    form: &Form,
-    scratch: &mut EncodedData,
-    staged: &mut Vec<u8>,
-) -> Result<Block, TaskFailure> {
-    let (start, height) = (staged.len(), rows.height());
-    form.encode(rows, scratch, staged).map_err(|e| TaskFailure::Store(e.to_string()))?;
-    let bytes = staged.get(start..).unwrap_or_default();
-    let len = u32::try_from(bytes.len());
+/// Makes the block that will be at this offset.
+fn encode(section: u32, rows: DataFrame, form: &Form, offset: usize, into: &mut Encoded) -> Result<Block, TaskFailure> {
+    let height = rows.height();
+    form.encode(rows, into).map_err(|e| TaskFailure::Store(e.to_string()))?;
+    let len = u32::try_from(into.len());
     let len =
         len.map_err(|_| TaskFailure::Store(format!("{height} rows take more than 4 GiB, which is too much at once")))?;
-    Ok(Block { section, rows: height as u32, len, crc: crc32fast::hash(bytes), offset: start as u64 })
+    let mut crc = crc32fast::Hasher::new();
+    into.parts().into_iter().for_each(|part| crc.update(part));
+    Ok(Block { section, rows: height as u32, len, crc: crc.finalize(), offset: offset as u64 })
 }
 
 /// The rows of each section together.

@@ -260,6 +260,59 @@ fn partitions_on_disk(scratch: &Path) -> u64 {
     sizes.sum()
 }
 
+/// The files of blocks below a folder.
+fn block_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = entries.flat_map(|path| match path.is_dir() {
+        true => block_files(&path),
+        false => Vec::from_iter(path.extension().is_some_and(|end| end == "blocks").then_some(path)),
+    });
+    files.collect()
+}
+
+/// Whoever finds it hears nothing else than the rows: a driver that takes its result, and tasks that read what was persisted.
+#[test]
+fn what_is_changed_cut_off_or_removed_on_a_disk_is_made_again_while_its_worker_lives() {
+    let change = |file: &Path| {
+        let mut bytes = std::fs::read(file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(file, bytes).unwrap();
+    };
+    type Spoil<'a> = &'a dyn Fn(&Path);
+    let ways: [(&str, Spoil<'_>); 3] = [
+        ("changed", &change),
+        ("cut off", &|file| std::fs::write(file, "").unwrap()),
+        ("removed", &|file| std::fs::remove_file(file).unwrap()),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let rows = df!["id" => (0..100_000i64).collect::<Vec<_>>()].unwrap().lazy().into_partitions(4);
+    let query = rows.with_column((col("id") * lit(3)).alias("x")).repartition(3, [col("id")]);
+    let expected = query.clone().collect().unwrap().sort(["id"], Default::default()).unwrap();
+    for (how, spoil) in ways {
+        let scratch = folder.path().join(how);
+        std::fs::create_dir(&scratch).unwrap();
+        let config = regatta::Config { scratch: scratch.clone(), ..Default::default() };
+        let session = Session::local_with(2, config).unwrap();
+        let persisted = query.clone().persist_on(&session).unwrap();
+        let spoil_all = || {
+            let files = block_files(&scratch);
+            assert!(!files.is_empty());
+            files.iter().for_each(|file| spoil(file));
+        };
+        spoil_all();
+        let read = persisted.lazy().filter(col("x").gt_eq(lit(0))).collect_on(&session).unwrap();
+        assert!(read.sort(["id"], Default::default()).unwrap().equals(&expected), "{how}, and read by tasks");
+        drop(persisted);
+        eventually("nothing is left of it", || block_files(&scratch).is_empty());
+        let mut run = session.submit(query.clone()).unwrap();
+        eventually("it is done", || run.status().unwrap().unwrap().stages.last().unwrap().tasks.2 == 3);
+        spoil_all();
+        let taken = run.collect().unwrap().sort(["id"], Default::default()).unwrap();
+        assert!(taken.equals(&expected), "{how}, and taken by the driver");
+    }
+}
+
 #[test]
 fn a_persisted_result_keeps_nothing_of_what_it_was_made_of() {
     let scratch = tempfile::tempdir().unwrap();

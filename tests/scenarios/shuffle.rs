@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use regatta::error::TaskFailure;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
+use regatta::testing::eventually;
 use regatta::{Config, Error};
 
 /// A text of 1000 bytes for each number, none like another.
@@ -86,7 +88,8 @@ fn peak(worker: u32, run: impl FnOnce()) -> u64 {
 #[test]
 fn a_worker_that_shuffles_holds_its_buffers_and_not_its_rows() {
     let session = Session::local(1).unwrap();
-    let rows = 430_000;
+    // Any number of them takes as much: `REGATTA_TEST_ROWS=4300000 cargo test ... -- --nocapture` says how much.
+    let rows = std::env::var("REGATTA_TEST_ROWS").map_or(430_000, |rows| rows.parse().unwrap());
     let texts = || numbers(rows).into_partitions(8).with_column(long::on([col("id")]).alias("text"));
     // A first query, so that threads and pools are there.
     texts().limit(10).repartition(3, [col("id")]).collect_on(&session).unwrap();
@@ -116,36 +119,154 @@ fn a_worker_that_shuffles_holds_its_buffers_and_not_its_rows() {
         }
         assert_eq!(seen, rows as usize);
     });
-    assert!(used < 300 << 20, "430 MB of texts took {} MiB", used >> 20);
+    println!("{rows} texts of a thousand bytes took {} MiB", used >> 20);
+    assert!(used < 300 << 20, "{rows} texts of a thousand bytes took {} MiB", used >> 20);
+}
+
+/// Bytes of the files below a folder.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.filter_map(|entry| {
+        let found = entry.metadata().ok()?;
+        Some(if found.is_dir() { bytes_below(&entry.path()) } else { found.len() })
+    });
+    sizes.sum()
 }
 
 #[test]
-fn a_full_disk_is_an_error_that_says_which_and_how_full() {
+fn a_consumer_that_is_slow_fills_the_disk_and_not_the_memory_of_workers() {
+    let scratch = tempfile::tempdir().unwrap();
+    let session = on_disk(scratch.path(), 1);
+    texts(10).collect_on(&session).unwrap();
+    let (worker, rows) = (session.processes()[0], 150_000);
+    let idle = anonymous(worker);
+    let mut run = session.submit(texts(rows)).unwrap();
+    let mut batches = run.batches();
+    let mut seen = batches.next().unwrap().unwrap().height();
+    // All of it is made, though nobody takes any.
+    eventually("it is all on the disk", || bytes_below(scratch.path()) > rows as u64 * 1000);
+    let status = || {
+        session
+            .status()
+            .unwrap()
+            .queries
+            .into_iter()
+            .all(|(_, query)| query.stages.iter().all(|s| s.tasks.0 + s.tasks.1 == 0))
+    };
+    eventually("its tasks have ended", status);
+    let held = anonymous(worker).saturating_sub(idle);
+    assert!(held < 100 << 20, "{} MiB of memory", held >> 20);
+    for batch in batches {
+        seen += batch.unwrap().height();
+    }
+    assert_eq!(seen, rows as usize);
+}
+
+/// Runs a test with a disk of 24 MiB.
+fn with_small_disk(run: impl FnOnce(&Path) + std::panic::UnwindSafe) {
     let folder = tempfile::tempdir().unwrap();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(folder.path()).status();
     if !mounted.is_ok_and(|status| status.success()) {
         println!("not run: no file system of its own can be made here");
         return;
     }
-    let scratch = folder.path().to_owned();
-    let outcome = std::panic::catch_unwind(|| {
-        let config = Config { scratch: scratch.clone(), ..Config::from_env().unwrap() };
-        let session = Session::local_with(1, config).unwrap();
-        let query = |rows| {
-            numbers(rows)
-                .into_partitions(4)
-                .with_column(long::on([col("id")]).alias("text"))
-                .repartition(8, [col("id")])
-        };
-        let error = query(100_000).collect_on(&session).unwrap_err();
+    let outcome = std::panic::catch_unwind(|| run(folder.path()));
+    Command::new("umount").arg("-l").arg(folder.path()).status().unwrap();
+    outcome.unwrap();
+}
+
+fn on_disk(scratch: &Path, workers: usize) -> Session {
+    let config = Config { scratch: scratch.to_owned(), ..Config::from_env().unwrap() };
+    Session::local_with(workers, config).unwrap()
+}
+
+/// So many rows of a thousand bytes, by a number.
+fn texts(rows: i64) -> LazyFrame {
+    let texts = numbers(rows).into_partitions(4).with_column(long::on([col("id")]).alias("text"));
+    texts.repartition(8, [col("id")])
+}
+
+#[test]
+fn what_nobody_reads_any_more_makes_room_on_a_full_disk() {
+    with_small_disk(|scratch| {
+        let session = on_disk(scratch, 2);
+        // Each step leaves a quarter of the disk.
+        let query = (2..8).fold(texts(6_000), |query, by| query.repartition(8, [col("id") % lit(by)]));
+        let rows =
+            query.select([len().alias("rows"), col("text").str().len_bytes().sum()]).collect_on(&session).unwrap();
+        assert!(rows.equals(&df!["rows" => [6_000u32], "text" => [6_000_000u32]].unwrap()), "{rows}");
+    });
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_says_which_and_how_full() {
+    with_small_disk(|scratch| {
+        let session = on_disk(scratch, 1);
+        let error = texts(100_000).collect_on(&session).unwrap_err();
         let Error::Task(task) = &error else { panic!("{error}") };
         let TaskFailure::DiskFull { folder, need, room } = &task.cause else { panic!("{error}") };
         assert!(folder.starts_with(scratch.to_str().unwrap()) && *need > 0 && *room < 24 << 20, "{error}");
         assert!(error.to_string().contains("REGATTA_SCRATCH"), "{error}");
         // What it had written is gone, and there is room for others.
-        let few = query(2_000).collect_on(&session).unwrap();
+        let few = texts(2_000).collect_on(&session).unwrap();
         assert_eq!(few.height(), 2_000);
     });
-    Command::new("umount").arg("-l").arg(folder.path()).status().unwrap();
-    outcome.unwrap();
+}
+
+/// Says in which shape stages of a query run, by what was measured.
+fn shapes(query: LazyFrame, session: &Session) -> (DataFrame, String) {
+    let mut run = session.submit(query).unwrap();
+    let rows = run.collect().unwrap();
+    let profile = run.profile().unwrap();
+    (rows, profile.stages.iter().map(|stage| stage.shape.as_str()).collect::<Vec<_>>().join("; "))
+}
+
+/// Nine rows of ten have the same key.
+fn skewed(rows: i64) -> LazyFrame {
+    let key = when((col("id") % lit(10)).eq(lit(0))).then(col("id")).otherwise(lit(7));
+    numbers(rows).with_column(key.alias("key")).into_partitions(8)
+}
+
+#[test]
+fn tasks_of_a_join_share_the_rows_of_a_key_that_most_have() {
+    const SHAPES: &str = "REGATTA_TEST_SHAPES";
+    if std::env::var(SHAPES).is_err() {
+        let test = "shuffle::tasks_of_a_join_share_the_rows_of_a_key_that_most_have";
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        // No side is small enough for all tasks, whatever its size.
+        let ended = again.args(["--exact", test, "--nocapture"]).env(SHAPES, "hash").output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
+        return assert!(ended.status.success(), "{said}");
+    }
+    let session = Session::local(2).unwrap();
+    let rows = 2_000_000;
+    let names = || numbers(1000).select([col("id").alias("key"), (col("id") * lit(3)).alias("three")]);
+    for how in [JoinType::Inner, JoinType::Left, JoinType::Semi, JoinType::Anti, JoinType::Full] {
+        let joined = || skewed(rows).join(names(), [col("key")], [col("key")], JoinArgs::new(how.clone()));
+        let sums = |query: LazyFrame| {
+            query.select([
+                len().alias("rows"),
+                col("id").sum(),
+                col("key").sum(),
+                (col("id") % lit(7)).max().alias("most"),
+            ])
+        };
+        let (found, shapes) = shapes(sums(joined()), &session);
+        let expected = sums(joined()).collect().unwrap();
+        assert!(found.equals_missing(&expected), "{how:?}: {found} is not {expected}");
+        assert_eq!(shapes.contains("share sections"), how != JoinType::Full, "{how:?}: {shapes}");
+    }
+}
+
+#[test]
+fn tasks_have_about_as_much_to_do_though_few_keys_have_most_rows() {
+    let session = Session::local(2).unwrap();
+    let query = skewed(2_000_000).group_by([col("key")]).agg([col("id").median()]);
+    let mut run = session.submit(query.clone()).unwrap();
+    let found = run.collect().unwrap().sort(["key"], Default::default()).unwrap();
+    assert!(found.equals(&query.collect().unwrap().sort(["key"], Default::default()).unwrap()));
+    let profile = run.profile().unwrap();
+    let last = profile.stages.last().unwrap();
+    // The key that most rows have is alone, and the others are not beside it.
+    assert!(last.shape.contains("sections with") && last.tasks >= Some(3), "{}: {:?}", last.shape, last.tasks);
 }

@@ -20,10 +20,11 @@ use tokio::sync::watch;
 use super::super::messages::*;
 use super::super::{GATEWAY, GatewayActor, Host, MAILBOX, Relay, SCHEDULER, SWORDFISH, SchedulerActor, UdfActor};
 use crate::actor::{ActorSpec, SpawnOptions};
+use crate::actors::feed::ALL_SECTIONS;
 use crate::error::TaskFailure;
 use crate::plan::{Target, plan, scan_held};
 use crate::sched::{
-    Attempt, Output, PartitionId, QueryId, QueryStatus, Resources, Settings, StageId, StepId, TaskId, WaitsFor,
+    Attempt, Output, PartitionId, QueryId, QueryStatus, Resources, Settings, Sizes, StageId, StepId, TaskId, WaitsFor,
     WorkerId,
 };
 use crate::store::{Part, Rows, Store, Ticket, Wanted};
@@ -281,7 +282,15 @@ fn ended(task: TaskId, attempt: Attempt, well: bool) -> TasksEnded {
     let id = PartitionId { task, attempt };
     let outcome =
         if well { Ok(Output { id, rows: 1, bytes: 8 }) } else { Err(TaskFailure::Panicked("it lies".into())) };
-    let ended = vec![TaskEnded { task, attempt, outcome, rows: Rows::Kept, metrics: MetricsByUdf::new(), ran: 0 }];
+    let ended = vec![TaskEnded {
+        task,
+        attempt,
+        outcome,
+        rows: Rows::Kept,
+        sections: Sizes::default(),
+        metrics: MetricsByUdf::new(),
+        ran: 0,
+    }];
     TasksEnded { ended, ..TasksEnded::default() }
 }
 

@@ -136,6 +136,22 @@ fn rows_that_belong_together_are_of_one_attempt() {
     assert_same(rows().select([col("x").min().alias("k")]), true, true, true);
 }
 
+/// Of a key that most rows of the other side have, several tasks read all rows of this one.
+#[test]
+fn a_side_of_which_tasks_may_share_a_section_is_of_one_attempt_for_all() {
+    let join =
+        |how| with_whim().join(with_whim().select([col("k"), col("w")]), [col("k")], [col("k")], JoinArgs::new(how));
+    let planned = |how| plan(join(how), CLUSTER).unwrap();
+    let found = |how| {
+        let planned = planned(how);
+        let last = planned.stages.last().unwrap();
+        (last.modes.iter().map(|mode| mode.shared.clone()).collect::<Vec<_>>(), last.one_attempt.inputs.clone())
+    };
+    let right = planned(JoinType::Left).stages.last().unwrap().reads[1].from;
+    assert_eq!(found(JoinType::Left), (vec![vec![0]], vec![right]));
+    assert_eq!(found(JoinType::Full), (vec![vec![]], vec![]), "there each row is read by one task");
+}
+
 #[test]
 fn what_several_stages_read_is_of_one_attempt_all_the_way_up() {
     let both = |rows: LazyFrame| {

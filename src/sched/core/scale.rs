@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::{Action, Core};
 use crate::sched::WorkerId;
 use crate::sched::autoscale::Load;
-use crate::sched::query::TaskState;
 
 impl Core {
     pub(super) fn scale(&mut self, now: Instant, actions: &mut Vec<Action>) {
@@ -41,15 +40,10 @@ impl Core {
             scaler.note(worker, false, now);
         }
         for query in self.queries.values_mut() {
-            for stage in &mut query.stages {
-                stage.prepared.remove(&worker);
-                stage.waiting.lose(worker);
-                if stage.holders.remove(&worker) {
-                    let held =
-                        stage.tasks.iter_mut().filter(|t| matches!(t.state, TaskState::Done(on, _) if on == worker));
-                    held.for_each(|task| task.state = TaskState::Dropped);
-                    stage.lead = (0, 0);
-                }
+            for stage in 0..query.stages.len() {
+                query.stages[stage].prepared.remove(&worker);
+                query.stages[stage].waiting.lose(worker);
+                query.drop_from(stage, worker);
             }
         }
     }

@@ -4,13 +4,23 @@ use std::time::Instant;
 
 use super::{Action, Core};
 use crate::sched::query::{Phase, Query, StageSpec};
-use crate::sched::shape::{Fleet, Forced, Shape, Tasks, Way, deal, dealt};
-use crate::sched::{QueryId, StageId, WorkerId};
+use crate::sched::shape::{Fleet, Forced, Left, Shape, Tasks, Way, deal, dealt};
+use crate::sched::{Attempt, QueryId, Sizes, StageId, TaskId, WorkerId};
 
 impl Core {
     /// How a stage runs, once that is decided.
     pub(crate) fn shape(&self, query: QueryId, stage: StageId) -> Option<&Shape> {
         self.queries.get(&query)?.stages.get(stage.0 as usize)?.shape.as_ref()
+    }
+
+    /// Notes what an attempt that is about to end has left in each section, while that may decide how it is read.
+    pub(crate) fn measured(&mut self, task: TaskId, attempt: Attempt, sections: Sizes) {
+        let (stage, index) = (task.stage.0 as usize, task.index as usize);
+        let Some(query) = self.queries.get_mut(&task.query).filter(|query| query.is_dealt_out(stage)) else { return };
+        let (spec, state) = (&query.spec.stages[stage], &mut query.stages[stage]);
+        if state.tasks.get(index).is_some_and(|task| task.attempt == attempt) {
+            state.sections.insert(index, sections.first(spec.sections));
+        }
     }
 
     /// Decides what can be decided by now, and lets those stages begin.
@@ -93,8 +103,8 @@ impl Query {
         let (id, spec) = (StageId(stage as u32), &self.spec.stages[stage]);
         let by_size = spec.modes.get(mode).is_some_and(|mode| mode.by_size);
         let (mut chain, mut reads, mut why) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut tasks, mut bytes) = (Tasks::Splits(id, spec.tasks), 0);
-        for (input, way) in self.ways(stage, mode) {
+        let (mut tasks, mut left) = (Tasks::Splits(id, spec.tasks), Vec::new());
+        for (number, (input, way)) in self.ways(stage, mode).enumerate() {
             let below = self.stages.get(input.0 as usize)?;
             match way {
                 Way::Along => {
@@ -106,9 +116,13 @@ impl Query {
                     continue;
                 }
                 Way::Sections if by_size && below.phase != Phase::Done => return None,
-                Way::Sections => bytes += below.output.1,
                 Way::Without => continue,
-                Way::Share | Way::All => (),
+                Way::Sections if by_size => {
+                    let may_be_shared = spec.modes[mode].shared.contains(&number);
+                    let (bytes, tasks) = (below.output.1, below.measured().collect());
+                    left.push(Left { input, bytes, tasks, may_be_shared });
+                }
+                Way::Sections | Way::Share | Way::All => (),
             }
             // What is taken in may read it, too.
             if !reads.contains(&(input, way)) {
@@ -117,8 +131,8 @@ impl Query {
         }
         if by_size {
             let sections = spec.sections;
-            tasks = deal(sections, bytes, fleet, forced);
-            why.push(dealt(sections, bytes, &tasks));
+            tasks = deal(sections, &left, fleet, forced);
+            why.push(dealt(sections, &tasks));
         }
         if let Some(small) = spec.modes.get(mode).and_then(|mode| mode.small) {
             let input = spec.inputs.get(small.input)?;
@@ -126,6 +140,13 @@ impl Query {
         }
         chain.push((id, mode));
         Some(Shape { chain, reads, tasks, why: why.join("; ") })
+    }
+
+    /// Whether it is yet to be decided by sizes who reads which sections of what a stage leaves.
+    fn is_dealt_out(&self, stage: usize) -> bool {
+        let by_size = |reader: &usize| self.spec.stages[*reader].modes.iter().any(|mode| mode.by_size);
+        let readers = self.stages.get(stage).map_or(&[][..], |stage| &stage.readers);
+        readers.iter().any(|reader| self.stages[*reader].shape.is_none() && by_size(reader))
     }
 
     /// Whether what a stage does is, or may yet be, a part of another's tasks: of its only reader.
@@ -171,5 +192,10 @@ impl Query {
             input.readers.push(stage);
         }
         self.stages[stage].launch(&self.spec.stages[stage], is_there);
+        for input in shape.reads.iter().map(|(id, _)| id.0 as usize) {
+            if !self.is_dealt_out(input) {
+                self.stages[input].sections.clear();
+            }
+        }
     }
 }

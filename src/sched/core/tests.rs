@@ -733,6 +733,7 @@ fn a_gathering_task_runs_where_most_of_its_input_is_and_several_take_all_workers
     }
 }
 
+mod disk;
 mod leaving;
 mod limits;
 mod pools;

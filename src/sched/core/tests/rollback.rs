@@ -12,7 +12,7 @@ fn gathers(input: u32) -> StageSpec {
     StageSpec { inputs: vec![StageId(input)], ..stage(1) }
 }
 
-fn placed(actions: &[Action]) -> Vec<(TaskId, Attempt, WorkerId)> {
+pub(super) fn placed(actions: &[Action]) -> Vec<(TaskId, Attempt, WorkerId)> {
     let runs = actions.iter().filter_map(|a| match a {
         Action::Run { task, attempt, worker, .. } => Some((*task, *attempt, *worker)),
         _ => None,

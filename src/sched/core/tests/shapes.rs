@@ -1,7 +1,9 @@
 //! Stages whose shape is decided while their query runs.
 
+use super::rollback::placed;
 use super::*;
-use crate::sched::{Mode, Small, Tasks, Way};
+use crate::sched::shape::Reader;
+use crate::sched::{Mode, Sizes, Small, Tasks, Way};
 
 const SMALL: u64 = 1;
 const LARGE: u64 = 1 << 40;
@@ -12,8 +14,8 @@ fn join(probe: u32, build: u32) -> StageSpec {
     StageSpec {
         inputs: vec![StageId(probe), StageId(build)],
         modes: vec![
-            Mode { ways: vec![Way::Along, Way::All], by_size: false, small },
-            Mode { ways: vec![Way::Sections; 2], by_size: true, small: None },
+            Mode { ways: vec![Way::Along, Way::All], by_size: false, shared: Vec::new(), small },
+            Mode { ways: vec![Way::Sections; 2], by_size: true, shared: vec![0], small: None },
         ],
         ..stage(16)
     }
@@ -22,13 +24,13 @@ fn join(probe: u32, build: u32) -> StageSpec {
 /// A scan that is read by the keys of a stage, if those are few.
 fn filtered(by: u32) -> StageSpec {
     let small = Some(Small { input: 0, beside: 1 << 20 });
-    let mode = |way, small| Mode { ways: vec![way], by_size: false, small };
+    let mode = |way, small| Mode { ways: vec![way], by_size: false, shared: Vec::new(), small };
     StageSpec { inputs: vec![StageId(by)], modes: vec![mode(Way::All, small), mode(Way::Without, None)], ..stage(3) }
 }
 
 /// A join of two stages by keys.
 fn by_keys(one: u32, other: u32) -> StageSpec {
-    let mode = Mode { ways: vec![Way::Sections; 2], by_size: true, small: None };
+    let mode = Mode { ways: vec![Way::Sections; 2], by_size: true, shared: Vec::new(), small: None };
     StageSpec { inputs: vec![StageId(one), StageId(other)], modes: vec![mode], ..stage(16) }
 }
 
@@ -148,6 +150,77 @@ fn a_shape_is_never_decided_again_whatever_is_lost_and_what_is_lost_below_it_is_
     assert!(play.core.is_done(QueryId(1)));
 }
 
+const MIB: u64 = 1 << 20;
+
+/// A probe of 16 tasks and a build of two are joined by sections; of the probe the sixth section has so many bytes.
+fn measured(play: &mut Play, skewed: u64) -> Vec<Action> {
+    let mut todo: VecDeque<_> = runs(&play.submit(1, vec![stage(16), stage(2), join(0, 1)])).into();
+    let mut last = Vec::new();
+    while let Some((task, attempt)) = todo.pop_front() {
+        let of = |section| if (task.stage.0, section) == (0, 5) { skewed / 16 } else { MIB };
+        play.core.measured(task, attempt, Sizes::of((0..16).map(|section| (section, of(section)))));
+        last = play.event(left(task, attempt, 64 * MIB));
+        todo.extend(runs(&last).into_iter().filter(|(task, _)| task.stage != StageId(2)));
+    }
+    last
+}
+
+fn readers(play: &Play) -> Vec<Reader> {
+    let Tasks::Sections(readers) = &play.core.shape(QueryId(1), StageId(2)).unwrap().tasks else { panic!() };
+    readers.clone()
+}
+
+#[test]
+fn what_sections_hold_decides_who_reads_them_and_the_largest_tasks_start_first() {
+    let mut play = Play::with_workers(&[1.0]);
+    let started = measured(&mut play, 600 * MIB);
+    let readers = readers(&play);
+    let most = readers.iter().map(|reader| reader.bytes).max().unwrap();
+    assert!(most < 160 * MIB, "{readers:?}");
+    assert!(readers.iter().filter(|reader| reader.only.is_some()).count() >= 4, "{readers:?}");
+    let [first, second] = runs(&started)[..] else { panic!("{started:?}") };
+    let size = |(task, _): (TaskId, Attempt)| readers[task.index as usize].bytes;
+    assert!(size(first) == most && size(second) <= most, "{readers:?}");
+    assert!(readers.iter().filter(|reader| reader.bytes > size(second)).count() <= 1, "{readers:?}");
+    let query = play.core.queries.get(&QueryId(1)).unwrap();
+    assert!(query.stages.iter().all(|stage| stage.sections.is_empty()), "nobody asks for them any more");
+}
+
+#[test]
+fn readers_of_a_shared_section_stay_who_they_are_whatever_is_made_again() {
+    let mut play = Play::with_workers(&[1.0, 1.0]);
+    let started = measured(&mut play, 600 * MIB);
+    let before = readers(&play);
+    assert!(before.iter().any(|reader| reader.only.is_some()), "{before:?}");
+    // Half of what was left is gone, and is far smaller when it is made again.
+    let mut todo: Vec<_> = placed(&started).into_iter().filter(|(.., on)| *on == WorkerId(0)).collect();
+    todo.extend(placed(&play.event(lost(1))));
+    while let Some((task, attempt, _)) = todo.pop() {
+        play.core.measured(task, attempt, Sizes::of([(0, 64)]));
+        todo.extend(placed(&play.event(left(task, attempt, 64))));
+    }
+    assert_eq!(readers(&play), before);
+    assert!(play.core.is_done(QueryId(1)));
+    assert_eq!(play.core.outputs(QueryId(1), StageId(2)).unwrap().len(), before.len());
+}
+
+#[test]
+fn sizes_of_an_attempt_that_does_not_count_are_not_heard() {
+    let mut play = Play::with_workers(&[4.0]);
+    let actions = play.submit(1, vec![stage(4), stage(2), join(0, 1)]);
+    let (task, attempt) = runs(&actions)[0];
+    play.core.measured(task, Attempt(attempt.0 + 1), Sizes::of([(0, 64)]));
+    play.core.measured(TaskId { index: 99, ..task }, attempt, Sizes::of([(0, 64)]));
+    play.core.measured(TaskId { stage: StageId(2), ..task }, attempt, Sizes::of([(0, 64)]));
+    play.core.measured(TaskId { query: QueryId(9), ..task }, attempt, Sizes::of([(0, 64)]));
+    play.core.measured(task, attempt, Sizes::of((0..1024).map(|section| (section, 64))));
+    let query = play.core.queries.get(&QueryId(1)).unwrap();
+    let heard: Vec<_> = query.stages.iter().map(|stage| stage.sections.len()).collect();
+    assert_eq!(heard.iter().sum::<usize>(), 1);
+    let kept = &query.stages[task.stage.0 as usize].sections[&(task.index as usize)];
+    assert_eq!(*kept, Sizes::of((0..16).map(|section| (section, 64))), "of no more sections than there are");
+}
+
 /// A xorshift generator: the same in every run.
 struct Dice(u64);
 
@@ -222,6 +295,12 @@ fn whatever_sizes_turn_out_and_whatever_is_lost_every_query_ends_and_no_task_rea
                 }
                 _ => {
                     let (task, attempt, _) = todo.remove(dice.below(todo.len() as u64) as usize);
+                    if dice.below(2) == 0 {
+                        let large = dice.below(16) as u32;
+                        let sizes = (0..16)
+                            .map(|section| (section, (dice.below(8) * MIB) << if section == large { 9 } else { 1 }));
+                        play.core.measured(task, attempt, Sizes::of(sizes));
+                    }
                     play.event(left(task, attempt, sizes[task.stage.0 as usize] / 8))
                 }
             };
