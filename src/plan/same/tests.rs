@@ -139,17 +139,20 @@ fn rows_that_belong_together_are_of_one_attempt() {
 /// Of a key that most rows of the other side have, several tasks read all rows of this one.
 #[test]
 fn a_side_of_which_tasks_may_share_a_section_is_of_one_attempt_for_all() {
-    let join =
-        |how| with_whim().join(with_whim().select([col("k"), col("w")]), [col("k")], [col("k")], JoinArgs::new(how));
+    // Not the same as on the left, which would be a stage that both read.
+    let right = || rows().select([col("k"), whim::on([col("k")]).alias("w")]);
+    let join = |how| {
+        with_whim().into_partitions(4).join(right().into_partitions(4), [col("k")], [col("k")], JoinArgs::new(how))
+    };
     let planned = |how| plan(join(how), CLUSTER).unwrap();
     let found = |how| {
         let planned = planned(how);
         let last = planned.stages.last().unwrap();
-        (last.modes.iter().map(|mode| mode.shared.clone()).collect::<Vec<_>>(), last.one_attempt.inputs.clone())
+        (last.modes.last().unwrap().shared.clone(), last.one_attempt.inputs.clone())
     };
     let right = planned(JoinType::Left).stages.last().unwrap().reads[1].from;
-    assert_eq!(found(JoinType::Left), (vec![vec![0]], vec![right]));
-    assert_eq!(found(JoinType::Full), (vec![vec![]], vec![]), "there each row is read by one task");
+    assert_eq!(found(JoinType::Left), (vec![0], vec![right]));
+    assert_eq!(found(JoinType::Full), (vec![], vec![]), "there each row is read by one task");
 }
 
 #[test]
