@@ -252,7 +252,9 @@ impl Cutter {
         }
         if parts.by_keys {
             let shared = [(parts.left_along, left_stage), (parts.right_along, right_stage)];
-            let shared = shared.into_iter().filter_map(|(may_be, stage)| may_be.then_some(stage)).collect();
+            // Some rows of a stage that is both sides would be some of both.
+            let shared = shared.into_iter().filter(|(may_be, _)| *may_be && left_stage != right_stage);
+            let shared = shared.map(|(_, stage)| stage).collect();
             choices.push(Choice { shared, ..Choice::sections([left_stage, right_stage]) });
         }
         let ir = ir.with_inputs([left, right]);
