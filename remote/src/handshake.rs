@@ -22,6 +22,7 @@ use crate::peers::Losing;
 use crate::queue::Waiting;
 use crate::serve::{self, Services};
 use crate::shared::Shared;
+use crate::text::line;
 use crate::tls::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, NO_PROTOCOL, peer_of};
 use crate::transfers::Transfers;
 use crate::{endpoint, join};
@@ -95,10 +96,14 @@ pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
             _ => Err(ConnectError::BadHello("unknown protocol".to_owned())),
         }
     };
-    match timeout(ACCEPT_DEADLINE, accepted).await {
+    let error = match timeout(ACCEPT_DEADLINE, accepted).await {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => tracing::warn!(%from, %error, "refused a connection"),
-        Err(_) => tracing::warn!(%from, "a connection's handshake took too long"),
+        Ok(Err(error)) => error,
+        Err(_) => ConnectError::Failed("its handshake took too long".to_owned()),
+    };
+    // The door bounds how often a host is refused that has proven its address; anybody may claim to be another.
+    if proven || shared.net.may_say(from) {
+        tracing::warn!(%from, %error, "refused a connection");
     }
     shared.door().refused(from.ip(), proven, shared.net.ambient.unix());
 }
@@ -281,10 +286,10 @@ fn trust(error: ConnectionError) -> ConnectError {
         _ => 0,
     };
     match alert {
-        EXPIRED => ConnectError::CertificateExpired { reason: error.to_string() },
+        EXPIRED => ConnectError::CertificateExpired { reason: line(error) },
         NO_PROTOCOL => ConnectError::BadHello("the two sides have no protocol in common".to_owned()),
         // TLS alerts, RFC 9001 section 4.8.
-        0x100..0x200 => ConnectError::NotTrusted { reason: error.to_string() },
+        0x100..0x200 => ConnectError::NotTrusted { reason: line(error) },
         _ => failed(error),
     }
 }
@@ -293,7 +298,7 @@ fn trust(error: ConnectionError) -> ConnectError {
 const EXPIRED: u64 = 0x100 + 45;
 
 fn failed(error: ConnectionError) -> ConnectError {
-    ConnectError::Failed(error.to_string())
+    ConnectError::Failed(line(error))
 }
 
 fn no_name() -> ConnectError {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::coop::consume_budget;
 
 use crate::close::Code;
 use crate::frame::{FrameError, Header, Kind};
@@ -62,6 +63,8 @@ impl FrameReader {
     /// The next frame; `None` at the lane's end. One that has begun must go on.
     pub(crate) async fn next(&mut self) -> Result<Option<(Header, Bytes)>, LaneError> {
         let mut patience = Patience::new();
+        // Else whoever sends many small frames has a thread of the network for as long as they last.
+        consume_budget().await;
         loop {
             if let Some(frame) = self.frames.take()? {
                 self.held = None;

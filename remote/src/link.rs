@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 use crate::close::Code;
+use crate::codec::encode;
 use crate::error::{AskError, Fault, TellError};
 use crate::frame::{Header, Kind};
 use crate::ids::{ActorId, PeerId};
@@ -230,6 +231,11 @@ impl Link {
         self.wire.remote_address()
     }
 
+    /// Whether a line about the peer may be written to the log.
+    pub(crate) fn may_say(&self) -> bool {
+        self.net.may_say(self.peer)
+    }
+
     /// Whether new messages may be sent.
     pub(crate) fn is_open(&self) -> bool {
         self.ended.get().is_none() && !self.going_away.load(Ordering::Acquire)
@@ -403,6 +409,24 @@ impl Link {
         Ok(Ready { room, ..Ready::new(Kind::Reply, call, payload) })
     }
 
+    /// Why a call is not answered. Where there is no room to say that, it is that there is none.
+    pub(crate) fn failed(&self, call: u64, fault: &Fault) -> Ready {
+        let bytes = fault_bytes(fault);
+        match self.room_for_answer(bytes.len()) {
+            Ok(room) => Ready { room, ..Ready::new(Kind::Error, call, bytes) },
+            Err(no_room) => Ready::new(Kind::Error, call, fault_bytes(&no_room)),
+        }
+    }
+
+    /// Refuses a call of the peer that is not served, if there is room: a reader never waits for a writer. Else the asker's
+    /// deadline tells it.
+    pub(crate) fn refuse(&self, call: u64, fault: &Fault) {
+        if let Some(place) = self.system.try_place() {
+            let Ready { header, payload, room, .. } = self.failed(call, fault);
+            place.with(room).send(header, payload);
+        }
+    }
+
     fn room_for_answer(&self, size: usize) -> Result<Option<OwnedSemaphorePermit>, Fault> {
         if size <= COPY {
             return Ok(None);
@@ -574,6 +598,11 @@ fn sorted<T>(map: &DashMap<u64, T>) -> Vec<u64> {
     let mut keys: Vec<u64> = map.iter().map(|entry| *entry.key()).collect();
     keys.sort_unstable();
     keys
+}
+
+fn fault_bytes(fault: &Fault) -> Bytes {
+    // A fault too large to send arrives as one that cannot be read, which is an error all the same.
+    encode(fault).unwrap_or_default()
 }
 
 /// A payload's length; the codec allows nothing near 4 GiB.

@@ -12,13 +12,14 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::{Entry, OccupiedEntry};
 use quinn::{Connection, ConnectionError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::close::Code;
 use crate::ids::{NodeId, PeerId};
 use crate::link::Link;
 use crate::membership::{Action, Event, Membership, TICK};
+use crate::net::Net;
 use crate::parcel::MAX_PAYLOAD;
 use crate::room::Room;
 use events::Board;
@@ -35,6 +36,7 @@ const EVENTS: usize = 1024;
 /// The peers of a node.
 pub(crate) struct Peers {
     map: DashMap<NodeId, Peer>,
+    net: Net,
     board: Arc<Board>,
     // May be locked under an entry of the map, never the other way.
     members: Mutex<Membership>,
@@ -48,6 +50,8 @@ struct Peer {
     data: Vec<Connection>,
     frames: Arc<Room>,
     up: bool,
+    /// Tells those who wait for a data connection that one has come, or that the peer has gone.
+    changed: Arc<Notify>,
     lost: watch::Sender<Option<Loss>>,
 }
 
@@ -75,8 +79,9 @@ pub(crate) enum Loss {
 }
 
 impl Peers {
-    pub(crate) fn new() -> Self {
-        Self { map: DashMap::new(), board: Board::new(EVENTS), members: Mutex::default(), started: Instant::now() }
+    pub(crate) fn new(net: Net) -> Self {
+        let (board, members) = (Board::new(EVENTS), Mutex::default());
+        Self { map: DashMap::new(), net, board, members, started: Instant::now() }
     }
 
     pub(crate) fn events(&self) -> PeerEvents {
@@ -105,20 +110,17 @@ impl Peers {
         if there.is_some() {
             return there;
         }
-        let mut events = self.events(); // before the look, so that none is missed
+        let changed = Arc::clone(&self.map.get(&node)?.changed);
         loop {
-            let data = self.map.get(&node)?.data.last().cloned();
+            let change = changed.notified(); // before the look, so that none is missed
+            let data = {
+                let peer = self.map.get(&node).filter(|peer| Arc::ptr_eq(&peer.changed, &changed))?;
+                peer.data.last().cloned()
+            };
             if data.is_some() {
                 return data;
             }
-            let mut lost = self.lost(node)?;
-            tokio::select! {
-                biased;
-                _ = lost.wait_for(Option::is_some) => return None,
-                event = events.recv() => {
-                    event?;
-                }
-            }
+            change.await;
         }
     }
 
@@ -203,7 +205,9 @@ impl Peers {
         }
         silent.sort_by_key(|link| link.peer);
         for link in silent {
-            tracing::warn!(peer = %link.peer, from = %link.remote_address(), "not heard here but elsewhere");
+            if link.may_say() {
+                tracing::warn!(peer = %link.peer, from = %link.remote_address(), "not heard here but elsewhere");
+            }
             link.cut(Code::PeerLost, "not heard on this connection, but on another");
         }
     }
@@ -215,6 +219,7 @@ impl Peers {
             data: Vec::new(),
             frames: Arc::new(Room::new(FRAMES, 0)),
             up: false,
+            changed: Arc::default(),
             lost: watch::Sender::new(None),
         });
         link.hear(peer.newest_beat());
@@ -223,7 +228,7 @@ impl Peers {
         let old = (peer.controls.len() > CONNECTIONS).then(|| peer.controls.remove(0));
         drop(peer); // closing wakes tasks that want this entry
         if let Some(old) = old {
-            superseded(old.remote_address());
+            self.supersedes(link.peer, old.remote_address());
             old.cut(Code::Superseded, SUPERSEDED);
         }
     }
@@ -232,12 +237,13 @@ impl Peers {
     pub(crate) fn add_data(&self, node: NodeId, data: &Connection) -> Option<Losing> {
         let mut peer = self.map.get_mut(&node)?;
         peer.data.push(data.clone());
+        peer.changed.notify_waiters();
         self.note_up(&mut peer);
         let old = (peer.data.len() > CONNECTIONS).then(|| peer.data.remove(0));
-        let losing = peer.lost.subscribe();
+        let (id, losing) = (peer.id, peer.lost.subscribe());
         drop(peer); // closing wakes tasks that want this entry
         if let Some(old) = old {
-            superseded(old.remote_address());
+            self.supersedes(id, old.remote_address());
             old.close(Code::Superseded.into(), SUPERSEDED.as_bytes());
         }
         Some(losing)
@@ -303,7 +309,7 @@ impl Peers {
             tracing::debug!(peer = %peer.id, cause, "down");
             self.board.tell(PeerEvent::Down { peer: peer.id, cause: cause.to_owned() });
         }
-        entry.remove();
+        entry.remove().changed.notify_waiters();
     }
 
     fn tell_members(&self, event: Event) {
@@ -340,6 +346,12 @@ impl Peers {
         }
     }
 
+    fn supersedes(&self, peer: PeerId, from: SocketAddr) {
+        if self.net.may_say(peer) {
+            tracing::warn!(%peer, %from, "a peer has too many connections; its oldest is closed");
+        }
+    }
+
     fn members(&self) -> MutexGuard<'_, Membership> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -347,10 +359,6 @@ impl Peers {
 
 /// What a peer hears whose oldest connection is closed for a new one.
 const SUPERSEDED: &str = "too many connections of one node";
-
-fn superseded(from: SocketAddr) {
-    tracing::warn!(%from, "a peer has too many connections; its oldest is closed");
-}
 
 /// Whether a connection ended without either side wanting it. With `PeerLost`, the other side has lost another
 /// connection of ours.

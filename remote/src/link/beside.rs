@@ -132,7 +132,9 @@ impl Link {
                 _ = self.system.push(Header::of_call(Kind::Unwanted, number), Bytes::new(), [Some(place), None])
             }
             Err(_) => {
-                tracing::warn!(peer = %self.peer, "a peer holds more batches than it may");
+                if self.may_say() {
+                    tracing::warn!(peer = %self.peer, "a peer holds more batches than it may");
+                }
                 self.cut(Code::TooMany, "too many batches");
             }
         }

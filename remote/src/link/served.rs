@@ -38,7 +38,9 @@ impl Link {
             match self.serving.entry(call) {
                 Entry::Vacant(entry) => drop(entry.insert(Timed { waiting, until })),
                 Entry::Occupied(_) => {
-                    tracing::warn!(peer = %self.peer, call, "a call that is served already came again");
+                    if self.may_say() {
+                        tracing::warn!(peer = %self.peer, call, "a call that is served already came again");
+                    }
                     return Ok(None);
                 }
             }
