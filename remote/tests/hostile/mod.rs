@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -184,6 +184,8 @@ pub(crate) struct Scene {
     pub pair: Pair,
     pub to: SocketAddr,
     pub wire: Wire,
+    /// Asks of the pair that were answered so far.
+    pub asked: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     working: [JoinHandle<Result<Worked, String>>; 2],
     events: [PeerEvents; 2],
@@ -251,11 +253,13 @@ impl Scene {
         eventually("up", || !pair.head.peers().is_empty()).await;
         let events = [pair.head.events(), pair.worker.events()];
         let stop = Arc::new(AtomicBool::new(false));
-        let asking = world.spawn(ask_all_the_time(pair.worker.clone(), pair.head.id(), Arc::clone(&stop)));
+        let asked = Arc::<AtomicU64>::default();
+        let actor = pair.worker.actor(Address { node: pair.head.id(), actor: OWN });
+        let asking = world.spawn(ask_all_the_time(actor, Arc::clone(&asked), Arc::clone(&stop)));
         let fetching = world.spawn(fetch_all_the_time(pair.worker.clone(), pair.head.id(), Arc::clone(&stop)));
         let wire = learn(&pair, to).await;
         let before = Cost { bytes: 0, tasks: 0 };
-        let mut scene = Self { pair, to, wire, stop, working: [asking, fetching], events, before, _turn: turn };
+        let mut scene = Self { pair, to, wire, asked, stop, working: [asking, fetching], events, before, _turn: turn };
         scene.before = scene.costs();
         scene
     }
@@ -289,14 +293,18 @@ impl Scene {
 
 const OWN: ActorId = ActorId(8);
 
-async fn ask_all_the_time(worker: Node, head: NodeId, stop: Arc<AtomicBool>) -> Result<Worked, String> {
-    let actor = worker.actor::<Tester>(Address { node: head, actor: OWN });
+async fn ask_all_the_time(
+    actor: ActorRef<Tester>,
+    asked: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+) -> Result<Worked, String> {
     let mut worked = Worked::new();
     while !stop.load(Ordering::SeqCst) || worked.is_empty() {
         let (text, started) = (format!("ask {}", worked.len()), Instant::now());
         let answer = actor.ask(Echo(text.clone()), 2 * SOON).await.map_err(|error| error.to_string())?;
         assert_eq!(answer, text);
         worked.push(started.elapsed());
+        asked.fetch_add(1, Ordering::SeqCst);
         sleep(Duration::from_millis(5)).await;
     }
     Ok(worked)
