@@ -313,7 +313,9 @@ pub enum Down {
 pub(crate) enum Fault {
     Busy,
     NoSuchActor,
-    NotAllowed { role: Role },
+    NotAllowed {
+        role: Role,
+    },
     BadMessage {
         #[serde(deserialize_with = "short")]
         text: String,

@@ -144,7 +144,9 @@ pub fn transfer(data: &[u8]) {
                 data_under_way -= size;
                 credit_under_way.extend(consumer.taken());
             }
-            _ => credit_under_way.drain(..).for_each(|more| assert!(producer.credit(more), "a credit that was returned")),
+            _ => {
+                credit_under_way.drain(..).for_each(|more| assert!(producer.credit(more), "a credit that was returned"))
+            }
         }
         assert!(data_under_way <= WINDOW, "{data_under_way} bytes are under way");
         steps = if from.0.is_empty() { steps + 1 } else { 0 };

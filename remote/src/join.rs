@@ -54,7 +54,11 @@ pub enum JoinError {
     #[error("the token was used before, by as many nodes as it lets join; make a new one")]
     Used,
     /// The head runs another build of the application.
-    #[error("the builds differ: ours is {}, the head's is {}; run the same executable on both", build(ours), build(theirs))]
+    #[error(
+        "the builds differ: ours is {}, the head's is {}; run the same executable on both",
+        build(ours),
+        build(theirs)
+    )]
     BuildDiffers {
         /// Our description.
         ours: Vec<u8>,

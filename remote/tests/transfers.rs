@@ -184,7 +184,10 @@ async fn a_source_that_fails_is_an_error_and_not_a_short_answer(world: World) {
 async fn who_takes_all_at_once_says_how_much_that_may_be(world: World) {
     let (pair, counts) = serving(&world).await;
     let error = fetch(&pair, "ok").await.unwrap().collect(SIZE - 1).await.unwrap_err();
-    assert!(matches!(error, FetchError::TooLarge { total, most } if (total, most) == (SIZE as u64, SIZE - 1)), "{error}");
+    assert!(
+        matches!(error, FetchError::TooLarge { total, most } if (total, most) == (SIZE as u64, SIZE - 1)),
+        "{error}"
+    );
     assert!(!error.is_retryable());
     eventually("reader freed", || counts.open.load(Ordering::SeqCst) == 0).await;
     assert_eq!(counts.delivered.load(Ordering::SeqCst), 0);

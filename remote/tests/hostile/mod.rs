@@ -273,7 +273,10 @@ impl Scene {
             let mut worked = working.await.unwrap().unwrap();
             worked.sort_unstable();
             let (median, longest) = (worked[worked.len() / 2], worked[worked.len() - 1]);
-            println!("{} times, half of them within {median:?}, all within {longest:?}; it cost {cost:?}", worked.len());
+            println!(
+                "{} times, half of them within {median:?}, all within {longest:?}; it cost {cost:?}",
+                worked.len()
+            );
             assert!(median < typical && longest < LATE, "the pair was held up: {median:?}, {longest:?}");
         }
         let ours = [self.pair.head.id(), self.pair.worker.id()];
