@@ -26,7 +26,6 @@ use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 use crate::close::Code;
-use crate::codec::encode;
 use crate::error::{AskError, Fault, TellError};
 use crate::frame::{Header, Kind};
 use crate::ids::{ActorId, PeerId};
@@ -40,7 +39,7 @@ use crate::trace::TraceContext;
 pub(crate) use beside::{Arrived, Beside, room};
 use beside::{Held, Hold};
 use served::Served;
-pub(crate) use served::Serving;
+pub(crate) use served::{Ready, Serving};
 pub(crate) use streams::Incoming;
 use streams::Streams;
 pub(crate) use watches::NotBorne;
@@ -167,21 +166,6 @@ impl Sealed {
         let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX).max(1);
         place.send(Header { kind: Kind::Ask, call, deadline_ms, ..self.header }, self.payload);
         self.hold
-    }
-}
-
-/// An answer that is ready to be sent.
-pub(crate) struct Ready {
-    header: Header,
-    payload: Bytes,
-    room: Option<OwnedSemaphorePermit>,
-    hold: Option<Hold>,
-}
-
-impl Ready {
-    pub(crate) fn new(kind: Kind, call: u64, payload: Bytes) -> Self {
-        let header = Header { len: length(&payload), ..Header::of_call(kind, call) };
-        Self { header, payload, room: None, hold: None }
     }
 }
 
@@ -395,56 +379,6 @@ impl Link {
         self.behind.fetch_add(1, Ordering::AcqRel) > 0
     }
 
-    /// Makes the reply to a call ready, after there is room for its batches.
-    pub(crate) async fn ready(self: &Arc<Self>, call: u64, parcel: Parcel) -> Result<Ready, Fault> {
-        let room = self.room_for_answer(parcel.bytes.len() + parcel.beside.len())?;
-        let (payload, hold) = self.hold(parcel).await;
-        let header = Header { len: length(&payload), flags: hold.flags(), ..Header::of_call(Kind::Reply, call) };
-        Ok(Ready { header, payload, room, hold: Some(hold) })
-    }
-
-    /// [`ready`](Self::ready), for a reply with nothing beside it.
-    pub(crate) fn ready_now(&self, call: u64, payload: Bytes) -> Result<Ready, Fault> {
-        let room = self.room_for_answer(payload.len())?;
-        Ok(Ready { room, ..Ready::new(Kind::Reply, call, payload) })
-    }
-
-    /// Why a call is not answered. Where there is no room to say that, it is that there is none.
-    pub(crate) fn failed(&self, call: u64, fault: &Fault) -> Ready {
-        let bytes = fault_bytes(fault);
-        match self.room_for_answer(bytes.len()) {
-            Ok(room) => Ready { room, ..Ready::new(Kind::Error, call, bytes) },
-            Err(no_room) => Ready::new(Kind::Error, call, fault_bytes(&no_room)),
-        }
-    }
-
-    /// Refuses a call of the peer that is not served, if there is room: a reader never waits for a writer. Else the asker's
-    /// deadline tells it.
-    pub(crate) fn refuse(&self, call: u64, fault: &Fault) {
-        if let Some(place) = self.system.try_place() {
-            let Ready { header, payload, room, .. } = self.failed(call, fault);
-            place.with(room).send(header, payload);
-        }
-    }
-
-    fn room_for_answer(&self, size: usize) -> Result<Option<OwnedSemaphorePermit>, Fault> {
-        if size <= COPY {
-            return Ok(None);
-        }
-        let text = || format!("{} MiB of answers wait for you to read them; ask for less at once", ANSWERS >> 20);
-        self.answers.try_take(size).map(Some).ok_or_else(|| Fault::BadReply { text: text() })
-    }
-
-    /// Queues an answer to the peer, which keeps the call's place until it is written.
-    fn answer(&self, answer: Ready, place: OwnedSemaphorePermit) {
-        let Ready { header, payload, room, hold } = answer;
-        if self.system.push(header, payload, [Some(place), room])
-            && let Some(hold) = hold
-        {
-            hold.leave();
-        }
-    }
-
     /// Gives an answer of the peer to its asker, if that still waits.
     pub(crate) fn resolve(&self, call: u64, answer: Answer) {
         let waited = match (self.calls.remove(&call), answer) {
@@ -598,11 +532,6 @@ fn sorted<T>(map: &DashMap<u64, T>) -> Vec<u64> {
     let mut keys: Vec<u64> = map.iter().map(|entry| *entry.key()).collect();
     keys.sort_unstable();
     keys
-}
-
-fn fault_bytes(fault: &Fault) -> Bytes {
-    // A fault too large to send arrives as one that cannot be read, which is an error all the same.
-    encode(fault).unwrap_or_default()
 }
 
 /// A payload's length; the codec allows nothing near 4 GiB.
