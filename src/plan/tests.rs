@@ -530,6 +530,49 @@ fn a_side_is_read_by_the_keys_of_the_other_only_where_its_rows_without_a_match_a
 }
 
 #[test]
+fn what_looks_at_rows_without_a_match_is_not_read_by_keys() {
+    let table = Table::new();
+    let few = || table.scan().select([col("a"), col("b").alias("c")]).filter(col("c").eq(lit(1)));
+    let left = |of: LazyFrame| planned(few().left_join(of, col("a"), col("a")));
+    let groups = |keys: &[Expr], agg: Expr| table.scan().group_by(keys).agg([agg]);
+    assert_eq!(filtered(&left(groups(&[col("a")], len()))), [(1, 0)]);
+    let by_mean = (col("b") - col("b").mean()).alias("from the mean");
+    for (why, of) in [
+        ("rows are known by their numbers", groups(&[col("a")], col("b").agg_groups())),
+        ("a key of other rows", groups(&[col("a"), by_mean], len())),
+        ("a key of a UDF's", groups(&[col("a"), same([col("b")])], len())),
+        ("an aggregate of a UDF's", groups(&[col("a")], total("b").alias("total"))),
+        ("what a UDF filters", table.scan().filter(same([col("b")]).gt(lit(0)))),
+    ] {
+        let plan = left(of);
+        assert_eq!(filtered(&plan), [], "{why}: {plan}");
+    }
+    for validation in [JoinValidation::ManyToOne, JoinValidation::OneToMany, JoinValidation::OneToOne] {
+        let args = JoinArgs { validation, ..JoinArgs::new(JoinType::Left) };
+        let plan = planned(few().join(table.scan(), [col("a")], [col("a")], args));
+        assert_eq!(filtered(&plan), [], "{validation:?} must see keys without a match, too: {plan}");
+    }
+    // A filter that is read by the keys of what it filters would keep what is in neither from the join above.
+    let once = table.scan().with_column((col("a") * col("b")).alias("c")).filter(col("c").eq(lit(6)));
+    let once = once.with_column((col("a") + col("c")).alias("d")).filter(col("d").eq(lit(9)));
+    let some = table.scan().filter(col("b").eq(lit(1)));
+    let plan = planned(once.left_join(some, col("a"), col("a")));
+    assert_eq!(filtered(&plan).len(), 1, "the side, and not what it is read by: {plan}");
+    assert!(plan.is_sound(), "{plan}");
+}
+
+#[test]
+fn what_calls_a_closure_and_is_needed_twice_runs_once() {
+    let table = Table::new();
+    let doubled = |column: Column| Ok(column * 2);
+    let called = table.scan().with_column(col("b").map(doubled, |_, field| Ok(field.clone())));
+    let query = called.clone().inner_join(called, col("a"), col("a")).with_column(same([col("a")]));
+    let plan = plan_natively(query);
+    let closures = plan.stages.iter().filter(|stage| stage.describe.contains("WITH_COLUMNS"));
+    assert_eq!(closures.count(), 1, "{plan}");
+}
+
+#[test]
 fn a_chain_of_joins_stands_on_one_scan_with_what_each_task_aggregates_above() {
     let table = Table::new();
     let small = |name: &str| table.scan().select([col("a"), col("b").alias(name)]).filter(col("a").eq(lit(3)));

@@ -145,7 +145,28 @@ fn filtered_sides() -> Vec<Case> {
             }
         }
     }
+    cases.extend(whole_sides());
     cases
+}
+
+/// Sides of which rows without a match look as if they were of no use.
+fn whole_sides() -> Vec<Case> {
+    let few = || typed().filter((col("id") % lit(9)).eq(lit(3))).select([col("id").alias("number"), col("größe")]);
+    let left = |of: LazyFrame| few().left_join(of, col("größe"), col("by"));
+    let groups = |keys: &[Expr], agg: Expr| typed().with_column(col("größe").alias("by")).group_by(keys).agg([agg]);
+    let from_the_mean = (col("id").cast(DataType::Float64) - col("id").cast(DataType::Float64).mean()).gt(lit(0.0));
+    let rest = |of: &str, n: i64| (col(of) % lit(n)).alias("rest");
+    let once = typed().select([col("größe"), col("id"), rest("id", 7)]).filter(col("rest").eq(lit(3)));
+    let once = once.with_column((col("rest") + col("id") % lit(5)).alias("more")).filter(col("more").eq(lit(4)));
+    let some = typed().filter(col("flag").eq(lit(true))).select([col("größe").alias("by"), col("id").alias("row")]);
+    let of = |name, query: LazyFrame| (name, query, false, &[][..]);
+    vec![
+        of("rows by their numbers beside few", left(groups(&[col("by")], col("id").agg_groups().alias("rows")))),
+        of("groups by a key of other rows beside few", left(groups(&[col("by"), from_the_mean.alias("above")], len()))),
+        of("groups by a UDF's key beside few", left(groups(&[col("by"), bucket::on([col("id")]).alias("in")], len()))),
+        of("what a UDF filters beside few", left(some.clone().filter(bucket::on([col("row")]).gt(lit(2))))),
+        of("a side that is read by the keys of what is filtered", once.left_join(some, col("größe"), col("by"))),
+    ]
 }
 
 #[regatta::udf]
