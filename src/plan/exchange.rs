@@ -34,6 +34,9 @@ impl Cutter {
             self.filter(node, stage);
             return Ok(true);
         }
+        if self.take_out_scalars(node)? {
+            return Ok(true);
+        }
         match self.ir.get(node) {
             IR::Join { .. } => self.join(node),
             IR::Distinct { .. } => self.distinct(node),

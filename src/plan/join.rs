@@ -27,7 +27,8 @@ pub(super) fn parts(ir: &IR, left: &Schema, right: &Schema, exprs: &Arena<AExpr>
     if args.slice.is_some() {
         return Err("some of its rows are taken by their number".to_owned());
     }
-    if args.maintain_order != MaintainOrderJoin::None {
+    let each_row_of_left = args.how == JoinType::Cross && args.maintain_order == MaintainOrderJoin::Left;
+    if args.maintain_order != MaintainOrderJoin::None && !each_row_of_left {
         return Err("it keeps the order of its rows".to_owned());
     }
     let is_key = |key: &ExprIR| expr_is_row_wise(key.node(), exprs) && reads_a_column(key.node(), exprs);
@@ -43,6 +44,7 @@ pub(super) fn parts(ir: &IR, left: &Schema, right: &Schema, exprs: &Arena<AExpr>
         JoinType::Left | JoinType::Semi | JoinType::Anti => (true, true, false),
         JoinType::Right => (true, false, true),
         JoinType::Full => (true, false, false),
+        JoinType::Cross if each_row_of_left => (false, true, false),
         JoinType::Cross | JoinType::IEJoin | JoinType::Range => (false, true, true),
         // As-of joins, which are there with a feature of Polars' that a program may have switched on.
         #[allow(unreachable_patterns)]

@@ -573,6 +573,42 @@ fn what_calls_a_closure_and_is_needed_twice_runs_once() {
 }
 
 #[test]
+fn an_aggregate_beside_each_row_is_worked_out_first_by_all_tasks() {
+    let table = Table::new();
+    let mean = || col("a").mean();
+    for query in [
+        table.scan().with_column((col("a") - mean()).alias("apart")),
+        table.scan().filter(col("b").eq(lit(1))).filter(col("a").gt(mean())),
+        table.scan().select([col("b"), mean().alias("mean")]),
+    ] {
+        let plan = planned(query);
+        assert_eq!(shape(&plan).iter().map(|(tasks, _)| *tasks).collect::<Vec<_>>(), [4, 4, 1, 0], "{plan}");
+        assert_eq!(ways(&plan).last().unwrap(), &[vec![Way::Along, Way::All]], "{plan}");
+        assert!(plan.is_sound(), "{plan}");
+        assert!(
+            plan.stages[0].describe.contains("PROJECT 1/2 COLUMNS") || plan.stages[0].describe.contains("SELECTION"),
+            "no more is read than is aggregated: {plan}"
+        );
+    }
+    let median = planned(table.scan().filter(col("a").gt(col("a").median())));
+    assert_eq!(
+        shape(&median).iter().map(|(tasks, _)| *tasks).collect::<Vec<_>>(),
+        [4, 1, 4, 0],
+        "of all its rows: {median}"
+    );
+    let small = planned(df!["a" => [1i64, 2]].unwrap().lazy().with_column(col("a") - mean()));
+    assert_eq!(shape(&small), [(1, vec![])], "{small}");
+    let called = planned(table.scan().with_column(col("a") - total("a")));
+    assert_eq!(
+        shape(&called).last().unwrap().0,
+        1,
+        "what a UDF makes of all rows need not be the same twice: {called}"
+    );
+    let window = planned(table.scan().with_column(col("a").max().over([col("b")]).unwrap()));
+    assert_eq!(shape(&window), [(1, vec![])], "{window}");
+}
+
+#[test]
 fn a_chain_of_joins_stands_on_one_scan_with_what_each_task_aggregates_above() {
     let table = Table::new();
     let small = |name: &str| table.scan().select([col("a"), col("b").alias(name)]).filter(col("a").eq(lit(3)));

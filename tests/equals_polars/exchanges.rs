@@ -146,7 +146,46 @@ fn filtered_sides() -> Vec<Case> {
         }
     }
     cases.extend(whole_sides());
+    cases.extend(scalars());
     cases
+}
+
+/// Aggregates of all rows beside each row.
+fn scalars() -> Vec<Case> {
+    let x = || col("id").cast(DataType::Float64);
+    let counted = || typed().group_by([col("größe")]).agg([len().alias("n"), col("id").max().alias("last")]);
+    let bucketed = || typed().with_column(bucket::on([col("id")]).alias("in"));
+    vec![
+        ("a column less its mean", typed().with_column((x() - x().mean()) / x().std(1)), true, &["id"]),
+        ("rows above the mean", typed().filter(x().gt(x().mean())), true, &[]),
+        ("rows above the median", typed().filter(x().gt(x().median())), true, &[]),
+        ("rows like the last", typed().filter(col("flag").eq(col("flag").last())), true, &[]),
+        ("no rows above the most", typed().filter(col("id").gt(col("id").max())), true, &[]),
+        ("shares", typed().select([col("id"), (x() / x().sum()).alias("share"), len().alias("of")]), true, &["share"]),
+        (
+            "one aggregate twice",
+            typed().select([col("id") - col("id").min(), (col("id").max() - col("id").min()).alias("span")]),
+            false,
+            &[],
+        ),
+        ("a count beside no column of it", typed().with_column(len().alias("of")), true, &[]),
+        ("groups of the most rows", counted().filter(col("n").eq(col("n").max())), false, &[]),
+        ("a UDF's column less its least", bucketed().with_column(col("in") - col("in").min()), false, &[]),
+        (
+            "of filtered rows",
+            typed().filter(col("flag")).filter(col("id").gt(col("id").mean())).select([col("größe")]),
+            false,
+            &[],
+        ),
+        ("of aggregates of aggregates", typed().filter(x().gt((x() - x().mean()).abs().mean())), true, &[]),
+        ("an aggregate of what is in a column", typed().filter(col("id").eq(lit(3)).any(true)), true, &[]),
+        (
+            "of a window no scalar",
+            typed().filter(col("id").eq(col("id").max().over([col("größe")]).unwrap())),
+            false,
+            &[],
+        ),
+    ]
 }
 
 /// Sides of which rows without a match look as if they were of no use.
