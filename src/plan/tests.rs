@@ -451,8 +451,14 @@ fn a_join_that_keeps_order_takes_a_slice_or_checks_keys_is_not_run_by_parts_that
     let table = Table::new();
     let with = |args: JoinArgs| planned(table.scan().join(table.scan(), [col("a")], [col("a")], args));
     let inner = || JoinArgs::new(JoinType::Inner);
-    let ordered = with(JoinArgs { maintain_order: MaintainOrderJoin::Left, ..inner() });
+    let ordered = with(JoinArgs { maintain_order: MaintainOrderJoin::LeftRight, ..inner() });
     assert!(ordered.stages[0].why.contains("keeps the order"), "{ordered}");
+    let left = with(JoinArgs { maintain_order: MaintainOrderJoin::Left, ..inner() });
+    assert_eq!(
+        ways(&left).last().unwrap(),
+        &[vec![Way::Along, Way::All], vec![Way::All; 2]],
+        "small, or in one task: {left}"
+    );
     let checked = with(JoinArgs { validation: JoinValidation::OneToMany, ..inner() });
     assert_eq!(ways(&checked).last().unwrap(), &[vec![Way::Sections; 2]], "{checked}");
     let as_text = planned(table.scan().join(
@@ -593,7 +599,7 @@ fn an_aggregate_beside_each_row_is_worked_out_first_by_all_tasks() {
     let median = planned(table.scan().filter(col("a").gt(col("a").median())));
     assert_eq!(
         shape(&median).iter().map(|(tasks, _)| *tasks).collect::<Vec<_>>(),
-        [4, 1, 4, 0],
+        [4, 1, 0],
         "of all its rows: {median}"
     );
     let small = planned(df!["a" => [1i64, 2]].unwrap().lazy().with_column(col("a") - mean()));
@@ -604,8 +610,19 @@ fn an_aggregate_beside_each_row_is_worked_out_first_by_all_tasks() {
         1,
         "what a UDF makes of all rows need not be the same twice: {called}"
     );
-    let window = planned(table.scan().with_column(col("a").max().over([col("b")]).unwrap()));
-    assert_eq!(shape(&window), [(1, vec![])], "{window}");
+    let numbered = planned(table.scan().with_column(col("a").cum_sum(false).over([col("b")]).unwrap()));
+    assert_eq!(shape(&numbered), [(1, vec![])], "{numbered}");
+    let window = || col("a").max().over([col("b")]).unwrap();
+    let plan = planned(table.scan().filter((col("a") - window()).gt(lit(3))));
+    assert_eq!(shape(&plan).iter().map(|(tasks, _)| *tasks).collect::<Vec<_>>(), [4, 4, 0, 1], "{plan}");
+    assert_eq!(ways(&plan).last().unwrap(), &[vec![Way::Along, Way::All], vec![Way::All; 2]], "{plan}");
+    assert!(plan.is_sound(), "{plan}");
+    let grouped = table.scan().group_by([col("a"), col("b")]).agg([len().alias("n")]);
+    let plan = planned(grouped.with_column(col("n").sum().over([col("b")]).unwrap().alias("of b")));
+    assert!(
+        ways(&plan).last().unwrap().contains(&vec![Way::Sections; 2]),
+        "rows that have no order come together by keys: {plan}"
+    );
 }
 
 #[test]

@@ -147,6 +147,7 @@ fn filtered_sides() -> Vec<Case> {
     }
     cases.extend(whole_sides());
     cases.extend(scalars());
+    cases.extend(windows());
     cases
 }
 
@@ -180,12 +181,70 @@ fn scalars() -> Vec<Case> {
         ("of aggregates of aggregates", typed().filter(x().gt((x() - x().mean()).abs().mean())), true, &[]),
         ("an aggregate of what is in a column", typed().filter(col("id").eq(lit(3)).any(true)), true, &[]),
         (
-            "of a window no scalar",
+            "the last of its window",
             typed().filter(col("id").eq(col("id").max().over([col("größe")]).unwrap())),
             false,
             &[],
         ),
     ]
+}
+
+/// Aggregates of the rows with the same keys beside each row.
+fn windows() -> Vec<Case> {
+    let over = |of: Expr, keys: &[&str]| of.over(keys.iter().map(|key| col(*key)).collect::<Vec<_>>()).unwrap();
+    let x = || col("id").cast(DataType::Float64);
+    let with = |of: Expr| typed().with_column(of.alias("w"));
+    let mut cases: Vec<Case> = vec![
+        ("a share of its group", with(x() / over(x().sum(), &["größe"])), true, &["w"]),
+        ("apart from its group", with(over(x() - x().mean(), &["flag"])), true, &["w"]),
+        ("of two keys", with(over(col("id").max(), &["flag", "größe"])), true, &[]),
+        ("of two windows", with(over(col("id").max(), &["flag"]) - over(col("id").min(), &["größe"])), true, &[]),
+        ("of a window and of all", with(over(col("id").max(), &["flag"]) - col("id").min()), true, &[]),
+        ("one aggregate of two windows", with(over(len(), &["flag"]) + over(len(), &["größe"])), true, &[]),
+        ("the first of its group", with(over(col("id").first(), &["größe"])), true, &[]),
+        ("different values of its group", with(over(col("id").n_unique(), &["flag"])), true, &[]),
+        ("the median of its group", with(over(col("id").median(), &["flag"])), true, &[]),
+        ("rows of large groups", typed().filter(over(len(), &["größe"]).gt(lit(3))), true, &[]),
+        (
+            "only windows",
+            typed().select([over(col("id").max(), &["flag"]), over(len(), &["flag"]).alias("n")]),
+            true,
+            &[],
+        ),
+        ("a window of each row", with(over(col("id").max(), &["id"])), true, &[]),
+        (
+            "a window of groups",
+            typed()
+                .group_by([col("größe"), col("flag")])
+                .agg([len().alias("n")])
+                .with_column(over(col("n").sum(), &["flag"]).alias("of")),
+            false,
+            &[],
+        ),
+        (
+            "a window of a UDF's column",
+            typed()
+                .with_column(bucket::on([col("id")]).alias("in"))
+                .with_column(over(col("id").max(), &["in"]).alias("w")),
+            false,
+            &[],
+        ),
+        (
+            "an ordered join",
+            typed().join(
+                scan().select([col("id"), col("group")]),
+                [col("id")],
+                [col("id")],
+                JoinArgs { maintain_order: MaintainOrderJoin::Left, ..JoinArgs::new(JoinType::Left) },
+            ),
+            true,
+            &[],
+        ),
+    ];
+    for key in ["u8", "price", "day", "f32", "f64", "i128", "all null"] {
+        cases.push((named(format!("a window by {key}")), with(over(col("id").max(), &[key])), true, &[]));
+    }
+    cases
 }
 
 /// Sides of which rows without a match look as if they were of no use.
