@@ -40,6 +40,8 @@ impl Aggregate for Total {
     }
 }
 
+mod operators;
+
 const CLUSTER: Target = Target { tasks: 4, travels: true, in_flight: 64 };
 
 fn same(inputs: impl AsRef<[Expr]>) -> Expr {
@@ -284,7 +286,7 @@ fn what_sees_all_rows_runs_whole_and_keeps_its_scan() {
     let table = Table::new();
     let plan = planned(table.scan().with_column(col("a").shift(lit(1)).alias("c")));
     assert_eq!(shape(&plan), [(1, vec![])]);
-    assert!(plan.stages[0].why.contains("whole"), "{}", plan.stages[0].why);
+    assert!(plan.stages[0].why.contains("all rows at once"), "{}", plan.stages[0].why);
 }
 
 #[test]
