@@ -191,6 +191,12 @@ fn scalars() -> Vec<Case> {
             true,
             &[],
         ),
+        (
+            "values of every kind beside each row",
+            typed().with_column(all().as_expr().last().name().prefix("last ")),
+            true,
+            &[],
+        ),
         ("an aggregate of what is in a column", typed().filter(col("id").eq(lit(3)).any(true)), true, &[]),
         (
             "the last of its window",
@@ -239,6 +245,12 @@ fn windows() -> Vec<Case> {
                 .with_column(bucket::on([col("id")]).alias("in"))
                 .with_column(over(col("id").max(), &["in"]).alias("w")),
             false,
+            &[],
+        ),
+        (
+            "values of every kind of a window",
+            typed().with_column(all().as_expr().first().over([col("größe")]).unwrap().name().prefix("first ")),
+            true,
             &[],
         ),
         (
