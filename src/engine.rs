@@ -2,6 +2,7 @@
 //! `polars_stream::run_query` would panic.
 
 mod amend;
+mod beside;
 mod fragment;
 mod leave;
 mod nodes;
@@ -43,7 +44,7 @@ pub(crate) trait Pools: Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Called {
     pub(crate) reply: Reply,
-    /// How long a replica was at the attempt that succeeded.
+    /// How long replicas were at it.
     pub(crate) busy: Duration,
     /// How often it was made again.
     pub(crate) again: u64,

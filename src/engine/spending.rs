@@ -143,12 +143,13 @@ mod tests {
     use polars::prelude::{Column, DataType};
 
     use super::*;
-    use crate::udf::{Metrics, Reply};
+    use crate::udf::{Reply, Report};
 
     /// Two calls at once are waited for once; writing meanwhile is writing.
     #[test]
     fn every_moment_is_of_one_thing() {
-        let (spending, began, step) = (Spending::begin(), Instant::now(), Duration::from_millis(20));
+        // In this order: what it counts lies between them.
+        let (began, spending, step) = (Instant::now(), Spending::begin(), Duration::from_millis(20));
         sleep(step);
         spending.engine_begins();
         sleep(step);
@@ -157,7 +158,7 @@ mod tests {
         spending.writing(|| sleep(step));
         sleep(step);
         let column = Column::full_null("".into(), 3, &DataType::Null);
-        let called = Called { reply: Reply { column, metrics: Metrics::default() }, busy: step, again: 1 };
+        let called = Called { reply: Reply { column, report: Report::default() }, busy: step, again: 1 };
         one.answered(0, 3, &called);
         drop((one, other));
         sleep(step);
