@@ -64,7 +64,8 @@ pub(crate) async fn dial(
     if peer_of(data.connection()?) != Some(peer) {
         return Err(ConnectError::BadHello("another node has the data connection".to_owned()));
     }
-    let link = Link::new(peer, Box::new(connection.clone()), shared.net.clone());
+    let rooms = shared.peers.rooms(peer.node);
+    let link = Link::new(peer, Box::new(connection.clone()), shared.net.clone(), rooms);
     let lanes = [(system_send, system_read), lane(message_send, message_read), lane(beat_send, beat_read)];
     begin(&shared, control.keep()?, link, lanes);
     let data = data.keep()?;
@@ -155,7 +156,7 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
     }
     let (message_send, message_read) = connection.accept_bi().await.map_err(failed)?;
     let (beat_send, beat_read) = connection.accept_bi().await.map_err(failed)?;
-    let link = Link::new(peer, Box::new(connection), shared.net.clone());
+    let link = Link::new(peer, Box::new(connection), shared.net.clone(), shared.peers.rooms(peer.node));
     // Our hello lets the peer dial the data connection, which must find this one in the table: so it is
     // queued before, and written after, the table knows.
     link.0.try_send(Kind::Hello, 0, hello(shared)?);

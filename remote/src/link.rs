@@ -32,12 +32,12 @@ use crate::ids::{ActorId, PeerId};
 use crate::limits::MAX_BATCHES;
 use crate::membership::{SUSPECT, TICK};
 use crate::net::{Net, deadline};
-use crate::parcel::{Opened, Parcel};
+use crate::parcel::{MAX_PAYLOAD, Opened, Parcel};
 use crate::queue::{COPY, Place, QUEUE, Queue, Waiting};
 use crate::room::Room;
 use crate::trace::TraceContext;
-pub(crate) use beside::{Arrived, Beside, room};
-use beside::{Held, Hold};
+pub(crate) use beside::{Arrived, Beside};
+use beside::{Held, Hold, room};
 use served::Served;
 pub(crate) use served::{Ready, Serving};
 pub(crate) use streams::Incoming;
@@ -101,7 +101,7 @@ pub(crate) struct Link {
     beats: Queue,
     /// Places for asks of ours.
     asking: Arc<Semaphore>,
-    answers: Room,
+    pub(crate) rooms: Arc<Rooms>,
     /// For messages that wait to be written.
     sending: Room,
     next_call: AtomicU64,
@@ -118,6 +118,22 @@ pub(crate) struct Link {
     /// The last beat that came, and how often in a row others of the peer's links were far ahead of it.
     heard: AtomicU64,
     behind: AtomicU32,
+}
+
+/// Room for what one peer makes this node hold, on all its links together.
+pub(crate) struct Rooms {
+    /// For large frames that have not come whole: as many as both lanes of one link may have.
+    pub(crate) frames: Room,
+    /// For messages that wait for their actor or for their batches.
+    pub(crate) arrivals: Room,
+    /// For answers that it has not read.
+    answers: Room,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self { frames: Room::new(2 * MAX_PAYLOAD, 0), arrivals: room(), answers: Room::new(ANSWERS, 0) }
+    }
 }
 
 /// Who waits, and no longer than until.
@@ -171,7 +187,7 @@ impl Sealed {
 
 impl Link {
     /// A link, and what its lanes are to write.
-    pub(crate) fn new(peer: PeerId, wire: Box<dyn Wire>, net: Net) -> (Arc<Self>, [Waiting; LANES]) {
+    pub(crate) fn new(peer: PeerId, wire: Box<dyn Wire>, net: Net, rooms: Arc<Rooms>) -> (Arc<Self>, [Waiting; LANES]) {
         let (system, system_waiting) = Queue::new(QUEUE);
         let (messages, messages_waiting) = Queue::new(QUEUE);
         let (beats, beats_waiting) = Queue::new(1);
@@ -187,7 +203,7 @@ impl Link {
             messages,
             beats,
             asking: Arc::new(Semaphore::new(ASKS)),
-            answers: Room::new(ANSWERS, 0),
+            rooms,
             sending: Room::new(SENDING, 0),
             next_call: AtomicU64::new(1),
             calls: DashMap::new(),

@@ -6,7 +6,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -17,25 +17,24 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::close::Code;
 use crate::ids::{NodeId, PeerId};
-use crate::link::Link;
+use crate::link::{Link, Rooms};
 use crate::membership::{Action, Event, Membership, TICK};
 use crate::net::Net;
-use crate::parcel::MAX_PAYLOAD;
-use crate::room::Room;
 use events::Board;
 pub use events::{PeerEvent, PeerEvents};
 
 /// Control connections of a peer, and data connections. Two are usual when both sides have dialled; a peer has more
 /// while this side has not noticed that one was lost. Beyond this the oldest are closed.
 const CONNECTIONS: usize = 4;
-/// Bytes of large frames of a peer that have not come whole, on all its connections: as many as both lanes of one may have.
-const FRAMES: usize = 2 * MAX_PAYLOAD;
+/// Nodes that have gone whose rooms are not forgotten yet.
+const GONE: usize = 64;
 /// Events that a slow receiver may be behind.
 const EVENTS: usize = 1024;
 
 /// The peers of a node.
 pub(crate) struct Peers {
     map: DashMap<NodeId, Peer>,
+    rooms: DashMap<NodeId, Weak<Rooms>>,
     net: Net,
     board: Arc<Board>,
     // May be locked under an entry of the map, never the other way.
@@ -48,7 +47,6 @@ struct Peer {
     // The newest is last. Two, when both sides dialled at once, or when it was reached at a second address.
     controls: Vec<Arc<Link>>,
     data: Vec<Connection>,
-    frames: Arc<Room>,
     up: bool,
     /// Tells those who wait for a data connection that one has come, or that the peer has gone.
     changed: Arc<Notify>,
@@ -81,7 +79,7 @@ pub(crate) enum Loss {
 impl Peers {
     pub(crate) fn new(net: Net) -> Self {
         let (board, members) = (Board::new(EVENTS), Mutex::default());
-        Self { map: DashMap::new(), net, board, members, started: Instant::now() }
+        Self { map: DashMap::new(), rooms: DashMap::new(), net, board, members, started: Instant::now() }
     }
 
     pub(crate) fn events(&self) -> PeerEvents {
@@ -137,9 +135,17 @@ impl Peers {
         }
     }
 
-    /// Room for frames of a node that have not come whole; `None` if it is not there any more.
-    pub(crate) fn room_for_frames(&self, node: NodeId) -> Option<Arc<Room>> {
-        self.map.get(&node).map(|peer| Arc::clone(&peer.frames))
+    /// The room of a node: the same for all its connections, as long as there are any.
+    pub(crate) fn rooms(&self, node: NodeId) -> Arc<Rooms> {
+        if self.rooms.len() > self.map.len() + GONE {
+            self.rooms.retain(|_, rooms| rooms.strong_count() > 0);
+        }
+        let mut entry = self.rooms.entry(node).or_default();
+        entry.upgrade().unwrap_or_else(|| {
+            let rooms = Arc::<Rooms>::default();
+            *entry = Arc::downgrade(&rooms);
+            rooms
+        })
     }
 
     /// All control connections.
@@ -217,7 +223,6 @@ impl Peers {
             id: link.peer,
             controls: Vec::new(),
             data: Vec::new(),
-            frames: Arc::new(Room::new(FRAMES, 0)),
             up: false,
             changed: Arc::default(),
             lost: watch::Sender::new(None),

@@ -81,9 +81,7 @@ pub(crate) fn run(
 ) {
     for lane in [&mut system, &mut messages] {
         lane.set_max(MAX_PAYLOAD as u32);
-        if let Some(room) = services.peers.room_for_frames(link.peer.node) {
-            lane.set_room(room);
-        }
+        lane.set_rooms(Arc::clone(&link.rooms));
     }
     let handle = services.net.handle.clone();
     let lanes = join(

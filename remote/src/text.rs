@@ -1,6 +1,5 @@
 //! Texts that somebody else's code makes, which may have any length: as long as they may be to travel, and to be kept.
 
-use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 
 use serde::Deserializer;
@@ -14,11 +13,13 @@ const KEPT: usize = 60 << 10;
 
 /// A text of [`MAX_TEXT`] bytes at most: of a longer one its beginning, how many bytes are left out, and its end, which of
 /// many errors says what has happened.
-pub fn shorten<'a>(text: impl Into<Cow<'a, str>>) -> String {
+pub fn shorten(text: impl Into<String>) -> String {
     let text = text.into();
-    if text.len() <= MAX_TEXT {
-        return text.into_owned();
-    }
+    if text.len() <= MAX_TEXT { text } else { ends(&text) }
+}
+
+/// The ends of a text that is longer than [`MAX_TEXT`].
+fn ends(text: &str) -> String {
     let is_boundary = |at: &usize| text.is_char_boundary(*at);
     let head = (0..=KEPT / 2).rev().find(is_boundary).unwrap_or(0);
     let tail = (text.len() - KEPT / 2..text.len()).find(is_boundary).unwrap_or(text.len());
@@ -34,7 +35,7 @@ pub(crate) fn short<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Err
             f.write_str("a text")
         }
         fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
-            Ok(shorten(text))
+            Ok(if text.len() <= MAX_TEXT { text.to_owned() } else { ends(text) })
         }
     }
     from.deserialize_str(Short)

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize, Serializer, ser};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 on_loopback!(
+    answers_on_all_connections_of_a_peer_share_one_room,
     lines_that_a_peer_causes_are_counted_and_not_written,
     what_a_stranger_says_forges_no_line_of_the_log,
     what_a_refusal_repeats_of_a_message_is_bounded,
@@ -183,6 +184,38 @@ async fn failures_that_nobody_reads_are_bounded_as_answers_are(world: World) {
         }
     }
     assert!(whole >= 4000 && cut > 0 && whole + cut == ASKS as usize, "{whole} {cut}");
+    scene.unharmed().await;
+}
+
+/// On all connections that one peer may have, and none is read. With room for each they would be a GiB.
+async fn answers_on_all_connections_of_a_peer_share_one_room(world: World) {
+    const ASKS: u64 = 300;
+    let scene = Scene::alone(&world, ASKS as usize).await;
+    let rogue = scene.rogue();
+    let mut links = Vec::new();
+    for _ in 0..4 {
+        links.push(rogue.enter().await);
+    }
+    let fill = Frame { message: 9, recipient: ECHO.0, deadline_ms: 60_000, ..Frame::of(ASK, 0) };
+    let size = encode(&Fill(1 << 20)).unwrap();
+    for (_, lanes, _) in &mut links {
+        let asks: Vec<u8> = (1..=ASKS).flat_map(|call| Frame { call, ..fill }.bytes(scene.wire, &size)).collect();
+        lanes[1].0.write_all(&asks).await.unwrap();
+    }
+    let served = || scene.pair.actor.room() == scene.pair.actor.places();
+    in_the_end("all are answered or wait to be", || served() && scene.pair.head.in_hand().served <= 1).await;
+    let cost = scene.cost();
+    assert!(cost.bytes < (320 << 20) && cost.tasks < 200, "{cost:?}");
+    let (mut whole, mut refused) = (0, 0);
+    for (_, lanes, _) in &mut links {
+        for _ in 0..ASKS {
+            match rogue.read(&mut lanes[0].1).await.0 {
+                REPLY => whole += 1,
+                _ => refused += 1,
+            }
+        }
+    }
+    assert!(whole >= 200 && whole + refused == 4 * ASKS && refused >= 500, "{whole} {refused}");
     scene.unharmed().await;
 }
 

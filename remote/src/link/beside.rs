@@ -61,7 +61,7 @@ impl Held {
 }
 
 /// Room for messages and their batches.
-pub(crate) fn room() -> Room {
+pub(super) fn room() -> Room {
     Room::new(MAX_BATCHES, LEAST)
 }
 

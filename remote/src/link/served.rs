@@ -121,7 +121,7 @@ impl Link {
             return Ok(None);
         }
         let text = || format!("{} MiB of answers wait for you to read them; ask for less at once", ANSWERS >> 20);
-        self.answers.try_take(size).map(Some).ok_or_else(|| Fault::BadReply { text: text() })
+        self.rooms.answers.try_take(size).map(Some).ok_or_else(|| Fault::BadReply { text: text() })
     }
 
     /// Queues an answer to the peer, which keeps the call's place until it is written.
