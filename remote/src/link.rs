@@ -21,7 +21,7 @@ use dashmap::DashMap;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
@@ -114,6 +114,7 @@ pub(crate) struct Link {
     held: Held,
     early: Mutex<BTreeSet<u64>>,
     ended: OnceLock<String>,
+    over: Notify,
     going_away: AtomicBool,
     /// The last beat that came, and how often in a row others of the peer's links were far ahead of it.
     heard: AtomicU64,
@@ -214,6 +215,7 @@ impl Link {
             held: Held::default(),
             early: Mutex::default(),
             ended: OnceLock::new(),
+            over: Notify::new(),
             going_away: AtomicBool::new(false),
             heard: AtomicU64::new(0),
             behind: AtomicU32::new(0),
@@ -423,6 +425,7 @@ impl Link {
     /// The connection is gone: askers learn why, served calls are cancelled.
     pub(crate) fn end(&self, cause: String) {
         let _ = self.ended.set(cause);
+        self.over.notify_waiters();
         // In order, so that what the askers do next is the same in every run of a seed.
         for call in sorted(&self.calls) {
             self.calls.remove(&call);
@@ -438,6 +441,17 @@ impl Link {
         self.alarm.note(Instant::now()); // who waits for it looks, and sees that all is over
         for lane in [&self.system, &self.messages, &self.beats] {
             lane.close();
+        }
+    }
+
+    /// Waits until the connection is gone.
+    pub(crate) async fn over(&self) {
+        loop {
+            let over = self.over.notified(); // before the look, so that none is missed
+            if self.ended.get().is_some() {
+                return;
+            }
+            over.await;
         }
     }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize, Serializer, ser};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 on_loopback!(
+    messages_of_connections_that_are_gone_wait_for_no_room,
     answers_on_all_connections_of_a_peer_share_one_room,
     lines_that_a_peer_causes_are_counted_and_not_written,
     what_a_stranger_says_forges_no_line_of_the_log,
@@ -216,6 +217,31 @@ async fn answers_on_all_connections_of_a_peer_share_one_room(world: World) {
         }
     }
     assert!(whole >= 200 && whole + refused == 4 * ASKS && refused >= 500, "{whole} {refused}");
+    scene.unharmed().await;
+}
+
+/// One connection keeps all the room of its peer, and others come with large messages and go: none of these stays.
+async fn messages_of_connections_that_are_gone_wait_for_no_room(world: World) {
+    const SIZE: usize = 8 << 20;
+    let scene = Scene::alone(&world, 8).await;
+    let rogue = scene.rogue();
+    let (_kept, mut lanes, _stay) = rogue.enter().await;
+    let beside = Frame { flags: BESIDE, message: 2, recipient: ECHO.0, ..Frame::of(TELL, 0) };
+    // What nobody serves: 4096 of them are all the room, for half a minute.
+    flood(&mut lanes[1].0, 5000, |number| beside.bytes(scene.wire, &one_byte_beside(number))).await;
+    in_the_end("they have the room", || scene.cost().tasks > 4000).await;
+    let large = [&vec![0; SIZE][..], &one_byte_beside(1)].concat();
+    for _ in 0..20 {
+        let (connection, mut lanes) = rogue.greet().await;
+        lanes[1].0.write_all(&beside.bytes(scene.wire, &large)).await.unwrap();
+        // It has come whole when an answer to what follows on the other lane may have.
+        lanes[0].0.write_all(&Frame { recipient: 99, ..Frame::of(WATCH, 1) }.bytes(scene.wire, &[])).await.unwrap();
+        assert_eq!(rogue.read(&mut lanes[0].1).await.0, DOWN);
+        let _ = lanes[1].0.finish();
+        let _ = timeout(SOON / 4, lanes[1].0.stopped()).await;
+        connection.close(0u8.into(), b"");
+    }
+    eventually("they are gone", || scene.cost().bytes < 2 * SIZE + MUCH).await;
     scene.unharmed().await;
 }
 

@@ -76,7 +76,7 @@ impl Arrivals {
         }
     }
 
-    /// Lets a message wait for its turn. Waits for room only.
+    /// Lets a message wait for its turn. Waits for room only, as long as its connection lasts.
     pub(super) async fn wait(&mut self, header: Header, message: Arrived) {
         let (actor, came) = (header.recipient, Instant::now());
         // From now on a cancel ends it at once.
@@ -88,8 +88,13 @@ impl Arrivals {
             },
             _ => None,
         };
-        // Beyond the room of the peer the lane waits.
-        let Some(room) = self.link.rooms.arrivals.take(message.len()).await else {
+        // Beyond the room of the peer the lane waits; not for what another connection of it keeps when this one is gone.
+        let room = tokio::select! {
+            biased;
+            room = self.link.rooms.arrivals.take(message.len()) => room,
+            () = self.link.over() => None,
+        };
+        let Some(room) = room else {
             return;
         };
         let message = if message.is_apart() {
