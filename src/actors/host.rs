@@ -43,6 +43,8 @@ pub(crate) struct Host {
 
 /// How long the first byte of a partition or batch may take.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
+/// The most bytes of what is taken at once, as batches for replicas are: how many come, the other side says.
+const LARGEST: usize = 4 << 30;
 const NO_NETWORK: &str = "this process has no network";
 /// How long a node may take to be connected to before the head is asked to pass on what it holds.
 const REACH: Duration = Duration::from_secs(2);
@@ -171,7 +173,7 @@ impl Host {
         let (_, id) = self.connected(place, CONTROL).await?;
         let fetch = self.fetch_from(place.worker, id, ticket).await?;
         let failed = |why: FetchError| TaskFailure::Transfer { from: place.worker.to_string(), why: why.to_string() };
-        fetch.collect().await.map_err(failed)
+        fetch.collect(LARGEST).await.map_err(failed)
     }
 
     async fn fetch_from(&self, worker: WorkerId, id: NodeId, ticket: Ticket) -> Result<Fetch, TaskFailure> {

@@ -599,7 +599,7 @@ fn partitions_are_read_by_workers_and_by_their_own_driver_and_batches_by_whom_th
             .fetch(from.id(), encode(&ticket).unwrap(), SOON)
             .await
         {
-            Ok(fetch) => fetch.collect().await.is_ok(),
+            Ok(fetch) => fetch.collect(1 << 30).await.is_ok(),
             Err(FetchError::Refused(why)) if why.contains("is not a query of") || why.contains("not for") => false,
             Err(error) => panic!("{error}"),
         };
