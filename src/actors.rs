@@ -11,6 +11,7 @@ mod gateway;
 mod host;
 mod hosted;
 mod lanes;
+mod leaving;
 mod messages;
 mod observed;
 mod outbox;
@@ -29,6 +30,7 @@ use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 
 pub(crate) use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
+pub(crate) use leaving::{Departs, Drain};
 pub(crate) use messages::{
     DriverDown, Enrol, Find, Found, Hear, Known, Place, ProfileOf, ProgressOf, Register, Release, RunEvent, SpawnActor,
     Status, StopActor, Submit, SubmitFrom, Taken, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,

@@ -6,13 +6,15 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use regatta_observe::Sample;
@@ -255,6 +257,55 @@ pub(crate) fn signal(process: u32, signal: libc::c_int) -> io::Result<()> {
     let process = libc::pid_t::try_from(process).map_err(io::Error::other)?;
     // SAFETY: it takes two numbers.
     done(unsafe { libc::kill(process, signal) })
+}
+
+/// Keeps signals from ending this process: what they are to do is called, in a thread of its own, with the number of each that comes.
+/// That also holds for the first process of a container, for which the system does nothing of itself. Whom this process starts is
+/// ended by them as ever.
+///
+/// # Errors
+/// There is no pipe or thread, or a number is none of a signal.
+pub(crate) fn heed(signals: &[libc::c_int], does: impl Fn(libc::c_int) + Send + Sync + 'static) -> io::Result<()> {
+    let mut heeding = HEEDING.lock().unwrap_or_else(PoisonError::into_inner);
+    if heeding.is_empty() {
+        let (mut noted, to) = io::pipe()?;
+        std::thread::Builder::new().name("regatta-signals".to_owned()).spawn(move || {
+            let mut signal = [0];
+            // Its other end is never closed.
+            while noted.read_exact(&mut signal).is_ok() {
+                let heeding = HEEDING.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                heeding.iter().for_each(|does| does(signal[0].into()));
+            }
+        })?;
+        NOTES.store(to.into_raw_fd(), Ordering::Relaxed);
+    }
+    heeding.push(Arc::new(does));
+    for signal in signals {
+        // SAFETY: zeros are a value of this C struct.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = note as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        // SAFETY: `note` is a function that a handler may be, and the struct lives until the call is over.
+        done(unsafe { libc::sigaction(*signal, &raw const action, std::ptr::null_mut()) })?;
+    }
+    Ok(())
+}
+
+/// Who is told of signals.
+static HEEDING: Mutex<Vec<Arc<dyn Fn(libc::c_int) + Send + Sync>>> = Mutex::new(Vec::new());
+/// Where they are noted.
+static NOTES: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn note(signal: libc::c_int) {
+    let byte = signal as u8;
+    // SAFETY: a handler may write, of a place that lives until that is over; and what it has interrupted finds its error as it was.
+    unsafe {
+        #[cfg(target_os = "linux")]
+        let error = *libc::__errno_location();
+        libc::write(NOTES.load(Ordering::Relaxed), (&raw const byte).cast(), 1);
+        #[cfg(target_os = "linux")]
+        libc::__errno_location().write(error);
+    }
 }
 
 /// Files that this process may have open at once.

@@ -322,6 +322,21 @@ impl Session {
         Ok(self.inner.door.status(&self.inner.host)?)
     }
 
+    /// Has a worker leave in order, within this time, and waits until it is gone. It gets nothing new. What runs there ends, or runs
+    /// again elsewhere if it still does after half of the time; replicas end after their calls, and others take their place; what
+    /// somebody needs of what it holds, results that were not taken yet too, goes to other workers. What it has not given away when
+    /// its time is over is made again. None of this counts as a failed attempt of anything. Actors of the program's own end with
+    /// their worker, at the end of its time if they have not ended before. A worker that leaves already leaves sooner, if so.
+    ///
+    /// Where this session starts workers, another is started in its place if it is wanted. A worker does the same by itself when
+    /// it is sent a SIGTERM, within 25 seconds.
+    ///
+    /// # Errors
+    /// There is no such worker, or this is a driver's session: only one at the head can do this.
+    pub fn drain(&self, worker: WorkerId, within: Duration) -> Result<(), Error> {
+        self.inner.door.drain(&self.inner.host, worker, within)
+    }
+
     /// Process ids of the workers that this session has started.
     pub fn processes(&self) -> Vec<u32> {
         self.inner.workers.as_ref().map(|workers| workers.processes()).unwrap_or_default()

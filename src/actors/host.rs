@@ -19,7 +19,7 @@ use crate::actor::ActorDirectory;
 use crate::cluster::hello;
 use crate::config::ClusterAt;
 use crate::error::{ClusterError, TaskFailure};
-use crate::sched::WorkerId;
+use crate::sched::{PartitionId, WorkerId};
 use crate::store::{Dropped, Store, Ticket, Wanted};
 
 /// The parts of a process that its actors share.
@@ -159,6 +159,12 @@ impl Host {
         self.fetch_from(place.worker, head, through).await
     }
 
+    /// Begins to bring what another worker has of these outputs, to keep it here.
+    pub(super) async fn fetch_whole(&self, place: &Place, outputs: Vec<PartitionId>) -> Result<Fetch, TaskFailure> {
+        let (_, id) = self.connected(place, CONTROL).await?;
+        self.fetch_from(place.worker, id, Ticket::Whole(outputs)).await
+    }
+
     /// Whether what this worker has of a feed is passed on by the head, as it cannot be reached from here.
     pub(super) fn is_passed_on(&self, feed: &Feed, worker: WorkerId) -> bool {
         let place = feed.places.iter().find(|place| place.worker == worker);
@@ -291,7 +297,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::sched::{Attempt, PartitionId, QueryId, StageId, TaskId};
+    use crate::sched::{Attempt, QueryId, StageId, TaskId};
     use crate::store::Form;
 
     #[test]

@@ -1,5 +1,6 @@
 //! The actor of the head: carries events into `sched::Core` and its actions out.
 
+use std::convert::Infallible;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use actix::{Actor, AsyncContext, Context, Handler};
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Sender};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::messages::{
     CreditWaits, Dismiss, DropStage, End, Enough, Gone, Place, Prepare, Register, Release, ReleaseOf, ReplicaAt,
@@ -47,12 +48,15 @@ pub struct SchedulerActor {
     pub(super) next_number: u32,
     /// The last nodes of workers that were lost: no worker lets them in.
     gone: VecDeque<NodeId>,
-    /// `None`: workers neither come nor go.
-    provider: Option<Arc<dyn ClusterProvider>>,
+    /// What the provider is to do, in order. `None`: workers neither come nor go.
+    provider: Option<mpsc::UnboundedSender<Provide>>,
     pub(super) undone: Undone,
     /// How many workers have joined, for whoever waits for them.
     joining: watch::Sender<usize>,
 }
+
+/// What a provider is to do.
+type Provide = Box<dyn FnOnce(&dyn ClusterProvider) + Send>;
 
 pub(super) struct Crew {
     pub(super) place: Place,
@@ -60,6 +64,8 @@ pub(super) struct Crew {
     actor: ActorRef<SwordfishActor>,
     /// Messages to the worker, in order; a task of its own sends them.
     outbox: mpsc::Sender<Outgoing>,
+    /// Those who wait until it is gone, which they hear from the end of this.
+    pub(super) awaited: Vec<oneshot::Sender<Infallible>>,
 }
 
 pub(super) struct Submitted {
@@ -135,7 +141,8 @@ impl SchedulerActor {
         tracing::debug!(%worker, cpus = capacity.as_cpus(), "worker joined");
         let (outbox, to_send) = mpsc::channel(OUTBOX);
         let (devices, no_gpu) = devices.map_or_else(|why| (Vec::new(), Some(why)), |devices| (devices, None));
-        self.workers.insert(worker, Crew { place, devices, actor: actor.clone(), outbox });
+        let (kept, awaited) = (actor.clone(), Vec::new());
+        self.workers.insert(worker, Crew { place, devices, actor: kept, outbox, awaited });
         self.host.runtime.handle().spawn(deliver(actor, to_send, worker, ctx.address().downgrade()));
         if !self.gone.is_empty() {
             self.send(worker, Outgoing::Gone(Gone(self.gone.iter().copied().collect())));
@@ -152,23 +159,28 @@ impl SchedulerActor {
                     "{worker} is lost ({why}); what it did, and what only it held, runs again elsewhere"
                 ));
             }
-            if let Some((node, _)) = crew.place.node {
-                self.host.forget(node);
-                if self.gone.len() == GONE {
-                    self.gone.pop_front();
-                }
-                self.gone.push_back(node);
-                for worker in self.workers.keys().copied().collect::<Vec<_>>() {
-                    self.send(worker, Outgoing::Gone(Gone(vec![node])));
-                }
-            }
-            self.replicas.retain(|_, (on, _)| *on != worker);
-            self.owners.retain(|_, (on, _)| *on != worker);
-            self.queries.values_mut().for_each(|submitted| _ = submitted.sent.remove(&worker));
-            // Its process may still be there, stopped or cut off: it is of no use any more.
-            self.provide(move |provider| provider.retire(worker));
+            self.forget_worker(worker, &crew);
             self.take(Event::Lost { worker, why });
         }
+    }
+
+    /// Nobody waits for a worker any more, or lets it in.
+    pub(super) fn forget_worker(&mut self, worker: WorkerId, crew: &Crew) {
+        if let Some((node, _)) = crew.place.node {
+            self.host.forget(node);
+            if self.gone.len() == GONE {
+                self.gone.pop_front();
+            }
+            self.gone.push_back(node);
+            for worker in self.workers.keys().copied().collect::<Vec<_>>() {
+                self.send(worker, Outgoing::Gone(Gone(vec![node])));
+            }
+        }
+        self.replicas.retain(|_, (on, _)| *on != worker);
+        self.owners.retain(|_, (on, _)| *on != worker);
+        self.queries.values_mut().for_each(|submitted| _ = submitted.sent.remove(&worker));
+        // Its process may still be there, stopped or cut off: it is of no use any more.
+        self.provide(move |provider| provider.retire(worker));
     }
 
     pub(super) fn worker_at(&self, node: NodeId) -> Option<WorkerId> {
@@ -258,23 +270,18 @@ impl SchedulerActor {
             Action::Drop { worker, query, stage } => self.send(worker, Outgoing::Drop(DropStage { query, stage })),
             Action::End { worker, query } => self.send(worker, Outgoing::End(End(query))),
             Action::Demand { workers } => self.provide(move |provider| provider.demand(workers)),
-            Action::Retire { worker } => {
-                // Its outbox goes with it; its end is then nobody's loss.
-                let crew = self.workers.remove(&worker);
-                crew.and_then(|crew| crew.place.node).into_iter().for_each(|(node, _)| self.host.forget(node));
-                self.replicas.retain(|_, (on, _)| *on != worker);
-                self.owners.retain(|_, (on, _)| *on != worker);
-                self.queries.values_mut().for_each(|submitted| _ = submitted.sent.remove(&worker));
-                self.provide(move |provider| provider.retire(worker));
-            }
+            Action::Move { from, to, query, outputs } => self.have_moved(from, to, query, outputs),
+            // Its end is then nobody's loss.
+            Action::Retire { worker } => self.part_with(worker),
             Action::Report(query, report) => self.report(query, report),
         }
     }
 
     /// Processes take their time to start and end: not on this thread.
     fn provide(&self, what: impl FnOnce(&dyn ClusterProvider) + Send + 'static) {
-        if let Some(provider) = self.provider.clone() {
-            self.host.runtime.handle().spawn_blocking(move || what(&*provider));
+        // Fails only once its threads end. What waits is bounded by the workers that come and go.
+        if let Some(provider) = &self.provider {
+            drop(provider.send(Box::new(what)));
         }
     }
 
@@ -310,7 +317,7 @@ impl SchedulerActor {
     }
 
     /// Puts a message into a worker's outbox. A worker that does not take its messages is lost, once what is being done is.
-    fn send(&mut self, worker: WorkerId, message: Outgoing) {
+    pub(super) fn send(&mut self, worker: WorkerId, message: Outgoing) {
         let Some(crew) = self.workers.get(&worker) else { return };
         let why = match crew.outbox.try_send(message) {
             Ok(()) => return,
@@ -442,7 +449,14 @@ impl Handler<UseProvider> for SchedulerActor {
     type Result = ();
 
     fn handle(&mut self, UseProvider(provider): UseProvider, _: &mut Self::Context) {
-        self.provider = Some(provider);
+        let (provide, mut asked) = mpsc::unbounded_channel::<Provide>();
+        self.provider = Some(provide);
+        self.host.runtime.handle().spawn(async move {
+            while let Some(what) = asked.recv().await {
+                let provider = Arc::clone(&provider);
+                drop(tokio::task::spawn_blocking(move || what(&*provider)).await);
+            }
+        });
     }
 }
 

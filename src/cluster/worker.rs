@@ -11,10 +11,11 @@ use std::thread;
 use std::time::Duration;
 
 use polars_core::runtime::THREAD_POOL;
-use regatta_remote::{Address, Identity, Node, NodeId, PeerEvent, PeerEvents, Role, Runtime, decode, encode};
+use regatta_remote::{Address, Identity, Node, NodeId, PeerEvents, Role, Runtime, decode, encode};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
+use super::ending::{asked, ends_with_its_worker, until_it_ends};
 use super::scratch::folder_of;
 use super::{Scratch, capacity, connect, find_gpus, hello};
 use crate::actors::{
@@ -74,12 +75,12 @@ pub fn become_worker_if_started_as_one() {
     let outcome = match &*role {
         REPLICA => {
             log_to_stderr("warn");
-            udf::serve_isolated().map_err(Failure::from)
+            ends_with_its_worker().and_then(|()| udf::serve_isolated()).map_err(Failure::from)
         }
         #[cfg(feature = "gpu")]
         REPLICAS => {
             log_to_stderr("warn");
-            udf::serve_several().map_err(Failure::from)
+            ends_with_its_worker().and_then(|()| udf::serve_several()).map_err(Failure::from)
         }
         #[cfg(feature = "gpu")]
         PROBE => crate::gpu::prove().map_err(Failure::from),
@@ -164,7 +165,9 @@ fn log_to_stderr(unasked: &str) {
 type Failure = Box<dyn std::error::Error>;
 
 /// How long replicas may take to stop when their worker ends.
-const STOP: Duration = Duration::from_secs(1);
+pub(super) const STOP: Duration = Duration::from_secs(1);
+/// How long a goodbye may take.
+pub(super) const GOODBYE: Duration = Duration::from_millis(300);
 
 /// What a worker starts from: its place in the cluster, and what it has to give.
 struct Recruit {
@@ -227,7 +230,8 @@ fn joined(at: &ClusterAt) -> Result<Recruit, Failure> {
 
 fn work() -> Result<Infallible, Failure> {
     let at = Config::join_at()?;
-    let Recruit { worker, capacity, devices, scratch, runtime, store, node, mut events, head } =
+    let asks = asked(at.is_some())?;
+    let Recruit { worker, capacity, devices, scratch, runtime, store, node, events, head } =
         at.as_ref().map_or_else(handed_over, joined)?;
     let handle = runtime.handle().clone();
     let worker = match worker {
@@ -250,17 +254,11 @@ fn work() -> Result<Infallible, Failure> {
     if let Some(at) = at {
         tracing::info!(%worker, cpus = capacity.as_cpus(), cluster = at.address, scratch = %scratch.folder().display(), "joined");
     }
-    handle.block_on(async move {
-        while let Some(event) = events.recv().await {
-            if let PeerEvent::Down { peer, cause } = event
-                && peer.node == head
-            {
-                return tracing::info!(%cause, "the head is gone: this worker ends with it");
-            }
-        }
-    });
+    let code = handle.block_on(until_it_ends(events, head, scheduler, asks));
+    // The others then need not wait for it.
+    handle.block_on(node.close(GOODBYE));
     // Whatever runs here is of no use any more, and not waited for.
     udf::stop_replicas(STOP);
     drop(scratch);
-    std::process::exit(0)
+    std::process::exit(code)
 }

@@ -8,10 +8,10 @@ use regatta_remote::{ActorRef, AskError, LocalRef, RemoteMessage};
 use tokio::sync::mpsc;
 
 use crate::actors::{
-    CONTROL, GatewayActor, Hear, Host, Release, RunEvent, SchedulerActor, Status, Submit, SubmitFrom, WholeStatus,
+    CONTROL, Drain, GatewayActor, Hear, Host, Release, RunEvent, SchedulerActor, Status, Submit, SubmitFrom, WholeStatus,
     insist,
 };
-use crate::error::ClusterError;
+use crate::error::{ClusterError, Error};
 use crate::plan::QueryPlan;
 use crate::sched::{Output, QueryId, QueryStatus, SessionStatus, StageId, WorkerId};
 use crate::store::{Rows, Store};
@@ -94,6 +94,19 @@ impl Door {
         let scheduler = self.scheduler();
         let answer = host.wait(async move { scheduler.ask(message, 3 * CONTROL).await })?;
         answer.map_err(|e| failed("ask the scheduler", e))
+    }
+
+    /// Has a worker leave, and waits until it is gone.
+    pub(super) fn drain(&self, host: &Host, worker: WorkerId, within: Duration) -> Result<(), Error> {
+        let Self::Here(scheduler) = self else {
+            let why = "only a session at the head of the cluster can";
+            return Err(ClusterError::network(format!("have {worker} leave"), why).into());
+        };
+        let scheduler = scheduler.clone();
+        let asked = host.wait(async move { scheduler.ask(Drain { worker, within }, CONTROL).await })?;
+        let gone = asked.map_err(|e| failed("ask the scheduler", e))??;
+        // An error is what is waited for.
+        Ok(host.wait(async move { drop(gone.await) })?)
     }
 
     pub(super) fn is_here(&self) -> bool {

@@ -42,9 +42,9 @@ impl Core {
         let Some(query) = self.queries.get(&id) else { return false };
         let mut amounts = vec![self.settings.task];
         amounts.extend(distinct(&query.spec.stages[stage].pools).map(|(_, pool)| pool.each));
-        let all: Vec<_> = self.ledger.workers().collect();
+        let all: Vec<_> = self.ledger.workers().filter(|worker| self.ledger.stays(*worker)).collect();
         let mut empty = self.ledger.emptied(&all, 0);
-        let fits = self.ledger.workers().filter(|worker| *worker != lost).any(|worker| {
+        let fits = all.iter().copied().filter(|worker| *worker != lost).any(|worker| {
             empty.set_only(Some(worker));
             let placed = empty.place_all(&amounts);
             placed.iter().flatten().for_each(|grant| empty.undo(grant));
@@ -74,7 +74,7 @@ impl Core {
             return;
         }
         for (suspect, on) in self.trials.clone() {
-            if !self.can_be_tried(suspect) || !self.ledger.has(on) || self.serves_others(suspect, on) {
+            if !self.can_be_tried(suspect) || !self.ledger.stays(on) || self.serves_others(suspect, on) {
                 self.trials.remove(&suspect);
                 self.ledger.set_alone(on, false);
                 self.give_up_pools(suspect, now, actions);
@@ -83,7 +83,7 @@ impl Core {
         let queries = &self.queries;
         self.suspects
             .retain(|(id, stage)| queries.get(id).is_some_and(|query| !query.stages[*stage].accused.is_empty()));
-        while self.trials.len() < (self.ledger.len() / 2).max(1)
+        while self.trials.len() < (self.ledger.staying() / 2).max(1)
             && let Some((suspect, on)) = self.next_trial()
         {
             self.trials.insert(suspect, on);
@@ -135,8 +135,8 @@ impl Core {
         let mut waiting = suspects.filter(|suspect| !self.trials.contains_key(suspect) && self.can_be_tried(*suspect));
         waiting.find_map(|suspect| {
             let taken = |worker: &WorkerId| self.trials.values().any(|on| on == worker);
-            let without =
-                self.ledger.workers().filter(|worker| !taken(worker) && !self.serves_others(suspect, *worker));
+            let free = |worker: &WorkerId| !taken(worker) && !self.serves_others(suspect, *worker);
+            let without = self.ledger.workers().filter(|worker| self.ledger.stays(*worker) && free(worker));
             let on = without.min_by_key(|worker| (self.queues.desk(*worker).running, *worker))?;
             Some((suspect, on))
         })
