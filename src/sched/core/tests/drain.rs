@@ -281,9 +281,11 @@ fn when_all_leave_queries_wait_for_a_new_worker_and_then_fail() {
     let mut actions = play.event(joined(2, Resources::cpus(0.5)));
     assert_eq!(runs_on(&actions), [2]);
     actions.extend(later(&mut play, Duration::from_millis(50)));
-    while let Some((to, outputs)) = moves(&actions).first().cloned() {
-        let from = play.core.drains.iter().find(|(_, drain)| drain.times(play.now).1 > Duration::ZERO).map(|(w, _)| w.0);
-        actions = moved(&mut play, from.unwrap(), to, outputs);
+    let mut asked: VecDeque<Action> = actions.into();
+    while let Some(action) = asked.pop_front() {
+        if let Action::Move { from, to, outputs, .. } = action {
+            asked.extend(moved(&mut play, from.0, to.0, outputs));
+        }
     }
     assert!(play.core.drains.is_empty() && none_failed(&play));
     // None comes any more.
