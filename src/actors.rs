@@ -30,7 +30,7 @@ use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 
 pub(crate) use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
-pub(crate) use leaving::{Departs, Drain};
+pub(crate) use leaving::{Departs, Drain, EndAll};
 pub(crate) use messages::{
     DriverDown, Enrol, Find, Found, Hear, Known, Place, ProfileOf, ProgressOf, Register, Release, RunEvent, SpawnActor,
     Status, StopActor, Submit, SubmitFrom, Taken, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,

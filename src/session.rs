@@ -266,6 +266,9 @@ impl Session {
     }
 
     fn start(&self, query: LazyFrame, mode: SinkMode, purpose: Purpose) -> Result<Run, Error> {
+        if let Some(error) = self.inner.host.ended.get() {
+            return Err(error.clone().into());
+        }
         let began = Instant::now();
         let mut plan = self.plan(query)?;
         plan.metered = purpose == Purpose::Analyze;
@@ -352,6 +355,31 @@ impl Session {
         self.inner.host.store.held()
     }
 
+    /// Waits until this process is asked to end, by a SIGTERM or a SIGINT, and then ends the session, whoever has it still: its
+    /// queries fail with [`ClusterError::Terminated`], the workers that it has started end, and of a [cluster](crate::Cluster) all
+    /// workers and drivers hear of it at once. It is then the program's to return from its main. From this call on these signals do
+    /// nothing else, also in the first process of a container, for which the system does nothing of itself: a program that has
+    /// something to do meanwhile makes it on a thread of its own.
+    ///
+    /// # Errors
+    /// The system refuses it.
+    pub fn until_terminated(&self) -> Result<(), Error> {
+        let (asks, asked) = std::sync::mpsc::sync_channel(1);
+        // What comes after the first is of no more use.
+        let heeds = os::heed(&[libc::SIGTERM, libc::SIGINT], move |signal| _ = asks.try_send(signal));
+        heeds.map_err(|error| ClusterError::os("wait for a signal", error))?;
+        let signal = if asked.recv() == Ok(libc::SIGINT) { "SIGINT" } else { "SIGTERM" };
+        let who = match (&self.inner.door, &self.inner.host.node, &self.inner.workers) {
+            (Door::Here(_), Some(_), None) => "the head of the cluster",
+            _ => "the process of the session",
+        };
+        let error = ClusterError::Terminated { who: who.to_owned(), signal: signal.to_owned() };
+        drop(self.inner.host.ended.set(error.clone()));
+        self.inner.door.end_all(&self.inner.host, error);
+        self.inner.part();
+        Ok(())
+    }
+
     fn of(
         ground: Ground,
         door: Door,
@@ -425,8 +453,9 @@ impl Session {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
+impl Inner {
+    /// Ends the workers, or says goodbye to the cluster.
+    fn part(&self) {
         self.host.closing.store(true, Ordering::Relaxed);
         // Workers first: their loss then is nobody's failure.
         match (&self.workers, self.host.node.clone()) {
@@ -435,6 +464,12 @@ impl Drop for Inner {
             (None, Some(node)) => drop(self.host.wait(async move { node.close(GOODBYE).await })),
             (None, None) => (),
         }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.part();
         self.host.runtime.clone().shutdown(STOP);
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Host {
     unreachable: DashSet<NodeId>,
     /// The session ends: from here on a worker that goes is nobody's loss.
     pub(crate) closing: Arc<AtomicBool>,
+    /// Why it has ended, though somebody has it still.
+    pub(crate) ended: OnceLock<ClusterError>,
 }
 
 /// How long the first byte of a partition or batch may take.
@@ -51,7 +53,8 @@ impl Host {
     pub(crate) fn new(runtime: Runtime, store: Arc<Store>, node: Option<Node>, head: Option<NodeId>) -> Arc<Self> {
         let (replicas, own) = (AtomicU64::new(FIRST_REPLICA), OnceLock::new());
         let unreachable = DashSet::new();
-        Arc::new(Self { runtime, store, node, head, replicas, own, unreachable, closing: Arc::default() })
+        let (closing, ended) = (Arc::default(), OnceLock::new());
+        Arc::new(Self { runtime, store, node, head, replicas, own, unreachable, closing, ended })
     }
 
     /// Waits for a future on our threads, from any thread: also one of another runtime, which this blocks.

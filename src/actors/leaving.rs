@@ -15,7 +15,7 @@ use super::feeding::Incoming;
 use super::messages::Place;
 use super::outbox::Outgoing;
 use super::{Host, SchedulerActor, SwordfishActor, insist};
-use crate::error::{ActorError, TaskFailure};
+use crate::error::{ActorError, ClusterError, TaskFailure};
 use crate::sched::{Event, PartitionId, QueryId, WorkerId};
 use crate::store::{HEAD_PREFIX, Listing, Taking, head_size};
 
@@ -54,6 +54,14 @@ pub(crate) struct TookOver {
     taken: Vec<PartitionId>,
     /// Its disk is full.
     full: bool,
+}
+
+/// Ends all queries with this error.
+#[derive(Debug)]
+pub(crate) struct EndAll(pub(crate) ClusterError);
+
+impl actix::Message for EndAll {
+    type Result = ();
 }
 
 /// How long a worker may take to send the next bytes of what is taken over from it.
@@ -112,6 +120,16 @@ impl SchedulerActor {
         let until = now + within.min(Duration::from_secs(24 * 3600));
         tracing::info!(%worker, ?within, "is to leave");
         self.take(Event::Drain { worker, until });
+    }
+}
+
+impl Handler<EndAll> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, EndAll(error): EndAll, _: &mut Self::Context) {
+        for query in self.queries.keys().copied().collect::<Vec<_>>() {
+            self.take(Event::Fail(query, error.clone().into()));
+        }
     }
 }
 

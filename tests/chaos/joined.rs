@@ -30,6 +30,28 @@ impl Joined {
         Self::start(command, "regatta_worker", &[&join, variables].concat())
     }
 
+    /// One that is the first process of a namespace of its own, as in a container; `None` where that may not be made.
+    pub(crate) fn first_of_its_own(cluster: &Cluster) -> Option<Self> {
+        let alone = ["--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
+        let may = Command::new("unshare").args(alone).arg("true").status();
+        may.is_ok_and(|status| status.success()).then(|| {
+            let mut unshare = Command::new("unshare");
+            unshare.args(alone).arg(std::env::current_exe().unwrap());
+            Self::worker_of(unshare, cluster, &[])
+        })
+    }
+
+    /// What is started from it.
+    pub(crate) fn child(&self) -> Option<u32> {
+        let id = self.0.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    }
+
+    pub(crate) fn test(test: &str, variables: &[(&str, &str)]) -> Self {
+        Self::start(Command::new(std::env::current_exe().unwrap()), test, variables)
+    }
+
     /// A test of this binary, that is a driver if it finds these variables.
     pub(crate) fn driver(cluster: &Cluster, test: &str, variables: &[(&str, &str)]) -> Self {
         let (address, token) = (cluster.address().to_string(), cluster.driver_token(1, VALID).unwrap());
