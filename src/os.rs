@@ -30,9 +30,33 @@ pub(crate) fn memory() -> u64 {
         let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         Some(total.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
     });
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let group = group.and_then(|text| text.trim().parse().ok()).unwrap_or(UNKNOWN);
-    machine.unwrap_or(UNKNOWN).min(group)
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    machine.unwrap_or(UNKNOWN).min(group_memory(&groups, Path::new("/sys/fs/cgroup")))
+}
+
+/// The least that one of a process's control groups, or one above them, leaves it: of both versions, whose groups are below `root`. In a
+/// container the root is often all that there is to see of them.
+fn group_memory(groups: &str, root: &Path) -> u64 {
+    let limits = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+        let (root, file) = match controllers {
+            "" => (root.to_owned(), "memory.max"),
+            of if of.split(',').any(|of| of == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
+            _ => return None,
+        };
+        let own = root.join(group);
+        let above = own.ancestors().take_while(|above| above.starts_with(&root));
+        let limit = |at: &Path| std::fs::read_to_string(at.join(file)).ok()?.trim().parse::<u64>().ok();
+        above.filter_map(limit).min()
+    });
+    limits.min().unwrap_or(UNKNOWN)
+}
+
+/// Sets a variable of this process, for what reads it later and for what is started from here.
+pub(crate) fn set_variable(name: &str, value: &str) {
+    // SAFETY: it is called before this process has any other thread.
+    unsafe { std::env::set_var(name, value) };
 }
 
 /// Columns and lines of the terminal that standard error is.
@@ -447,4 +471,30 @@ fn data_bytes() -> io::Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmData:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     Ok(kib.ok_or(io::ErrorKind::Unsupported)? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_that_a_group_or_one_above_it_leaves_is_what_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let limit = |file: &str, text: &str| {
+            let file = root.path().join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        };
+        let memory = |groups: &str| group_memory(groups, root.path());
+        assert_eq!(memory("0::/\n"), UNKNOWN);
+        limit("system.slice/memory.max", "4096\n");
+        limit("system.slice/job/memory.max", "max\n");
+        limit("memory/slurm/memory.limit_in_bytes", "2048\n");
+        limit("memory/slurm/step/memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(memory("0::/system.slice/job\n"), 4096, "the one above");
+        assert_eq!(memory("5:cpu,cpuacct:/slurm/step\n4:memory:/slurm/step\n"), 2048);
+        assert_eq!(memory("4:memory:/slurm/step\n0::/system.slice\n"), 2048, "of both versions");
+        limit("memory.max", "1024\n");
+        assert_eq!(memory("0::/not/to/be/seen\n"), 1024, "in a container");
+    }
 }

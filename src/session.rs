@@ -130,7 +130,7 @@ impl Session {
         let (host, scheduler) = (Arc::clone(&head.ground.host), head.scheduler.clone());
         let place = Place { worker: WorkerId(0), node: None };
         let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler.into()));
-        let (capacity, devices) = (capacity(os::cpus(), 1), find_gpus().clone());
+        let (capacity, devices) = (capacity(os::cpus() as f64, 1), find_gpus().clone());
         let worker = Worker { worker: place.worker, capacity, devices, actor: swordfish.into() };
         head.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
         let arbiters = vec![arbiter, head.arbiter];
@@ -185,7 +185,7 @@ impl Session {
             authority.issue(Role::Head).map_err(|e| ClusterError::network("make the head's certificate", e))?;
         let scale = ScaleSettings {
             workers: (least, most),
-            each: capacity(threads, most),
+            each: capacity(threads as f64, most),
             no_gpu: find_gpus().as_ref().err().cloned(),
             threshold: config.autoscaling_threshold,
             interval: config.autoscaler_update_interval,

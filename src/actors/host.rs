@@ -94,8 +94,8 @@ impl Host {
     }
 
     /// Whether a node is connected to this one.
-    pub(super) fn knows(&self, node: NodeId) -> bool {
-        self.node.as_ref().is_some_and(|here| here.address_of(node).is_some())
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
+        self.node.as_ref().is_some_and(|here| here.id() == node || here.address_of(node).is_some())
     }
 
     pub(super) fn is_gone(&self, node: NodeId) -> bool {

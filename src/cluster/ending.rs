@@ -103,7 +103,11 @@ async fn leave(scheduler: ActorRef<SchedulerActor>, to: UnboundedSender<AskedTo>
     match insist(&scheduler, Departs { within: GRACE }).await {
         Ok(true) => sleep(GRACE + OVERDUE).await,
         Ok(false) => (),
-        Err(error) => tracing::warn!(%error, "could not tell the head that this worker is to leave"),
+        Err(error) => {
+            // One that has nothing to do is let go before it hears the answer.
+            sleep(OVERDUE).await;
+            tracing::warn!(%error, "could not tell the head that this worker is to leave");
+        }
     }
     let _ = to.send(AskedTo::End(128 + libc::SIGTERM));
 }

@@ -22,7 +22,7 @@ use crate::actors::{
     CONTROL, Enrol, GATEWAY, GatewayActor, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor,
     SwordfishActor,
 };
-use crate::config::{ClusterAt, Config};
+use crate::config::{ClusterAt, Config, Offer};
 use crate::error::ClusterError;
 use crate::sched::{GpuInfo, Resources, WorkerId};
 use crate::store::Store;
@@ -164,6 +164,9 @@ fn log_to_stderr(unasked: &str) {
 
 type Failure = Box<dyn std::error::Error>;
 
+/// Says how many threads Polars has. It reads that when it needs the first.
+const POLARS_THREADS: &str = "POLARS_MAX_THREADS";
+
 /// How long replicas may take to stop when their worker ends.
 pub(super) const STOP: Duration = Duration::from_secs(1);
 /// How long a goodbye may take.
@@ -212,27 +215,31 @@ fn handed_over() -> Result<Recruit, Failure> {
 }
 
 /// A worker that joins a cluster elsewhere: people read what it says.
-fn joined(at: &ClusterAt) -> Result<Recruit, Failure> {
+fn joined(at: &ClusterAt, offer: Offer) -> Result<Recruit, Failure> {
     log_to_stderr("warn,regatta=info");
     let base = Config::from_env()?.scratch;
     let failed = |error| ClusterError::scratch("a folder of the worker", &base, error);
     let scratch = Scratch::create(&base).map_err(failed)?;
     let store = Store::new(&scratch.store("worker").map_err(failed)?);
     let runtime = Runtime::new("regatta", 2)?;
-    let (node, head, events) = connect(at, Role::Worker, &runtime, |node| {
+    let (node, head, events) = connect(at, (Role::Worker, offer.port), &runtime, |node| {
         node.serve_data(Arc::<Store>::clone(&store));
         node.events()
     })?;
-    let capacity = capacity(THREAD_POOL.current_num_threads(), 1);
+    let capacity = capacity(offer.cpus.unwrap_or(THREAD_POOL.current_num_threads() as f64), 1);
+    let capacity = offer.memory.map_or(capacity, |memory| capacity.with_memory(memory));
     let devices = find_gpus().clone();
     Ok(Recruit { worker: None, capacity, devices, scratch, runtime, store, node, events, head })
 }
 
 fn work() -> Result<Infallible, Failure> {
-    let at = Config::join_at()?;
+    let (at, offer) = (Config::join_at()?, Config::offer()?);
+    if let (Some(_), Some(cpus), None) = (&at, offer.cpus, std::env::var_os(POLARS_THREADS)) {
+        os::set_variable(POLARS_THREADS, &format!("{}", cpus.ceil()));
+    }
     let asks = asked(at.is_some())?;
     let Recruit { worker, capacity, devices, scratch, runtime, store, node, events, head } =
-        at.as_ref().map_or_else(handed_over, joined)?;
+        at.as_ref().map_or_else(handed_over, |at| joined(at, offer))?;
     let handle = runtime.handle().clone();
     let worker = match worker {
         Some(worker) => worker,

@@ -43,9 +43,9 @@ impl Joined {
 
     /// What is started from it.
     pub(crate) fn child(&self) -> Option<u32> {
-        let id = self.0.id();
-        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
-        children.split_whitespace().next()?.parse().ok()
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).ok()?.flatten();
+        let children = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        children.collect::<Vec<_>>().concat().split_whitespace().next()?.parse().ok()
     }
 
     pub(crate) fn test(test: &str, variables: &[(&str, &str)]) -> Self {

@@ -45,7 +45,7 @@ fn left(scratch: &Path) -> usize {
 
 #[regatta::udf(name = "naps")]
 fn naps(id: i64) -> i64 {
-    thread::sleep(Duration::from_millis(1));
+    thread::sleep(Duration::from_micros(500));
     id
 }
 
@@ -57,9 +57,10 @@ fn draws(id: i64) -> i64 {
     i64::from(std::process::id()) * 1_000_000 + DRAWN.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Twelve seconds of sleep, in tasks of half a second.
+/// Six seconds of sleep, in tasks and batches of less than one, by three replicas.
 fn slow(folder: &Path) -> LazyFrame {
-    let napped = table(folder).with_column(naps::on([col("id")]).alias("napped"));
+    let three = naps::pool().replicas(3).cpus(0.25).batch(200);
+    let napped = table(folder).with_column(three.on([col("id")]).alias("napped"));
     napped.select([len(), col("napped").sum()])
 }
 
@@ -163,6 +164,7 @@ fn a_result_that_was_not_taken_yet_is_taken_from_where_it_is_by_then() {
             taken += batch.expect("it is not made again, which would contradict what was taken").height();
         }
         println!("the rest was taken within {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
         assert_eq!(taken, 12_000);
         std::mem::swap(&mut first, &mut second);
     }
@@ -249,7 +251,7 @@ fn a_rolling_restart_of_all_workers_under_load_loses_no_query_and_no_attempt() {
         (load.join().unwrap(), beside.join().unwrap(), longest)
     });
     println!("{ran} queries, {slow_ones} slow ones; the longest took {longest:?} to leave");
-    assert!(ran > CASES.len() && slow_ones > 0);
+    assert!(ran > 0 && slow_ones > 0);
     assert!(rows_of(&kept, cluster.session()).equals(&drawn), "what was persisted was made again");
 }
 
@@ -454,10 +456,11 @@ fn assert_ended(mut run: Run) {
     assert!(error.to_string().contains("was asked to end (SIGTERM), and has ended its queries"), "{error}");
 }
 
-/// A minute of naps in each of few tasks.
+/// Minutes of naps in each of two tasks.
 fn endless() -> LazyFrame {
-    let rows = df!["id" => (0..120_000i64).collect::<Vec<_>>()].unwrap().lazy();
-    rows.into_partitions(4).with_column(naps::on([col("id")]).alias("napped"))
+    let rows = df!["id" => (0..800_000i64).collect::<Vec<_>>()].unwrap().lazy();
+    let napped = naps::pool().cpus(0.25).batch(200).on([col("id")]).alias("napped");
+    rows.into_partitions(2).with_column(napped)
 }
 
 /// A head in a process of its own, its address, and tokens for workers and drivers.
@@ -475,7 +478,8 @@ fn head(folder: &Path, address: &str) -> (Joined, [String; 3]) {
 }
 
 fn worker_at([address, for_workers, _]: &[String; 3]) -> Joined {
-    Joined::test("regatta_worker", &[("REGATTA_JOIN", address), ("REGATTA_TOKEN", for_workers)])
+    let variables = [("REGATTA_JOIN", &**address), ("REGATTA_TOKEN", for_workers), ("POLARS_MAX_THREADS", "4")];
+    Joined::test("regatta_worker", &variables)
 }
 
 fn until_it_runs(run: &Run) {
@@ -554,4 +558,22 @@ fn when_a_head_is_restarted_its_workers_and_drivers_find_out_within_ten_seconds(
     let session = Session::connect(&way[0], &way[2]).unwrap();
     eventually("it has joined", || session.status().unwrap().workers.len() == 1);
     assert_eq!(df!["x" => [1i64]].unwrap().lazy().select([col("x") + lit(1)]).collect_on(&session).unwrap().height(), 1);
+}
+
+#[test]
+fn a_worker_has_as_much_as_is_said_and_its_port() {
+    let cluster = serve();
+    // A port that was free a moment ago.
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port_said = port.to_string();
+    let said = [("REGATTA_CPUS", "2.5"), ("REGATTA_MEMORY", "3GiB"), ("REGATTA_PORT", &*port_said)];
+    let _worker = Joined::worker(&cluster, &said);
+    eventually("it has joined", || there(&cluster) == 1);
+    let status = cluster.session().status().unwrap();
+    assert_eq!((status.workers[0].cpus.0, status.workers[0].memory.0), (2.5, 3 << 30));
+    std::net::UdpSocket::bind(("127.0.0.1", port)).expect_err("it is at that port");
+    let mut second = Joined::worker(&cluster, &[said[2]]);
+    assert_eq!(second.ends_within(SOON).and_then(|ended| ended.code()), Some(2), "the port is taken");
+    let mut third = Joined::worker(&cluster, &[("REGATTA_MEMORY", "much")]);
+    assert_eq!(third.ends_within(SOON).and_then(|ended| ended.code()), Some(2), "that is no number of bytes");
 }
