@@ -148,16 +148,17 @@ impl Handler<TakeOver> for SwordfishActor {
 
     fn handle(&mut self, message: TakeOver, _: &mut Self::Context) {
         let (host, scheduler, to) = (Arc::clone(&self.host), self.scheduler.clone(), self.here.worker);
-        if let Some(driver) = message.driver {
-            host.store.own(message.query, driver);
-        }
         let runtime = self.host.runtime.handle().clone();
         // It writes to the disk.
         self.host.runtime.handle().spawn_blocking(move || {
-            let (mut taken, from) = (Vec::new(), message.from.worker);
+            let (mut taken, from, of) = (Vec::new(), message.from.worker, (message.query, message.driver));
             let failed = take_over(&host, &runtime, message, &mut taken).err();
             if let Some(failure) = &failed {
                 tracing::warn!(%failure, %from, "could not take over what it holds");
+            }
+            // Of what is here the end of its query will be told.
+            if let (false, (query, Some(driver))) = (taken.is_empty(), of) {
+                host.store.own(query, driver);
             }
             let full = matches!(failed, Some(TaskFailure::DiskFull { .. }));
             // An error: this worker, or its head, is on its way out.

@@ -178,7 +178,7 @@ impl Store {
         match ticket {
             Ticket::Blocks(wanted) | Ticket::Through { wanted, .. } => self.may_read(wanted.query, peer),
             Ticket::Whole(_) if matches!(peer.role, Role::Head | Role::Worker) => Ok(()),
-            Ticket::Whole(_) => Err(format!("outputs are moved to workers, and {peer} is none")),
+            Ticket::Whole(_) => Err(format!("outputs that are moved are not for {peer}")),
             Ticket::Batch(number) => match self.offers.get(number) {
                 Some(offer) if offer.1 != Some(peer.node) => Err(format!("the batch is not for {peer}")),
                 _ => Ok(()), // or it is not there

@@ -41,6 +41,13 @@ impl Joined {
         })
     }
 
+    /// Whether it does something of its own when it is sent a SIGTERM.
+    pub(crate) fn heeds_a_sigterm(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        caught.and_then(|caught| u64::from_str_radix(caught.trim(), 16).ok()).is_some_and(|set| set & (1 << 14) != 0)
+    }
+
     /// What is started from it.
     pub(crate) fn child(&self) -> Option<u32> {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).ok()?.flatten();

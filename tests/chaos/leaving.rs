@@ -494,6 +494,7 @@ fn a_head_that_is_asked_to_end_ends_its_queries_with_that_and_its_workers_at_onc
     let session = Session::connect(&way[0], &way[2]).unwrap();
     let mut run = session.submit(endless()).unwrap();
     until_it_runs(&run);
+    eventually("it waits for the signal", || head.heeds_a_sigterm());
     head.signal("-TERM");
     let signalled = Instant::now();
     let error = run.collect().expect_err("the cluster ends");
@@ -518,6 +519,7 @@ fn a_driver_that_is_asked_to_end_ends_its_queries_with_that_and_is_missed_at_onc
         let status = cluster.session().status().unwrap();
         status.queries.iter().any(|(_, query)| query.stages.iter().any(|stage| stage.tasks.1 > 0))
     });
+    eventually("it waits for the signal", || driver.heeds_a_sigterm());
     driver.signal("-TERM");
     let signalled = Instant::now();
     eventually("its query has ended", || cluster.session().status().unwrap().queries.is_empty());
@@ -526,8 +528,7 @@ fn a_driver_that_is_asked_to_end_ends_its_queries_with_that_and_is_missed_at_onc
     assert_eq!(driver.ends_within(SOON).and_then(|ended| ended.code()), Some(SAW));
     // With workers of its own.
     let mut driver = Joined::test("leaving::drives_until_it_is_asked_to_end", &[(AS_DRIVER, "local")]);
-    eventually("it has workers", || driver.child().is_some());
-    thread::sleep(Duration::from_secs(1));
+    eventually("it has workers, and waits for the signal", || driver.child().is_some() && driver.heeds_a_sigterm());
     driver.signal("-TERM");
     assert_eq!(driver.ends_within(SOON).and_then(|ended| ended.code()), Some(SAW));
 }
