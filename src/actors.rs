@@ -17,6 +17,7 @@ mod observed;
 mod outbox;
 mod ownership;
 mod pools;
+mod providing;
 mod relay;
 mod scheduler;
 mod specs;

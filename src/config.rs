@@ -530,7 +530,8 @@ mod tests {
 
     #[test]
     fn what_a_worker_may_use_is_said_in_numbers_and_units() {
-        let with = |name: &'static str, value: &'static str| offer(&|asked: &str| (asked == name).then(|| value.to_owned()));
+        let with =
+            |name: &'static str, value: &'static str| offer(&|asked: &str| (asked == name).then(|| value.to_owned()));
         assert_eq!(offer(&|_| None).unwrap(), Offer::default());
         assert_eq!(with("REGATTA_CPUS", "2.5").unwrap().cpus, Some(2.5));
         assert_eq!(with("REGATTA_PORT", "7701").unwrap().port, 7701);

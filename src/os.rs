@@ -329,7 +329,8 @@ pub(crate) fn heed(signals: &[libc::c_int], does: impl Fn(libc::c_int) + Send + 
 }
 
 /// Who is told of signals.
-static HEEDING: Mutex<Vec<Arc<dyn Fn(libc::c_int) + Send + Sync>>> = Mutex::new(Vec::new());
+static HEEDING: Mutex<Vec<Heeds>> = Mutex::new(Vec::new());
+type Heeds = Arc<dyn Fn(libc::c_int) + Send + Sync>;
 /// Where they are noted.
 static NOTES: AtomicI32 = AtomicI32::new(-1);
 

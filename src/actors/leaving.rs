@@ -184,7 +184,8 @@ fn take_over(
     let mut prefix = [0; HEAD_PREFIX];
     prefix.copy_from_slice(&take(HEAD_PREFIX)?);
     let size = head_size(prefix);
-    let head = if size <= MAX_MESSAGE { take(size)? } else { return Err(failed("it lists too many blocks".to_owned())) };
+    let head =
+        if size <= MAX_MESSAGE { take(size)? } else { return Err(failed("it lists too many blocks".to_owned())) };
     let listed = Listing::of(&head).ok_or_else(|| failed("it does not say what comes".to_owned()))?;
     for listing in listed {
         let mut taking = Taking::new(listing);

@@ -1,7 +1,7 @@
 //! The actor of the head: carries events into `sched::Core` and its actions out.
 
-use std::convert::Infallible;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,14 +14,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::messages::{
     CreditWaits, Dismiss, DropStage, End, Enough, Gone, Place, Prepare, Register, Release, ReleaseOf, ReplicaAt,
-    ReplicaSays, RunEvent, RunTask, Serve, StartReplica, StopReplica, Submit, UseProvider, Withdraw, Word, Worker,
-    WorkerDown, WorkerSilent,
+    ReplicaSays, RunEvent, RunTask, Serve, StartReplica, StopReplica, Submit, Withdraw, Word, Worker, WorkerDown,
+    WorkerSilent,
 };
 use super::observed::{Observed, Took};
 use super::outbox::{OUTBOX, Outgoing, Undone, deliver};
+use super::providing::Provider;
 use super::specs::{driver_id, feed, pool_spec};
 use super::{Host, SwordfishActor};
-use crate::cluster::ClusterProvider;
 use crate::error::{ClusterError, Error};
 use crate::notice::notice;
 use crate::plan::{QueryPlan, Stage, UdfStep};
@@ -48,15 +48,12 @@ pub struct SchedulerActor {
     pub(super) next_number: u32,
     /// The last nodes of workers that were lost: no worker lets them in.
     gone: VecDeque<NodeId>,
-    /// What the provider is to do, in order. `None`: workers neither come nor go.
-    provider: Option<mpsc::UnboundedSender<Provide>>,
+    /// `None`: workers neither come nor go.
+    pub(super) provider: Option<Provider>,
     pub(super) undone: Undone,
     /// How many workers have joined, for whoever waits for them.
     joining: watch::Sender<usize>,
 }
-
-/// What a provider is to do.
-type Provide = Box<dyn FnOnce(&dyn ClusterProvider) + Send>;
 
 pub(super) struct Crew {
     pub(super) place: Place,
@@ -277,14 +274,6 @@ impl SchedulerActor {
         }
     }
 
-    /// Processes take their time to start and end: not on this thread.
-    fn provide(&self, what: impl FnOnce(&dyn ClusterProvider) + Send + 'static) {
-        // Fails only once its threads end. What waits is bounded by the workers that come and go.
-        if let Some(provider) = &self.provider {
-            drop(provider.send(Box::new(what)));
-        }
-    }
-
     fn report(&mut self, query: QueryId, report: Report) {
         if let Report::Failed(error) | Report::Lost(error) = &report {
             tracing::debug!(%query, %error, "query failed");
@@ -442,21 +431,6 @@ impl Handler<Worker> for SchedulerActor {
 
     fn handle(&mut self, Worker { worker, capacity, devices, actor }: Worker, ctx: &mut Self::Context) {
         self.join(Place { worker, node: None }, (capacity, devices), actor, ctx);
-    }
-}
-
-impl Handler<UseProvider> for SchedulerActor {
-    type Result = ();
-
-    fn handle(&mut self, UseProvider(provider): UseProvider, _: &mut Self::Context) {
-        let (provide, mut asked) = mpsc::unbounded_channel::<Provide>();
-        self.provider = Some(provide);
-        self.host.runtime.handle().spawn(async move {
-            while let Some(what) = asked.recv().await {
-                let provider = Arc::clone(&provider);
-                drop(tokio::task::spawn_blocking(move || what(&*provider)).await);
-            }
-        });
     }
 }
 

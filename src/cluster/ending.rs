@@ -51,7 +51,7 @@ pub(super) fn asked(by_hand: bool) -> io::Result<Asks> {
         if !first {
             // It may still be joining, or waiting for what does not end.
             thread::spawn(move || {
-                thread::sleep(GOODBYE + STOP);
+                thread::sleep(GOODBYE + 2 * STOP);
                 std::process::exit(code);
             });
         }

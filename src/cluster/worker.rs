@@ -226,7 +226,7 @@ fn joined(at: &ClusterAt, offer: Offer) -> Result<Recruit, Failure> {
         node.serve_data(Arc::<Store>::clone(&store));
         node.events()
     })?;
-    let capacity = capacity(offer.cpus.unwrap_or(THREAD_POOL.current_num_threads() as f64), 1);
+    let capacity = capacity(offer.cpus.unwrap_or_else(|| THREAD_POOL.current_num_threads() as f64), 1);
     let capacity = offer.memory.map_or(capacity, |memory| capacity.with_memory(memory));
     let devices = find_gpus().clone();
     Ok(Recruit { worker: None, capacity, devices, scratch, runtime, store, node, events, head })

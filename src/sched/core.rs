@@ -294,7 +294,10 @@ impl Core {
             let idle = scaler.and_then(|scaler| scaler.idle_since(worker));
             let leaving = leaving.get(&worker).copied();
             let drains = self.drains.get(&worker).map(|drain| drain.times(now));
-            WorkerStatus { drains, ..WorkerStatus::of(worker, &self.ledger, self.queues.desk(worker), leaving, idle, now) }
+            WorkerStatus {
+                drains,
+                ..WorkerStatus::of(worker, &self.ledger, self.queues.desk(worker), leaving, idle, now)
+            }
         });
         let wanted = scaler.map(Autoscaler::demanded).filter(|(wanted, _)| *wanted > self.ledger.staying());
         SessionStatus {
@@ -553,8 +556,8 @@ mod scale;
 mod shaping;
 mod suspects;
 
-pub(crate) use events::{Action, Event};
 use drain::Drain;
+pub(crate) use events::{Action, Event};
 use place::Wants;
 use promise::Promise;
 use suspects::Suspect;

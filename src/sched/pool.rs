@@ -261,7 +261,18 @@ impl Pool {
         let rank = self.started;
         self.started += 1;
         let (state, progress, idle, says_idle, at_work) = (ReplicaState::Starting, None, None, None, None);
-        let replica = Replica { grant, state, since: now, progress, idle, says_idle, at_work, ended: false, leaves: false, dismissed: false };
+        let replica = Replica {
+            grant,
+            state,
+            since: now,
+            progress,
+            idle,
+            says_idle,
+            at_work,
+            ended: false,
+            leaves: false,
+            dismissed: false,
+        };
         self.replicas.insert(rank, replica);
         rank
     }

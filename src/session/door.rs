@@ -8,8 +8,8 @@ use regatta_remote::{ActorRef, AskError, LocalRef, RemoteMessage};
 use tokio::sync::mpsc;
 
 use crate::actors::{
-    CONTROL, Drain, EndAll, GatewayActor, Hear, Host, Release, RunEvent, SchedulerActor, Status, Submit, SubmitFrom, WholeStatus,
-    insist,
+    CONTROL, Drain, EndAll, GatewayActor, Hear, Host, Release, RunEvent, SchedulerActor, Status, Submit, SubmitFrom,
+    WholeStatus, insist,
 };
 use crate::error::{ClusterError, Error};
 use crate::plan::QueryPlan;

@@ -429,7 +429,12 @@ fn whatever_is_written_any_sections_and_any_rows_of_any_outputs_come_back_as_in_
 }
 
 /// What a worker that takes these outputs over puts into its store, of so many of the bytes that come.
-fn taken_over(from: &Store, ids: &[PartitionId], to: &Store, bytes: Option<usize>) -> Result<Vec<PartitionId>, TaskFailure> {
+fn taken_over(
+    from: &Store,
+    ids: &[PartitionId],
+    to: &Store,
+    bytes: Option<usize>,
+) -> Result<Vec<PartitionId>, TaskFailure> {
     let sent = sent(from, &Ticket::Whole(ids.to_vec())).unwrap();
     let (prefix, sent) = sent.split_at(HEAD_PREFIX);
     let (head, come) = sent.split_at(head_size(prefix.try_into().unwrap()));

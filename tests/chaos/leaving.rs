@@ -100,7 +100,9 @@ fn a_worker_that_is_sent_a_sigterm_leaves_in_order_and_costs_a_running_query_les
     let leaving = signalled.elapsed();
     assert_slow_is_right(&run.collect().unwrap());
     let disturbed = began.elapsed();
-    println!("undisturbed {undisturbed:?}; with a SIGTERM {disturbed:?}, after which the worker left within {leaving:?}");
+    println!(
+        "undisturbed {undisturbed:?}; with a SIGTERM {disturbed:?}, after which the worker left within {leaving:?}"
+    );
     assert!(ended.success(), "{ended}");
     assert_eq!(in_vain(&run), 0, "{:?}", run.profile().unwrap().errors);
     assert_eq!(left(scratch.path()), 3, "its folder has gone with it");
@@ -147,13 +149,12 @@ fn a_result_that_was_not_taken_yet_is_taken_from_where_it_is_by_then() {
     let cluster = serve();
     let mut first = workers(&cluster, 2, scratch.path());
     for session in [cluster.session().clone(), connect(&cluster)] {
-        let query = table(folder.path()).with_column(draws::on([col("id")]).alias("drawn")).repartition(40, [col("id")]);
+        let query =
+            table(folder.path()).with_column(draws::on([col("id")]).alias("drawn")).repartition(40, [col("id")]);
         let mut run = session.submit(query).unwrap();
         let mut batches = run.batches();
         let mut taken = batches.next().unwrap().unwrap().height();
-        eventually("all of it is made", || {
-            run_is_done(cluster.session())
-        });
+        eventually("all of it is made", || run_is_done(cluster.session()));
         let mut second = workers(&cluster, 2, scratch.path());
         first.iter().for_each(|worker| worker.signal("-TERM"));
         for worker in &mut first {
@@ -276,7 +277,8 @@ fn when_all_workers_leave_at_once_the_query_waits_for_the_next_and_without_one_s
         all.iter().for_each(|worker| worker.signal("-TERM"));
         eventually("they are about to leave, as is shown", || {
             let status = cluster.session().status().unwrap();
-            status.workers.iter().all(|worker| worker.drains.is_some()) && status.to_string().contains("has been leaving")
+            status.workers.iter().all(|worker| worker.drains.is_some())
+                && status.to_string().contains("has been leaving")
         });
         let next = another_comes.then(|| workers(&cluster, 1, scratch.path()));
         let ended = run.collect();
@@ -452,7 +454,10 @@ fn drives_until_it_is_asked_to_end() {
 
 fn assert_ended(mut run: Run) {
     let error = run.collect().expect_err("it does not end by itself");
-    assert!(matches!(&error, Error::Cluster(ClusterError::Terminated { signal, .. }) if signal == "SIGTERM"), "{error}");
+    assert!(
+        matches!(&error, Error::Cluster(ClusterError::Terminated { signal, .. }) if signal == "SIGTERM"),
+        "{error}"
+    );
     assert!(error.to_string().contains("was asked to end (SIGTERM), and has ended its queries"), "{error}");
 }
 
@@ -558,7 +563,10 @@ fn when_a_head_is_restarted_its_workers_and_drivers_find_out_within_ten_seconds(
     let _worker = worker_at(&way);
     let session = Session::connect(&way[0], &way[2]).unwrap();
     eventually("it has joined", || session.status().unwrap().workers.len() == 1);
-    assert_eq!(df!["x" => [1i64]].unwrap().lazy().select([col("x") + lit(1)]).collect_on(&session).unwrap().height(), 1);
+    assert_eq!(
+        df!["x" => [1i64]].unwrap().lazy().select([col("x") + lit(1)]).collect_on(&session).unwrap().height(),
+        1
+    );
 }
 
 #[test]

@@ -187,6 +187,16 @@ impl Core {
 
     /// Has others take over what somebody needs of what it holds.
     fn hand_over_outputs(&mut self, worker: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        // What it held may be gone, or be made again elsewhere.
+        let held =
+            self.queries.iter().flat_map(|(id, query)| (0..query.stages.len()).map(move |stage| (*id, query, stage)));
+        let holds_none = |(_, query, stage): &(QueryId, &Query, usize)| {
+            query.stages[*stage].holders.contains(&worker) && query.outputs_on(*stage, worker).next().is_none()
+        };
+        let emptied: Vec<_> = held.filter(holds_none).map(|(id, _, stage)| (id, stage)).collect();
+        for (id, stage) in emptied {
+            self.queries.get_mut(&id).into_iter().for_each(|of| of.settle_holders(stage, worker, &mut self.ledger));
+        }
         let Some(drain) = self.drains.get_mut(&worker) else { return };
         drain.refused.retain(|_, at| now.duration_since(*at) < REFUSED);
         let mut takers: Vec<_> = self.ledger.workers().filter(|taker| self.ledger.is_open(*taker)).collect();
@@ -203,9 +213,10 @@ impl Core {
                 let there = query.outputs_on(stage, worker).filter(|(id, _)| !under_way.contains(id));
                 let mut there = there.peekable();
                 while there.peek().is_some() {
-                    let least = takers.iter().enumerate().min_by_key(|(_, taker)| {
-                        (drain.taken.get(taker).copied().unwrap_or(0), **taker)
-                    });
+                    let least = takers
+                        .iter()
+                        .enumerate()
+                        .min_by_key(|(_, taker)| (drain.taken.get(taker).copied().unwrap_or(0), **taker));
                     let Some((index, _)) = least else { return };
                     let to = takers.swap_remove(index);
                     let (mut outputs, mut bytes) = (Vec::new(), 0);

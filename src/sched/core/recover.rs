@@ -314,7 +314,9 @@ impl Query {
                         // It ran there, or had batches there: it may be why.
                         match suspected {
                             true => drop(self.stages[stage].accused.insert(index)),
-                            false if Some(on) == worker && !loss.excused => self.charge_loss(stage, index, on, &loss.why)?,
+                            false if Some(on) == worker && !loss.excused => {
+                                self.charge_loss(stage, index, on, &loss.why)?
+                            }
                             false => (),
                         }
                     }

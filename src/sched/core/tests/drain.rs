@@ -53,7 +53,9 @@ fn a_worker_that_leaves_gets_nothing_new_and_what_runs_there_ends_there() {
     let first = play.submit(1, vec![stage(6), StageSpec { inputs: vec![StageId(0)], ..stage(1) }]);
     assert_eq!(runs_on(&first), [0, 1, 0, 1]);
     assert!(!has_left(&drain(&mut play, 0, LONG), 0));
-    assert!(play.status().to_string().contains("worker 0: 1 of 1 CPU charged; 2 tasks run; has been leaving for 0.00 s"));
+    assert!(
+        play.status().to_string().contains("worker 0: 1 of 1 CPU charged; 2 tasks run; has been leaving for 0.00 s")
+    );
     let running = runs(&first);
     for at in [0, 2] {
         let actions = play.done(running[at].0, running[at].1);
@@ -78,7 +80,8 @@ fn a_worker_that_leaves_gets_nothing_new_and_what_runs_there_ends_there() {
 
 #[test]
 fn what_waits_at_a_worker_that_leaves_is_taken_back() {
-    let mut play = Play { core: Core::new(Settings { max_task_backlog: None, ..settings() }), ..Play::with_workers(&[]) };
+    let mut play =
+        Play { core: Core::new(Settings { max_task_backlog: None, ..settings() }), ..Play::with_workers(&[]) };
     play.event(joined(0, Resources::cpus(0.5)));
     let mut actions = play.submit(1, vec![stage(10)]);
     let (task, attempt) = runs(&actions)[0];
@@ -178,6 +181,17 @@ fn at_its_deadline_a_worker_leaves_whatever_it_holds_and_that_is_made_again_and_
     assert!(is_done(&play.done(reader.0, Attempt(2))));
     play.event(Event::Release(QueryId(1)));
     play.assert_idle();
+}
+
+#[test]
+fn what_is_gone_of_what_a_worker_held_keeps_it_no_longer() {
+    let mut play = Play::with_workers(&[0.5, 0.5]);
+    let (task, attempt) = runs(&play.submit(1, vec![stage(1)]))[0];
+    play.done(task, attempt);
+    assert_eq!(moves(&drain(&mut play, 0, LONG)).len(), 1);
+    let actions = play.event(Event::Unread { task, attempt, why: "a block of it was changed".to_owned() });
+    assert_eq!((runs(&actions), runs_on(&actions)), (vec![(task, Attempt(2))], vec![1]));
+    assert!(has_left(&later(&mut play, Duration::from_millis(50)), 0));
 }
 
 #[test]
@@ -377,7 +391,8 @@ fn a_rolling_restart_loses_no_query_counts_no_attempt_and_takes_no_input_from_a_
             let actions = match next(6) {
                 0 if submitted < 6 => {
                     submitted += 1;
-                    let first = if next(2) == 0 { stage(1 + next(6)) } else { udf_stage(1 + next(4), 0.5, (1, 1 + next(2))) };
+                    let first =
+                        if next(2) == 0 { stage(1 + next(6)) } else { udf_stage(1 + next(4), 0.5, (1, 1 + next(2))) };
                     let second = StageSpec { inputs: vec![StageId(0)], ..stage(1 + next(4)) };
                     let third = StageSpec { inputs: vec![StageId(0), StageId(1)], ..udf_stage(1, 0.5, (1, 1)) };
                     play.submit(submitted as u64, vec![first, second, third])
