@@ -27,5 +27,15 @@ mod failure;
 mod run;
 mod top;
 
+pub use clap;
 pub use command::Command;
 pub use failure::Failure;
+
+/// The command line of the binary.
+#[derive(Debug, clap::Parser)]
+#[command(name = "regatta", version, about = "Looks at a Regatta cluster, and operates it.")]
+pub struct Regatta {
+    /// What is to be done.
+    #[command(flatten)]
+    pub command: Command,
+}

@@ -2,14 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-#[derive(Parser)]
-#[command(name = "regatta", version, about = "Looks at a Regatta cluster, and operates it.")]
-struct Regatta {
-    #[command(flatten)]
-    command: regatta_cli::Command,
-}
+use regatta_cli::Regatta;
+use regatta_cli::clap::Parser;
 
 fn main() -> ExitCode {
     Regatta::parse().command.run()

@@ -10,7 +10,7 @@ pub struct Table {
 }
 
 /// Columns of a text whose length is up to others.
-const LONG: usize = 48;
+const LONG: usize = 80;
 
 impl Table {
     /// Queries, one a line.
@@ -18,7 +18,7 @@ impl Table {
         let heads = ["ID", "NAME", "STATE", "STAGE", "TASKS", "ROWS", "TIME", "DRIVER", "DOES OR WAITS FOR"];
         let rows = rows.iter().map(|row| {
             vec![
-                row.short().to_owned(),
+                row.short(),
                 row.name.as_deref().map_or_else(|| "-".to_owned(), |name| cut(&line(name), 20)),
                 row.state().to_owned(),
                 row.stage(),
@@ -108,8 +108,8 @@ pub(super) fn number(value: f64) -> String {
 
 impl QueryRow {
     /// The last eight digits of its number: what messages call it.
-    pub fn short(&self) -> &str {
-        self.id.get(self.id.len().saturating_sub(8)..).unwrap_or(&self.id)
+    pub fn short(&self) -> String {
+        line(self.id.get(self.id.len().saturating_sub(8)..).unwrap_or(&self.id))
     }
 
     /// Where it stands, in a word.
