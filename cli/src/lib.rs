@@ -25,6 +25,8 @@ mod client;
 mod command;
 mod failure;
 mod run;
+#[cfg(test)]
+mod testing;
 mod top;
 
 pub use clap;
