@@ -10,10 +10,12 @@ use regatta_observe::{ClusterView, QueryRow, QueryState, Table, WorkerRow, line}
 
 use super::screen::{Mode, Page, Screen};
 
+/// From so many columns on there is room for everything.
+const WIDE: usize = 110;
 /// Looks of a worker that are shown.
-const SPARKS: usize = 12;
+const SPARKS: usize = 8;
 /// Cells of a bar.
-const BAR: usize = 10;
+const BAR: usize = 6;
 
 /// Draws it.
 pub(crate) fn draw(screen: &Screen, frame: &mut Frame<'_>) {
@@ -45,7 +47,7 @@ const HELP: &str = "
  up, down   select a query, or scroll (also k and j)
  Enter      look at the query
  c          cancel the query: asks first, and needs an operator's token
- /          show only queries that have this in their name, number, state or work
+ /          only queries with this in their name, number, state or work
  Esc        back
  q          quit
 
@@ -64,21 +66,16 @@ fn bold(text: String) -> Line<'static> {
 fn head(screen: &Screen) -> String {
     let Some(view) = &screen.view else { return format!("regatta  {}", screen.address) };
     let fleet = &view.fleet;
-    let busy = fleet.busy.map(|busy| format!("{busy:.1}")).unwrap_or_else(|| format!("{:.1}", fleet.cpus.1));
+    let busy = fleet.busy.map_or_else(|| format!("{:.1} charged", fleet.cpus.1), |busy| format!("{busy:.1}"));
     let memory = match (fleet.used, fleet.memory.0) {
         (0, _) => String::new(),
         (used, 0) => format!("  {}", bytes(used)),
-        (used, all) => format!("  {} of {}", bytes(used), bytes(all)),
+        (used, all) => format!("  {}/{}", bytes(used), bytes(all)),
     };
     let silent = if fleet.silent > 0 { format!(" ({} silent)", fleet.silent) } else { String::new() };
-    let backlog = if view.backlog > 0.0 { format!("  backlog {:.1} CPU", view.backlog) } else { String::new() };
-    let (address, up) = (cut(&screen.address, 24), clock(view.up));
-    format!(
-        "regatta  {address}  up {up}  {} workers{silent}  {busy} of {:.0} CPU{memory}  {} queries{backlog}",
-        fleet.workers,
-        fleet.cpus.0,
-        count(view.known.0.into())
-    )
+    let (address, workers, cpus) = (cut(&screen.address, 24), fleet.workers, fleet.cpus.0);
+    let queries = count(view.known.0.into());
+    format!("regatta  {address}  {workers} workers{silent}  {busy}/{cpus:.0} CPU{memory}  {queries} queries")
 }
 
 fn tabs(screen: &Screen) -> Line<'static> {
@@ -92,7 +89,10 @@ fn tabs(screen: &Screen) -> Line<'static> {
         tab(3, "pools", Page::Pools),
         tab(4, "waits", Page::Waits),
     ];
-    Line::styled(format!("{}  ? help", tabs.join(" ")), Style::new().add_modifier(Modifier::DIM))
+    let up = screen.view.as_ref().map(|view| format!("  up {}", clock(view.up))).unwrap_or_default();
+    let backlog = screen.view.as_ref().filter(|view| view.backlog > 0.0);
+    let backlog = backlog.map(|view| format!("  backlog {:.0} CPU", view.backlog)).unwrap_or_default();
+    Line::styled(format!("{} ? help{up}{backlog}", tabs.join(" ")), Style::new().add_modifier(Modifier::DIM))
 }
 
 fn foot(screen: &Screen) -> Line<'static> {
@@ -111,74 +111,94 @@ fn foot(screen: &Screen) -> Line<'static> {
 }
 
 fn overview(screen: &Screen, view: &ClusterView, width: usize, room: usize, lines: &mut Vec<Line<'static>>) {
-    // The workers get what the queries leave, and half of it at least.
     let queries: Vec<_> = screen.queries().collect();
+    // The workers get what the queries leave, and half of it at least; the last line is the selected query's.
+    let room = room.saturating_sub(1);
     let most = (room / 2).max(room.saturating_sub(view.workers.len() + 2)).saturating_sub(1);
-    lines.push(bold(format!("  {:<8} {:<10} {:>5}  {:<20} {:>7} {:>8}  WAITS FOR", "QUERY", "NAME", "STAGE", "TASKS", "ROWS/s", "TIME")));
+    let name = if width >= WIDE { format!(" {:<14}", "NAME") } else { String::new() };
+    let heads = format!("  {:<8}{name} {:>5}  {:<16} {:>6} {:>7}  WAITS FOR", "QUERY", "STAGE", "TASKS", "ROWS/s", "TIME");
+    lines.push(bold(cut_end(&heads, width)));
     if queries.is_empty() {
         lines.push(plain("  none".to_owned()));
     }
     // The selected one is among them.
     let first = (screen.at + 1).saturating_sub(most.max(1));
     for (at, row) in queries.iter().enumerate().skip(first).take(most) {
-        let text = cut_end(&query_line(row, screen.unicode), width);
+        let text = cut_end(&query_line(row, width >= WIDE, screen.unicode), width);
         let style = Style::new().add_modifier(if at == screen.at { Modifier::REVERSED } else { Modifier::empty() });
         lines.push(Line::styled(text, style));
     }
     lines.push(plain(String::new()));
     let left = (room + 2).saturating_sub(lines.len());
     lines.extend(workers(screen, view, width, left));
+    lines.resize(room + 2, plain(String::new()));
+    let selected = queries.get(screen.at).map(|row| {
+        let name = row.name.as_deref().map_or_else(|| format!("query {}", row.short()), line);
+        format!("{}: {}", cut(&name, 20), row.about())
+    });
+    lines.push(plain(cut_end(&selected.unwrap_or_default(), width)));
 }
 
-fn query_line(row: &QueryRow, unicode: bool) -> String {
-    let name = row.name.as_deref().map(line).unwrap_or_else(|| "-".to_owned());
-    let tasks = match (row.state, row.tasks) {
-        (QueryState::Running, (done, Some(all))) if all > 0 => {
+fn query_line(row: &QueryRow, wide: bool, unicode: bool) -> String {
+    let name = row.name.as_deref().map_or_else(|| "-".to_owned(), line);
+    let name = if wide { format!(" {}", padded(&name, 14)) } else { String::new() };
+    let runs = row.state == QueryState::Running;
+    let tasks = match row.tasks {
+        _ if !runs => row.state().to_owned(),
+        (done, Some(all)) if all > 0 => {
             format!("{:<9} {}", row.tasks(), bar(f64::from(done) / f64::from(all), unicode))
         }
-        (QueryState::Running, _) => row.tasks(),
-        _ => row.state().to_owned(),
+        _ => row.tasks(),
     };
-    let rate = row.rate.filter(|rate| *rate >= 1.0).map_or_else(|| "-".to_owned(), |rate| count(rate as u64));
-    let (stage, time, about) = (row.stage(), row.time(), row.about());
-    format!("  {:<8} {} {stage:>5}  {} {rate:>7} {time:>8}  {about}", row.short(), padded(&name, 10), padded(&tasks, 20))
+    let rate = row.rate.filter(|rate| runs && *rate >= 1.0).map_or_else(|| "-".to_owned(), |rate| count(rate as u64));
+    let (id, stage, tasks, time, about) = (row.short(), row.stage(), padded(&tasks, 16), row.time(), row.about());
+    format!("  {id:<8}{name} {stage:>5}  {tasks} {rate:>6} {time:>7}  {about}")
 }
 
 fn workers(screen: &Screen, view: &ClusterView, width: usize, room: usize) -> Vec<Line<'static>> {
+    let gpus = view.fleet.gpus.0 > 0.0 || width >= WIDE;
+    let gpu = |text: &str| if gpus { format!("{text:>8}  ") } else { String::new() };
     let heads = format!(
-        "  {:>6}  {:<SPARKS$} {:>5} {:>13}  {:>20}  {:>7}  {:>8}  STATE",
-        "WORKER", "CPU", "", "CHARGED", "MEMORY", "TASKS", "GPU"
+        "  {:>6}  {:<SPARKS$} {:>5} {:>8}  {:>15}  {:>6}  {}STATE",
+        "WORKER",
+        "CPU",
+        "",
+        "CHARGED",
+        "MEMORY",
+        "TASKS",
+        gpu("GPU")
     );
     let mut lines = vec![bold(cut_end(&heads, width))];
     if view.workers.is_empty() {
         lines.push(plain("  none".to_owned()));
     }
-    let more = view.fleet.workers as usize;
+    let all = view.fleet.workers as usize;
     let fit = room.saturating_sub(1);
-    let shown = if more > fit { fit.saturating_sub(1) } else { fit };
+    let shown = if all > fit { fit.saturating_sub(1) } else { fit };
     for row in view.workers.iter().take(shown) {
         let sparks = screen.busy.get(&row.worker).into_iter().flatten().copied().collect::<Vec<_>>();
-        lines.push(plain(cut_end(&worker_line(row, &sparks, screen.unicode), width)));
+        let text = worker_line(row, &sparks, &gpu(&row.gpu()), screen.unicode);
+        lines.push(plain(cut_end(&text, width)));
     }
-    let left = more.saturating_sub(shown.min(view.workers.len()));
+    let left = all.saturating_sub(shown.min(view.workers.len()));
     if left > 0 && shown > 0 {
         lines.push(plain(format!("  and {left} more: `regatta workers` has all of them")));
     }
     lines
 }
 
-fn worker_line(row: &WorkerRow, sparks: &[f64], unicode: bool) -> String {
+fn worker_line(row: &WorkerRow, sparks: &[f64], gpu: &str, unicode: bool) -> String {
     let last = &sparks[sparks.len().saturating_sub(SPARKS)..];
     let sparks: String = last.iter().map(|part| spark(*part, unicode)).collect();
     let busy = row.busy.map_or_else(|| "-".to_owned(), |busy| format!("{:.0} %", busy / row.cpus.0.max(0.01) * 100.0));
-    let charged = format!("{:.1} of {:.0} CPU", row.cpus.1, row.cpus.0);
+    let charged = format!("{:.1}/{:.0}", row.cpus.1, row.cpus.0);
     let memory = match (row.used, row.memory.0) {
         (0, _) => "-".to_owned(),
         (used, 0) => bytes(used),
-        (used, all) => format!("{} of {}", bytes(used), bytes(all)),
+        (used, all) => format!("{}/{}", bytes(used), bytes(all)),
     };
-    let (sparks, tasks, gpu, state) = (padded(&sparks, SPARKS), row.tasks(), row.gpu(), row.state());
-    format!("  {:>6}  {sparks} {busy:>5} {charged:>13}  {memory:>20}  {tasks:>7}  {gpu:>8}  {state}", row.worker)
+    let (sparks, tasks, state) = (padded(&sparks, SPARKS), row.tasks(), row.state());
+    format!("  {:>6}  {sparks} {busy:>5} {charged:>8}  {memory:>15}  {tasks:>6}  {gpu}{state}", row.worker)
 }
 
 fn table(table: &Table, none: &str) -> Vec<Line<'static>> {
