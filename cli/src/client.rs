@@ -98,7 +98,9 @@ fn not_answered(error: AskError) -> Failure {
                 .to_owned(),
         ),
         AskError::NotAllowed { .. } => Failure::refused(error.to_string()),
-        AskError::NoSuchActor => Failure::refused("the head shows nothing: it is of another version of Regatta".to_owned()),
+        AskError::NoSuchActor => {
+            Failure::refused("the head shows nothing: it is of another version of Regatta".to_owned())
+        }
         error => Failure::Unreachable(format!("the head does not answer: {error}")),
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use regatta_observe::TokenRole;
+use regatta_observe::{LogLevel, TokenRole};
 
 use crate::Failure;
 
@@ -89,6 +89,30 @@ pub(crate) enum What {
         #[arg(long = "for", default_value = "1h", value_parser = time, value_name = "TIME")]
         time: Duration,
     },
+    /// Lines of the workers' logs: information and worse, as far as they are remembered.
+    Logs {
+        /// And those that come.
+        #[arg(short, long)]
+        follow: bool,
+        /// Of this worker.
+        #[arg(long)]
+        worker: Option<u32>,
+        /// Of the query whose number ends with these digits.
+        #[arg(long)]
+        query: Option<String>,
+        /// Of this task, whatever its stage.
+        #[arg(long)]
+        task: Option<u32>,
+        /// Of UDFs with this in their name.
+        #[arg(long)]
+        udf: Option<String>,
+        /// That matter at least so much.
+        #[arg(long, value_enum)]
+        level: Option<Level>,
+        /// So many of the newest.
+        #[arg(short = 'n', long, default_value_t = 100)]
+        lines: u32,
+    },
     /// A screen of queries and workers that follows the cluster.
     Top,
 }
@@ -108,6 +132,23 @@ pub(crate) enum For {
     Worker,
     Driver,
     Observer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    Error,
+    Warn,
+    Info,
+}
+
+impl From<Level> for LogLevel {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => Self::Error,
+            Level::Warn => Self::Warn,
+            Level::Info => Self::Info,
+        }
+    }
 }
 
 impl From<For> for TokenRole {
@@ -150,8 +191,9 @@ impl Command {
         };
         let address = self.connect.clone().ok_or_else(no_address)?;
         let token = match &self.token_file {
-            Some(file) => std::fs::read_to_string(file)
-                .map_err(|error| Failure::Failed(format!("the token cannot be read from {}: {error}", file.display())))?,
+            Some(file) => std::fs::read_to_string(file).map_err(|error| {
+                Failure::Failed(format!("the token cannot be read from {}: {error}", file.display()))
+            })?,
             None => std::env::var("REGATTA_TOKEN").map_err(|_| no_token())?,
         };
         Ok((address, token))
@@ -180,7 +222,10 @@ mod tests {
     #[test]
     fn times_are_numbers_with_a_unit() {
         let seconds = |text| time(text).map(|time| time.as_secs());
-        assert_eq!((seconds("90s"), seconds("10m"), seconds("1h"), seconds("7d")), (Ok(90), Ok(600), Ok(3600), Ok(604_800)));
+        assert_eq!(
+            (seconds("90s"), seconds("10m"), seconds("1h"), seconds("7d")),
+            (Ok(90), Ok(600), Ok(3600), Ok(604_800))
+        );
         for wrong in ["", "h", "1", "-1s", "0s", "1w", "1é", "99999999999999999999s", "999999999999999999d"] {
             assert!(time(wrong).is_err(), "{wrong}");
         }

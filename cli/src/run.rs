@@ -6,7 +6,10 @@ use std::io::{self, Write};
 use std::thread;
 use std::time::Duration;
 
-use regatta_observe::{Answer, Ask, ClusterView, Explain, Order, Profile, QueryRow, QueryState, Table, TokenRole, line};
+use regatta_observe::{
+    Answer, Ask, ClusterView, Explain, LogFilter, LogLevel, LogsView, Order, Profile, QueryRow, QueryState, Table,
+    TokenRole, line,
+};
 use serde_json::{Value, json};
 
 use crate::client::Client;
@@ -80,7 +83,7 @@ pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> 
             out.findings(all)
         }
         What::Cancel { query } => match client.act(&Order::Cancel { query: query.clone() })? {
-            Answer::Cancelled(row) => out.say(&row),
+            Answer::Cancelled(row) => out.say(&*row),
             other => Err(unexpected(&other)),
         },
         What::Token { role, uses, time } => {
@@ -90,6 +93,20 @@ pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> 
                 Answer::Token(token) if out.json => out.text(&format!("{}\n", json!({ "token": token }))),
                 Answer::Token(token) => out.text(&format!("{}\n", line(&token))),
                 other => Err(unexpected(&other)),
+            }
+        }
+        What::Logs { follow, worker, query, task, udf, level, lines } => {
+            let level = level.map(LogLevel::from);
+            let filter = LogFilter { worker: *worker, query: query.clone(), task: *task, udf: udf.clone(), level };
+            let mut after = Vec::new();
+            loop {
+                let view = logs(&client, after, &filter, *lines)?;
+                out.logs(&view)?;
+                after = view.next;
+                if !follow {
+                    return Ok(());
+                }
+                thread::sleep(AGAIN / 2);
             }
         }
         What::Top => top::run(&client, &address),
@@ -133,6 +150,23 @@ impl Out<'_> {
             return self.json(&serde_json::to_value(rows).unwrap_or_default());
         }
         if table.is_empty() { self.text(&format!("{none}\n")) } else { self.text(&table.to_string()) }
+    }
+
+    /// A line or a JSON value each.
+    fn logs(&mut self, view: &LogsView) -> Result<(), Failure> {
+        let mut text = String::new();
+        for line in &view.lines {
+            let json = || serde_json::to_string(line).unwrap_or_default();
+            text.push_str(&if self.json { json() } else { line.to_string() });
+            text.push('\n');
+        }
+        if !self.json && view.missed > 0 {
+            text.push_str(&format!("({} lines were forgotten before they could be shown)\n", view.missed));
+        }
+        for (worker, why) in view.silent.iter().filter(|_| !self.json) {
+            text.push_str(&format!("(worker {worker} does not say: {})\n", line(why)));
+        }
+        self.text(&text)
     }
 
     fn findings(&mut self, all: Vec<(QueryRow, Vec<regatta_observe::Finding>)>) -> Result<(), Failure> {
@@ -183,7 +217,14 @@ fn profile(client: &Client, query: &str) -> Result<Profile, Failure> {
 
 fn findings(client: &Client, query: &str) -> Result<(QueryRow, Vec<regatta_observe::Finding>), Failure> {
     match client.look(&Ask::Findings { query: query.to_owned() })? {
-        Answer::Findings(row, findings) => Ok((row, findings)),
+        Answer::Findings(row, findings) => Ok((*row, findings)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn logs(client: &Client, after: Vec<(u32, u64)>, filter: &LogFilter, lines: u32) -> Result<LogsView, Failure> {
+    match client.look(&Ask::Logs { after, filter: filter.clone(), lines })? {
+        Answer::Logs(view) => Ok(*view),
         other => Err(unexpected(&other)),
     }
 }

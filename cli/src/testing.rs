@@ -24,8 +24,10 @@ pub(crate) fn view() -> ClusterView {
         ..QueryRow::default()
     };
     let mut nightly = query(0xabc_0000_0007, Some("nightly"), QueryState::Running);
-    nightly.waits = vec!["12 batches wait for room at a replica of UDF demo::Embed, on worker 2, for 3.10 s".to_owned()];
-    let second = QueryRow { stages: (0, 1), tasks: (0, None), rate: None, ..query(0xabc_0000_0008, None, QueryState::Running) };
+    nightly.waits =
+        vec!["12 batches wait for room at a replica of UDF demo::Embed, on worker 2, for 3.10 s".to_owned()];
+    let second =
+        QueryRow { stages: (0, 1), tasks: (0, None), rate: None, ..query(0xabc_0000_0008, None, QueryState::Running) };
     let failed = QueryRow {
         error: Some("stage 1, task 3, attempt 5 on worker 1: UDF demo::Embed: no such token".to_owned()),
         time: 3 * SECOND,

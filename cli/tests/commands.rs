@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
+use std::process::Command;
+
 use common::*;
 use regatta_observe::{Order, TokenRole};
 use regatta_remote::Role;
@@ -21,7 +24,8 @@ fn every_command_says_what_the_head_shows() {
         said(&output)
     };
     assert_eq!(says(&["status"]), view().to_string());
-    let expected = "query 00000007 nightly  0:42  stage 2 of 4, 311 of 512 tasks, 86 k rows/s: scan lineitem.parquet, Embed";
+    let expected =
+        "query 00000007 nightly  0:42  stage 2 of 4, 311 of 512 tasks, 86 k rows/s: scan lineitem.parquet, Embed";
     assert!(says(&["status"]).contains(expected), "{}", says(&["status"]));
     assert!(says(&["status", "0008"]).contains("query 00000008"));
     assert!(says(&["status", "0006"]).contains("failed after 3 s: stage 1, task 3, attempt 5 on worker 1"));
@@ -29,7 +33,10 @@ fn every_command_says_what_the_head_shows() {
     assert_eq!((running.lines().count(), all.lines().count()), (3, 4));
     assert!(all.contains("00000006  -        failed") && !running.contains("failed"), "{all}");
     let workers = says(&["workers"]);
-    assert!(workers.contains("     2  3.5 of 4   3.8") && workers.contains("4+4  silent for 4 s  10.0.0.2:7001"), "{workers}");
+    assert!(
+        workers.contains("     2  3.5 of 4   3.8") && workers.contains("4+4  silent for 4 s  10.0.0.2:7001"),
+        "{workers}"
+    );
     assert!(says(&["pools"]).contains("demo::Embed      4"));
     assert_eq!(says(&["query", "0007"]), golden("pipeline.txt"));
     assert_eq!(says(&["profile", "0007"]), golden("pipeline.txt"));
@@ -42,7 +49,10 @@ fn every_command_says_what_the_head_shows() {
     assert_eq!(says(&["query", "0007", "--format", "html", "-o", file.to_str().unwrap()]), "");
     assert!(std::fs::read_to_string(file).unwrap().starts_with("<!doctype html>"));
     let found = says(&["findings"]);
-    assert!(found.contains("  stage 1: tasks waited 1923 s for demo::Embed") && found.contains("(pool-bound)"), "{found}");
+    assert!(
+        found.contains("  stage 1: tasks waited 1923 s for demo::Embed") && found.contains("(pool-bound)"),
+        "{found}"
+    );
     assert!(says(&["findings", "0006"]).ends_with("nothing was found to be wrong with it\n"));
 }
 
@@ -87,7 +97,11 @@ fn an_operator_cancels_and_makes_tokens_and_an_observer_does_neither() {
         token(TokenRole::Observer, u32::MAX, 3600),
     ];
     assert_eq!(made.orders(), wanted);
-    assert_eq!(made.regatta(&operator, &["token", "operator"]).status.code(), Some(2), "only the head's program makes those");
+    assert_eq!(
+        made.regatta(&operator, &["token", "operator"]).status.code(),
+        Some(2),
+        "only the head's program makes those"
+    );
 }
 
 #[test]
@@ -97,7 +111,8 @@ fn each_way_to_fail_has_its_exit_code_and_says_what_to_do() {
     let other = Made::new(view(), profile());
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let nobody = silent.local_addr().unwrap().to_string();
-    let at = |address: &str, token: &str| regatta(&[("REGATTA_ADDRESS", address), ("REGATTA_TOKEN", token)], &["status"]);
+    let at =
+        |address: &str, token: &str| regatta(&[("REGATTA_ADDRESS", address), ("REGATTA_TOKEN", token)], &["status"]);
     let expired = made.authority.token_for(9, Role::Observer, std::time::Duration::ZERO).unwrap().to_string();
     let revoked = made.authority.token(Role::Observer, std::time::Duration::from_secs(60)).unwrap();
     assert!(made.authority.revoke(&revoked));
@@ -116,13 +131,45 @@ fn each_way_to_fail_has_its_exit_code_and_says_what_to_do() {
         (at(&address, &expired), 4, "expired"),
         (at(&address, &revoked.to_string()), 4, "revoked"),
     ] {
-        assert_eq!((output.status.code(), said(&output)), (Some(code), String::new()), "{why}: {}", complained(&output));
+        assert_eq!(
+            (output.status.code(), said(&output)),
+            (Some(code), String::new()),
+            "{why}: {}",
+            complained(&output)
+        );
         assert!(complained(&output).contains(why), "{why}: {}", complained(&output));
         assert!(!complained(&output).contains(&token), "a token is a secret");
     }
     let file = made.file("token", &format!("{token}\n"));
     let by_file = regatta(&[], &["--connect", &address, "--token-file", file.to_str().unwrap(), "workers"]);
     assert!(by_file.status.success(), "{}", complained(&by_file));
+}
+
+#[test]
+fn lines_of_the_log_are_one_each_and_follow_each_other() {
+    let made = Made::new(view(), profile());
+    let token = made.token(Role::Observer);
+    let text = said(&made.regatta(&token, &["logs"]));
+    let lines: Vec<_> = text.lines().collect();
+    let first = "22:13:23.205 worker 0 query 00000007 stage 1 demo::Embed rank 1 INFO regatta::output: weights 61 %";
+    assert_eq!((lines.len(), lines[0]), (5, first), "{text}");
+    assert_eq!(lines[3], "(7 lines were forgotten before they could be shown)");
+    assert_eq!(lines[4], "(worker 1 does not say: no answer before the deadline)");
+    let json = said(&made.regatta(&token, &["logs", "--worker", "2", "--json"]));
+    let line: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
+    assert_eq!((&line["worker"], &line["text"]), (&2.into(), &"weights 62 %".into()));
+    // Whoever follows gets each line once, and nobody else waits for it, however slow it is.
+    let mut follower = made.start(&token, &["logs", "-f", "-n", "1", "--json"]);
+    let mut read = BufReader::new(follower.0.stdout.take().unwrap()).lines();
+    for number in 1..=3 {
+        let line: serde_json::Value = serde_json::from_str(&read.next().unwrap().unwrap()).unwrap();
+        assert_eq!(line["number"], number);
+    }
+    let stopped = Command::new("kill").args(["-STOP", &follower.0.id().to_string()]).status().unwrap();
+    assert!(stopped.success());
+    for _ in 0..5 {
+        assert!(made.regatta(&token, &["status"]).status.success());
+    }
 }
 
 #[test]
@@ -164,12 +211,14 @@ fn names_and_words_of_others_stay_text_at_the_terminal() {
         &["pools"],
         &["query", "0007", "--full"],
         &["findings"],
+        &["logs"],
         &["cancel", "0007"],
         &["query", HOSTILE],
     ] {
         let output = made.regatta(&token, arguments);
         for text in [said(&output), complained(&output)] {
-            let is_text = text.chars().all(|c| c == '\n' || !(c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c)));
+            let is_text =
+                text.chars().all(|c| c == '\n' || !(c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c)));
             assert!(is_text, "{arguments:?}: {text:?}");
         }
         assert!(!output.stdout.is_empty() || !output.stderr.is_empty());

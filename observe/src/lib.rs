@@ -13,6 +13,7 @@ pub mod forms;
 mod guide;
 mod histogram;
 mod ids;
+mod logs;
 mod metrics;
 mod profile;
 mod progress;
@@ -28,6 +29,7 @@ pub use findings::{RULES, Rule, findings};
 pub use guide::guide;
 pub use histogram::Histogram;
 pub use ids::{QueryId, StageId, StepId, TaskId, WorkerId};
+pub use logs::{LogFilter, LogLevel, LogLine, LogPage, LogRing};
 pub use metrics::{Metric, Metrics, MetricsByUdf};
 pub use profile::{
     Dropped, EdgeFigures, ErrorRecord, Finding, Outcome, PoolFigures, Profile, QueryFigures, QueryState, Severity,
@@ -38,7 +40,8 @@ pub use recorder::{Limits, Recorder, StageStands, Stands};
 pub use seen::{Calls, End, EngineNode, Fetched, Gone, Replica, Sample, Seen, Spent, Submitted};
 pub use text::line;
 pub use view::{
-    Answer, Ask, ClusterView, Fleet, Order, PoolRow, QueryRow, QueryView, Refusal, Table, TokenRole, VIEW, WorkerRow,
+    Answer, Ask, ClusterView, Fleet, LogsView, Order, PoolRow, QueryRow, QueryView, Refusal, Table, TokenRole, VIEW,
+    WorkerRow,
 };
 
 #[cfg(test)]

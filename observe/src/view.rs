@@ -8,7 +8,7 @@ pub use tables::Table;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dropped, Finding, Profile, Progress, QueryState};
+use crate::{Dropped, Finding, LogFilter, LogLine, Profile, Progress, QueryState};
 
 /// The version of what observers and heads say to each other. Within one, fields are only added.
 pub const VIEW: u32 = 1;
@@ -40,6 +40,15 @@ pub enum Ask {
     Findings {
         /// The last digits of its number.
         query: String,
+    },
+    /// Lines of the workers' logs: [`Answer::Logs`].
+    Logs {
+        /// By worker: only lines after this number. Of workers that are not in it the newest.
+        after: Vec<(u32, u64)>,
+        /// Which lines.
+        filter: LogFilter,
+        /// So many lines of each worker at most.
+        lines: u32,
     },
 }
 
@@ -86,9 +95,11 @@ pub enum Answer {
     /// What a query did, or does.
     Profile(Box<Profile>),
     /// What is wrong with a query.
-    Findings(QueryRow, Vec<Finding>),
+    Findings(Box<QueryRow>, Vec<Finding>),
+    /// Lines of the workers' logs.
+    Logs(Box<LogsView>),
     /// This query is stopped.
-    Cancelled(QueryRow),
+    Cancelled(Box<QueryRow>),
     /// The text of a token: a secret.
     Token(String),
 }
@@ -254,6 +265,20 @@ pub struct QueryView {
     pub progress: Progress,
     /// What its stages wait for: the stage, and in words.
     pub waits: Vec<(u32, String)>,
+}
+
+/// Lines of the workers' logs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogsView {
+    /// The lines, by their time: each by its own worker's clock.
+    pub lines: Vec<LogLine>,
+    /// By worker: after this number more may follow.
+    pub next: Vec<(u32, u64)>,
+    /// Lines that were forgotten before they were asked for.
+    pub missed: u64,
+    /// Workers that have not answered in time, and why.
+    pub silent: Vec<(u32, String)>,
 }
 
 impl std::fmt::Display for Refusal {

@@ -29,7 +29,7 @@ pub const MAILBOX: usize = 256;
 /// The most bytes of an answer. Of one that would be more, rows and records are left out.
 pub const MAX_ANSWER: usize = 1 << 20;
 /// The most bytes of a question.
-const MAX_QUESTION: usize = 16 << 10;
+const MAX_QUESTION: usize = 64 << 10;
 
 messages! {
     0x0501 Look => String,

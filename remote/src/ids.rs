@@ -81,8 +81,7 @@ impl PeerId {
 
 impl Role {
     /// All that have a name.
-    pub const ALL: [Self; 6] =
-        [Self::Head, Self::Driver, Self::Worker, Self::Guest, Self::Observer, Self::Operator];
+    pub const ALL: [Self; 6] = [Self::Head, Self::Driver, Self::Worker, Self::Guest, Self::Observer, Self::Operator];
 
     /// Those of nodes that run the application, and are of one build.
     pub const MEMBERS: [Self; 4] = [Self::Head, Self::Driver, Self::Worker, Self::Guest];

@@ -1,28 +1,38 @@
 //! What the head shows to who looks from outside, and does for operators. The scheduler says where things stand; it neither waits
 //! for a viewer nor writes an answer.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Handler, Message, MessageResult};
+use futures_util::StreamExt;
 use regatta_observe::window::{Answering, Head, MAILBOX, Window};
 use regatta_observe::{
-    Answer, Ask, ClusterView, Fleet, Order, PoolRow, QueryRow, QueryState, QueryView, Refusal, TokenRole, WorkerRow,
+    Answer, Ask, ClusterView, Fleet, LogFilter, LogLine, LogPage, LogsView, Order, PoolRow, QueryRow, QueryState,
+    QueryView, Refusal, TokenRole, WorkerRow,
 };
-use regatta_remote::{Arbiter, Authority, LocalRef, Node, NodeId, Role};
+use regatta_remote::{ActorRef, Arbiter, Authority, LocalRef, Node, NodeId, Role};
 use tokio::sync::Mutex;
 
-use super::messages::ProfileOf;
-use super::{CONTROL, Host, SchedulerActor};
+use super::messages::{LogsOf, ProfileOf};
+use super::{CONTROL, Host, SchedulerActor, SwordfishActor};
 use crate::engine::nanoseconds;
 use crate::error::Error;
 use crate::notice::notice;
-use crate::sched::{Event, PoolStatus, QueryId, StageWaits, WaitsFor, WorkerStatus};
+use crate::sched::{Event, PoolStatus, QueryId, StageWaits, WaitsFor, WorkerId, WorkerStatus};
 
 /// Publishes the window of a head, on this thread.
-pub(crate) fn open(node: &Node, host: &Host, scheduler: LocalRef<SchedulerActor>, authority: Arc<Authority>, on: &Arbiter) {
-    let shown = Arc::new(Shown { scheduler, authority, turn: Mutex::new(Turn { free: Instant::now(), cluster: None }) });
+pub(crate) fn open(
+    node: &Node,
+    host: &Host,
+    scheduler: LocalRef<SchedulerActor>,
+    authority: Arc<Authority>,
+    on: &Arbiter,
+) {
+    let shown =
+        Arc::new(Shown { scheduler, authority, turn: Mutex::new(Turn { free: Instant::now(), cluster: None }) });
     let (head, runtime) = (Arc::new(Showing(shown)), host.runtime.clone());
     Window::publish(node, &on.spawn(MAILBOX, move |_| Window::new(head, runtime)));
 }
@@ -52,6 +62,13 @@ const QUERIES: usize = 256;
 const WAITS: usize = 3;
 /// And all of it where that query alone is looked at.
 const ALL_WAITS: usize = 256;
+/// Lines of a worker that are shown at once, and bytes of those of all workers, and of one at least.
+const LINES: usize = 1000;
+const LOG_BYTES: usize = 512 << 10;
+const LEAST_LOG: usize = 2 << 10;
+/// Workers that are asked for lines at a time, and how long each may take.
+const AT_ONCE: usize = 32;
+const LOG_ANSWER: Duration = Duration::from_secs(3);
 /// How long is looked what queries wait for, in a survey.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -78,14 +95,15 @@ impl Shown {
             Ask::Profile { query } => Ok(Answer::Profile(self.profile(query).await?.1)),
             Ask::Findings { query } => {
                 let (row, profile) = self.profile(query).await?;
-                Ok(Answer::Findings(row, profile.findings))
+                Ok(Answer::Findings(Box::new(row), profile.findings))
             }
+            Ask::Logs { after, filter, lines } => Ok(Answer::Logs(Box::new(self.logs(after, filter, lines).await?))),
         }
     }
 
     async fn act(&self, order: Order, operator: NodeId) -> Result<Answer, Refusal> {
         match order {
-            Order::Cancel { query } => Ok(Answer::Cancelled(self.ask(Cancel(query, operator)).await??)),
+            Order::Cancel { query } => Ok(Answer::Cancelled(Box::new(self.ask(Cancel(query, operator)).await??))),
             Order::Token { role, uses, seconds } => {
                 let name = match role {
                     TokenRole::Worker => Role::Worker,
@@ -104,6 +122,41 @@ impl Shown {
         let (id, row) = self.ask(Seek(query)).await??;
         let forgotten = || Refusal::NoSuch(format!("{id} has just been forgotten"));
         Ok((row, self.ask(ProfileOf(id)).await?.ok_or_else(forgotten)?))
+    }
+
+    /// Lines of the logs of all workers, or of one, asked by and by.
+    async fn logs(&self, after: Vec<(u32, u64)>, filter: LogFilter, lines: u32) -> Result<LogsView, Refusal> {
+        let mut crews = self.ask(Crews).await?;
+        crews.retain(|(worker, _)| filter.worker.is_none_or(|only| worker.0 == only));
+        let (after, lines) = (BTreeMap::from_iter(after), (lines as usize).min(LINES));
+        let bytes = (LOG_BYTES / crews.len().max(1)).max(LEAST_LOG);
+        let asks = crews.into_iter().map(|(worker, actor)| {
+            let after = after.get(&worker.0).copied().unwrap_or(0);
+            let wanted = LogsOf { after, filter: filter.clone(), lines, bytes };
+            async move { (worker.0, actor.ask(wanted, LOG_ANSWER).await) }
+        });
+        let mut asked = futures_util::stream::iter(asks).buffer_unordered(AT_ONCE);
+        let mut view = LogsView::default();
+        while let Some((worker, page)) = asked.next().await {
+            match page {
+                Ok(LogPage { lines, next, missed }) => {
+                    view.next.push((worker, next));
+                    view.missed += missed;
+                    view.lines.extend(lines.into_iter().map(|line| LogLine { worker: Some(worker), ..line }));
+                }
+                Err(error) => {
+                    // What it says later is not missed.
+                    view.next.extend(after.get(&worker).map(|after| (worker, *after)));
+                    view.silent.push((worker, error.to_string()));
+                }
+            }
+        }
+        view.lines.sort_by_key(|line| (line.at_ms, line.worker, line.number));
+        if after.is_empty() {
+            view.lines.drain(..view.lines.len().saturating_sub(lines));
+        }
+        view.next.sort_unstable();
+        Ok(view)
     }
 
     async fn cluster(&self) -> Result<Arc<ClusterView>, Refusal> {
@@ -155,6 +208,9 @@ fn page(view: &ClusterView, queries: usize, from: u32, workers: usize) -> Cluste
 /// Where everything stands.
 struct Survey;
 
+/// Where the workers are.
+struct Crews;
+
 /// Which query it is whose number ends with these digits.
 struct Seek(String);
 
@@ -166,6 +222,9 @@ struct Cancel(String, NodeId);
 
 impl Message for Survey {
     type Result = Box<ClusterView>;
+}
+impl Message for Crews {
+    type Result = Vec<(WorkerId, ActorRef<SwordfishActor>)>;
 }
 impl Message for Seek {
     type Result = Result<(QueryId, QueryRow), Refusal>;
@@ -180,7 +239,9 @@ impl Message for Cancel {
 impl SchedulerActor {
     /// The query whose number ends with these digits.
     fn seek(&self, digits: &str) -> Result<QueryId, Refusal> {
-        let nobody = |why: &str| Err(Refusal::NoSuch(format!("{why} {digits:?}: `regatta queries --all` has all that are known")));
+        let nobody = |why: &str| {
+            Err(Refusal::NoSuch(format!("{why} {digits:?}: `regatta queries --all` has all that are known")))
+        };
         if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return nobody("a query is named by the last digits of its number, not by");
         }
@@ -295,6 +356,15 @@ impl Handler<Survey> for SchedulerActor {
     }
 }
 
+impl Handler<Crews> for SchedulerActor {
+    type Result = MessageResult<Crews>;
+
+    fn handle(&mut self, _: Crews, _: &mut Self::Context) -> Self::Result {
+        let crews = self.workers().filter_map(|worker| Some((worker, self.swordfish(worker)?)));
+        MessageResult(crews.collect())
+    }
+}
+
 impl Handler<Seek> for SchedulerActor {
     type Result = Result<(QueryId, QueryRow), Refusal>;
 
@@ -331,5 +401,13 @@ impl Handler<Cancel> for SchedulerActor {
         self.take(Event::Fail(query, Error::Cancelled));
         self.observed.released(query);
         self.query_row(query)
+    }
+}
+
+impl Handler<LogsOf> for SwordfishActor {
+    type Result = MessageResult<LogsOf>;
+
+    fn handle(&mut self, LogsOf { after, filter, lines, bytes }: LogsOf, _: &mut Self::Context) -> Self::Result {
+        MessageResult(crate::logs::page(after, &filter, lines, bytes))
     }
 }

@@ -105,6 +105,45 @@ fn a_query_that_runs_is_shown_with_what_it_waits_for_and_ends_when_an_operator_c
     assert_eq!(numbers().collect_on(&session).unwrap().height(), 1000, "the driver goes on");
 }
 
+#[regatta::udf]
+fn says(x: i64) -> i64 {
+    if x % 100 == 7 {
+        tracing::warn!(row = x, "odd\x1b[2J one");
+    }
+    x
+}
+
+#[test]
+fn lines_of_all_workers_are_found_by_query_and_udf_and_stay_text() {
+    let cluster = cluster();
+    let _workers = join(&cluster, 2);
+    let token = cluster.observer_token(VALID).unwrap();
+    let log = |arguments: &[&str]| regatta(&cluster, &token, &[&["logs"], arguments].concat()).unwrap();
+    let all = log(&[]);
+    for worker in cluster.session().status().unwrap().workers {
+        assert!(all.contains(&format!("{} INFO regatta::cluster::worker: joined", worker.worker)), "{all}");
+    }
+    let mut run = cluster.session().submit(numbers().with_column(says::on([col("x")]).alias("y"))).unwrap();
+    assert_eq!(run.collect().unwrap().height(), 1000);
+    let id = run.profile().unwrap().query.id;
+    let of_query = log(&["--query", &id[8..]]);
+    assert_eq!(of_query.lines().count(), 10, "{of_query}");
+    for line in of_query.lines() {
+        assert!(
+            line.contains(&format!(" query {} stage 0 ", &id[8..])) && line.contains("looking::says rank"),
+            "{line}"
+        );
+        assert!(line.contains(" WARN scenarios::looking: odd [2J one row=") && !line.contains('\x1b'), "{line:?}");
+    }
+    assert_eq!(log(&["--udf", "says", "--level", "warn"]), of_query);
+    assert_eq!(log(&["--udf", "says", "--level", "error"]), "");
+    assert_eq!(log(&["--udf", "says", "-n", "3"]).lines().count(), 3);
+    let json = log(&["--query", &id, "--json"]);
+    let first: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["level"], &first["query"]), (&"warn".into(), &id.as_str().into()));
+    assert_eq!(log(&["--worker", "999"]), "");
+}
+
 #[test]
 fn tokens_that_an_operator_makes_let_in_whom_they_are_for_and_nobody_else() {
     let cluster = cluster();
@@ -113,7 +152,10 @@ fn tokens_that_an_operator_makes_let_in_whom_they_are_for_and_nobody_else() {
     let token = |role| regatta(&cluster, &operator, &["token", role, "--for", "10m"]).unwrap().trim().to_owned();
     let driver = token("driver");
     assert_eq!(Session::connect(&address, &driver).unwrap().status().unwrap().workers.len(), 0);
-    assert!(Session::connect(&address, &driver).unwrap_err().to_string().contains("used"), "one time each, unless said otherwise");
+    assert!(
+        Session::connect(&address, &driver).unwrap_err().to_string().contains("used"),
+        "one time each, unless said otherwise"
+    );
     let observer = token("observer");
     for _ in 0..3 {
         regatta(&cluster, &observer, &["status"]).unwrap();

@@ -116,7 +116,8 @@ fn overview(screen: &Screen, view: &ClusterView, width: usize, room: usize, line
     let room = room.saturating_sub(1);
     let most = (room / 2).max(room.saturating_sub(view.workers.len() + 2)).saturating_sub(1);
     let name = if width >= WIDE { format!(" {:<14}", "NAME") } else { String::new() };
-    let heads = format!("  {:<8}{name} {:>5}  {:<16} {:>6} {:>7}  WAITS FOR", "QUERY", "STAGE", "TASKS", "ROWS/s", "TIME");
+    let heads =
+        format!("  {:<8}{name} {:>5}  {:<16} {:>6} {:>7}  WAITS FOR", "QUERY", "STAGE", "TASKS", "ROWS/s", "TIME");
     lines.push(bold(cut_end(&heads, width)));
     if queries.is_empty() {
         lines.push(plain("  none".to_owned()));
@@ -238,8 +239,11 @@ fn bar(part: f64, unicode: bool) -> String {
 }
 
 fn spark(part: f64, unicode: bool) -> char {
-    let of: &[char] =
-        if unicode { &['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'] } else { &['_', '.', ':', '-', '=', '+', '*', '#'] };
+    let of: &[char] = if unicode {
+        &['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
+    } else {
+        &['_', '.', ':', '-', '=', '+', '*', '#']
+    };
     of[((part.clamp(0.0, 1.0) * 8.0) as usize).min(7)]
 }
 

@@ -5,18 +5,28 @@ mod testing;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use regatta_observe::window::{Answering, Head, MAILBOX, Window};
 use regatta_observe::{
-    Answer, Ask, ClusterView, Finding, Order, Profile, Progress, QueryRow, QueryState, QueryView, Refusal, Severity,
+    Answer, Ask, ClusterView, Finding, LogFilter, LogLevel, LogLine, LogsView, Order, Profile, Progress, QueryRow,
+    QueryState, QueryView, Refusal, Severity,
 };
 use regatta_remote::{Arbiter, Authority, Node, NodeId, Role, Runtime};
 pub(crate) use testing::{HOSTILE, SECOND, view};
 
+/// A process that ends with the test.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// A head, and files with tokens for it.
 pub(crate) struct Made {
@@ -43,9 +53,9 @@ impl Head for Shows {
     fn act(&self, order: Order, _: NodeId) -> Answering {
         self.orders.lock().unwrap().push(order.clone());
         let answer = match order {
-            Order::Cancel { query } => self.row(&query).map(|row| {
-                Answer::Cancelled(QueryRow { state: QueryState::Cancelled, ..row })
-            }),
+            Order::Cancel { query } => self
+                .row(&query)
+                .map(|row| Answer::Cancelled(Box::new(QueryRow { state: QueryState::Cancelled, ..row }))),
             Order::Token { .. } => Ok(Answer::Token("04made".to_owned())),
         };
         Box::pin(async move { answer })
@@ -56,6 +66,17 @@ impl Shows {
     fn row(&self, digits: &str) -> Result<QueryRow, Refusal> {
         let found = self.view.queries.iter().find(|row| row.id.ends_with(digits)).cloned();
         found.ok_or_else(|| Refusal::NoSuch(format!("no query is known whose number ends with {digits:?}")))
+    }
+
+    /// One line more for each look.
+    fn logs(&self, after: &[(u32, u64)], filter: &LogFilter, most: u32) -> LogsView {
+        let seen = after.first().map_or(0, |(_, number)| *number);
+        let wanted =
+            |line: &LogLine| line.number > seen && filter.worker.is_none_or(|worker| line.worker == Some(worker));
+        let lines: Vec<_> = lines().into_iter().filter(wanted).take(most as usize).collect();
+        let next = lines.last().map_or(seen, |line| line.number);
+        let silent = vec![(1, "no answer before the deadline".to_owned())];
+        LogsView { lines, next: vec![(0, next)], missed: 7, silent }
     }
 
     fn answer(&self, ask: Ask) -> Result<Answer, Refusal> {
@@ -80,13 +101,30 @@ impl Shows {
                 self.row(&query)?;
                 Answer::Profile(Box::new(self.profile.clone()))
             }
+            Ask::Logs { after, filter, lines } => Answer::Logs(Box::new(self.logs(&after, &filter, lines))),
             Ask::Findings { query } => {
                 let row = self.row(&query)?;
                 let findings = if row.state == QueryState::Running { vec![finding()] } else { Vec::new() };
-                Answer::Findings(row, findings)
+                Answer::Findings(Box::new(row), findings)
             }
         })
     }
+}
+
+fn lines() -> Vec<LogLine> {
+    let line = |number: u64, worker: u32, text: &str| LogLine {
+        number,
+        at_ms: 1_700_000_003_204 + number,
+        level: if number.is_multiple_of(2) { LogLevel::Warn } else { LogLevel::Info },
+        target: "regatta::output".to_owned(),
+        worker: Some(worker),
+        query: Some("00000abc00000007".to_owned()),
+        stage: Some(1),
+        udf: Some(("demo::Embed".to_owned(), 1)),
+        text: text.to_owned(),
+        ..LogLine::default()
+    };
+    vec![line(1, 0, "weights 61 %"), line(2, 0, HOSTILE), line(3, 2, "weights 62 %")]
 }
 
 fn finding() -> Finding {
@@ -105,7 +143,7 @@ impl Made {
         let name = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&folder).unwrap();
-        let authority = Arc::new(Authority::kept(&folder.join("authority")).unwrap());
+        let authority = Arc::new(Authority::kept(folder.join("authority")).unwrap());
         let runtime = Runtime::new("made", 2).unwrap();
         let identity = authority.issue(Role::Head).unwrap();
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -124,7 +162,7 @@ impl Made {
 
     /// Tokens of this cluster, as it names its key; but the head has not made them.
     pub(crate) fn forged(&self, role: Role) -> String {
-        let same = Authority::kept(&self.folder.join("authority")).unwrap();
+        let same = Authority::kept(self.folder.join("authority")).unwrap();
         same.token(role, Duration::from_secs(600)).unwrap().to_string()
     }
 
@@ -141,6 +179,13 @@ impl Made {
     /// What the binary does with this token.
     pub(crate) fn regatta(&self, token: &str, arguments: &[&str]) -> Output {
         regatta(&[("REGATTA_ADDRESS", &self.address()), ("REGATTA_TOKEN", token)], arguments)
+    }
+
+    /// The binary, while it runs.
+    pub(crate) fn start(&self, token: &str, arguments: &[&str]) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_regatta"));
+        command.args(arguments).env("REGATTA_ADDRESS", self.address()).env("REGATTA_TOKEN", token);
+        Running(command.stdout(Stdio::piped()).spawn().unwrap())
     }
 
     pub(crate) fn orders(&self) -> Vec<Order> {

@@ -88,7 +88,13 @@ impl fmt::Display for QueryRow {
         self.name.iter().try_for_each(|name| write!(f, " {}", line(name)))?;
         match self.state {
             QueryState::Running => {
-                write!(f, "  {}  stage {} of {}", clock(self.time), (self.stages.0 + 1).min(self.stages.1), self.stages.1)?;
+                write!(
+                    f,
+                    "  {}  stage {} of {}",
+                    clock(self.time),
+                    (self.stages.0 + 1).min(self.stages.1),
+                    self.stages.1
+                )?;
                 match self.tasks {
                     (done, Some(all)) => write!(f, ", {done} of {}", plural(all.into(), "task"))?,
                     (done, None) => write!(f, ", {done} tasks done")?,

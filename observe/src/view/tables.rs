@@ -40,7 +40,11 @@ impl Table {
                 row.worker.to_string(),
                 format!("{} of {}", number(row.cpus.1), number(row.cpus.0)),
                 row.busy.map_or_else(|| "-".to_owned(), |busy| number((busy * 10.0).round() / 10.0)),
-                if row.memory.0 > 0 { format!("{} of {}", bytes(row.memory.1), bytes(row.memory.0)) } else { "-".into() },
+                if row.memory.0 > 0 {
+                    format!("{} of {}", bytes(row.memory.1), bytes(row.memory.0))
+                } else {
+                    "-".into()
+                },
                 if row.used > 0 { bytes(row.used) } else { "-".into() },
                 if row.peak > 0 { bytes(row.peak) } else { "-".into() },
                 row.gpu(),

@@ -159,7 +159,10 @@ fn queries_that_run_come_first_the_oldest_of_them_first_and_are_found_by_their_l
 fn a_row_is_of_the_first_stage_that_runs_and_in_the_end_of_the_result() {
     let row = running();
     assert_eq!((row.stages, row.tasks, row.running), ((1, 4), (311, Some(512)), 8));
-    assert_eq!((row.doing.as_str(), row.stage(), row.tasks()), ("scan lineitem.parquet, filter, Embed", "2/4".into(), "311/512".into()));
+    assert_eq!(
+        (row.doing.as_str(), row.stage(), row.tasks()),
+        ("scan lineitem.parquet, filter, Embed", "2/4".into(), "311/512".into())
+    );
     assert!(row.rows > 3_000_000 && row.rate.is_some(), "{row:?}");
     let profile = testing::pipeline();
     let text = serde_json::to_string(&row).unwrap();

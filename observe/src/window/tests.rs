@@ -19,7 +19,8 @@ fn a_question_of_another_version_is_refused_by_that_and_one_of_none_is_none() {
     let more = r#"{"regatta_view":1,"since":7,"ask":{"query":{"query":"07","colour":"red"}}}"#;
     assert_eq!(look(more), Ok(Ask::Query { query: "07".to_owned() }));
     let long = format!(r#"{{"regatta_view":1,"ask":{{"query":{{"query":"{}"}}}}}}"#, "0".repeat(MAX_QUESTION));
-    for bad in ["", "[]", "{}", r#"{"regatta_view":1}"#, r#"{"regatta_view":1,"ask":"sing"}"#, &"[".repeat(9000), &long] {
+    for bad in ["", "[]", "{}", r#"{"regatta_view":1}"#, r#"{"regatta_view":1,"ask":"sing"}"#, &"[".repeat(9000), &long]
+    {
         assert!(matches!(look(bad), Err(Refusal::Failed(_))), "{bad}");
     }
     assert_eq!(read(r#"{"regatta_view":2,"sung":true}"#), Err(Refusal::Version { head: 2 }));
@@ -40,7 +41,7 @@ fn an_answer_that_is_too_large_has_fewer_rows_and_says_what_is_left_out_or_is_no
     profile.incomplete = vec!["x".repeat(MAX_ANSWER)];
     assert!(matches!(read(&reply(Ok(Answer::Profile(Box::new(profile))))), Err(Refusal::TooMuch(_))));
     let row = QueryRow { doing: "x".repeat(MAX_ANSWER), ..QueryRow::default() };
-    assert!(matches!(read(&reply(Ok(Answer::Cancelled(row)))), Err(Refusal::TooMuch(_))));
+    assert!(matches!(read(&reply(Ok(Answer::Cancelled(Box::new(row))))), Err(Refusal::TooMuch(_))));
 }
 
 /// Says who has given an order, and answers every question by as many bytes as it may, when it is let.

@@ -375,8 +375,14 @@ fn every_message_is_taken_from_the_roles_of_its_line_and_from_no_other() {
         });
         super::super::SwordfishActor::publish(worker, SWORDFISH, &swordfish);
         let _replica = replica(&scene, own, place);
-        let senders =
-            [&scene.other_head, &scene.drivers[0], &scene.workers[1], &scene.guest, &scene.outside[0], &scene.outside[1]];
+        let senders = [
+            &scene.other_head,
+            &scene.drivers[0],
+            &scene.workers[1],
+            &scene.guest,
+            &scene.outside[0],
+            &scene.outside[1],
+        ];
         for (sender, role) in senders.iter().zip(Role::ALL) {
             let connected = sender.connect(worker.address().unwrap(), SOON).await;
             assert_eq!(connected.is_ok(), !role.is_outside(), "a worker lets in nobody from outside: {connected:?}");

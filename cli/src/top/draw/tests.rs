@@ -113,7 +113,10 @@ fn a_head_that_does_not_answer_is_named_and_what_was_seen_stays() {
     let mut top = screen(true);
     top.saw(Err(Failure::Unreachable("the head does not answer".to_owned())));
     let shown = drawn(&top, 80, 24);
-    assert!(shown.contains("! cannot reach the head: the head does not answer") && shown.contains("nightly"), "{shown}");
+    assert!(
+        shown.contains("! cannot reach the head: the head does not answer") && shown.contains("nightly"),
+        "{shown}"
+    );
     top.saw(Ok(vec![Answer::Cluster(Box::new(view()))]));
     assert!(!drawn(&top, 80, 24).contains("cannot reach"));
 }
@@ -135,7 +138,10 @@ fn whatever_the_room_and_the_names_nothing_panics_or_moves_the_cursor() {
         top.key(Key::Char(page));
         for (width, height) in [(1, 1), (2, 3), (10, 4), (80, 24), (300, 100)] {
             let shown = drawn(&top, width, height);
-            assert!(shown.chars().all(|c| c == '\n' || !c.is_control() && !('\u{202a}'..='\u{202e}').contains(&c)), "{shown:?}");
+            assert!(
+                shown.chars().all(|c| c == '\n' || !c.is_control() && !('\u{202a}'..='\u{202e}').contains(&c)),
+                "{shown:?}"
+            );
         }
     }
 }
