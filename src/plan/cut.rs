@@ -176,7 +176,7 @@ impl Cutter {
     }
 
     /// Gives a node that sees all rows at once what it stands on: rows of a stage of several tasks are gathered.
-    fn gather(&mut self, node: Node) {
+    pub(super) fn gather(&mut self, node: Node) {
         // A sink that each task writes its part of, and the keys of a marker, which ends a stage by itself.
         let splits_itself = input_of_split_sink(self.ir.get(node), &self.exprs).is_some()
             || hash_keys(self.ir.get(node), &self.exprs).is_some();
@@ -290,7 +290,15 @@ impl Cutter {
             IR::DataFrameScan { df, .. } => split_frame(df, tasks),
             scan @ IR::Scan { .. } if placeholder_of(scan).is_none() => split(scan, &self.layouts(base), tasks),
             IR::Scan { .. } => Splits::whole("it gathers its input"),
-            node => Splits::whole(format!("{} sees all rows at once, so it runs whole on one worker", node.name())),
+            node => Splits::whole(self.whole.get(&base.0).cloned().unwrap_or_else(|| {
+                let name = match node {
+                    IR::HStack { .. } => "with_columns",
+                    IR::Select { .. } => "select",
+                    IR::GroupBy { .. } => "group_by",
+                    node => node.name(),
+                };
+                format!("{name} sees all rows at once, so it runs whole on one worker")
+            })),
         }
     }
 

@@ -9,7 +9,7 @@ use polars_plan::plans::{AExpr, IR};
 use polars_plan::prelude::ProjectionOptions;
 use polars_utils::arena::Node;
 
-use super::aggregate::{Parts, counts_rows, in_parts, is_aggregation, keys_of};
+use super::aggregate::{Parts, counts_rows, in_parts, is_aggregation, keys_of, shown};
 use super::cut::{Cutter, Head, single_input};
 use super::join::{self, may_be_key};
 use super::rowwise::{expr_is_row_wise, reads_a_column};
@@ -32,6 +32,9 @@ impl Cutter {
         }
         if let Some(stage) = self.filters.get(&node.0).copied() {
             self.filter(node, stage);
+            return Ok(true);
+        }
+        if self.take_out_scalars(node)? {
             return Ok(true);
         }
         match self.ir.get(node) {
@@ -65,13 +68,14 @@ impl Cutter {
         let names: Option<Vec<String>> =
             keys.map(|keys| keys.iter().map(|key| key.output_name().to_string()).collect());
         let scatter = names.map(|keys| Scatter { keys, computed: None, into: self.target.sections() as usize });
-        let (stage, left) = self.leave(partial, scatter.clone());
+        let is_scattered = scatter.is_some();
+        let (stage, left) = self.leave(partial, scatter);
         debug_assert_eq!(self.schema(left), kept, "what is kept is what is read");
         self.ir.replace(node, merge.with_inputs([left]));
-        let merged = match scatter {
-            Some(Scatter { keys, .. }) => Splits::chosen(
+        let merged = match keys_of(&ir).filter(|_| is_scattered).map(|keys| self.shown_keys(&keys)) {
+            Some(keys) => Splits::chosen(
                 vec![Choice::sections([stage])],
-                format!("it merges what tasks have aggregated; rows of equal {} come to one", keys.join(", ")),
+                format!("it merges what tasks have aggregated; rows of equal {keys} come to one"),
             ),
             None => Splits::whole("it merges what the tasks of its input have aggregated"),
         };
@@ -93,7 +97,7 @@ impl Cutter {
             return Ok(false);
         };
         let scatter = self.scatter_by(&keys, top)?;
-        let shown = scatter.keys.join(", ");
+        let shown = self.shown_keys(&keys);
         let (stage, left) = self.leave(top, Some(scatter));
         let ir = self.ir.get(node).clone().with_inputs([left]);
         self.ir.replace(node, ir);
@@ -229,7 +233,7 @@ impl Cutter {
         let (mut scatters, mut shown) = ([None, None], String::new());
         if parts.by_keys {
             let (by_left, by_right) = (self.scatter_by(left_on, left)?, self.scatter_by(right_on, right)?);
-            shown = by_left.keys.join(", ");
+            shown = self.shown_keys(left_on);
             scatters = [Some(by_left), Some(by_right)];
         }
         let [by_left, by_right] = scatters;
@@ -242,13 +246,15 @@ impl Cutter {
                 false => (right_stage, left_stage, right_bytes, left_bytes),
             };
             let ways = vec![(along, Way::Along), (small, Way::All)];
-            match parts.by_keys {
-                true if worth_waiting(bytes, beside) => {
-                    choices.push(Choice { ways, by_size: false, shared: Vec::new(), small: Some((small, beside)) });
-                }
-                true => (),
-                false => choices.push(Choice { ways, by_size: false, shared: Vec::new(), small: None }),
+            let is_choice = if parts.by_keys { worth_waiting(bytes, beside) } else { parts.in_order };
+            let small = is_choice.then_some((small, beside));
+            if is_choice || !parts.by_keys {
+                choices.push(Choice { ways, by_size: false, shared: Vec::new(), small });
             }
+        }
+        if parts.in_order {
+            let ways = vec![(left_stage, Way::All), (right_stage, Way::All)];
+            choices.push(Choice { ways, by_size: false, shared: Vec::new(), small: None });
         }
         if parts.by_keys {
             let shared = [(parts.left_along, left_stage), (parts.right_along, right_stage)];
@@ -260,13 +266,15 @@ impl Cutter {
         let ir = ir.with_inputs([left, right]);
         self.ir.replace(node, ir);
         let why = match (parts.by_keys, choices.len()) {
+            _ if parts.in_order => "all of the other side comes to each task of the left one, if that is small; else one task joins all rows in their order".to_owned(),
             (false, _) => "all of the smaller side comes to each task of the other".to_owned(),
             (true, 1) => format!("rows of equal {shown} come to one task"),
             (true, _) => format!(
                 "rows of equal {shown} come to one task, unless all of the smaller side is worth bringing to each"
             ),
         };
-        self.decided.insert(node.0, Splits::chosen(choices, why));
+        let splits = if parts.in_order { vec![Split::Whole] } else { Vec::new() };
+        self.decided.insert(node.0, Splits { splits, ..Splits::chosen(choices, why) });
         Ok(true)
     }
 
@@ -284,6 +292,15 @@ impl Cutter {
         let cut = self.ir.add(IR::SimpleProjection { input: top, columns });
         self.cuts.insert(cut.0, stage);
         (stage, cut)
+    }
+
+    /// Keys as people call them: columns by their names.
+    fn shown_keys(&self, keys: &[ExprIR]) -> String {
+        let key = |key: &ExprIR| match self.exprs.get(key.node()) {
+            AExpr::Column(name) => name.to_string(),
+            _ => shown(key.node(), &self.exprs),
+        };
+        keys.iter().map(key).collect::<Vec<_>>().join(", ")
     }
 
     /// Whether rows can be scattered by these keys.
