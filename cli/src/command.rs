@@ -83,7 +83,7 @@ pub(crate) enum What {
         #[arg(value_enum)]
         role: For,
         /// How many processes it lets in. One; any number for observers.
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         uses: Option<u32>,
         /// For how long: 30s, 10m, 1h, 7d.
         #[arg(long = "for", default_value = "1h", value_parser = time, value_name = "TIME")]

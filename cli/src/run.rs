@@ -28,7 +28,7 @@ const PAGE: u32 = 1000;
 pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> {
     let (address, token) = command.at()?;
     let client = Client::connect(&address, &token)?;
-    let mut out = Out { to, json: command.json };
+    let mut out = Out { to, json: command.json, is_closed: false };
     match &command.what {
         What::Status { query, watch } => loop {
             match query {
@@ -36,7 +36,7 @@ pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> 
                 None if out.json => out.say(&cluster(&client, PAGE, 0, PAGE)?)?,
                 None => out.say(&cluster(&client, SAID, 0, 0)?)?,
             }
-            if !watch {
+            if !watch || out.is_closed {
                 return Ok(());
             }
             out.next()?;
@@ -103,7 +103,7 @@ pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> 
                 let view = logs(&client, after, &filter, *lines)?;
                 out.logs(&view)?;
                 after = view.next;
-                if !follow {
+                if !follow || out.is_closed {
                     return Ok(());
                 }
                 thread::sleep(AGAIN / 2);
@@ -117,13 +117,18 @@ pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> 
 struct Out<'a> {
     to: &'a mut dyn Write,
     json: bool,
+    /// Nobody reads it any more.
+    is_closed: bool,
 }
 
 impl Out<'_> {
     fn text(&mut self, text: &str) -> Result<(), Failure> {
         match self.to.write_all(text.as_bytes()).and_then(|()| self.to.flush()) {
             // As when it is piped into `head`.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_closed = true;
+                Ok(())
+            }
             written => Ok(written?),
         }
     }

@@ -165,6 +165,10 @@ fn lines_of_the_log_are_one_each_and_follow_each_other() {
         let line: serde_json::Value = serde_json::from_str(&read.next().unwrap().unwrap()).unwrap();
         assert_eq!(line["number"], number);
     }
+    // One whose reader has gone ends.
+    let mut watcher = made.start(&token, &["status", "--watch"]);
+    drop(watcher.0.stdout.take());
+    assert!(watcher.0.wait().unwrap().success());
     let stopped = Command::new("kill").args(["-STOP", &follower.0.id().to_string()]).status().unwrap();
     assert!(stopped.success());
     for _ in 0..5 {

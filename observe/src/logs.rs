@@ -99,6 +99,11 @@ impl LogLine {
 }
 
 impl LogFilter {
+    /// Whether it is no longer than names are: it goes to every worker.
+    pub fn is_short(&self) -> bool {
+        [&self.query, &self.udf].into_iter().flatten().all(|text| text.len() <= NAME)
+    }
+
     fn wants(&self, line: &LogLine) -> bool {
         let ends_with =
             |digits: &String| line.query.as_ref().is_some_and(|query| query.ends_with(&digits.to_ascii_lowercase()));

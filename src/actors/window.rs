@@ -31,8 +31,8 @@ pub(crate) fn open(
     authority: Arc<Authority>,
     on: &Arbiter,
 ) {
-    let shown =
-        Arc::new(Shown { scheduler, authority, turn: Mutex::new(Turn { free: Instant::now(), cluster: None }) });
+    let (turn, workers, cluster) = (Turn::new(), Turn::new(), Mutex::default());
+    let shown = Arc::new(Shown { scheduler, authority, turn, workers, cluster });
     let (head, runtime) = (Arc::new(Showing(shown)), host.runtime.clone());
     Window::publish(node, &on.spawn(MAILBOX, move |_| Window::new(head, runtime)));
 }
@@ -42,20 +42,27 @@ struct Showing(Arc<Shown>);
 struct Shown {
     scheduler: LocalRef<SchedulerActor>,
     authority: Arc<Authority>,
+    /// Who asks the scheduler, and who asks the workers.
     turn: Mutex<Turn>,
+    workers: Mutex<Turn>,
+    /// Where the cluster stood when it was asked last.
+    cluster: Mutex<Fresh>,
 }
 
-/// Whoever holds it asks the scheduler: all viewers together take a small part of its time.
+/// Whoever holds it asks: all viewers together take a small part of the time of those who are asked.
 struct Turn {
     free: Instant,
-    cluster: Option<(Instant, Arc<ClusterView>)>,
 }
+
+type Fresh = Option<(Instant, Arc<ClusterView>)>;
 
 /// Where the cluster stands is asked no more often than this, however many look.
 const FRESH: Duration = Duration::from_millis(500);
 /// After a question the scheduler is left alone for so many times as long as it took, and no longer than this.
 const TIMES: u32 = 10;
 const ALONE: Duration = Duration::from_millis(250);
+/// The same of the workers, who are many.
+const LONG: Duration = Duration::from_secs(1);
 /// Queries that are shown, at most.
 const QUERIES: usize = 256;
 /// What a query waits for: so many of it in a line.
@@ -126,6 +133,9 @@ impl Shown {
 
     /// Lines of the logs of all workers, or of one, asked by and by.
     async fn logs(&self, after: Vec<(u32, u64)>, filter: LogFilter, lines: u32) -> Result<LogsView, Refusal> {
+        if !filter.is_short() {
+            return Err(Refusal::NoSuch("no query or UDF has so long a name".to_owned()));
+        }
         let mut crews = self.ask(Crews).await?;
         crews.retain(|(worker, _)| filter.worker.is_none_or(|only| worker.0 == only));
         let (after, lines) = (BTreeMap::from_iter(after), (lines as usize).min(LINES));
@@ -135,9 +145,9 @@ impl Shown {
             let wanted = LogsOf { after, filter: filter.clone(), lines, bytes };
             async move { (worker.0, actor.ask(wanted, LOG_ANSWER).await) }
         });
-        let mut asked = futures_util::stream::iter(asks).buffer_unordered(AT_ONCE);
+        let asks = futures_util::stream::iter(asks).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
         let mut view = LogsView::default();
-        while let Some((worker, page)) = asked.next().await {
+        for (worker, page) in self.workers.lock().await.take(asks, LONG).await {
             match page {
                 Ok(LogPage { lines, next, missed }) => {
                     view.next.push((worker, next));
@@ -160,12 +170,12 @@ impl Shown {
     }
 
     async fn cluster(&self) -> Result<Arc<ClusterView>, Refusal> {
-        let mut turn = self.turn.lock().await;
-        if let Some((_, view)) = turn.cluster.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+        let mut cluster = self.cluster.lock().await;
+        if let Some((_, view)) = cluster.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
             return Ok(Arc::clone(view));
         }
-        let view: Arc<ClusterView> = Arc::from(turn.take(self.scheduler.ask(Survey, CONTROL)).await.map_err(failed)?);
-        turn.cluster = Some((Instant::now(), Arc::clone(&view)));
+        let view: Arc<ClusterView> = Arc::from(self.ask(Survey).await?);
+        *cluster = Some((Instant::now(), Arc::clone(&view)));
         Ok(view)
     }
 
@@ -175,22 +185,23 @@ impl Shown {
         M: Message<Result: Send> + Send + 'static,
     {
         let asked = self.scheduler.ask(message, CONTROL);
-        self.turn.lock().await.take(asked).await.map_err(failed)
+        let answer = self.turn.lock().await.take(asked, ALONE).await;
+        answer.map_err(|error| Refusal::Failed(format!("the scheduler does not answer: {error}")))
     }
 }
 
 impl Turn {
-    async fn take<T>(&mut self, asked: impl Future<Output = T>) -> T {
+    fn new() -> Mutex<Self> {
+        Mutex::new(Self { free: Instant::now() })
+    }
+
+    async fn take<T>(&mut self, asked: impl Future<Output = T>, longest: Duration) -> T {
         tokio::time::sleep_until(self.free.into()).await;
         let began = Instant::now();
         let answer = asked.await;
-        self.free = Instant::now() + (began.elapsed() * TIMES).min(ALONE);
+        self.free = Instant::now() + (began.elapsed() * TIMES).min(longest);
         answer
     }
-}
-
-fn failed(error: regatta_remote::AskError) -> Refusal {
-    Refusal::Failed(format!("the scheduler does not answer: {error}"))
 }
 
 /// As much of it as was asked for.

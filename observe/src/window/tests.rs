@@ -4,7 +4,7 @@ use std::time::Duration;
 use regatta_remote::{ActorRef, Address, AskError, Authority};
 
 use super::*;
-use crate::{ClusterView, QueryRow, TaskRecord, WorkerRow};
+use crate::{ClusterView, LogLine, LogsView, QueryRow, TaskRecord, WorkerRow};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -40,6 +40,12 @@ fn an_answer_that_is_too_large_has_fewer_rows_and_says_what_is_left_out_or_is_no
     assert_eq!((short.tasks.len(), short.dropped.tasks), (0, 20_000));
     profile.incomplete = vec!["x".repeat(MAX_ANSWER)];
     assert!(matches!(read(&reply(Ok(Answer::Profile(Box::new(profile))))), Err(Refusal::TooMuch(_))));
+    // What is escaped takes six bytes for one.
+    let line = |number| LogLine { number, text: "\x1b".repeat(4096), ..LogLine::default() };
+    let view = LogsView { lines: (0..100).map(line).collect(), ..LogsView::default() };
+    let Ok(Answer::Logs(short)) = read(&reply(Ok(Answer::Logs(Box::new(view))))) else { panic!() };
+    let (shown, last) = (short.lines.len() as u64, short.lines.last().map(|line| line.number));
+    assert_eq!((shown + short.missed, last, shown > 10), (100, Some(99), true));
     let row = QueryRow { doing: "x".repeat(MAX_ANSWER), ..QueryRow::default() };
     assert!(matches!(read(&reply(Ok(Answer::Cancelled(Box::new(row))))), Err(Refusal::TooMuch(_))));
 }
