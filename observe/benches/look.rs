@@ -83,7 +83,7 @@ fn main() {
     let head = bind(Role::Head);
     let (arbiter, own, made) = (runtime.arbiter().unwrap(), runtime.clone(), Arc::new(Made(Arc::new(view()))));
     Window::publish(&head, &arbiter.spawn(MAILBOX, move |_| Window::new(made, own)));
-    for (what, workers, looks) in [("a screen of 24 lines", 24, 300), ("all workers", WORKERS, 15)] {
+    for (what, workers, looks) in [("a screen of 24 lines", 24, 100), ("all workers", WORKERS, 8)] {
         // A viewer gets so much at once: each part has one of its own.
         let viewer = bind(Role::Observer);
         let (bytes, took, used) = runtime.handle().block_on(async {
