@@ -2,6 +2,7 @@
 
 mod build;
 mod capacity;
+mod ending;
 mod join;
 mod local;
 mod scratch;

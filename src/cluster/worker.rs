@@ -11,18 +11,19 @@ use std::thread;
 use std::time::Duration;
 
 use polars_core::runtime::THREAD_POOL;
-use regatta_remote::{Address, Identity, Node, NodeId, PeerEvent, PeerEvents, Role, Runtime, decode, encode};
+use regatta_remote::{Address, Identity, Node, NodeId, PeerEvents, Role, Runtime, decode, encode};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use super::ending::{asked, ends_with_its_worker, until_it_ends};
 use super::scratch::folder_of;
 use super::{Scratch, capacity, connect, find_gpus, hello};
 use crate::actors::{
     CONTROL, Enrol, GATEWAY, GatewayActor, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor,
     SwordfishActor,
 };
-use crate::config::{ClusterAt, Config};
+use crate::config::{ClusterAt, Config, Offer};
 use crate::error::ClusterError;
 use crate::sched::{GpuInfo, Resources, WorkerId};
 use crate::store::Store;
@@ -75,12 +76,12 @@ pub fn become_worker_if_started_as_one() {
     let outcome = match &*role {
         REPLICA => {
             log_to_stderr("warn");
-            udf::serve_isolated().map_err(Failure::from)
+            ends_with_its_worker().and_then(|()| udf::serve_isolated()).map_err(Failure::from)
         }
         #[cfg(feature = "gpu")]
         REPLICAS => {
             log_to_stderr("warn");
-            udf::serve_several().map_err(Failure::from)
+            ends_with_its_worker().and_then(|()| udf::serve_several()).map_err(Failure::from)
         }
         #[cfg(feature = "gpu")]
         PROBE => crate::gpu::prove().map_err(Failure::from),
@@ -166,8 +167,13 @@ fn log_to_stderr(unasked: &str) {
 
 type Failure = Box<dyn std::error::Error>;
 
+/// Says how many threads Polars has. It reads that when it needs the first.
+const POLARS_THREADS: &str = "POLARS_MAX_THREADS";
+
 /// How long replicas may take to stop when their worker ends.
-const STOP: Duration = Duration::from_secs(1);
+pub(super) const STOP: Duration = Duration::from_secs(1);
+/// How long a goodbye may take.
+pub(super) const GOODBYE: Duration = Duration::from_millis(300);
 
 /// What a worker starts from: its place in the cluster, and what it has to give.
 struct Recruit {
@@ -212,26 +218,31 @@ fn handed_over() -> Result<Recruit, Failure> {
 }
 
 /// A worker that joins a cluster elsewhere: people read what it says.
-fn joined(at: &ClusterAt) -> Result<Recruit, Failure> {
+fn joined(at: &ClusterAt, offer: Offer) -> Result<Recruit, Failure> {
     log_to_stderr("warn,regatta=info");
     let base = Config::from_env()?.scratch;
     let failed = |error| ClusterError::scratch("a folder of the worker", &base, error);
     let scratch = Scratch::create(&base).map_err(failed)?;
     let store = Store::new(&scratch.store("worker").map_err(failed)?);
     let runtime = Runtime::new("regatta", 2)?;
-    let (node, head, events) = connect(at, Role::Worker, &runtime, |node| {
+    let (node, head, events) = connect(at, (Role::Worker, offer.port), &runtime, |node| {
         node.serve_data(Arc::<Store>::clone(&store));
         node.events()
     })?;
-    let capacity = capacity(THREAD_POOL.current_num_threads(), 1);
+    let capacity = capacity(offer.cpus.unwrap_or_else(|| THREAD_POOL.current_num_threads() as f64), 1);
+    let capacity = offer.memory.map_or(capacity, |memory| capacity.with_memory(memory));
     let devices = find_gpus().clone();
     Ok(Recruit { worker: None, capacity, devices, scratch, runtime, store, node, events, head })
 }
 
 fn work() -> Result<Infallible, Failure> {
-    let at = Config::join_at()?;
-    let Recruit { worker, capacity, devices, scratch, runtime, store, node, mut events, head } =
-        at.as_ref().map_or_else(handed_over, joined)?;
+    let (at, offer) = (Config::join_at()?, Config::offer()?);
+    if let (Some(_), Some(cpus), None) = (&at, offer.cpus, std::env::var_os(POLARS_THREADS)) {
+        os::set_variable(POLARS_THREADS, &format!("{}", cpus.ceil()));
+    }
+    let asks = asked(at.is_some())?;
+    let Recruit { worker, capacity, devices, scratch, runtime, store, node, events, head } =
+        at.as_ref().map_or_else(handed_over, |at| joined(at, offer))?;
     let handle = runtime.handle().clone();
     let worker = match worker {
         Some(worker) => worker,
@@ -253,17 +264,11 @@ fn work() -> Result<Infallible, Failure> {
     if let Some(at) = at {
         tracing::info!(%worker, cpus = capacity.as_cpus(), cluster = at.address, scratch = %scratch.folder().display(), "joined");
     }
-    handle.block_on(async move {
-        while let Some(event) = events.recv().await {
-            if let PeerEvent::Down { peer, cause } = event
-                && peer.node == head
-            {
-                return tracing::info!(%cause, "the head is gone: this worker ends with it");
-            }
-        }
-    });
+    let code = handle.block_on(until_it_ends(events, head, scheduler, asks));
+    // The others then need not wait for it.
+    handle.block_on(node.close(GOODBYE));
     // Whatever runs here is of no use any more, and not waited for.
     udf::stop_replicas(STOP);
     drop(scratch);
-    std::process::exit(0)
+    std::process::exit(code)
 }

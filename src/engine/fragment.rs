@@ -17,7 +17,7 @@ use regatta_remote::catch;
 use super::program::Program;
 use super::source::{self, Waits};
 use super::spending::Spending;
-use super::{amend, nodes};
+use super::{amend, beside, nodes};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{Split, placeholder_of};
 use crate::store::Reading;
@@ -106,6 +106,7 @@ pub(super) fn bind(
             take_split(bound.ir.get_mut(node), split);
         }
     }
+    beside::write_out_single_rows(bound.top, &mut bound.ir, &mut bound.exprs);
     Ok(bound)
 }
 

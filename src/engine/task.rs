@@ -101,7 +101,8 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
                 }
                 break;
             };
-            let taken = batch.head(Some(usize::try_from(left).unwrap_or(usize::MAX)));
+            let most = usize::try_from(left).unwrap_or(usize::MAX);
+            let taken = if batch.height() <= most { batch } else { batch.head(Some(most)) };
             left -= taken.height() as u64;
             task.spending.writing(|| leaving.write(taken))?;
         }

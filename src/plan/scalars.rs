@@ -65,11 +65,17 @@ impl Cutter {
         let (rows, kept) = if is_source {
             (top, None)
         } else {
-            let (stage, rows) = self.leave(top, None);
+            let shares = Splits::shares(self.target.tasks);
+            let (stage, rows) = match placeholder_of(self.ir.get(top)) {
+                Some(stage) if self.open[stage.0 as usize].scatter.is_none() => (stage, top),
+                _ => {
+                    let (stage, rows) = self.leave(top, None);
+                    self.decided.insert(rows.0, shares.clone());
+                    (stage, rows)
+                }
+            };
             let kept = self.ir.add(placeholder(stage, self.schema(top)));
-            for shares in [rows, kept] {
-                self.decided.insert(shares.0, Splits::shares(self.target.tasks));
-            }
+            self.decided.insert(kept.0, shares);
             (rows, Some(kept))
         };
         let (mut beside, mut columns) = (rows, BTreeMap::new());

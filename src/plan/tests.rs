@@ -480,6 +480,11 @@ fn the_smaller_side_is_the_one_of_which_less_is_left() {
     let plan = planned(left.inner_join(many.scan(), col("a"), col("a")));
     // Both have files of one size. All that is left of the one comes to the tasks of the other.
     assert_eq!(ways(&plan).last().unwrap()[0], [Way::All, Way::Along], "{plan}");
+    // Of several conditions each leaves out some.
+    let once = rows.scan().filter(col("b").eq(lit(1)));
+    let twice = few.scan().filter(col("b").eq(lit(1)).and(col("a").gt(lit(3))));
+    let plan = planned(twice.inner_join(once, col("a"), col("a")));
+    assert_eq!(ways(&plan).last().unwrap()[0], [Way::All, Way::Along], "{plan}");
     let plan = planned(few.scan().cross_join(rows.scan(), None).filter(col("a").gt(col("b_right"))));
     assert!(plan.last().unwrap().why.contains("smaller side"), "a join by a range, too: {plan}");
 }
