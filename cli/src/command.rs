@@ -77,6 +77,14 @@ pub(crate) enum What {
         /// The last digits of its number.
         query: String,
     },
+    /// Has a worker leave in order: it gets nothing new, and others get what it holds. Needs an operator's token.
+    Drain {
+        /// Its number.
+        worker: u32,
+        /// Within this time at most: 30s, 10m.
+        #[arg(long, default_value = "5m", value_parser = time, value_name = "TIME")]
+        within: Duration,
+    },
     /// Makes a token, and writes it to standard output. Needs an operator's token.
     Token {
         /// What whoever joins with it is for.

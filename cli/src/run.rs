@@ -86,6 +86,16 @@ pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> 
             Answer::Cancelled(row) => out.say(&*row),
             other => Err(unexpected(&other)),
         },
+        What::Drain { worker, within } => {
+            match client.act(&Order::Drain { worker: *worker, seconds: within.as_secs() })? {
+                Answer::Drains(worker) if out.json => out.text(&format!("{}\n", json!({ "drains": worker }))),
+                Answer::Drains(worker) => out.text(&format!(
+                    "worker {worker} leaves, within {} s at most: `regatta workers` says when it is gone\n",
+                    within.as_secs()
+                )),
+                other => Err(unexpected(&other)),
+            }
+        }
         What::Token { role, uses, time } => {
             let role = TokenRole::from(*role);
             let uses = uses.unwrap_or(if role == TokenRole::Observer { u32::MAX } else { 1 });

@@ -61,6 +61,13 @@ pub enum Order {
         /// The last digits of its number.
         query: String,
     },
+    /// Have a worker leave in order: [`Answer::Drains`].
+    Drain {
+        /// Its number.
+        worker: u32,
+        /// Within so many seconds.
+        seconds: u64,
+    },
     /// Make a token: [`Answer::Token`].
     Token {
         /// What whoever joins with it is for.
@@ -100,6 +107,8 @@ pub enum Answer {
     Logs(Box<LogsView>),
     /// This query is stopped.
     Cancelled(Box<QueryRow>),
+    /// This worker leaves.
+    Drains(u32),
     /// The text of a token: a secret.
     Token(String),
 }
@@ -233,6 +242,8 @@ pub struct WorkerRow {
     pub idle: Option<u64>,
     /// For how long it has not been heard of.
     pub silent: Option<u64>,
+    /// For how long it has been leaving, and how long that may take yet.
+    pub drains: Option<(u64, u64)>,
     /// Where it is.
     pub address: Option<String>,
 }

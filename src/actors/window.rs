@@ -17,7 +17,7 @@ use regatta_remote::{ActorRef, Arbiter, Authority, LocalRef, Node, NodeId, Role}
 use tokio::sync::Mutex;
 
 use super::messages::{LogsOf, ProfileOf};
-use super::{CONTROL, Host, SchedulerActor, SwordfishActor};
+use super::{CONTROL, Drain, Host, SchedulerActor, SwordfishActor};
 use crate::engine::nanoseconds;
 use crate::error::Error;
 use crate::notice::notice;
@@ -111,6 +111,14 @@ impl Shown {
     async fn act(&self, order: Order, operator: NodeId) -> Result<Answer, Refusal> {
         match order {
             Order::Cancel { query } => Ok(Answer::Cancelled(Box::new(self.ask(Cancel(query, operator)).await??))),
+            Order::Drain { worker, seconds } => {
+                let drain = Drain { worker: WorkerId(worker), within: Duration::from_secs(seconds) };
+                // That it is gone is seen: nobody waits for it here.
+                let leaves = self.ask(drain).await?;
+                leaves.map_err(|error| Refusal::NoSuch(error.to_string()))?;
+                notice(format_args!("operator {operator} has worker {worker} leave, within {seconds} s"));
+                Ok(Answer::Drains(worker))
+            }
             Order::Token { role, uses, seconds } => {
                 let name = match role {
                     TokenRole::Worker => Role::Worker,
@@ -298,6 +306,7 @@ impl SchedulerActor {
             leaving: status.leaving.map(|(count, time)| (self::few(count), nanoseconds(time))),
             idle: status.idle.map(nanoseconds),
             silent: status.silent.map(nanoseconds),
+            drains: status.drains.map(|(time, left)| (nanoseconds(time), nanoseconds(left))),
             address: crew.and_then(|crew| crew.place.node).map(|(_, address)| address.to_string()),
         }
     }

@@ -107,7 +107,7 @@ impl Cluster {
         self.token(u32::MAX, Role::Observer, valid)
     }
 
-    /// The same for who operates the cluster: it also cancels queries, and makes tokens of the other kinds. A secret: whoever has it
+    /// The same for who operates the cluster: it also cancels queries, drains workers, and makes tokens of the other kinds. A secret: whoever has it
     /// can get what any driver or worker gets.
     ///
     /// # Errors

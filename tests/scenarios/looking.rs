@@ -105,6 +105,23 @@ fn a_query_that_runs_is_shown_with_what_it_waits_for_and_ends_when_an_operator_c
     assert_eq!(numbers().collect_on(&session).unwrap().height(), 1000, "the driver goes on");
 }
 
+#[test]
+fn a_worker_that_an_operator_drains_is_gone_and_the_others_go_on() {
+    let cluster = cluster();
+    let _workers = join(&cluster, 2);
+    let operator = cluster.operator_token(VALID).unwrap();
+    let there = || cluster.session().status().unwrap().workers;
+    let first = there()[0].worker.0.to_string();
+    let refused = regatta(&cluster, &cluster.observer_token(VALID).unwrap(), &["drain", &first]).unwrap_err();
+    assert_eq!((refused.exit_code(), there().len()), (4, 2), "{refused}");
+    let said = regatta(&cluster, &operator, &["drain", &first, "--within", "20s"]).unwrap();
+    assert!(said.starts_with(&format!("worker {first} leaves")), "{said}");
+    eventually("it is gone", || there().len() == 1);
+    assert_eq!(numbers().collect_on(cluster.session()).unwrap().height(), 1000);
+    let again = regatta(&cluster, &operator, &["drain", &first]).unwrap_err();
+    assert_eq!(again.exit_code(), 1, "{again}");
+}
+
 #[regatta::udf]
 fn says(x: i64) -> i64 {
     if x % 100 == 7 {

@@ -56,6 +56,8 @@ impl Head for Shows {
             Order::Cancel { query } => self
                 .row(&query)
                 .map(|row| Answer::Cancelled(Box::new(QueryRow { state: QueryState::Cancelled, ..row }))),
+            Order::Drain { worker: 0, .. } => Ok(Answer::Drains(0)),
+            Order::Drain { .. } => Err(Refusal::NoSuch("there is no such worker".to_owned())),
             Order::Token { .. } => Ok(Answer::Token("04made".to_owned())),
         };
         Box::pin(async move { answer })

@@ -80,7 +80,7 @@ fn json_is_one_value_of_what_is_shown() {
 fn an_operator_cancels_and_makes_tokens_and_an_observer_does_neither() {
     let made = Made::new(view(), profile());
     let (observer, operator) = (made.token(Role::Observer), made.token(Role::Operator));
-    for arguments in [&["cancel", "0007"][..], &["token", "worker"]] {
+    for arguments in [&["cancel", "0007"][..], &["token", "worker"], &["drain", "0"]] {
         let output = made.regatta(&observer, arguments);
         assert_eq!((output.status.code(), said(&output)), (Some(4), String::new()));
         assert!(complained(&output).contains("needs one of Cluster::operator_token"), "{}", complained(&output));
@@ -91,11 +91,16 @@ fn an_operator_cancels_and_makes_tokens_and_an_observer_does_neither() {
     let output = made.regatta(&operator, &["token", "worker", "--uses", "8", "--for", "10m"]);
     assert_eq!(said(&output), "04made\n");
     made.regatta(&operator, &["token", "observer"]);
+    let output = made.regatta(&operator, &["drain", "0", "--within", "30s"]);
+    assert!(said(&output).starts_with("worker 0 leaves, within 30 s at most"), "{}", complained(&output));
+    assert_eq!(made.regatta(&operator, &["drain", "9"]).status.code(), Some(1));
     let token = |role, uses, seconds| Order::Token { role, uses, seconds };
     let wanted = [
         Order::Cancel { query: "0007".to_owned() },
         token(TokenRole::Worker, 8, 600),
         token(TokenRole::Observer, u32::MAX, 3600),
+        Order::Drain { worker: 0, seconds: 30 },
+        Order::Drain { worker: 9, seconds: 300 },
     ];
     assert_eq!(made.orders(), wanted);
     assert_eq!(

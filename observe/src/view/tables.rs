@@ -175,6 +175,9 @@ impl WorkerRow {
         if let Some(silent) = self.silent {
             return format!("silent for {}", time(silent));
         }
+        if let Some((_, left)) = self.drains {
+            return format!("leaves within {}", time(left));
+        }
         if let Some((count, since)) = self.leaving {
             return format!("{count} unwanted for {}", time(since));
         }

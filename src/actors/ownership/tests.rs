@@ -55,7 +55,7 @@ const FROM_OUTSIDE: &[Line] = &[
         to: "window",
         message: "Act",
         from: &[Role::Operator],
-        of: "any query, to cancel it; tokens, but none for operators",
+        of: "any query, to cancel it; any worker, to have it leave; tokens, but none for operators",
         send: send::<{ Act::ID }>,
     },
 ];
