@@ -233,19 +233,19 @@ fn a_rolling_restart_of_all_workers_under_load_loses_no_query_and_no_attempt() {
         });
         let (_ends, mut longest) = (Ends(&over), Duration::ZERO);
         for round in 0..2 * rounds() as usize {
-            for index in 0..all.len() {
+            for (index, worker) in all.iter_mut().enumerate() {
                 let mut another = workers(&cluster, 1, scratch.path());
                 let began = Instant::now();
                 // By the signal, and by the one who operates the cluster.
                 if (round + index) % 2 == 0 {
-                    all[index].signal("-TERM");
+                    worker.signal("-TERM");
                 } else {
                     let oldest = cluster.session().status().unwrap().workers[0].worker;
                     cluster.session().drain(oldest, Duration::from_secs(25)).unwrap();
                 }
-                assert!(all[index].ends_within(LONG).is_some_and(|ended| ended.success()), "worker {index}");
+                assert!(worker.ends_within(LONG).is_some_and(|ended| ended.success()), "worker {index}");
                 longest = longest.max(began.elapsed());
-                all[index] = another.remove(0);
+                *worker = another.remove(0);
             }
         }
         over.store(true, Ordering::Relaxed);
@@ -431,7 +431,7 @@ fn serves_until_it_is_asked_to_end() {
     let own = cluster.session().submit(endless()).unwrap();
     cluster.session().until_terminated().unwrap();
     assert_ended(own);
-    let refused = cluster.session().submit(endless()).err().expect("it has ended");
+    let refused = cluster.session().submit(endless()).expect_err("it has ended");
     assert!(matches!(refused, Error::Cluster(ClusterError::Terminated { .. })), "{refused}");
     std::process::exit(SAW);
 }
@@ -553,7 +553,7 @@ fn when_a_head_is_restarted_its_workers_and_drivers_find_out_within_ten_seconds(
     let error = run.collect().expect_err("its head is gone");
     println!("the driver heard after {:?}: {error}", killed.elapsed());
     assert!(error.to_string().contains("the cluster is gone"), "{error}");
-    let refused = session.submit(endless()).err().expect("for good");
+    let refused = session.submit(endless()).expect_err("for good");
     assert!(refused.to_string().contains("connect with a new token"), "{refused}");
     assert!(worker.ends_within(SOON).is_some_and(|ended| ended.success()));
     println!("the worker has ended after {:?}", killed.elapsed());
