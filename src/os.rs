@@ -135,6 +135,16 @@ pub(crate) fn machine() -> u64 {
     *MACHINE
 }
 
+/// The time, by a clock that only goes forward; of a simulation, in one.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// How long ago that was, by the same clock.
+pub(crate) fn since(then: Instant) -> Duration {
+    now().saturating_duration_since(then)
+}
+
 /// A number that no other process has drawn. Not for secrets.
 pub(crate) fn random() -> u64 {
     RandomState::new().hash_one((std::process::id(), std::thread::current().id()))

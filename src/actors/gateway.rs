@@ -13,6 +13,7 @@ use super::messages::{
 };
 use super::{CONTROL, Host, SchedulerActor};
 use crate::error::ClusterError;
+use crate::os;
 use crate::sched::{QueryId, WorkerId};
 
 /// Stands in for sessions of other processes at the scheduler.
@@ -94,7 +95,7 @@ impl Handler<Admit> for GatewayActor {
     type Result = Result<String, ClusterError>;
 
     fn handle(&mut self, _: Admit, _: &mut Self::Context) -> Self::Result {
-        self.admitted.retain(|(_, at)| at.elapsed() < ADMISSION);
+        self.admitted.retain(|(_, at)| os::since(*at) < ADMISSION);
         if let Some(node) = Sender::current().node() {
             if self.admitted.iter().filter(|(of, _)| *of == node).count() >= ADMISSIONS {
                 return Err(ClusterError::network(
@@ -102,7 +103,7 @@ impl Handler<Admit> for GatewayActor {
                     format!("{ADMISSIONS} of this worker wait to be used"),
                 ));
             }
-            self.admitted.push((node, Instant::now()));
+            self.admitted.push((node, os::now()));
         }
         admission(&self.authority)
     }

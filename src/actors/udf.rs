@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
 use polars::prelude::DataFrame;
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::messages::{BatchAt, CallFailure, Evaluate, Evaluated, Place, ReplicaSays, StartReplica, Word};
 use super::{Host, SchedulerActor, insist};
 use crate::actor::ActorDirectory;
+use crate::os;
 use crate::sched::ReplicaId;
 use crate::store::{Offer, decode_frame, encode_frame};
 use crate::udf::{Call, Fault, ReplicaSpec, ReplicaThread, Reply, Said, Seat, UdfError};
@@ -233,7 +234,7 @@ impl Evaluation {
             _ = begins => (), // an error: the thread has ended, and so has `result`
             _ = hangs.wait_for(|hangs| *hangs) => return Err(CallFailure::Hung),
         }
-        let began = Instant::now();
+        let began = os::now();
         let mut running = Running { result: Some(result), words: self.words.clone(), runtime: self.runtime };
         let result = match self.thread.patience(&call) {
             None => running.ends().await,
@@ -249,7 +250,7 @@ impl Evaluation {
         };
         running.result = None;
         let reply = result.unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended").into()))?;
-        Ok((reply, began.elapsed()))
+        Ok((reply, os::since(began)))
     }
 }
 

@@ -1,7 +1,6 @@
 //! One fragment on one of Polars' engines.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use polars::prelude::*;
 use polars_expr::state::ExecutionState;
@@ -19,6 +18,7 @@ use super::source::{self, Waits};
 use super::spending::Spending;
 use super::{amend, nodes};
 use crate::error::{PolarsFailure, TaskFailure};
+use crate::os;
 use crate::plan::{Split, placeholder_of};
 use crate::store::Reading;
 use crate::udf::{CallingTask, UdfCall};
@@ -150,9 +150,9 @@ fn in_memory(
     exprs: &mut Arena<AExpr>,
     meter: Option<&Spending>,
 ) -> Result<DataFrame, TaskFailure> {
-    let began = Instant::now();
+    let began = os::now();
     let frame = fenced(|| execute_in_memory(top, ir, exprs))?;
-    meter.into_iter().for_each(|meter| nodes::was_in_memory(&frame, began.elapsed(), meter));
+    meter.into_iter().for_each(|meter| nodes::was_in_memory(&frame, os::since(began), meter));
     Ok(frame)
 }
 

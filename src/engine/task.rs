@@ -68,7 +68,8 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
     let inputs = std::mem::take(&mut task.inputs);
     let bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
     task.spending.engine_begins();
-    let engine = if fragment::reads_few_rows(&bound) {
+    // In a simulation nothing runs beside what it waits for.
+    let engine = if fragment::reads_few_rows(&bound) || regatta_remote::is_simulated() {
         // There is room for one batch. A thread for the engine would take longer than all the rest.
         let _ = hand_over.try_send(fragment::run_here(bound, task.meter())?);
         drop(hand_over);
@@ -88,6 +89,7 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
         // With enough rows, the rest is dropped: that stops the engine.
         while left > 0 {
             let next = tokio::select! {
+                biased;
                 Some(ended) = steps.next() => {
                     ended?;
                     continue;

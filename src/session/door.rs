@@ -112,6 +112,7 @@ impl Door {
 async fn listen(gateway: ActorRef<GatewayActor>, query: QueryId, events: mpsc::Sender<RunEvent>, store: Arc<Store>) {
     loop {
         let heard = tokio::select! {
+            biased;
             () = events.closed() => return,
             heard = insist(&gateway, Hear(query)) => heard,
         };
