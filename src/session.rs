@@ -42,6 +42,8 @@ use door::Door;
 pub use history::History;
 use parts::{Ground, Head};
 pub use persist::Persisted;
+#[cfg(test)]
+pub(crate) use simulated::OnEnd;
 use sql::Tables;
 
 /// A place to run queries. Cheap to clone; the last clone ends it, with its workers.
