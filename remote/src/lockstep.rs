@@ -17,14 +17,14 @@ pub fn is_simulated() -> bool {
     false
 }
 
-/// Starts a thread.
+/// Starts a thread. One that a simulation's own thread starts runs in turns with it.
 ///
 /// # Errors
 /// The operating system gave none.
 #[doc(hidden)]
 pub fn spawn_thread(name: String, f: impl FnOnce() + Send + 'static) -> io::Result<()> {
     #[cfg(feature = "sim")]
-    if simulated::is_here() {
+    if simulated::is_its_own() {
         drop(tokio::runtime::Handle::current().spawn(run(Pace::default(), f)));
         return Ok(());
     }
@@ -79,6 +79,11 @@ mod simulated {
 
     pub(super) fn is_here() -> bool {
         HERE.get()
+    }
+
+    /// Whether it is the one that runs its actors.
+    pub(super) fn is_its_own() -> bool {
+        HERE.get() && TURN.with_borrow(Option::is_none)
     }
 
     /// This thread is a simulation's, while this lives.

@@ -31,6 +31,27 @@ pub(super) struct Bound {
     readings: Vec<Arc<Reading>>,
 }
 
+#[cfg(test)]
+impl Bound {
+    /// The same rows in one order of those that are allowed: what a simulation does is the same whenever it is run.
+    pub(super) fn in_one_order(mut self) -> Self {
+        for node in self.ir.iter(self.top).map(|(node, _)| node).collect::<Vec<_>>() {
+            match self.ir.get_mut(node) {
+                IR::GroupBy { maintain_order, .. } => *maintain_order = true,
+                IR::Distinct { options, .. } => options.maintain_order = true,
+                IR::Join { options, .. } => {
+                    let order = &mut Arc::make_mut(options).args.maintain_order;
+                    if *order == MaintainOrderJoin::None {
+                        *order = MaintainOrderJoin::LeftRight;
+                    }
+                }
+                _ => (),
+            }
+        }
+        self
+    }
+}
+
 /// Rows, and bytes of them, that the in-memory engine is done with before the streaming engine would have begun.
 const FEW: usize = 1 << 14;
 const LITTLE: usize = 4 << 20;

@@ -67,6 +67,8 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
     let inputs = std::mem::take(&mut task.inputs);
     let bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
+    #[cfg(test)]
+    let bound = if regatta_remote::is_simulated() { bound.in_one_order() } else { bound };
     task.spending.engine_begins();
     // In a simulation nothing runs beside what it waits for.
     let engine = if fragment::reads_few_rows(&bound) || regatta_remote::is_simulated() {

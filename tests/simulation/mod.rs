@@ -1,7 +1,7 @@
 //! A whole cluster in one thread, on virtual time and a simulated network: what it does is drawn from a seed, and is the same whenever
 //! that is run. `docs/simulation.md` says how it is used and what it leaves out.
 //!
-//! `SIMULATION=17` runs one seed, `SIMULATION=0..5000` many; unset, those of the ordinary tests. A seed that fails prints the line that
+//! `SIMULATION=17` runs one seed (and `RUST_LOG=regatta=debug` says what it does; `regatta_remote::network=trace` each packet), `SIMULATION=0..5000` many; unset, those of the ordinary tests. A seed that fails prints the line that
 //! repeats it.
 
 #[path = "../random_plans/exprs.rs"]
@@ -20,6 +20,7 @@ mod udfs;
 mod world;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,14 +41,37 @@ fn seeds() -> Vec<u64> {
     }
 }
 
+/// In real time: a seed takes a fraction of a second.
+const STUCK: Duration = Duration::from_secs(120);
+
 /// Runs a seed on a thread of its own: what it leaves in thread-locals goes with it.
 fn on_a_thread(seed: u64) -> Outcome {
-    let run = thread::Builder::new().stack_size(STACK).spawn(move || simulate(seed));
-    run.unwrap().join().unwrap_or_else(|_| Outcome { problems: vec!["it panicked".to_owned()], ..Outcome::default() })
+    let (sender, result) = sync_channel(1);
+    let run = thread::Builder::new().stack_size(STACK).spawn(move || sender.send(simulate(seed)));
+    run.unwrap();
+    let failed = |why: String| Outcome { problems: vec![why], ..Outcome::default() };
+    match result.recv_timeout(STUCK) {
+        Ok(outcome) => outcome,
+        Err(RecvTimeoutError::Disconnected) => failed("it panicked".to_owned()),
+        Err(RecvTimeoutError::Timeout) => failed(format!("it has not ended within {STUCK:?} of real time")),
+    }
+}
+
+fn report(seed: u64, outcome: &Outcome) {
+    println!(
+        "seed {seed}: {}\nafter {:?}\nrepeat it: SIMULATION={seed} cargo test --workspace --lib simulation -- --nocapture\n",
+        outcome.problems.join("\n"),
+        outcome.faults
+    );
 }
 
 #[test]
 fn whatever_fails_answers_are_right_or_errors_name_a_fault_and_nothing_is_left() {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_ansi(false)
+        .without_time()
+        .try_init();
     let (seeds, next, done) = (seeds(), AtomicUsize::new(0), Mutex::new(Vec::new()));
     let began = Instant::now();
     let threads = thread::available_parallelism().map_or(1, usize::from).min(seeds.len());
@@ -57,7 +81,10 @@ fn whatever_fails_answers_are_right_or_errors_name_a_fault_and_nothing_is_left()
                 while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let outcome = on_a_thread(*seed);
                     if seeds.len() == 1 {
-                        println!("{outcome:#?}");
+                        println!("{outcome:?}");
+                    }
+                    if !outcome.problems.is_empty() {
+                        report(*seed, &outcome);
                     }
                     let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                     done.push((*seed, outcome));
@@ -82,14 +109,8 @@ fn whatever_fails_answers_are_right_or_errors_name_a_fault_and_nothing_is_left()
     );
     let mut failed: Vec<_> = done.iter().filter(|(_, outcome)| !outcome.problems.is_empty()).collect();
     failed.sort_by_key(|(seed, _)| *seed);
-    for (seed, outcome) in &failed {
-        println!(
-            "seed {seed}: {}\nafter {:#?}\nrepeat it: SIMULATION={seed} cargo test --workspace --lib simulation -- --nocapture\n",
-            outcome.problems.join("\n"),
-            outcome.faults
-        );
-    }
-    assert!(failed.is_empty(), "{} of {} seeds fail", failed.len(), done.len());
+    let failed: Vec<_> = failed.into_iter().map(|(seed, _)| *seed).collect();
+    assert!(failed.is_empty(), "{} of {} seeds fail: {failed:?}", failed.len(), done.len());
 }
 
 #[test]

@@ -78,6 +78,7 @@ async fn run(sim: Sim, seed: u64, mut rng: Rng, folder: PathBuf, wanted: Vec<(Qu
         worker_timeout: Duration::from_secs(30),
         max_task_backlog: [None, Some(0), Some(2)][rng.below(3)],
         scheduler_linear: rng.percent(5),
+        min_cpu_per_task: [0.5, 1.0, 2.0][rng.below(3)],
         ..Config::default()
     };
     let common = Common {
@@ -86,7 +87,7 @@ async fn run(sim: Sim, seed: u64, mut rng: Rng, folder: PathBuf, wanted: Vec<(Qu
         folder,
         config,
         pace: (Duration::ZERO, Duration::from_millis([5, 30, 120][rng.below(3)])),
-        cpus: [0.5, 1.0, 2.0][rng.below(3)],
+        cpus: [5.0, 6.0, 8.0][rng.below(3)],
         small: [0, 4 << 10, 1 << 20][rng.below(3)],
         beside: rng.percent(30),
     };
