@@ -43,7 +43,7 @@ pub(crate) trait Pools: Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Called {
     pub(crate) reply: Reply,
-    /// How long a replica was at the attempt that succeeded.
+    /// How long replicas were at it.
     pub(crate) busy: Duration,
     /// How often it was made again.
     pub(crate) again: u64,

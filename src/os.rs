@@ -244,15 +244,28 @@ pub(crate) fn shared_memory() -> io::Result<File> {
 /// # Errors
 /// There is no such child.
 pub(crate) fn until_ended(child: u32) -> io::Result<()> {
+    ended(child, 0).map(drop)
+}
+
+/// Whether a child of this process has ended, whose status nobody has asked for yet.
+///
+/// # Errors
+/// There is no such child.
+pub(crate) fn has_ended(child: u32) -> io::Result<bool> {
+    ended(child, libc::WNOHANG)
+}
+
+fn ended(child: u32, flags: libc::c_int) -> io::Result<bool> {
     loop {
         // SAFETY: zeros are a value of this C struct, which the call writes to.
-        let waited = unsafe {
+        let (waited, status) = unsafe {
             let mut status: libc::siginfo_t = std::mem::zeroed();
-            libc::waitid(libc::P_PID, child, &raw mut status, libc::WEXITED | libc::WNOWAIT)
+            (libc::waitid(libc::P_PID, child, &raw mut status, libc::WEXITED | libc::WNOWAIT | flags), status)
         };
         match done(waited) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-            waited => return waited,
+            // SAFETY: it is what the call has written, or zeros if there was nothing to say.
+            waited => return waited.map(|()| unsafe { status.si_pid() } != 0),
         }
     }
 }

@@ -24,6 +24,7 @@ mod names;
 mod order;
 mod rowwise;
 mod same;
+mod scalars;
 mod scan;
 mod share;
 mod sink;

@@ -43,7 +43,7 @@ pub(crate) use context::Seat;
 #[cfg(feature = "gpu")]
 pub(crate) use isolate::serve_several;
 pub(crate) use isolate::{OUTPUT, VISIBLE, serve as serve_isolated};
-pub(crate) use metrics::TaskMeter;
+pub(crate) use metrics::{Report, TaskMeter};
 pub(crate) use registry::{conform, registered};
 pub(crate) use retry::{Call, Deaths, Retry};
 pub(crate) use route::Router;

@@ -227,6 +227,11 @@ fn row_wise(ident: &Ident, form: &Form, function: &ItemFn, arguments: &Arguments
     let indices = 0..arguments.len();
     let Form { sync, state, map, wait, .. } = form;
     let columns: Vec<_> = indices.clone().map(|index| format_ident!("column_{index}")).collect();
+    // What a row reports is told apart from what others do that run at the same time.
+    let (row, context) = match sync {
+        Some(_) => (quote!(row, context: &::regatta::udf::Context), context.as_ref().map(|_| quote!(context,))),
+        None => (quote!(row), context.clone()),
+    };
     Ok(quote! {
         fn output(
             &self,
@@ -247,8 +252,8 @@ fn row_wise(ident: &Ident, form: &Form, function: &ItemFn, arguments: &Arguments
         ) -> ::regatta::udf::UdfResult<::regatta::polars::prelude::Column> {
             let inputs = ::regatta::udf::rows::Inputs::new(batch);
             #(let #columns = inputs.values::<#types>(#indices)?;)*
-            ::regatta::udf::rows::#map(<Self as ::regatta::udf::Registered>::NAME, batch, |row| {
-                ::core::option::Option::Some(#ident(#context #(#columns.at(row)?),*))
+            ::regatta::udf::rows::#map(<Self as ::regatta::udf::Registered>::NAME, batch, #sync |#row| {
+                ::core::option::Option::Some(#ident(#context #(#columns.at(row)?),*)#wait)
             })#wait
         }
     })

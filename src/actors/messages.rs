@@ -23,7 +23,7 @@ use crate::sched::{
     StageId, StepId, TaskId, WorkerId,
 };
 use crate::store::{Rows, Ticket};
-use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, UdfError};
+use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, Report, UdfError};
 
 /// Declares what an actor takes from other processes, from nodes of which roles, and of what the sender may speak. The roles are
 /// checked before the message is decoded; the rest its handler checks, by [`Sender`](regatta_remote::Sender). `docs/semantics.md`
@@ -315,7 +315,7 @@ pub(crate) struct Evaluate {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Evaluated {
     pub(crate) column: BatchAt,
-    pub(crate) metrics: Metrics,
+    pub(crate) report: Report,
     /// How long the replica was at it.
     pub(crate) busy: Duration,
 }

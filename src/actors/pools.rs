@@ -18,7 +18,7 @@ use crate::os;
 use crate::plan::UdfStep;
 use crate::sched::{QueryId, ReplicaId, StageId, StepId};
 use crate::store::{decode_frame, encode_frame};
-use crate::udf::{Call, Deaths, Fault, PoolOptions, Reply, Retry, Router, UdfError, UdfResult, conform};
+use crate::udf::{Call, Deaths, Fault, PoolOptions, Reply, Retry, Router, UdfError, UdfResult};
 
 /// How long a batch takes to a replica of another worker and back, at least, and for each byte.
 const TRAVEL: Duration = Duration::from_millis(1);
@@ -126,13 +126,18 @@ impl StagePools {
         let step = self.steps.get(step).ok_or_else(unknown)?;
         let UdfOfStep { name, options, dtype } = &step.udf;
         let (mut retry, mut deaths, mut again) = (Retry::new(options, Some(step.id)), Deaths::default(), 0);
+        let mut busy = Duration::ZERO;
         let (seat, error) = loop {
-            let (seat, result) = self.attempt(step, &inputs, deaths.before(retry.call())).await?;
-            let conform = |reply: Reply| Ok(Reply { column: conform(reply.column, dtype)?, ..reply });
-            let error = match result.and_then(|(reply, busy)| Ok((conform(reply).map_err(Fault::Failed)?, busy))) {
-                Ok((reply, busy)) => return Ok(Called { reply, busy, again }),
+            let rows = retry.rows(&inputs).map_err(PolarsFailure::from)?;
+            let (seat, result) = self.attempt(step, &rows, deaths.before(retry.call())).await?;
+            let answered = result.and_then(|(reply, took)| {
+                busy += took;
+                Ok(retry.answered(reply, dtype)?)
+            });
+            let error = match answered {
+                Ok(reply) => return Ok(Called { reply, busy, again }),
                 Err(Fault::Failed(error)) => error,
-                Err(Fault::Died(why)) => match deaths.another(&why, &inputs) {
+                Err(Fault::Died(why)) => match deaths.another(&why, &rows) {
                     Some(error) => break (seat, error),
                     None => {
                         again += 1;
@@ -151,7 +156,7 @@ impl StagePools {
         };
         let settled = retry.settle(name, error, inputs.height(), dtype);
         let reply = settled.map_err(|error| step.failed(&seat, error))?;
-        Ok(Called { reply, busy: Duration::ZERO, again: again - 1 })
+        Ok(Called { reply, busy, again: again - 1 })
     }
 
     /// One attempt: what the UDF did, and where. A replica that is lost, or hung before it began, is not an attempt: the batch
@@ -206,10 +211,10 @@ impl StagePools {
             }
         };
         match reply? {
-            Ok(Evaluated { column, metrics, busy }) => {
+            Ok(Evaluated { column, report, busy }) => {
                 let column = one_column(self.result(column).await?);
                 let column = column.map_err(|error| CallEnd::Replica(CallFailure::Failed(error)))?;
-                Ok((Reply { column, metrics }, busy))
+                Ok((Reply { column, report }, busy))
             }
             Err(failure) => Err(CallEnd::Replica(failure)),
         }

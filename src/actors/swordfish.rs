@@ -21,6 +21,7 @@ use super::messages::{
     RunTask, RunTasks, Serve, StartReplica, StopReplica, TaskEnded, Withdraw, Word,
 };
 use super::pools::{StagePools, UdfOfStep};
+use super::udf::Ends;
 use super::{Host, SchedulerActor, UdfActor, insist};
 use crate::engine::{Leave, Left, Of, Program, Spending, TaskRun, Waits, nanoseconds, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
@@ -294,8 +295,9 @@ impl Handler<StartReplica> for SwordfishActor {
                 return;
             }
         };
-        let (host, here, scheduler) = (Arc::clone(&self.host), self.here, self.scheduler.clone());
-        let actor = arbiter.spawn(CALLS, move |_| UdfActor::new(host, here, spec, number, scheduler));
+        let ends = Ends::of(id, &self.host, self.scheduler.clone());
+        let (host, here) = (Arc::clone(&self.host), self.here);
+        let actor = arbiter.spawn(CALLS, move |_| UdfActor::new(host, here, spec, number, ends));
         if let Some(node) = &self.host.node {
             UdfActor::taking(node.publish(number, &actor));
         }

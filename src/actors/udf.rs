@@ -25,6 +25,8 @@ pub struct UdfActor {
     here: Place,
     spec: StartReplica,
     words: mpsc::Sender<Word>,
+    /// Until its thread has it.
+    ends: Option<Ends>,
     number: regatta_remote::ActorId,
     /// Results that wait to be fetched: they go with this replica.
     offers: Arc<Mutex<Vec<Offer>>>,
@@ -56,15 +58,14 @@ impl UdfActor {
         here: Place,
         spec: StartReplica,
         number: regatta_remote::ActorId,
-        scheduler: ActorRef<SchedulerActor>,
+        ends: Ends,
     ) -> Self {
-        let (words, to_send) = mpsc::channel(WORDS);
-        host.runtime.handle().spawn(report(spec.replica, to_send, scheduler));
         Self {
             host,
             here,
             spec,
-            words,
+            words: ends.words.clone(),
+            ends: Some(ends),
             number,
             offers: Arc::default(),
             thread: None,
@@ -113,9 +114,9 @@ impl Actor for UdfActor {
         // The start counts as a call: who starts is not idle.
         let mut starting = Some(UnderWay::begin(&self.calls));
         let (words, number) = (self.words.clone(), self.number);
-        let ends = Ends { words: self.words.clone(), runtime: self.host.runtime.handle().clone() };
+        let ends = self.ends.take();
         let tell = move |said: Said<'_>| {
-            let _: &Ends = &ends;
+            let _: &Option<Ends> = &ends;
             if matches!(said, Said::Started(_)) {
                 drop(starting.take());
             }
@@ -171,10 +172,10 @@ impl Handler<Evaluate> for UdfActor {
                 }
             };
             let evaluation = Evaluation { thread, hung, words, runtime: host.runtime.handle().clone() };
-            let (Reply { column, metrics }, busy) = evaluation.run(frame, call, under_way).await?;
+            let (Reply { column, report }, busy) = evaluation.run(frame, call, under_way).await?;
             let result = column.into_frame();
             if is_here {
-                return Ok(Evaluated { column: BatchAt::Here(result), metrics, busy });
+                return Ok(Evaluated { column: BatchAt::Here(result), report, busy });
             }
             let bytes = encode_frame(&result).map_err(UdfError::from)?;
             let offer = host.store.offer(bytes, sender.node());
@@ -183,7 +184,7 @@ impl Handler<Evaluate> for UdfActor {
             // As many as callers have credits for, at most.
             offers.retain(Offer::waits);
             offers.push(offer);
-            Ok(Evaluated { column: BatchAt::There(here, ticket), metrics, busy })
+            Ok(Evaluated { column: BatchAt::There(here, ticket), report, busy })
         };
         Box::pin(async move {
             tokio::select! {
@@ -195,10 +196,20 @@ impl Handler<Evaluate> for UdfActor {
     }
 }
 
-/// Says that a replica's thread has ended, on which it lives.
-struct Ends {
+/// Says that a replica has ended: when the thread on which it lives has, or when it is dropped before it has one. What is
+/// stopped at once may never come to be an actor.
+pub(super) struct Ends {
     words: mpsc::Sender<Word>,
     runtime: Handle,
+}
+
+impl Ends {
+    pub(super) fn of(replica: ReplicaId, host: &Host, scheduler: ActorRef<SchedulerActor>) -> Self {
+        let (words, to_send) = mpsc::channel(WORDS);
+        let runtime = host.runtime.handle().clone();
+        runtime.spawn(report(replica, to_send, scheduler));
+        Self { words, runtime }
+    }
 }
 
 impl Drop for Ends {

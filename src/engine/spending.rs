@@ -144,7 +144,7 @@ mod tests {
     use polars::prelude::{Column, DataType};
 
     use super::*;
-    use crate::udf::{Metrics, Reply};
+    use crate::udf::{Reply, Report};
 
     /// Two calls at once are waited for once; writing meanwhile is writing.
     #[test]
@@ -158,7 +158,7 @@ mod tests {
         spending.writing(|| sleep(step));
         sleep(step);
         let column = Column::full_null("".into(), 3, &DataType::Null);
-        let called = Called { reply: Reply { column, metrics: Metrics::default() }, busy: step, again: 1 };
+        let called = Called { reply: Reply { column, report: Report::default() }, busy: step, again: 1 };
         one.answered(0, 3, &called);
         drop((one, other));
         sleep(step);

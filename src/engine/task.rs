@@ -173,8 +173,8 @@ fn through_step<'a>(
         let called = task.pools.call(index, inputs).await?;
         call.answered(index, piece.height(), &called);
         drop(call);
-        let Reply { column, metrics } = called.reply;
-        task.calling.meter.add(&step.spec.udf, &metrics);
+        let Reply { column, report } = called.reply;
+        task.calling.meter.add(&step.spec.udf, &report.metrics);
         step.finish(piece, column, &task.calling)
     });
     calls.buffered(at_once)

@@ -176,7 +176,7 @@ impl Cutter {
     }
 
     /// Gives a node that sees all rows at once what it stands on: rows of a stage of several tasks are gathered.
-    fn gather(&mut self, node: Node) {
+    pub(super) fn gather(&mut self, node: Node) {
         // A sink that each task writes its part of, and the keys of a marker, which ends a stage by itself.
         let splits_itself = input_of_split_sink(self.ir.get(node), &self.exprs).is_some()
             || hash_keys(self.ir.get(node), &self.exprs).is_some();

@@ -34,6 +34,9 @@ impl Cutter {
             self.filter(node, stage);
             return Ok(true);
         }
+        if self.take_out_scalars(node)? {
+            return Ok(true);
+        }
         match self.ir.get(node) {
             IR::Join { .. } => self.join(node),
             IR::Distinct { .. } => self.distinct(node),
@@ -242,13 +245,15 @@ impl Cutter {
                 false => (right_stage, left_stage, right_bytes, left_bytes),
             };
             let ways = vec![(along, Way::Along), (small, Way::All)];
-            match parts.by_keys {
-                true if worth_waiting(bytes, beside) => {
-                    choices.push(Choice { ways, by_size: false, shared: Vec::new(), small: Some((small, beside)) });
-                }
-                true => (),
-                false => choices.push(Choice { ways, by_size: false, shared: Vec::new(), small: None }),
+            let is_choice = if parts.by_keys { worth_waiting(bytes, beside) } else { parts.in_order };
+            let small = is_choice.then_some((small, beside));
+            if is_choice || !parts.by_keys {
+                choices.push(Choice { ways, by_size: false, shared: Vec::new(), small });
             }
+        }
+        if parts.in_order {
+            let ways = vec![(left_stage, Way::All), (right_stage, Way::All)];
+            choices.push(Choice { ways, by_size: false, shared: Vec::new(), small: None });
         }
         if parts.by_keys {
             let shared = [(parts.left_along, left_stage), (parts.right_along, right_stage)];
@@ -260,13 +265,15 @@ impl Cutter {
         let ir = ir.with_inputs([left, right]);
         self.ir.replace(node, ir);
         let why = match (parts.by_keys, choices.len()) {
+            _ if parts.in_order => "all of the other side comes to each task of the left one, if that is small; else one task joins all rows in their order".to_owned(),
             (false, _) => "all of the smaller side comes to each task of the other".to_owned(),
             (true, 1) => format!("rows of equal {shown} come to one task"),
             (true, _) => format!(
                 "rows of equal {shown} come to one task, unless all of the smaller side is worth bringing to each"
             ),
         };
-        self.decided.insert(node.0, Splits::chosen(choices, why));
+        let splits = if parts.in_order { vec![Split::Whole] } else { Vec::new() };
+        self.decided.insert(node.0, Splits { splits, ..Splits::chosen(choices, why) });
         Ok(true)
     }
 

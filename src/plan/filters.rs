@@ -14,9 +14,10 @@ use polars_plan::plans::{AExpr, IR};
 use polars_plan::prelude::JoinOptionsIR;
 use polars_utils::arena::Node;
 
+use super::aggregate::counts_rows;
+use super::common::has_call;
 use super::cut::Cutter;
 use super::join;
-use super::lift::has_udf;
 use super::rowwise::expr_is_row_wise;
 use super::scan::{Choice, Splits};
 use crate::error::PlanError;
@@ -37,6 +38,10 @@ impl Cutter {
         }
         let ir = self.ir.get(node).clone();
         let IR::Join { input_left, input_right, left_on, right_on, options, .. } = &ir else { return Ok(()) };
+        // Who looks whether keys are unique must see those without a match, too.
+        if options.args.validation != JoinValidation::ManyToMany {
+            return Ok(());
+        }
         let (left, right) = ((*input_left, left_on), (*input_right, right_on));
         let fits = |parts: join::Parts| parts.by_keys;
         if !join::parts(&ir, &self.schema(left.0), &self.schema(right.0), &self.exprs).is_ok_and(fits) {
@@ -140,13 +145,14 @@ impl Cutter {
                     _ => None,
                 }
             };
-            let are_row_wise = |exprs: &[ExprIR]| {
-                exprs.iter().all(|e| expr_is_row_wise(e.node(), &self.exprs) && !has_udf(e.node(), &self.exprs))
-            };
+            let has_call = |exprs: &[ExprIR]| exprs.iter().any(|e| has_call(e.node(), &self.exprs));
+            let are_row_wise =
+                |exprs: &[ExprIR]| exprs.iter().all(|e| expr_is_row_wise(e.node(), &self.exprs)) && !has_call(exprs);
             node = match self.ir.get(node) {
-                IR::Scan { scan_type, unified_scan_args: args, .. } => {
+                IR::Scan { scan_type, unified_scan_args: args, predicate, .. } => {
                     let plain = args.pre_slice.is_none()
                         && args.row_index.is_none()
+                        && predicate.as_ref().is_none_or(|predicate| are_row_wise(std::slice::from_ref(predicate)))
                         && !matches!(**scan_type, FileScanIR::Anonymous { .. });
                     return plain.then_some(Place { scan: node, keys, is_aggregated });
                 }
@@ -162,8 +168,14 @@ impl Cutter {
                     }
                     *input
                 }
-                IR::GroupBy { input, keys: groups, apply: None, options, .. }
-                    if options.slice.is_none() && !options.is_dynamic() && !options.is_rolling() =>
+                // A group whose key is computed of other rows, or that knows its rows by their numbers, is another without them.
+                IR::GroupBy { input, keys: groups, aggs, apply: None, options, .. }
+                    if options.slice.is_none()
+                        && !options.is_dynamic()
+                        && !options.is_rolling()
+                        && are_row_wise(groups)
+                        && !has_call(aggs)
+                        && !counts_rows(self.ir.get(node), &self.exprs) =>
                 {
                     keys = keys.iter().map(|key| passes(groups, key)).collect::<Option<_>>()?;
                     is_aggregated = true;

@@ -60,7 +60,7 @@ impl Cutter {
     }
 
     /// Puts a node that now reads added columns in the place of the old one, with the old one's schema.
-    fn put_back(&mut self, node: Node, mut ir: IR, before: SchemaRef) {
+    pub(super) fn put_back(&mut self, node: Node, mut ir: IR, before: SchemaRef) {
         if let IR::HStack { input, exprs, schema, .. } = &mut ir {
             let mut widened = self.ir.get(*input).schema(&self.ir).as_ref().as_ref().clone();
             for expr in exprs {

@@ -17,6 +17,8 @@ pub(super) struct Parts {
     pub(super) left_along: bool,
     /// The other way round.
     pub(super) right_along: bool,
+    /// Rows of equal keys could come to one task, but would then not be in the order of the left side.
+    pub(super) in_order: bool,
 }
 
 /// # Errors
@@ -27,7 +29,9 @@ pub(super) fn parts(ir: &IR, left: &Schema, right: &Schema, exprs: &Arena<AExpr>
     if args.slice.is_some() {
         return Err("some of its rows are taken by their number".to_owned());
     }
-    if args.maintain_order != MaintainOrderJoin::None {
+    // Tasks have rows of the left side one after the other.
+    let in_order = args.maintain_order == MaintainOrderJoin::Left;
+    if args.maintain_order != MaintainOrderJoin::None && !in_order {
         return Err("it keeps the order of its rows".to_owned());
     }
     let is_key = |key: &ExprIR| expr_is_row_wise(key.node(), exprs) && reads_a_column(key.node(), exprs);
@@ -48,6 +52,8 @@ pub(super) fn parts(ir: &IR, left: &Schema, right: &Schema, exprs: &Arena<AExpr>
         #[allow(unreachable_patterns)]
         other => return Err(format!("parts of a join {other} do not add up")),
     };
+    let has_keys = by_keys;
+    let (by_keys, right_along) = if in_order { (false, false) } else { (by_keys, right_along) };
     // Who looks whether keys are unique must see all rows of one.
     let (left_along, right_along) = match args.validation {
         JoinValidation::ManyToMany => (left_along, right_along),
@@ -60,7 +66,8 @@ pub(super) fn parts(ir: &IR, left: &Schema, right: &Schema, exprs: &Arena<AExpr>
     };
     let by_keys = by_keys && !left_on.is_empty() && left_on.iter().zip(right_on).all(meets);
     match by_keys || left_along || right_along {
-        true => Ok(Parts { by_keys, left_along, right_along }),
+        true => Ok(Parts { by_keys, left_along, right_along, in_order: in_order && has_keys }),
+        false if in_order => Err("it keeps the order of its rows".to_owned()),
         false => Err("its keys are of other types on both sides".to_owned()),
     }
 }

@@ -451,8 +451,14 @@ fn a_join_that_keeps_order_takes_a_slice_or_checks_keys_is_not_run_by_parts_that
     let table = Table::new();
     let with = |args: JoinArgs| planned(table.scan().join(table.scan(), [col("a")], [col("a")], args));
     let inner = || JoinArgs::new(JoinType::Inner);
-    let ordered = with(JoinArgs { maintain_order: MaintainOrderJoin::Left, ..inner() });
+    let ordered = with(JoinArgs { maintain_order: MaintainOrderJoin::LeftRight, ..inner() });
     assert!(ordered.stages[0].why.contains("keeps the order"), "{ordered}");
+    let left = with(JoinArgs { maintain_order: MaintainOrderJoin::Left, ..inner() });
+    assert_eq!(
+        ways(&left).last().unwrap(),
+        &[vec![Way::Along, Way::All], vec![Way::All; 2]],
+        "small, or in one task: {left}"
+    );
     let checked = with(JoinArgs { validation: JoinValidation::OneToMany, ..inner() });
     assert_eq!(ways(&checked).last().unwrap(), &[vec![Way::Sections; 2]], "{checked}");
     let as_text = planned(table.scan().join(
@@ -527,6 +533,96 @@ fn a_side_is_read_by_the_keys_of_the_other_only_where_its_rows_without_a_match_a
     assert_eq!(filtered(&planned(shared)), []);
     let many = joined(table.scan(), table.scan(), JoinType::Left);
     assert_eq!(filtered(&many), [], "nothing is known to be left out of the other side: {many}");
+}
+
+#[test]
+fn what_looks_at_rows_without_a_match_is_not_read_by_keys() {
+    let table = Table::new();
+    let few = || table.scan().select([col("a"), col("b").alias("c")]).filter(col("c").eq(lit(1)));
+    let left = |of: LazyFrame| planned(few().left_join(of, col("a"), col("a")));
+    let groups = |keys: &[Expr], agg: Expr| table.scan().group_by(keys).agg([agg]);
+    assert_eq!(filtered(&left(groups(&[col("a")], len()))), [(1, 0)]);
+    let by_mean = (col("b") - col("b").mean()).alias("from the mean");
+    for (why, of) in [
+        ("rows are known by their numbers", groups(&[col("a")], col("b").agg_groups())),
+        ("a key of other rows", groups(&[col("a"), by_mean], len())),
+        ("a key of a UDF's", groups(&[col("a"), same([col("b")])], len())),
+        ("an aggregate of a UDF's", groups(&[col("a")], total("b").alias("total"))),
+        ("what a UDF filters", table.scan().filter(same([col("b")]).gt(lit(0)))),
+    ] {
+        let plan = left(of);
+        assert_eq!(filtered(&plan), [], "{why}: {plan}");
+    }
+    for validation in [JoinValidation::ManyToOne, JoinValidation::OneToMany, JoinValidation::OneToOne] {
+        let args = JoinArgs { validation, ..JoinArgs::new(JoinType::Left) };
+        let plan = planned(few().join(table.scan(), [col("a")], [col("a")], args));
+        assert_eq!(filtered(&plan), [], "{validation:?} must see keys without a match, too: {plan}");
+    }
+    // A filter that is read by the keys of what it filters would keep what is in neither from the join above.
+    let once = table.scan().with_column((col("a") * col("b")).alias("c")).filter(col("c").eq(lit(6)));
+    let once = once.with_column((col("a") + col("c")).alias("d")).filter(col("d").eq(lit(9)));
+    let some = table.scan().filter(col("b").eq(lit(1)));
+    let plan = planned(once.left_join(some, col("a"), col("a")));
+    assert_eq!(filtered(&plan).len(), 1, "the side, and not what it is read by: {plan}");
+    assert!(plan.is_sound(), "{plan}");
+}
+
+#[test]
+fn what_calls_a_closure_and_is_needed_twice_runs_once() {
+    let table = Table::new();
+    let doubled = |column: Column| Ok(column * 2);
+    let called = table.scan().with_column(col("b").map(doubled, |_, field| Ok(field.clone())));
+    let query = called.clone().inner_join(called, col("a"), col("a")).with_column(same([col("a")]));
+    let plan = plan_natively(query);
+    let closures = plan.stages.iter().filter(|stage| stage.describe.contains("WITH_COLUMNS"));
+    assert_eq!(closures.count(), 1, "{plan}");
+}
+
+#[test]
+fn an_aggregate_beside_each_row_is_worked_out_first_by_all_tasks() {
+    let table = Table::new();
+    let mean = || col("a").mean();
+    for query in [
+        table.scan().with_column((col("a") - mean()).alias("apart")),
+        table.scan().filter(col("b").eq(lit(1))).filter(col("a").gt(mean())),
+        table.scan().select([col("b"), mean().alias("mean")]),
+    ] {
+        let plan = planned(query);
+        assert_eq!(shape(&plan).iter().map(|(tasks, _)| *tasks).collect::<Vec<_>>(), [4, 4, 1, 0], "{plan}");
+        assert_eq!(ways(&plan).last().unwrap(), &[vec![Way::Along, Way::All]], "{plan}");
+        assert!(plan.is_sound(), "{plan}");
+        assert!(
+            plan.stages[0].describe.contains("PROJECT 1/2 COLUMNS") || plan.stages[0].describe.contains("SELECTION"),
+            "no more is read than is aggregated: {plan}"
+        );
+    }
+    let median = planned(table.scan().filter(col("a").gt(col("a").median())));
+    assert_eq!(
+        shape(&median).iter().map(|(tasks, _)| *tasks).collect::<Vec<_>>(),
+        [4, 1, 0],
+        "of all its rows: {median}"
+    );
+    let small = planned(df!["a" => [1i64, 2]].unwrap().lazy().with_column(col("a") - mean()));
+    assert_eq!(shape(&small), [(1, vec![])], "{small}");
+    let called = planned(table.scan().with_column(col("a") - total("a")));
+    assert_eq!(
+        shape(&called).last().unwrap().0,
+        1,
+        "what a UDF makes of all rows need not be the same twice: {called}"
+    );
+    let numbered = planned(table.scan().with_column(col("a").cum_sum(false).over([col("b")]).unwrap()));
+    assert_eq!(shape(&numbered), [(1, vec![])], "{numbered}");
+    let window = || col("a").max().over([col("b")]).unwrap();
+    let plan = planned(table.scan().filter((col("a") - window()).gt(lit(3))));
+    assert_eq!(shape(&plan).iter().map(|(tasks, _)| *tasks).collect::<Vec<_>>(), [4, 4, 0, 1], "{plan}");
+    assert_eq!(ways(&plan).last().unwrap(), &[vec![Way::Along, Way::All], vec![Way::All; 2]], "{plan}");
+    assert!(plan.is_sound(), "{plan}");
+    let grouped = table.scan().group_by([col("a"), col("b")]).agg([len().alias("n")]);
+    let plan = planned(grouped.with_column(col("n").sum().over([col("b")]).unwrap().alias("of b")));
+    assert!(
+        ways(&plan).last().unwrap().contains(&vec![Way::Sections; 2]),
+        "rows that have no order come together by keys: {plan}"
+    );
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl TestReplica {
             Fault::Failed(error) => error,
             Fault::Died(why) => UdfError::new(why),
         })?;
-        self.metrics.merge(&reply.metrics);
+        self.metrics.merge(&reply.report.metrics);
         crate::udf::conform(reply.column, &dtype)
     }
 

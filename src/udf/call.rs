@@ -174,7 +174,7 @@ impl UdfCall {
     /// What a replica is told of one attempt of it, and the last.
     pub(crate) fn tried(&self, of: StepId, attempt: u32) -> Call {
         let PoolOptions { on_error, timeout, .. } = self.options;
-        Call { attempt, on_error, timeout, of: Some(of), alone: false }
+        Call { attempt, on_error, timeout, of: Some(of), alone: false, says_rows: false }
     }
 
     pub(super) fn payload(&self) -> Option<Bytes> {

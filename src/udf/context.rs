@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::found::Found;
-use super::{Call, Meter, OnError, UdfError, UdfResult, arrow::column_to_arrow};
+use super::{Call, Meter, UdfError, UdfResult, arrow::column_to_arrow};
 use crate::actor::{Directory, LOOK_UP, RemoteActor};
 use crate::sched::{QueryId, StageId, StepId, WorkerId};
 
@@ -88,6 +88,11 @@ impl Context {
         Self { seat: Arc::clone(seat), step: seat.step, metrics: metrics.clone(), attempt: 1 }
     }
 
+    /// The same, that reports elsewhere.
+    pub(super) fn with_meter(&self, metrics: &Meter) -> Self {
+        Self { metrics: metrics.clone(), ..self.clone() }
+    }
+
     /// The query whose batch it is; in `start` and `stop` the one for which the replica was started, though others may use it
     /// too. `None` where Polars runs the query without a session.
     pub fn query(&self) -> Option<QueryId> {
@@ -114,8 +119,8 @@ impl Context {
         self.seat.worker
     }
 
-    /// How often the batch at hand has been tried, with this time: from 1. More than 1 only with
-    /// [`Pool::max_retries`](super::Pool::max_retries).
+    /// How often the batch at hand, or the row where a function on Rust values is called, has been tried, with this time: from 1.
+    /// More than 1 only with [`Pool::max_retries`](super::Pool::max_retries).
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -147,8 +152,8 @@ impl Context {
 
     /// Where to report numbers. They come back with each reply and add up in [`Run::status`](crate::Run::status).
     ///
-    /// Each batch counts once: what an attempt has reported that failed is dropped with it, also where a whole task runs
-    /// again. What `start` and `stop` report counts for each replica that was started. Without a session nobody hears it.
+    /// Each batch counts once, and of a function on Rust values each row: what an attempt has reported that failed is dropped
+    /// with it, also where a whole task runs again. What `start` and `stop` report counts for each replica that was started. Without a session nobody hears it.
     pub fn metrics(&self) -> &Meter {
         &self.metrics
     }
@@ -291,10 +296,6 @@ impl Batch {
 
     pub(super) fn call(&self) -> Call {
         self.call
-    }
-
-    pub(super) fn on_error(&self) -> OnError {
-        self.call.on_error
     }
 
     pub(super) fn slots(&self) -> &Semaphore {

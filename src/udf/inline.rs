@@ -11,7 +11,6 @@ use polars_async::executor::block_in_place;
 use rayon::Yield;
 
 use super::context::Seat;
-use super::registry::conform;
 use super::retry::{Deaths, Retry};
 use super::thread::{Fault, ReplicaSpec, ReplicaThread, Reply, Said};
 use super::{Call, Metrics, PoolOptions, UdfError, UdfResult};
@@ -55,7 +54,7 @@ impl Inline {
         for offset in (0..height).step_by(rows) {
             let reply = self.retried(udf, &inputs.slice(offset as i64, rows), options, dtype)?;
             result.append_owned(reply.column)?;
-            metrics.merge(&reply.metrics);
+            metrics.merge(&reply.report.metrics);
         }
         Ok((result, metrics))
     }
@@ -63,15 +62,14 @@ impl Inline {
     fn retried(&self, udf: &str, inputs: &DataFrame, options: &PoolOptions, dtype: &DataType) -> UdfResult<Reply> {
         let (mut retry, mut deaths) = (Retry::new(options, None), Deaths::default());
         loop {
-            let error = match self.call(inputs, deaths.before(retry.call())) {
-                Ok(Reply { column, metrics }) => match conform(column, dtype) {
-                    Ok(column) => return Ok(Reply { column, metrics }),
-                    Err(error) => error,
-                },
+            let rows = retry.rows(inputs)?;
+            let answered = self.call(&rows, deaths.before(retry.call()));
+            let error = match answered.and_then(|reply| Ok(retry.answered(reply, dtype)?)) {
+                Ok(reply) => return Ok(reply),
                 // Another try would not start it.
                 Err(Fault::Failed(_)) if self.failed.get().is_some() => return Err(self.gone()),
                 Err(Fault::Failed(error)) => error,
-                Err(Fault::Died(why)) => match deaths.another(&why, inputs) {
+                Err(Fault::Died(why)) => match deaths.another(&why, &rows) {
                     Some(error) => return retry.settle(udf, error, inputs.height(), dtype),
                     None => continue,
                 },

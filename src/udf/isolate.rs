@@ -32,7 +32,7 @@ use super::context::{Seat, no_directory};
 use super::found::Found;
 use super::pool::IN_FLIGHT;
 use super::thread::ReplicaSpec;
-use super::{Call, Metrics, UdfError, UdfResult};
+use super::{Call, Metrics, Report, UdfError, UdfResult};
 use crate::actor::Directory;
 use crate::config::ClusterAt;
 
@@ -168,7 +168,7 @@ impl Isolated {
         inputs: &DataFrame,
         call: Call,
         wanted: &mut dyn FnMut() -> bool,
-    ) -> Result<(Column, Metrics), Ended> {
+    ) -> Result<(Column, Report), Ended> {
         self.process.output_belongs_here();
         let (number, mut lease, parcel) = self.hand_over(inputs)?;
         self.say_run(number, call, parcel).map_err(|error| Ended::DiedBefore(self.process.last_words(error)))?;
@@ -243,9 +243,9 @@ fn admit(directory: &Directory) -> UdfResult<ClusterAt> {
 }
 
 /// What the process has left in a call's slab, which says how the call ended.
-fn result_of(lease: &mut Lease, outcome: Outcome) -> Result<(Column, Metrics), Ended> {
-    let (metrics, place) = outcome.map_err(|(error, panicked)| Ended::Failed(error, panicked))?;
+fn result_of(lease: &mut Lease, outcome: Outcome) -> Result<(Column, Report), Ended> {
+    let (report, place) = outcome.map_err(|(error, panicked)| Ended::Failed(error, panicked))?;
     let result = lease.read(place).map_err(UdfError::from)?;
     let column = result.into_columns().pop().ok_or_else(|| UdfError::new("no column came back"))?;
-    Ok((column, metrics))
+    Ok((column, report))
 }

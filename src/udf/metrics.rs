@@ -3,11 +3,22 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use regatta_observe::{Metric, Metrics, MetricsByUdf};
+use serde::{Deserialize, Serialize};
+
+use super::retry::FailedRows;
 
 /// Where a UDF reports numbers: see [`Context::metrics`](super::Context::metrics). Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Meter {
-    reported: Arc<Mutex<Metrics>>,
+    reported: Arc<Mutex<Report>>,
+}
+
+/// What a call says beside its column.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) metrics: Metrics,
+    /// Rows of which the column has nothing, since they failed.
+    pub(crate) failed: Option<FailedRows>,
 }
 
 impl Meter {
@@ -22,7 +33,7 @@ impl Meter {
     }
 
     fn report(&self, name: &str, metric: Metric) {
-        if !self.reported().add(name, metric) {
+        if !self.reported().metrics.add(name, metric) {
             let begins: String = name.chars().take(Metrics::LONGEST_NAME).collect();
             let (names, bytes) = (Metrics::NAMES, Metrics::LONGEST_NAME);
             tracing::warn!(
@@ -33,15 +44,25 @@ impl Meter {
     }
 
     /// Takes over what was reported elsewhere.
-    pub(super) fn add(&self, metrics: &Metrics) {
-        self.reported().merge(metrics);
+    pub(super) fn add(&self, report: Report) {
+        let mut reported = self.reported();
+        reported.metrics.merge(&report.metrics);
+        reported.failed = report.failed.or_else(|| reported.failed.take());
+    }
+
+    pub(super) fn rows_failed(&self, rows: FailedRows) {
+        self.reported().failed = Some(rows);
     }
 
     pub(crate) fn take(&self) -> Metrics {
+        self.report_of_call().metrics
+    }
+
+    pub(super) fn report_of_call(&self) -> Report {
         std::mem::take(&mut *self.reported())
     }
 
-    fn reported(&self) -> MutexGuard<'_, Metrics> {
+    fn reported(&self) -> MutexGuard<'_, Report> {
         self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -194,9 +194,9 @@ impl<U: Registered> Pool<U> {
 
     /// How often a batch that failed runs again, on the same or another replica; 0 unless said.
     ///
-    /// The whole batch runs again, also where a function on Rust values failed for one row: where calls fail now and then, as of a busy
-    /// server, say [`batch(1)`](Self::batch). So each batch runs at least once: see [`Batch::attempt`](super::Batch::attempt). The first
-    /// retry waits 100 ms, each further one twice as long, up to 60 s, all with 25 % of jitter;
+    /// Of a function on Rust values the rows run again that have failed, and what the others came to is kept. Of any other UDF, or where
+    /// a call panics or outlasts its time-out, the whole batch does. So each batch runs at least once: see
+    /// [`Batch::attempt`](super::Batch::attempt). The first retry waits 100 ms, each further one twice as long, up to 60 s, all with 25 % of jitter;
     /// [`UdfError::retry_after`](super::UdfError::retry_after) asks for more. No replica waits meanwhile, and the end of the
     /// query ends the wait.
     #[must_use]

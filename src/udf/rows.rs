@@ -3,6 +3,8 @@
 //! Functions name the types of [`Argument`] and [`Answer`], or of [`WholeColumn`] and [`BatchAnswer`]; the rest is called
 //! by what the attribute makes.
 
+use std::time::Duration;
+
 use arrow::array::ArrayRef;
 use futures_util::stream::{self, StreamExt};
 use polars::prelude::*;
@@ -10,7 +12,10 @@ use polars_arrow::array::{BooleanArray, ListArray, PrimitiveArray, StaticArray, 
 use polars_arrow::bitmap::Bitmap;
 use polars_arrow::offset::Offsets;
 
-use super::{Batch, OnError, UdfError, UdfResult, column_from_arrow, column_to_arrow};
+use super::retry::{FailedRows, row_of};
+use super::{
+    Batch, Call, Context, Meter, Metrics, OnError, Report, UdfError, UdfResult, column_from_arrow, column_to_arrow,
+};
 
 /// What a row-wise function takes: a value of one row, or an `Option` of one to see nulls.
 ///
@@ -323,34 +328,47 @@ impl<'a, T: Argument<'a>> Values<'a, T> {
     }
 }
 
-/// Calls the function of that name on each row of a batch; a row for which `call` is `None` is null.
+/// Calls the function of that name on each row of a batch; a row for which `call` is `None` is null. What a row has reported that
+/// will be tried again does not count.
 ///
 /// # Errors
 /// The first of the function's own, with its row, unless rows that fail are to be null.
 pub fn map<R: Answer>(udf: &str, batch: &Batch, mut call: impl FnMut(usize) -> Option<R>) -> UdfResult<Column> {
-    let mut failures = Failures::new(batch);
-    let rows = (0..batch.height()).map_while(|row| failures.pass(row, call(row).map_or(Ok(None), R::answer)));
+    let (mut failures, meter, mut counts) = (Failures::new(batch), batch.metrics(), Metrics::default());
+    let mut answer = |row| {
+        let answer = call(row).map_or(Ok(None), R::answer);
+        if batch.call().says_rows {
+            let reported = meter.take();
+            answer.iter().for_each(|_| counts.merge(&reported));
+        }
+        answer
+    };
+    let rows = (0..batch.height()).map_while(|row| failures.pass(row, answer(row)));
     let column = R::Value::collect(rows);
+    meter.add(Report { metrics: counts, failed: None });
     failures.settle(udf)?;
     column
 }
 
-/// [`map`] for an async function: as many rows at once as its replica may have in flight.
+/// [`map`] for an async function: as many rows at once as its replica may have in flight. Each is told a context.
 ///
 /// # Errors
 /// As there.
-pub async fn map_async<R: Answer, F: Future<Output = R>>(
+pub async fn map_async<R: Answer>(
     udf: &str,
     batch: &Batch,
-    call: impl Fn(usize) -> Option<F>,
+    call: impl AsyncFn(usize, &Context) -> Option<R>,
 ) -> UdfResult<Column> {
     let mut failures = Failures::new(batch);
-    let answer = async |row| match call(row) {
-        None => Ok(None),
-        Some(answer) => {
-            let _place = batch.slots().acquire().await?;
-            answer.await.answer()
+    let answer = async |row| {
+        let _place = batch.slots().acquire().await?;
+        if !batch.call().says_rows {
+            return call(row, batch.context()).await.map_or(Ok(None), R::answer);
         }
+        let meter = Meter::default();
+        let answer = call(row, &batch.context().with_meter(&meter)).await.map_or(Ok(None), R::answer)?;
+        batch.metrics().add(meter.report_of_call());
+        Ok(answer)
     };
     let mut answers =
         stream::iter(0..batch.height()).map(answer).buffered(batch.height().clamp(1, AT_ONCE)).enumerate();
@@ -374,12 +392,14 @@ const AT_ONCE: usize = 1024;
 struct Failures<'a> {
     batch: &'a Batch,
     first: Option<UdfError>,
-    count: usize,
+    rows: Vec<IdxSize>,
+    /// The longest that any asks for.
+    delay: Option<Duration>,
 }
 
 impl<'a> Failures<'a> {
     fn new(batch: &'a Batch) -> Self {
-        Self { batch, first: None, count: 0 }
+        Self { batch, first: None, rows: Vec::new(), delay: None }
     }
 
     /// The row's value; `None` if the batch has failed with it.
@@ -387,22 +407,31 @@ impl<'a> Failures<'a> {
         match answer {
             Ok(value) => Some(value),
             Err(error) => {
-                self.count += 1;
-                let height = self.batch.height();
-                self.first.get_or_insert_with(|| error.within(format!("row {row} of a batch of {height}")));
-                (self.batch.on_error() != OnError::Raise).then_some(None)
+                let Call { on_error, says_rows, .. } = self.batch.call();
+                self.delay = self.delay.max(error.delay());
+                self.first.get_or_insert(error);
+                self.rows.push(row as IdxSize);
+                (says_rows || on_error != OnError::Raise).then_some(None)
             }
         }
     }
 
     fn settle(self, udf: &str) -> UdfResult<()> {
-        match (self.first, self.batch.on_error()) {
-            (Some(error), OnError::Raise) => return Err(error),
-            (Some(error), OnError::Log) => {
-                let (rows, failures) = (self.batch.height(), self.count);
+        let Self { batch, first: Some(error), rows, delay } = self else { return Ok(()) };
+        let Call { on_error, says_rows, .. } = batch.call();
+        let error = delay.into_iter().fold(error, UdfError::retry_after);
+        if says_rows {
+            batch.metrics().rows_failed(FailedRows { rows, error });
+            return Ok(());
+        }
+        let error = error.within(row_of(rows.first().copied().unwrap_or_default() as usize, batch.height()));
+        match on_error {
+            OnError::Raise => return Err(error),
+            OnError::Log => {
+                let (rows, failures) = (batch.height(), rows.len());
                 tracing::warn!(udf, rows, failures, %error, "rows that failed become null; this is the first");
             }
-            _ => (),
+            OnError::Null => (),
         }
         Ok(())
     }

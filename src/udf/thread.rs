@@ -21,7 +21,7 @@ pub(super) use life::log_stop;
 
 use super::context::Seat;
 use super::registry::{Kind, open};
-use super::{Call, Metrics, PoolOptions, UdfError, UdfResult};
+use super::{Call, Metrics, PoolOptions, Report, UdfError, UdfResult};
 use crate::actor::Directory;
 use crate::error::ClusterError;
 use crate::os;
@@ -61,7 +61,7 @@ type Tell = Box<dyn FnMut(Said<'_>) + Send>;
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) column: Column,
-    pub(crate) metrics: Metrics,
+    pub(crate) report: Report,
 }
 
 /// Why there is no reply.

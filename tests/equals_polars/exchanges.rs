@@ -145,7 +145,126 @@ fn filtered_sides() -> Vec<Case> {
             }
         }
     }
+    cases.extend(whole_sides());
+    cases.extend(scalars());
+    cases.extend(windows());
     cases
+}
+
+/// Aggregates of all rows beside each row.
+fn scalars() -> Vec<Case> {
+    let x = || col("id").cast(DataType::Float64);
+    let counted = || typed().group_by([col("größe")]).agg([len().alias("n"), col("id").max().alias("last")]);
+    let bucketed = || typed().with_column(bucket::on([col("id")]).alias("in"));
+    vec![
+        ("a column less its mean", typed().with_column((x() - x().mean()) / x().std(1)), true, &["id"]),
+        ("rows above the mean", typed().filter(x().gt(x().mean())), true, &[]),
+        ("rows above the median", typed().filter(x().gt(x().median())), true, &[]),
+        ("rows like the last", typed().filter(col("flag").eq(col("flag").last())), true, &[]),
+        ("no rows above the most", typed().filter(col("id").gt(col("id").max())), true, &[]),
+        ("shares", typed().select([col("id"), (x() / x().sum()).alias("share"), len().alias("of")]), true, &["share"]),
+        (
+            "one aggregate twice",
+            typed().select([col("id") - col("id").min(), (col("id").max() - col("id").min()).alias("span")]),
+            false,
+            &[],
+        ),
+        ("a count beside no column of it", typed().with_column(len().alias("of")), true, &[]),
+        ("groups of the most rows", counted().filter(col("n").eq(col("n").max())), false, &[]),
+        ("a UDF's column less its least", bucketed().with_column(col("in") - col("in").min()), false, &[]),
+        (
+            "of filtered rows",
+            typed().filter(col("flag")).filter(col("id").gt(col("id").mean())).select([col("größe")]),
+            false,
+            &[],
+        ),
+        ("of aggregates of aggregates", typed().filter(x().gt((x() - x().mean()).abs().mean())), true, &[]),
+        ("an aggregate of what is in a column", typed().filter(col("id").eq(lit(3)).any(true)), true, &[]),
+        (
+            "the last of its window",
+            typed().filter(col("id").eq(col("id").max().over([col("größe")]).unwrap())),
+            false,
+            &[],
+        ),
+    ]
+}
+
+/// Aggregates of the rows with the same keys beside each row.
+fn windows() -> Vec<Case> {
+    let over = |of: Expr, keys: &[&str]| of.over(keys.iter().map(|key| col(*key)).collect::<Vec<_>>()).unwrap();
+    let x = || col("id").cast(DataType::Float64);
+    let with = |of: Expr| typed().with_column(of.alias("w"));
+    let mut cases: Vec<Case> = vec![
+        ("a share of its group", with(x() / over(x().sum(), &["größe"])), true, &["w"]),
+        ("apart from its group", with(over(x() - x().mean(), &["flag"])), true, &["w"]),
+        ("of two keys", with(over(col("id").max(), &["flag", "größe"])), true, &[]),
+        ("of two windows", with(over(col("id").max(), &["flag"]) - over(col("id").min(), &["größe"])), true, &[]),
+        ("of a window and of all", with(over(col("id").max(), &["flag"]) - col("id").min()), true, &[]),
+        ("one aggregate of two windows", with(over(len(), &["flag"]) + over(len(), &["größe"])), true, &[]),
+        ("the first of its group", with(over(col("id").first(), &["größe"])), true, &[]),
+        ("different values of its group", with(over(col("id").n_unique(), &["flag"])), true, &[]),
+        ("the median of its group", with(over(col("id").median(), &["flag"])), true, &[]),
+        ("rows of large groups", typed().filter(over(len(), &["größe"]).gt(lit(3))), true, &[]),
+        (
+            "only windows",
+            typed().select([over(col("id").max(), &["flag"]), over(len(), &["flag"]).alias("n")]),
+            true,
+            &[],
+        ),
+        ("a window of each row", with(over(col("id").max(), &["id"])), true, &[]),
+        (
+            "a window of groups",
+            typed()
+                .group_by([col("größe"), col("flag")])
+                .agg([len().alias("n")])
+                .with_column(over(col("n").sum(), &["flag"]).alias("of")),
+            false,
+            &[],
+        ),
+        (
+            "a window of a UDF's column",
+            typed()
+                .with_column(bucket::on([col("id")]).alias("in"))
+                .with_column(over(col("id").max(), &["in"]).alias("w")),
+            false,
+            &[],
+        ),
+        (
+            "an ordered join",
+            typed().join(
+                scan().select([col("id"), col("group")]),
+                [col("id")],
+                [col("id")],
+                JoinArgs { maintain_order: MaintainOrderJoin::Left, ..JoinArgs::new(JoinType::Left) },
+            ),
+            true,
+            &[],
+        ),
+    ];
+    for key in ["u8", "price", "day", "f32", "f64", "i128", "all null"] {
+        cases.push((named(format!("a window by {key}")), with(over(col("id").max(), &[key])), true, &[]));
+    }
+    cases
+}
+
+/// Sides of which rows without a match look as if they were of no use.
+fn whole_sides() -> Vec<Case> {
+    let few = || typed().filter((col("id") % lit(9)).eq(lit(3))).select([col("id").alias("number"), col("größe")]);
+    let left = |of: LazyFrame| few().left_join(of, col("größe"), col("by"));
+    let groups = |keys: &[Expr], agg: Expr| typed().with_column(col("größe").alias("by")).group_by(keys).agg([agg]);
+    let from_the_mean = (col("id").cast(DataType::Float64) - col("id").cast(DataType::Float64).mean()).gt(lit(0.0));
+    let rest = |of: &str, n: i64| (col(of) % lit(n)).alias("rest");
+    let once = typed().select([col("größe"), col("id"), rest("id", 7)]).filter(col("rest").eq(lit(3)));
+    let once = once.with_column((col("rest") + col("id") % lit(5)).alias("more")).filter(col("more").eq(lit(4)));
+    let some = typed().filter(col("flag").eq(lit(true))).select([col("größe").alias("by"), col("id").alias("row")]);
+    let of = |name, query: LazyFrame| (name, query, false, &[][..]);
+    vec![
+        of("rows by their numbers beside few", left(groups(&[col("by")], col("id").agg_groups().alias("rows")))),
+        of("groups by a key of other rows beside few", left(groups(&[col("by"), from_the_mean.alias("above")], len()))),
+        of("groups by a UDF's key beside few", left(groups(&[col("by"), bucket::on([col("id")]).alias("in")], len()))),
+        of("what a UDF filters beside few", left(some.clone().filter(bucket::on([col("row")]).gt(lit(2))))),
+        of("a side that is read by the keys of what is filtered", once.left_join(some, col("größe"), col("by"))),
+    ]
 }
 
 #[regatta::udf]

@@ -98,6 +98,22 @@ fn a_session_that_ends_ends_its_workers_and_removes_its_scratch_folder() {
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
 }
 
+#[test]
+fn queries_that_are_dropped_at_once_leave_nothing_charged() {
+    let config = Config { pool_warm: std::time::Duration::ZERO, ..Config::default() };
+    let session = Session::local_with(2, config).unwrap();
+    for _ in 0..60 {
+        // Its replicas are stopped while they are being started.
+        let mut run = session.submit(numbers().select([Endless.pool().replicas(2).on([col("x")])])).unwrap();
+        run.cancel();
+        assert!(matches!(run.collect(), Err(Error::Cancelled)));
+    }
+    eventually("nothing is charged", || {
+        let workers = session.status().unwrap().workers;
+        workers.iter().all(|worker| worker.cpus.1 == 0.0 && worker.memory.1 == 0 && worker.tasks == (0, 0))
+    });
+}
+
 /// Waits for the query to have tasks done and under way, then sends a signal to that worker.
 pub(crate) fn signal_in_the_middle(signal: &str, session: &Session, run: &Run, worker: usize) {
     eventually("some tasks are done, some are not", || {

@@ -131,6 +131,70 @@ fn rows_that_fail_become_null_and_no_others() {
     });
 }
 
+/// A server that refuses every fifth request.
+fn served(cx: &Context, asked: &AtomicUsize, x: i64) -> UdfResult<i64> {
+    cx.metrics().count("asked", 1);
+    if asked.fetch_add(1, Ordering::Relaxed) % 5 == 4 { Err(UdfError::new("busy")) } else { Ok(x * 10) }
+}
+
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+#[regatta::udf(name = "asks")]
+fn asks(cx: &Context, x: i64) -> UdfResult<i64> {
+    served(cx, &ASKED, x)
+}
+
+#[regatta::udf(name = "asks_at_once")]
+async fn asks_at_once(cx: &Context, x: i64) -> UdfResult<i64> {
+    tokio::task::yield_now().await;
+    served(cx, &ASKED, x)
+}
+
+static ASKED_TWICE: AtomicUsize = AtomicUsize::new(0);
+
+#[regatta::udf]
+fn asks_twice(cx: &Context, x: i64) -> UdfResult<i64> {
+    served(cx, &ASKED_TWICE, x)
+}
+
+#[test]
+fn of_a_function_only_rows_that_failed_run_again_and_no_other_is_lost() {
+    type Form = (&'static str, fn() -> Expr);
+    let forms: [Form; 3] = [
+        ("asks", || asks::pool().batch(500).max_retries(20).on([col("x")])),
+        ("asks", || asks::pool().batch(500).max_retries(20).isolated().on([col("x")])),
+        ("asks_at_once", || asks_at_once::pool().batch(500).max_retries(20).on([col("x")])),
+    ];
+    let tens: Vec<_> = (0..1000).map(|x| Some(10 * x)).collect();
+    on_both(|session| {
+        for (name, form) in forms {
+            let mut run = session.submit(numbers().select([form()])).unwrap();
+            let answer = run.collect().unwrap();
+            assert_eq!(Vec::from(answer.column("x").unwrap().i64().unwrap()), tens, "{name}");
+            let asked = run.status().unwrap().unwrap().metrics[name].counter("asked");
+            assert_eq!(asked, 1000, "{name}: what was refused does not count");
+        }
+    });
+    let before = ASKED.load(Ordering::Relaxed);
+    let plain = numbers().select([asks::pool().max_retries(20).on([col("x")])]).collect().unwrap();
+    assert_eq!(Vec::from(plain.column("x").unwrap().i64().unwrap()), tens);
+    let asked = ASKED.load(Ordering::Relaxed) - before;
+    assert!((1200..1300).contains(&asked), "one of five again, and one of five of those: {asked}");
+
+    // A fifth is refused, and a fifth of those once more.
+    let session = Session::native().unwrap();
+    let twice = asks_twice::pool().batch(1000).max_retries(1).on_error(OnError::Null).on([col("x")]);
+    let answer = numbers().select([twice]).collect_on(&session).unwrap();
+    let answer = Vec::from(answer.column("x").unwrap().i64().unwrap());
+    assert_eq!(answer.iter().flatten().count(), 960);
+    assert!(answer.iter().zip(&tens).all(|(got, ten)| got.is_none() || got == ten));
+    let last = asks_twice::pool().batch(1000).max_retries(1).on([col("x")]);
+    says(
+        &numbers().select([last]).collect_on(&session).expect_err("twice refused"),
+        &["row 24 of a batch of 1000: busy"],
+    );
+}
+
 #[test]
 fn a_batch_that_fails_becomes_nulls_and_a_replica_that_panicked_is_started_anew() {
     on_both(|session| {

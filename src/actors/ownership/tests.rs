@@ -21,6 +21,7 @@ use super::super::messages::*;
 use super::super::{GATEWAY, GatewayActor, Host, MAILBOX, Relay, SCHEDULER, SWORDFISH, SchedulerActor, UdfActor};
 use crate::actor::{ActorSpec, SpawnOptions};
 use crate::actors::feed::ALL_SECTIONS;
+use crate::actors::udf::Ends;
 use crate::error::TaskFailure;
 use crate::plan::{Target, plan, scan_held};
 use crate::sched::{
@@ -381,8 +382,8 @@ fn replica(scene: &Scene, host: Arc<Host>, place: Place) -> LocalRef<UdfActor> {
         options: PoolOptions::default(),
         devices: Vec::new(),
     };
-    let scheduler = scene.scheduler(&scene.workers[0]);
-    let replica = scene.arbiter.spawn(4, move |_| UdfActor::new(host, place, spec, REPLICA, scheduler));
+    let ends = Ends::of(spec.replica, &host, scene.scheduler(&scene.workers[0]));
+    let replica = scene.arbiter.spawn(4, move |_| UdfActor::new(host, place, spec, REPLICA, ends));
     UdfActor::taking(scene.workers[0].publish(REPLICA, &replica));
     replica
 }

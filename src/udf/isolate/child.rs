@@ -104,7 +104,7 @@ fn serve_through(
                     let meter = Meter::default();
                     let result = run(&mut replica, visit, call, Context::new(&seat, &meter));
                     let panicked = replica.is_none();
-                    result.map(|place| (meter.take(), place)).map_err(|error| (error, panicked))
+                    result.map(|place| (meter.report_of_call(), place)).map_err(|error| (error, panicked))
                 });
                 say(FromChild::Done { number, outcome, spent })?;
             }

@@ -19,7 +19,7 @@ use crate::udf::context::Seat;
 use crate::udf::found::Found;
 use crate::udf::registry::AsyncReplica;
 use crate::udf::thread::ReplicaSpec;
-use crate::udf::{Batch, Context, Metrics, UdfError, UdfResult};
+use crate::udf::{Batch, Context, Metrics, Report, UdfError, UdfResult};
 
 /// An async replica that is a process.
 pub(in crate::udf) struct IsolatedAsync {
@@ -121,8 +121,8 @@ impl IsolatedAsync {
         if late {
             return Err(Ended::Late);
         }
-        let (column, metrics) = result_of(&mut lease, outcome)?;
-        batch.metrics().add(&metrics);
+        let (column, report) = result_of(&mut lease, outcome)?;
+        batch.metrics().add(report);
         Ok(column)
     }
 
@@ -156,7 +156,7 @@ impl AsyncReplica for IsolatedAsync {
             }
             // A process that does not end in order is killed.
             if let Ok(Ok(metrics)) = tokio::time::timeout(STOP, report).await {
-                cx.metrics().add(&metrics);
+                cx.metrics().add(Report { metrics, failed: None });
             }
             Ok(())
         };

@@ -104,7 +104,7 @@ impl Process {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        lock(&self.child.state).1.is_some()
+        self.child.has_ended()
     }
 
     /// Ends it, with all that are in it.
@@ -152,6 +152,12 @@ impl Watched {
         Ok(watched)
     }
 
+    /// Also before the thread that waits for it has come to say so: who would hand work to it needs to know now.
+    fn has_ended(&self) -> bool {
+        let (child, status) = &*lock(&self.state);
+        status.is_some() || os::has_ended(child.id()).unwrap_or(true)
+    }
+
     fn kill(&self) {
         // Does nothing once it was waited for.
         let _ = lock(&self.state).0.kill();
@@ -167,4 +173,31 @@ impl Watched {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn that_a_process_has_ended_is_known_as_soon_as_it_has() {
+        let mut held = Vec::new();
+        for _ in 0..20 {
+            let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+            let (number, input) = (child.id(), child.stdin.take());
+            let watched = Watched::new(child).unwrap();
+            assert!(!watched.has_ended());
+            drop(input);
+            // An error: it has been waited for already.
+            let _ = os::until_ended(number);
+            assert!(watched.has_ended(), "whoever has seen its end may rely on it");
+            held.push(watched);
+        }
+        for watched in held {
+            assert_eq!(watched.end().as_deref(), Some("exit status: 0"), "and how it ended is still to be had");
+            assert!(watched.has_ended());
+        }
+    }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::slab::Parcel;
 use crate::os;
 use crate::udf::found::Found;
-use crate::udf::{Call, Metrics, Seat, UdfError};
+use crate::udf::{Call, Metrics, Report, Seat, UdfError};
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum ToChild {
@@ -78,7 +78,7 @@ pub(super) enum FromChild {
 }
 
 /// The result is in the call's slab, there. An error says whether it was a panic.
-pub(super) type Outcome = Result<(Metrics, Place), (UdfError, bool)>;
+pub(super) type Outcome = Result<(Report, Place), (UdfError, bool)>;
 
 /// Bytes of a slab: where they start and how many they are.
 pub(super) type Place = (usize, usize);

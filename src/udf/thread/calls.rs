@@ -21,7 +21,7 @@ use crate::udf::found::Keeps;
 use crate::udf::isolate::{Ended, IsolatedAsync};
 use crate::udf::pool::IN_FLIGHT;
 use crate::udf::registry::{AsyncReplica, Kind, as_high_as, open, panicked_in};
-use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
+use crate::udf::{Batch, Context, Meter, Metrics, Report, Start, UdfError, UdfResult};
 use polars::prelude::DataFrame;
 
 /// Starts the replica and serves its calls, on a runtime of its own, until nobody can call any more.
@@ -198,9 +198,9 @@ impl Life {
                 return Err(UdfError::timed_out(limit, "it was dropped").into());
             }
         };
-        let mut metrics = self.carried.take();
-        metrics.merge(&meter.take());
-        Ok(Reply { column, metrics })
+        let (mut metrics, report) = (self.carried.take(), meter.report_of_call());
+        metrics.merge(&report.metrics);
+        Ok(Reply { column, report: Report { metrics, ..report } })
     }
 
     async fn replica(&self, call: Call) -> UdfResult<Rc<dyn AsyncReplica>> {

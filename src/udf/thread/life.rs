@@ -17,7 +17,7 @@ use crate::udf::drive::block_on;
 use crate::udf::found::Keeps;
 use crate::udf::isolate::{Ended, Isolated, NotStarted};
 use crate::udf::registry::{Replica, as_high_as, open, run_fenced, start_fenced};
-use crate::udf::{Batch, Context, Meter, Metrics, Start, UdfError, UdfResult};
+use crate::udf::{Batch, Context, Meter, Metrics, Report, Start, UdfError, UdfResult};
 
 /// Starts the replica and serves its calls until nobody can call any more.
 pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job>, tell: Tell) {
@@ -170,17 +170,17 @@ impl Life {
     }
 
     fn run(&mut self, inputs: DataFrame, call: Call, wanted: &mut dyn FnMut() -> bool) -> Result<Reply, Fault> {
-        let (column, metrics) = match self.running.take() {
+        let (column, report) = match self.running.take() {
             Some(Running::Here(replica)) => self.run_here(replica, inputs, call)?,
             Some(Running::Isolated(child)) => self.run_isolated(child, &inputs, call, wanted)?,
             None => return Err(UdfError::new("the replica is gone").into()),
         };
-        let mut all = std::mem::take(&mut self.carried);
-        all.merge(&metrics);
-        Ok(Reply { column, metrics: all })
+        let mut metrics = std::mem::take(&mut self.carried);
+        metrics.merge(&report.metrics);
+        Ok(Reply { column, report: Report { metrics, ..report } })
     }
 
-    fn run_here(&mut self, replica: Box<dyn Replica>, inputs: DataFrame, call: Call) -> UdfResult<(Column, Metrics)> {
+    fn run_here(&mut self, replica: Box<dyn Replica>, inputs: DataFrame, call: Call) -> UdfResult<(Column, Report)> {
         let meter = Meter::default();
         let batch = Batch::new(inputs, call, Context::new(&self.seat, &meter));
         let mut replica = Some(replica);
@@ -189,7 +189,7 @@ impl Life {
         if let (None, Err(panic)) = (&self.running, &result) {
             self.ends.note(call.of, panic.to_string());
         }
-        Ok((result?, meter.take()))
+        Ok((result?, meter.report_of_call()))
     }
 
     fn run_isolated(
@@ -198,12 +198,12 @@ impl Life {
         inputs: &DataFrame,
         call: Call,
         wanted: &mut dyn FnMut() -> bool,
-    ) -> Result<(Column, Metrics), Fault> {
+    ) -> Result<(Column, Report), Fault> {
         let child_was_shared = child.is_shared();
         match child.run(inputs, call, wanted) {
-            Ok((column, metrics)) => {
+            Ok((column, report)) => {
                 self.running = Some(Running::Isolated(child));
-                Ok((as_high_as(column, inputs.height())?, metrics))
+                Ok((as_high_as(column, inputs.height())?, report))
             }
             Err(Ended::Failed(error, panicked)) => {
                 if panicked {

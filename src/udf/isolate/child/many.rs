@@ -129,6 +129,6 @@ impl Running {
             Err(panic) => return Err((panicked_in("", panic), true)),
         };
         let place = leave(result, visit).map_err(|error| (error, false))?;
-        Ok((meter.take(), place))
+        Ok((meter.report_of_call(), place))
     }
 }

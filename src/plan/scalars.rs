@@ -1,0 +1,250 @@
+//! Aggregates beside each row, of all rows as in `x - x.mean()`, or of those with its keys as in `x.sum().over(["k"])`: they are worked
+//! out first, by all tasks, and joined to the rows, which keep their order. The node is row-wise then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use polars::prelude::*;
+use polars_plan::plans::expr_ir::{ExprIR, OutputName};
+use polars_plan::plans::{AExpr, IR, is_scalar_ae};
+use polars_plan::prelude::{GroupbyOptions, JoinOptionsIR, ProjectionOptions, WindowMapping};
+use polars_plan::utils::aexpr_to_leaf_names_iter;
+use polars_utils::arena::{Arena, Node};
+
+use super::common::has_call;
+use super::cut::{Cutter, single_input};
+use super::join::may_be_key;
+use super::lift::{below, replaced};
+use super::rowwise::{expr_is_row_wise, maps_its_inputs};
+use super::scan::Splits;
+use super::wire::{placeholder, placeholder_of};
+use crate::error::PlanError;
+
+/// What a node's expressions aggregate, and over which keys: of all rows, if there are none.
+#[derive(Default)]
+struct Found {
+    of: Vec<(Vec<PlSmallStr>, Vec<Node>)>,
+    /// Windows, and what each yields of the rows of its keys.
+    windows: Vec<(Node, Node)>,
+}
+
+impl Cutter {
+    /// Makes a node row-wise that is so but for aggregates of all rows, or of those with the same keys. Whether that was done.
+    pub(super) fn take_out_scalars(&mut self, node: Node) -> Result<bool, PlanError> {
+        let ir = self.ir.get(node).clone();
+        let (IR::Filter { .. } | IR::HStack { .. } | IR::Select { .. }, Some(input)) = (&ir, single_input(&ir)) else {
+            return Ok(false);
+        };
+        // A select of nothing else is an aggregation.
+        let roots: Vec<ExprIR> = ir.exprs().cloned().collect();
+        if matches!(ir, IR::Select { .. }) && roots.iter().all(|root| is_scalar_ae(root.node(), &self.exprs)) {
+            return Ok(false);
+        }
+        let mut found = Found::default();
+        let schema = self.schema(input);
+        let all = roots.iter().all(|root| found.take(root.node(), &[], &schema, &self.exprs));
+        if !all || found.of.is_empty() {
+            return Ok(false);
+        }
+        let top = self.draw_in(input);
+        let top = self.share_out(top).unwrap_or(top);
+        if !self.splits(top).are_several() {
+            return Ok(false);
+        }
+        // The rows are wanted twice: those of a source are read twice, others are kept.
+        let base = self.row_wise_base(top);
+        let is_source = placeholder_of(self.ir.get(base)).is_none() && !self.decided.contains_key(&base.0);
+        let in_order = !is_unordered(self.ir.get(base));
+        let (rows, kept) = if is_source {
+            (top, None)
+        } else {
+            let (stage, rows) = self.leave(top, None);
+            let kept = self.ir.add(placeholder(stage, self.schema(top)));
+            for shares in [rows, kept] {
+                self.decided.insert(shares.0, Splits::shares(self.target.tasks));
+            }
+            (rows, Some(kept))
+        };
+        let (mut beside, mut columns) = (rows, BTreeMap::new());
+        for (keys, aggregates) in found.of {
+            let of = kept.unwrap_or_else(|| {
+                let names = aggregates.iter().flat_map(|at| aexpr_to_leaf_names_iter(*at, &self.exprs));
+                let wanted = names.chain(&keys).cloned().collect();
+                self.narrowed(top, wanted)
+            });
+            let mut scalars = Vec::with_capacity(aggregates.len());
+            for at in aggregates {
+                let name = self.names.fresh("scalar");
+                columns.insert(at.0, self.exprs.add(AExpr::Column(name.clone())));
+                scalars.push(ExprIR::new(at, OutputName::Alias(name)));
+            }
+            beside = self.with_scalars(beside, of, &keys, scalars, in_order)?;
+        }
+        for (window, of_group) in found.windows {
+            let of_row = replaced(of_group, &columns, &mut self.exprs);
+            columns.insert(window.0, of_row);
+        }
+        let rewritten = roots.into_iter().map(|mut root| {
+            root.set_node(replaced(root.node(), &columns, &mut self.exprs));
+            root
+        });
+        let rewritten: Vec<_> = rewritten.collect();
+        let before = self.schema(node);
+        self.put_back(node, ir.with_exprs(rewritten).with_inputs([beside]), before);
+        Ok(true)
+    }
+
+    /// These rows, each with the aggregates of those at `of`, or of those of them that have its keys.
+    fn with_scalars(
+        &mut self,
+        rows: Node,
+        of: Node,
+        keys: &[PlSmallStr],
+        scalars: Vec<ExprIR>,
+        in_order: bool,
+    ) -> Result<Node, PlanError> {
+        let schema = self.schema(of);
+        let fields = scalars.iter().map(|scalar| {
+            let dtype = scalar.dtype(&schema, &self.exprs)?.clone();
+            Ok(Field::new(scalar.output_name().clone(), dtype))
+        });
+        let fields = fields.collect::<PolarsResult<Vec<_>>>().map_err(PlanError::polars)?;
+        let mut columns = self.schema(rows).as_ref().clone();
+        columns.extend(fields.iter().cloned());
+        let (mut left_on, mut right_on, mut by, mut kept) = (Vec::new(), Vec::new(), Vec::new(), Schema::default());
+        for key in keys {
+            let name = self.names.fresh("by");
+            left_on.push(ExprIR::from_column_name(key.clone(), &mut self.exprs));
+            by.push(ExprIR::new(left_on[left_on.len() - 1].node(), OutputName::Alias(name.clone())));
+            right_on.push(ExprIR::from_column_name(name.clone(), &mut self.exprs));
+            kept.extend(schema.get(key).map(|dtype| Field::new(name, dtype.clone())));
+        }
+        kept.extend(fields);
+        let (schema, input) = (Arc::new(kept), of);
+        let aggregation = match keys {
+            [] => IR::Select { input, expr: scalars, schema, options: ProjectionOptions::default() },
+            _ => {
+                let options = Arc::new(GroupbyOptions::default());
+                IR::GroupBy { input, keys: by, aggs: scalars, schema, maintain_order: false, options, apply: None }
+            }
+        };
+        let aggregation = self.ir.add(aggregation);
+        if !self.exchange(aggregation)? {
+            self.gather(aggregation);
+        }
+        let mut args = JoinArgs::new(if keys.is_empty() { JoinType::Cross } else { JoinType::Left });
+        args.nulls_equal = true;
+        if in_order {
+            args.maintain_order = MaintainOrderJoin::Left;
+        }
+        let options = Arc::new(JoinOptionsIR { allow_parallel: true, force_parallel: false, args, options: None });
+        let (schema, input_left, input_right) = (Arc::new(columns), rows, aggregation);
+        let join = self.ir.add(IR::Join { input_left, input_right, schema, left_on, right_on, options });
+        if !self.exchange(join)? {
+            self.gather(join);
+        }
+        Ok(join)
+    }
+
+    /// The same rows of a source with no more columns than are wanted, as far as its row-wise nodes can do without.
+    fn narrowed(&mut self, node: Node, mut wanted: BTreeSet<PlSmallStr>) -> Node {
+        let reads = |expr: &ExprIR, exprs: &Arena<AExpr>| -> Vec<PlSmallStr> {
+            aexpr_to_leaf_names_iter(expr.node(), exprs).cloned().collect()
+        };
+        let mut ir = self.ir.get(node).clone();
+        match &mut ir {
+            IR::Scan { output_schema, unified_scan_args: args, predicate, file_info, hive_parts: None, .. }
+                if args.row_index.is_none() && args.include_file_paths.is_none() =>
+            {
+                wanted.extend(predicate.iter().flat_map(|predicate| reads(predicate, &self.exprs)));
+                let all = output_schema.as_ref().unwrap_or(&file_info.schema);
+                let some: Schema = all
+                    .iter()
+                    .filter(|(name, _)| wanted.contains(*name))
+                    .map(|(n, d)| (n.clone(), d.clone()))
+                    .collect();
+                // Without any, nothing says how many rows there are.
+                if some.is_empty() || some.len() == all.len() {
+                    return node;
+                }
+                args.projection = Some(some.iter_names_cloned().collect());
+                *output_schema = Some(Arc::new(some));
+            }
+            IR::SimpleProjection { input, columns } => {
+                let some: Schema = columns
+                    .iter()
+                    .filter(|(name, _)| wanted.contains(*name))
+                    .map(|(n, d)| (n.clone(), d.clone()))
+                    .collect();
+                if some.is_empty() {
+                    return node;
+                }
+                *columns = Arc::new(some);
+                *input = self.narrowed(*input, wanted);
+            }
+            IR::Filter { input, predicate } => {
+                wanted.extend(reads(predicate, &self.exprs));
+                *input = self.narrowed(*input, wanted);
+            }
+            _ => return node,
+        }
+        self.ir.add(ir)
+    }
+}
+
+/// Whether nobody can tell in which order a node's rows are.
+fn is_unordered(ir: &IR) -> bool {
+    match ir {
+        IR::GroupBy { maintain_order, .. } => !maintain_order,
+        IR::Join { options, .. } => options.args.maintain_order == MaintainOrderJoin::None,
+        IR::Distinct { options, .. } => !options.maintain_order,
+        _ => false,
+    }
+}
+
+impl Found {
+    /// Takes in the aggregates of an expression, if it is row-wise but for them.
+    fn take(&mut self, at: Node, keys: &[PlSmallStr], schema: &Schema, exprs: &Arena<AExpr>) -> bool {
+        if expr_is_row_wise(at, exprs) {
+            return true;
+        }
+        // What a user's code yields may be another each time.
+        if is_scalar_ae(at, exprs) && !has_call(at, exprs) {
+            return self.add(at, keys);
+        }
+        match exprs.get(at) {
+            AExpr::Over { function, partition_by, order_by: None, mapping: WindowMapping::GroupsToRows } => {
+                let key = |key: &Node| match exprs.get(*key) {
+                    AExpr::Column(name) => Some(name).filter(|name| schema.get(name).is_some_and(is_key)).cloned(),
+                    _ => None,
+                };
+                let Some(by) = partition_by.iter().map(key).collect::<Option<Vec<_>>>() else { return false };
+                self.windows.push((at, *function));
+                keys.is_empty() && !by.is_empty() && self.take(*function, &by, schema, exprs)
+            }
+            expr => {
+                maps_its_inputs(expr, exprs)
+                    && below(expr).into_iter().all(|input| self.take(input, keys, schema, exprs))
+            }
+        }
+    }
+
+    fn add(&mut self, at: Node, keys: &[PlSmallStr]) -> bool {
+        let known = self.of.iter().position(|(by, _)| by == keys);
+        // One node has one column.
+        if self.of.iter().enumerate().any(|(of, (_, nodes))| nodes.contains(&at) && Some(of) != known) {
+            return false;
+        }
+        match known {
+            Some(of) if self.of[of].1.contains(&at) => (),
+            Some(of) => self.of[of].1.push(at),
+            None => self.of.push((keys.to_vec(), vec![at])),
+        }
+        true
+    }
+}
+
+/// Whether rows can be joined by their values of this type.
+fn is_key(dtype: &DataType) -> bool {
+    may_be_key(dtype) && !dtype.is_nested()
+}
