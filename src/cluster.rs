@@ -12,10 +12,10 @@ pub(crate) use capacity::{capacity, find_gpus};
 pub(crate) use join::{connect, resolve};
 pub(crate) use local::{LocalSpec, LocalWorkers};
 pub(crate) use scratch::Scratch;
-#[cfg(feature = "gpu")]
-pub(crate) use worker::{MARKER, PROBE, use_fakes_in_tests};
 #[cfg(test)]
 pub(crate) use worker::Recruit;
+#[cfg(feature = "gpu")]
+pub(crate) use worker::{MARKER, PROBE, use_fakes_in_tests};
 pub(crate) use worker::{SEVERAL, is_worker, replica_command};
 pub use worker::{TestWorker, become_worker_if_started_as_one};
 

@@ -11,6 +11,8 @@ pub(crate) enum Fault {
     Kill { worker: usize, told: bool },
     /// Nothing comes or goes at a worker.
     Freeze { worker: usize, time: Duration },
+    /// Nothing comes or goes at all workers but one, so that nobody can tell whose fault it is.
+    FreezeMost { time: Duration },
     /// A worker takes so many times longer.
     Slow { worker: usize, times: u32 },
     /// A link carries nothing, in one direction or both.
@@ -41,7 +43,8 @@ fn fault(rng: &mut Rng) -> Fault {
     let worker = rng.below(8);
     match rng.below(20) {
         0..=5 => Fault::Kill { worker, told: rng.percent(70) },
-        6..=7 => Fault::Freeze { worker, time: millis(rng, 500, 16_000) },
+        6 => Fault::Freeze { worker, time: millis(rng, 500, 16_000) },
+        7 => Fault::FreezeMost { time: millis(rng, 500, 28_000) },
         8..=9 => Fault::Slow { worker, times: 5 + rng.below(30) as u32 },
         10..=12 => {
             let time = millis(rng, 100, 14_000);

@@ -1,7 +1,7 @@
 //! A whole cluster in one thread, on virtual time and a simulated network: what it does is drawn from a seed, and is the same whenever
 //! that is run. `docs/simulation.md` says how it is used and what it leaves out.
 //!
-//! `SIMULATION=17` runs one seed (and `RUST_LOG=regatta=debug` says what it does; `regatta_remote::network=trace` each packet), `SIMULATION=0..5000` many; unset, those of the ordinary tests. A seed that fails prints the line that
+//! `SIMULATION=17` or `3,17` runs these seeds (and `RUST_LOG=regatta=debug` says what it does; `regatta_remote::network=trace` each packet), `SIMULATION=0..5000` many; unset, those of the ordinary tests. A seed that fails prints the line that
 //! repeats it.
 
 #[path = "../random_plans/exprs.rs"]
@@ -13,6 +13,7 @@ mod queries;
 mod random;
 #[path = "../random_plans/rng.rs"]
 mod rng;
+mod scale;
 #[path = "../random_plans/tables.rs"]
 mod tables;
 #[path = "../random_plans/udfs.rs"]
@@ -37,7 +38,7 @@ fn seeds() -> Vec<u64> {
     let number = |text: &str| text.parse().unwrap_or_else(|e| panic!("SIMULATION={asked}: {e}"));
     match asked.split_once("..") {
         Some((from, to)) => (number(from)..number(to)).collect(),
-        None => vec![number(&asked)],
+        None => asked.split(',').map(number).collect(),
     }
 }
 

@@ -10,13 +10,13 @@ use std::time::Duration;
 use regatta_remote::sim::Sim;
 use regatta_remote::{Authority, LocalRef, Node, NodeId, Role, Runtime};
 
-use crate::{Cluster, Session};
 use crate::actors::{CONTROL, SchedulerActor};
 use crate::cluster::Recruit;
 use crate::config::Config;
 use crate::sched::{Forced, Resources};
 use crate::session::OnEnd;
 use crate::store::Store;
+use crate::{Cluster, Session};
 
 /// All are on one machine, each at an address of its own.
 pub(crate) fn host(number: u8) -> IpAddr {

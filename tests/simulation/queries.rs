@@ -130,9 +130,8 @@ fn orders(rng: &mut Rng) -> Query {
         "id" => (0..customers as i64).collect::<Vec<_>>(),
         "region" => (0..customers).map(|_| WORDS[rng.below(WORDS.len())]).collect::<Vec<_>>(),
     ];
-    let parted = |rng: &mut Rng, frame: PolarsResult<DataFrame>| {
-        frame.unwrap().lazy().into_partitions(1 + rng.below(5))
-    };
+    let parted =
+        |rng: &mut Rng, frame: PolarsResult<DataFrame>| frame.unwrap().lazy().into_partitions(1 + rng.below(5));
     let (orders, names) = (parted(rng, orders), parted(rng, names));
     let how = [JoinType::Inner, JoinType::Left, JoinType::Full][rng.below(3)].clone();
     let args = JoinArgs { coalesce: JoinCoalesce::CoalesceColumns, ..JoinArgs::new(how) };

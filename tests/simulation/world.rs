@@ -235,6 +235,12 @@ impl World {
                 sim.pause(frozen);
                 Some(later(time, move || sim.resume(frozen)))
             }
+            Fault::FreezeMost { time } => {
+                let most: Vec<_> =
+                    self.ends().into_iter().filter(|end| *end >= FIRST_WORKER).skip(1).map(host).collect();
+                most.iter().for_each(|host| sim.pause(*host));
+                Some(later(time, move || most.into_iter().for_each(|host| sim.resume(host))))
+            }
             Fault::Slow { worker, times } => {
                 let (least, most) = self.common.pace;
                 self.worker(worker)?.runtime.take_time(least * times, most * times);
@@ -367,7 +373,8 @@ fn later(time: Duration, what: impl FnOnce() + 'static) -> JoinHandle<()> {
 fn is_excused(error: &Error, faults: &[(Duration, Fault)]) -> bool {
     let any = |which: fn(&Fault) -> bool| faults.iter().any(|(_, fault)| which(fault));
     let of_links = any(|fault| matches!(fault, Fault::Cut { .. } | Fault::Noise { .. }));
-    let of_workers = any(|fault| matches!(fault, Fault::Kill { .. } | Fault::Freeze { .. })) || of_links;
+    let of_workers =
+        any(|fault| matches!(fault, Fault::Kill { .. } | Fault::Freeze { .. } | Fault::FreezeMost { .. })) || of_links;
     match error {
         Error::Cancelled => any(|fault| matches!(fault, Fault::Cancel { .. } | Fault::DriverDies)),
         Error::MadeOtherwise(_) | Error::Pool(_) => of_workers,

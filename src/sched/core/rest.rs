@@ -15,8 +15,10 @@ impl Core {
             (self.unadmitted.len(), "queries with stages to admit"),
             (self.suspects.len() + self.trials.len(), "suspects and trials"),
         ];
-        let counted = counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
-        let charged = self.ledger.workers().filter(|worker| !self.ledger.is_idle(*worker) || !self.ledger.is_open(*worker));
+        let counted =
+            counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+        let charged =
+            self.ledger.workers().filter(|worker| !self.ledger.is_idle(*worker) || !self.ledger.is_open(*worker));
         counted.chain(charged.map(|worker| format!("{worker} is charged, kept, or closed to work"))).collect()
     }
 }
