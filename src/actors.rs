@@ -13,11 +13,13 @@ mod gateway;
 mod host;
 mod hosted;
 mod lanes;
+mod leaving;
 mod messages;
 mod observed;
 mod outbox;
 mod ownership;
 mod pools;
+mod providing;
 mod relay;
 mod scheduler;
 mod specs;
@@ -33,6 +35,7 @@ use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 pub(crate) use at_rest::Left;
 pub(crate) use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
+pub(crate) use leaving::{Departs, Drain, EndAll};
 pub(crate) use messages::{
     DriverDown, Enrol, Find, Found, Hear, Known, Place, ProfileOf, ProgressOf, Register, Release, RunEvent, SpawnActor,
     Status, StopActor, Submit, SubmitFrom, Taken, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,

@@ -2,6 +2,7 @@
 
 mod build;
 mod capacity;
+mod ending;
 mod join;
 mod local;
 mod scratch;
@@ -9,6 +10,8 @@ mod worker;
 
 pub(crate) use build::hello;
 pub(crate) use capacity::{capacity, find_gpus};
+#[cfg(test)]
+pub(crate) use ending::Asks;
 pub(crate) use join::{connect, resolve};
 pub(crate) use local::{LocalSpec, LocalWorkers};
 pub(crate) use scratch::Scratch;

@@ -37,6 +37,8 @@ pub enum Runner {
 /// | `REGATTA_WORKER_TIMEOUT` | 120 | seconds that queries wait while there is no worker at all |
 /// | `REGATTA_ADDRESS`, `REGATTA_TOKEN` | | the cluster that `flotilla` connects to: its head's host:port, and a driver's token |
 /// | `REGATTA_JOIN`, `REGATTA_TOKEN` | | makes this process a worker of that head's cluster, with a worker's token |
+/// | `REGATTA_CPUS`, `REGATTA_MEMORY` | measured | what a worker that joins may use: CPUs, `POLARS_MAX_THREADS` of them unless said; bytes, also as `8GiB` |
+/// | `REGATTA_PORT` | a free one | the UDP port at which a worker that joins is reached by others |
 /// | `REGATTA_BUILD` | the executable's own | a name for this build: processes of one cluster that have the same name work together though they are not the same executable |
 /// | `DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS` | 120 | how long a machine that was let go is not taken in again |
 /// | `DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS` | 64 | calls that a replica of an async UDF has in flight |
@@ -91,6 +93,14 @@ pub struct ClusterAt {
     pub address: String,
     /// A token of the head, for a driver or for workers. A secret.
     pub token: String,
+}
+
+/// What a worker of a cluster elsewhere may use, where that is said and not measured; and its port, 0 for any.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Offer {
+    pub(crate) cpus: Option<f64>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) port: u16,
 }
 
 impl std::fmt::Debug for ClusterAt {
@@ -177,6 +187,14 @@ impl Config {
     /// There is no token.
     pub(crate) fn join_at() -> Result<Option<ClusterAt>, ConfigError> {
         cluster_at(&variable, JOIN, "worker_token")
+    }
+
+    /// What this process has to give as a worker.
+    ///
+    /// # Errors
+    /// A variable whose value is not valid.
+    pub(crate) fn offer() -> Result<Offer, ConfigError> {
+        offer(&variable)
     }
 
     fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
@@ -276,7 +294,7 @@ impl Config {
 }
 
 /// Every variable that is read, or set for others.
-const KNOWN: [&str; 27] = [
+const KNOWN: [&str; 30] = [
     "AUTOSCALER_UPDATE_INTERVAL_S",
     "DAFT_ACTOR_UDF_READY_TIMEOUT",
     "DAFT_AUTOSCALING_DOWNSCALE_ENABLED",
@@ -292,12 +310,15 @@ const KNOWN: [&str; 27] = [
     "DAFT_SCHEDULER_LINEAR",
     "REGATTA_ADDRESS",
     "REGATTA_BUILD",
+    "REGATTA_CPUS",
     "REGATTA_CUDA_LIBS",
     "REGATTA_FAKES",
     "REGATTA_JOIN",
+    "REGATTA_MEMORY",
     "REGATTA_OBSERVE_MEMORY",
     "REGATTA_PEERS",
     "REGATTA_POOL_WARM_SECONDS",
+    "REGATTA_PORT",
     "REGATTA_QUIET",
     "REGATTA_SCRATCH",
     "REGATTA_SEED",
@@ -359,6 +380,40 @@ fn cluster_at(
         }
     }
 }
+
+fn offer(get: &impl Fn(&str) -> Option<String>) -> Result<Offer, ConfigError> {
+    let cpus = get("REGATTA_CPUS").map(|value| {
+        let accepted = "use a number of CPUs, > 0";
+        let cpus = number("REGATTA_CPUS", value.clone(), accepted)?;
+        if cpus.is_finite() && cpus > 0.0 { Ok(cpus) } else { Err(invalid("REGATTA_CPUS", value, accepted)) }
+    });
+    let memory = get("REGATTA_MEMORY").map(|value| {
+        let accepted = "use a number of bytes, or one of KiB, MiB, GiB or TiB, as 8GiB";
+        bytes(&value).ok_or_else(|| invalid("REGATTA_MEMORY", value, accepted))
+    });
+    let port = get("REGATTA_PORT").map(|value| {
+        let port = value.trim().parse();
+        port.map_err(|_| invalid("REGATTA_PORT", value, "use a UDP port, 0 for any that is free"))
+    });
+    Ok(Offer { cpus: cpus.transpose()?, memory: memory.transpose()?, port: port.transpose()?.unwrap_or(0) })
+}
+
+/// Bytes, also in larger units.
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let power = match unit.trim() {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << power).filter(|bytes| *bytes > 0)
+}
+
 const CALLS: &str = "use a number of calls, at least 1";
 
 fn boolean(get: &impl Fn(&str) -> Option<String>, variable: &str) -> Result<Option<bool>, ConfigError> {
@@ -471,6 +526,29 @@ mod tests {
         let at = Config::from_variables(both).unwrap().cluster.unwrap();
         assert_eq!((at.address.as_str(), at.token.as_str()), ("<REGATTA_ADDRESS>", "<REGATTA_TOKEN>"));
         assert!(!format!("{at:?}").contains("TOKEN"), "a token is a secret: {at:?}");
+    }
+
+    #[test]
+    fn what_a_worker_may_use_is_said_in_numbers_and_units() {
+        let with =
+            |name: &'static str, value: &'static str| offer(&|asked: &str| (asked == name).then(|| value.to_owned()));
+        assert_eq!(offer(&|_| None).unwrap(), Offer::default());
+        assert_eq!(with("REGATTA_CPUS", "2.5").unwrap().cpus, Some(2.5));
+        assert_eq!(with("REGATTA_PORT", "7701").unwrap().port, 7701);
+        let memory = |value| with("REGATTA_MEMORY", value).unwrap().memory.unwrap();
+        assert_eq!([memory("1024"), memory("3 KiB"), memory("8GiB")], [1024, 3072, 8 << 30]);
+        for (name, value) in [
+            ("REGATTA_CPUS", "0"),
+            ("REGATTA_CPUS", "all"),
+            ("REGATTA_CPUS", "inf"),
+            ("REGATTA_PORT", "65536"),
+            ("REGATTA_MEMORY", "8GB"),
+            ("REGATTA_MEMORY", "0"),
+            ("REGATTA_MEMORY", "99999999999TiB"),
+        ] {
+            let text = with(name, value).unwrap_err().to_string();
+            assert!(text.contains(name) && text.contains("use a"), "{text}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! `polars_stream::run_query` would panic.
 
 mod amend;
+mod beside;
 mod fragment;
 mod leave;
 mod nodes;

@@ -6,13 +6,15 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use regatta_observe::Sample;
@@ -28,9 +30,33 @@ pub(crate) fn memory() -> u64 {
         let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         Some(total.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
     });
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let group = group.and_then(|text| text.trim().parse().ok()).unwrap_or(UNKNOWN);
-    machine.unwrap_or(UNKNOWN).min(group)
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    machine.unwrap_or(UNKNOWN).min(group_memory(&groups, Path::new("/sys/fs/cgroup")))
+}
+
+/// The least that one of a process's control groups, or one above them, leaves it: of both versions, whose groups are below `root`. In a
+/// container the root is often all that there is to see of them.
+fn group_memory(groups: &str, root: &Path) -> u64 {
+    let limits = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+        let (root, file) = match controllers {
+            "" => (root.to_owned(), "memory.max"),
+            of if of.split(',').any(|of| of == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
+            _ => return None,
+        };
+        let own = root.join(group);
+        let above = own.ancestors().take_while(|above| above.starts_with(&root));
+        let limit = |at: &Path| std::fs::read_to_string(at.join(file)).ok()?.trim().parse::<u64>().ok();
+        above.filter_map(limit).min()
+    });
+    limits.min().unwrap_or(UNKNOWN)
+}
+
+/// Sets a variable of this process, for what reads it later and for what is started from here.
+pub(crate) fn set_variable(name: &str, value: &str) {
+    // SAFETY: it is called before this process has any other thread.
+    unsafe { std::env::set_var(name, value) };
 }
 
 /// Columns and lines of the terminal that standard error is.
@@ -280,6 +306,56 @@ pub(crate) fn signal(process: u32, signal: libc::c_int) -> io::Result<()> {
     done(unsafe { libc::kill(process, signal) })
 }
 
+/// Keeps signals from ending this process: what they are to do is called, in a thread of its own, with the number of each that comes.
+/// That also holds for the first process of a container, for which the system does nothing of itself. Whom this process starts is
+/// ended by them as ever.
+///
+/// # Errors
+/// There is no pipe or thread, or a number is none of a signal.
+pub(crate) fn heed(signals: &[libc::c_int], does: impl Fn(libc::c_int) + Send + Sync + 'static) -> io::Result<()> {
+    let mut heeding = HEEDING.lock().unwrap_or_else(PoisonError::into_inner);
+    if heeding.is_empty() {
+        let (mut noted, to) = io::pipe()?;
+        std::thread::Builder::new().name("regatta-signals".to_owned()).spawn(move || {
+            let mut signal = [0];
+            // Its other end is never closed.
+            while noted.read_exact(&mut signal).is_ok() {
+                let heeding = HEEDING.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                heeding.iter().for_each(|does| does(signal[0].into()));
+            }
+        })?;
+        NOTES.store(to.into_raw_fd(), Ordering::Relaxed);
+    }
+    heeding.push(Arc::new(does));
+    for signal in signals {
+        // SAFETY: zeros are a value of this C struct.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = note as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        // SAFETY: `note` is a function that a handler may be, and the struct lives until the call is over.
+        done(unsafe { libc::sigaction(*signal, &raw const action, std::ptr::null_mut()) })?;
+    }
+    Ok(())
+}
+
+/// Who is told of signals.
+static HEEDING: Mutex<Vec<Heeds>> = Mutex::new(Vec::new());
+type Heeds = Arc<dyn Fn(libc::c_int) + Send + Sync>;
+/// Where they are noted.
+static NOTES: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn note(signal: libc::c_int) {
+    let byte = signal as u8;
+    // SAFETY: a handler may write, of a place that lives until that is over; and what it has interrupted finds its error as it was.
+    unsafe {
+        #[cfg(target_os = "linux")]
+        let error = *libc::__errno_location();
+        libc::write(NOTES.load(Ordering::Relaxed), (&raw const byte).cast(), 1);
+        #[cfg(target_os = "linux")]
+        libc::__errno_location().write(error);
+    }
+}
+
 /// Files that this process may have open at once.
 ///
 /// # Errors
@@ -427,4 +503,30 @@ fn data_bytes() -> io::Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmData:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     Ok(kib.ok_or(io::ErrorKind::Unsupported)? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_that_a_group_or_one_above_it_leaves_is_what_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let limit = |file: &str, text: &str| {
+            let file = root.path().join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        };
+        let memory = |groups: &str| group_memory(groups, root.path());
+        assert_eq!(memory("0::/\n"), UNKNOWN);
+        limit("system.slice/memory.max", "4096\n");
+        limit("system.slice/job/memory.max", "max\n");
+        limit("memory/slurm/memory.limit_in_bytes", "2048\n");
+        limit("memory/slurm/step/memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(memory("0::/system.slice/job\n"), 4096, "the one above");
+        assert_eq!(memory("5:cpu,cpuacct:/slurm/step\n4:memory:/slurm/step\n"), 2048);
+        assert_eq!(memory("4:memory:/slurm/step\n0::/system.slice\n"), 2048, "of both versions");
+        limit("memory.max", "1024\n");
+        assert_eq!(memory("0::/not/to/be/seen\n"), 1024, "in a container");
+    }
 }

@@ -134,7 +134,7 @@ impl Session {
         let (host, scheduler) = (Arc::clone(&head.ground.host), head.scheduler.clone());
         let place = Place { worker: WorkerId(0), node: None };
         let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, scheduler.into()));
-        let (capacity, devices) = (capacity(os::cpus(), 1), find_gpus().clone());
+        let (capacity, devices) = (capacity(os::cpus() as f64, 1), find_gpus().clone());
         let worker = Worker { worker: place.worker, capacity, devices, actor: swordfish.into() };
         head.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
         let arbiters = vec![arbiter, head.arbiter];
@@ -189,7 +189,7 @@ impl Session {
             authority.issue(Role::Head).map_err(|e| ClusterError::network("make the head's certificate", e))?;
         let scale = ScaleSettings {
             workers: (least, most),
-            each: capacity(threads, most),
+            each: capacity(threads as f64, most),
             no_gpu: find_gpus().as_ref().err().cloned(),
             threshold: config.autoscaling_threshold,
             interval: config.autoscaler_update_interval,
@@ -270,6 +270,9 @@ impl Session {
     }
 
     fn start(&self, query: LazyFrame, mode: SinkMode, purpose: Purpose) -> Result<Run, Error> {
+        if let Some(error) = self.inner.host.ended.get() {
+            return Err(error.clone().into());
+        }
         let began = os::now();
         let mut plan = self.plan(query)?;
         plan.metered = purpose == Purpose::Analyze;
@@ -326,6 +329,21 @@ impl Session {
         Ok(self.inner.door.status(&self.inner.host)?)
     }
 
+    /// Has a worker leave in order, within this time, and waits until it is gone. It gets nothing new. What runs there ends, or runs
+    /// again elsewhere if it still does after half of the time; replicas end after their calls, and others take their place; what
+    /// somebody needs of what it holds, results that were not taken yet too, goes to other workers. What it has not given away when
+    /// its time is over is made again. None of this counts as a failed attempt of anything. Actors of the program's own end with
+    /// their worker, at the end of its time if they have not ended before. A worker that leaves already leaves sooner, if so.
+    ///
+    /// Where this session starts workers, another is started in its place if it is wanted. A worker does the same by itself when
+    /// it is sent a SIGTERM, within 25 seconds.
+    ///
+    /// # Errors
+    /// There is no such worker, or this is a driver's session: only one at the head can do this.
+    pub fn drain(&self, worker: WorkerId, within: Duration) -> Result<(), Error> {
+        self.inner.door.drain(&self.inner.host, worker, within)
+    }
+
     /// Process ids of the workers that this session has started.
     pub fn processes(&self) -> Vec<u32> {
         self.inner.workers.as_ref().map(|workers| workers.processes()).unwrap_or_default()
@@ -339,6 +357,31 @@ impl Session {
     /// Partitions and batches that this process's store holds; none between queries.
     pub fn partitions_held(&self) -> usize {
         self.inner.host.store.held()
+    }
+
+    /// Waits until this process is asked to end, by a SIGTERM or a SIGINT, and then ends the session, whoever has it still: its
+    /// queries fail with [`ClusterError::Terminated`], the workers that it has started end, and of a [cluster](crate::Cluster) all
+    /// workers and drivers hear of it at once. It is then the program's to return from its main. From this call on these signals do
+    /// nothing else, also in the first process of a container, for which the system does nothing of itself: a program that has
+    /// something to do meanwhile makes it on a thread of its own.
+    ///
+    /// # Errors
+    /// The system refuses it.
+    pub fn until_terminated(&self) -> Result<(), Error> {
+        let (asks, asked) = std::sync::mpsc::sync_channel(1);
+        // What comes after the first is of no more use.
+        let heeds = os::heed(&[libc::SIGTERM, libc::SIGINT], move |signal| _ = asks.try_send(signal));
+        heeds.map_err(|error| ClusterError::os("wait for a signal", error))?;
+        let signal = if asked.recv() == Ok(libc::SIGINT) { "SIGINT" } else { "SIGTERM" };
+        let who = match (&self.inner.door, &self.inner.host.node, &self.inner.workers) {
+            (Door::Here(_), Some(_), None) => "the head of the cluster",
+            _ => "the process of the session",
+        };
+        let error = ClusterError::Terminated { who: who.to_owned(), signal: signal.to_owned() };
+        drop(self.inner.host.ended.set(error.clone()));
+        self.inner.door.end_all(&self.inner.host, error);
+        self.inner.part();
+        Ok(())
     }
 
     fn of(
@@ -414,8 +457,9 @@ impl Session {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
+impl Inner {
+    /// Ends the workers, or says goodbye to the cluster.
+    fn part(&self) {
         self.host.closing.store(true, Ordering::Relaxed);
         // Workers first: their loss then is nobody's failure.
         match (&self.workers, self.host.node.clone()) {
@@ -424,6 +468,12 @@ impl Drop for Inner {
             (None, Some(node)) => drop(self.host.wait(async move { node.close(GOODBYE).await })),
             (None, None) => (),
         }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.part();
         self.host.runtime.clone().shutdown(STOP);
     }
 }

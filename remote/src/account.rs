@@ -116,9 +116,15 @@ impl Allowance {
         may
     }
 
-    /// The consumer gives more credit.
-    pub(crate) fn credit(&mut self, more: u32) {
-        self.credit = self.credit.saturating_add(u64::from(more));
+    /// The consumer gives more credit. False if it is less than any consumer returns: each piece may cost a hop to a thread
+    /// that touches the disk, and a consumer that gives byte after byte would have us make one for each.
+    #[must_use]
+    pub(crate) fn credit(&mut self, more: u32) -> bool {
+        let worth = u64::from(more) >= RETURN;
+        if worth {
+            self.credit = self.credit.saturating_add(u64::from(more));
+        }
+        worth
     }
 }
 
@@ -154,7 +160,9 @@ mod tests {
         let mut allowance = Allowance::new(5, 8);
         assert!(!allowance.sent(6) && !allowance.sent(0) && allowance.sent(5));
         assert_eq!(allowance.may_send(), 0);
-        allowance.credit(u32::MAX);
+        assert!(!allowance.credit(RETURN as u32 - 1), "a drop");
+        assert_eq!(allowance.may_send(), 0);
+        assert!(allowance.credit(u32::MAX));
         assert_eq!(allowance.may_send(), 3);
     }
 }

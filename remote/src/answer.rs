@@ -9,7 +9,6 @@ use futures_util::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::codec::encode;
 use crate::error::Fault;
 use crate::fence;
 use crate::frame::Kind;
@@ -142,8 +141,8 @@ impl Call {
     }
 
     fn send(self, ready: Result<Ready, Fault>) {
-        let call = self.serving.call();
-        self.serving.answer(ready.unwrap_or_else(|fault| Ready::new(Kind::Error, call, fault_bytes(&fault))));
+        let ready = ready.unwrap_or_else(|fault| self.serving.link().failed(self.serving.call(), &fault));
+        self.serving.answer(ready);
     }
 }
 
@@ -159,9 +158,4 @@ async fn produce(
         outgoing.send(item, patience).await?;
     }
     Ok(())
-}
-
-pub(crate) fn fault_bytes(fault: &Fault) -> Bytes {
-    // A fault too large to send arrives as one that cannot be read, which is an error all the same.
-    encode(fault).unwrap_or_default()
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hello::PROTOCOL;
 use crate::identity::Leaf;
+use crate::text::short;
 use crate::token::{JoinToken, TokenId};
 
 /// What a joiner asks for.
@@ -29,7 +30,7 @@ pub(crate) enum Refusal {
     TooMany,
     Expelled,
     NotServed,
-    Failed(String),
+    Failed(#[serde(deserialize_with = "short")] String),
 }
 
 /// A head's answer to a claim, or to a node that wants its certificate renewed.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::limits::{MAX_BATCHES, MAX_MESSAGE};
+use crate::text::shorten;
 use crate::{detached, fence};
 use bounds::Scales;
 pub use bounds::{Bound, MAX_DEPTH};
@@ -89,7 +90,7 @@ fn weigh<T: Serialize>(value: &T) -> Result<(Bytes, bool), CodecError> {
     let written =
         bincode::serde::encode_into_std_write(weighed, &mut bytes, CONFIG).map_err(|error| match scales.refused() {
             Some(bound) => CodecError::Beyond(bound),
-            None => CodecError::Encode(error.to_string()),
+            None => CodecError::Encode(shorten(error.to_string())),
         });
     let result = match written {
         Err(error) => Err(error),
@@ -118,6 +119,11 @@ thread_local! {
 /// # Errors
 /// The bytes are too many, too few, not a value of this type, or one beyond these bounds.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    decode_weighed(bytes).map(|(value, _)| value)
+}
+
+/// [`decode`], and how much memory the value has asked for, beyond that of its texts.
+pub(crate) fn decode_weighed<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
     if bytes.len() > MAX_MESSAGE {
         return Err(CodecError::TooLarge { size: bytes.len() });
     }
@@ -125,10 +131,10 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let decoded = bincode::serde::seed_decode_from_slice(Seed::<PhantomData<T>>::new(&scales), bytes, CONFIG);
     let (value, used) = decoded.map_err(|error| match scales.refused() {
         Some(bound) => CodecError::Beyond(bound),
-        None => CodecError::Decode(error.to_string()),
+        None => CodecError::Decode(shorten(error.to_string())),
     })?;
     match bytes.len() - used {
-        0 => Ok(value),
+        0 => Ok((value, scales.claimed())),
         left => Err(CodecError::Trailing { left }),
     }
 }

@@ -22,6 +22,7 @@ use crate::ids::PeerId;
 use crate::lane::SLICE;
 use crate::net::Net;
 use crate::patience::{Patience, at_once};
+use crate::text::line;
 
 pub(crate) use serve::{Store, serve};
 
@@ -121,14 +122,17 @@ impl Fetch {
         }
     }
 
-    /// Everything at once.
+    /// Everything at once, if that is no more than `most` bytes: how much it is, the producer says.
     ///
     /// # Errors
-    /// As [`next`](Self::next).
+    /// [`FetchError::TooLarge`], at once; else as [`next`](Self::next).
     ///
     /// # Cancel safety
     /// Dropping the future cancels the transfer.
-    pub async fn collect(mut self) -> Result<Bytes, FetchError> {
+    pub async fn collect(mut self, most: usize) -> Result<Bytes, FetchError> {
+        if self.total() > most as u64 {
+            return Err(FetchError::TooLarge { total: self.total(), most });
+        }
         let mut all = BytesMut::new();
         while let Some(bytes) = self.next().await? {
             all.extend_from_slice(&bytes);
@@ -222,7 +226,7 @@ async fn patiently<T>(net: &Net, patience: &mut Patience, producer: impl Future<
 }
 
 fn lost(error: ConnectionError) -> FetchError {
-    FetchError::Lost { cause: error.to_string() }
+    FetchError::Lost { cause: line(error) }
 }
 
 fn cut(error: quinn::ReadExactError) -> FetchError {

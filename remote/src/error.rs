@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ambient::NoRandomness;
 use crate::codec::CodecError;
 use crate::ids::{ClusterId, NodeId, Role};
+use crate::text::{build, short};
 
 /// An `ask` has no answer.
 #[derive(Clone, thiserror::Error)]
@@ -202,11 +203,7 @@ pub enum ConnectError {
     )]
     Expelled,
     /// The other process is another build of the application.
-    #[error(
-        "the builds differ: ours is {:?}, theirs is {:?}",
-        String::from_utf8_lossy(ours),
-        String::from_utf8_lossy(theirs)
-    )]
+    #[error("the builds differ: ours is {}, theirs is {}", build(ours), build(theirs))]
     BuildDiffers {
         /// Our description.
         ours: Vec<u8>,
@@ -265,6 +262,14 @@ pub enum FetchError {
         /// Bytes promised.
         total: u64,
     },
+    /// There are more bytes than the caller takes.
+    #[error("a transfer of {total} bytes, where {most} are taken at most")]
+    TooLarge {
+        /// Bytes promised.
+        total: u64,
+        /// The maximum.
+        most: usize,
+    },
     /// The ticket is longer than a request may be.
     #[error("a ticket of {size} bytes is longer than the maximum of {max}")]
     TicketTooLong {
@@ -288,12 +293,14 @@ pub enum Down {
     #[error("panicked: {text}")]
     Panicked {
         /// What the panic said, and where.
+        #[serde(deserialize_with = "short")]
         text: String,
     },
     /// The connection to its node was lost, or there was none. Whether the actor lives is not known.
     #[error("node lost: {cause}")]
     NodeLost {
         /// Why.
+        #[serde(deserialize_with = "short")]
         cause: String,
     },
     /// Its node has no such actor, or none that takes messages from this node.
@@ -301,15 +308,26 @@ pub enum Down {
     NoSuchActor,
 }
 
-/// Why the other side did not answer; crosses the wire.
+/// Why the other side did not answer; crosses the wire. Whatever it says, its texts are short when they have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Fault {
     Busy,
     NoSuchActor,
-    NotAllowed { role: Role },
-    BadMessage { text: String },
-    BadReply { text: String },
-    Panicked { text: String },
+    NotAllowed {
+        role: Role,
+    },
+    BadMessage {
+        #[serde(deserialize_with = "short")]
+        text: String,
+    },
+    BadReply {
+        #[serde(deserialize_with = "short")]
+        text: String,
+    },
+    Panicked {
+        #[serde(deserialize_with = "short")]
+        text: String,
+    },
     Stopped,
     NoReply,
     DeadlinePassed,

@@ -144,7 +144,9 @@ pub fn transfer(data: &[u8]) {
                 data_under_way -= size;
                 credit_under_way.extend(consumer.taken());
             }
-            _ => credit_under_way.drain(..).for_each(|more| producer.credit(more)),
+            _ => {
+                credit_under_way.drain(..).for_each(|more| assert!(producer.credit(more), "a credit that was returned"))
+            }
         }
         assert!(data_under_way <= WINDOW, "{data_under_way} bytes are under way");
         steps = if from.0.is_empty() { steps + 1 } else { 0 };
@@ -162,8 +164,10 @@ pub fn transfer(data: &[u8]) {
         assert_eq!(consumer.got, if took { before + size } else { before });
         given += consumer.taken().map_or(0, u64::from);
         assert!(consumer.got <= total.min(given));
-        let left = producer.left;
-        producer.credit(from.number() as u32);
+        let (left, may_send) = (producer.left, producer.may_send());
+        if !producer.credit(from.number() as u32) {
+            assert_eq!(producer.may_send(), may_send);
+        }
         let sent = producer.sent(size);
         assert_eq!(producer.left, if sent { left - size } else { left });
     }

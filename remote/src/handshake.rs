@@ -22,6 +22,7 @@ use crate::peers::Losing;
 use crate::queue::Waiting;
 use crate::serve::{self, Services};
 use crate::shared::Shared;
+use crate::text::line;
 use crate::tls::{ALPN_CONTROL, ALPN_DATA, ALPN_JOIN, NO_PROTOCOL, peer_of};
 use crate::transfers::Transfers;
 use crate::{endpoint, join};
@@ -63,7 +64,8 @@ pub(crate) async fn dial(
     if peer_of(data.connection()?) != Some(peer) {
         return Err(ConnectError::BadHello("another node has the data connection".to_owned()));
     }
-    let link = Link::new(peer, Box::new(connection.clone()), shared.net.clone());
+    let rooms = shared.peers.rooms(peer.node);
+    let link = Link::new(peer, Box::new(connection.clone()), shared.net.clone(), rooms);
     let lanes = [(system_send, system_read), lane(message_send, message_read), lane(beat_send, beat_read)];
     begin(&shared, control.keep()?, link, lanes);
     let data = data.keep()?;
@@ -95,10 +97,14 @@ pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
             _ => Err(ConnectError::BadHello("unknown protocol".to_owned())),
         }
     };
-    match timeout(ACCEPT_DEADLINE, accepted).await {
+    let error = match timeout(ACCEPT_DEADLINE, accepted).await {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => tracing::warn!(%from, %error, "refused a connection"),
-        Err(_) => tracing::warn!(%from, "a connection's handshake took too long"),
+        Ok(Err(error)) => error,
+        Err(_) => ConnectError::Failed("its handshake took too long".to_owned()),
+    };
+    // The door bounds how often a host is refused that has proven its address; anybody may claim to be another.
+    if proven || shared.net.may_say(from) {
+        tracing::warn!(%from, %error, "refused a connection");
     }
     shared.door().refused(from.ip(), proven, shared.net.ambient.unix());
 }
@@ -150,7 +156,7 @@ async fn accept_control(shared: &Arc<Shared>, connection: Connection) -> Result<
     }
     let (message_send, message_read) = connection.accept_bi().await.map_err(failed)?;
     let (beat_send, beat_read) = connection.accept_bi().await.map_err(failed)?;
-    let link = Link::new(peer, Box::new(connection), shared.net.clone());
+    let link = Link::new(peer, Box::new(connection), shared.net.clone(), shared.peers.rooms(peer.node));
     // Our hello lets the peer dial the data connection, which must find this one in the table: so it is
     // queued before, and written after, the table knows.
     link.0.try_send(Kind::Hello, 0, hello(shared)?);
@@ -281,10 +287,10 @@ fn trust(error: ConnectionError) -> ConnectError {
         _ => 0,
     };
     match alert {
-        EXPIRED => ConnectError::CertificateExpired { reason: error.to_string() },
+        EXPIRED => ConnectError::CertificateExpired { reason: line(error) },
         NO_PROTOCOL => ConnectError::BadHello("the two sides have no protocol in common".to_owned()),
         // TLS alerts, RFC 9001 section 4.8.
-        0x100..0x200 => ConnectError::NotTrusted { reason: error.to_string() },
+        0x100..0x200 => ConnectError::NotTrusted { reason: line(error) },
         _ => failed(error),
     }
 }
@@ -293,7 +299,7 @@ fn trust(error: ConnectionError) -> ConnectError {
 const EXPIRED: u64 = 0x100 + 45;
 
 fn failed(error: ConnectionError) -> ConnectError {
-    ConnectError::Failed(error.to_string())
+    ConnectError::Failed(line(error))
 }
 
 fn no_name() -> ConnectError {

@@ -6,6 +6,7 @@
 
 mod serve;
 
+use std::fmt::Display;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,7 @@ use crate::hello::{MAX_BUILD, MAX_HELLO, PROTOCOL};
 use crate::identity::{Applicant, Identity};
 use crate::lane::{FrameReader, send};
 use crate::runtime::Runtime;
+use crate::text::{build, line};
 use crate::tls::{ALPN_JOIN, NO_PROTOCOL};
 use crate::token::JoinToken;
 
@@ -53,9 +55,9 @@ pub enum JoinError {
     Used,
     /// The head runs another build of the application.
     #[error(
-        "the builds differ: ours is {:?}, the head's is {:?}; run the same executable on both",
-        String::from_utf8_lossy(ours),
-        String::from_utf8_lossy(theirs)
+        "the builds differ: ours is {}, the head's is {}; run the same executable on both",
+        build(ours),
+        build(theirs)
     )]
     BuildDiffers {
         /// Our description.
@@ -156,7 +158,7 @@ fn not_connected(to: SocketAddr, error: &ConnectionError) -> JoinError {
         ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == NO_PROTOCOL => {
             JoinError::NotServed(to)
         }
-        other => JoinError::Failed(other.to_string()),
+        other => JoinError::Failed(line(other)),
     }
 }
 
@@ -174,7 +176,7 @@ async fn ask(
     build: Vec<u8>,
     ambient: &Ambient,
 ) -> Result<Identity, JoinError> {
-    let failed = |error: &dyn ToString| JoinError::Failed(error.to_string());
+    let failed = |error: &dyn Display| JoinError::Failed(line(error));
     let exported = exported(connection).ok_or_else(|| JoinError::Failed("no key material".to_owned()))?;
     let applicant = Applicant::new()?;
     let claim = Claim::new(token, &exported, build, applicant.request()?);

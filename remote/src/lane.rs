@@ -7,12 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::coop::consume_budget;
 
 use crate::close::Code;
 use crate::frame::{FrameError, Header, Kind};
 use crate::frames::Frames;
+use crate::link::Rooms;
 use crate::patience::Patience;
-use crate::room::Room;
 
 pub(crate) use write::{SLICE, StreamStop, write_lane, write_slices};
 
@@ -25,7 +26,7 @@ pub(crate) struct FrameReader {
     stream: RecvStream,
     frames: Frames,
     /// For large frames that have not come whole.
-    room: Option<Arc<Room>>,
+    rooms: Option<Arc<Rooms>>,
     held: Option<OwnedSemaphorePermit>,
 }
 
@@ -46,7 +47,7 @@ pub(crate) enum LaneError {
 
 impl FrameReader {
     pub(crate) fn new(stream: RecvStream, max: u32) -> Self {
-        Self { stream, frames: Frames::new(max), room: None, held: None }
+        Self { stream, frames: Frames::new(max), rooms: None, held: None }
     }
 
     /// Raises or lowers the largest payload from the next frame on.
@@ -55,13 +56,15 @@ impl FrameReader {
     }
 
     /// Where large frames take room until they have come whole.
-    pub(crate) fn set_room(&mut self, room: Arc<Room>) {
-        self.room = Some(room);
+    pub(crate) fn set_rooms(&mut self, rooms: Arc<Rooms>) {
+        self.rooms = Some(rooms);
     }
 
     /// The next frame; `None` at the lane's end. One that has begun must go on.
     pub(crate) async fn next(&mut self) -> Result<Option<(Header, Bytes)>, LaneError> {
         let mut patience = Patience::new();
+        // Else whoever sends many small frames has a thread of the network for as long as they last.
+        consume_budget().await;
         loop {
             if let Some(frame) = self.frames.take()? {
                 self.held = None;
@@ -72,8 +75,8 @@ impl FrameReader {
                 reading.await?
             } else {
                 let wanted = self.frames.wanted();
-                if let Some(room) = self.room.as_ref().filter(|_| self.held.is_none() && wanted > SMALL) {
-                    self.held = Some(room.try_take(wanted).ok_or(LaneError::NoRoom)?);
+                if let Some(rooms) = self.rooms.as_ref().filter(|_| self.held.is_none() && wanted > SMALL) {
+                    self.held = Some(rooms.frames.try_take(wanted).ok_or(LaneError::NoRoom)?);
                 }
                 patience.wait(reading).await.ok_or(LaneError::Stalled)??
             };

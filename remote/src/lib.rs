@@ -39,6 +39,7 @@ mod trace;
 
 // What is decided by that alone.
 mod account;
+mod complaints;
 mod dials;
 mod door;
 mod given_up;

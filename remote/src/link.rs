@@ -21,7 +21,7 @@ use dashmap::DashMap;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
@@ -32,14 +32,14 @@ use crate::ids::{ActorId, PeerId};
 use crate::limits::MAX_BATCHES;
 use crate::membership::{SUSPECT, TICK};
 use crate::net::{Net, deadline};
-use crate::parcel::{Opened, Parcel};
+use crate::parcel::{MAX_PAYLOAD, Opened, Parcel};
 use crate::queue::{COPY, Place, QUEUE, Queue, Waiting};
 use crate::room::Room;
 use crate::trace::TraceContext;
-pub(crate) use beside::{Arrived, Beside, room};
-use beside::{Held, Hold};
+pub(crate) use beside::{Arrived, Beside};
+use beside::{Held, Hold, room};
 use served::Served;
-pub(crate) use served::Serving;
+pub(crate) use served::{Ready, Serving};
 pub(crate) use streams::Incoming;
 use streams::Streams;
 pub(crate) use watches::NotBorne;
@@ -101,7 +101,7 @@ pub(crate) struct Link {
     beats: Queue,
     /// Places for asks of ours.
     asking: Arc<Semaphore>,
-    answers: Room,
+    pub(crate) rooms: Arc<Rooms>,
     /// For messages that wait to be written.
     sending: Room,
     next_call: AtomicU64,
@@ -114,10 +114,27 @@ pub(crate) struct Link {
     held: Held,
     early: Mutex<BTreeSet<u64>>,
     ended: OnceLock<String>,
+    over: Notify,
     going_away: AtomicBool,
     /// The last beat that came, and how often in a row others of the peer's links were far ahead of it.
     heard: AtomicU64,
     behind: AtomicU32,
+}
+
+/// Room for what one peer makes this node hold, on all its links together.
+pub(crate) struct Rooms {
+    /// For large frames that have not come whole: as many as both lanes of one link may have.
+    pub(crate) frames: Room,
+    /// For messages that wait for their actor or for their batches.
+    pub(crate) arrivals: Room,
+    /// For answers that it has not read.
+    answers: Room,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self { frames: Room::new(2 * MAX_PAYLOAD, 0), arrivals: room(), answers: Room::new(ANSWERS, 0) }
+    }
 }
 
 /// Who waits, and no longer than until.
@@ -169,24 +186,9 @@ impl Sealed {
     }
 }
 
-/// An answer that is ready to be sent.
-pub(crate) struct Ready {
-    header: Header,
-    payload: Bytes,
-    room: Option<OwnedSemaphorePermit>,
-    hold: Option<Hold>,
-}
-
-impl Ready {
-    pub(crate) fn new(kind: Kind, call: u64, payload: Bytes) -> Self {
-        let header = Header { len: length(&payload), ..Header::of_call(kind, call) };
-        Self { header, payload, room: None, hold: None }
-    }
-}
-
 impl Link {
     /// A link, and what its lanes are to write.
-    pub(crate) fn new(peer: PeerId, wire: Box<dyn Wire>, net: Net) -> (Arc<Self>, [Waiting; LANES]) {
+    pub(crate) fn new(peer: PeerId, wire: Box<dyn Wire>, net: Net, rooms: Arc<Rooms>) -> (Arc<Self>, [Waiting; LANES]) {
         let (system, system_waiting) = Queue::new(QUEUE);
         let (messages, messages_waiting) = Queue::new(QUEUE);
         let (beats, beats_waiting) = Queue::new(1);
@@ -202,7 +204,7 @@ impl Link {
             messages,
             beats,
             asking: Arc::new(Semaphore::new(ASKS)),
-            answers: Room::new(ANSWERS, 0),
+            rooms,
             sending: Room::new(SENDING, 0),
             next_call: AtomicU64::new(1),
             calls: DashMap::new(),
@@ -213,6 +215,7 @@ impl Link {
             held: Held::default(),
             early: Mutex::default(),
             ended: OnceLock::new(),
+            over: Notify::new(),
             going_away: AtomicBool::new(false),
             heard: AtomicU64::new(0),
             behind: AtomicU32::new(0),
@@ -228,6 +231,11 @@ impl Link {
     /// Where it leads.
     pub(crate) fn remote_address(&self) -> SocketAddr {
         self.wire.remote_address()
+    }
+
+    /// Whether a line about the peer may be written to the log.
+    pub(crate) fn may_say(&self) -> bool {
+        self.net.may_say(self.peer)
     }
 
     /// Whether new messages may be sent.
@@ -389,38 +397,6 @@ impl Link {
         self.behind.fetch_add(1, Ordering::AcqRel) > 0
     }
 
-    /// Makes the reply to a call ready, after there is room for its batches.
-    pub(crate) async fn ready(self: &Arc<Self>, call: u64, parcel: Parcel) -> Result<Ready, Fault> {
-        let room = self.room_for_answer(parcel.bytes.len() + parcel.beside.len())?;
-        let (payload, hold) = self.hold(parcel).await;
-        let header = Header { len: length(&payload), flags: hold.flags(), ..Header::of_call(Kind::Reply, call) };
-        Ok(Ready { header, payload, room, hold: Some(hold) })
-    }
-
-    /// [`ready`](Self::ready), for a reply with nothing beside it.
-    pub(crate) fn ready_now(&self, call: u64, payload: Bytes) -> Result<Ready, Fault> {
-        let room = self.room_for_answer(payload.len())?;
-        Ok(Ready { room, ..Ready::new(Kind::Reply, call, payload) })
-    }
-
-    fn room_for_answer(&self, size: usize) -> Result<Option<OwnedSemaphorePermit>, Fault> {
-        if size <= COPY {
-            return Ok(None);
-        }
-        let text = || format!("{} MiB of answers wait for you to read them; ask for less at once", ANSWERS >> 20);
-        self.answers.try_take(size).map(Some).ok_or_else(|| Fault::BadReply { text: text() })
-    }
-
-    /// Queues an answer to the peer, which keeps the call's place until it is written.
-    fn answer(&self, answer: Ready, place: OwnedSemaphorePermit) {
-        let Ready { header, payload, room, hold } = answer;
-        if self.system.push(header, payload, [Some(place), room])
-            && let Some(hold) = hold
-        {
-            hold.leave();
-        }
-    }
-
     /// Gives an answer of the peer to its asker, if that still waits.
     pub(crate) fn resolve(&self, call: u64, answer: Answer) {
         let waited = match (self.calls.remove(&call), answer) {
@@ -449,6 +425,7 @@ impl Link {
     /// The connection is gone: askers learn why, served calls are cancelled.
     pub(crate) fn end(&self, cause: String) {
         let _ = self.ended.set(cause);
+        self.over.notify_waiters();
         // In order, so that what the askers do next is the same in every run of a seed.
         for call in sorted(&self.calls) {
             self.calls.remove(&call);
@@ -464,6 +441,17 @@ impl Link {
         self.alarm.note(Instant::now()); // who waits for it looks, and sees that all is over
         for lane in [&self.system, &self.messages, &self.beats] {
             lane.close();
+        }
+    }
+
+    /// Waits until the connection is gone.
+    pub(crate) async fn over(&self) {
+        loop {
+            let over = self.over.notified(); // before the look, so that none is missed
+            if self.ended.get().is_some() {
+                return;
+            }
+            over.await;
         }
     }
 

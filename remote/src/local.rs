@@ -200,6 +200,14 @@ impl<A: Actor<Context = Context<A>>> LocalRef<A> {
         })
     }
 
+    /// A place with room for so many bytes, if there is that now.
+    pub(crate) fn widen(&self, mut place: Admitted, bytes: usize) -> Option<Admitted> {
+        if bytes > COPY {
+            place.room = Some(self.0.room.try_grow(place.room, bytes)?);
+        }
+        Some(place)
+    }
+
     pub(crate) fn enqueue_tell<M>(
         &self,
         message: M,

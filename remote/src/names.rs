@@ -11,7 +11,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use actix::{Actor, Context};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::time::{Instant, sleep_until};
 
 use crate::actor::ActorRef;
@@ -23,7 +23,7 @@ use crate::peers::PeerEvent;
 use crate::redial::WINDOW;
 use crate::runtime::Arbiter;
 use crate::text::{cut, debug_is_display};
-use registry::{Find, KIND, LONGEST, Register, Registry, Sweep, Unregister};
+use registry::{Find, KIND, LISTED, LONGEST, Register, Registry, Sweep, Unregister};
 
 /// The number under which a head publishes its registry. No other actor of a head may have it.
 const NAMES: ActorId = ActorId(0);
@@ -50,42 +50,52 @@ pub enum NameError {
     #[error("the name {name:?} is taken by the {kind} at {by}: choose another, or unregister or stop that actor first")]
     Taken {
         /// The name.
+        #[serde(deserialize_with = "crate::text::short")]
         name: String,
         /// Who has it.
         by: Address,
         /// Its type.
+        #[serde(deserialize_with = "crate::text::short")]
         kind: String,
     },
     /// Nobody has the name.
     #[error("no actor is named {name:?}; {}", known_names(known))]
     Unknown {
         /// The name.
+        #[serde(deserialize_with = "crate::text::short")]
         name: String,
         /// Some of the names that there are.
+        #[serde(deserialize_with = "few")]
         known: Vec<String>,
     },
     /// The name is that of an actor of another type.
     #[error("the actor named {name:?} is a {kind}, not a {wanted}")]
     OtherType {
         /// The name.
+        #[serde(deserialize_with = "crate::text::short")]
         name: String,
         /// The actor's type.
+        #[serde(deserialize_with = "crate::text::short")]
         kind: String,
         /// The type that was asked for.
+        #[serde(deserialize_with = "crate::text::short")]
         wanted: String,
     },
     /// The actor cannot be reached by others.
     #[error("{kind} is not published at this node, so nobody could reach it by the name {name:?}: publish it first")]
     NotPublished {
         /// The name.
+        #[serde(deserialize_with = "crate::text::short")]
         name: String,
         /// The actor's type.
+        #[serde(deserialize_with = "crate::text::short")]
         kind: String,
     },
     /// Not a name.
     #[error("{name:?} cannot be a name: a name has 1 to {max} bytes")]
     Malformed {
         /// The text, cut if it is long.
+        #[serde(deserialize_with = "crate::text::short")]
         name: String,
         /// The most bytes of a name.
         max: usize,
@@ -100,10 +110,12 @@ pub enum NameError {
     #[error("the name {name:?} belongs to the {kind} at {by}: only its node, or the head, takes it back")]
     NotYours {
         /// The name.
+        #[serde(deserialize_with = "crate::text::short")]
         name: String,
         /// Who has it.
         by: Address,
         /// Its type.
+        #[serde(deserialize_with = "crate::text::short")]
         kind: String,
     },
     /// A node wanted a name for another node's actor.
@@ -125,6 +137,13 @@ pub enum NameError {
 }
 
 debug_is_display!(NameError);
+
+/// Reads names that a head lists, and no more of them than one lists.
+fn few<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let mut known = Vec::<String>::deserialize(from)?;
+    known.truncate(LISTED);
+    Ok(known.iter().map(|name| cut(name, LONGEST).to_owned()).collect())
+}
 
 fn known_names(known: &[String]) -> String {
     match known {

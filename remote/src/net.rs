@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use crate::ambient::Ambient;
+use crate::complaints::{About, Complaints, Line};
 use crate::fence;
 #[cfg(feature = "sim")]
 use crate::lockstep;
@@ -26,6 +27,8 @@ pub(crate) struct Inner {
     pub(crate) handle: Handle,
     closed: watch::Receiver<bool>,
     pub(crate) ambient: Ambient,
+    made: Instant,
+    complaints: Mutex<Complaints>,
 }
 
 impl Deref for Net {
@@ -39,7 +42,26 @@ impl Deref for Net {
 impl Net {
     /// It is over when `closed` says so.
     pub(crate) fn new(handle: Handle, closed: watch::Receiver<bool>, ambient: Ambient) -> Self {
-        Self(Arc::new(Inner { handle, closed, ambient }))
+        Self(Arc::new(Inner { handle, closed, ambient, made: Instant::now(), complaints: Mutex::default() }))
+    }
+
+    /// Whether a line that somebody else has caused may be written to the log. Where it may not, it is counted, and a later line
+    /// says how many those were.
+    pub(crate) fn may_say(&self, about: impl Into<About>) -> bool {
+        let line = self.complain(|complaints| complaints.line(about.into(), self.made.elapsed()));
+        if let Line::First(about, left) = line {
+            let net = self.clone();
+            self.handle.spawn(async move {
+                tokio::time::sleep(left).await;
+                let count = net.complain(|complaints| complaints.over(about));
+                tracing::warn!(%about, count, "lines about what it did were left out here");
+            });
+        }
+        line == Line::Written
+    }
+
+    fn complain<T>(&self, f: impl FnOnce(&mut Complaints) -> T) -> T {
+        f(&mut self.complaints.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn is_closed(&self) -> bool {

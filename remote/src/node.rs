@@ -53,7 +53,8 @@ impl Node {
         }
         let endpoint = endpoint::bind(&identity, bind, runtime)?;
         let unreadable = || IdentityError::Certificate("the authority's certificate cannot be read".to_owned());
-        let (peers, net) = (Arc::new(Peers::new()), runtime.net().clone());
+        let net = runtime.net().clone();
+        let peers = Arc::new(Peers::new(net.clone()));
         let shared = Arc::new(Shared {
             me: identity.peer(),
             authority_print: identity.authority().ok_or_else(unreadable)?,

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::codec::{CodecError, decode, encode_message};
+use crate::codec::{CodecError, decode_weighed, encode_message};
 use crate::fence;
 use crate::frame::FrameError;
 use crate::limits::{MAX_BATCHES, MAX_MESSAGE};
@@ -133,11 +133,13 @@ impl Opened {
         self.bytes.len() + self.beside.iter().map(Bytes::len).sum::<usize>()
     }
 
-    /// Decodes the value; a `Deserialize` that panics is an error too.
-    pub(crate) fn unpack<T: DeserializeOwned>(self) -> Result<T, String> {
+    /// Decodes the value, and tells how much memory it takes; a `Deserialize` that panics is an error too.
+    pub(crate) fn unpack<T: DeserializeOwned>(self) -> Result<(T, usize), String> {
+        let size = self.len();
         let Self { bytes, beside } = self;
-        let (value, _) = with(&UNPACKING, beside, || fence::catch(|| decode(&bytes)));
-        value?.map_err(|error: CodecError| error.to_string())
+        let (value, _) = with(&UNPACKING, beside, || fence::catch(|| decode_weighed(&bytes)));
+        let (value, memory) = value?.map_err(|error: CodecError| error.to_string())?;
+        Ok((value, size.max(memory)))
     }
 }
 

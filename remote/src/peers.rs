@@ -6,35 +6,36 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::{Entry, OccupiedEntry};
 use quinn::{Connection, ConnectionError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::close::Code;
 use crate::ids::{NodeId, PeerId};
-use crate::link::Link;
+use crate::link::{Link, Rooms};
 use crate::membership::{Action, Event, Membership, TICK};
-use crate::parcel::MAX_PAYLOAD;
-use crate::room::Room;
+use crate::net::Net;
 use events::Board;
 pub use events::{PeerEvent, PeerEvents};
 
 /// Control connections of a peer, and data connections. Two are usual when both sides have dialled; a peer has more
 /// while this side has not noticed that one was lost. Beyond this the oldest are closed.
 const CONNECTIONS: usize = 4;
-/// Bytes of large frames of a peer that have not come whole, on all its connections: as many as both lanes of one may have.
-const FRAMES: usize = 2 * MAX_PAYLOAD;
+/// Nodes that have gone whose rooms are not forgotten yet.
+const GONE: usize = 64;
 /// Events that a slow receiver may be behind.
 const EVENTS: usize = 1024;
 
 /// The peers of a node.
 pub(crate) struct Peers {
     map: DashMap<NodeId, Peer>,
+    rooms: DashMap<NodeId, Weak<Rooms>>,
+    net: Net,
     board: Arc<Board>,
     // May be locked under an entry of the map, never the other way.
     members: Mutex<Membership>,
@@ -46,8 +47,9 @@ struct Peer {
     // The newest is last. Two, when both sides dialled at once, or when it was reached at a second address.
     controls: Vec<Arc<Link>>,
     data: Vec<Connection>,
-    frames: Arc<Room>,
     up: bool,
+    /// Tells those who wait for a data connection that one has come, or that the peer has gone.
+    changed: Arc<Notify>,
     lost: watch::Sender<Option<Loss>>,
 }
 
@@ -75,8 +77,9 @@ pub(crate) enum Loss {
 }
 
 impl Peers {
-    pub(crate) fn new() -> Self {
-        Self { map: DashMap::new(), board: Board::new(EVENTS), members: Mutex::default(), started: Instant::now() }
+    pub(crate) fn new(net: Net) -> Self {
+        let (board, members) = (Board::new(EVENTS), Mutex::default());
+        Self { map: DashMap::new(), rooms: DashMap::new(), net, board, members, started: Instant::now() }
     }
 
     pub(crate) fn events(&self) -> PeerEvents {
@@ -105,20 +108,17 @@ impl Peers {
         if there.is_some() {
             return there;
         }
-        let mut events = self.events(); // before the look, so that none is missed
+        let changed = Arc::clone(&self.map.get(&node)?.changed);
         loop {
-            let data = self.map.get(&node)?.data.last().cloned();
+            let change = changed.notified(); // before the look, so that none is missed
+            let data = {
+                let peer = self.map.get(&node).filter(|peer| Arc::ptr_eq(&peer.changed, &changed))?;
+                peer.data.last().cloned()
+            };
             if data.is_some() {
                 return data;
             }
-            let mut lost = self.lost(node)?;
-            tokio::select! {
-                biased;
-                _ = lost.wait_for(Option::is_some) => return None,
-                event = events.recv() => {
-                    event?;
-                }
-            }
+            change.await;
         }
     }
 
@@ -135,9 +135,17 @@ impl Peers {
         }
     }
 
-    /// Room for frames of a node that have not come whole; `None` if it is not there any more.
-    pub(crate) fn room_for_frames(&self, node: NodeId) -> Option<Arc<Room>> {
-        self.map.get(&node).map(|peer| Arc::clone(&peer.frames))
+    /// The room of a node: the same for all its connections, as long as there are any.
+    pub(crate) fn rooms(&self, node: NodeId) -> Arc<Rooms> {
+        if self.rooms.len() > self.map.len() + GONE {
+            self.rooms.retain(|_, rooms| rooms.strong_count() > 0);
+        }
+        let mut entry = self.rooms.entry(node).or_default();
+        entry.upgrade().unwrap_or_else(|| {
+            let rooms = Arc::<Rooms>::default();
+            *entry = Arc::downgrade(&rooms);
+            rooms
+        })
     }
 
     /// All control connections.
@@ -203,7 +211,9 @@ impl Peers {
         }
         silent.sort_by_key(|link| link.peer);
         for link in silent {
-            tracing::warn!(peer = %link.peer, from = %link.remote_address(), "not heard here but elsewhere");
+            if link.may_say() {
+                tracing::warn!(peer = %link.peer, from = %link.remote_address(), "not heard here but elsewhere");
+            }
             link.cut(Code::PeerLost, "not heard on this connection, but on another");
         }
     }
@@ -213,8 +223,8 @@ impl Peers {
             id: link.peer,
             controls: Vec::new(),
             data: Vec::new(),
-            frames: Arc::new(Room::new(FRAMES, 0)),
             up: false,
+            changed: Arc::default(),
             lost: watch::Sender::new(None),
         });
         link.hear(peer.newest_beat());
@@ -223,7 +233,7 @@ impl Peers {
         let old = (peer.controls.len() > CONNECTIONS).then(|| peer.controls.remove(0));
         drop(peer); // closing wakes tasks that want this entry
         if let Some(old) = old {
-            superseded(old.remote_address());
+            self.supersedes(link.peer, old.remote_address());
             old.cut(Code::Superseded, SUPERSEDED);
         }
     }
@@ -232,12 +242,13 @@ impl Peers {
     pub(crate) fn add_data(&self, node: NodeId, data: &Connection) -> Option<Losing> {
         let mut peer = self.map.get_mut(&node)?;
         peer.data.push(data.clone());
+        peer.changed.notify_waiters();
         self.note_up(&mut peer);
         let old = (peer.data.len() > CONNECTIONS).then(|| peer.data.remove(0));
-        let losing = peer.lost.subscribe();
+        let (id, losing) = (peer.id, peer.lost.subscribe());
         drop(peer); // closing wakes tasks that want this entry
         if let Some(old) = old {
-            superseded(old.remote_address());
+            self.supersedes(id, old.remote_address());
             old.close(Code::Superseded.into(), SUPERSEDED.as_bytes());
         }
         Some(losing)
@@ -303,7 +314,7 @@ impl Peers {
             tracing::debug!(peer = %peer.id, cause, "down");
             self.board.tell(PeerEvent::Down { peer: peer.id, cause: cause.to_owned() });
         }
-        entry.remove();
+        entry.remove().changed.notify_waiters();
     }
 
     fn tell_members(&self, event: Event) {
@@ -340,6 +351,12 @@ impl Peers {
         }
     }
 
+    fn supersedes(&self, peer: PeerId, from: SocketAddr) {
+        if self.net.may_say(peer) {
+            tracing::warn!(%peer, %from, "a peer has too many connections; its oldest is closed");
+        }
+    }
+
     fn members(&self) -> MutexGuard<'_, Membership> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -347,10 +364,6 @@ impl Peers {
 
 /// What a peer hears whose oldest connection is closed for a new one.
 const SUPERSEDED: &str = "too many connections of one node";
-
-fn superseded(from: SocketAddr) {
-    tracing::warn!(%from, "a peer has too many connections; its oldest is closed");
-}
 
 /// Whether a connection ended without either side wanting it. With `PeerLost`, the other side has lost another
 /// connection of ours.

@@ -114,8 +114,12 @@ pub(crate) fn connect_on_demand(shared: &Arc<Shared>, to: SocketAddr) -> Diallin
         shared.net.handle.spawn(async move {
             match timeout(ON_DEMAND, connect(Arc::clone(&dialling), to)).await {
                 Ok(Ok(node)) => tracing::debug!(%node, at = %to, "connected on demand"),
-                Ok(Err(error)) => tracing::warn!(at = %to, %error, "could not connect on demand"),
-                Err(_) => tracing::warn!(at = %to, "could not connect on demand within {ON_DEMAND:?}"),
+                // Handles that others have sent say where.
+                failed if dialling.net.may_say(to) => {
+                    let error = failed.unwrap_or(Err(ConnectError::Deadline)).err();
+                    tracing::warn!(at = %to, error = error.map(tracing::field::display), "could not connect on demand");
+                }
+                _ => (),
             }
             dialling.dials.done(to);
             drop(done);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::claim::{Refusal, Verdict};
 use crate::codec::{CodecError, decode, encode};
 use crate::error::{AskError, BindError, IdentityError};
+use crate::hello::MAX_HELLO;
 use crate::identity::{Applicant, Identity};
 use crate::ids::{PeerId, Role};
 use crate::serve::Renewer;
@@ -62,6 +63,9 @@ fn judge(shared: &Shared, peer: PeerId, request: &[u8]) -> Verdict {
         return Err(Refusal::Expelled);
     }
     authority.desk().renews(peer.node, shared.net.ambient.unix())?;
+    if request.len() > MAX_HELLO as usize {
+        return Err(Refusal::Failed("a request of more than 64 KiB".to_owned()));
+    }
     authority.sign_request(peer, request).map_err(|error| Refusal::Failed(error.to_string()))
 }
 
@@ -74,6 +78,9 @@ async fn renew(shared: &Arc<Shared>) -> Result<(), RenewError> {
         let links = shared.peers.links();
         let head = links.iter().rfind(|link| link.peer.role == Role::Head && link.is_open());
         let answer = head.ok_or(RenewError::NoHead)?.renew(request.into(), DEADLINE).await?;
+        if answer.len() > MAX_HELLO as usize {
+            return Err(RenewError::Refused(Refusal::Failed("a certificate of more than 64 KiB".to_owned())));
+        }
         decode::<Verdict>(&answer)?
     };
     let leaf = verdict.map_err(RenewError::Refused)?;

@@ -33,6 +33,16 @@ impl Room {
         Arc::clone(&self.free).try_acquire_many_owned(self.units(bytes)).ok()
     }
 
+    /// Takes as much as is wanting to room for so many bytes, if there is that.
+    pub(crate) fn try_grow(&self, has: Option<OwnedSemaphorePermit>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let Some(mut has) = has else {
+            return self.try_take(bytes);
+        };
+        let more = (self.units(bytes) as usize).saturating_sub(has.num_permits());
+        has.merge(Arc::clone(&self.free).try_acquire_many_owned(more as u32).ok()?);
+        Some(has)
+    }
+
     /// Waits until nothing is in it, or it is closed.
     pub(crate) async fn empty(&self) {
         let _ = self.free.acquire_many(self.all).await;
@@ -58,7 +68,12 @@ mod tests {
         let small = room.try_take(0).unwrap();
         let other = room.try_take(1).unwrap();
         assert!(room.try_take(1).is_none());
-        drop((small, other));
+        drop(other);
+        assert!(room.try_grow(Some(small), 5 * UNIT).is_some_and(|all| all.num_permits() == 4));
+        let (small, other) = (room.try_take(0), room.try_take(0));
+        assert!(room.try_grow(small, 3 * UNIT).is_none(), "it is lost with its try");
+        assert!(room.try_grow(None, 3 * UNIT).is_none());
+        drop(other);
         let large = room.try_take(usize::MAX).unwrap();
         assert!(room.try_take(1).is_none());
         drop(large);

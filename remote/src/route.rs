@@ -207,13 +207,13 @@ where
     }
 
     fn ask(&self, from: PeerId, message: Opened, place: Admitted, call: Call) -> Result<(), Fault> {
-        let message = read::<M>(message, self.node.as_ref().and_then(Weak::upgrade))?;
+        let (message, place) = self.read(message, place)?;
         self.actor.enqueue_call(message, place, Sender::Node(from), call.asker(), |reply| call.answer(reply));
         Ok(())
     }
 
     fn tell(&self, from: PeerId, message: Opened, place: Admitted) -> Result<(), Fault> {
-        let message = read::<M>(message, self.node.as_ref().and_then(Weak::upgrade))?;
+        let (message, place) = self.read(message, place)?;
         self.actor.enqueue_tell(message, place, Sender::Node(from)).map_err(gone)
     }
 }
@@ -221,15 +221,21 @@ where
 /// Payloads above this are decoded with other tasks moved out of the way.
 const LARGE: usize = 256 << 10;
 
-/// Decodes a peer's message; a `Deserialize` that panics must not take the lane with it.
-fn read<M: WireMessage>(message: Opened, node: Option<Arc<dyn Router>>) -> Result<M, Fault> {
-    let large = message.bytes.len() > LARGE || !message.beside.is_empty();
-    let read = || {
-        let _receiving = node.map(enter);
-        message.unpack()
-    };
-    let message: Result<M, String> = if large { busy(read) } else { read() };
-    message.map_err(|text| Fault::BadMessage { text: format!("{}: {text}", M::NAME) })
+impl<A: Actor<Context = Context<A>>, M: WireMessage> Typed<A, M> {
+    /// Decodes a peer's message; a `Deserialize` that panics must not take the lane with it. Its place grows to the memory that it
+    /// takes, which may be many times its bytes.
+    fn read(&self, message: Opened, place: Admitted) -> Result<(M, Admitted), Fault> {
+        let large = message.bytes.len() > LARGE || !message.beside.is_empty();
+        let node = self.node.as_ref().and_then(Weak::upgrade);
+        let read = || {
+            let _receiving = node.map(enter);
+            message.unpack()
+        };
+        let message: Result<(M, usize), String> = if large { busy(read) } else { read() };
+        let (message, memory) = message.map_err(|text| Fault::BadMessage { text: format!("{}: {text}", M::NAME) })?;
+        let place = self.actor.widen(place, memory).ok_or(Fault::Busy)?;
+        Ok((message, place))
+    }
 }
 
 fn gone(error: TellError) -> Fault {

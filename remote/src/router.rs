@@ -82,5 +82,5 @@ thread_local! {
 /// Reads what the other side answered.
 pub(crate) fn read<T: DeserializeOwned>(node: &Arc<dyn Router>, answer: Opened) -> Result<T, AskError> {
     let _receiving = enter(Arc::clone(node));
-    answer.unpack().map_err(|text| AskError::BadReply { text })
+    answer.unpack().map(|(value, _)| value).map_err(|text| AskError::BadReply { text })
 }

@@ -11,7 +11,7 @@ use futures_util::future::join;
 use quinn::{Connection, ReadError, SendStream};
 use tokio::time::{Instant, sleep};
 
-use crate::answer::{Call, fault_bytes};
+use crate::answer::Call;
 use crate::close::Code;
 use crate::codec::decode;
 use crate::error::{Down, Fault};
@@ -26,6 +26,7 @@ use crate::parcel::{MAX_PAYLOAD, Opened};
 use crate::peers::{Peers, loss_of};
 use crate::queue::Waiting;
 use crate::route::{Route, Routes};
+use crate::text::line;
 use crate::trace::TraceContext;
 use arrivals::Arrivals;
 
@@ -80,9 +81,7 @@ pub(crate) fn run(
 ) {
     for lane in [&mut system, &mut messages] {
         lane.set_max(MAX_PAYLOAD as u32);
-        if let Some(room) = services.peers.room_for_frames(link.peer.node) {
-            lane.set_room(room);
-        }
+        lane.set_rooms(Arc::clone(&link.rooms));
     }
     let handle = services.net.handle.clone();
     let lanes = join(
@@ -101,10 +100,10 @@ pub(crate) fn run(
             };
             let cause = tokio::select! {
                 biased;
-                cause = closed => cause.to_string(),
+                cause = closed => line(cause),
                 () = left => {
                     link.cut(Code::Bye, "nothing came after the goodbye");
-                    connection.closed().await.to_string()
+                    line(connection.closed().await)
                 }
             };
             link.end(cause.clone());
@@ -253,8 +252,7 @@ fn hand_over(link: &Arc<Link>, mail: Mail, route: &dyn Route, place: Admitted) {
 fn refuse(link: &Link, header: &Header, fault: &Fault) {
     if header.kind == Kind::Ask {
         tracing::debug!(peer = %link.peer, message = header.message, ?fault, "refused an ask");
-        // A reader never waits for a writer; if there is no room, the asker's deadline tells it.
-        link.try_send(Kind::Error, header.call, fault_bytes(fault));
+        link.refuse(header.call, fault);
     } else {
         tracing::debug!(peer = %link.peer, message = header.message, ?fault, "dropped a tell");
     }
@@ -279,14 +277,18 @@ fn patience(header: &Header) -> Duration {
 }
 
 fn wrong_kind(link: &Link, kind: Kind) {
-    tracing::warn!(peer = %link.peer, ?kind, "a frame on the wrong lane");
+    if link.may_say() {
+        tracing::warn!(peer = %link.peer, ?kind, "a frame on the wrong lane");
+    }
     link.cut(Code::BadFrame, "a frame on the wrong lane");
 }
 
 /// A lane has ended. Without a goodbye on it the link is of no use any more.
 fn ended(link: &Link, goodbye: bool) {
     if !goodbye {
-        tracing::warn!(peer = %link.peer, "a lane ended without a goodbye");
+        if link.may_say() {
+            tracing::warn!(peer = %link.peer, "a lane ended without a goodbye");
+        }
         link.cut(Code::BadFrame, "a lane ended without a goodbye");
     }
 }
@@ -296,12 +298,16 @@ fn bad_watch(link: &Link, why: &NotBorne) {
         NotBorne::TooMany => (Code::TooMany, "a peer watches too many actors"),
         NotBorne::Again => (Code::BadFrame, "a peer watches twice under one number"),
     };
-    tracing::warn!(peer = %link.peer, text);
+    if link.may_say() {
+        tracing::warn!(peer = %link.peer, text);
+    }
     link.cut(code, text);
 }
 
 fn no_credit(link: &Link) {
-    tracing::warn!(peer = %link.peer, "a stream beyond its window");
+    if link.may_say() {
+        tracing::warn!(peer = %link.peer, "a stream beyond its window");
+    }
     link.cut(Code::BadFrame, "a stream beyond its window");
 }
 
@@ -314,7 +320,9 @@ fn bad_lane(link: &Link, error: &LaneError) {
         LaneError::Read(ReadError::ConnectionLost(_)) => return, // it has ended already
         LaneError::Read(_) => Code::BadFrame,
     };
-    tracing::warn!(peer = %link.peer, %error, "bad frame");
+    if link.may_say() {
+        tracing::warn!(peer = %link.peer, %error, "bad frame");
+    }
     link.cut(code, &error.to_string());
 }
 

@@ -43,7 +43,7 @@ impl Transfers {
     pub(crate) fn serve(self: &Arc<Self>, peer: PeerId, connection: Connection) {
         let transfers = Arc::clone(self);
         self.net.handle.spawn(async move {
-            let cause = data::serve(Arc::clone(&transfers), peer, &connection).await;
+            let cause = data::serve(Arc::clone(&transfers), peer, &connection, &transfers.net).await;
             transfers.peers.remove_data(peer.node, &connection, &cause);
         });
     }
@@ -81,7 +81,7 @@ impl Beside for Transfers {
             if fetch.total() != total as u64 {
                 return Err(FetchError::Protocol("not as many bytes as were announced"));
             }
-            fetch.collect().await
+            fetch.collect(total).await
         })
     }
 }

@@ -484,7 +484,7 @@ impl Worker {
             let _ = timeout(deadline, fetch.next()).await;
             return; // dropped half way
         }
-        if let Ok(all) = fetch.collect().await {
+        if let Ok(all) = fetch.collect(1 << 30).await {
             assert!(all.len() == size as usize && all.iter().enumerate().all(|(at, byte)| *byte == at as u8));
         }
     }

@@ -18,6 +18,7 @@ both!(
     a_source_knows_who_asks,
     an_empty_transfer_is_delivered,
     a_source_that_fails_is_an_error_and_not_a_short_answer,
+    who_takes_all_at_once_says_how_much_that_may_be,
     a_node_that_is_not_connected_is_named,
 );
 
@@ -121,7 +122,7 @@ async fn a_consumer_that_stops_taking_stops_the_producer(world: World) {
     let (pair, counts) = serving(&world).await;
     let fetch = fetch(&pair, "ok").await.unwrap();
     eventually("the window is read", || counts.read.load(Ordering::SeqCst) == WINDOW).await;
-    let all = fetch.collect().await.unwrap();
+    let all = fetch.collect(SIZE).await.unwrap();
     assert_eq!(all.len(), SIZE);
     assert_eq!(counts.read.load(Ordering::SeqCst), SIZE as u64);
     pair.settled().await;
@@ -160,7 +161,7 @@ async fn a_source_knows_who_asks(world: World) {
 
 async fn an_empty_transfer_is_delivered(world: World) {
     let (pair, counts) = serving(&world).await;
-    let all = fetch(&pair, "empty").await.unwrap().collect().await.unwrap();
+    let all = fetch(&pair, "empty").await.unwrap().collect(0).await.unwrap();
     assert!(all.is_empty());
     eventually("delivered", || counts.delivered.load(Ordering::SeqCst) == 1).await;
     pair.settled().await;
@@ -170,12 +171,25 @@ async fn a_source_that_fails_is_an_error_and_not_a_short_answer(world: World) {
     let (pair, counts) = serving(&world).await;
     for ticket in ["short", "panic"] {
         let error = match fetch(&pair, ticket).await {
-            Ok(fetch) => fetch.collect().await,
+            Ok(fetch) => fetch.collect(SIZE).await,
             Err(error) => Err(error),
         };
         assert!(matches!(error, Err(FetchError::SourceFailed)), "{ticket}: {error:?}");
     }
     eventually("readers freed", || counts.open.load(Ordering::SeqCst) == 0).await;
+    assert_eq!(counts.delivered.load(Ordering::SeqCst), 0);
+    pair.settled().await;
+}
+
+async fn who_takes_all_at_once_says_how_much_that_may_be(world: World) {
+    let (pair, counts) = serving(&world).await;
+    let error = fetch(&pair, "ok").await.unwrap().collect(SIZE - 1).await.unwrap_err();
+    assert!(
+        matches!(error, FetchError::TooLarge { total, most } if (total, most) == (SIZE as u64, SIZE - 1)),
+        "{error}"
+    );
+    assert!(!error.is_retryable());
+    eventually("reader freed", || counts.open.load(Ordering::SeqCst) == 0).await;
     assert_eq!(counts.delivered.load(Ordering::SeqCst), 0);
     pair.settled().await;
 }

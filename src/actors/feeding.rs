@@ -145,7 +145,7 @@ impl Host {
     async fn transfer(&self, place: &Place, wanted: Wanted) -> Result<(Head, Incoming), TaskFailure> {
         let (outputs, first) = (wanted.parts.len(), wanted.parts.first().map(|part| wanted.id(part)));
         let fetch = self.fetch_blocks(place, wanted).await?;
-        let mut incoming = Incoming { fetch, left: Bytes::new() };
+        let mut incoming = Incoming::new(fetch);
         let failed = |why: String| TaskFailure::Transfer { from: place.worker.to_string(), why };
         let read = async {
             let mut prefix = [0; HEAD_PREFIX];
@@ -190,13 +190,17 @@ struct Coming {
 }
 
 /// A transfer whose bytes are taken piece by piece.
-struct Incoming {
+pub(super) struct Incoming {
     fetch: Fetch,
     left: Bytes,
 }
 
 impl Incoming {
-    async fn take(&mut self, len: usize) -> Result<Bytes, FetchError> {
+    pub(super) fn new(fetch: Fetch) -> Self {
+        Self { fetch, left: Bytes::new() }
+    }
+
+    pub(super) async fn take(&mut self, len: usize) -> Result<Bytes, FetchError> {
         if self.left.len() >= len {
             return Ok(self.left.split_to(len));
         }

@@ -1,6 +1,6 @@
 //! The head's door: queries of drivers elsewhere, numbers for workers that join by token, and tokens for processes of theirs.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ pub(crate) struct GatewayActor {
     scheduler: LocalRef<SchedulerActor>,
     host: Arc<Host>,
     authority: Arc<Authority>,
-    queries: HashMap<QueryId, Guest>,
+    queries: BTreeMap<QueryId, Guest>,
     /// Who has got a token that is good still, and when.
     admitted: Vec<(NodeId, Instant)>,
 }
@@ -47,7 +47,7 @@ impl GatewayActor {
     pub(crate) const MAILBOX: usize = 8192;
 
     pub(crate) fn new(host: Arc<Host>, scheduler: LocalRef<SchedulerActor>, authority: Arc<Authority>) -> Self {
-        Self { scheduler, host, authority, queries: HashMap::new(), admitted: Vec::new() }
+        Self { scheduler, host, authority, queries: BTreeMap::new(), admitted: Vec::new() }
     }
 
     /// Makes a gateway reachable.

@@ -19,7 +19,7 @@ use crate::actor::ActorDirectory;
 use crate::cluster::hello;
 use crate::config::ClusterAt;
 use crate::error::{ClusterError, TaskFailure};
-use crate::sched::WorkerId;
+use crate::sched::{PartitionId, WorkerId};
 use crate::store::{Dropped, Store, Ticket, Wanted};
 
 /// The parts of a process that its actors share.
@@ -39,10 +39,14 @@ pub(crate) struct Host {
     unreachable: DashSet<NodeId>,
     /// The session ends: from here on a worker that goes is nobody's loss.
     pub(crate) closing: Arc<AtomicBool>,
+    /// Why it has ended, though somebody has it still.
+    pub(crate) ended: OnceLock<ClusterError>,
 }
 
 /// How long the first byte of a partition or batch may take.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
+/// The most bytes of what is taken at once, as batches for replicas are: how many come, the other side says.
+const LARGEST: usize = 4 << 30;
 const NO_NETWORK: &str = "this process has no network";
 /// How long a node may take to be connected to before the head is asked to pass on what it holds.
 const REACH: Duration = Duration::from_secs(2);
@@ -51,7 +55,8 @@ impl Host {
     pub(crate) fn new(runtime: Runtime, store: Arc<Store>, node: Option<Node>, head: Option<NodeId>) -> Arc<Self> {
         let (replicas, own) = (AtomicU64::new(FIRST_REPLICA), OnceLock::new());
         let unreachable = DashSet::new();
-        Arc::new(Self { runtime, store, node, head, replicas, own, unreachable, closing: Arc::default() })
+        let (closing, ended) = (Arc::default(), OnceLock::new());
+        Arc::new(Self { runtime, store, node, head, replicas, own, unreachable, closing, ended })
     }
 
     /// Waits for a future on our threads, from any thread: also one of another runtime, which this blocks.
@@ -91,8 +96,8 @@ impl Host {
     }
 
     /// Whether a node is connected to this one.
-    pub(super) fn knows(&self, node: NodeId) -> bool {
-        self.node.as_ref().is_some_and(|here| here.address_of(node).is_some())
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
+        self.node.as_ref().is_some_and(|here| here.id() == node || here.address_of(node).is_some())
     }
 
     pub(super) fn is_gone(&self, node: NodeId) -> bool {
@@ -159,6 +164,12 @@ impl Host {
         self.fetch_from(place.worker, head, through).await
     }
 
+    /// Begins to bring what another worker has of these outputs, to keep it here.
+    pub(super) async fn fetch_whole(&self, place: &Place, outputs: Vec<PartitionId>) -> Result<Fetch, TaskFailure> {
+        let (_, id) = self.connected(place, CONTROL).await?;
+        self.fetch_from(place.worker, id, Ticket::Whole(outputs)).await
+    }
+
     /// Whether what this worker has of a feed is passed on by the head, as it cannot be reached from here.
     pub(super) fn is_passed_on(&self, feed: &Feed, worker: WorkerId) -> bool {
         let place = feed.places.iter().find(|place| place.worker == worker);
@@ -171,7 +182,7 @@ impl Host {
         let (_, id) = self.connected(place, CONTROL).await?;
         let fetch = self.fetch_from(place.worker, id, ticket).await?;
         let failed = |why: FetchError| TaskFailure::Transfer { from: place.worker.to_string(), why: why.to_string() };
-        fetch.collect().await.map_err(failed)
+        fetch.collect(LARGEST).await.map_err(failed)
     }
 
     async fn fetch_from(&self, worker: WorkerId, id: NodeId, ticket: Ticket) -> Result<Fetch, TaskFailure> {
@@ -289,7 +300,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::sched::{Attempt, PartitionId, QueryId, StageId, TaskId};
+    use crate::sched::{Attempt, QueryId, StageId, TaskId};
     use crate::store::Form;
 
     #[test]

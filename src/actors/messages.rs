@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::feed::Feed;
+use super::leaving::{Departs, TakeOver, TookOver};
 use super::{GatewayActor, SchedulerActor, SwordfishActor, UdfActor};
 use crate::actor::ActorSpec;
 use crate::cluster::ClusterProvider;
@@ -60,6 +61,8 @@ takes! {
         0x0103 ReplicaSays from [Worker], "replicas that are on it" => (),
         0x0104 CreditWaits from [Worker], "its own batches" => (),
         0x0107 ActorEnded from [Worker], "actors that are on it" => (),
+        0x0113 TookOver from [Worker], "what it was to take over" => (),
+        0x0114 Departs from [Worker], "itself" => bool,
         0x010c Locate from [Worker], "any query, for a task of the same driver" => Located,
         0x0105 SpawnActor from [Driver], "an actor of its own" => Result<Hosted, ActorError>,
         0x0106 StopActor from [Driver], "actors that it has started" => Result<(), ActorError>,
@@ -85,6 +88,7 @@ takes! {
         0x020b DropActor from [Head], "all" => bool,
         0x020c Withdraw from [Head], "all" => (),
         0x0210 DropStage from [Head], "all" => (),
+        0x0211 TakeOver from [Head], "all" => (),
     }
     UdfActor, "replica" {
         0x0301 Evaluate from [Worker], "a batch that it holds" => Result<Evaluated, CallFailure>,

@@ -179,7 +179,9 @@ impl Observed {
         if self.is_off {
             return;
         }
-        let changed = self.look_at(touched, core);
+        // What a worker that has left did not give away is made again.
+        let has_left = actions.iter().any(|action| matches!(action, Action::Retire { .. }));
+        let changed = self.look_at(if has_left { Touched::All } else { touched }, core);
         for Change { query, stage, tasks, .. } in &changed {
             if let Some(tasks) = tasks.map(|tasks| u32::try_from(tasks).unwrap_or(u32::MAX)) {
                 let why = core.shape(*query, *stage).map(|shape| shape.why.as_str()).unwrap_or_default();

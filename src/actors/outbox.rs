@@ -6,6 +6,7 @@ use actix::Handler;
 use regatta_remote::{ActorRef, AskError};
 use tokio::sync::mpsc;
 
+use super::leaving::TakeOver;
 use super::messages::{
     Dismiss, DropStage, End, Enough, Gone, Prepare, RunTask, RunTasks, Serve, StartReplica, StopReplica, Withdraw,
 };
@@ -27,6 +28,7 @@ pub(super) enum Outgoing {
     Gone(Gone),
     Dismiss(Dismiss),
     Withdraw(Withdraw),
+    TakeOver(TakeOver),
 }
 
 /// Messages to one worker that may wait. What is placed there bounds them; a worker that lets so many wait is lost.
@@ -114,6 +116,7 @@ pub(super) async fn deliver(
             Outgoing::Gone(message) => insist(&actor, message).await,
             Outgoing::Dismiss(message) => insist(&actor, message).await,
             Outgoing::Withdraw(message) => insist(&actor, message).await,
+            Outgoing::TakeOver(message) => insist(&actor, message).await,
         };
         if let Err(error) = sent {
             if let Some(scheduler) = scheduler.upgrade() {

@@ -1,6 +1,7 @@
 //! The actor of the head: carries events into `sched::Core` and its actions out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,18 +10,18 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler};
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Sender};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::messages::{
     CreditWaits, Dismiss, DropStage, End, Enough, Gone, Place, Prepare, Register, Release, ReleaseOf, ReplicaAt,
-    ReplicaSays, RunEvent, RunTask, Serve, StartReplica, StopReplica, Submit, UseProvider, Withdraw, Word, Worker,
-    WorkerDown, WorkerSilent,
+    ReplicaSays, RunEvent, RunTask, Serve, StartReplica, StopReplica, Submit, Withdraw, Word, Worker, WorkerDown,
+    WorkerSilent,
 };
 use super::observed::{Observed, Took};
 use super::outbox::{OUTBOX, Outgoing, Undone, deliver};
+use super::providing::Provider;
 use super::specs::{driver_id, feed, pool_spec};
 use super::{Host, SwordfishActor};
-use crate::cluster::ClusterProvider;
 use crate::error::{ClusterError, Error};
 use crate::notice::notice;
 use crate::os;
@@ -49,7 +50,7 @@ pub struct SchedulerActor {
     /// The last nodes of workers that were lost: no worker lets them in.
     gone: VecDeque<NodeId>,
     /// `None`: workers neither come nor go.
-    provider: Option<Arc<dyn ClusterProvider>>,
+    pub(super) provider: Option<Provider>,
     pub(super) undone: Undone,
     /// How many workers have joined, for whoever waits for them.
     joining: watch::Sender<usize>,
@@ -61,6 +62,8 @@ pub(super) struct Crew {
     actor: ActorRef<SwordfishActor>,
     /// Messages to the worker, in order; a task of its own sends them.
     outbox: mpsc::Sender<Outgoing>,
+    /// Those who wait until it is gone, which they hear from the end of this.
+    pub(super) awaited: Vec<oneshot::Sender<Infallible>>,
 }
 
 pub(super) struct Submitted {
@@ -136,7 +139,8 @@ impl SchedulerActor {
         tracing::debug!(%worker, cpus = capacity.as_cpus(), "worker joined");
         let (outbox, to_send) = mpsc::channel(OUTBOX);
         let (devices, no_gpu) = devices.map_or_else(|why| (Vec::new(), Some(why)), |devices| (devices, None));
-        self.workers.insert(worker, Crew { place, devices, actor: actor.clone(), outbox });
+        let (kept, awaited) = (actor.clone(), Vec::new());
+        self.workers.insert(worker, Crew { place, devices, actor: kept, outbox, awaited });
         self.host.runtime.handle().spawn(deliver(actor, to_send, worker, ctx.address().downgrade()));
         if !self.gone.is_empty() {
             self.send(worker, Outgoing::Gone(Gone(self.gone.iter().copied().collect())));
@@ -153,23 +157,28 @@ impl SchedulerActor {
                     "{worker} is lost ({why}); what it did, and what only it held, runs again elsewhere"
                 ));
             }
-            if let Some((node, _)) = crew.place.node {
-                self.host.forget(node);
-                if self.gone.len() == GONE {
-                    self.gone.pop_front();
-                }
-                self.gone.push_back(node);
-                for worker in self.workers.keys().copied().collect::<Vec<_>>() {
-                    self.send(worker, Outgoing::Gone(Gone(vec![node])));
-                }
-            }
-            self.replicas.retain(|_, (on, _)| *on != worker);
-            self.owners.retain(|_, (on, _)| *on != worker);
-            self.queries.values_mut().for_each(|submitted| _ = submitted.sent.remove(&worker));
-            // Its process may still be there, stopped or cut off: it is of no use any more.
-            self.provide(move |provider| provider.retire(worker));
+            self.forget_worker(worker, &crew);
             self.take(Event::Lost { worker, why });
         }
+    }
+
+    /// Nobody waits for a worker any more, or lets it in.
+    pub(super) fn forget_worker(&mut self, worker: WorkerId, crew: &Crew) {
+        if let Some((node, _)) = crew.place.node {
+            self.host.forget(node);
+            if self.gone.len() == GONE {
+                self.gone.pop_front();
+            }
+            self.gone.push_back(node);
+            for worker in self.workers.keys().copied().collect::<Vec<_>>() {
+                self.send(worker, Outgoing::Gone(Gone(vec![node])));
+            }
+        }
+        self.replicas.retain(|_, (on, _)| *on != worker);
+        self.owners.retain(|_, (on, _)| *on != worker);
+        self.queries.values_mut().for_each(|submitted| _ = submitted.sent.remove(&worker));
+        // Its process may still be there, stopped or cut off: it is of no use any more.
+        self.provide(move |provider| provider.retire(worker));
     }
 
     pub(super) fn worker_at(&self, node: NodeId) -> Option<WorkerId> {
@@ -259,23 +268,10 @@ impl SchedulerActor {
             Action::Drop { worker, query, stage } => self.send(worker, Outgoing::Drop(DropStage { query, stage })),
             Action::End { worker, query } => self.send(worker, Outgoing::End(End(query))),
             Action::Demand { workers } => self.provide(move |provider| provider.demand(workers)),
-            Action::Retire { worker } => {
-                // Its outbox goes with it; its end is then nobody's loss.
-                let crew = self.workers.remove(&worker);
-                crew.and_then(|crew| crew.place.node).into_iter().for_each(|(node, _)| self.host.forget(node));
-                self.replicas.retain(|_, (on, _)| *on != worker);
-                self.owners.retain(|_, (on, _)| *on != worker);
-                self.queries.values_mut().for_each(|submitted| _ = submitted.sent.remove(&worker));
-                self.provide(move |provider| provider.retire(worker));
-            }
+            Action::Move { from, to, query, outputs } => self.have_moved(from, to, query, outputs),
+            // Its end is then nobody's loss.
+            Action::Retire { worker } => self.part_with(worker),
             Action::Report(query, report) => self.report(query, report),
-        }
-    }
-
-    /// Processes take their time to start and end: not on this thread.
-    fn provide(&self, what: impl FnOnce(&dyn ClusterProvider) + Send + 'static) {
-        if let Some(provider) = self.provider.clone() {
-            self.host.runtime.spawn_blocking(move || what(&*provider));
         }
     }
 
@@ -311,7 +307,7 @@ impl SchedulerActor {
     }
 
     /// Puts a message into a worker's outbox. A worker that does not take its messages is lost, once what is being done is.
-    fn send(&mut self, worker: WorkerId, message: Outgoing) {
+    pub(super) fn send(&mut self, worker: WorkerId, message: Outgoing) {
         let Some(crew) = self.workers.get(&worker) else { return };
         let why = match crew.outbox.try_send(message) {
             Ok(()) => return,
@@ -436,14 +432,6 @@ impl Handler<Worker> for SchedulerActor {
 
     fn handle(&mut self, Worker { worker, capacity, devices, actor }: Worker, ctx: &mut Self::Context) {
         self.join(Place { worker, node: None }, (capacity, devices), actor, ctx);
-    }
-}
-
-impl Handler<UseProvider> for SchedulerActor {
-    type Result = ();
-
-    fn handle(&mut self, UseProvider(provider): UseProvider, _: &mut Self::Context) {
-        self.provider = Some(provider);
     }
 }
 

@@ -204,10 +204,10 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    pub(super) fn of(replica: ReplicaId, host: &Host, scheduler: ActorRef<SchedulerActor>) -> Self {
+    pub(super) fn of(replica: ReplicaId, host: &Arc<Host>, scheduler: ActorRef<SchedulerActor>) -> Self {
         let (words, to_send) = mpsc::channel(WORDS);
         let runtime = host.runtime.handle().clone();
-        runtime.spawn(report(replica, to_send, scheduler));
+        runtime.spawn(report(replica, to_send, scheduler, Arc::clone(host)));
         Self { words, runtime }
     }
 }
@@ -297,11 +297,17 @@ impl Drop for Running {
     }
 }
 
-async fn report(replica: ReplicaId, mut words: mpsc::Receiver<Word>, scheduler: ActorRef<SchedulerActor>) {
+async fn report(
+    replica: ReplicaId,
+    mut words: mpsc::Receiver<Word>,
+    scheduler: ActorRef<SchedulerActor>,
+    host: Arc<Host>,
+) {
     while let Some(word) = words.recv().await {
         if let Err(error) = insist(&scheduler, ReplicaSays { replica, word }).await {
-            // The scheduler's own deadline for readiness, or the loss of this worker, ends the wait for the word.
-            tracing::warn!(?replica, %error, "could not report to the scheduler");
+            tracing::error!(?replica, %error, "could not report to the scheduler");
+            // It would wait for the word as long as this worker is there: a replica that has ended is charged until it says so.
+            return host.leave();
         }
     }
 }

@@ -5,10 +5,10 @@ use crate::sched::{GpuInfo, Resources};
 
 /// Capacity of one of so many workers that share this machine: its CPUs, a share of the memory, and of the GPUs that this
 /// process sees.
-pub(crate) fn capacity(cpus: usize, workers: usize) -> Resources {
+pub(crate) fn capacity(cpus: f64, workers: usize) -> Resources {
     let workers = workers.max(1) as u64;
     let gpus = gpus();
-    let each = Resources::cpus(cpus as f64).with_memory(os::memory() / workers);
+    let each = Resources::cpus(cpus).with_memory(os::memory() / workers);
     each.with_gpus((gpus.len() as u64).div_ceil(workers) as f64, least_memory(gpus))
 }
 

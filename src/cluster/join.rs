@@ -15,13 +15,13 @@ use crate::os;
 /// How long joining, and then connecting, may take. Almost all that can be wrong shows in the first.
 const STEP: Duration = Duration::from_secs(4);
 
-/// Joins a cluster in a role and connects to its head. `prepare` gets the node before it is connected.
+/// Joins a cluster in a role, at this port or at any, and connects to its head. `prepare` gets the node before it is connected.
 ///
 /// # Errors
 /// What failed, and what to do about it.
 pub(crate) fn connect<T>(
     at: &ClusterAt,
-    role: Role,
+    (role, port): (Role, u16),
     runtime: &Runtime,
     prepare: impl FnOnce(&Node) -> T,
 ) -> Result<(Node, NodeId, T), ClusterError> {
@@ -42,7 +42,8 @@ pub(crate) fn connect<T>(
             error => error.to_string(),
         })
     })?;
-    let node = Node::bind(identity, SocketAddr::new(here, 0), runtime).map_err(|e| failed(e.to_string()))?;
+    let said = if port == 0 { "" } else { "; REGATTA_PORT says which port" };
+    let node = Node::bind(identity, SocketAddr::new(here, port), runtime).map_err(|e| failed(format!("{e}{said}")))?;
     let prepared = prepare(&node);
     let dialling = node.clone();
     let head = wait(runtime, async move { dialling.connect(address, STEP).await })?;

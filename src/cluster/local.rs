@@ -91,6 +91,10 @@ impl LocalWorkers {
             fleet.next += 1;
             let taken: BTreeSet<_> = fleet.workers.values().map(|worker| worker.slot).collect();
             let slot = (0..).find(|slot| !taken.contains(slot)).unwrap_or(0);
+            // The GPUs of one that is about to leave are not free yet: it is asked again when they are.
+            if slot >= self.spec.most && !gpus().is_empty() {
+                break;
+            }
             let started = LocalWorker::start(worker, slot, &self.spec)?;
             fleet.workers.insert(worker, started);
         }
@@ -171,7 +175,7 @@ impl LocalWorker {
         let identity = spec.authority.issue(Role::Worker);
         let identity = identity.map_err(|e| ClusterError::network("make a worker's certificate", e))?;
         let devices = gpus_of(slot, spec.most, gpus());
-        let capacity = capacity(spec.threads, spec.most).with_gpus(devices.len() as f64, least_memory(&devices));
+        let capacity = capacity(spec.threads as f64, spec.most).with_gpus(devices.len() as f64, least_memory(&devices));
         let visible: Vec<_> = devices.iter().map(|gpu| gpu.uuid.as_str()).collect();
         let visible = (!gpus().is_empty()).then(|| (VISIBLE, visible.join(",")));
         let scratch = spec.scratch.clone();

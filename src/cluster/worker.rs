@@ -11,17 +11,18 @@ use std::thread;
 use std::time::Duration;
 
 use polars_core::runtime::THREAD_POOL;
-use regatta_remote::{Address, Arbiter, Identity, Node, NodeId, PeerEvent, PeerEvents, Role, Runtime, decode, encode};
+use regatta_remote::{ActorRef, Address, Arbiter, Identity, Node, NodeId, PeerEvents, Role, Runtime, decode, encode};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
+use super::ending::{Asks, asked, ends_with_its_worker, until_it_ends};
 use super::scratch::folder_of;
 use super::{Scratch, capacity, connect, find_gpus, hello};
 use crate::actors::{
     CONTROL, Enrol, GATEWAY, GatewayActor, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor,
     SwordfishActor,
 };
-use crate::config::{ClusterAt, Config};
+use crate::config::{ClusterAt, Config, Offer};
 use crate::error::ClusterError;
 use crate::sched::{GpuInfo, Resources, WorkerId};
 use crate::store::Store;
@@ -74,12 +75,12 @@ pub fn become_worker_if_started_as_one() {
     let outcome = match &*role {
         REPLICA => {
             log_to_stderr("warn");
-            udf::serve_isolated().map_err(Failure::from)
+            ends_with_its_worker().and_then(|()| udf::serve_isolated()).map_err(Failure::from)
         }
         #[cfg(feature = "gpu")]
         REPLICAS => {
             log_to_stderr("warn");
-            udf::serve_several().map_err(Failure::from)
+            ends_with_its_worker().and_then(|()| udf::serve_several()).map_err(Failure::from)
         }
         #[cfg(feature = "gpu")]
         PROBE => crate::gpu::prove().map_err(Failure::from),
@@ -163,8 +164,13 @@ fn log_to_stderr(unasked: &str) {
 
 type Failure = Box<dyn std::error::Error>;
 
+/// Says how many threads Polars has. It reads that when it needs the first.
+const POLARS_THREADS: &str = "POLARS_MAX_THREADS";
+
 /// How long replicas may take to stop when their worker ends.
-const STOP: Duration = Duration::from_secs(1);
+pub(super) const STOP: Duration = Duration::from_secs(1);
+/// How long a goodbye may take.
+pub(super) const GOODBYE: Duration = Duration::from_millis(300);
 
 /// What a worker starts from: its place in the cluster, and what it has to give.
 pub(crate) struct Recruit {
@@ -184,6 +190,7 @@ pub(crate) struct Joined {
     pub(crate) worker: WorkerId,
     events: PeerEvents,
     head: NodeId,
+    scheduler: ActorRef<SchedulerActor>,
     /// Its swordfish lives here.
     _arbiter: Arbiter,
 }
@@ -209,20 +216,15 @@ impl Recruit {
         // Last: from here on the scheduler sends work.
         let register = Register { worker, capacity, devices, node: node.id(), address: here };
         scheduler.ask(register, CONTROL).await??;
-        Ok(Joined { worker, events, head, _arbiter: arbiter })
+        Ok(Joined { worker, events, head, scheduler, _arbiter: arbiter })
     }
 }
 
 impl Joined {
-    /// Works until the head is gone.
-    pub(crate) async fn work(mut self) {
-        while let Some(event) = self.events.recv().await {
-            if let PeerEvent::Down { peer, cause } = event
-                && peer.node == self.head
-            {
-                return tracing::info!(%cause, "the head is gone: this worker ends with it");
-            }
-        }
+    /// Works until it is to end, or the head is gone. The status of its process.
+    pub(crate) async fn work(self, asks: Asks) -> i32 {
+        let Self { events, head, scheduler, _arbiter, .. } = self;
+        until_it_ends(events, head, scheduler, asks).await
     }
 }
 
@@ -255,37 +257,44 @@ fn handed_over() -> Result<(Recruit, Scratch), Failure> {
 }
 
 /// A worker that joins a cluster elsewhere: people read what it says.
-fn joined(at: &ClusterAt) -> Result<(Recruit, Scratch), Failure> {
+fn joined(at: &ClusterAt, offer: Offer) -> Result<(Recruit, Scratch), Failure> {
     log_to_stderr("warn,regatta=info");
     let base = Config::from_env()?.scratch;
     let failed = |error| ClusterError::scratch("a folder of the worker", &base, error);
     let scratch = Scratch::create(&base).map_err(failed)?;
     let store = Store::new(&scratch.store("worker").map_err(failed)?);
     let runtime = Runtime::new("regatta", 2)?;
-    let (node, head, events) = connect(at, Role::Worker, &runtime, |node| {
+    let (node, head, events) = connect(at, (Role::Worker, offer.port), &runtime, |node| {
         node.serve_data(Arc::<Store>::clone(&store));
         node.events()
     })?;
-    let capacity = capacity(THREAD_POOL.current_num_threads(), 1);
+    let capacity = capacity(offer.cpus.unwrap_or_else(|| THREAD_POOL.current_num_threads() as f64), 1);
+    let capacity = offer.memory.map_or(capacity, |memory| capacity.with_memory(memory));
     let devices = find_gpus().clone();
     Ok((Recruit { worker: None, capacity, devices, runtime, store, node, events, head }, scratch))
 }
 
 fn work() -> Result<Infallible, Failure> {
-    let at = Config::join_at()?;
-    let (recruit, scratch) = at.as_ref().map_or_else(handed_over, joined)?;
-    let (runtime, cpus) = (recruit.runtime.clone(), recruit.capacity.as_cpus());
-    runtime.wait(async {
+    let (at, offer) = (Config::join_at()?, Config::offer()?);
+    if let (Some(_), Some(cpus), None) = (&at, offer.cpus, std::env::var_os(POLARS_THREADS)) {
+        os::set_variable(POLARS_THREADS, &format!("{}", cpus.ceil()));
+    }
+    let asks = asked(at.is_some())?;
+    let (recruit, scratch) = at.as_ref().map_or_else(handed_over, |at| joined(at, offer))?;
+    let (runtime, node, cpus) = (recruit.runtime.clone(), recruit.node.clone(), recruit.capacity.as_cpus());
+    let code = runtime.wait(async {
         let joined = recruit.join().await?;
         if let Some(at) = at {
             let worker = joined.worker;
             tracing::info!(%worker, cpus, cluster = at.address, scratch = %scratch.folder().display(), "joined");
         }
-        joined.work().await;
-        Ok::<_, Failure>(())
+        let code = joined.work(asks).await;
+        // The others then need not wait for it.
+        node.close(GOODBYE).await;
+        Ok::<_, Failure>(code)
     })?;
     // Whatever runs here is of no use any more, and not waited for.
     udf::stop_replicas(STOP);
     drop(scratch);
-    std::process::exit(0)
+    std::process::exit(code)
 }

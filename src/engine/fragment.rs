@@ -16,10 +16,12 @@ use regatta_remote::catch;
 use super::program::Program;
 use super::source::{self, Waits};
 use super::spending::Spending;
-use super::{amend, nodes};
+use super::{amend, beside, nodes};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::os;
 use crate::plan::{Split, placeholder_of};
+#[cfg(test)]
+use crate::sched::Attempt;
 use crate::store::Reading;
 use crate::udf::{CallingTask, UdfCall};
 
@@ -33,19 +35,35 @@ pub(super) struct Bound {
 
 #[cfg(test)]
 impl Bound {
-    /// The same rows in one order of those that are allowed: what a simulation does is the same whenever it is run.
-    pub(super) fn in_one_order(mut self) -> Self {
+    /// The same rows in one order of those that are allowed, of which each second attempt has another: what a simulation does is
+    /// the same whenever it is run, and what is made again is not.
+    pub(super) fn in_one_order(mut self, Attempt(attempt): Attempt) -> Self {
         for node in self.ir.iter(self.top).map(|(node, _)| node).collect::<Vec<_>>() {
-            match self.ir.get_mut(node) {
-                IR::GroupBy { maintain_order, .. } => *maintain_order = true,
-                IR::Distinct { options, .. } => options.maintain_order = true,
+            let had_one = match self.ir.get_mut(node) {
+                IR::GroupBy { maintain_order, .. } => std::mem::replace(maintain_order, true),
+                IR::Distinct { options, .. } => std::mem::replace(&mut options.maintain_order, true),
                 IR::Join { options, .. } => {
                     let order = &mut Arc::make_mut(options).args.maintain_order;
-                    if *order == MaintainOrderJoin::None {
+                    let had_one = *order != MaintainOrderJoin::None;
+                    if !had_one {
                         *order = MaintainOrderJoin::LeftRight;
                     }
+                    had_one
                 }
-                _ => (),
+                _ => true,
+            };
+            if !had_one && attempt.is_multiple_of(2) {
+                let made = self.ir.get(node).clone();
+                let input = self.ir.add(made);
+                let function = FunctionIR::Opaque {
+                    function: Arc::new(|rows: DataFrame| Ok(rows.reverse())),
+                    schema: None,
+                    predicate_pd: false,
+                    projection_pd: false,
+                    streamable: false,
+                    fmt_str: "in another order".into(),
+                };
+                self.ir.replace(node, IR::MapFunction { input, function });
             }
         }
         self
@@ -127,6 +145,7 @@ pub(super) fn bind(
             take_split(bound.ir.get_mut(node), split);
         }
     }
+    beside::write_out_single_rows(bound.top, &mut bound.ir, &mut bound.exprs);
     Ok(bound)
 }
 

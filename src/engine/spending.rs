@@ -149,7 +149,8 @@ mod tests {
     /// Two calls at once are waited for once; writing meanwhile is writing.
     #[test]
     fn every_moment_is_of_one_thing() {
-        let (spending, began, step) = (Spending::begin(), Instant::now(), Duration::from_millis(20));
+        // In this order: what it counts lies between them.
+        let (began, spending, step) = (Instant::now(), Spending::begin(), Duration::from_millis(20));
         sleep(step);
         spending.engine_begins();
         sleep(step);

@@ -68,7 +68,7 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
     let inputs = std::mem::take(&mut task.inputs);
     let bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
     #[cfg(test)]
-    let bound = if regatta_remote::is_simulated() { bound.in_one_order() } else { bound };
+    let bound = if regatta_remote::is_simulated() { bound.in_one_order(task.output.attempt) } else { bound };
     task.spending.engine_begins();
     // In a simulation nothing runs beside what it waits for.
     let engine = if fragment::reads_few_rows(&bound) || regatta_remote::is_simulated() {
@@ -105,7 +105,8 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
                 }
                 break;
             };
-            let taken = batch.head(Some(usize::try_from(left).unwrap_or(usize::MAX)));
+            let most = usize::try_from(left).unwrap_or(usize::MAX);
+            let taken = if batch.height() <= most { batch } else { batch.head(Some(most)) };
             left -= taken.height() as u64;
             task.spending.writing(|| leaving.write(taken))?;
         }

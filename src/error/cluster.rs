@@ -90,6 +90,14 @@ pub enum ClusterError {
         /// What broke.
         why: String,
     },
+    /// The process of the session, or of the cluster's head, was asked to end.
+    #[error("{who} was asked to end ({signal}), and has ended its queries: run them again where it runs again")]
+    Terminated {
+        /// Which process.
+        who: String,
+        /// How.
+        signal: String,
+    },
     /// A stage asks for more than any worker has.
     #[error(
         "{request} fits on no worker: the largest has {largest}. Lower what it asks for, or use larger workers{}{no_gpu}",

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use crate::actors::{Find, Found, Host, Place, RunEvent, SchedulerActor, Taken, insist};
 use crate::error::{ClusterError, Error, TaskError, TaskFailure};
 use crate::progress::Shows;
-use crate::sched::{Output, QueryId, WorkerId};
+use crate::sched::{Attempt, Output, QueryId, TaskId, WorkerId};
 use crate::store::{Form, Rows};
 
 /// Partitions of the result that are brought here at once.
@@ -130,6 +130,14 @@ impl Source {
     async fn read(&self, index: usize, mut place: Place, mut output: Output) -> Result<DataFrame, Error> {
         let mut tries = 0;
         loop {
+            // Who holds it may have left since that was said, and given it to another.
+            if let Some((node, _)) = place.node
+                && place.worker != WorkerId::DRIVER
+                && !self.host.knows(node)
+                && let Ok(Found::There(now, same)) = insist(&self.scheduler, self.find(index, None)).await
+            {
+                (place, output) = (now, same);
+            }
             let cause = match self.host.rows(place, output.id, &self.form).await {
                 Ok(frame) => {
                     // What came here with the ends of tasks is wanted once.
@@ -151,8 +159,7 @@ impl Source {
             // Its worker may be lost, which is known in a while.
             tokio::time::sleep(APART * 2u32.pow(tries - 1)).await;
             let there = loop {
-                let find = Find { query: self.query, partition: index, unread: unread.take() };
-                match insist(&self.scheduler, find).await {
+                match insist(&self.scheduler, self.find(index, unread.take())).await {
                     Ok(Found::There(place, output)) => break (place, output),
                     Ok(Found::MadeAgain) => tokio::time::sleep(APART).await,
                     Ok(Found::Failed(error)) => return Err(error),
@@ -160,11 +167,15 @@ impl Source {
                     Err(error) => return Err(ClusterError::network("ask for the result", error).into()),
                 }
             };
-            if there.1.id != output.id {
+            if there.1.id != output.id || there.0.worker != place.worker {
                 tries = 0;
             }
             (place, output) = there;
         }
+    }
+
+    fn find(&self, partition: usize, unread: Option<(TaskId, Attempt, String)>) -> Find {
+        Find { query: self.query, partition, unread }
     }
 
     /// The query has ended: shows that, if it is shown.

@@ -9,7 +9,8 @@ use polars_utils::arena::{Arena, Node};
 
 use super::lift::{below, replaced};
 use super::rowwise::{expr_is_row_wise, maps_its_inputs, reads_a_column};
-use states::{States, is_mergeable, shown};
+pub(super) use states::shown;
+use states::{States, is_mergeable};
 
 mod states;
 

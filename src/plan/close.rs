@@ -75,7 +75,8 @@ impl Cutter {
         let modes = self.modes(head, &reads, &split);
         let Splits { splits, mut why, .. } = split;
         let nodes = self.nodes(head);
-        let unsplit = nodes.iter().filter_map(|node| self.whole.get(&node.0));
+        let first = why.clone();
+        let unsplit = nodes.iter().filter_map(|node| self.whole.get(&node.0)).filter(|reason| **reason != first);
         unsplit.for_each(|reason| why.push_str(&format!("; {reason}")));
         let held = held_by_splits(nodes.iter().map(|node| self.ir.get(*node)), &splits);
         let (batches, limit, scatter) = (self.batches_above(head), stage.limit, stage.scatter);

@@ -290,7 +290,15 @@ impl Cutter {
             IR::DataFrameScan { df, .. } => split_frame(df, tasks),
             scan @ IR::Scan { .. } if placeholder_of(scan).is_none() => split(scan, &self.layouts(base), tasks),
             IR::Scan { .. } => Splits::whole("it gathers its input"),
-            node => Splits::whole(format!("{} sees all rows at once, so it runs whole on one worker", node.name())),
+            node => Splits::whole(self.whole.get(&base.0).cloned().unwrap_or_else(|| {
+                let name = match node {
+                    IR::HStack { .. } => "with_columns",
+                    IR::Select { .. } => "select",
+                    IR::GroupBy { .. } => "group_by",
+                    node => node.name(),
+                };
+                format!("{name} sees all rows at once, so it runs whole on one worker")
+            })),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use polars::prelude::*;
 use polars_plan::dsl::FileScanIR;
-use polars_plan::plans::{AExpr, ArenaExprIter, IR};
+use polars_plan::plans::{AExpr, ArenaExprIter, IR, MintermIter};
 use polars_utils::arena::Node;
 
 use super::cut::Cutter;
@@ -13,6 +13,8 @@ use super::wire::placeholder_of;
 /// Of the rows, a filter leaves one in so many; one that asks for certain values, one in more.
 const FILTERED: u64 = 3;
 const CHOSEN: u64 = 10;
+/// And all terms of one together no more than one in so many.
+const RAREST: u64 = 300;
 /// Groups have so many rows.
 const GROUPED: u64 = 4;
 /// A persisted partition.
@@ -105,10 +107,11 @@ impl Cutter {
         (u128::from(known) * u128::from(wanted) / u128::from(all)) as u64
     }
 
-    /// Of how many rows this lets one pass.
+    /// Of how many rows this lets one pass: each of its terms one in some, though hardly ever one in very many.
     fn kept_by(&self, predicate: Node) -> u64 {
         let is_equal = |(_, expr): (Node, &AExpr)| matches!(expr, AExpr::BinaryExpr { op: Operator::Eq, .. });
-        if self.exprs.iter(predicate).any(is_equal) { CHOSEN } else { FILTERED }
+        let kept_by = |term| if self.exprs.iter(term).any(is_equal) { CHOSEN } else { FILTERED };
+        MintermIter::new(predicate, &self.exprs).map(kept_by).fold(1, u64::saturating_mul).min(RAREST)
     }
 }
 

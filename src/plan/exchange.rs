@@ -9,7 +9,7 @@ use polars_plan::plans::{AExpr, IR};
 use polars_plan::prelude::ProjectionOptions;
 use polars_utils::arena::Node;
 
-use super::aggregate::{Parts, counts_rows, in_parts, is_aggregation, keys_of};
+use super::aggregate::{Parts, counts_rows, in_parts, is_aggregation, keys_of, shown};
 use super::cut::{Cutter, Head, single_input};
 use super::join::{self, may_be_key};
 use super::rowwise::{expr_is_row_wise, reads_a_column};
@@ -68,13 +68,14 @@ impl Cutter {
         let names: Option<Vec<String>> =
             keys.map(|keys| keys.iter().map(|key| key.output_name().to_string()).collect());
         let scatter = names.map(|keys| Scatter { keys, computed: None, into: self.target.sections() as usize });
-        let (stage, left) = self.leave(partial, scatter.clone());
+        let is_scattered = scatter.is_some();
+        let (stage, left) = self.leave(partial, scatter);
         debug_assert_eq!(self.schema(left), kept, "what is kept is what is read");
         self.ir.replace(node, merge.with_inputs([left]));
-        let merged = match scatter {
-            Some(Scatter { keys, .. }) => Splits::chosen(
+        let merged = match keys_of(&ir).filter(|_| is_scattered).map(|keys| self.shown_keys(&keys)) {
+            Some(keys) => Splits::chosen(
                 vec![Choice::sections([stage])],
-                format!("it merges what tasks have aggregated; rows of equal {} come to one", keys.join(", ")),
+                format!("it merges what tasks have aggregated; rows of equal {keys} come to one"),
             ),
             None => Splits::whole("it merges what the tasks of its input have aggregated"),
         };
@@ -96,7 +97,7 @@ impl Cutter {
             return Ok(false);
         };
         let scatter = self.scatter_by(&keys, top)?;
-        let shown = scatter.keys.join(", ");
+        let shown = self.shown_keys(&keys);
         let (stage, left) = self.leave(top, Some(scatter));
         let ir = self.ir.get(node).clone().with_inputs([left]);
         self.ir.replace(node, ir);
@@ -232,7 +233,7 @@ impl Cutter {
         let (mut scatters, mut shown) = ([None, None], String::new());
         if parts.by_keys {
             let (by_left, by_right) = (self.scatter_by(left_on, left)?, self.scatter_by(right_on, right)?);
-            shown = by_left.keys.join(", ");
+            shown = self.shown_keys(left_on);
             scatters = [Some(by_left), Some(by_right)];
         }
         let [by_left, by_right] = scatters;
@@ -291,6 +292,15 @@ impl Cutter {
         let cut = self.ir.add(IR::SimpleProjection { input: top, columns });
         self.cuts.insert(cut.0, stage);
         (stage, cut)
+    }
+
+    /// Keys as people call them: columns by their names.
+    fn shown_keys(&self, keys: &[ExprIR]) -> String {
+        let key = |key: &ExprIR| match self.exprs.get(key.node()) {
+            AExpr::Column(name) => name.to_string(),
+            _ => shown(key.node(), &self.exprs),
+        };
+        keys.iter().map(key).collect::<Vec<_>>().join(", ")
     }
 
     /// Whether rows can be scattered by these keys.

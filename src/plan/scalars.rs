@@ -11,6 +11,7 @@ use polars_plan::prelude::{GroupbyOptions, JoinOptionsIR, ProjectionOptions, Win
 use polars_plan::utils::aexpr_to_leaf_names_iter;
 use polars_utils::arena::{Arena, Node};
 
+use super::aggregate::shown;
 use super::common::has_call;
 use super::cut::{Cutter, single_input};
 use super::join::may_be_key;
@@ -26,6 +27,8 @@ struct Found {
     of: Vec<(Vec<PlSmallStr>, Vec<Node>)>,
     /// Windows, and what each yields of the rows of its keys.
     windows: Vec<(Node, Node)>,
+    /// What looks at other rows and is neither.
+    other: Option<Node>,
 }
 
 impl Cutter {
@@ -44,6 +47,10 @@ impl Cutter {
         let schema = self.schema(input);
         let all = roots.iter().all(|root| found.take(root.node(), &[], &schema, &self.exprs));
         if !all || found.of.is_empty() {
+            if let Some(at) = found.other {
+                let why = format!("it sees all rows at once, because {} looks at other rows", shown(at, &self.exprs));
+                self.whole.insert(node.0, why);
+            }
             return Ok(false);
         }
         let top = self.draw_in(input);
@@ -58,11 +65,17 @@ impl Cutter {
         let (rows, kept) = if is_source {
             (top, None)
         } else {
-            let (stage, rows) = self.leave(top, None);
+            let shares = Splits::shares(self.target.tasks);
+            let (stage, rows) = match placeholder_of(self.ir.get(top)) {
+                Some(stage) if self.open[stage.0 as usize].scatter.is_none() => (stage, top),
+                _ => {
+                    let (stage, rows) = self.leave(top, None);
+                    self.decided.insert(rows.0, shares.clone());
+                    (stage, rows)
+                }
+            };
             let kept = self.ir.add(placeholder(stage, self.schema(top)));
-            for shares in [rows, kept] {
-                self.decided.insert(shares.0, Splits::shares(self.target.tasks));
-            }
+            self.decided.insert(kept.0, shares);
             (rows, Some(kept))
         };
         let (mut beside, mut columns) = (rows, BTreeMap::new());
@@ -218,22 +231,32 @@ impl Found {
                     AExpr::Column(name) => Some(name).filter(|name| schema.get(name).is_some_and(is_key)).cloned(),
                     _ => None,
                 };
-                let Some(by) = partition_by.iter().map(key).collect::<Option<Vec<_>>>() else { return false };
-                self.windows.push((at, *function));
-                keys.is_empty() && !by.is_empty() && self.take(*function, &by, schema, exprs)
+                let by = partition_by.iter().map(key).collect::<Option<Vec<_>>>();
+                match by.filter(|by| keys.is_empty() && !by.is_empty()) {
+                    Some(by) => {
+                        self.windows.push((at, *function));
+                        self.take(*function, &by, schema, exprs)
+                    }
+                    None => self.leave(at),
+                }
             }
-            expr => {
-                maps_its_inputs(expr, exprs)
-                    && below(expr).into_iter().all(|input| self.take(input, keys, schema, exprs))
+            expr if maps_its_inputs(expr, exprs) => {
+                below(expr).into_iter().all(|input| self.take(input, keys, schema, exprs))
             }
+            _ => self.leave(at),
         }
+    }
+
+    fn leave(&mut self, at: Node) -> bool {
+        self.other = Some(at);
+        false
     }
 
     fn add(&mut self, at: Node, keys: &[PlSmallStr]) -> bool {
         let known = self.of.iter().position(|(by, _)| by == keys);
         // One node has one column.
         if self.of.iter().enumerate().any(|(of, (_, nodes))| nodes.contains(&at) && Some(of) != known) {
-            return false;
+            return self.leave(at);
         }
         match known {
             Some(of) if self.of[of].1.contains(&at) => (),

@@ -40,6 +40,8 @@ impl Aggregate for Total {
     }
 }
 
+mod operators;
+
 const CLUSTER: Target = Target { tasks: 4, travels: true, in_flight: 64 };
 
 fn same(inputs: impl AsRef<[Expr]>) -> Expr {
@@ -284,7 +286,7 @@ fn what_sees_all_rows_runs_whole_and_keeps_its_scan() {
     let table = Table::new();
     let plan = planned(table.scan().with_column(col("a").shift(lit(1)).alias("c")));
     assert_eq!(shape(&plan), [(1, vec![])]);
-    assert!(plan.stages[0].why.contains("whole"), "{}", plan.stages[0].why);
+    assert!(plan.stages[0].why.contains("all rows at once"), "{}", plan.stages[0].why);
 }
 
 #[test]
@@ -477,6 +479,11 @@ fn the_smaller_side_is_the_one_of_which_less_is_left() {
     let left = few.scan().join(rows.scan().filter(col("b").eq(lit(1))), [col("a")], [col("a")], JoinType::Semi.into());
     let plan = planned(left.inner_join(many.scan(), col("a"), col("a")));
     // Both have files of one size. All that is left of the one comes to the tasks of the other.
+    assert_eq!(ways(&plan).last().unwrap()[0], [Way::All, Way::Along], "{plan}");
+    // Of several conditions each leaves out some.
+    let once = rows.scan().filter(col("b").eq(lit(1)));
+    let twice = few.scan().filter(col("b").eq(lit(1)).and(col("a").gt(lit(3))));
+    let plan = planned(twice.inner_join(once, col("a"), col("a")));
     assert_eq!(ways(&plan).last().unwrap()[0], [Way::All, Way::Along], "{plan}");
     let plan = planned(few.scan().cross_join(rows.scan(), None).filter(col("a").gt(col("b_right"))));
     assert!(plan.last().unwrap().why.contains("smaller side"), "a join by a range, too: {plan}");

@@ -1,6 +1,6 @@
 //! The scheduler as a state machine: events in, actions out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,9 @@ pub(crate) struct Core {
     suspects: BTreeSet<Suspect>,
     trials: BTreeMap<Suspect, WorkerId>,
     autoscaler: Option<Autoscaler>,
+    /// Workers that are to leave, and the last that have.
+    drains: BTreeMap<WorkerId, Drain>,
+    departed: VecDeque<WorkerId>,
     /// Users' actors: they cost nothing, and keep their worker.
     actors: Actors,
     machines: BTreeMap<WorkerId, IpAddr>,
@@ -113,6 +116,8 @@ impl Core {
             suspects: BTreeSet::new(),
             trials: BTreeMap::new(),
             autoscaler: settings.scale.clone().map(Autoscaler::new),
+            drains: BTreeMap::new(),
+            departed: VecDeque::new(),
             actors: Actors::default(),
             machines: BTreeMap::new(),
             no_gpu: BTreeMap::new(),
@@ -125,7 +130,7 @@ impl Core {
 
     /// The worker for one more of users' actors, of these.
     pub(crate) fn place_actor(&self, workers: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
-        self.actors.place(workers)
+        self.actors.place(workers.filter(|worker| self.ledger.stays(*worker)))
     }
 
     /// A user's actor starts on a worker, which does not retire before it has ended.
@@ -155,7 +160,13 @@ impl Core {
                 self.lose(worker, &why, now, &mut actions);
             }
             Event::NotJoined { why } => self.not_joined(&why),
+            Event::Silent { worker, silent: true } if self.drains.contains_key(&worker) => {
+                // It was about to go, and has gone.
+                self.depart(worker, "it was silent while it was leaving", now, &mut actions);
+            }
             Event::Silent { worker, silent } => self.ledger.set_silent(worker, silent.then_some(now)),
+            Event::Drain { worker, until } => self.drain(worker, until, now, &mut actions),
+            Event::Moved { from, to, taken, full } => self.moved(from, to, &taken, full, now, &mut actions),
             Event::Submit(spec) => self.submit(spec, now, &mut actions),
             Event::Persist(query) => self.persist(query, &mut actions),
             Event::Taken(query) => self.taken(query),
@@ -262,7 +273,7 @@ impl Core {
 
     /// What each stage of a query waits for, and since when.
     pub(crate) fn waits(&self, query: QueryId, now: Instant) -> Option<Vec<StageWaits>> {
-        let (query, no_workers) = (self.queries.get(&query)?, self.ledger.len() == 0);
+        let (query, no_workers) = (self.queries.get(&query)?, self.ledger.staying() == 0);
         let of = |stage| StageWaits::of(query, stage, &self.pools, self.settings.task, no_workers, now);
         Some((0..query.stages.len()).map(of).collect())
     }
@@ -282,9 +293,13 @@ impl Core {
         let workers = self.ledger.workers().map(|worker| {
             let idle = scaler.and_then(|scaler| scaler.idle_since(worker));
             let leaving = leaving.get(&worker).copied();
-            WorkerStatus::of(worker, &self.ledger, self.queues.desk(worker), leaving, idle, now)
+            let drains = self.drains.get(&worker).map(|drain| drain.times(now));
+            WorkerStatus {
+                drains,
+                ..WorkerStatus::of(worker, &self.ledger, self.queues.desk(worker), leaving, idle, now)
+            }
         });
-        let wanted = scaler.map(Autoscaler::demanded).filter(|(wanted, _)| *wanted > self.ledger.len());
+        let wanted = scaler.map(Autoscaler::demanded).filter(|(wanted, _)| *wanted > self.ledger.staying());
         SessionStatus {
             workers: workers.collect(),
             wanted: wanted.map(|(wanted, since)| (wanted, since.map_or(Duration::ZERO, |at| now.duration_since(at)))),
@@ -367,6 +382,8 @@ impl Core {
             Err(cause) if is_over || matches!(cause, TaskFailure::Cancelled) => self.put_back(id),
             // However often: those rows come, or their query fails and is gone.
             Err(TaskFailure::MadeAgain(persisted)) if self.queries.contains_key(&persisted) => self.wait(id, now),
+            // It was told where its input was before that was moved.
+            Err(TaskFailure::Transfer { from, .. }) if self.has_departed(&from) => self.put_back(id),
             Err(TaskFailure::LostInput { task, attempt, from, why }) => {
                 let reads = self.queries.get(&id.query).map_or(&[][..], |query| &query.spec.stages[stage].held);
                 let is_its_own = task.query == id.query || reads.contains(&task.query);
@@ -487,6 +504,7 @@ impl Core {
         self.check_workers(now, actions);
         self.retire_replicas(now, actions);
         self.take_back(now, actions);
+        self.go_on_draining(now, actions);
         self.promise_room(now);
         // Whatever was missed: nobody waits longer than to here.
         self.turns.look_again();
@@ -526,6 +544,7 @@ impl Core {
 mod absence;
 mod attempts;
 mod disk;
+mod drain;
 mod events;
 mod feasible;
 mod place;
@@ -539,6 +558,7 @@ mod scale;
 mod shaping;
 mod suspects;
 
+use drain::Drain;
 pub(crate) use events::{Action, Event};
 use place::Wants;
 use promise::Promise;

@@ -37,6 +37,8 @@ struct Account {
     devices: Vec<Device>,
     /// Nothing new is placed here: it is silent, has no room on its disk, or is kept free for somebody.
     silent: Option<Instant>,
+    /// It is to leave: nobody counts on what it has.
+    drains: bool,
     full: bool,
     reserved: bool,
     /// It is for one suspect alone, which is placed here by name.
@@ -82,6 +84,7 @@ impl Ledger {
             free: capacity,
             devices,
             silent: None,
+            drains: false,
             full: false,
             reserved: false,
             alone: false,
@@ -98,19 +101,43 @@ impl Ledger {
     pub(super) fn remove(&mut self, worker: WorkerId) {
         if let Some(account) = self.accounts.remove(&worker) {
             account.leave(worker, &mut self.by_cpus, &mut self.by_gpus);
-            self.capacity = self.capacity.less(account.capacity.in_all());
-            if let Some(equals) = self.by_capacity.get_mut(&account.capacity) {
-                equals.remove(&worker);
-                if equals.is_empty() {
-                    self.by_capacity.remove(&account.capacity);
-                }
+            if !account.drains {
+                self.discount(worker, account.capacity);
             }
             self.changed.insert(worker);
         }
     }
 
+    /// Places nothing on a worker any more, and counts it no longer: it is to leave.
+    pub(super) fn drain(&mut self, worker: WorkerId) {
+        if let Some(capacity) = self.accounts.get(&worker).filter(|account| !account.drains).map(|a| a.capacity) {
+            self.change(worker, |account| account.drains = true);
+            self.discount(worker, capacity);
+        }
+    }
+
+    fn discount(&mut self, worker: WorkerId, capacity: Resources) {
+        self.capacity = self.capacity.less(capacity.in_all());
+        if let Some(equals) = self.by_capacity.get_mut(&capacity) {
+            equals.remove(&worker);
+            if equals.is_empty() {
+                self.by_capacity.remove(&capacity);
+            }
+        }
+    }
+
     pub(super) fn has(&self, worker: WorkerId) -> bool {
         self.accounts.contains_key(&worker)
+    }
+
+    /// Whether a worker is there, and is not to leave.
+    pub(super) fn stays(&self, worker: WorkerId) -> bool {
+        self.accounts.get(&worker).is_some_and(|account| !account.drains)
+    }
+
+    /// How many workers are there that are not to leave.
+    pub(super) fn staying(&self) -> usize {
+        self.by_capacity.values().map(BTreeSet::len).sum()
     }
 
     /// Charges the worker with the most left, the lowest number among equals, if `amount` and then still `spare` fit there.
@@ -253,7 +280,7 @@ impl Ledger {
     /// Whether new work may be placed on this worker.
     pub(super) fn is_open(&self, worker: WorkerId) -> bool {
         let may = |account: &Account| match self.only {
-            Some(only) => worker == only && account.silent.is_none(),
+            Some(only) => worker == only && account.silent.is_none() && !account.drains,
             None => account.is_open(),
         };
         self.accounts.get(&worker).is_some_and(may)
@@ -295,7 +322,8 @@ impl Ledger {
         let mut empty = Self::default();
         let some = self.by_capacity.values().flat_map(|equals| equals.iter().take(of_each));
         for worker in some.chain(these) {
-            self.accounts.get(worker).into_iter().for_each(|account| empty.add(*worker, account.capacity));
+            let account = self.accounts.get(worker).filter(|account| !account.drains);
+            account.into_iter().for_each(|account| empty.add(*worker, account.capacity));
         }
         empty
     }
@@ -305,7 +333,7 @@ impl Ledger {
         (0..count).for_each(|n| self.add(WorkerId(WorkerId::DRIVER.0 - 1 - n as u32), each));
     }
 
-    /// The largest worker, by what this request wants.
+    /// The largest worker that is not to leave, by what this request wants.
     pub(super) fn largest(&self, request: Resources) -> Resources {
         let size = |capacity: &Resources| match request.wants_gpu() {
             true => (capacity.milligpus, capacity.gpu_memory, capacity.millicpus),
@@ -314,17 +342,13 @@ impl Ledger {
         self.by_capacity.keys().copied().max_by_key(size).unwrap_or_default()
     }
 
-    /// All workers together.
+    /// All workers together that are not to leave.
     pub(super) fn capacity(&self) -> Resources {
         self.capacity
     }
 
     pub(super) fn workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
         self.accounts.keys().copied()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.accounts.len()
     }
 
     /// What a worker has, and what of it is charged.
@@ -340,7 +364,12 @@ impl Ledger {
 
     /// Whether nothing is charged on this worker, and nothing kept.
     pub(super) fn is_idle(&self, worker: WorkerId) -> bool {
-        self.accounts.get(&worker).is_some_and(|account| account.kept == 0 && account.is_unused())
+        !self.keeps(worker) && self.accounts.get(&worker).is_some_and(Account::is_unused)
+    }
+
+    /// Whether something must stay on this worker.
+    pub(super) fn keeps(&self, worker: WorkerId) -> bool {
+        self.accounts.get(&worker).is_some_and(|account| account.kept > 0)
     }
 
     /// Workers that may have become idle or busy since the last call.
@@ -372,7 +401,7 @@ impl Ledger {
 
 impl Account {
     fn is_open(&self) -> bool {
-        self.silent.is_none() && !self.full && !self.reserved && !self.alone
+        self.silent.is_none() && !self.drains && !self.full && !self.reserved && !self.alone
     }
 
     /// What is left, of all GPUs together.

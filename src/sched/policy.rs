@@ -10,7 +10,7 @@ use super::{Resources, WorkerId};
 pub(crate) enum Affinity {
     /// On this worker if there is room, else anywhere.
     Soft(WorkerId),
-    /// On this worker and no other, for as long as it lives; then anywhere.
+    /// On this worker and no other, for as long as it stays; then anywhere.
     Hard(WorkerId),
 }
 
@@ -38,7 +38,7 @@ impl Policy for DefaultScheduler {
 
     fn place(&self, task: Resources, affinity: Option<Affinity>, ledger: &mut Ledger) -> Option<WorkerId> {
         let grant: Option<Grant> = match affinity {
-            Some(Affinity::Hard(worker)) if ledger.has(worker) => ledger.place_on(worker, task),
+            Some(Affinity::Hard(worker)) if ledger.stays(worker) => ledger.place_on(worker, task),
             Some(Affinity::Soft(worker) | Affinity::Hard(worker)) => {
                 let wished = ledger.place_on(worker, task);
                 wished.or_else(|| ledger.place(task, Resources::NONE))

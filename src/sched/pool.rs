@@ -77,6 +77,10 @@ pub(super) struct Replica {
     pub(super) at_work: Option<Instant>,
     /// Its thread has ended, by itself.
     pub(super) ended: bool,
+    /// Its worker is to leave: others are to be started in its place.
+    pub(super) leaves: bool,
+    /// It gets no further batch.
+    pub(super) dismissed: bool,
 }
 
 /// How long after one replica has begun to work the others have said that they do, if they do: they look twice a second.
@@ -245,18 +249,37 @@ impl Pools {
     }
 }
 
+impl Replica {
+    /// Whether it has had nothing to do for a while, as it says.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.says_idle.is_some()
+    }
+}
+
 impl Pool {
     fn start(&mut self, grant: Grant, now: Instant) -> u32 {
         let rank = self.started;
         self.started += 1;
         let (state, progress, idle, says_idle, at_work) = (ReplicaState::Starting, None, None, None, None);
-        let replica = Replica { grant, state, since: now, progress, idle, says_idle, at_work, ended: false };
+        let replica = Replica {
+            grant,
+            state,
+            since: now,
+            progress,
+            idle,
+            says_idle,
+            at_work,
+            ended: false,
+            leaves: false,
+            dismissed: false,
+        };
         self.replicas.insert(rank, replica);
         rank
     }
 
-    fn count(&self, state: ReplicaState) -> usize {
-        self.replicas.values().filter(|replica| replica.state == state).count()
+    /// Replicas whose workers are not to leave.
+    pub(super) fn staying(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.values().filter(|replica| !replica.leaves)
     }
 
     pub(super) fn starting(&self) -> impl Iterator<Item = &Replica> {
@@ -265,22 +288,30 @@ impl Pool {
 
     /// Ranks of the replicas that take batches.
     pub(super) fn ready(&self) -> impl Iterator<Item = u32> + '_ {
-        self.replicas.iter().filter(|(_, replica)| replica.state == ReplicaState::Ready).map(|(rank, _)| *rank)
+        let takes = |replica: &Replica| replica.state == ReplicaState::Ready && !replica.dismissed;
+        self.replicas.iter().filter(move |(_, replica)| takes(replica)).map(|(rank, _)| *rank)
     }
 
-    /// Replicas that take batches or will.
+    /// Replicas that take batches or will, and stay.
     pub(super) fn alive(&self) -> usize {
-        self.replicas.len() - self.count(ReplicaState::Hung)
+        self.staying().filter(|replica| replica.state != ReplicaState::Hung).count()
     }
 
-    /// Whether tasks can run. With nothing but replicas that hang they fail, and say so.
+    /// Whether some replica takes batches and stays.
+    pub(super) fn has_ready(&self) -> bool {
+        self.staying().any(|replica| replica.state == ReplicaState::Ready)
+    }
+
+    /// Whether tasks can run. With nothing but replicas that hang they fail, and say so. With nothing but replicas that leave they
+    /// would take the room of those that are to take their place.
     pub(super) fn is_served(&self) -> bool {
-        self.ready().next().is_some() || (self.starting().next().is_none() && !self.replicas.is_empty())
+        let starts = self.staying().any(|replica| replica.state == ReplicaState::Starting);
+        self.has_ready() || (!starts && self.staying().next().is_some())
     }
 
     /// Some replica has nothing to do: another would have nothing to do either.
     pub(super) fn has_idle(&self) -> bool {
-        self.replicas.values().any(|replica| replica.state == ReplicaState::Ready && replica.idle.is_some())
+        self.staying().any(|replica| replica.state == ReplicaState::Ready && replica.idle.is_some())
     }
 
     /// Some replica has had work for long enough that another which says that it has none is not wanted: its tasks do not keep
@@ -292,12 +323,12 @@ impl Pool {
 
     /// Whether it could have one more replica, if there were room.
     pub(super) fn may_grow(&self) -> bool {
-        self.replicas.len() < self.most.max(self.spec.least) && !self.has_idle()
+        self.staying().count() < self.most.max(self.spec.least) && !self.has_idle()
     }
 
     /// Whether it has fewer replicas than must be there.
     pub(super) fn is_short(&self) -> bool {
-        self.replicas.len() < self.spec.least
+        self.staying().count() < self.spec.least
     }
 
     /// Queries that use it.

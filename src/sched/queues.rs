@@ -191,6 +191,26 @@ impl Queues {
         waiting
     }
 
+    /// Asks for all that waits at a worker.
+    pub(super) fn take_back_from(&mut self, worker: WorkerId) -> Vec<Run> {
+        let lanes: Vec<_> = self.lanes.iter().filter(|(_, lane)| lane.worker == worker).map(|(id, _)| *id).collect();
+        let mut waiting = Vec::new();
+        for id in lanes {
+            self.unfile(id);
+            if let Some(lane) = self.lanes.get_mut(&id) {
+                (lane.depth, lane.taken_back) = (0, true);
+                waiting.extend(lane.runs.iter().skip(1).copied());
+            }
+            self.file(id);
+        }
+        waiting
+    }
+
+    /// Attempts that run or wait at a worker.
+    pub(super) fn runs_on(&self, worker: WorkerId) -> impl Iterator<Item = Run> + '_ {
+        self.lanes.values().filter(move |lane| lane.worker == worker).flat_map(|lane| lane.runs.iter().copied())
+    }
+
     /// The worker is gone, with whatever ran and waited there.
     pub(super) fn lose(&mut self, worker: WorkerId) {
         self.desks.remove(&worker);

@@ -139,6 +139,8 @@ pub struct WorkerStatus {
     pub idle: Option<Duration>,
     /// For how long it has not been heard of: nothing new is placed there.
     pub silent: Option<Duration>,
+    /// For how long it has been leaving, and how long that may take yet: it gets nothing new, and what somebody needs of it is moved.
+    pub drains: Option<(Duration, Duration)>,
     /// What its GPUs are, by their number on the worker.
     pub devices: Vec<GpuInfo>,
 }
@@ -242,6 +244,7 @@ impl WorkerStatus {
             leaving: leaving.map(|(count, at)| (count, since(at))),
             idle: idle.map(since),
             silent: ledger.silent_since(worker).map(since),
+            drains: None,
             devices: Vec::new(),
         }
     }
@@ -356,6 +359,9 @@ impl fmt::Display for WorkerStatus {
         }
         if let Some(silent) = self.silent {
             write!(f, "; silent for {:.2} s", silent.as_secs_f64())?;
+        }
+        if let Some((time, left)) = self.drains {
+            write!(f, "; has been leaving for {:.2} s, is gone in {:.2} s", time.as_secs_f64(), left.as_secs_f64())?;
         }
         // Equal ones together.
         let mut kinds: Vec<(String, usize)> = Vec::new();
@@ -475,6 +481,7 @@ mod tests {
             leaving: None,
             idle: None,
             silent: None,
+            drains: None,
             devices: vec![gpu("GPU-a", whole), part, gpu("GPU-b", whole)],
         };
         assert_eq!(

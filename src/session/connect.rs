@@ -37,7 +37,7 @@ impl Session {
         }
         let at = ClusterAt { address: address.to_owned(), token: token.to_owned() };
         let ground = Ground::new(&config, |runtime| {
-            let (node, head, ()) = connect(&at, Role::Driver, runtime, |_| ())?;
+            let (node, head, ()) = connect(&at, (Role::Driver, 0), runtime, |_| ())?;
             Ok(Some((node, Some(head))))
         })?;
         Self::through(ground, Tasks::Ask)

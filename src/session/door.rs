@@ -8,13 +8,13 @@ use regatta_remote::{ActorRef, AskError, LocalRef, RemoteMessage};
 use tokio::sync::mpsc;
 
 use crate::actors::{
-    CONTROL, GatewayActor, Hear, Host, Release, RunEvent, SchedulerActor, Status, Submit, SubmitFrom, WholeStatus,
-    insist,
+    CONTROL, Drain, EndAll, GatewayActor, Hear, Host, Release, RunEvent, SchedulerActor, Status, Submit, SubmitFrom,
+    WholeStatus, insist,
 };
-use crate::error::ClusterError;
+use crate::error::{ClusterError, Error};
 use crate::plan::QueryPlan;
 use crate::sched::{Output, QueryId, QueryStatus, SessionStatus, StageId, WorkerId};
-use crate::store::{Rows, Store};
+use crate::store::Rows;
 
 /// The way to the scheduler.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Door {
     /// Submits a query; its events come out of the receiver, `Done` or `Failed` last.
     pub(super) fn submit(
         &self,
-        host: &Host,
+        host: &Arc<Host>,
         query: QueryId,
         plan: QueryPlan,
         given: BTreeMap<StageId, Vec<Output>>,
@@ -55,7 +55,7 @@ impl Door {
         let taken = host.wait(async move { asked.ask(submit, HAND_OVER).await })?;
         taken.map_err(|e| failed("submit the query", e)).flatten()?;
         let (events, heard) = mpsc::channel(EVENTS);
-        host.runtime.handle().spawn(listen(gateway, query, events, Arc::clone(&host.store)));
+        host.runtime.handle().spawn(listen(gateway, query, events, Arc::clone(host)));
         Ok(heard)
     }
 
@@ -96,6 +96,28 @@ impl Door {
         answer.map_err(|e| failed("ask the scheduler", e))
     }
 
+    /// Has a worker leave, and waits until it is gone.
+    pub(super) fn drain(&self, host: &Host, worker: WorkerId, within: Duration) -> Result<(), Error> {
+        let Self::Here(scheduler) = self else {
+            let why = "only a session at the head of the cluster can";
+            return Err(ClusterError::network(format!("have {worker} leave"), why).into());
+        };
+        let scheduler = scheduler.clone();
+        let asked = host.wait(async move { scheduler.ask(Drain { worker, within }, CONTROL).await })?;
+        let gone = asked.map_err(|e| failed("ask the scheduler", e))??;
+        // An error is what is waited for.
+        Ok(host.wait(async move { drop(gone.await) })?)
+    }
+
+    /// Ends all queries of this session's scheduler with this error, and waits until they have.
+    pub(super) fn end_all(&self, host: &Host, error: ClusterError) {
+        if let Self::Here(scheduler) = self {
+            let scheduler = scheduler.clone();
+            // A scheduler that is gone has no query.
+            drop(host.wait(async move { scheduler.ask(EndAll(error), CONTROL).await }));
+        }
+    }
+
     pub(super) fn is_here(&self) -> bool {
         matches!(self, Self::Here(_))
     }
@@ -109,7 +131,7 @@ impl Door {
 }
 
 /// Asks for a query's events until the last, or until nobody wants them.
-async fn listen(gateway: ActorRef<GatewayActor>, query: QueryId, events: mpsc::Sender<RunEvent>, store: Arc<Store>) {
+async fn listen(gateway: ActorRef<GatewayActor>, query: QueryId, events: mpsc::Sender<RunEvent>, host: Arc<Host>) {
     loop {
         let heard = tokio::select! {
             biased;
@@ -117,9 +139,10 @@ async fn listen(gateway: ActorRef<GatewayActor>, query: QueryId, events: mpsc::S
             heard = insist(&gateway, Hear(query)) => heard,
         };
         let heard = heard.map_err(|e| failed("hear of the query", e)).flatten();
+        let heard = heard.map_err(|error| host.ended.get().cloned().unwrap_or(error));
         for mut event in heard.unwrap_or_else(|error| vec![RunEvent::Failed(error.into())]) {
             if let RunEvent::Partition { place, output, rows: Rows::Along(along), .. } = &event
-                && let Err(failure) = store.take_in(*output, place.worker, along)
+                && let Err(failure) = host.store.take_in(*output, place.worker, along)
             {
                 event = RunEvent::Failed(ClusterError::network("take in the result", failure).into());
             }

@@ -30,6 +30,8 @@ const PREFIX: usize = 8;
 pub(crate) struct Form {
     schema: SchemaRef,
     stored: Schema,
+    /// Columns are stored as other types than they have.
+    differs: bool,
     /// Of an IPC file with this schema and no block.
     file: FileMetadata,
     mark: u32,
@@ -70,7 +72,8 @@ impl Form {
             dictionaries: None,
             size: 0,
         };
-        Self { schema: Arc::clone(schema), stored, file, mark, compression: None }.into()
+        let differs = stored != **schema;
+        Self { schema: Arc::clone(schema), stored, differs, file, mark, compression: None }.into()
     }
 
     /// The same, whose blocks are compressed. Whoever has either reads both.
@@ -110,8 +113,10 @@ impl Form {
     /// Makes a block of rows, in the room of one that is not wanted any more.
     pub(super) fn encode(&self, mut rows: DataFrame, into: &mut Encoded) -> PolarsResult<()> {
         rows.rechunk_mut();
-        let mut rows = cast(rows, &self.stored)?;
-        rows.rechunk_mut();
+        if self.differs {
+            rows = cast(rows, &self.stored)?;
+            rows.rechunk_mut();
+        }
         let batch = match rows.iter_chunks(CompatLevel::newest(), false).next() {
             Some(batch) if rows.width() > 0 => batch,
             // Without a column there are no chunks either, but rows.
@@ -174,7 +179,7 @@ impl Form {
 
     fn frame(&self, batch: RecordBatchT<Box<dyn Array>>) -> PolarsResult<DataFrame> {
         let rows = caught(|| Ok(DataFrame::from(batch)))?;
-        cast(rows, &self.schema)
+        if self.differs { cast(rows, &self.schema) } else { Ok(rows) }
     }
 }
 

@@ -14,8 +14,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use regatta_remote::{DataReader, DataSource, NodeId, PeerId, Role, decode};
 use serde::{Deserialize, Serialize};
 
-use super::Store;
 use super::output::{Block, Chosen, Sealed};
+use super::{Store, moving};
 use crate::os;
 use crate::sched::{Attempt, PartitionId, QueryId, StageId, TaskId, WorkerId};
 
@@ -26,6 +26,8 @@ pub(crate) enum Ticket {
     Blocks(Wanted),
     /// A batch on its way to or from a UDF replica; once.
     Batch(u64),
+    /// All that there is of these outputs: for workers that take them over.
+    Whole(Vec<PartitionId>),
     /// Blocks that another node holds: for the head, which passes them on to nodes that cannot reach that one.
     Through { worker: WorkerId, node: NodeId, wanted: Wanted },
 }
@@ -175,6 +177,8 @@ impl Store {
     fn may_open(&self, ticket: &Ticket, peer: PeerId) -> Result<(), String> {
         match ticket {
             Ticket::Blocks(wanted) | Ticket::Through { wanted, .. } => self.may_read(wanted.query, peer),
+            Ticket::Whole(_) if matches!(peer.role, Role::Head | Role::Worker) => Ok(()),
+            Ticket::Whole(_) => Err(format!("outputs that are moved are not for {peer}")),
             Ticket::Batch(number) => match self.offers.get(number) {
                 Some(offer) if offer.1 != Some(peer.node) => Err(format!("the batch is not for {peer}")),
                 _ => Ok(()), // or it is not there
@@ -189,6 +193,7 @@ impl DataSource for Store {
         self.may_open(&ticket, peer)?;
         match ticket {
             Ticket::Blocks(wanted) => Ok(Box::new(Blocks::new(self, &wanted))),
+            Ticket::Whole(outputs) => Ok(Box::new(Blocks::whole(self, &outputs)?)),
             Ticket::Batch(number) => {
                 let left = self.batch(number)?;
                 Ok(Box::new(Memory { total: left.len() as u64, left }))
@@ -249,23 +254,40 @@ impl Blocks {
                 // All outputs of a stage have one.
                 head.file.get_or_insert_with(|| file.path().to_owned());
             } else {
-                for Chosen { block, .. } in &chosen {
-                    let range = block.offset..block.offset + u64::from(block.len);
-                    match left.last_mut() {
-                        Some((last, before)) if Arc::ptr_eq(last, &sealed) && before.end == range.start => {
-                            before.end = range.end;
-                        }
-                        _ => left.push((Arc::clone(&sealed), range)),
-                    }
-                }
+                chosen.iter().for_each(|chosen| add(&mut left, &sealed, &chosen.block));
             }
             head.outputs.push(Some(Listed { mark: sealed.mark, comes: file.is_none(), chosen }));
         }
-        let head = head.encode();
+        Self::of(head.encode(), left)
+    }
+
+    /// Outputs as they are: what there is, and then the bytes of all blocks in their order.
+    fn whole(store: &Store, outputs: &[PartitionId]) -> Result<Self, String> {
+        let there = outputs.iter().filter_map(|id| Some((*id, store.get(*id).filter(|sealed| sealed.is_whole())?)));
+        let there: Vec<_> = there.collect();
+        let head = moving::head(&there)?;
+        let blocks = there.iter().flat_map(|(_, sealed)| sealed.blocks.iter().map(move |block| (sealed, block)));
+        let mut left: Vec<(Arc<Sealed>, Range<u64>)> = Vec::new();
+        for (sealed, block) in blocks {
+            add(&mut left, sealed, block);
+        }
+        Ok(Self::of(head, left))
+    }
+
+    fn of(head: Bytes, mut left: Vec<(Arc<Sealed>, Range<u64>)>) -> Self {
         let total = head.len() as u64 + left.iter().map(|(_, range)| range.end - range.start).sum::<u64>();
         let on_disk = left.iter().any(|(sealed, _)| sealed.file().is_some());
         left.reverse();
         Self { total, head, left, on_disk }
+    }
+}
+
+/// A block is to follow, together with those before it if they lie so.
+fn add(left: &mut Vec<(Arc<Sealed>, Range<u64>)>, sealed: &Arc<Sealed>, block: &Block) {
+    let range = block.offset..block.offset + u64::from(block.len);
+    match left.last_mut() {
+        Some((last, before)) if Arc::ptr_eq(last, sealed) && before.end == range.start => before.end = range.end,
+        _ => left.push((Arc::clone(sealed), range)),
     }
 }
 

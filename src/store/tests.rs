@@ -427,3 +427,76 @@ fn whatever_is_written_any_sections_and_any_rows_of_any_outputs_come_back_as_in_
         assert_eq!((store.held(), files(folder.path())), (0, 0));
     }
 }
+
+/// What a worker that takes these outputs over puts into its store, of so many of the bytes that come.
+fn taken_over(
+    from: &Store,
+    ids: &[PartitionId],
+    to: &Store,
+    bytes: Option<usize>,
+) -> Result<Vec<PartitionId>, TaskFailure> {
+    let sent = sent(from, &Ticket::Whole(ids.to_vec())).unwrap();
+    let (prefix, sent) = sent.split_at(HEAD_PREFIX);
+    let (head, come) = sent.split_at(head_size(prefix.try_into().unwrap()));
+    let mut come = Bytes::copy_from_slice(&come[..bytes.unwrap_or(come.len()).min(come.len())]);
+    let mut taken = Vec::new();
+    for listing in Listing::of(head).unwrap() {
+        let mut taking = Taking::new(listing);
+        while let Some(wanted) = taking.wants() {
+            if come.len() < wanted {
+                return Ok(taken);
+            }
+            taking.add(to, come.split_to(wanted))?;
+        }
+        taken.push(taking.seal(to)?);
+    }
+    assert!(come.is_empty());
+    Ok(taken)
+}
+
+#[test]
+fn outputs_that_move_have_the_same_rows_in_each_section_in_their_order() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (from, to) = (Store::new(folder.path()), Store::new(other.path()));
+    let frame = numbers(300_000);
+    let form = Form::new(frame.schema());
+    // A large one in several runs and sections, a small one, an empty one, and one that is not there.
+    let ids = [output(1, 0), output(1, 1), output(1, 2), output(1, 3)];
+    let mut writer = from.writer(ids[0], &form);
+    for round in 0..8 {
+        for piece in 0..3u32 {
+            let rows = frame.slice(i64::from(piece) * 100_000, 100_000);
+            writer.write(2 - (piece + round) % 3, rows).unwrap();
+        }
+    }
+    writer.seal().unwrap();
+    written(&from, ids[1], &numbers(500));
+    written(&from, ids[2], &numbers(0));
+    assert_eq!(taken_over(&from, &ids, &to, None).unwrap(), ids[..3]);
+    for sections in [0..1, 1..2, 2..3, 0..3, 1..u32::MAX] {
+        for rows in [None, Some(RowRange { offset: 123_456, len: 654_321 })] {
+            let wanted = wanted(&ids[..1], sections.clone(), rows);
+            let [before, after] = [&from, &to].map(|store| here(store, &wanted, frame.schema()).unwrap());
+            assert!(before.height() > 0 && before.equals(&after), "{wanted:?}");
+            assert!(elsewhere(&to, &wanted, frame.schema()).unwrap().equals(&after), "{wanted:?}");
+        }
+    }
+    for (id, rows) in [(ids[1], 500), (ids[2], 0)] {
+        assert!(here(&to, &whole(id), frame.schema()).unwrap().equals(&numbers(rows)));
+    }
+    assert_eq!(files(other.path()), 1, "the small one is in memory");
+    drop(to.drop_query(QueryId(1)));
+    assert_eq!((to.held(), files(other.path())), (0, 0));
+    // What does not come whole leaves nothing.
+    assert!(taken_over(&from, &ids, &to, Some(9 << 20)).unwrap().is_empty());
+    drop(to.drop_query(QueryId(1)));
+    assert_eq!((to.held(), files(other.path())), (0, 0));
+    // Nor does what was changed on its way.
+    let sent = sent(&from, &Ticket::Whole(ids[1..2].to_vec())).unwrap();
+    let (head, come) = sent[HEAD_PREFIX..].split_at(head_size(sent[..HEAD_PREFIX].try_into().unwrap()));
+    let mut changed = come.to_vec();
+    changed[1000] ^= 1;
+    let mut taking = Taking::new(Listing::of(head).unwrap().remove(0));
+    assert!(taking.add(&to, changed.into()).is_err() && to.held() == 0);
+    assert!(Listing::of(&head[..head.len() - 1]).is_none());
+}

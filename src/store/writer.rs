@@ -18,12 +18,12 @@ use crate::sched::{Output, PartitionId, Sizes};
 /// Bytes that make a run. While it is written, as many are queued: a task holds twice this.
 const RUN: usize = 32 << 20;
 /// Bytes that are written at once.
-const STAGED: usize = 4 << 20;
+pub(super) const STAGED: usize = 4 << 20;
 /// A block has no more rows than this, and about so many bytes: several of them are in flight in each pipeline of a reader.
 const BLOCK_ROWS: usize = 1 << 16;
 const BLOCK: usize = 1 << 20;
 /// An output up to this size stays in memory, while there is room for it.
-const SMALL: usize = 64 << 10;
+pub(super) const SMALL: usize = 64 << 10;
 
 /// Writes one output. Dropped before [`seal`](Self::seal), it leaves nothing.
 pub(crate) struct Writer {
@@ -43,11 +43,11 @@ pub(crate) struct Writer {
 
 /// What is in the stage's file so far. Dropped before it is sealed, its room on the disk is given back.
 #[derive(Default)]
-struct Written {
-    file: Option<Arc<StageFile>>,
-    ranges: Vec<Range<u64>>,
-    blocks: Vec<Block>,
-    runs: Vec<usize>,
+pub(super) struct Written {
+    pub(super) file: Option<Arc<StageFile>>,
+    pub(super) ranges: Vec<Range<u64>>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) runs: Vec<usize>,
 }
 
 impl Writer {

@@ -1,5 +1,6 @@
 //! Workers of which one is worse off than the others: a full disk, few files, a hundredth of the speed; and a thousand queries in a row.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -13,14 +14,18 @@ use crate::phases::{CASES, draw, table};
 use crate::rounds;
 
 /// A file system of its own, of so many MiB; `None` where that may not be made.
-struct Small(tempfile::TempDir);
+pub(crate) struct Small(tempfile::TempDir);
 
 impl Small {
-    fn new(mebibytes: u32) -> Option<Self> {
+    pub(crate) fn new(mebibytes: u32) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).status();
         mounted.is_ok_and(|status| status.success()).then(|| Self(folder))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
     }
 }
 

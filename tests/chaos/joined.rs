@@ -30,6 +30,35 @@ impl Joined {
         Self::start(command, "regatta_worker", &[&join, variables].concat())
     }
 
+    /// One that is the first process of a namespace of its own, as in a container; `None` where that may not be made.
+    pub(crate) fn first_of_its_own(cluster: &Cluster) -> Option<Self> {
+        let alone = ["--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
+        let may = Command::new("unshare").args(alone).arg("true").status();
+        may.is_ok_and(|status| status.success()).then(|| {
+            let mut unshare = Command::new("unshare");
+            unshare.args(alone).arg(std::env::current_exe().unwrap());
+            Self::worker_of(unshare, cluster, &[])
+        })
+    }
+
+    /// Whether it does something of its own when it is sent a SIGTERM.
+    pub(crate) fn heeds_a_sigterm(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        caught.and_then(|caught| u64::from_str_radix(caught.trim(), 16).ok()).is_some_and(|set| set & (1 << 14) != 0)
+    }
+
+    /// What is started from it.
+    pub(crate) fn child(&self) -> Option<u32> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).ok()?.flatten();
+        let children = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        children.collect::<Vec<_>>().concat().split_whitespace().next()?.parse().ok()
+    }
+
+    pub(crate) fn test(test: &str, variables: &[(&str, &str)]) -> Self {
+        Self::start(Command::new(std::env::current_exe().unwrap()), test, variables)
+    }
+
     /// A test of this binary, that is a driver if it finds these variables.
     pub(crate) fn driver(cluster: &Cluster, test: &str, variables: &[(&str, &str)]) -> Self {
         let (address, token) = (cluster.address().to_string(), cluster.driver_token(1, VALID).unwrap());

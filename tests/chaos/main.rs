@@ -7,6 +7,7 @@ mod data;
 mod endings;
 mod hosts;
 mod joined;
+mod leaving;
 mod phases;
 #[path = "../tpch/queries.rs"]
 mod queries;

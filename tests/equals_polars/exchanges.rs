@@ -4,7 +4,7 @@ use regatta::polars::prelude::*;
 use regatta::prelude::*;
 
 use crate::Case;
-use crate::sources::{nasty_scan, scan};
+use crate::sources::{nasty_scan, rows, scan};
 
 type Aggregates = Vec<(&'static str, Expr)>;
 
@@ -179,6 +179,24 @@ fn scalars() -> Vec<Case> {
             &[],
         ),
         ("of aggregates of aggregates", typed().filter(x().gt((x() - x().mean()).abs().mean())), true, &[]),
+        (
+            "of dealt rows",
+            typed().into_partitions(3).with_column(col("id") - col("id").min()).filter(col("id").gt(col("id").mean())),
+            true,
+            &[],
+        ),
+        (
+            "of a large frame",
+            rows(0, 300_000).lazy().with_column(col("id").max().over([col("group")]).unwrap() - col("id").min()),
+            true,
+            &[],
+        ),
+        (
+            "values of every kind beside each row",
+            typed().with_column(all().as_expr().last().name().prefix("last ")),
+            true,
+            &[],
+        ),
         ("an aggregate of what is in a column", typed().filter(col("id").eq(lit(3)).any(true)), true, &[]),
         (
             "the last of its window",
@@ -227,6 +245,12 @@ fn windows() -> Vec<Case> {
                 .with_column(bucket::on([col("id")]).alias("in"))
                 .with_column(over(col("id").max(), &["in"]).alias("w")),
             false,
+            &[],
+        ),
+        (
+            "values of every kind of a window",
+            typed().with_column(all().as_expr().first().over([col("größe")]).unwrap().name().prefix("first ")),
+            true,
             &[],
         ),
         (

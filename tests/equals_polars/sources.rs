@@ -172,12 +172,47 @@ fn index() -> Option<RowIndex> {
     Some(RowIndex { name: "row".into(), offset: 5 })
 }
 
+/// Of each kind of source, an aggregate beside each row: it is read twice, once with fewer columns.
+fn beside_each_row() -> Vec<Case> {
+    let hive = parquet("hive", ScanArgsParquet { hive_options: HiveOptions::new_enabled(), ..Default::default() });
+    let paths = ScanArgsParquet { include_file_paths: Some("from".into()), ..Default::default() };
+    let most = |of: LazyFrame, name: &str| of.filter(col(name).gt_eq(col(name).max() - lit(40)));
+    let least = |of: LazyFrame| of.with_column((col("id") - col("id").min().over([col("group")]).unwrap()).alias("w"));
+    let indexed = || parquet("parquet/part-*.parquet", ScanArgsParquet { row_index: index(), ..Default::default() });
+    vec![
+        (
+            "hive, beside its keys",
+            hive.with_column(col("id").max().over([col("group")]).unwrap().alias("w")),
+            true,
+            &[],
+        ),
+        ("paths, above the mean", most(parquet("parquet/part-*.parquet", paths), "id"), true, &[]),
+        ("row index, the last", most(indexed(), "row"), true, &[]),
+        ("a slice, its last", most(scan().slice(950, 500), "id"), true, &[]),
+        (
+            "filtered by another column",
+            most(scan().filter(col("group").gt(lit(3))).select([col("id")]), "id"),
+            true,
+            &[],
+        ),
+        ("ipc, apart from its group", least(ipc("ipc/part-*.ipc", None)), true, &[]),
+        ("csv, apart from its group", least(csv("csv/part-*.csv").finish().unwrap()), true, &[]),
+        ("ndjson, apart from its group", least(ndjson("ndjson/part-*.ndjson")), true, &[]),
+        (
+            "csv, row index, the last",
+            most(csv("csv/part-*.csv").with_row_index(index()).finish().unwrap(), "row"),
+            true,
+            &[],
+        ),
+    ]
+}
+
 pub(crate) fn cases() -> Vec<Case> {
     let hive =
         |pattern| parquet(pattern, ScanArgsParquet { hive_options: HiveOptions::new_enabled(), ..Default::default() });
     let indexed = || parquet("parquet/part-*.parquet", ScanArgsParquet { row_index: index(), ..Default::default() });
     let paths = ScanArgsParquet { include_file_paths: Some("from".into()), ..Default::default() };
-    vec![
+    let mut cases: Vec<Case> = vec![
         ("parquet", scan(), true, &[]),
         ("parquet, one file", parquet("parquet/part-0.parquet", Default::default()), true, &[]),
         ("parquet, no rows", parquet("parquet/zero.parquet", Default::default()), true, &[]),
@@ -231,7 +266,9 @@ pub(crate) fn cases() -> Vec<Case> {
         ("a frame without rows", rows(0, 0).lazy().filter(col("id").gt(lit(3))), true, &[]),
         ("a frame that does not fit into the plan", rows(0, 20_000).lazy().filter(col("group").eq(lit(4))), true, &[]),
         ("a slice of such a frame", rows(0, 20_000).lazy().filter(col("group").eq(lit(4))).slice(100, 900), true, &[]),
-    ]
+    ];
+    cases.extend(beside_each_row());
+    cases
 }
 
 fn text_schema() -> SchemaRef {

@@ -26,7 +26,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use world::{Outcome, simulate};
+use faults::Fault;
+use world::{Directed, Outcome, simulate};
 
 /// Seeds of the ordinary tests.
 const SEEDS: u64 = 200;
@@ -46,9 +47,9 @@ fn seeds() -> Vec<u64> {
 const STUCK: Duration = Duration::from_secs(120);
 
 /// Runs a seed on a thread of its own: what it leaves in thread-locals goes with it.
-fn on_a_thread(seed: u64) -> Outcome {
+fn on_a_thread(seed: u64, directed: Option<Directed>) -> Outcome {
     let (sender, result) = sync_channel(1);
-    let run = thread::Builder::new().stack_size(STACK).spawn(move || sender.send(simulate(seed)));
+    let run = thread::Builder::new().stack_size(STACK).spawn(move || sender.send(simulate(seed, directed)));
     run.unwrap();
     let failed = |why: String| Outcome { problems: vec![why], ..Outcome::default() };
     match result.recv_timeout(STUCK) {
@@ -80,7 +81,7 @@ fn whatever_fails_answers_are_right_or_errors_name_a_fault_and_nothing_is_left()
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = on_a_thread(*seed);
+                    let outcome = on_a_thread(*seed, None);
                     if seeds.len() == 1 {
                         println!("{outcome:?}");
                     }
@@ -117,7 +118,18 @@ fn whatever_fails_answers_are_right_or_errors_name_a_fault_and_nothing_is_left()
 #[test]
 fn the_same_seed_is_the_same_run_packet_for_packet() {
     for seed in 0..8 {
-        let (one, other) = (on_a_thread(seed), on_a_thread(seed));
+        let (one, other) = (on_a_thread(seed, None), on_a_thread(seed, None));
         assert_eq!(one, other, "seed {seed}");
+    }
+}
+
+/// So many are silent at once that nobody is declared dead; what is asked of the head meanwhile has its deadline all the same.
+#[test]
+fn a_replica_whose_last_word_the_head_has_not_heard_is_not_charged_for_ever() {
+    for seed in 0..24 {
+        let faults =
+            vec![(Duration::from_millis(150 + 90 * seed), Fault::FreezeMost { time: Duration::from_secs(15) })];
+        let outcome = on_a_thread(seed, Some(Directed { workers: 5, udfs: true, faults }));
+        assert!(outcome.problems.is_empty(), "seed {seed}: {outcome:#?}");
     }
 }

@@ -11,7 +11,7 @@ use regatta_remote::sim::Sim;
 use regatta_remote::{Authority, LocalRef, Node, NodeId, Role, Runtime};
 
 use crate::actors::{CONTROL, SchedulerActor};
-use crate::cluster::Recruit;
+use crate::cluster::{Asks, Recruit};
 use crate::config::Config;
 use crate::sched::{Forced, Resources};
 use crate::session::OnEnd;
@@ -150,7 +150,7 @@ impl Worker {
                 let worker = Rc::new(worker);
                 let ends = Rc::clone(&worker);
                 let works = actix::spawn(async move {
-                    joined.work().await;
+                    joined.work(Asks::none()).await;
                     ends.exit();
                 });
                 worker.works.set(Some(works));

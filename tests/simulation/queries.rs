@@ -82,8 +82,8 @@ impl AsyncUdf for Ferry {
 }
 
 /// A query, and what plain Polars answers; `None`, if that is an error.
-pub(crate) fn draw(rng: &mut Rng, simulation: u64, folder: &Path) -> Option<(Query, DataFrame)> {
-    let mut query = match rng.below(3) {
+pub(crate) fn draw(rng: &mut Rng, simulation: u64, folder: &Path, udfs: bool) -> Option<(Query, DataFrame)> {
+    let mut query = match if udfs { 2 } else { rng.below(3) } {
         0 => Query::random(rng, folder),
         1 => orders(rng),
         _ => Query { words: "UDFs".to_owned(), ..orders(rng) },

@@ -49,8 +49,18 @@ const TIDY: Duration = Duration::from_secs(60);
 /// How often a query runs of which nobody has seen anything when it turns out that it has to begin anew.
 const RUNS: usize = 5;
 
+/// What is not left to the seed.
+#[derive(Debug, Clone)]
+pub(crate) struct Directed {
+    pub(crate) workers: usize,
+    pub(crate) udfs: bool,
+    pub(crate) faults: Vec<(Duration, Fault)>,
+}
+
 /// Runs one seed.
-pub(crate) fn simulate(seed: u64) -> Outcome {
+pub(crate) fn simulate(seed: u64, directed: Option<Directed>) -> Outcome {
+    // Polars numbers the columns that it makes, of all queries together; that number is to have as many digits in all runs.
+    while polars_utils::pl_str::unique_column_name().len() < "_POLARS_TMP_100000".len() {}
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().canonicalize().unwrap();
     let mut rng = Rng::new(seed);
@@ -62,14 +72,22 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
         }
         let files = path.join(format!("files-{number:03}"));
         std::fs::create_dir(&files).unwrap();
-        wanted.extend(queries::draw(&mut rng, seed, &files));
+        let udfs = directed.as_ref().is_some_and(|directed| directed.udfs);
+        wanted.extend(queries::draw(&mut rng, seed, &files, udfs));
     }
-    let outcome = Sim::run(seed, |sim| run(sim, seed, rng, path, wanted));
+    let outcome = Sim::run(seed, |sim| run(sim, seed, rng, path, wanted, directed));
     queries::forget_calls(seed);
     outcome
 }
 
-async fn run(sim: Sim, seed: u64, mut rng: Rng, folder: PathBuf, wanted: Vec<(Query, DataFrame)>) -> Outcome {
+async fn run(
+    sim: Sim,
+    seed: u64,
+    mut rng: Rng,
+    folder: PathBuf,
+    wanted: Vec<(Query, DataFrame)>,
+    directed: Option<Directed>,
+) -> Outcome {
     let began = Instant::now();
     let config = Config {
         pool_warm: Duration::from_secs([0, 0, 2][rng.below(3)]),
@@ -95,6 +113,7 @@ async fn run(sim: Sim, seed: u64, mut rng: Rng, folder: PathBuf, wanted: Vec<(Qu
         [None, None, Some(Forced::Hash), Some(Forced::OneSection), Some(Forced::Shared), Some(Forced::Broadcast)];
     let (forced, workers, tasks) = (forced[rng.below(6)], 1 + rng.below(4), 1 + rng.below(6));
     let faults = faults::draw(&mut rng);
+    let (workers, faults) = directed.map_or((workers, faults), |directed| (directed.workers, directed.faults));
     let replaced_after = (!rng.percent(8)).then(|| Duration::from_millis(200 + rng.below(3000) as u64));
     let head = Head::start(&common, forced);
     let driver = Driver::start(&common, &head, tasks).await;
@@ -269,7 +288,7 @@ impl World {
             Fault::FillDisk { worker, time } => {
                 let full = self.worker(worker)?.folder().join(os::FULL);
                 std::fs::write(&full, "").unwrap();
-                Some(later(time, move || std::fs::remove_file(full).unwrap()))
+                Some(later(time, move || drop(std::fs::remove_file(full))))
             }
             Fault::FailCall { nth } => {
                 queries::fail_call(seed, nth);

@@ -10,6 +10,7 @@ use super::{ActorRef, Target};
 use crate::detached;
 use crate::ids::Address;
 use crate::router::receiver;
+use crate::text::shorten;
 
 /// A reference on its way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ impl<'de, A: Actor<Context = Context<A>>> Deserialize<'de> for ActorRef<A> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let travelling = Travelling::deserialize(deserializer)?;
         if travelling.actor != type_name::<A>() {
-            let text = format!("a reference to a {}, not to a {}", travelling.actor, type_name::<A>());
+            let text = format!("a reference to a {}, not to a {}", shorten(travelling.actor), type_name::<A>());
             return Err(<D::Error as de::Error>::custom(text));
         }
         Ok(match receiver() {

@@ -86,6 +86,11 @@ impl Scales {
         self.refused.get()
     }
 
+    /// The memory that was asked for so far.
+    pub(super) fn claimed(&self) -> usize {
+        self.memory.get()
+    }
+
     /// As many elements as are worth making room for at once, of so many that are said to come.
     pub(super) fn room(&self, said: usize) -> usize {
         said.min(self.bytes)

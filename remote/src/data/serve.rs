@@ -13,8 +13,9 @@ use crate::close::Code;
 use crate::fence::catch;
 use crate::ids::{NodeId, PeerId};
 use crate::lane::{SLICE, StreamStop, write_slices};
-use crate::net::blocking;
+use crate::net::{Net, blocking};
 use crate::patience::Patience;
+use crate::text::{line, shorten};
 
 /// Bytes read from a source at a time.
 const READ: u64 = 1 << 20;
@@ -35,16 +36,17 @@ pub(crate) trait Store: Send + Sync + 'static {
 }
 
 /// Serves a data connection until it ends, and says why.
-pub(crate) async fn serve<S: Store>(store: Arc<S>, peer: PeerId, connection: &Connection) -> String {
+pub(crate) async fn serve<S: Store>(store: Arc<S>, peer: PeerId, connection: &Connection, net: &Net) -> String {
     loop {
         // quinn bounds the streams of a peer, and so these tasks.
         match connection.accept_bi().await {
             Ok((send, read)) => {
                 let (allowance, patience) = (Allowance::new(0, 0), Patience::new());
-                let transfer = Transfer { send, read, peer, allowance, patience, _counted: store.counted() };
+                let (net, counted) = (net.clone(), store.counted());
+                let transfer = Transfer { send, read, peer, net, allowance, patience, _counted: counted };
                 tokio::spawn(transfer.run(Arc::clone(&store)));
             }
-            Err(error) => return error.to_string(),
+            Err(error) => return line(error),
         }
     }
 }
@@ -53,6 +55,7 @@ struct Transfer {
     send: SendStream,
     read: RecvStream,
     peer: PeerId,
+    net: Net,
     allowance: Allowance,
     /// What earns it back is bytes that have gone: credit alone is no progress.
     patience: Patience,
@@ -75,25 +78,19 @@ impl Transfer {
         let Err(stop) = self.serve(&*store).await else {
             return;
         };
-        let code = match stop {
-            Stop::Gone => Code::Cancelled,
-            Stop::Stalled => {
-                tracing::warn!(peer = %self.peer, "a transfer stalled");
-                Code::Stalled
-            }
-            Stop::BadRequest => {
-                tracing::warn!(peer = %self.peer, "not a request for a transfer");
-                Code::BadRequest
-            }
-            Stop::Source(text) => {
-                tracing::warn!(peer = %self.peer, text, "a data source failed");
-                Code::SourceFailed
-            }
+        let (code, why) = match stop {
+            Stop::Gone => (Code::Cancelled, None),
+            Stop::Stalled => (Code::Stalled, Some("it stalled".to_owned())),
+            Stop::BadRequest => (Code::BadRequest, Some("not a request for a transfer".to_owned())),
+            Stop::Source(text) => (Code::SourceFailed, Some(format!("its source failed: {}", shorten(text)))),
             Stop::LostBefore(text) => {
                 tracing::debug!(peer = %self.peer, text, "what is passed on was lost on its way here");
-                Code::Cancelled
+                (Code::Cancelled, None)
             }
         };
+        if let Some(why) = why.filter(|_| self.net.may_say(self.peer)) {
+            tracing::warn!(peer = %self.peer, why, "a transfer ended early");
+        }
         // Fails only if the streams are closed already.
         let _ = self.send.reset(code.into());
         let _ = self.read.stop(code.into());
@@ -236,7 +233,9 @@ impl Transfer {
             [CREDIT] => {
                 let mut more = [0; 4];
                 self.read_exact(&mut more).await?;
-                self.allowance.credit(u32::from_le_bytes(more));
+                if !self.allowance.credit(u32::from_le_bytes(more)) {
+                    return Err(Stop::BadRequest);
+                }
                 Ok(false)
             }
             [TAKEN] => Ok(true),

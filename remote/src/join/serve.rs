@@ -1,5 +1,6 @@
 //! The head's side of a join.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::frame::{Header, Kind};
 use crate::hello::{MAX_HELLO, PROTOCOL};
 use crate::lane::{FrameReader, send};
 use crate::shared::Shared;
+use crate::text::line;
 
 /// How long a joiner has to ask, and then to read the answer.
 const DEADLINE: Duration = Duration::from_secs(4);
@@ -48,20 +50,23 @@ enum Proven {
 }
 
 async fn serve(shared: &Shared, connection: &Connection) -> Result<Proven, ConnectError> {
-    let bad = |text: &str| ConnectError::BadHello(text.to_owned());
-    let authority = shared.authority.get().ok_or_else(|| bad("a join where none are served"))?;
-    let (mut write, read) = connection.accept_bi().await.map_err(|error| bad(&error.to_string()))?;
-    let frame = FrameReader::new(read, MAX_HELLO).next().await.map_err(|error| bad(&error.to_string()))?;
+    let bad = |text: &dyn Display| ConnectError::BadHello(line(text));
+    let authority = shared.authority.get().ok_or_else(|| bad(&"a join where none are served"))?;
+    let (mut write, read) = connection.accept_bi().await.map_err(|error| bad(&error))?;
+    let frame = FrameReader::new(read, MAX_HELLO).next().await.map_err(|error| bad(&error))?;
     let Some((Header { kind: Kind::Join, .. }, payload)) = frame else {
-        return Err(bad("a join without a claim"));
+        return Err(bad(&"a join without a claim"));
     };
     let mut proven = Proven::No;
     let verdict = judge(shared, authority, connection, &payload, &mut proven);
     match &verdict {
         Ok(leaf) => tracing::info!(peer = %leaf.peer, from = %connection.remote_address(), "joined"),
-        Err(refusal) => tracing::warn!(from = %connection.remote_address(), ?refusal, "refused a join"),
+        Err(refusal) if shared.net.may_say(connection.remote_address()) => {
+            tracing::warn!(from = %connection.remote_address(), ?refusal, "refused a join");
+        }
+        Err(_) => (),
     }
-    let payload = encode(&verdict).map_err(|error| bad(&error.to_string()))?;
+    let payload = encode(&verdict).map_err(|error| bad(&error))?;
     send(&mut write, Kind::Reply, payload).await.map_err(|error| bad(&error))?;
     let _ = write.finish(); // fails only if the joiner is gone already
     Ok(proven)

@@ -61,7 +61,7 @@ impl Held {
 }
 
 /// Room for messages and their batches.
-pub(crate) fn room() -> Room {
+pub(super) fn room() -> Room {
     Room::new(MAX_BATCHES, LEAST)
 }
 
@@ -132,7 +132,9 @@ impl Link {
                 _ = self.system.push(Header::of_call(Kind::Unwanted, number), Bytes::new(), [Some(place), None])
             }
             Err(_) => {
-                tracing::warn!(peer = %self.peer, "a peer holds more batches than it may");
+                if self.may_say() {
+                    tracing::warn!(peer = %self.peer, "a peer holds more batches than it may");
+                }
                 self.cut(Code::TooMany, "too many batches");
             }
         }

@@ -13,11 +13,15 @@ use crate::codec::encode;
 use crate::error::Down;
 use crate::frame::{Header, Kind};
 use crate::ids::ActorId;
+use crate::text::cut;
 
 /// Actors of one peer that are watched at a time; more wait for a place.
 const WATCHES: usize = 4096;
 /// Watches of one peer that are borne at a time: with room for those that have ended and are not yet told.
 const WATCHED: usize = 2 * WATCHES;
+
+/// What is said of a panic where a peer does not read: what needs no room.
+const CUT: usize = 1 << 10;
 
 /// The watches of a link.
 pub(super) struct Watches {
@@ -125,10 +129,18 @@ impl Watched {
         let down = tokio::select! {
             biased;
             _ = &mut self.unwatched => return,
-            down = down => encode(&down).unwrap_or_default(),
+            down = down => down,
         };
-        let header = Header { len: length(&down), ..Header::of_call(Kind::Down, self.call) };
-        self.link.system.push(header, down, [self.place.take(), None]);
+        let mut payload = encode(&down).unwrap_or_default();
+        let room = self.link.room_for_answer(payload.len());
+        if room.is_err()
+            && let Down::Panicked { text } = down
+        {
+            // It is not to be lost: without room, its text is.
+            payload = encode(&Down::Panicked { text: cut(&text, CUT).to_owned() }).unwrap_or_default();
+        }
+        let header = Header { len: length(&payload), ..Header::of_call(Kind::Down, self.call) };
+        self.link.system.push(header, payload, [self.place.take(), room.unwrap_or_default()]);
     }
 }
 

@@ -10,7 +10,7 @@ use super::NameError;
 use crate::ids::{Address, NodeId};
 use crate::local::Sender;
 use crate::node::WeakNode;
-use crate::text::cut;
+use crate::text::{cut, line, short};
 
 /// The most bytes of a name.
 pub(super) const LONGEST: usize = 256;
@@ -20,7 +20,7 @@ pub(super) const KIND: usize = 1 << 10;
 const MOST: usize = 1 << 16;
 const MOST_OF_NODE: usize = MOST / 4;
 /// Names that an error lists.
-const LISTED: usize = 20;
+pub(super) const LISTED: usize = 20;
 
 /// Give an actor a name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,6 +54,7 @@ pub(super) struct Sweep;
 pub(crate) struct Entry {
     pub(crate) address: Address,
     pub(crate) at: Option<SocketAddr>,
+    #[serde(deserialize_with = "short")]
     pub(crate) kind: String,
 }
 
@@ -102,7 +103,7 @@ impl Handler<Register> for Registry {
             let link = self.node.upgrade().and_then(|node| node.shared().peers.link(address.node));
             at = link.map(|link| link.remote_address());
         }
-        let kind = cut(&kind, KIND).to_owned();
+        let kind = line(cut(&kind, KIND));
         self.table.register(name, Entry { address, at, kind }, Sender::current(), is_there)
     }
 }

@@ -13,10 +13,9 @@ use super::{Mail, Services, hand_over, patience, refuse};
 use crate::error::Fault;
 use crate::frame::{Header, Kind};
 use crate::ids::ActorId;
-use crate::link::{Arrived, Link, Serving, room};
+use crate::link::{Arrived, Link, Serving};
 use crate::net::{Aborting, Net};
 use crate::parcel::Opened;
-use crate::room::Room;
 use crate::route::Routes;
 
 /// How long an actor may give no place before those that wait for one are told that it is busy.
@@ -28,8 +27,6 @@ pub(super) struct Arrivals {
     net: Net,
     link: Arc<Link>,
     queues: BTreeMap<u64, Queue>,
-    /// For all that waits: beyond it the lane waits.
-    room: Room,
 }
 
 struct Queue {
@@ -52,7 +49,7 @@ enum Message {
 impl Arrivals {
     pub(super) fn new(services: &Services, link: &Arc<Link>) -> Self {
         let (routes, net) = (Arc::clone(&services.routes), services.net.clone());
-        Self { routes, net, link: Arc::clone(link), queues: BTreeMap::new(), room: room() }
+        Self { routes, net, link: Arc::clone(link), queues: BTreeMap::new() }
     }
 
     /// Hands a message to its actor, unless it has to wait for its turn.
@@ -79,7 +76,7 @@ impl Arrivals {
         }
     }
 
-    /// Lets a message wait for its turn. Waits for room only.
+    /// Lets a message wait for its turn. Waits for room only, as long as its connection lasts.
     pub(super) async fn wait(&mut self, header: Header, message: Arrived) {
         let (actor, came) = (header.recipient, Instant::now());
         // From now on a cancel ends it at once.
@@ -91,7 +88,13 @@ impl Arrivals {
             },
             _ => None,
         };
-        let Some(room) = self.room.take(message.len()).await else {
+        // Beyond the room of the peer the lane waits; not for what another connection of it keeps when this one is gone.
+        let room = tokio::select! {
+            biased;
+            room = self.link.rooms.arrivals.take(message.len()) => room,
+            () = self.link.over() => None,
+        };
+        let Some(room) = room else {
             return;
         };
         let message = if message.is_apart() {

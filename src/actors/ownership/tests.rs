@@ -599,12 +599,14 @@ fn partitions_are_read_by_workers_and_by_their_own_driver_and_batches_by_whom_th
             .fetch(from.id(), encode(&ticket).unwrap(), SOON)
             .await
         {
-            Ok(fetch) => fetch.collect().await.is_ok(),
+            Ok(fetch) => fetch.collect(1 << 30).await.is_ok(),
             Err(FetchError::Refused(why)) if why.contains("is not a query of") || why.contains("not for") => false,
             Err(error) => panic!("{error}"),
         };
         for (by, may) in [(head, true), (peer, true), (mine, true), (other, false), (guest, false)] {
             assert_eq!(fetch(by, worker, Ticket::Blocks(wanted.clone())).await, may, "by {}", by.id());
+            let takes_over = may && by.id() != mine.id();
+            assert_eq!(fetch(by, worker, Ticket::Whole(vec![partition])).await, takes_over, "by {}", by.id());
             if by.id() != head.id() {
                 assert_eq!(fetch(by, head, through.clone()).await, may, "through the head, by {}", by.id());
             }

@@ -47,7 +47,9 @@ impl Scene {
             let place = Place { worker: WorkerId(worker as u32), node: Some((identity(Role::Worker).node(), at)) };
             let actor = node.actor(Address { node: node.id(), actor: SWORDFISH });
             let (outbox, sent) = mpsc::channel(MAILBOX);
-            scheduler.workers.insert(place.worker, Crew { place, devices: Vec::new(), actor, outbox });
+            scheduler
+                .workers
+                .insert(place.worker, Crew { place, devices: Vec::new(), actor, outbox, awaited: Vec::new() });
             let (capacity, no_gpu, machine) = (Resources::cpus(cpus), None, None);
             scheduler.take(Event::Joined { worker: place.worker, capacity, no_gpu, machine });
             Some(sent)

@@ -241,6 +241,6 @@ fn opaque(call: UdfCall) -> OpaqueColumnUdf {
 }
 
 /// An expression as people write it.
-pub(super) fn shown(at: Node, exprs: &Arena<AExpr>) -> String {
+pub(in crate::plan) fn shown(at: Node, exprs: &Arena<AExpr>) -> String {
     ExprIR::from_node(at, exprs).display(exprs).to_string()
 }

@@ -9,7 +9,7 @@ use crate::sched::{Resources, WorkerId};
 
 impl Core {
     pub(super) fn join(&mut self, worker: WorkerId, capacity: Resources, now: Instant, actions: &mut Vec<Action>) {
-        let first = self.ledger.len() == 0;
+        let first = self.ledger.staying() == 0;
         self.ledger.add(worker, capacity);
         self.autoscaler.iter_mut().for_each(Autoscaler::joined);
         if first {
@@ -57,7 +57,7 @@ impl Core {
             self.shrunk = None;
             self.end_infeasible(now, actions);
         }
-        if self.ledger.len() > 0 {
+        if self.ledger.staying() > 0 {
             self.deserted = None;
             return;
         }

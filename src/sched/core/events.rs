@@ -1,10 +1,11 @@
 //! What happens to the scheduler, and what its shell is to do.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use crate::error::Error;
 use crate::sched::query::{Outcome, QuerySpec, Report};
-use crate::sched::{Attempt, Output, QueryId, ReplicaId, Resources, StageId, StepId, TaskId, WorkerId};
+use crate::sched::{Attempt, Output, PartitionId, QueryId, ReplicaId, Resources, StageId, StepId, TaskId, WorkerId};
 use crate::udf::UdfError;
 
 /// What happens to the scheduler.
@@ -30,6 +31,18 @@ pub(crate) enum Event {
     Silent {
         worker: WorkerId,
         silent: bool,
+    },
+    /// A worker is to leave, at the latest then.
+    Drain {
+        worker: WorkerId,
+        until: Instant,
+    },
+    /// A worker has taken over some of what another held, or none; its disk may be full.
+    Moved {
+        from: WorkerId,
+        to: WorkerId,
+        taken: Vec<PartitionId>,
+        full: bool,
     },
     Submit(QuerySpec),
     /// What the query leaves is to stay until it is released, for other queries.
@@ -154,7 +167,14 @@ pub(crate) enum Action {
     Demand {
         workers: usize,
     },
-    /// Let an idle worker go. Nothing is placed there any more.
+    /// Have a worker take over outputs of a query that are on another, and say which it has.
+    Move {
+        from: WorkerId,
+        to: WorkerId,
+        query: QueryId,
+        outputs: Vec<PartitionId>,
+    },
+    /// Let a worker go that is idle, or was to leave. Nothing is placed there any more.
     Retire {
         worker: WorkerId,
     },

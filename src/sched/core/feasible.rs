@@ -69,7 +69,7 @@ impl Core {
     /// large the first worker will be.
     fn emptied(&self, spec: &QuerySpec) -> Option<Ledger> {
         let added = self.autoscaler.as_ref().map(|scaler| (scaler.settings().each, scaler.settings().workers.1));
-        if self.ledger.len() == 0 && added.is_none() {
+        if self.ledger.staying() == 0 && added.is_none() {
             return None;
         }
         // One worker for each pool and a task, at most, beside those that are wanted by name.
@@ -77,7 +77,7 @@ impl Core {
         let needed = spec.stages.iter().map(|stage| stage.pools.len() + 1).max()? + wanted.len();
         let mut empty = self.ledger.emptied(&wanted, needed);
         if let Some((each, most)) = added {
-            empty.add_like(each, needed.min(most.saturating_sub(self.ledger.len())));
+            empty.add_like(each, needed.min(most.saturating_sub(self.ledger.staying())));
         }
         Some(empty)
     }

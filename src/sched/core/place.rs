@@ -342,7 +342,7 @@ impl Core {
 
     /// Adds a replica to a pool in use unless it has as many as `count` says, never taking the last room for a task from a
     /// worker. A pool with an idle replica needs no more. For the least that was asked for, pools that nobody uses make room.
-    fn add_replica(
+    pub(super) fn add_replica(
         &mut self,
         id: PoolId,
         step: StepId,
@@ -352,9 +352,10 @@ impl Core {
     ) -> bool {
         let Some(pool) = self.pools.get(id).filter(|pool| pool.may_grow()) else { return false };
         // The only replica of a pool that has work need leave no room.
-        let spare = if pool.replicas.is_empty() { Resources::NONE } else { self.settings.task };
+        let there = pool.staying().count();
+        let spare = if there == 0 { Resources::NONE } else { self.settings.task };
         let (each, short) = (pool.spec.each, pool.is_short());
-        if !(short || self.ledger.has_room(each.plus(spare))) || pool.replicas.len() >= count(self, pool) {
+        if !(short || self.ledger.has_room(each.plus(spare))) || there >= count(self, pool) {
             return false;
         }
         let mut grant = self.ledger.place(each, spare);

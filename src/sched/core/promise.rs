@@ -62,6 +62,15 @@ impl Core {
         self.ledger.note_room();
     }
 
+    /// A worker goes on which room was kept: some is to be looked for elsewhere.
+    pub(super) fn break_promise(&mut self, worker: WorkerId) {
+        if self.promise.workers.contains(&worker) {
+            self.reserve(false);
+            self.promise = Promise::default();
+            self.ledger.note_room();
+        }
+    }
+
     fn reserve(&mut self, reserved: bool) {
         for worker in &self.promise.workers {
             self.ledger.set_reserved(*worker, reserved);

@@ -41,6 +41,8 @@ pub(super) struct Loss {
     pools: BTreeMap<PoolId, LostReplicas>,
     /// Stages that are not charged with the worker: they are tried alone.
     suspects: BTreeSet<Suspect>,
+    /// Nobody is charged with it.
+    excused: bool,
 }
 
 /// What a query has lost with a worker, or with a pool.
@@ -58,20 +60,24 @@ struct Lost {
 
 impl Core {
     pub(super) fn lose(&mut self, worker: WorkerId, why: &str, now: Instant, actions: &mut Vec<Action>) {
-        let suspects = self.suspects_of(worker);
+        // Who was about to leave anyway proves nothing against anybody.
+        let excused = self.drains.remove(&worker).is_some();
+        let suspects = if excused { BTreeSet::new() } else { self.suspects_of(worker) };
         self.suspects.extend(&suspects);
+        self.break_promise(worker);
+        self.drains.values_mut().for_each(|drain| drain.forget(worker));
         self.ledger.remove(worker);
         self.queues.lose(worker);
         self.leaving.retain(|run, _| self.queues.worker_of(*run).is_some());
         self.stopping.retain(|_, (grant, _)| grant.worker != worker);
         self.machines.remove(&worker);
         self.no_gpu.remove(&worker);
-        if let Some(scaler) = &mut self.autoscaler {
+        if let Some(scaler) = self.autoscaler.as_mut().filter(|_| !excused) {
             scaler.lost();
         }
         let pools = self.lose_replicas(worker);
         self.stop_pools_of(&suspects, now, actions);
-        let loss = Loss { worker: Some(worker), why: why.to_owned(), pools, suspects };
+        let loss = Loss { worker: Some(worker), why: why.to_owned(), pools, suspects, excused };
         self.lose_from_queries(&loss, now, actions);
         self.make_room_for_a_task(now, actions);
         self.shrink(now);
@@ -195,7 +201,7 @@ impl Core {
         let Some(stage) = query.stages.get_mut(id.stage.0 as usize) else { return };
         let index = id.index as usize;
         stage.tasks[index].attempt.0 += 1;
-        stage.enqueue(index, &query.spec.stages[id.stage.0 as usize], |worker| self.ledger.has(worker));
+        stage.enqueue(index, &query.spec.stages[id.stage.0 as usize], |worker| self.ledger.stays(worker));
     }
 
     /// Puts a task whose back-off is over into the queue again.
@@ -204,7 +210,7 @@ impl Core {
         let Some(stage) = query.stages.get_mut(id.stage.0 as usize) else { return };
         let index = id.index as usize;
         if stage.tasks[index].attempt == attempt && stage.delayed.remove(&index).is_some() {
-            stage.enqueue(index, &query.spec.stages[id.stage.0 as usize], |worker| self.ledger.has(worker));
+            stage.enqueue(index, &query.spec.stages[id.stage.0 as usize], |worker| self.ledger.stays(worker));
         }
     }
 
@@ -274,7 +280,7 @@ impl Query {
             let id = self.step_id(stage, step);
             let state = &mut self.stages[stage].steps[step];
             let Some(lost) = state.pool.and_then(|pool| loss.pools.get(&pool)) else { continue };
-            state.lost += lost.count;
+            state.lost += if loss.excused { 0 } else { lost.count };
             gone |= lost.all;
             if state.lost > MAX_LOST_REPLICAS {
                 let (rank, worker) = (lost.last.rank, lost.on.to_string());
@@ -308,7 +314,9 @@ impl Query {
                         // It ran there, or had batches there: it may be why.
                         match suspected {
                             true => drop(self.stages[stage].accused.insert(index)),
-                            false if Some(on) == worker => self.charge_loss(stage, index, on, &loss.why)?,
+                            false if Some(on) == worker && !loss.excused => {
+                                self.charge_loss(stage, index, on, &loss.why)?
+                            }
                             false => (),
                         }
                     }
@@ -332,7 +340,7 @@ impl Query {
             let state = &mut self.stages[stage];
             match state.accused.contains(&index) && self.spec.stages[stage].limit.is_none() {
                 true => state.waiting.push_front(index),
-                false => state.enqueue(index, &self.spec.stages[stage], |worker| ledger.has(worker)),
+                false => state.enqueue(index, &self.spec.stages[stage], |worker| ledger.stays(worker)),
             }
         }
         Ok(())

@@ -73,7 +73,7 @@ impl Core {
                 }
             }
             task.attempt.0 += 1;
-            state.enqueue(index, spec, |worker| self.ledger.has(worker));
+            state.enqueue(index, spec, |worker| self.ledger.stays(worker));
         }
         state.epoch += again;
         state.left = state.tasks.len();

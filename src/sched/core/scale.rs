@@ -12,20 +12,21 @@ impl Core {
         let load = Load {
             backlog: self.backlog(),
             capacity: self.ledger.capacity(),
-            workers: self.ledger.len(),
+            workers: self.ledger.staying(),
             queries: self.turns.len(),
             ended: std::mem::take(&mut self.ended),
         };
         let Some(scaler) = &mut self.autoscaler else { return };
         for worker in changed {
-            scaler.note(worker, self.ledger.is_idle(worker), now);
+            scaler.note(worker, self.ledger.stays(worker) && self.ledger.is_idle(worker), now);
         }
         let decision = scaler.step(&load, now);
         for worker in decision.retire {
             self.retire(worker, now);
             actions.push(Action::Retire { worker });
         }
-        actions.extend(decision.demand.map(|workers| Action::Demand { workers }));
+        let leaving = self.drains.len();
+        actions.extend(decision.demand.map(|workers| Action::Demand { workers: workers + leaving }));
     }
 
     /// Nothing is placed there any more, and nobody needs what it holds; should it be needed again, it is made again.

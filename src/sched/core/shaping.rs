@@ -27,13 +27,13 @@ impl Core {
     pub(super) fn decide(&mut self, id: QueryId, now: Instant, actions: &mut Vec<Action>) {
         let fleet = self.fleet();
         let Some(query) = self.queries.get_mut(&id) else { return };
-        if query.decide(fleet, self.settings.forced, |worker| self.ledger.has(worker), now) {
+        if query.decide(fleet, self.settings.forced, |worker| self.ledger.stays(worker), now) {
             self.reopen_all(id, now, actions);
         }
     }
 
     fn fleet(&self) -> Fleet {
-        let (workers, all) = (self.ledger.len().max(1) as u64, self.ledger.capacity());
+        let (workers, all) = (self.ledger.staying().max(1) as u64, self.ledger.capacity());
         let task = self.settings.task.millicpus.max(1);
         // Workers that may still come count: they come where there are tasks for them.
         let most = self

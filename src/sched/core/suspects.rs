@@ -38,20 +38,27 @@ impl Core {
 
     /// Whether a stage fits on some worker beside the lost one, all of it. And whoever was often beside others when a worker was
     /// lost is not the victim of each.
-    fn can_be_alone(&self, (id, stage): Suspect, lost: WorkerId) -> bool {
-        let Some(query) = self.queries.get(&id) else { return false };
+    fn can_be_alone(&self, suspect: Suspect, lost: WorkerId) -> bool {
+        let Some(stage) = self.queries.get(&suspect.0).map(|query| &query.stages[suspect.1]) else { return false };
+        let pinned = stage.waiting.pins().next().is_some();
+        let tried = stage.accused_before >= MAX_ATTEMPTS;
+        !pinned && !tried && self.could_hold(suspect).iter().any(|worker| *worker != lost)
+    }
+
+    /// Workers on which all of a stage fits if nothing else is there.
+    fn could_hold(&self, (id, stage): Suspect) -> BTreeSet<WorkerId> {
+        let Some(query) = self.queries.get(&id) else { return BTreeSet::new() };
         let mut amounts = vec![self.settings.task];
         amounts.extend(distinct(&query.spec.stages[stage].pools).map(|(_, pool)| pool.each));
-        let all: Vec<_> = self.ledger.workers().collect();
+        let all: Vec<_> = self.ledger.workers().filter(|worker| self.ledger.stays(*worker)).collect();
         let mut empty = self.ledger.emptied(&all, 0);
-        let fits = self.ledger.workers().filter(|worker| *worker != lost).any(|worker| {
-            empty.set_only(Some(worker));
+        let mut fits = |worker: &WorkerId| {
+            empty.set_only(Some(*worker));
             let placed = empty.place_all(&amounts);
             placed.iter().flatten().for_each(|grant| empty.undo(grant));
             placed.is_some()
-        });
-        let pinned = query.stages[stage].waiting.pins().next().is_some();
-        fits && !pinned && query.stages[stage].accused_before < MAX_ATTEMPTS
+        };
+        all.into_iter().filter(|worker| fits(worker)).collect()
     }
 
     /// Replicas of suspects serve nobody until they are cleared.
@@ -74,7 +81,7 @@ impl Core {
             return;
         }
         for (suspect, on) in self.trials.clone() {
-            if !self.can_be_tried(suspect) || !self.ledger.has(on) || self.serves_others(suspect, on) {
+            if !self.can_be_tried(suspect) || !self.ledger.stays(on) || self.serves_others(suspect, on) {
                 self.trials.remove(&suspect);
                 self.ledger.set_alone(on, false);
                 self.give_up_pools(suspect, now, actions);
@@ -83,7 +90,7 @@ impl Core {
         let queries = &self.queries;
         self.suspects
             .retain(|(id, stage)| queries.get(id).is_some_and(|query| !query.stages[*stage].accused.is_empty()));
-        while self.trials.len() < (self.ledger.len() / 2).max(1)
+        while self.trials.len() < (self.ledger.staying() / 2).max(1)
             && let Some((suspect, on)) = self.next_trial()
         {
             self.trials.insert(suspect, on);
@@ -135,8 +142,8 @@ impl Core {
         let mut waiting = suspects.filter(|suspect| !self.trials.contains_key(suspect) && self.can_be_tried(*suspect));
         waiting.find_map(|suspect| {
             let taken = |worker: &WorkerId| self.trials.values().any(|on| on == worker);
-            let without =
-                self.ledger.workers().filter(|worker| !taken(worker) && !self.serves_others(suspect, *worker));
+            let free = |worker: &WorkerId| !taken(worker) && !self.serves_others(suspect, *worker);
+            let without = self.could_hold(suspect).into_iter().filter(free);
             let on = without.min_by_key(|worker| (self.queues.desk(*worker).running, *worker))?;
             Some((suspect, on))
         })

@@ -102,6 +102,9 @@ impl Play {
             match action {
                 Action::StartReplica { replica, .. } => todo.extend(self.event(Event::ReplicaReady(replica))),
                 Action::Run { task, attempt, .. } => todo.extend(self.done(task, attempt)),
+                Action::Move { from, to, outputs, .. } => {
+                    todo.extend(self.event(Event::Moved { from, to, taken: outputs, full: false }));
+                }
                 Action::Report(query, Report::Done) => drop(ends.insert(query, true)),
                 Action::Report(query, Report::Failed(_)) => drop(ends.insert(query, false)),
                 _ => (),
@@ -549,6 +552,12 @@ fn any_sequence_of_events_ends_every_query_once_and_leaves_nothing() {
                         idle => play.event(Event::ReplicaIdle { replica, idle: idle > 4 }),
                     }
                 }
+                7 if next(8) == 0 => {
+                    let until = play.now + Duration::from_millis(300 * next(8) as u64);
+                    let mut actions = play.event(Event::Drain { worker: WorkerId(next(3) as u32), until });
+                    actions.extend(play.event(joined(10 + step as u32, Resources::cpus(2.0))));
+                    actions
+                }
                 7 if next(2) == 0 => {
                     play.event(Event::Silent { worker: WorkerId(next(3) as u32), silent: next(2) == 0 })
                 }
@@ -734,6 +743,7 @@ fn a_gathering_task_runs_where_most_of_its_input_is_and_several_take_all_workers
 }
 
 mod disk;
+mod drain;
 mod leaving;
 mod limits;
 mod pools;

@@ -71,7 +71,7 @@ impl Entry {
         let (address, token) = admitted.map_err(|error: UdfError| failed(&error))?;
         let runtime =
             Runtime::new("regatta", 1).map_err(|error| ClusterError::os("start threads for actors", error))?;
-        let (node, head, ()) = connect(&ClusterAt { address, token }, Role::Guest, &runtime, |_| ())?;
+        let (node, head, ()) = connect(&ClusterAt { address, token }, (Role::Guest, 0), &runtime, |_| ())?;
         Ok(Entered { node, head, runtime })
     }
 }

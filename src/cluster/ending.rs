@@ -1,0 +1,123 @@
+//! How a worker's process ends: with its head, or because it is asked to.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use regatta_remote::{ActorRef, NodeId, PeerEvent, PeerEvents};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::sleep;
+
+use super::worker::{GOODBYE, STOP};
+use crate::actors::{Departs, SchedulerActor, insist};
+use crate::os;
+
+/// How long a worker takes to leave its cluster, at most, when it is asked to end. Kubernetes, systemd and others kill it after 30 s.
+const GRACE: Duration = Duration::from_secs(25);
+/// It then is let go by its head; if it is not, it goes by itself.
+const OVERDUE: Duration = Duration::from_secs(2);
+
+/// What a process is asked by signals.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum AskedTo {
+    /// Leave the cluster in order.
+    Leave,
+    /// End with this status.
+    End(i32),
+}
+
+/// What a worker is asked from now on.
+pub(crate) struct Asks {
+    to: UnboundedSender<AskedTo>,
+    asked: UnboundedReceiver<AskedTo>,
+}
+
+#[cfg(test)]
+impl Asks {
+    /// Nobody asks it anything.
+    pub(crate) fn none() -> Self {
+        let (to, asked) = unbounded_channel();
+        Self { to, asked }
+    }
+}
+
+/// Has signals ask this process, a worker, what it is to do: the first SIGTERM to leave, the second to end at once. So does a SIGINT
+/// where it was started `by_hand`; else that is its driver's, which a terminal has sent it, too, and with which it ends.
+///
+/// # Errors
+/// The system refuses it.
+pub(super) fn asked(by_hand: bool) -> io::Result<Asks> {
+    let (to, asked) = unbounded_channel();
+    let (asks, leaves) = (to.clone(), std::sync::atomic::AtomicBool::new(false));
+    os::heed(&[libc::SIGTERM, libc::SIGINT], move |signal| {
+        let first = signal == libc::SIGTERM && !leaves.swap(true, std::sync::atomic::Ordering::Relaxed);
+        if signal == libc::SIGINT && !by_hand {
+            return;
+        }
+        let code = 128 + signal;
+        // Fails only when the process ends already.
+        let _ = asks.send(if first { AskedTo::Leave } else { AskedTo::End(code) });
+        if !first {
+            // It may still be joining, or waiting for what does not end.
+            thread::spawn(move || {
+                thread::sleep(GOODBYE + 2 * STOP);
+                std::process::exit(code);
+            });
+        }
+    })?;
+    Ok(Asks { to, asked })
+}
+
+/// An isolated replica ends with its worker, which may be sent a signal together with all that it has started.
+///
+/// # Errors
+/// The system refuses it.
+pub(super) fn ends_with_its_worker() -> io::Result<()> {
+    os::heed(&[libc::SIGTERM, libc::SIGINT], |_| ())
+}
+
+/// Waits for the end of a worker: the status of its process.
+pub(super) async fn until_it_ends(
+    mut events: PeerEvents,
+    head: NodeId,
+    scheduler: ActorRef<SchedulerActor>,
+    Asks { to, mut asked }: Asks,
+) -> i32 {
+    let mut leaves = false;
+    loop {
+        tokio::select! {
+            biased;
+            event = events.recv() => match event {
+                Some(PeerEvent::Down { peer, cause }) if peer.node == head => {
+                    let why = if leaves { "this worker has left" } else { "the head is gone: this worker ends with it" };
+                    tracing::info!(%cause, "{why}");
+                    return 0;
+                }
+                Some(_) => (),
+                None => return 0,
+            },
+            Some(ask) = asked.recv() => match ask {
+                AskedTo::End(code) => return code,
+                AskedTo::Leave => {
+                    tracing::info!("asked to end: leaves the cluster within {GRACE:?}; asked again, ends at once");
+                    leaves = true;
+                    tokio::spawn(leave(scheduler.clone(), to.clone()));
+                }
+            },
+        }
+    }
+}
+
+/// Tells the head that this worker is to leave, and sees to it that it does.
+async fn leave(scheduler: ActorRef<SchedulerActor>, to: UnboundedSender<AskedTo>) {
+    match insist(&scheduler, Departs { within: GRACE }).await {
+        Ok(true) => sleep(GRACE + OVERDUE).await,
+        Ok(false) => (),
+        Err(error) => {
+            // One that has nothing to do is let go before it hears the answer.
+            sleep(OVERDUE).await;
+            tracing::warn!(%error, "could not tell the head that this worker is to leave");
+        }
+    }
+    let _ = to.send(AskedTo::End(128 + libc::SIGTERM));
+}
