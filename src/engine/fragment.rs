@@ -56,7 +56,10 @@ impl Bound {
                 let made = self.ir.get(node).clone();
                 let input = self.ir.add(made);
                 let function = FunctionIR::Opaque {
-                    function: Arc::new(|rows: DataFrame| Ok(rows.reverse())),
+                    function: Arc::new(|rows: DataFrame| {
+                        let backwards: IdxCa = (0..rows.height() as IdxSize).rev().map(Some).collect();
+                        rows.take(&backwards)
+                    }),
                     schema: None,
                     predicate_pd: false,
                     projection_pd: false,
