@@ -65,6 +65,7 @@ pub mod error;
 mod frame;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod logs;
 mod notice;
 mod os;
 mod plan;

@@ -538,7 +538,7 @@ async fn floods_of_small_frames_leave_the_network_to_others(world: World) {
     assert!(sent.iter().all(|frames| *frames > 10_000), "{sent:?}");
     // However fast the machine is: the readers of the flood took turns with others. Without, it was 20 in a million.
     let (asked, frames) = (scene.asked.load(Ordering::SeqCst) - before, sent.iter().sum::<u64>());
-    assert!(asked * 1_000_000 / frames > 45, "{asked} asks beside {frames} frames");
+    assert!(asked * 1_000_000 / frames > 35, "{asked} asks beside {frames} frames");
     let cost = scene.cost();
     assert!(cost.bytes < MUCH && cost.tasks < 200, "{cost:?}");
     scene.unharmed().await;

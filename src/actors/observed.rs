@@ -32,7 +32,7 @@ pub(super) struct Took<'a> {
 
 /// The recorder, and what it was told.
 pub(super) struct Observed {
-    recorder: Recorder,
+    pub(super) recorder: Recorder,
     began: Instant,
     /// Of the queries that run, for each stage: how many tasks it has, and whether it is done.
     told: BTreeMap<QueryId, Vec<Told>>,
@@ -58,7 +58,7 @@ pub(super) enum Touched {
     All,
 }
 
-const BUILD: &str = concat!("regatta ", env!("CARGO_PKG_VERSION"));
+pub(super) const BUILD: &str = concat!("regatta ", env!("CARGO_PKG_VERSION"));
 /// How often is looked what waits, and for how long at most.
 const LOOK: Duration = Duration::from_millis(250);
 const LONGEST_LOOK: Duration = Duration::from_millis(1);
@@ -87,7 +87,7 @@ impl Observed {
         }
     }
 
-    fn at(&self) -> u64 {
+    pub(super) fn at(&self) -> u64 {
         nanoseconds(os::since(self.began))
     }
 
@@ -290,6 +290,11 @@ impl Observed {
                 }
             }
         }
+    }
+
+    /// The driver whose query it is; `None`: this process.
+    pub(super) fn owner(&self, query: QueryId) -> Option<String> {
+        self.owners.get(&query)?.map(|node| node.to_string())
     }
 
     /// Whether the message that is being handled comes from who has submitted this query.

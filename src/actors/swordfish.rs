@@ -25,6 +25,7 @@ use super::udf::Ends;
 use super::{Host, SchedulerActor, UdfActor, insist};
 use crate::engine::{Leave, Left, Of, Program, Spending, TaskRun, Waits, nanoseconds, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
+use crate::logs::InTask;
 use crate::os;
 use crate::plan::{Split, held_in};
 use crate::sched::{Attempt, PartitionId, QueryId, ReplicaId, Sizes, StageId, StepId, TaskId};
@@ -170,6 +171,7 @@ impl SwordfishActor {
         };
         Box::new(move || {
             let _span = tracing::info_span!("task", %task, attempt = attempt.0).entered();
+            let _task = InTask::enter(task, attempt);
             let (started, spending) = (os::now(), Arc::new(Spending::begin()));
             let spends = Arc::clone(&spending);
             let outcome = catch(|| attempt_task(&host, &scheduler, message, stage, (calling, spends), cancelled))

@@ -13,7 +13,8 @@ use std::time::Duration;
 use polars_core::runtime::THREAD_POOL;
 use regatta_remote::{ActorRef, Address, Arbiter, Identity, Node, NodeId, PeerEvents, Role, Runtime, decode, encode};
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use super::ending::{Asks, asked, ends_with_its_worker, until_it_ends};
 use super::scratch::folder_of;
@@ -26,7 +27,7 @@ use crate::config::{ClusterAt, Config, Offer};
 use crate::error::ClusterError;
 use crate::sched::{GpuInfo, Resources, WorkerId};
 use crate::store::Store;
-use crate::{os, udf};
+use crate::{logs, os, udf};
 
 /// Set for a process that is to be a worker. What it must know and keep secret comes through its standard input.
 pub(crate) const MARKER: &str = "REGATTA_WORKER";
@@ -158,8 +159,10 @@ fn read_hand_over(from: &mut impl Read) -> io::Result<HandOver> {
 fn log_to_stderr(unasked: &str) {
     let unasked = || EnvFilter::new(format!("{unasked},{}=info", udf::OUTPUT));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| unasked());
+    let to_stderr = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false).with_filter(filter);
+    let all = tracing_subscriber::registry().with(to_stderr).with(logs::Remember.with_filter(logs::remembered()));
     // Fails only if the program has a subscriber already, from a constructor that ran before main: then that one stays.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
+    let _ = tracing::subscriber::set_global_default(all);
 }
 
 type Failure = Box<dyn std::error::Error>;

@@ -102,6 +102,24 @@ impl Cluster {
         self.token(drivers, Role::Driver, valid)
     }
 
+    /// A text with which the `regatta` command looks at the cluster, from any machine and any number of times within `valid`, and
+    /// does nothing else. A secret: whoever has it sees every query's plan and figures, though no data.
+    ///
+    /// # Errors
+    /// As [`worker_token`](Self::worker_token).
+    pub fn observer_token(&self, valid: Duration) -> Result<String, Error> {
+        self.token(u32::MAX, Role::Observer, valid)
+    }
+
+    /// The same for who operates the cluster: it also cancels queries, drains workers, and makes tokens of the other kinds. A secret: whoever has it
+    /// can get what any driver or worker gets.
+    ///
+    /// # Errors
+    /// As [`worker_token`](Self::worker_token).
+    pub fn operator_token(&self, valid: Duration) -> Result<String, Error> {
+        self.token(u32::MAX, Role::Operator, valid)
+    }
+
     fn token(&self, nodes: u32, role: Role, valid: Duration) -> Result<String, Error> {
         let token = self.authority.token_for(nodes, role, valid);
         Ok(token.map_err(|e| ClusterError::network("make a token", e))?.to_string())

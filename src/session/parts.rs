@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::actors::{
     CONTROL, DriverDown, GATEWAY, GatewayActor, Host, MAILBOX, Relay, SCHEDULER, SchedulerActor, WorkerDown,
-    WorkerSilent,
+    WorkerSilent, open_window,
 };
 use crate::cluster::{LocalWorkers, Scratch};
 use crate::config::Config;
@@ -140,6 +140,7 @@ impl Head {
         let gateway = self.arbiter.spawn(GatewayActor::MAILBOX, move |_| GatewayActor::new(host, scheduler, joins));
         SchedulerActor::publish(node, SCHEDULER, &self.scheduler, &self.arbiter);
         GatewayActor::publish(node, GATEWAY, &gateway);
+        open_window(node, &self.ground.host, self.scheduler.clone(), Arc::clone(&authority), &self.arbiter);
         self.watch_peers(node, gateway);
         // Last: from here on others come in. It also renews certificates, which live a day.
         node.serve_joins(authority).map_err(|e| ClusterError::network("let others in", e))
