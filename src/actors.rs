@@ -4,6 +4,8 @@
 //! UDF on a thread of its own. A `GatewayActor` at the head takes the queries of drivers elsewhere. They share nothing but
 //! the messages in `messages.rs`.
 
+#[cfg(test)]
+mod at_rest;
 mod ends;
 mod feed;
 mod feeding;
@@ -30,6 +32,8 @@ use std::time::Duration;
 
 use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 
+#[cfg(test)]
+pub(crate) use at_rest::Left;
 pub(crate) use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
 pub(crate) use leaving::{Departs, Drain, EndAll};

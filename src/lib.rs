@@ -72,6 +72,9 @@ mod plan;
 pub mod progress;
 mod sched;
 mod session;
+#[cfg(test)]
+#[path = "../tests/simulation/mod.rs"]
+mod simulation;
 mod store;
 pub mod testing;
 pub mod udf;

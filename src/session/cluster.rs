@@ -63,10 +63,14 @@ impl Cluster {
             let node = Node::bind(identity, to, &runtime.with_build(hello()));
             Ok(Some((node.map_err(|e| ClusterError::network(cannot(), e))?, None)))
         })?;
-        let head = Head::new(ground, &config, None)?;
+        Self::on(Head::new(ground, &config, None, Config::forced_shapes())?, authority)
+    }
+
+    /// Serves it at this head.
+    pub(super) fn on(head: Head, authority: Arc<Authority>) -> Result<Self, Error> {
         let node = head.ground.host.node.clone().ok_or(ClusterError::Closed)?;
         head.serve(&node, Arc::clone(&authority))?;
-        let address = node.address().map_err(|e| ClusterError::network(cannot(), e))?;
+        let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
         let Head { ground, scheduler, arbiter, .. } = head;
         let session = Session::of(ground, Door::Here(scheduler), vec![arbiter], None, Tasks::Ask);
         Ok(Self { session, authority, address })
