@@ -62,7 +62,7 @@ pub use regatta_remote::assert_distinct;
 
 /// Messages to an actor may come from everywhere in its cluster.
 #[doc(hidden)]
-pub const EVERY_ROLE: [Role; 4] = Role::ALL;
+pub const EVERY_ROLE: [Role; 4] = Role::MEMBERS;
 
 /// An actor that a session can start anywhere. Implemented by [`#[regatta::actor]`](macro@crate::actor).
 pub trait RemoteActor: actix::Actor<Context = actix::Context<Self>> + Serialize + DeserializeOwned {

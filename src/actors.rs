@@ -4,6 +4,8 @@
 //! UDF on a thread of its own. A `GatewayActor` at the head takes the queries of drivers elsewhere. They share nothing but
 //! the messages in `messages.rs`.
 
+#[cfg(test)]
+mod at_rest;
 mod ends;
 mod feed;
 mod feeding;
@@ -24,11 +26,14 @@ mod specs;
 mod swordfish;
 mod udf;
 mod whereabouts;
+mod window;
 
 use std::time::Duration;
 
 use regatta_remote::{ActorId, ActorRef, AskError, RemoteMessage};
 
+#[cfg(test)]
+pub(crate) use at_rest::Left;
 pub(crate) use gateway::GatewayActor;
 pub(crate) use host::{Host, wait};
 pub(crate) use leaving::{Departs, Drain, EndAll};
@@ -40,6 +45,7 @@ pub(crate) use relay::Relay;
 pub use scheduler::SchedulerActor;
 pub use swordfish::SwordfishActor;
 pub use udf::UdfActor;
+pub(crate) use window::open as open_window;
 
 /// Where the scheduler is found at the head.
 pub(crate) const SCHEDULER: ActorId = ActorId(1);
@@ -47,6 +53,8 @@ pub(crate) const SCHEDULER: ActorId = ActorId(1);
 pub(crate) const SWORDFISH: ActorId = ActorId(2);
 /// Where the gateway is found at the head of a cluster that others join.
 pub(crate) const GATEWAY: ActorId = ActorId(3);
+// Where the head is looked at by who is outside: `regatta_observe::window::WINDOW`, which is 4.
+
 /// Replicas are numbered from here.
 const FIRST_REPLICA: u64 = 16;
 /// Users' actors are numbered from here, by the scheduler.

@@ -10,9 +10,13 @@ mod worker;
 
 pub(crate) use build::hello;
 pub(crate) use capacity::{capacity, find_gpus};
+#[cfg(test)]
+pub(crate) use ending::Asks;
 pub(crate) use join::{connect, resolve};
 pub(crate) use local::{LocalSpec, LocalWorkers};
 pub(crate) use scratch::Scratch;
+#[cfg(test)]
+pub(crate) use worker::Recruit;
 #[cfg(feature = "gpu")]
 pub(crate) use worker::{MARKER, PROBE, use_fakes_in_tests};
 pub(crate) use worker::{SEVERAL, is_worker, replica_command};

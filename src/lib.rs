@@ -65,12 +65,16 @@ pub mod error;
 mod frame;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod logs;
 mod notice;
 mod os;
 mod plan;
 pub mod progress;
 mod sched;
 mod session;
+#[cfg(test)]
+#[path = "../tests/simulation/mod.rs"]
+mod simulation;
 mod store;
 pub mod testing;
 pub mod udf;

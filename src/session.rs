@@ -7,6 +7,8 @@ mod door;
 mod history;
 mod parts;
 mod persist;
+#[cfg(test)]
+mod simulated;
 mod sql;
 mod watch;
 
@@ -17,7 +19,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use polars::prelude::LazyFrame;
 use regatta_observe::{Explain, Profile, Progress};
@@ -40,6 +42,8 @@ use door::Door;
 pub use history::History;
 use parts::{Ground, Head};
 pub use persist::Persisted;
+#[cfg(test)]
+pub(crate) use simulated::OnEnd;
 use sql::Tables;
 
 /// A place to run queries. Cheap to clone; the last clone ends it, with its workers.
@@ -125,7 +129,7 @@ impl Session {
     /// As there.
     pub fn native_with(config: Config) -> Result<Self, Error> {
         config.validate()?;
-        let head = Head::new(Ground::new(&config, |_| Ok(None))?, &config, None)?;
+        let head = Head::new(Ground::new(&config, |_| Ok(None))?, &config, None, Config::forced_shapes())?;
         let arbiter = head.ground.arbiter()?;
         let (host, scheduler) = (Arc::clone(&head.ground.host), head.scheduler.clone());
         let place = Place { worker: WorkerId(0), node: None };
@@ -200,7 +204,7 @@ impl Session {
                 .map_err(|e| ClusterError::network("bind to the loopback", e))?;
             Ok(Some((node, None)))
         })?;
-        let here = Head::new(ground, &config, Some(scale))?;
+        let here = Head::new(ground, &config, Some(scale), Config::forced_shapes())?;
         let node = here.ground.host.node.clone().ok_or(ClusterError::Closed)?;
         here.serve(&node, Arc::clone(&authority))?;
         let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
@@ -269,12 +273,12 @@ impl Session {
         if let Some(error) = self.inner.host.ended.get() {
             return Err(error.clone().into());
         }
-        let began = Instant::now();
+        let began = os::now();
         let mut plan = self.plan(query)?;
         plan.metered = purpose == Purpose::Analyze;
-        let planned = began.elapsed();
+        let planned = os::since(began);
         let (explain, schema) = (plan.explained(), Arc::clone(&plan.schema));
-        let id = QueryId(os::random());
+        let id = QueryId(self.host().runtime.simulated_random().unwrap_or_else(os::random));
         // Made first: whatever happens from here on, its drop frees what the query holds.
         let mut run = Run::new(self.clone(), id, schema, explain);
         if let Some(sink) = plan.sink.take() {

@@ -73,6 +73,14 @@ impl Store {
         })
     }
 
+    /// The same, with so much memory for small outputs.
+    #[cfg(test)]
+    pub(crate) fn with_small(folder: &Path, most: u64) -> Arc<Self> {
+        let mut store = Self::new(folder);
+        Arc::get_mut(&mut store).into_iter().for_each(|store| store.small = Allowance::new(most));
+        store
+    }
+
     /// Where it keeps its files.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder

@@ -4,7 +4,9 @@ mod pools;
 mod stages;
 mod workers;
 
-use crate::{Finding, Profile, Severity, StageFigures};
+use std::fmt;
+
+use crate::{Finding, Profile, Severity, StageFigures, line};
 
 /// A rule over a profile.
 #[derive(Debug, Clone, Copy)]
@@ -155,6 +157,14 @@ const SECOND: u64 = 1_000_000_000;
 fn time_of(stage: &StageFigures, profile: &Profile) -> u64 {
     let end = stage.ended.unwrap_or_else(|| profile.took());
     stage.started.map_or(0, |began| end.saturating_sub(began))
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.stage.iter().try_for_each(|stage| write!(f, "stage {stage}: "))?;
+        let (says, advice) = (line(&self.says), line(self.advice.trim_end_matches('.')));
+        write!(f, "{says}  {advice}. ({})", line(&self.id))
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! A [`Recorder`] folds what the scheduler [sees](Seen) into figures. From it come a [`Profile`] of a query, during its run and
 //! after it, and its [`Progress`]. How a query will be run is an [`Explain`]. Profiles and plans have several [`forms`]; what is wrong
-//! with a query its [`findings`] say. All of this is pure: no clock, no thread, no network.
+//! with a query its [`findings`] say. All of this is pure: no clock, no thread, no network. Who looks at a cluster from outside
+//! [asks](Ask) its head and is [answered](Answer); feature `window` has the messages for that.
 
 #![warn(missing_docs)]
 
@@ -12,18 +13,23 @@ pub mod forms;
 mod guide;
 mod histogram;
 mod ids;
+mod logs;
 mod metrics;
 mod profile;
 mod progress;
 mod recorder;
 mod seen;
-mod text;
+pub mod text;
+mod view;
+#[cfg(feature = "window")]
+pub mod window;
 
 pub use explain::{Explain, Node, NodeKind, Reads, StagePlan, UdfPlan};
 pub use findings::{RULES, Rule, findings};
 pub use guide::guide;
 pub use histogram::Histogram;
 pub use ids::{QueryId, StageId, StepId, TaskId, WorkerId};
+pub use logs::{LogFilter, LogLevel, LogLine, LogPage, LogRing};
 pub use metrics::{Metric, Metrics, MetricsByUdf};
 pub use profile::{
     Dropped, EdgeFigures, ErrorRecord, Finding, Outcome, PoolFigures, Profile, QueryFigures, QueryState, Severity,
@@ -33,6 +39,10 @@ pub use progress::{Block, Lines, PoolProgress, Progress, Room, Shown, StageProgr
 pub use recorder::{Limits, Recorder, StageStands, Stands};
 pub use seen::{Calls, End, EngineNode, Fetched, Gone, Replica, Sample, Seen, Spent, Submitted};
 pub use text::line;
+pub use view::{
+    Answer, Ask, ClusterView, Fleet, LogsView, Order, PoolRow, QueryRow, QueryView, Refusal, Table, TokenRole, VIEW,
+    WorkerRow,
+};
 
 #[cfg(test)]
 mod testing;

@@ -4,6 +4,7 @@ mod progress;
 mod query;
 mod rates;
 mod records;
+mod rows;
 mod slots;
 mod stage;
 mod stands;

@@ -22,17 +22,17 @@ fn scaled(value: f64, step: f64, units: &[&str]) -> String {
 }
 
 /// A count: `412 k`, `6 M`.
-pub(crate) fn count(value: u64) -> String {
+pub fn count(value: u64) -> String {
     if value < 10_000 { value.to_string() } else { scaled(value as f64, 1000.0, &["", "k", "M", "G", "T"]) }
 }
 
 /// Bytes: `312 MiB`.
-pub(crate) fn bytes(value: u64) -> String {
+pub fn bytes(value: u64) -> String {
     scaled(value as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
 }
 
 /// A time that was measured: `2.1 s`, `35 ms`, `12:07`.
-pub(crate) fn time(ns: u64) -> String {
+pub fn time(ns: u64) -> String {
     match ns {
         0..999_500 => format!("{} us", digits(ns as f64 / 1e3)),
         999_500..999_500_000 => format!("{} ms", digits(ns as f64 / 1e6)),
@@ -42,7 +42,7 @@ pub(crate) fn time(ns: u64) -> String {
 }
 
 /// A time that goes on: `0:42`, `2:11:05`.
-pub(crate) fn clock(ns: u64) -> String {
+pub fn clock(ns: u64) -> String {
     let seconds = ns / 1_000_000_000;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
@@ -60,12 +60,12 @@ pub(crate) fn share(part: u64, whole: u64) -> f64 {
 }
 
 /// `1 task`, `3 tasks`.
-pub(crate) fn plural(number: u64, of: &str) -> String {
+pub fn plural(number: u64, of: &str) -> String {
     format!("{} {of}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// Columns that a text takes at a terminal.
-pub(crate) fn columns(text: &str) -> usize {
+pub fn columns(text: &str) -> usize {
     text.chars().map(columns_of).sum()
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn fitting(text: impl Iterator<Item = char>, width: usize) -> impl It
 }
 
 /// A text that takes at most so many columns: what is too much is cut out of its middle.
-pub(crate) fn cut(text: &str, width: usize) -> String {
+pub fn cut(text: &str, width: usize) -> String {
     if columns(text) <= width {
         return text.to_owned();
     }

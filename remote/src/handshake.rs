@@ -15,7 +15,7 @@ use crate::error::ConnectError;
 use crate::frame::{Header, Kind};
 use crate::hello::{Hello, MAX_HELLO, PROTOCOL};
 use crate::identity::SERVER_NAME;
-use crate::ids::{NodeId, PeerId};
+use crate::ids::{NodeId, PeerId, Role};
 use crate::lane::{FrameReader, send};
 use crate::link::{LANES, Link};
 use crate::peers::Losing;
@@ -195,6 +195,12 @@ fn check(theirs: &Hello, shared: &Shared, peer: PeerId) -> Result<(), ConnectErr
     }
     if shared.given_up.has(peer.node) {
         return Err(ConnectError::Expelled);
+    }
+    let roles = [shared.me.role, theirs.role];
+    if roles.iter().any(|role| role.is_outside()) {
+        // What they say to each other has a version of its own.
+        let alone = || ConnectError::BadHello("who looks from outside is let in by heads alone".to_owned());
+        return if roles.contains(&Role::Head) { Ok(()) } else { Err(alone()) };
     }
     if theirs.build != shared.build {
         return Err(ConnectError::BuildDiffers { ours: shared.build.to_vec(), theirs: theirs.build.clone() });

@@ -29,6 +29,10 @@ pub enum Role {
     /// const SENSOR: regatta_remote::Role = regatta_remote::Role::Own(1);
     /// ```
     Own(u8),
+    /// Looks at the cluster by what its head answers, and does nothing else. It knows heads alone, and may be of another build.
+    Observer,
+    /// An observer that may also say what is to be done.
+    Operator,
 }
 
 /// A node as its certificate names it.
@@ -77,7 +81,15 @@ impl PeerId {
 
 impl Role {
     /// All that have a name.
-    pub const ALL: [Self; 4] = [Self::Head, Self::Driver, Self::Worker, Self::Guest];
+    pub const ALL: [Self; 6] = [Self::Head, Self::Driver, Self::Worker, Self::Guest, Self::Observer, Self::Operator];
+
+    /// Those of nodes that run the application, and are of one build.
+    pub const MEMBERS: [Self; 4] = [Self::Head, Self::Driver, Self::Worker, Self::Guest];
+
+    /// Whether such a node looks from outside: at heads alone, and whatever its build is.
+    pub fn is_outside(self) -> bool {
+        matches!(self, Self::Observer | Self::Operator)
+    }
 
     fn from_name(name: &str) -> Option<Self> {
         match name.strip_prefix(OWN) {
@@ -122,6 +134,8 @@ impl fmt::Display for Role {
             Self::Worker => f.write_str("worker"),
             Self::Guest => f.write_str("guest"),
             Self::Own(number) => write!(f, "{OWN}{number}"),
+            Self::Observer => f.write_str("observer"),
+            Self::Operator => f.write_str("operator"),
         }
     }
 }

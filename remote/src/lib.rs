@@ -63,6 +63,7 @@ mod token;
 // The runtime, and links over any wire. So far, nothing knows of QUIC or of actors.
 mod alarm;
 mod link;
+mod lockstep;
 mod net;
 
 // Actors of this process, and the threads that they run on.
@@ -133,6 +134,8 @@ pub use join::JoinError;
 pub use limits::{MAX_BATCHES, MAX_MESSAGE};
 pub use link::InHand;
 pub use local::{Asker, LocalRef, Sender};
+#[doc(hidden)]
+pub use lockstep::{is_simulated, spawn_thread, wait_simulated};
 pub use message::{RemoteMessage, Response, StreamMessage, WireMessage};
 pub use names::{NameError, Names};
 pub use node::Node;

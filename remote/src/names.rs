@@ -158,7 +158,10 @@ impl Node {
         let node = self.weak();
         let registry = arbiter.spawn(MAILBOX, move |_| Registry::new(node));
         let hosts = &[Role::Head, Role::Driver, Role::Worker];
-        self.publish(NAMES, &registry).on_own::<Register>(hosts).on_own::<Unregister>(hosts).on_own::<Find>(&Role::ALL);
+        self.publish(NAMES, &registry)
+            .on_own::<Register>(hosts)
+            .on_own::<Unregister>(hosts)
+            .on_own::<Find>(&Role::MEMBERS);
         let mut events = self.events();
         let handle = self.shared().net.handle.clone();
         handle.spawn(async move {

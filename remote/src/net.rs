@@ -15,6 +15,8 @@ use tokio::time::{Instant, Sleep};
 use crate::ambient::Ambient;
 use crate::complaints::{About, Complaints, Line};
 use crate::fence;
+#[cfg(feature = "sim")]
+use crate::lockstep;
 use crate::patience::at_once;
 
 /// The network's runtime as the rest of the crate uses it, from any thread and any executor. Clones share it.
@@ -121,8 +123,9 @@ impl<T> Drop for Aborting<T> {
 
 /// Runs what may touch the disk; a panic becomes its text.
 pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    #[cfg(feature = "sim")]
     if is_simulated() {
-        return fence::catch(f);
+        return lockstep::run(lockstep::Pace::default(), move || fence::catch(f)).await;
     }
     let done = tokio::task::spawn_blocking(move || fence::catch(f)).await;
     done.unwrap_or_else(|error| Err(error.to_string()))

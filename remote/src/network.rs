@@ -167,6 +167,7 @@ impl State {
         self.note_address(packet.from);
         self.note_address(to);
         self.note(packet.bytes.len() as u64);
+        tracing::trace!(at = ?self.started.elapsed(), from = %packet.from, %to, bytes = packet.bytes.len(), "packet");
         if self.cut.contains(&(packet.from.ip(), to.ip())) || self.chance(self.faults.loss) {
             self.trace.lost += 1;
             return;

@@ -1,6 +1,7 @@
 //! Threads of our own, so that this crate works inside any program, also under `#[tokio::main]`.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, ThreadId};
@@ -10,11 +11,15 @@ use actix::Actor;
 use bytes::Bytes;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::ambient::Ambient;
 use crate::error::SpawnError;
 use crate::fence;
 use crate::local::{LocalRef, Place, start, supervise};
+use crate::lockstep::wait_simulated;
+#[cfg(feature = "sim")]
+use crate::lockstep::{self, Pace};
 use crate::net::{FOREVER, Net};
 #[cfg(feature = "sim")]
 use crate::network::Network;
@@ -69,6 +74,8 @@ impl Runtime {
             net: Net::new(net.handle().clone(), closed, Ambient::System),
             #[cfg(feature = "sim")]
             network: None,
+            #[cfg(feature = "sim")]
+            pace: Pace::default(),
             closing,
             system,
             owned: Mutex::new(Some((net, ended))),
@@ -83,8 +90,9 @@ impl Runtime {
         fence::install();
         let (closing, closed) = watch::channel(false);
         Self::of(Inner {
-            net: Net::new(handle, closed, ambient),
+            net: Net::new(handle, closed, ambient.clone()),
             network: Some(network),
+            pace: Pace { ambient: Some(ambient), ..Pace::default() },
             closing,
             system: actix_rt::System::current(),
             owned: Mutex::new(None),
@@ -109,6 +117,50 @@ impl Runtime {
     /// The network's tokio runtime.
     pub fn handle(&self) -> &Handle {
         &self.inner.net.handle
+    }
+
+    /// Runs what may block, on a thread for that.
+    pub fn spawn_blocking<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        #[cfg(feature = "sim")]
+        if self.inner.network.is_some() {
+            return self.handle().spawn(lockstep::run(self.inner.pace.clone(), f));
+        }
+        self.handle().spawn_blocking(f)
+    }
+
+    /// Waits for a future, on a thread that may block and runs no actors.
+    ///
+    /// # Panics
+    /// The thread belongs to a tokio runtime.
+    pub fn wait<F: Future>(&self, future: F) -> F::Output {
+        wait_simulated(future).unwrap_or_else(|future| self.handle().block_on(future))
+    }
+
+    /// Waits for a future on these threads, from any thread. `None` once they are gone.
+    pub fn wait_anywhere<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let (sender, result) = mpsc::sync_channel(1);
+        let done = self.handle().spawn(async move { sender.send(future.await) });
+        // Nobody hears of one that has panicked, in either way.
+        match wait_simulated(done) {
+            Ok(_) => result.try_recv().ok(),
+            Err(_) => result.recv().ok(),
+        }
+    }
+
+    /// In a simulation, a number by its seed.
+    #[doc(hidden)]
+    pub fn simulated_random(&self) -> Option<u64> {
+        #[cfg(feature = "sim")]
+        if self.inner.network.is_some() {
+            return self.inner.net.ambient.random().ok().map(u64::from_le_bytes);
+        }
+        None
+    }
+
+    /// Lets each piece of what blocks in this process, between two waits, take so long from now on: the time is drawn from this range.
+    #[cfg(feature = "sim")]
+    pub fn take_time(&self, least: Duration, most: Duration) {
+        *self.inner.pace.range.lock().unwrap_or_else(PoisonError::into_inner) = (least, most);
     }
 
     /// A new thread for actors.
@@ -244,6 +296,8 @@ struct Inner {
     net: Net,
     #[cfg(feature = "sim")]
     network: Option<Arc<Network>>,
+    #[cfg(feature = "sim")]
+    pace: Pace,
     closing: watch::Sender<bool>,
     system: actix_rt::System,
     owned: Mutex<Option<(tokio::runtime::Runtime, mpsc::Receiver<()>)>>,

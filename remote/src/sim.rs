@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Handle};
 use crate::ambient::Ambient;
 use crate::authority::Authority;
 use crate::error::IdentityError;
+use crate::lockstep::Here;
 use crate::network::Network;
 pub use crate::network::{Faults, Trace};
 use crate::runtime::Runtime;
@@ -34,6 +35,7 @@ impl Sim {
             let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
             runtime.expect("a current-thread runtime needs nothing from the system but a poll descriptor")
         });
+        let _here = Here::begin();
         runner.block_on(async {
             let sim = Self { network: Arc::new(Network::new(seed)), ambient: Ambient::simulated(seed) };
             scenario(sim).await

@@ -140,6 +140,8 @@ fn role_numbers(role: Role) -> [u8; 2] {
         Role::Worker => [3, 0],
         Role::Guest => [4, 0],
         Role::Own(number) => [5, number],
+        Role::Observer => [6, 0],
+        Role::Operator => [7, 0],
     }
 }
 
@@ -197,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_token_survives_its_text() {
-        for role in [Role::Guest, Role::Own(0), Role::Own(255)] {
+        for role in Role::ALL.into_iter().chain([Role::Own(0), Role::Own(255)]) {
             let token = JoinToken { role, ..token() };
             assert_eq!(token.to_string().parse(), Ok(token));
         }

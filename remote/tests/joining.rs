@@ -16,6 +16,7 @@ both!(
     an_expired_token_is_refused,
     another_clusters_token_is_refused,
     another_build_is_refused_and_leaves_the_token,
+    who_looks_from_outside_is_let_in_by_heads_alone_and_whatever_its_build,
     a_node_that_is_not_the_head_takes_no_joins,
     nobody_there_is_a_deadline_that_names_the_address,
     who_has_proven_a_token_is_refused_for_no_others_faults,
@@ -149,6 +150,32 @@ async fn another_build_is_refused_and_leaves_the_token(world: World) {
     let text = error.to_string();
     assert!(text.contains("build 1") && text.contains("build 2") && text.contains("same executable"), "{text}");
     join(&world, &token, &head, BUILD).await.unwrap();
+}
+
+async fn who_looks_from_outside_is_let_in_by_heads_alone_and_whatever_its_build(world: World) {
+    let (head, authority) = head(&world);
+    let worker = world.bind(&authority, Role::Worker);
+    let arbiter = world.runtime.arbiter().unwrap();
+    head.keep_names(&arbiter);
+    for role in [Role::Observer, Role::Operator] {
+        let token = authority.token(role, TTL).unwrap();
+        let identity = join(&world, &token, &head, b"build 2").await.unwrap();
+        assert_eq!(identity.role(), role);
+        let observer = Node::bind(identity, world.any(), &world.runtime.with_build(&b"build 2"[..])).unwrap();
+        observer.connect(head.address().unwrap(), SOON).await.unwrap();
+        // Not of its build either.
+        let same = world.bind(&authority, role);
+        for node in [&observer, &same] {
+            let error = node.connect(worker.address().unwrap(), SOON).await.unwrap_err();
+            assert!(error.to_string().contains("by heads alone"), "{error}");
+            assert!(worker.connect(node.address().unwrap(), SOON).await.is_err());
+        }
+        assert!(observer.connect(same.address().unwrap(), SOON).await.is_err());
+        // It finds no actors: whoever publishes one does not think of it.
+        let error = observer.names(head.id()).locate("echo", SOON).await.unwrap_err();
+        assert!(matches!(error, NameError::NoAnswer(AskError::NotAllowed { role: of }) if of == role), "{error}");
+    }
+    assert!(worker.peers().is_empty());
 }
 
 async fn a_node_that_is_not_the_head_takes_no_joins(world: World) {

@@ -52,14 +52,14 @@ impl Reports {
                 _ => (),
             }
             let mut messages = messages(ended.drain(..));
-            if sampled.is_none_or(|at| at.elapsed() >= SAMPLE)
+            if sampled.is_none_or(|at| os::since(at) >= SAMPLE)
                 && let Some(sample) = os::usage()
             {
                 if messages.is_empty() {
                     messages.push(TasksEnded::default());
                 }
                 messages[0].sample = Some((self.worker, sample));
-                sampled = Some(Instant::now());
+                sampled = Some(os::now());
             }
             for message in messages {
                 if let Err(error) = insist(&self.scheduler, message).await {

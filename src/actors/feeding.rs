@@ -96,9 +96,9 @@ impl Host {
         let of = (id.task.query, id.task.stage);
         let reading = self.begin(of, Feed::of(place, id), Arc::clone(form), AHEAD).await?.copied();
         // Decoding is work, and may touch the disk.
-        let runtime = self.runtime.handle().clone();
-        let all = move || runtime.block_on(reading.all());
-        tokio::task::spawn_blocking(all).await.unwrap_or_else(|e| Err(TaskFailure::Panicked(e.to_string())))
+        let runtime = self.runtime.clone();
+        let all = move || runtime.wait(reading.all());
+        self.runtime.spawn_blocking(all).await.unwrap_or_else(|e| Err(TaskFailure::Panicked(e.to_string())))
     }
 
     /// Asks a worker, or this process, which blocks there are.

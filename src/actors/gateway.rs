@@ -1,6 +1,6 @@
 //! The head's door: queries of drivers elsewhere, numbers for workers that join by token, and tokens for processes of theirs.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::messages::{
 };
 use super::{CONTROL, Host, SchedulerActor};
 use crate::error::ClusterError;
+use crate::os;
 use crate::sched::{QueryId, WorkerId};
 
 /// Stands in for sessions of other processes at the scheduler.
@@ -20,7 +21,7 @@ pub(crate) struct GatewayActor {
     scheduler: LocalRef<SchedulerActor>,
     host: Arc<Host>,
     authority: Arc<Authority>,
-    queries: HashMap<QueryId, Guest>,
+    queries: BTreeMap<QueryId, Guest>,
     /// Who has got a token that is good still, and when.
     admitted: Vec<(NodeId, Instant)>,
 }
@@ -46,7 +47,7 @@ impl GatewayActor {
     pub(crate) const MAILBOX: usize = 8192;
 
     pub(crate) fn new(host: Arc<Host>, scheduler: LocalRef<SchedulerActor>, authority: Arc<Authority>) -> Self {
-        Self { scheduler, host, authority, queries: HashMap::new(), admitted: Vec::new() }
+        Self { scheduler, host, authority, queries: BTreeMap::new(), admitted: Vec::new() }
     }
 
     /// Makes a gateway reachable.
@@ -94,7 +95,7 @@ impl Handler<Admit> for GatewayActor {
     type Result = Result<String, ClusterError>;
 
     fn handle(&mut self, _: Admit, _: &mut Self::Context) -> Self::Result {
-        self.admitted.retain(|(_, at)| at.elapsed() < ADMISSION);
+        self.admitted.retain(|(_, at)| os::since(*at) < ADMISSION);
         if let Some(node) = Sender::current().node() {
             if self.admitted.iter().filter(|(of, _)| *of == node).count() >= ADMISSIONS {
                 return Err(ClusterError::network(
@@ -102,7 +103,7 @@ impl Handler<Admit> for GatewayActor {
                     format!("{ADMISSIONS} of this worker wait to be used"),
                 ));
             }
-            self.admitted.push((node, Instant::now()));
+            self.admitted.push((node, os::now()));
         }
         admission(&self.authority)
     }

@@ -114,7 +114,7 @@ impl Host {
 
     /// Lets go of what the store no longer has, on a thread that nobody waits for.
     pub(super) fn let_go(&self, dropped: Dropped) {
-        self.runtime.handle().spawn_blocking(move || drop(dropped));
+        self.runtime.spawn_blocking(move || drop(dropped));
     }
 
     /// A number for a new replica of this process.
@@ -245,9 +245,7 @@ pub(crate) fn wait<T: Send + 'static>(
     runtime: &Runtime,
     future: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, ClusterError> {
-    let (sender, result) = std::sync::mpsc::sync_channel(1);
-    runtime.handle().spawn(async move { sender.send(future.await) });
-    result.recv().map_err(|_| ClusterError::Closed)
+    runtime.wait_anywhere(future).ok_or(ClusterError::Closed)
 }
 
 impl ActorDirectory for Host {

@@ -156,7 +156,7 @@ impl SwordfishActor {
     fn end_thread(&self, id: ActorId, arbiter: regatta_remote::Arbiter) -> tokio::task::JoinHandle<()> {
         let host = Arc::clone(&self.host);
         // Joins the actor's thread, which may be in the author's code: not here.
-        self.host.runtime.handle().spawn_blocking(move || {
+        self.host.runtime.spawn_blocking(move || {
             if let Ok((node, _)) = host.actor_node() {
                 node.unpublish(id);
             }

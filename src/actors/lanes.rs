@@ -1,7 +1,6 @@
 //! Jobs that follow each other on one thread: what waits behind a job begins when that has ended, without anybody being asked.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -13,7 +12,7 @@ pub(super) struct Lanes<K, J>(Arc<Mutex<State<K, J>>>);
 #[derive(Debug)]
 struct State<K, J> {
     /// Jobs that run or wait.
-    jobs: HashMap<K, Known>,
+    jobs: BTreeMap<K, Known>,
     /// What waits in each lane; a lane is there while its thread has something to run.
     waiting: HashMap<u64, VecDeque<(K, J)>>,
     opened: u64,
@@ -26,7 +25,7 @@ struct Known {
     stop: watch::Sender<bool>,
 }
 
-impl<K: Copy + Eq + Hash, J> Lanes<K, J> {
+impl<K: Copy + Ord, J> Lanes<K, J> {
     /// Puts a job behind the one called `before`. If that is not here, the job comes back as the first of a lane of its own.
     /// `stop` becomes true when the job is to end.
     pub(super) fn put(&self, before: Option<K>, key: K, job: J, stop: watch::Sender<bool>) -> Option<(u64, J)> {
@@ -97,7 +96,7 @@ impl<K, J> Clone for Lanes<K, J> {
 
 impl<K, J> Default for Lanes<K, J> {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(State { jobs: HashMap::new(), waiting: HashMap::new(), opened: 0 })))
+        Self(Arc::new(Mutex::new(State { jobs: BTreeMap::new(), waiting: HashMap::new(), opened: 0 })))
     }
 }
 

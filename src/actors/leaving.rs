@@ -2,12 +2,11 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::Handler;
-use regatta_remote::{FetchError, MAX_MESSAGE, NodeId, Sender};
+use regatta_remote::{FetchError, MAX_MESSAGE, NodeId, Runtime, Sender};
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -16,6 +15,7 @@ use super::messages::Place;
 use super::outbox::Outgoing;
 use super::{Host, SchedulerActor, SwordfishActor, insist};
 use crate::error::{ActorError, ClusterError, TaskFailure};
+use crate::os;
 use crate::sched::{Event, PartitionId, QueryId, WorkerId};
 use crate::store::{HEAD_PREFIX, Listing, Taking, head_size};
 
@@ -115,7 +115,7 @@ impl Handler<Departs> for SchedulerActor {
 
 impl SchedulerActor {
     fn leaves(&mut self, worker: WorkerId, within: Duration) {
-        let now = Instant::now();
+        let now = os::now();
         // Who gives it all the time there is gives it a day.
         let until = now + within.min(Duration::from_secs(24 * 3600));
         tracing::info!(%worker, ?within, "is to leave");
@@ -148,9 +148,9 @@ impl Handler<TakeOver> for SwordfishActor {
 
     fn handle(&mut self, message: TakeOver, _: &mut Self::Context) {
         let (host, scheduler, to) = (Arc::clone(&self.host), self.scheduler.clone(), self.here.worker);
-        let runtime = self.host.runtime.handle().clone();
+        let runtime = self.host.runtime.clone();
         // It writes to the disk.
-        self.host.runtime.handle().spawn_blocking(move || {
+        self.host.runtime.spawn_blocking(move || {
             let (mut taken, from, of) = (Vec::new(), message.from.worker, (message.query, message.driver));
             let failed = take_over(&host, &runtime, message, &mut taken).err();
             if let Some(failure) = &failed {
@@ -162,7 +162,7 @@ impl Handler<TakeOver> for SwordfishActor {
             }
             let full = matches!(failed, Some(TaskFailure::DiskFull { .. }));
             // An error: this worker, or its head, is on its way out.
-            drop(runtime.block_on(insist(&scheduler, TookOver { from, to, taken, full })));
+            drop(runtime.wait(insist(&scheduler, TookOver { from, to, taken, full })));
         });
     }
 }
@@ -170,15 +170,15 @@ impl Handler<TakeOver> for SwordfishActor {
 /// Brings outputs into this store one after the other: as many as can be.
 fn take_over(
     host: &Arc<Host>,
-    runtime: &Handle,
+    runtime: &Runtime,
     TakeOver { from, outputs, .. }: TakeOver,
     taken: &mut Vec<PartitionId>,
 ) -> Result<(), TaskFailure> {
     let failed = |why: String| TaskFailure::Transfer { from: from.worker.to_string(), why };
-    let fetch = runtime.block_on(host.fetch_whole(&from, outputs))?;
+    let fetch = runtime.wait(host.fetch_whole(&from, outputs))?;
     let mut incoming = Incoming::new(fetch);
     let mut take = |len: usize| {
-        let next = runtime.block_on(async { timeout(STALLED, incoming.take(len)).await });
+        let next = runtime.wait(async { timeout(STALLED, incoming.take(len)).await });
         next.unwrap_or(Err(FetchError::Deadline)).map_err(|error| failed(error.to_string()))
     };
     let mut prefix = [0; HEAD_PREFIX];

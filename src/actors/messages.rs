@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use polars::prelude::DataFrame;
-use regatta_observe::{Profile, Progress, Sample, Spent};
+use regatta_observe::{LogFilter, LogPage, Profile, Progress, Sample, Spent};
 use regatta_remote::{ActorId, ActorRef, Address, NodeId, Publication, Role, messages};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -89,6 +89,7 @@ takes! {
         0x020c Withdraw from [Head], "all" => (),
         0x0210 DropStage from [Head], "all" => (),
         0x0211 TakeOver from [Head], "all" => (),
+        0x0212 LogsOf from [Head], "all" => LogPage,
     }
     UdfActor, "replica" {
         0x0301 Evaluate from [Worker], "a batch that it holds" => Result<Evaluated, CallFailure>,
@@ -254,6 +255,16 @@ pub(crate) struct Dismiss(pub(crate) ReplicaId);
 pub(crate) struct DropStage {
     pub(crate) query: QueryId,
     pub(crate) stage: StageId,
+}
+
+/// Lines of this worker's log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LogsOf {
+    /// Only those after this number; 0: the newest.
+    pub(crate) after: u64,
+    pub(crate) filter: LogFilter,
+    pub(crate) lines: usize,
+    pub(crate) bytes: usize,
 }
 
 /// Stop the tasks of a stage: there are enough rows without them, or they run again elsewhere.

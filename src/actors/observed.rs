@@ -15,6 +15,7 @@ use super::messages::{Known, ProfileOf, ProgressOf, Status, WholeStatus};
 use crate::config::Config;
 use crate::engine::nanoseconds;
 use crate::error::{Error, TaskFailure};
+use crate::os;
 use crate::sched::{
     Action, Core, Event, Outcome, Output, QueryId, QueryStatus, ReplicaId, Report, StageId, StepId, TaskId, WaitsFor,
     WorkerId,
@@ -31,7 +32,7 @@ pub(super) struct Took<'a> {
 
 /// The recorder, and what it was told.
 pub(super) struct Observed {
-    recorder: Recorder,
+    pub(super) recorder: Recorder,
     began: Instant,
     /// Of the queries that run, for each stage: how many tasks it has, and whether it is done.
     told: BTreeMap<QueryId, Vec<Told>>,
@@ -57,7 +58,7 @@ pub(super) enum Touched {
     All,
 }
 
-const BUILD: &str = concat!("regatta ", env!("CARGO_PKG_VERSION"));
+pub(super) const BUILD: &str = concat!("regatta ", env!("CARGO_PKG_VERSION"));
 /// How often is looked what waits, and for how long at most.
 const LOOK: Duration = Duration::from_millis(250);
 const LONGEST_LOOK: Duration = Duration::from_millis(1);
@@ -66,7 +67,7 @@ const OWNERS: usize = 1024;
 
 impl Observed {
     pub(super) fn new(memory: usize) -> Self {
-        let now = Instant::now();
+        let now = os::now();
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let limits = Limits { memory, ..Limits::default() };
         Self {
@@ -86,8 +87,8 @@ impl Observed {
         }
     }
 
-    fn at(&self) -> u64 {
-        nanoseconds(self.began.elapsed())
+    pub(super) fn at(&self) -> u64 {
+        nanoseconds(os::since(self.began))
     }
 
     pub(super) fn submitted(
@@ -222,7 +223,7 @@ impl Observed {
 
     /// A replica takes batches of a step.
     pub(super) fn serves(&mut self, step: StepId, of: ReplicaId) {
-        self.saw(Seen::Serves { step, replica: replica(of) }, Instant::now());
+        self.saw(Seen::Serves { step, replica: replica(of) }, os::now());
     }
 
     /// Stages that have other tasks than before, or are done now and were not.
@@ -246,16 +247,16 @@ impl Observed {
     }
 
     pub(super) fn spent(&mut self, query: QueryId, stage: StageId, spent: &Spent) {
-        self.saw(Seen::Spent { query, stage, spent }, Instant::now());
+        self.saw(Seen::Spent { query, stage, spent }, os::now());
     }
 
     pub(super) fn pulse(&mut self, worker: WorkerId, sample: Sample) {
-        self.saw(Seen::Pulse(worker, sample), Instant::now());
+        self.saw(Seen::Pulse(worker, sample), os::now());
     }
 
     /// What a replica had still to report when it was stopped.
     pub(super) fn replica_reports(&mut self, step: StepId, metrics: &Metrics) {
-        self.saw(Seen::ReplicaReports { step, metrics }, Instant::now());
+        self.saw(Seen::ReplicaReports { step, metrics }, os::now());
     }
 
     fn stands(&self, query: QueryId) -> Option<Stands> {
@@ -264,12 +265,12 @@ impl Observed {
 
     pub(super) fn released(&mut self, query: QueryId) {
         self.told.remove(&query);
-        self.saw(Seen::Released(query), Instant::now());
+        self.saw(Seen::Released(query), os::now());
     }
 
     /// Looks now and then what waits for what.
     pub(super) fn look_at_waits(&mut self, core: &Core) {
-        let now = Instant::now();
+        let now = os::now();
         let time = now.duration_since(self.looked);
         if time < LOOK {
             return;
@@ -278,7 +279,7 @@ impl Observed {
         let time = nanoseconds(time);
         for query in self.told.keys().copied().filter(|query| !core.is_done(*query)).collect::<Vec<_>>() {
             // There may be any number of queries.
-            if now.elapsed() >= LONGEST_LOOK {
+            if os::since(now) >= LONGEST_LOOK {
                 return;
             }
             for (stage, of) in core.waits(query, now).unwrap_or_default().into_iter().enumerate() {
@@ -289,6 +290,11 @@ impl Observed {
                 }
             }
         }
+    }
+
+    /// The driver whose query it is; `None`: this process.
+    pub(super) fn owner(&self, query: QueryId) -> Option<String> {
+        self.owners.get(&query)?.map(|node| node.to_string())
     }
 
     /// Whether the message that is being handled comes from who has submitted this query.
@@ -382,7 +388,7 @@ impl Handler<Status> for SchedulerActor {
     type Result = Option<QueryStatus>;
 
     fn handle(&mut self, Status(query): Status, _: &mut Self::Context) -> Self::Result {
-        self.observed.is_owner(query).then(|| self.query_status(query, Instant::now())).flatten()
+        self.observed.is_owner(query).then(|| self.query_status(query, os::now())).flatten()
     }
 }
 
@@ -390,7 +396,7 @@ impl Handler<WholeStatus> for SchedulerActor {
     type Result = actix::MessageResult<WholeStatus>;
 
     fn handle(&mut self, _: WholeStatus, _: &mut Self::Context) -> Self::Result {
-        let now = Instant::now();
+        let now = os::now();
         let of = |query| {
             let mut status = self.query_status(query, now)?;
             // It may be another driver's.

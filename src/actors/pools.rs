@@ -14,6 +14,7 @@ use super::messages::{BatchAt, CallFailure, Evaluate, Evaluated, Place, ReplicaA
 use super::{Host, UdfActor};
 use crate::engine::{Called, Pools};
 use crate::error::{PolarsFailure, TaskFailure};
+use crate::os;
 use crate::plan::UdfStep;
 use crate::sched::{QueryId, ReplicaId, StageId, StepId};
 use crate::store::{decode_frame, encode_frame};
@@ -292,14 +293,14 @@ impl StepPool {
         let (rows, bytes) = (inputs.height(), inputs.estimated_size() as u64);
         let travel = TRAVEL + Duration::from_nanos(bytes.saturating_mul(TRAVEL_NS_PER_BYTE));
         // A batch waits no longer for a replica here than it would travel to another.
-        let patient = Instant::now() + travel;
+        let patient = os::now() + travel;
         loop {
             let room = self.room.notified(); // before the look: it hears every later change
-            let waits_here = Instant::now() < patient;
+            let waits_here = os::now() < patient;
             {
                 let mut seats = self.seats();
                 if let Some(index) = seats.router.acquire(rows, if waits_here { travel } else { Duration::ZERO }) {
-                    let credit = Credit { step: self, index, rows, since: Instant::now() };
+                    let credit = Credit { step: self, index, rows, since: os::now() };
                     return Ok((seats.replicas[index].clone(), credit));
                 }
                 if seats.router.is_empty() {
@@ -371,7 +372,7 @@ struct Credit<'a> {
 
 impl Drop for Credit<'_> {
     fn drop(&mut self) {
-        self.step.seats().router.release(self.index, self.rows, self.since.elapsed());
+        self.step.seats().router.release(self.index, self.rows, os::since(self.since));
         // All: one that waits for a replica here leaves what came free elsewhere to others.
         self.step.room.notify_waiters();
     }

@@ -4,8 +4,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use regatta_remote::{DataReader, DataSource, Fetch, FetchError, PeerId, decode};
-use tokio::runtime::Handle;
+use regatta_remote::{DataReader, DataSource, Fetch, FetchError, PeerId, Runtime, decode};
 
 use super::Host;
 use crate::store::Ticket;
@@ -31,9 +30,9 @@ impl DataSource for Relay {
         match decode(ticket).map_err(|e| e.to_string())? {
             Ticket::Through { worker, node, wanted } => {
                 host.store.may_read(wanted.query, peer)?;
-                let runtime = host.runtime.handle().clone();
+                let runtime = host.runtime.clone();
                 // This thread may block: it is one for sources.
-                let fetch = runtime.block_on(host.pass_on(worker, node, wanted)).map_err(|e| e.to_string())?;
+                let fetch = runtime.wait(host.pass_on(worker, node, wanted)).map_err(|e| e.to_string())?;
                 Ok(Box::new(Passing { fetch, left: Bytes::new(), runtime }))
             }
             _ => host.store.open(ticket, peer),
@@ -50,7 +49,7 @@ impl DataSource for Relay {
 struct Passing {
     fetch: Fetch,
     left: Bytes,
-    runtime: Handle,
+    runtime: Runtime,
 }
 
 impl DataReader for Passing {
@@ -60,7 +59,7 @@ impl DataReader for Passing {
 
     fn read(&mut self, max: usize) -> io::Result<Bytes> {
         if self.left.is_empty() {
-            let next = self.runtime.block_on(self.fetch.next()).map_err(|error| match error {
+            let next = self.runtime.wait(self.fetch.next()).map_err(|error| match error {
                 FetchError::SourceFailed => io::Error::other(error),
                 // Who holds it is not to blame.
                 lost => io::Error::new(io::ErrorKind::ConnectionAborted, lost),

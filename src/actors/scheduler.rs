@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler};
 use regatta_remote::{ActorId, ActorRef, Arbiter, LocalRef, Node, NodeId, Sender};
@@ -24,6 +24,7 @@ use super::specs::{driver_id, feed, pool_spec};
 use super::{Host, SwordfishActor};
 use crate::error::{ClusterError, Error};
 use crate::notice::notice;
+use crate::os;
 use crate::plan::{QueryPlan, Stage, UdfStep};
 use crate::sched::{
     Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, QueryId, QuerySpec, ReplicaId, Report, Resources,
@@ -36,8 +37,8 @@ pub struct SchedulerActor {
     pub(super) core: Core,
     pub(super) observed: Observed,
     pub(super) host: Arc<Host>,
-    pub(super) workers: HashMap<WorkerId, Crew>,
-    pub(super) queries: HashMap<QueryId, Submitted>,
+    pub(super) workers: BTreeMap<WorkerId, Crew>,
+    pub(super) queries: BTreeMap<QueryId, Submitted>,
     /// Replicas that have become ready, and where.
     replicas: HashMap<ReplicaId, (WorkerId, ActorId)>,
     /// Users' actors started so far; where those are that have not ended, and who has started them.
@@ -86,7 +87,7 @@ const GONE: usize = 4096;
 impl SchedulerActor {
     pub(crate) fn new(settings: Settings, observe: usize, host: Arc<Host>, joining: watch::Sender<usize>) -> Self {
         let core = Core::new(settings);
-        let (workers, queries, replicas) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (workers, queries, replicas) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
         let (owners, enrolled, gone) = (HashMap::new(), HashMap::new(), VecDeque::new());
         Self {
             core,
@@ -191,7 +192,7 @@ impl SchedulerActor {
 
     /// Takes an event, with what comes with the end of an attempt.
     pub(super) fn take_with(&mut self, event: Event, took: Option<Took<'_>>) {
-        let now = Instant::now();
+        let now = os::now();
         let touched = self.observed.sees(&event, took, now);
         let actions = self.core.handle(event, now);
         self.observed.does(&actions, touched, &self.core, now);
@@ -212,7 +213,7 @@ impl SchedulerActor {
                 let whole = submitted.sent.insert(worker).then(|| submitted.plan.whole.clone());
                 let driver = submitted.driver.node.map(|(node, _)| node);
                 let metered = submitted.plan.metered;
-                let machines = self.workers.values().filter_map(|crew| Some(crew.place.node?.1.ip()));
+                let machines = self.workers.values().filter_map(|crew| machine(&crew.place));
                 let compress = machines.collect::<BTreeSet<_>>().len() > 1;
                 let prepare = Prepare { query, stage, program, whole, driver, is_result, metered, compress };
                 self.send(worker, Outgoing::Prepare(prepare));
@@ -412,7 +413,7 @@ impl Handler<Register> for SchedulerActor {
             // The answer to an earlier ask was lost.
             Some(crew) if crew.place == place => return Ok(()),
             Some(_) => return Err(ClusterError::network(format!("join as {worker}"), "that number is taken")),
-            None if machine(&place).is_some_and(|machine| self.core.excludes(machine, Instant::now())) => {
+            None if machine(&place).is_some_and(|machine| self.core.excludes(machine, os::now())) => {
                 let why = "this machine was released a short while ago; DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS \
                            says for how long it is left alone";
                 return Err(ClusterError::network(format!("join as {worker}"), why));
@@ -515,7 +516,7 @@ impl Handler<Submit> for SchedulerActor {
             self.host.store.own(query, node);
         }
         let no_gpu = (!self.core.has_gpus()).then(|| self.core.why_no_gpu());
-        let (affinity, now) = (self.near_persisted(&plan), Instant::now());
+        let (affinity, now) = (self.near_persisted(&plan), os::now());
         let owner = driver.node.map(|(node, _)| node);
         self.observed.submitted(query, &plan.explained(), planned, owner, now);
         given.iter().for_each(|(stage, outputs)| self.observed.given(query, *stage, outputs, now));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler};
 use futures_util::future::try_join_all;
@@ -25,6 +25,8 @@ use super::udf::Ends;
 use super::{Host, SchedulerActor, UdfActor, insist};
 use crate::engine::{Leave, Left, Of, Program, Spending, TaskRun, Waits, nanoseconds, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
+use crate::logs::InTask;
+use crate::os;
 use crate::plan::{Split, held_in};
 use crate::sched::{Attempt, PartitionId, QueryId, ReplicaId, Sizes, StageId, StepId, TaskId};
 use crate::store::{Part, Reading, Rows};
@@ -35,7 +37,7 @@ pub struct SwordfishActor {
     pub(super) host: Arc<Host>,
     pub(super) here: Place,
     pub(super) scheduler: ActorRef<SchedulerActor>,
-    queries: HashMap<QueryId, Work>,
+    queries: BTreeMap<QueryId, Work>,
     replicas: HashMap<ReplicaId, Running>,
     lanes: Lanes<(TaskId, Attempt), Job>,
     ended: mpsc::Sender<Ended>,
@@ -52,7 +54,7 @@ type Job = Box<dyn FnOnce() -> Ended + Send>;
 /// What this worker keeps of a query.
 struct Work {
     plan: Result<Arc<IRPlan>, TaskFailure>,
-    stages: HashMap<StageId, StageHere>,
+    stages: BTreeMap<StageId, StageHere>,
 }
 
 struct StageHere {
@@ -60,7 +62,7 @@ struct StageHere {
     pools: Arc<StagePools>,
     leave: Leave,
     /// Batches that wait for room, by step, as the scheduler was told.
-    said: HashMap<usize, usize>,
+    said: BTreeMap<usize, usize>,
 }
 
 /// The same, for one of its tasks.
@@ -94,7 +96,7 @@ impl SwordfishActor {
         let running = Arc::new(AtomicUsize::new(0));
         let reports = Reports { worker: here.worker, running: Arc::clone(&running), scheduler: scheduler.clone() };
         host.runtime.handle().spawn(reports.send(ends, Arc::clone(&host)));
-        let (queries, replicas, hosted) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (queries, replicas, hosted) = (BTreeMap::new(), HashMap::new(), HashMap::new());
         Self { host, here, scheduler, queries, replicas, lanes: Lanes::default(), ended, running, waits, hosted }
     }
 
@@ -106,7 +108,7 @@ impl SwordfishActor {
     fn work(&mut self, query: QueryId) -> &mut Work {
         self.queries.entry(query).or_insert_with(|| {
             let plan = Err(PolarsFailure::new("protocol", "the query's plan did not come before its stages").into());
-            Work { plan, stages: HashMap::new() }
+            Work { plan, stages: BTreeMap::new() }
         })
     }
 
@@ -142,8 +144,9 @@ impl SwordfishActor {
         let job = self.job(message, cancelled);
         let Some((lane, job)) = self.lanes.put(after, key, job, stop) else { return };
         let (lanes, ended, running) = (self.lanes.clone(), self.ended.clone(), Arc::clone(&self.running));
+        let runtime = self.host.runtime.clone();
         // These threads are kept for a while: to start one takes as long as the least of tasks.
-        self.host.runtime.handle().spawn_blocking(move || {
+        self.host.runtime.spawn_blocking(move || {
             let mut next = Some((key, job));
             while let Some((key, job)) = next.take() {
                 running.fetch_add(1, Ordering::Relaxed);
@@ -151,7 +154,7 @@ impl SwordfishActor {
                 running.fetch_sub(1, Ordering::Relaxed);
                 next = lanes.next(lane, key);
                 // An error: this worker is on its way out.
-                drop(ended.blocking_send(end));
+                drop(runtime.wait(ended.send(end)));
             }
         });
     }
@@ -168,22 +171,23 @@ impl SwordfishActor {
         };
         Box::new(move || {
             let _span = tracing::info_span!("task", %task, attempt = attempt.0).entered();
-            let (started, spending) = (Instant::now(), Arc::new(Spending::begin()));
+            let _task = InTask::enter(task, attempt);
+            let (started, spending) = (os::now(), Arc::new(Spending::begin()));
             let spends = Arc::clone(&spending);
             let outcome = catch(|| attempt_task(&host, &scheduler, message, stage, (calling, spends), cancelled))
                 .unwrap_or_else(|text| Err(TaskFailure::Panicked(text)));
             let (outcome, rows, sections) = match outcome {
                 Ok(Left { output, rows, sections }) => {
-                    tracing::debug!(rows = output.rows, bytes = output.bytes, took = ?started.elapsed(), "done");
+                    tracing::debug!(rows = output.rows, bytes = output.bytes, took = ?os::since(started), "done");
                     (Ok(output), rows, sections)
                 }
                 Err(error) => {
-                    tracing::debug!(%error, took = ?started.elapsed(), "failed");
+                    tracing::debug!(%error, took = ?os::since(started), "failed");
                     (Err(error), Rows::Kept, Sizes::default())
                 }
             };
             let metrics = meter.take();
-            let ran = nanoseconds(started.elapsed());
+            let ran = nanoseconds(os::since(started));
             Ended { end: TaskEnded { task, attempt, outcome, rows, sections, metrics, ran }, spent: spending.take() }
         })
     }
@@ -240,7 +244,7 @@ impl Handler<Prepare> for SwordfishActor {
             // Where all is in this process, so is the driver.
             (true, None) => Leave::Here,
         };
-        let here = StageHere { program, pools, leave, said: HashMap::new() };
+        let here = StageHere { program, pools, leave, said: BTreeMap::new() };
         self.work(query).stages.insert(stage, here);
     }
 }
@@ -366,7 +370,7 @@ impl SwordfishActor {
         drop(running.actor);
         // Joins the replica's thread, which may be in the author's code: not here.
         let arbiter = running.arbiter;
-        self.host.runtime.handle().spawn_blocking(move || drop(arbiter));
+        self.host.runtime.spawn_blocking(move || drop(arbiter));
     }
 }
 
@@ -380,7 +384,7 @@ fn attempt_task(
 ) -> Result<Left, TaskFailure> {
     let unprepared = || PolarsFailure::new("protocol", "the stage's program did not come before its task");
     let StageOfTask { program, pools, leave } = stage.ok_or_else(unprepared)?;
-    let runtime = host.runtime.handle().clone();
+    let runtime = host.runtime.clone();
     let program = program?;
     let waits = Waits { runtime, cancelled: cancelled.clone() };
     let (query, split) = (message.task.query, message.split);

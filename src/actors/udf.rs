@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
 use polars::prelude::DataFrame;
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::messages::{BatchAt, CallFailure, Evaluate, Evaluated, Place, ReplicaSays, StartReplica, Word};
 use super::{Host, SchedulerActor, insist};
 use crate::actor::ActorDirectory;
+use crate::os;
 use crate::sched::ReplicaId;
 use crate::store::{Offer, decode_frame, encode_frame};
 use crate::udf::{Call, Fault, ReplicaSpec, ReplicaThread, Reply, Said, Seat, UdfError};
@@ -203,10 +204,10 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    pub(super) fn of(replica: ReplicaId, host: &Host, scheduler: ActorRef<SchedulerActor>) -> Self {
+    pub(super) fn of(replica: ReplicaId, host: &Arc<Host>, scheduler: ActorRef<SchedulerActor>) -> Self {
         let (words, to_send) = mpsc::channel(WORDS);
         let runtime = host.runtime.handle().clone();
-        runtime.spawn(report(replica, to_send, scheduler));
+        runtime.spawn(report(replica, to_send, scheduler, Arc::clone(host)));
         Self { words, runtime }
     }
 }
@@ -244,7 +245,7 @@ impl Evaluation {
             _ = begins => (), // an error: the thread has ended, and so has `result`
             _ = hangs.wait_for(|hangs| *hangs) => return Err(CallFailure::Hung),
         }
-        let began = Instant::now();
+        let began = os::now();
         let mut running = Running { result: Some(result), words: self.words.clone(), runtime: self.runtime };
         let result = match self.thread.patience(&call) {
             None => running.ends().await,
@@ -260,7 +261,7 @@ impl Evaluation {
         };
         running.result = None;
         let reply = result.unwrap_or_else(|_| Err(UdfError::new("the replica's thread ended").into()))?;
-        Ok((reply, began.elapsed()))
+        Ok((reply, os::since(began)))
     }
 }
 
@@ -296,11 +297,17 @@ impl Drop for Running {
     }
 }
 
-async fn report(replica: ReplicaId, mut words: mpsc::Receiver<Word>, scheduler: ActorRef<SchedulerActor>) {
+async fn report(
+    replica: ReplicaId,
+    mut words: mpsc::Receiver<Word>,
+    scheduler: ActorRef<SchedulerActor>,
+    host: Arc<Host>,
+) {
     while let Some(word) = words.recv().await {
         if let Err(error) = insist(&scheduler, ReplicaSays { replica, word }).await {
-            // The scheduler's own deadline for readiness, or the loss of this worker, ends the wait for the word.
-            tracing::warn!(?replica, %error, "could not report to the scheduler");
+            tracing::error!(?replica, %error, "could not report to the scheduler");
+            // It would wait for the word as long as this worker is there: a replica that has ended is charged until it says so.
+            return host.leave();
         }
     }
 }

@@ -27,9 +27,18 @@ pub(super) enum AskedTo {
 }
 
 /// What a worker is asked from now on.
-pub(super) struct Asks {
+pub(crate) struct Asks {
     to: UnboundedSender<AskedTo>,
     asked: UnboundedReceiver<AskedTo>,
+}
+
+#[cfg(test)]
+impl Asks {
+    /// Nobody asks it anything.
+    pub(crate) fn none() -> Self {
+        let (to, asked) = unbounded_channel();
+        Self { to, asked }
+    }
 }
 
 /// Has signals ask this process, a worker, what it is to do: the first SIGTERM to leave, the second to end at once. So does a SIGINT
@@ -77,6 +86,7 @@ pub(super) async fn until_it_ends(
     let mut leaves = false;
     loop {
         tokio::select! {
+            biased;
             event = events.recv() => match event {
                 Some(PeerEvent::Down { peer, cause }) if peer.node == head => {
                     let why = if leaves { "this worker has left" } else { "the head is gone: this worker ends with it" };

@@ -29,7 +29,10 @@ pub(crate) fn connect<T>(
     let token: JoinToken = at.token.parse().map_err(|e: JoinTokenError| failed(e.to_string()))?;
     if token.role() != role {
         let theirs = token.role();
-        return Err(failed(format!("the token lets in a {theirs}, not a {role}; use a text of Cluster::{role}_token")));
+        let a = if theirs.is_outside() { "an" } else { "a" };
+        return Err(failed(format!(
+            "the token lets in {a} {theirs}, not a {role}; use a text of Cluster::{role}_token"
+        )));
     }
     let address = resolve(&at.address).map_err(|e| failed(format!("{e}; it must be host:port")))?;
     let here = os::address_towards(address).map_err(|e| failed(format!("there is no way to {address} ({e})")))?;

@@ -11,11 +11,12 @@ use std::thread;
 use std::time::Duration;
 
 use polars_core::runtime::THREAD_POOL;
-use regatta_remote::{Address, Identity, Node, NodeId, PeerEvents, Role, Runtime, decode, encode};
+use regatta_remote::{ActorRef, Address, Arbiter, Identity, Node, NodeId, PeerEvents, Role, Runtime, decode, encode};
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
-use super::ending::{asked, ends_with_its_worker, until_it_ends};
+use super::ending::{Asks, asked, ends_with_its_worker, until_it_ends};
 use super::scratch::folder_of;
 use super::{Scratch, capacity, connect, find_gpus, hello};
 use crate::actors::{
@@ -26,7 +27,7 @@ use crate::config::{ClusterAt, Config, Offer};
 use crate::error::ClusterError;
 use crate::sched::{GpuInfo, Resources, WorkerId};
 use crate::store::Store;
-use crate::{os, udf};
+use crate::{logs, os, udf};
 
 /// Set for a process that is to be a worker. What it must know and keep secret comes through its standard input.
 pub(crate) const MARKER: &str = "REGATTA_WORKER";
@@ -158,8 +159,10 @@ fn read_hand_over(from: &mut impl Read) -> io::Result<HandOver> {
 fn log_to_stderr(unasked: &str) {
     let unasked = || EnvFilter::new(format!("{unasked},{}=info", udf::OUTPUT));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| unasked());
+    let to_stderr = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false).with_filter(filter);
+    let all = tracing_subscriber::registry().with(to_stderr).with(logs::Remember.with_filter(logs::remembered()));
     // Fails only if the program has a subscriber already, from a constructor that ran before main: then that one stays.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
+    let _ = tracing::subscriber::set_global_default(all);
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -173,21 +176,63 @@ pub(super) const STOP: Duration = Duration::from_secs(1);
 pub(super) const GOODBYE: Duration = Duration::from_millis(300);
 
 /// What a worker starts from: its place in the cluster, and what it has to give.
-struct Recruit {
+pub(crate) struct Recruit {
     /// `None`: the head gives the number.
-    worker: Option<WorkerId>,
-    capacity: Resources,
-    devices: Result<Vec<GpuInfo>, String>,
-    scratch: Scratch,
-    runtime: Runtime,
-    store: Arc<Store>,
-    node: Node,
+    pub(crate) worker: Option<WorkerId>,
+    pub(crate) capacity: Resources,
+    pub(crate) devices: Result<Vec<GpuInfo>, String>,
+    pub(crate) runtime: Runtime,
+    pub(crate) store: Arc<Store>,
+    pub(crate) node: Node,
+    pub(crate) events: PeerEvents,
+    pub(crate) head: NodeId,
+}
+
+/// A worker that has joined.
+pub(crate) struct Joined {
+    pub(crate) worker: WorkerId,
     events: PeerEvents,
     head: NodeId,
+    scheduler: ActorRef<SchedulerActor>,
+    /// Its swordfish lives here.
+    _arbiter: Arbiter,
+}
+
+impl Recruit {
+    /// Joins the cluster.
+    ///
+    /// # Errors
+    /// The head does not answer, or does not want it.
+    pub(crate) async fn join(self) -> Result<Joined, Failure> {
+        let Self { worker, capacity, devices, runtime, store, node, events, head } = self;
+        let worker = match worker {
+            Some(worker) => worker,
+            None => node.actor::<GatewayActor>(Address { node: head, actor: GATEWAY }).ask(Enrol, CONTROL).await??,
+        };
+        let scheduler = node.actor::<SchedulerActor>(Address { node: head, actor: SCHEDULER });
+        let here = node.address()?;
+        let place = Place { worker, node: Some((node.id(), here)) };
+        let host = Host::new(runtime.clone(), store, Some(node.clone()), Some(head));
+        let (arbiter, to_scheduler) = (runtime.arbiter()?, scheduler.clone());
+        let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, to_scheduler));
+        SwordfishActor::publish(&node, SWORDFISH, &swordfish);
+        // Last: from here on the scheduler sends work.
+        let register = Register { worker, capacity, devices, node: node.id(), address: here };
+        scheduler.ask(register, CONTROL).await??;
+        Ok(Joined { worker, events, head, scheduler, _arbiter: arbiter })
+    }
+}
+
+impl Joined {
+    /// Works until it is to end, or the head is gone. The status of its process.
+    pub(crate) async fn work(self, asks: Asks) -> i32 {
+        let Self { events, head, scheduler, _arbiter, .. } = self;
+        until_it_ends(events, head, scheduler, asks).await
+    }
 }
 
 /// A worker of a session of this machine.
-fn handed_over() -> Result<Recruit, Failure> {
+fn handed_over() -> Result<(Recruit, Scratch), Failure> {
     let HandOver { worker, identity, head: (head, address), capacity, devices, scratch: folder } =
         read_hand_over(&mut io::stdin().lock()).map_err(|e| {
             format!("{MARKER} is set, but standard input holds no hand-over ({e}); it is not for people to set")
@@ -211,11 +256,11 @@ fn handed_over() -> Result<Recruit, Failure> {
         return Err(format!("the process at {address} is node {found}, not the head {head}").into());
     }
     let devices = Ok(devices);
-    Ok(Recruit { worker: Some(worker), capacity, devices, scratch, runtime, store, node, events, head })
+    Ok((Recruit { worker: Some(worker), capacity, devices, runtime, store, node, events, head }, scratch))
 }
 
 /// A worker that joins a cluster elsewhere: people read what it says.
-fn joined(at: &ClusterAt, offer: Offer) -> Result<Recruit, Failure> {
+fn joined(at: &ClusterAt, offer: Offer) -> Result<(Recruit, Scratch), Failure> {
     log_to_stderr("warn,regatta=info");
     let base = Config::from_env()?.scratch;
     let failed = |error| ClusterError::scratch("a folder of the worker", &base, error);
@@ -229,7 +274,7 @@ fn joined(at: &ClusterAt, offer: Offer) -> Result<Recruit, Failure> {
     let capacity = capacity(offer.cpus.unwrap_or_else(|| THREAD_POOL.current_num_threads() as f64), 1);
     let capacity = offer.memory.map_or(capacity, |memory| capacity.with_memory(memory));
     let devices = find_gpus().clone();
-    Ok(Recruit { worker: None, capacity, devices, scratch, runtime, store, node, events, head })
+    Ok((Recruit { worker: None, capacity, devices, runtime, store, node, events, head }, scratch))
 }
 
 fn work() -> Result<Infallible, Failure> {
@@ -238,32 +283,19 @@ fn work() -> Result<Infallible, Failure> {
         os::set_variable(POLARS_THREADS, &format!("{}", cpus.ceil()));
     }
     let asks = asked(at.is_some())?;
-    let Recruit { worker, capacity, devices, scratch, runtime, store, node, events, head } =
-        at.as_ref().map_or_else(handed_over, |at| joined(at, offer))?;
-    let handle = runtime.handle().clone();
-    let worker = match worker {
-        Some(worker) => worker,
-        None => {
-            let gateway = node.actor::<GatewayActor>(Address { node: head, actor: GATEWAY });
-            handle.block_on(gateway.ask(Enrol, CONTROL))??
+    let (recruit, scratch) = at.as_ref().map_or_else(handed_over, |at| joined(at, offer))?;
+    let (runtime, node, cpus) = (recruit.runtime.clone(), recruit.node.clone(), recruit.capacity.as_cpus());
+    let code = runtime.wait(async {
+        let joined = recruit.join().await?;
+        if let Some(at) = at {
+            let worker = joined.worker;
+            tracing::info!(%worker, cpus, cluster = at.address, scratch = %scratch.folder().display(), "joined");
         }
-    };
-    let scheduler = node.actor::<SchedulerActor>(Address { node: head, actor: SCHEDULER });
-    let here = node.address()?;
-    let place = Place { worker, node: Some((node.id(), here)) };
-    let host = Host::new(runtime.clone(), store, Some(node.clone()), Some(head));
-    let (arbiter, to_scheduler) = (runtime.arbiter()?, scheduler.clone());
-    let swordfish = arbiter.spawn(MAILBOX, move |_| SwordfishActor::new(host, place, to_scheduler));
-    SwordfishActor::publish(&node, SWORDFISH, &swordfish);
-    // Last: from here on the scheduler sends work.
-    let register = Register { worker, capacity, devices, node: node.id(), address: here };
-    handle.block_on(scheduler.ask(register, CONTROL))??;
-    if let Some(at) = at {
-        tracing::info!(%worker, cpus = capacity.as_cpus(), cluster = at.address, scratch = %scratch.folder().display(), "joined");
-    }
-    let code = handle.block_on(until_it_ends(events, head, scheduler, asks));
-    // The others then need not wait for it.
-    handle.block_on(node.close(GOODBYE));
+        let code = joined.work(asks).await;
+        // The others then need not wait for it.
+        node.close(GOODBYE).await;
+        Ok::<_, Failure>(code)
+    })?;
     // Whatever runs here is of no use any more, and not waited for.
     udf::stop_replicas(STOP);
     drop(scratch);

@@ -1,7 +1,6 @@
 //! One fragment on one of Polars' engines.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use polars::prelude::*;
 use polars_expr::state::ExecutionState;
@@ -19,7 +18,10 @@ use super::source::{self, Waits};
 use super::spending::Spending;
 use super::{amend, beside, nodes};
 use crate::error::{PolarsFailure, TaskFailure};
+use crate::os;
 use crate::plan::{Split, placeholder_of};
+#[cfg(test)]
+use crate::sched::Attempt;
 use crate::store::Reading;
 use crate::udf::{CallingTask, UdfCall};
 
@@ -29,6 +31,46 @@ pub(super) struct Bound {
     pub(super) ir: Arena<IR>,
     exprs: Arena<AExpr>,
     readings: Vec<Arc<Reading>>,
+}
+
+#[cfg(test)]
+impl Bound {
+    /// The same rows in one order of those that are allowed, of which each second attempt has another: what a simulation does is
+    /// the same whenever it is run, and what is made again is not.
+    pub(super) fn in_one_order(mut self, Attempt(attempt): Attempt) -> Self {
+        for node in self.ir.iter(self.top).map(|(node, _)| node).collect::<Vec<_>>() {
+            let had_one = match self.ir.get_mut(node) {
+                IR::GroupBy { maintain_order, .. } => std::mem::replace(maintain_order, true),
+                IR::Distinct { options, .. } => std::mem::replace(&mut options.maintain_order, true),
+                IR::Join { options, .. } => {
+                    let order = &mut Arc::make_mut(options).args.maintain_order;
+                    let had_one = *order != MaintainOrderJoin::None;
+                    if !had_one {
+                        *order = MaintainOrderJoin::LeftRight;
+                    }
+                    had_one
+                }
+                _ => true,
+            };
+            if !had_one && attempt.is_multiple_of(2) {
+                let made = self.ir.get(node).clone();
+                let input = self.ir.add(made);
+                let function = FunctionIR::Opaque {
+                    function: Arc::new(|rows: DataFrame| {
+                        let backwards: IdxCa = (0..rows.height() as IdxSize).rev().map(Some).collect();
+                        rows.take(&backwards)
+                    }),
+                    schema: None,
+                    predicate_pd: false,
+                    projection_pd: false,
+                    streamable: false,
+                    fmt_str: "in another order".into(),
+                };
+                self.ir.replace(node, IR::MapFunction { input, function });
+            }
+        }
+        self
+    }
 }
 
 /// Rows, and bytes of them, that the in-memory engine is done with before the streaming engine would have begun.
@@ -151,9 +193,9 @@ fn in_memory(
     exprs: &mut Arena<AExpr>,
     meter: Option<&Spending>,
 ) -> Result<DataFrame, TaskFailure> {
-    let began = Instant::now();
+    let began = os::now();
     let frame = fenced(|| execute_in_memory(top, ir, exprs))?;
-    meter.into_iter().for_each(|meter| nodes::was_in_memory(&frame, began.elapsed(), meter));
+    meter.into_iter().for_each(|meter| nodes::was_in_memory(&frame, os::since(began), meter));
     Ok(frame)
 }
 

@@ -12,7 +12,7 @@ use polars_buffer::Buffer;
 use polars_plan::dsl::{FileScanIR, ScanSources, UnifiedScanArgs};
 use polars_plan::plans::{FileInfo, FunctionIR, IR};
 use polars_utils::arena::Arena;
-use tokio::runtime::Handle;
+use regatta_remote::Runtime;
 use tokio::sync::watch;
 
 use super::program::Read;
@@ -22,7 +22,7 @@ use crate::store::{Reading, encode_frame};
 /// How a task waits for its blocks.
 #[derive(Clone)]
 pub(crate) struct Waits {
-    pub(crate) runtime: Handle,
+    pub(crate) runtime: Runtime,
     /// Becomes true, or its sender is dropped, when the query ends.
     pub(crate) cancelled: watch::Receiver<bool>,
 }
@@ -41,7 +41,7 @@ impl Waits {
         what: impl Future<Output = Result<T, TaskFailure>>,
     ) -> Result<T, TaskFailure> {
         let mut cancelled = self.cancelled.clone();
-        self.runtime.block_on(async {
+        self.runtime.wait(async {
             tokio::select! {
                 biased;
                 _ = cancelled.wait_for(|cancelled| *cancelled) => Err(TaskFailure::Cancelled),

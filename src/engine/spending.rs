@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use regatta_observe::{EngineNode, Fetched, Spent};
 
 use super::Called;
+use crate::os;
 use crate::sched::StageId;
 
 /// Two looks at the clock for each batch and call, none for a row.
@@ -33,7 +34,7 @@ enum On {
 impl Spending {
     /// An attempt begins: it fetches what it reads.
     pub(crate) fn begin() -> Self {
-        Self(Mutex::new(Purse { spent: Spent::default(), on: On::Fetch, since: Instant::now(), calls: 0 }))
+        Self(Mutex::new(Purse { spent: Spent::default(), on: On::Fetch, since: os::now(), calls: 0 }))
     }
 
     /// It reads so much of a stage.
@@ -53,7 +54,7 @@ impl Spending {
         if purse.on == On::Engine {
             purse.turn(On::Udf);
         }
-        Call { of: self, began: Instant::now() }
+        Call { of: self, began: os::now() }
     }
 
     /// Does something that is writing.
@@ -86,7 +87,7 @@ impl Spending {
 
 impl Purse {
     fn turn(&mut self, on: On) {
-        let now = Instant::now();
+        let now = os::now();
         let time = nanoseconds(now - self.since);
         match self.on {
             On::Fetch => self.spent.fetch += time,
@@ -114,7 +115,7 @@ impl Call<'_> {
         let calls = &mut self.of.purse().spent;
         let calls = calls.call_mut(step as u32);
         calls.rows += rows as u64;
-        calls.call.add(nanoseconds(self.began.elapsed()) / 1000);
+        calls.call.add(nanoseconds(os::since(self.began)) / 1000);
         calls.busy += nanoseconds(called.busy);
         calls.retried += called.again;
     }

@@ -67,8 +67,11 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
     let inputs = std::mem::take(&mut task.inputs);
     let bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
+    #[cfg(test)]
+    let bound = if regatta_remote::is_simulated() { bound.in_one_order(task.output.attempt) } else { bound };
     task.spending.engine_begins();
-    let engine = if fragment::reads_few_rows(&bound) {
+    // In a simulation nothing runs beside what it waits for.
+    let engine = if fragment::reads_few_rows(&bound) || regatta_remote::is_simulated() {
         // There is room for one batch. A thread for the engine would take longer than all the rest.
         let _ = hand_over.try_send(fragment::run_here(bound, task.meter())?);
         drop(hand_over);
@@ -88,6 +91,7 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
         // With enough rows, the rest is dropped: that stops the engine.
         while left > 0 {
             let next = tokio::select! {
+                biased;
                 Some(ended) = steps.next() => {
                     ended?;
                     continue;

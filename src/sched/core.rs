@@ -551,6 +551,8 @@ mod place;
 mod pools;
 mod promise;
 mod recover;
+#[cfg(test)]
+mod rest;
 mod rollback;
 mod scale;
 mod shaping;

@@ -63,10 +63,14 @@ impl Cluster {
             let node = Node::bind(identity, to, &runtime.with_build(hello()));
             Ok(Some((node.map_err(|e| ClusterError::network(cannot(), e))?, None)))
         })?;
-        let head = Head::new(ground, &config, None)?;
+        Self::on(Head::new(ground, &config, None, Config::forced_shapes())?, authority)
+    }
+
+    /// Serves it at this head.
+    pub(super) fn on(head: Head, authority: Arc<Authority>) -> Result<Self, Error> {
         let node = head.ground.host.node.clone().ok_or(ClusterError::Closed)?;
         head.serve(&node, Arc::clone(&authority))?;
-        let address = node.address().map_err(|e| ClusterError::network(cannot(), e))?;
+        let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
         let Head { ground, scheduler, arbiter, .. } = head;
         let session = Session::of(ground, Door::Here(scheduler), vec![arbiter], None, Tasks::Ask);
         Ok(Self { session, authority, address })
@@ -96,6 +100,24 @@ impl Cluster {
     /// As [`worker_token`](Self::worker_token).
     pub fn driver_token(&self, drivers: u32, valid: Duration) -> Result<String, Error> {
         self.token(drivers, Role::Driver, valid)
+    }
+
+    /// A text with which the `regatta` command looks at the cluster, from any machine and any number of times within `valid`, and
+    /// does nothing else. A secret: whoever has it sees every query's plan and figures, though no data.
+    ///
+    /// # Errors
+    /// As [`worker_token`](Self::worker_token).
+    pub fn observer_token(&self, valid: Duration) -> Result<String, Error> {
+        self.token(u32::MAX, Role::Observer, valid)
+    }
+
+    /// The same for who operates the cluster: it also cancels queries, drains workers, and makes tokens of the other kinds. A secret: whoever has it
+    /// can get what any driver or worker gets.
+    ///
+    /// # Errors
+    /// As [`worker_token`](Self::worker_token).
+    pub fn operator_token(&self, valid: Duration) -> Result<String, Error> {
+        self.token(u32::MAX, Role::Operator, valid)
     }
 
     fn token(&self, nodes: u32, role: Role, valid: Duration) -> Result<String, Error> {

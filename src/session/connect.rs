@@ -40,6 +40,11 @@ impl Session {
             let (node, head, ()) = connect(&at, (Role::Driver, 0), runtime, |_| ())?;
             Ok(Some((node, Some(head))))
         })?;
+        Self::through(ground, Tasks::Ask)
+    }
+
+    /// On the cluster of the head that this process is connected to.
+    pub(super) fn through(ground: Ground, tasks: Tasks) -> Result<Self, Error> {
         let (Some(node), Some(head)) = (ground.host.node.clone(), ground.host.head) else {
             return Err(ClusterError::Closed.into());
         };
@@ -49,6 +54,6 @@ impl Session {
             scheduler: node.actor(Address { node: head, actor: SCHEDULER }),
             gateway: node.actor(Address { node: head, actor: GATEWAY }),
         };
-        Ok(Self::of(ground, door, Vec::new(), None, Tasks::Ask))
+        Ok(Self::of(ground, door, Vec::new(), None, tasks))
     }
 }

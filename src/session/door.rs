@@ -134,6 +134,7 @@ impl Door {
 async fn listen(gateway: ActorRef<GatewayActor>, query: QueryId, events: mpsc::Sender<RunEvent>, host: Arc<Host>) {
     loop {
         let heard = tokio::select! {
+            biased;
             () = events.closed() => return,
             heard = insist(&gateway, Hear(query)) => heard,
         };

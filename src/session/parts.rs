@@ -11,14 +11,14 @@ use tokio::sync::watch;
 
 use crate::actors::{
     CONTROL, DriverDown, GATEWAY, GatewayActor, Host, MAILBOX, Relay, SCHEDULER, SchedulerActor, WorkerDown,
-    WorkerSilent,
+    WorkerSilent, open_window,
 };
 use crate::cluster::{LocalWorkers, Scratch};
 use crate::config::Config;
 use crate::error::ClusterError;
 use crate::os;
 use crate::progress::Shows;
-use crate::sched::{Resources, ScaleSettings, Settings};
+use crate::sched::{Forced, Resources, ScaleSettings, Settings};
 use crate::store::Store;
 
 /// How long starting the workers may take.
@@ -44,10 +44,19 @@ impl Ground {
         network: impl FnOnce(&Runtime) -> Result<Network, ClusterError>,
     ) -> Result<Self, ClusterError> {
         check_open_files()?;
+        let runtime = Runtime::new("regatta", 2).map_err(|e| ClusterError::os("start the session's threads", e))?;
+        Self::on(runtime, config, network)
+    }
+
+    /// The same, on these threads.
+    pub(super) fn on(
+        runtime: Runtime,
+        config: &Config,
+        network: impl FnOnce(&Runtime) -> Result<Network, ClusterError>,
+    ) -> Result<Self, ClusterError> {
         let failed = |error| ClusterError::scratch("a scratch folder", &config.scratch, error);
         let scratch = Scratch::create(&config.scratch).map_err(failed)?;
         let store = scratch.store("driver").map_err(failed)?;
-        let runtime = Runtime::new("regatta", 2).map_err(|e| ClusterError::os("start the session's threads", e))?;
         let (node, head) = network(&runtime)?.unzip();
         let host = Host::new(runtime, Store::new(&store), node, head.flatten());
         let shows = Shows::new(config.progress);
@@ -86,7 +95,13 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn new(ground: Ground, config: &Config, scale: Option<ScaleSettings>) -> Result<Self, ClusterError> {
+    /// `forced`: shapes that tests want.
+    pub(super) fn new(
+        ground: Ground,
+        config: &Config,
+        scale: Option<ScaleSettings>,
+        forced: Option<Forced>,
+    ) -> Result<Self, ClusterError> {
         let settings = Settings {
             task: Resources::cpus(config.min_cpu_per_task),
             ready_timeout: config.actor_udf_ready_timeout,
@@ -95,7 +110,7 @@ impl Head {
             linear: config.scheduler_linear,
             max_task_backlog: config.max_task_backlog,
             scale,
-            forced: Config::forced_shapes(),
+            forced,
         };
         let arbiter = ground.arbiter()?;
         let (hosted, observe) = (Arc::clone(&ground.host), config.observe_memory);
@@ -125,6 +140,7 @@ impl Head {
         let gateway = self.arbiter.spawn(GatewayActor::MAILBOX, move |_| GatewayActor::new(host, scheduler, joins));
         SchedulerActor::publish(node, SCHEDULER, &self.scheduler, &self.arbiter);
         GatewayActor::publish(node, GATEWAY, &gateway);
+        open_window(node, &self.ground.host, self.scheduler.clone(), Arc::clone(&authority), &self.arbiter);
         self.watch_peers(node, gateway);
         // Last: from here on others come in. It also renews certificates, which live a day.
         node.serve_joins(authority).map_err(|e| ClusterError::network("let others in", e))

@@ -1,6 +1,6 @@
 //! Says of a query that takes long what it does and waits for.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use regatta_observe::QueryState;
 use regatta_remote::ActorRef;
@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use crate::actors::{CONTROL, SchedulerActor, Status};
 use crate::notice::notice;
+use crate::os;
 use crate::plan::QueryPlan;
 use crate::sched::{QueryId, QueryStatus, WaitsFor};
 
@@ -22,13 +23,13 @@ pub(super) fn reasons(plan: &QueryPlan) -> Vec<String> {
 
 /// Looks at a query until it has ended.
 pub(super) async fn watch(scheduler: ActorRef<SchedulerActor>, query: QueryId, why: Vec<String>) {
-    let (began, mut pause) = (Instant::now(), FIRST);
+    let (began, mut pause) = (os::now(), FIRST);
     loop {
         sleep(pause).await;
         // A scheduler that does not answer is an error of the query, not of this.
         let Ok(Some(status)) = scheduler.ask(Status(query), CONTROL).await else { return };
         let Some(stands) = stands(&status, &why) else { return };
-        notice(format_args!("{query} runs for {:.0} s: {stands}", began.elapsed().as_secs_f64()));
+        notice(format_args!("{query} runs for {:.0} s: {stands}", os::since(began).as_secs_f64()));
         pause *= TIMES;
     }
 }

@@ -169,7 +169,7 @@ impl Store {
         let may = match peer.role {
             Role::Head | Role::Worker => true,
             Role::Driver => self.owners.get(&query).is_some_and(|driver| *driver == peer.node),
-            Role::Guest | Role::Own(_) => false,
+            Role::Guest | Role::Own(_) | Role::Observer | Role::Operator => false,
         };
         if may { Ok(()) } else { Err(format!("{query} is not a query of {peer}")) }
     }

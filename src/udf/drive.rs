@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
+use regatta_remote::{is_simulated, wait_simulated};
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
@@ -16,6 +17,10 @@ use tokio::task::LocalSet;
 /// The thread is in no runtime's hands, for Polars refuses to run on one that is: authors may call it. Timers and sockets are
 /// those of a runtime beside it.
 pub(super) fn drive<T>(work: impl Future<Output = T>) -> io::Result<T> {
+    if is_simulated() {
+        // Timers are the simulation's.
+        return Ok(block_on(LocalSet::new().run_until(work)));
+    }
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let _within_reach = runtime.enter();
     let here = LocalSet::new();
@@ -36,6 +41,10 @@ impl Wake for Unpark {
 }
 
 pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let work = match wait_simulated(work) {
+        Ok(result) => return result,
+        Err(work) => work,
+    };
     let unpark = Arc::new(Unpark { thread: thread::current(), woken: AtomicBool::new(false) });
     let waker = Waker::from(Arc::clone(&unpark));
     let (mut work, mut context) = (pin!(work), Context::from_waker(&waker));

@@ -8,9 +8,10 @@ mod turns;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, io, thread};
+use std::{fs, io};
 
 use polars::prelude::{Column, DataFrame};
+use regatta_remote::spawn_thread;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -148,7 +149,7 @@ impl ReplicaThread {
         let (jobs, inbox) = mpsc::channel(CALLS);
         let udf = open(&spec.udf, &spec.arguments)?;
         let ends_calls = spec.options.isolated || udf.is_async() || udf.is_for_gpus();
-        thread::Builder::new().name(format!("udf {}", spec.udf)).spawn(move || {
+        spawn_thread(format!("udf {}", spec.udf), move || {
             let folder = match Folder::new(&spec.seat.scratch) {
                 Ok(folder) => folder,
                 Err(error) => {

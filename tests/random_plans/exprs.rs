@@ -4,9 +4,9 @@ use polars_core::series::ops::NullBehavior;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 
-use crate::rng::Rng;
-use crate::tables::WORDS;
-use crate::udfs::{Echo, Total, double, later, measure, paired, several};
+use super::rng::Rng;
+use super::tables::WORDS;
+use super::udfs::{Echo, Total, double, later, measure, paired, several};
 
 /// What an expression may read.
 pub(crate) struct Scope<'a> {

@@ -5,10 +5,10 @@ use std::path::Path;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 
-use crate::exprs::{Scope, aggregate, any, int, is_key, text, truth};
-use crate::rng::Rng;
-use crate::tables::source;
-use crate::udfs::{double, several};
+use super::exprs::{Scope, aggregate, any, int, is_key, text, truth};
+use super::rng::Rng;
+use super::tables::source;
+use super::udfs::{double, several};
 
 /// A query, and what may be asked of its answer.
 #[derive(Clone)]

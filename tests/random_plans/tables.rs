@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use regatta::polars::prelude::*;
 
-use crate::rng::Rng;
+use super::rng::Rng;
 
 /// The column that numbers the rows of a table.
 pub(crate) const ID: &str = "id";

@@ -87,7 +87,7 @@ pub(crate) fn join(cluster: &Cluster, workers: u32) -> Vec<Other> {
     started
 }
 
-fn connect(cluster: &Cluster) -> Session {
+pub(crate) fn connect(cluster: &Cluster) -> Session {
     Session::connect(&cluster.address().to_string(), &cluster.driver_token(1, VALID).unwrap()).unwrap()
 }
 

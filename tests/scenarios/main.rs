@@ -10,6 +10,7 @@ mod frames;
 mod functions;
 mod harness;
 mod joining;
+mod looking;
 mod nested;
 mod placement;
 mod profiles;

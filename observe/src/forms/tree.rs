@@ -21,15 +21,7 @@ impl fmt::Display for Profile {
             writeln!(f, "findings")?;
         }
         for (number, finding) in self.findings.iter().enumerate() {
-            let stage = finding.stage.map(|stage| format!("stage {stage}: ")).unwrap_or_default();
-            writeln!(
-                f,
-                " {:>2}  {stage}{}  {}. ({})",
-                number + 1,
-                line(&finding.says),
-                line(finding.advice.trim_end_matches('.')),
-                finding.id
-            )?;
+            writeln!(f, " {:>2}  {finding}", number + 1)?;
         }
         self.incomplete.iter().try_for_each(|what| writeln!(f, "incomplete: {}", line(what)))?;
         let dropped = &self.dropped;

@@ -44,7 +44,7 @@ impl Recorder {
 
 impl Worker {
     /// CPUs that are busy, between its last two samples.
-    fn busy(&self) -> Option<f64> {
+    pub(super) fn busy(&self) -> Option<f64> {
         let (cpu, at) = self.before.filter(|(_, at)| *at > 0 && *at < self.at)?;
         Some(self.sample.cpu.saturating_sub(cpu) as f64 / (self.at - at) as f64)
     }

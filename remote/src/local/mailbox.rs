@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task;
 
-use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context};
+use actix::{Actor, ActorFuture, AsyncContext, Context};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
@@ -29,7 +29,8 @@ pub(super) struct Seat<A: Actor<Context = Context<A>>> {
     // Declared first, so dropped first: the reason stands before any waiting message is dropped.
     watch: Watch,
     waiting: mpsc::Receiver<Envelope<A>>,
-    end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Ends with the arbiter, where that shares its thread with others: its actors end with it, as with a thread.
+    end: Option<watch::Receiver<()>>,
     supervisor: Option<Supervisor<A>>,
 }
 
@@ -50,9 +51,6 @@ impl<A: Actor<Context = Context<A>>> Seat<A> {
         end: Option<watch::Receiver<()>>,
         supervisor: Option<Supervisor<A>>,
     ) -> Self {
-        let end = end.map(|mut end| -> Pin<Box<dyn Future<Output = ()> + Send>> {
-            Box::pin(async move { while end.changed().await.is_ok() {} })
-        });
         Self { watch: Watch { life, permits, room }, waiting, end, supervisor }
     }
 
@@ -62,11 +60,22 @@ impl<A: Actor<Context = Context<A>>> Seat<A> {
         arbiter: &actix_rt::ArbiterHandle,
         make: impl FnOnce(&mut Context<A>) -> A + Send + 'static,
     ) {
+        let end = self.end.clone();
         // Made here and moved along, so that it speaks even if the arbiter is gone or `make` panics.
         let mailbox = Mailbox(Some(self));
-        A::start_in_arbiter(arbiter, move |ctx| {
+        arbiter.spawn_fn(move || {
+            let mut ctx = Context::new();
             ctx.spawn(mailbox);
-            make(ctx)
+            let actor = make(&mut ctx);
+            let lives = ctx.into_future(actor);
+            let Some(mut end) = end else { return drop(actix_rt::spawn(lives)) };
+            actix_rt::spawn(async move {
+                tokio::select! {
+                    biased;
+                    _ = async { while end.changed().await.is_ok() {} } => (),
+                    () = lives => (),
+                }
+            });
         });
     }
 
@@ -93,13 +102,6 @@ impl<A: Actor<Context = Context<A>>> ActorFuture<A> for Mailbox<A> {
 
     fn poll(self: Pin<&mut Self>, actor: &mut A, ctx: &mut Context<A>, task: &mut task::Context<'_>) -> task::Poll<()> {
         let Some(seat) = &mut self.get_mut().0 else { return task::Poll::Ready(()) };
-        if let Some(end) = &mut seat.end
-            && end.as_mut().poll(task).is_ready()
-        {
-            seat.end = None;
-            ctx.terminate();
-            return task::Poll::Ready(());
-        }
         let panics = seat.watch.life.so_far().panics.0;
         // actix polls every spawned future again after `ctx.wait`, so stopping here loses nothing.
         // tokio's budget ends the loop from time to time, so that neighbours get their turn.

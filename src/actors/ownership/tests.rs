@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
 use polars::prelude::*;
+use regatta_observe::window::{Act, Look, WINDOW};
 use regatta_remote::{
     ActorId, ActorRef, Address, Arbiter, AskError, Authority, FetchError, JoinToken, LocalRef, Node, NodeId, Role,
     Runtime, WireMessage, encode,
@@ -39,6 +40,28 @@ pub(in crate::actors) struct Line {
     pub(in crate::actors) of: &'static str,
     /// Sends a message of its number with nothing in it.
     pub(in crate::actors) send: Send,
+}
+
+/// What observers and operators send is declared where they see it, without Polars: in `regatta_observe::window`.
+const FROM_OUTSIDE: &[Line] = &[
+    Line {
+        to: "window",
+        message: "Look",
+        from: &[Role::Observer, Role::Operator],
+        of: "all: figures, plans and errors of every query, and no data",
+        send: send::<{ Look::ID }>,
+    },
+    Line {
+        to: "window",
+        message: "Act",
+        from: &[Role::Operator],
+        of: "any query, to cancel it; any worker, to have it leave; tokens, but none for operators",
+        send: send::<{ Act::ID }>,
+    },
+];
+
+fn all_lines() -> impl Iterator<Item = &'static Line> {
+    TABLE.iter().chain(FROM_OUTSIDE)
 }
 
 type Send = fn(ActorRef<Anybody>) -> Pin<Box<dyn Future<Output = Result<(), AskError>>>>;
@@ -145,6 +168,8 @@ struct Scene {
     heard: [Heard; 2],
     drivers: [Node; 2],
     guest: Node,
+    /// An observer and an operator.
+    outside: [Node; 2],
     /// A worker that has not registered.
     spare: Node,
     /// A second head: a node of that role can send what this one can.
@@ -185,6 +210,7 @@ impl Scene {
             move |_| GatewayActor::new(host, scheduler, authority)
         });
         SchedulerActor::publish(&head, SCHEDULER, &scheduler, &arbiter);
+        super::super::open_window(&head, &host, scheduler.clone(), Arc::clone(&authority), &arbiter);
         GatewayActor::publish(&head, GATEWAY, &gateway);
         // What watches the peers of a session tells the scheduler.
         let mut events = head.events();
@@ -203,10 +229,11 @@ impl Scene {
         }
         let drivers = [bind(Role::Driver), bind(Role::Driver)];
         let (guest, spare, other_head) = (bind(Role::Guest), bind(Role::Worker), bind(Role::Head));
-        for node in workers.iter().chain(&drivers).chain([&guest, &spare, &other_head]) {
+        let outside = [bind(Role::Observer), bind(Role::Operator)];
+        for node in workers.iter().chain(&drivers).chain(&outside).chain([&guest, &spare, &other_head]) {
             node.connect(head.address().unwrap(), SOON).await.unwrap();
         }
-        Self { runtime, head, host, workers, heard, drivers, guest, spare, other_head, arbiter, folder }
+        Self { runtime, head, host, workers, heard, drivers, guest, outside, spare, other_head, arbiter, folder }
     }
 
     fn scheduler(&self, of: &Node) -> ActorRef<SchedulerActor> {
@@ -317,15 +344,19 @@ fn run<F: Future<Output = ()>>(test: impl FnOnce(Runtime) -> F) {
 
 #[test]
 fn the_page_has_every_message_with_who_may_send_it_and_of_what_it_may_speak() {
-    let name = |role: &Role| if *role == Role::Head { "the head".to_owned() } else { format!("a {role}") };
-    let lines = TABLE.iter().map(|Line { to, message, from, of, .. }| {
+    let name = |role: &Role| match role {
+        Role::Head => "the head".to_owned(),
+        role if role.is_outside() => format!("an {role}"),
+        role => format!("a {role}"),
+    };
+    let lines = all_lines().map(|Line { to, message, from, of, .. }| {
         format!("| {to} | `{message}` | {} | {of} |", from.iter().map(name).collect::<Vec<_>>().join(", "))
     });
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/semantics.md")).unwrap();
     let section = page.split("## Who may ask what of whom").nth(1).unwrap_or_default();
     let there: Vec<&str> = section.lines().take_while(|line| !line.starts_with("## ")).collect();
     let there: Vec<_> =
-        there.into_iter().filter(|line| TABLE.iter().any(|of| line.starts_with(&format!("| {} | `", of.to)))).collect();
+        there.into_iter().filter(|line| all_lines().any(|of| line.starts_with(&format!("| {} | `", of.to)))).collect();
     let lines: Vec<String> = lines.collect();
     assert_eq!(there, lines, "the page should have:\n{}", lines.join("\n"));
 }
@@ -345,28 +376,43 @@ fn every_message_is_taken_from_the_roles_of_its_line_and_from_no_other() {
         });
         super::super::SwordfishActor::publish(worker, SWORDFISH, &swordfish);
         let _replica = replica(&scene, own, place);
-        let senders = [&scene.other_head, &scene.drivers[0], &scene.workers[1], &scene.guest];
-        for sender in senders {
-            sender.connect(worker.address().unwrap(), SOON).await.unwrap();
+        let senders = [
+            &scene.other_head,
+            &scene.drivers[0],
+            &scene.workers[1],
+            &scene.guest,
+            &scene.outside[0],
+            &scene.outside[1],
+        ];
+        for (sender, role) in senders.iter().zip(Role::ALL) {
+            let connected = sender.connect(worker.address().unwrap(), SOON).await;
+            assert_eq!(connected.is_ok(), !role.is_outside(), "a worker lets in nobody from outside: {connected:?}");
         }
-        let mut refused = 0;
-        for line in TABLE {
+        let (mut refused, mut expected) = (0, 0);
+        for line in all_lines() {
             let address = match line.to {
                 "scheduler" => Address { node: scene.head.id(), actor: SCHEDULER },
                 "gateway" => Address { node: scene.head.id(), actor: GATEWAY },
                 "swordfish" => Address { node: worker.id(), actor: SWORDFISH },
                 "replica" => Address { node: worker.id(), actor: REPLICA },
+                "window" => Address { node: scene.head.id(), actor: WINDOW },
                 other => panic!("where is the {other}?"),
             };
-            for (sender, role) in senders.into_iter().zip([Role::Head, Role::Driver, Role::Worker, Role::Guest]) {
+            for (sender, role) in senders.into_iter().zip(Role::ALL) {
                 let answer = (line.send)(sender.actor(address)).await;
+                if role.is_outside() && address.node == worker.id() {
+                    assert!(matches!(answer, Err(AskError::NotConnected)), "{}: {answer:?}", line.message);
+                    continue;
+                }
+                expected += usize::from(!line.from.contains(&role));
                 let is_refused = matches!(answer, Err(AskError::NotAllowed { role: of }) if of == role);
                 assert_eq!(is_refused, !line.from.contains(&role), "{} from a {role}: {answer:?}", line.message);
                 assert!(!matches!(answer, Err(AskError::NoSuchActor)), "{} is not published", line.message);
                 refused += usize::from(is_refused);
             }
         }
-        assert_eq!(refused, 3 * TABLE.len(), "each message is from one role");
+        assert_eq!(refused, expected);
+        assert!(expected > 3 * TABLE.len(), "few may send any of them: {expected}");
     });
 }
 

@@ -46,6 +46,7 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job
         keeps: RefCell::default(),
     });
     let started = tokio::select! {
+        biased;
         started = life.start().instrument(span_of(&life.spec, life.seat.step)) => started,
         () = nobody_calls(&inbox) => return,
     };

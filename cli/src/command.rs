@@ -1,0 +1,241 @@
+//! What can be said on the command line.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use regatta_observe::{LogLevel, TokenRole};
+
+use crate::Failure;
+
+/// Looks at a cluster, or operates it. Exit code 0: done; 1: failed; 2: usage; 3: the head cannot be reached; 4: refused.
+#[derive(Debug, Clone, Args)]
+pub struct Command {
+    /// The address of the cluster's head, host:port.
+    #[arg(long, global = true, env = "REGATTA_ADDRESS", value_name = "HOST:PORT")]
+    pub(crate) connect: Option<String>,
+
+    /// A file with an observer's or operator's token; without it the variable REGATTA_TOKEN has the token.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// JSON, for programs.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) what: What,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum What {
+    /// Where the cluster stands, or a query.
+    Status {
+        /// The last digits of the query's number.
+        query: Option<String>,
+        /// Say it again every two seconds.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Queries that run, one a line.
+    Queries {
+        /// Those that have ended, too, as far as they are remembered.
+        #[arg(long)]
+        all: bool,
+    },
+    /// What a query did or does, as a tree that ends with what is wrong and what to change.
+    #[command(visible_alias = "profile")]
+    Query {
+        /// The last digits of its number.
+        query: String,
+        /// In which form.
+        #[arg(long, value_enum, default_value_t = Form::Text)]
+        format: Form,
+        /// Everything that is known, in the text.
+        #[arg(long)]
+        full: bool,
+        /// How it is run, without figures.
+        #[arg(long)]
+        explain: bool,
+        /// Into this file.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Workers, one a line.
+    Workers,
+    /// Pools of UDF replicas, one a line.
+    Pools,
+    /// What is wrong with a query, or with the newest ones, and what to change.
+    Findings {
+        /// The last digits of the query's number.
+        query: Option<String>,
+    },
+    /// Stops a query. Needs an operator's token.
+    Cancel {
+        /// The last digits of its number.
+        query: String,
+    },
+    /// Has a worker leave in order: it gets nothing new, and others get what it holds. Needs an operator's token.
+    Drain {
+        /// Its number.
+        worker: u32,
+        /// Within this time at most: 30s, 10m.
+        #[arg(long, default_value = "5m", value_parser = time, value_name = "TIME")]
+        within: Duration,
+    },
+    /// Makes a token, and writes it to standard output. Needs an operator's token.
+    Token {
+        /// What whoever joins with it is for.
+        #[arg(value_enum)]
+        role: For,
+        /// How many processes it lets in. One; any number for observers.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        uses: Option<u32>,
+        /// For how long: 30s, 10m, 1h, 7d.
+        #[arg(long = "for", default_value = "1h", value_parser = time, value_name = "TIME")]
+        time: Duration,
+    },
+    /// Lines of the workers' logs: information and worse, as far as they are remembered.
+    Logs {
+        /// And those that come.
+        #[arg(short, long)]
+        follow: bool,
+        /// Of this worker.
+        #[arg(long)]
+        worker: Option<u32>,
+        /// Of the query whose number ends with these digits.
+        #[arg(long)]
+        query: Option<String>,
+        /// Of this task, whatever its stage.
+        #[arg(long)]
+        task: Option<u32>,
+        /// Of UDFs with this in their name.
+        #[arg(long)]
+        udf: Option<String>,
+        /// That matter at least so much.
+        #[arg(long, value_enum)]
+        level: Option<Level>,
+        /// So many of the newest.
+        #[arg(short = 'n', long, default_value_t = 100)]
+        lines: u32,
+    },
+    /// A screen of queries and workers that follows the cluster.
+    Top,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    Text,
+    Json,
+    Mermaid,
+    Dot,
+    Svg,
+    Html,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum For {
+    Worker,
+    Driver,
+    Observer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    Error,
+    Warn,
+    Info,
+}
+
+impl From<Level> for LogLevel {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => Self::Error,
+            Level::Warn => Self::Warn,
+            Level::Info => Self::Info,
+        }
+    }
+}
+
+impl From<For> for TokenRole {
+    fn from(role: For) -> Self {
+        match role {
+            For::Worker => Self::Worker,
+            For::Driver => Self::Driver,
+            For::Observer => Self::Observer,
+        }
+    }
+}
+
+impl Command {
+    /// Does it, says why not on standard error, and yields what the program should end with.
+    pub fn run(&self) -> ExitCode {
+        match self.execute(&mut io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                // Nobody reads it any more if this fails.
+                let _ = writeln!(io::stderr(), "regatta: {failure}");
+                ExitCode::from(failure.exit_code())
+            }
+        }
+    }
+
+    /// Does it, and writes what there is to say.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn execute(&self, to: &mut dyn Write) -> Result<(), Failure> {
+        crate::run::run(self, to)
+    }
+
+    /// The address, and the token.
+    pub(crate) fn at(&self) -> Result<(String, String), Failure> {
+        let usage = |what: &str| Failure::Usage(what.to_owned());
+        let no_address = || usage("which cluster? --connect host:port, or REGATTA_ADDRESS, says where its head is");
+        let no_token = || {
+            usage("which token? --token-file, or REGATTA_TOKEN, has one of Cluster::observer_token or operator_token")
+        };
+        let address = self.connect.clone().ok_or_else(no_address)?;
+        let token = match &self.token_file {
+            Some(file) => std::fs::read_to_string(file).map_err(|error| {
+                Failure::Failed(format!("the token cannot be read from {}: {error}", file.display()))
+            })?,
+            None => std::env::var("REGATTA_TOKEN").map_err(|_| no_token())?,
+        };
+        Ok((address, token))
+    }
+}
+
+/// A time as people write it: a number and `s`, `m`, `h` or `d`.
+fn time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time: write a number and s, m, h or d, as in 90s or 1h");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let each = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(each).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_numbers_with_a_unit() {
+        let seconds = |text| time(text).map(|time| time.as_secs());
+        assert_eq!(
+            (seconds("90s"), seconds("10m"), seconds("1h"), seconds("7d")),
+            (Ok(90), Ok(600), Ok(3600), Ok(604_800))
+        );
+        for wrong in ["", "h", "1", "-1s", "0s", "1w", "1é", "99999999999999999999s", "999999999999999999d"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Each command by its binary, against a head that shows what it was made with: what it says, how it ends, and who gets nothing.
+
+mod common;
+mod top;
+
+use std::io::{BufRead, BufReader};
+use std::process::Command;
+
+use common::*;
+use regatta_observe::{Order, TokenRole};
+use regatta_remote::Role;
+
+fn golden(name: &str) -> String {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../observe/golden").join(name);
+    std::fs::read_to_string(file).unwrap()
+}
+
+#[test]
+fn every_command_says_what_the_head_shows() {
+    let made = Made::new(view(), profile());
+    let token = made.token(Role::Observer);
+    let says = |arguments: &[&str]| {
+        let output = made.regatta(&token, arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", complained(&output));
+        said(&output)
+    };
+    assert_eq!(says(&["status"]), view().to_string());
+    let expected =
+        "query 00000007 nightly  0:42  stage 2 of 4, 311 of 512 tasks, 86 k rows/s: scan lineitem.parquet, Embed";
+    assert!(says(&["status"]).contains(expected), "{}", says(&["status"]));
+    assert!(says(&["status", "0008"]).contains("query 00000008"));
+    assert!(says(&["status", "0006"]).contains("failed after 3 s: stage 1, task 3, attempt 5 on worker 1"));
+    let (running, all) = (says(&["queries"]), says(&["queries", "--all"]));
+    assert_eq!((running.lines().count(), all.lines().count()), (3, 4));
+    assert!(all.contains("00000006  -        failed") && !running.contains("failed"), "{all}");
+    let workers = says(&["workers"]);
+    assert!(
+        workers.contains("     2  3.5 of 4   3.8") && workers.contains("4+4  silent for 4 s  10.0.0.2:7001"),
+        "{workers}"
+    );
+    assert!(says(&["pools"]).contains("demo::Embed      4"));
+    assert_eq!(says(&["query", "0007"]), golden("pipeline.txt"));
+    assert_eq!(says(&["profile", "0007"]), golden("pipeline.txt"));
+    assert_eq!(says(&["query", "0007", "--full"]), golden("pipeline_full.txt"));
+    assert_eq!(says(&["query", "0007", "--format", "mermaid"]), golden("pipeline.mmd"));
+    assert_eq!(says(&["query", "0007", "--format", "json"]).trim_end(), golden("pipeline.json").trim_end());
+    assert_eq!(says(&["query", "0007", "--explain"]), golden("plan.txt"));
+    assert_eq!(says(&["query", "0007", "--explain", "--format", "dot"]).trim_end(), golden("plan.dot").trim_end());
+    let file = made.file("page.html", "");
+    assert_eq!(says(&["query", "0007", "--format", "html", "-o", file.to_str().unwrap()]), "");
+    assert!(std::fs::read_to_string(file).unwrap().starts_with("<!doctype html>"));
+    let found = says(&["findings"]);
+    assert!(
+        found.contains("  stage 1: tasks waited 1923 s for demo::Embed") && found.contains("(pool-bound)"),
+        "{found}"
+    );
+    assert!(says(&["findings", "0006"]).ends_with("nothing was found to be wrong with it\n"));
+}
+
+#[test]
+fn json_is_one_value_of_what_is_shown() {
+    let made = Made::new(view(), profile());
+    let token = made.token(Role::Operator);
+    let says = |arguments: &[&str]| -> serde_json::Value {
+        let output = made.regatta(&token, &[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", complained(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let status = says(&["status"]);
+    assert_eq!((&status["fleet"]["workers"], status["queries"].as_array().unwrap().len()), (&3.into(), 3));
+    assert_eq!(says(&["queries"]).as_array().unwrap().len(), 2);
+    assert_eq!(says(&["workers"])[2]["silent"], 4 * SECOND);
+    assert_eq!(says(&["query", "0007"])["regatta_profile"], 1);
+    assert_eq!(says(&["findings"])[0]["findings"][0]["id"], "pool-bound");
+    assert_eq!(says(&["cancel", "0007"])["state"], "cancelled");
+    assert_eq!(says(&["token", "driver"])["token"], "04made");
+}
+
+#[test]
+fn an_operator_cancels_and_makes_tokens_and_an_observer_does_neither() {
+    let made = Made::new(view(), profile());
+    let (observer, operator) = (made.token(Role::Observer), made.token(Role::Operator));
+    for arguments in [&["cancel", "0007"][..], &["token", "worker"], &["drain", "0"]] {
+        let output = made.regatta(&observer, arguments);
+        assert_eq!((output.status.code(), said(&output)), (Some(4), String::new()));
+        assert!(complained(&output).contains("needs one of Cluster::operator_token"), "{}", complained(&output));
+    }
+    assert!(made.orders().is_empty(), "nothing has reached who does it");
+    let output = made.regatta(&operator, &["cancel", "0007"]);
+    assert_eq!(said(&output), "query 00000007 nightly was cancelled after 42 s\n");
+    let output = made.regatta(&operator, &["token", "worker", "--uses", "8", "--for", "10m"]);
+    assert_eq!(said(&output), "04made\n");
+    made.regatta(&operator, &["token", "observer"]);
+    let output = made.regatta(&operator, &["drain", "0", "--within", "30s"]);
+    assert!(said(&output).starts_with("worker 0 leaves, within 30 s at most"), "{}", complained(&output));
+    assert_eq!(made.regatta(&operator, &["drain", "9"]).status.code(), Some(1));
+    let token = |role, uses, seconds| Order::Token { role, uses, seconds };
+    let wanted = [
+        Order::Cancel { query: "0007".to_owned() },
+        token(TokenRole::Worker, 8, 600),
+        token(TokenRole::Observer, u32::MAX, 3600),
+        Order::Drain { worker: 0, seconds: 30 },
+        Order::Drain { worker: 9, seconds: 300 },
+    ];
+    assert_eq!(made.orders(), wanted);
+    assert_eq!(
+        made.regatta(&operator, &["token", "operator"]).status.code(),
+        Some(2),
+        "only the head's program makes those"
+    );
+}
+
+#[test]
+fn each_way_to_fail_has_its_exit_code_and_says_what_to_do() {
+    let made = Made::new(view(), profile());
+    let (token, address) = (made.token(Role::Observer), made.address());
+    let other = Made::new(view(), profile());
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let nobody = silent.local_addr().unwrap().to_string();
+    let at =
+        |address: &str, token: &str| regatta(&[("REGATTA_ADDRESS", address), ("REGATTA_TOKEN", token)], &["status"]);
+    let expired = made.authority.token_for(9, Role::Observer, std::time::Duration::ZERO).unwrap().to_string();
+    let revoked = made.authority.token(Role::Observer, std::time::Duration::from_secs(60)).unwrap();
+    assert!(made.authority.revoke(&revoked));
+    for (output, code, why) in [
+        (made.regatta(&token, &["query", "ffff"]), 1, "no query is known whose number ends with \"ffff\""),
+        (regatta(&[("REGATTA_TOKEN", &token)], &["status"]), 2, "--connect host:port"),
+        (regatta(&[("REGATTA_ADDRESS", &address)], &["status"]), 2, "--token-file"),
+        (made.regatta(&token, &["top"]), 2, "top needs a terminal"),
+        (made.regatta(&token, &["sing"]), 2, "unrecognized subcommand"),
+        (at(&nobody, &token), 3, "no answer from"),
+        (at("nowhere", &token), 3, "host:port"),
+        (at(&address, "04nonsense"), 4, "copy the whole text"),
+        (at(&address, &made.token(Role::Worker)), 4, "is for a worker: looking at a cluster needs one of"),
+        (at(&address, &made.token(Role::Driver)), 4, "is for a driver"),
+        (at(&address, &other.token(Role::Observer)), 4, "of another cluster than the token"),
+        (at(&address, &expired), 4, "expired"),
+        (at(&address, &revoked.to_string()), 4, "revoked"),
+    ] {
+        assert_eq!(
+            (output.status.code(), said(&output)),
+            (Some(code), String::new()),
+            "{why}: {}",
+            complained(&output)
+        );
+        assert!(complained(&output).contains(why), "{why}: {}", complained(&output));
+        assert!(!complained(&output).contains(&token), "a token is a secret");
+    }
+    let file = made.file("token", &format!("{token}\n"));
+    let by_file = regatta(&[], &["--connect", &address, "--token-file", file.to_str().unwrap(), "workers"]);
+    assert!(by_file.status.success(), "{}", complained(&by_file));
+}
+
+#[test]
+fn lines_of_the_log_are_one_each_and_follow_each_other() {
+    let made = Made::new(view(), profile());
+    let token = made.token(Role::Observer);
+    let text = said(&made.regatta(&token, &["logs"]));
+    let lines: Vec<_> = text.lines().collect();
+    let first = "22:13:23.205 worker 0 query 00000007 stage 1 demo::Embed rank 1 INFO regatta::output: weights 61 %";
+    assert_eq!((lines.len(), lines[0]), (5, first), "{text}");
+    assert_eq!(lines[3], "(7 lines were forgotten before they could be shown)");
+    assert_eq!(lines[4], "(worker 1 does not say: no answer before the deadline)");
+    let json = said(&made.regatta(&token, &["logs", "--worker", "2", "--json"]));
+    let line: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
+    assert_eq!((&line["worker"], &line["text"]), (&2.into(), &"weights 62 %".into()));
+    // Whoever follows gets each line once, and nobody else waits for it, however slow it is.
+    let mut follower = made.start(&token, &["logs", "-f", "-n", "1", "--json"]);
+    let mut read = BufReader::new(follower.0.stdout.take().unwrap()).lines();
+    for number in 1..=3 {
+        let line: serde_json::Value = serde_json::from_str(&read.next().unwrap().unwrap()).unwrap();
+        assert_eq!(line["number"], number);
+    }
+    // One whose reader has gone ends.
+    let mut watcher = made.start(&token, &["status", "--watch"]);
+    drop(watcher.0.stdout.take());
+    assert!(watcher.0.wait().unwrap().success());
+    let stopped = Command::new("kill").args(["-STOP", &follower.0.id().to_string()]).status().unwrap();
+    assert!(stopped.success());
+    for _ in 0..5 {
+        assert!(made.regatta(&token, &["status"]).status.success());
+    }
+}
+
+#[test]
+fn eleven_wrong_tokens_get_nothing_and_slow_nobody_down_for_long() {
+    let made = Made::new(view(), profile());
+    let token = made.token(Role::Observer);
+    for _ in 0..11 {
+        let output = made.regatta(&made.forged(Role::Observer), &["status"]);
+        assert_eq!((output.status.code(), said(&output)), (Some(4), String::new()), "{}", complained(&output));
+        assert!(complained(&output).contains("does not know this token"), "{}", complained(&output));
+    }
+    assert!(made.regatta(&token, &["status"]).status.success());
+}
+
+#[test]
+fn names_and_words_of_others_stay_text_at_the_terminal() {
+    let mut view = view();
+    let hostile = || HOSTILE.to_owned();
+    for row in &mut view.queries {
+        (row.name, row.doing, row.error, row.driver) = (Some(hostile()), hostile(), Some(hostile()), Some(hostile()));
+        row.waits = vec![hostile()];
+    }
+    view.workers.iter_mut().for_each(|row| row.address = Some(hostile()));
+    view.pools.iter_mut().for_each(|row| (row.udf, row.starting) = (hostile(), vec![Some(hostile())]));
+    view.not_joined = Some((1, hostile()));
+    let mut profile = profile();
+    profile.query.name = Some(hostile());
+    profile.plan.nodes.iter_mut().for_each(|node| node.label = hostile());
+    profile.pools.iter_mut().for_each(|pool| pool.udf = hostile());
+    profile.findings.iter_mut().for_each(|finding| finding.says = hostile());
+    let made = Made::new(view, profile);
+    let token = made.token(Role::Operator);
+    for arguments in [
+        &["status"][..],
+        &["status", "0007"],
+        &["status", "0006"],
+        &["queries", "--all"],
+        &["workers"],
+        &["pools"],
+        &["query", "0007", "--full"],
+        &["findings"],
+        &["logs"],
+        &["cancel", "0007"],
+        &["query", HOSTILE],
+    ] {
+        let output = made.regatta(&token, arguments);
+        for text in [said(&output), complained(&output)] {
+            let is_text =
+                text.chars().all(|c| c == '\n' || !(c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c)));
+            assert!(is_text, "{arguments:?}: {text:?}");
+        }
+        assert!(!output.stdout.is_empty() || !output.stderr.is_empty());
+    }
+}
