@@ -296,6 +296,8 @@ fn what_is_changed_cut_off_or_removed_on_a_disk_is_made_again_while_its_worker_l
         let session = Session::local_with(2, config).unwrap();
         let persisted = query.clone().persist_on(&session).unwrap();
         let spoil_all = || {
+            // One for each worker: what the result was made of is on its way out.
+            eventually("only the result is there", || block_files(&scratch).len() <= 2);
             let files = block_files(&scratch);
             assert!(!files.is_empty());
             files.iter().for_each(|file| spoil(file));
