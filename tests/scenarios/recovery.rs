@@ -1,6 +1,8 @@
 //! What a lost worker held is made again, and never mixed with what was made before.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -274,16 +276,16 @@ fn block_files(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn what_is_changed_cut_off_or_removed_on_a_disk_is_made_again_while_its_worker_lives() {
     let change = |file: &Path| {
-        let mut bytes = std::fs::read(file).unwrap();
+        let mut bytes = std::fs::read(file)?;
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
-        std::fs::write(file, bytes).unwrap();
+        OpenOptions::new().write(true).open(file)?.write_all(&bytes)
     };
-    type Spoil<'a> = &'a dyn Fn(&Path);
+    type Spoil<'a> = &'a dyn Fn(&Path) -> io::Result<()>;
     let ways: [(&str, Spoil<'_>); 3] = [
         ("changed", &change),
-        ("cut off", &|file| std::fs::write(file, "").unwrap()),
-        ("removed", &|file| std::fs::remove_file(file).unwrap()),
+        ("cut off", &|file| OpenOptions::new().write(true).truncate(true).open(file).map(drop)),
+        ("removed", &|file| std::fs::remove_file(file)),
     ];
     let folder = tempfile::tempdir().unwrap();
     let rows = df!["id" => (0..100_000i64).collect::<Vec<_>>()].unwrap().lazy().into_partitions(4);
@@ -296,11 +298,11 @@ fn what_is_changed_cut_off_or_removed_on_a_disk_is_made_again_while_its_worker_l
         let session = Session::local_with(2, config).unwrap();
         let persisted = query.clone().persist_on(&session).unwrap();
         let spoil_all = || {
-            // One for each worker: what the result was made of is on its way out.
-            eventually("only the result is there", || block_files(&scratch).len() <= 2);
             let files = block_files(&scratch);
             assert!(!files.is_empty());
-            files.iter().for_each(|file| spoil(file));
+            // What the result was made of may be gone meanwhile.
+            let spoilt = files.iter().filter(|file| spoil(file).is_ok()).count();
+            assert!(spoilt >= 2, "{how}: {spoilt} of {files:?}");
         };
         spoil_all();
         let read = persisted.lazy().filter(col("x").gt_eq(lit(0))).collect_on(&session).unwrap();
