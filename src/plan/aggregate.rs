@@ -1,6 +1,6 @@
 //! Aggregations in two stages: tasks aggregate their own rows, and others merge what they made of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use polars::prelude::*;
 use polars_plan::plans::expr_ir::{ExprIR, OutputName};
@@ -55,7 +55,8 @@ pub(super) fn in_parts(
     exprs: &mut Arena<AExpr>,
     mut names: impl FnMut() -> PlSmallStr,
 ) -> Result<Parts, String> {
-    let mut parts = States { rows, exprs, names: &mut names, partials: Vec::new(), kept: Schema::default() };
+    let mut parts =
+        States { rows, exprs, names: &mut names, partials: Vec::new(), alike: HashMap::new(), kept: Schema::default() };
     match ir {
         IR::Select { input, expr, schema, options } => {
             let (input, schema, options) = (*input, Arc::clone(schema), *options);

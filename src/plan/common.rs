@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use polars_plan::plans::expr_ir::ExprIR;
-use polars_plan::plans::{AExpr, ArenaExprIter, ArenaLpIter, IR, IRPlan};
+use polars_plan::plans::{AExpr, ArenaExprIter, ArenaLpIter, IR, IRPlan, is_inherently_nondeterministic_top_level};
 use polars_utils::arena::{Arena, Node};
 
 use super::rowwise::is_row_wise;
@@ -38,17 +38,18 @@ fn caches(plan: &IRPlan) -> Vec<(Node, Node)> {
     caches.collect()
 }
 
-/// Whether what stands on this node is more than rows of a source, which cost no more to read twice than to keep. What a UDF or
-/// a closure makes of them need not be the same twice.
+/// Whether what stands on this node is more than rows of a source, which cost no more to read twice than to keep. What chance, a
+/// UDF or a closure makes of them need not be the same twice.
 pub(super) fn is_worth_keeping(node: Node, ir: &Arena<IR>, exprs: &Arena<AExpr>) -> bool {
     let is_work = |node: &IR| {
-        let calls = node.exprs().map(ExprIR::node).any(|expr| has_call(expr, exprs));
-        calls || (node.inputs().next().is_some() && !matches!(node, IR::Cache { .. }) && !is_row_wise(node, exprs))
+        let varies = node.exprs().map(ExprIR::node).any(|expr| varies(expr, exprs));
+        varies || (node.inputs().next().is_some() && !matches!(node, IR::Cache { .. }) && !is_row_wise(node, exprs))
     };
     ir.iter(node).any(|(_, node)| is_work(node))
 }
 
-/// Whether this expression calls code of a user's.
-pub(super) fn has_call(root: Node, exprs: &Arena<AExpr>) -> bool {
-    exprs.iter(root).any(|(_, expr)| matches!(expr, AExpr::AnonymousFunction { .. }))
+/// Whether this expression may yield other values each time: by chance, or by code of a user's. Polars' own look does not go into what
+/// is evaluated for each list.
+pub(super) fn varies(root: Node, exprs: &Arena<AExpr>) -> bool {
+    exprs.iter(root).any(|(_, expr)| is_inherently_nondeterministic_top_level(expr))
 }

@@ -15,7 +15,7 @@ use polars_plan::prelude::JoinOptionsIR;
 use polars_utils::arena::Node;
 
 use super::aggregate::counts_rows;
-use super::common::has_call;
+use super::common::varies;
 use super::cut::Cutter;
 use super::join;
 use super::rowwise::expr_is_row_wise;
@@ -145,9 +145,9 @@ impl Cutter {
                     _ => None,
                 }
             };
-            let has_call = |exprs: &[ExprIR]| exprs.iter().any(|e| has_call(e.node(), &self.exprs));
+            let varies = |exprs: &[ExprIR]| exprs.iter().any(|e| varies(e.node(), &self.exprs));
             let are_row_wise =
-                |exprs: &[ExprIR]| exprs.iter().all(|e| expr_is_row_wise(e.node(), &self.exprs)) && !has_call(exprs);
+                |exprs: &[ExprIR]| exprs.iter().all(|e| expr_is_row_wise(e.node(), &self.exprs)) && !varies(exprs);
             node = match self.ir.get(node) {
                 IR::Scan { scan_type, unified_scan_args: args, predicate, .. } => {
                     let plain = args.pre_slice.is_none()
@@ -174,7 +174,7 @@ impl Cutter {
                         && !options.is_dynamic()
                         && !options.is_rolling()
                         && are_row_wise(groups)
-                        && !has_call(aggs)
+                        && !varies(aggs)
                         && !counts_rows(self.ir.get(node), &self.exprs) =>
                 {
                     keys = keys.iter().map(|key| passes(groups, key)).collect::<Option<_>>()?;

@@ -80,9 +80,14 @@ fn hash_of(call: &UdfCall, inputs: &[ExprIR], exprs: &Arena<AExpr>) -> u64 {
     call.name().hash(&mut hasher);
     for input in inputs {
         input.output_name().hash(&mut hasher);
-        exprs.iter(input.node()).for_each(|(_, expr)| expr.hash(&mut hasher));
+        hash_into(input.node(), exprs, &mut hasher);
     }
     hasher.finish()
+}
+
+/// The same for equal expressions.
+pub(super) fn hash_into(root: Node, exprs: &Arena<AExpr>, hasher: &mut impl Hasher) {
+    exprs.iter(root).for_each(|(_, expr)| expr.hash(hasher));
 }
 
 /// A copy of the expression with others in the place of some nodes. Nodes may be shared with other expressions: nothing is

@@ -12,7 +12,7 @@ use polars_plan::utils::aexpr_to_leaf_names_iter;
 use polars_utils::arena::{Arena, Node};
 
 use super::aggregate::shown;
-use super::common::has_call;
+use super::common::{is_worth_keeping, varies};
 use super::cut::{Cutter, single_input};
 use super::join::may_be_key;
 use super::lift::{below, replaced};
@@ -25,6 +25,8 @@ use crate::error::PlanError;
 #[derive(Default)]
 struct Found {
     of: Vec<(Vec<PlSmallStr>, Vec<Node>)>,
+    /// In which of these each aggregate is: there may be thousands.
+    places: BTreeMap<usize, usize>,
     /// Windows, and what each yields of the rows of its keys.
     windows: Vec<(Node, Node)>,
     /// What looks at other rows and is neither.
@@ -60,7 +62,9 @@ impl Cutter {
         }
         // The rows are wanted twice: those of a source are read twice, others are kept.
         let base = self.row_wise_base(top);
-        let is_source = placeholder_of(self.ir.get(base)).is_none() && !self.decided.contains_key(&base.0);
+        let is_source = placeholder_of(self.ir.get(base)).is_none()
+            && !self.decided.contains_key(&base.0)
+            && !is_worth_keeping(top, &self.ir, &self.exprs);
         let in_order = !is_unordered(self.ir.get(base));
         let (rows, kept) = if is_source {
             (top, None)
@@ -221,8 +225,8 @@ impl Found {
         if expr_is_row_wise(at, exprs) {
             return true;
         }
-        // What a user's code yields may be another each time.
-        if is_scalar_ae(at, exprs) && !has_call(at, exprs) {
+        // What is another each time is evaluated where it stands.
+        if is_scalar_ae(at, exprs) && !varies(at, exprs) {
             return self.add(at, keys);
         }
         match exprs.get(at) {
@@ -253,15 +257,15 @@ impl Found {
     }
 
     fn add(&mut self, at: Node, keys: &[PlSmallStr]) -> bool {
-        let known = self.of.iter().position(|(by, _)| by == keys);
-        // One node has one column.
-        if self.of.iter().enumerate().any(|(of, (_, nodes))| nodes.contains(&at) && Some(of) != known) {
-            return self.leave(at);
-        }
-        match known {
-            Some(of) if self.of[of].1.contains(&at) => (),
-            Some(of) => self.of[of].1.push(at),
-            None => self.of.push((keys.to_vec(), vec![at])),
+        let of = self.of.iter().position(|(by, _)| by == keys).unwrap_or_else(|| {
+            self.of.push((keys.to_vec(), Vec::new()));
+            self.of.len() - 1
+        });
+        match self.places.insert(at.0, of) {
+            None => self.of[of].1.push(at),
+            Some(known) if known == of => (),
+            // One node has one column.
+            Some(_) => return self.leave(at),
         }
         true
     }

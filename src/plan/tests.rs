@@ -617,6 +617,10 @@ fn an_aggregate_beside_each_row_is_worked_out_first_by_all_tasks() {
         1,
         "what a UDF makes of all rows need not be the same twice: {called}"
     );
+    // What a UDF inside a list makes need not be the same twice: the rows are kept.
+    let varying = concat_list([col("a")]).unwrap().list().eval(same([col("")])).alias("c");
+    let plan = planned(table.scan().with_column(varying).filter(col("a").gt(mean())));
+    assert_eq!(plan.to_string().matches("eval").count(), 1, "{plan}");
     let numbered = planned(table.scan().with_column(col("a").cum_sum(false).over([col("b")]).unwrap()));
     assert_eq!(shape(&numbered), [(1, vec![])], "{numbered}");
     let window = || col("a").max().over([col("b")]).unwrap();

@@ -3,6 +3,9 @@
 //! Variances are merged as Chan, Golub and LeVeque do ("Updating formulae and a pairwise algorithm for computing sample
 //! variances", 1979): the textbook's difference of squares loses all digits where the mean is large.
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+
 use polars::prelude::*;
 use polars_core::chunked_array::cast::CastOptions;
 use polars_core::scalar::Scalar;
@@ -12,6 +15,7 @@ use polars_plan::plans::{AExpr, IRAggExpr, IRFunctionExpr, IRPowFunction, Litera
 use polars_plan::prelude::{AnonymousColumnsUdf, OpaqueColumnUdf, SpecialEq};
 use polars_utils::arena::{Arena, Node};
 
+use super::super::lift::hash_into;
 use crate::udf::UdfCall;
 
 /// Whether what is kept of parts can be merged.
@@ -45,6 +49,8 @@ pub(super) struct States<'a> {
     pub(super) exprs: &'a mut Arena<AExpr>,
     pub(super) names: &'a mut dyn FnMut() -> PlSmallStr,
     pub(super) partials: Vec<ExprIR>,
+    /// Which of these have this hash: there may be thousands.
+    pub(super) alike: HashMap<u64, Vec<usize>>,
     pub(super) kept: Schema,
 }
 
@@ -184,12 +190,18 @@ impl States<'_> {
 
     /// Has each task keep this, once, and returns the column that it is then.
     fn intern(&mut self, partial: Node) -> PolarsResult<Node> {
-        let is_known =
-            |known: &&ExprIR| self.exprs.get(known.node()).is_expr_equal_to(self.exprs.get(partial), self.exprs);
-        if let Some(known) = self.partials.iter().find(is_known) {
-            let name = known.output_name().clone();
+        let mut hasher = DefaultHasher::new();
+        hash_into(partial, self.exprs, &mut hasher);
+        let alike = self.alike.entry(hasher.finish()).or_default();
+        let is_known = |known: &&usize| {
+            let known = self.exprs.get(self.partials[**known].node());
+            known.is_expr_equal_to(self.exprs.get(partial), self.exprs)
+        };
+        if let Some(known) = alike.iter().find(is_known) {
+            let name = self.partials[*known].output_name().clone();
             return Ok(self.exprs.add(AExpr::Column(name)));
         }
+        alike.push(self.partials.len());
         let name = (self.names)();
         let partial = ExprIR::new(partial, OutputName::Alias(name.clone()));
         self.kept.insert(name.clone(), partial.dtype(self.rows, self.exprs)?.clone());
