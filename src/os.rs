@@ -316,6 +316,9 @@ pub(crate) fn heed(signals: &[libc::c_int], does: impl Fn(libc::c_int) + Send + 
     let mut heeding = HEEDING.lock().unwrap_or_else(PoisonError::into_inner);
     if heeding.is_empty() {
         let (mut noted, to) = io::pipe()?;
+        // A handler must not wait, however many signals nobody has read yet.
+        // SAFETY: it takes numbers.
+        done(unsafe { libc::fcntl(to.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })?;
         std::thread::Builder::new().name("regatta-signals".to_owned()).spawn(move || {
             let mut signal = [0];
             // Its other end is never closed.

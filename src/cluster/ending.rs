@@ -1,11 +1,12 @@
 //! How a worker's process ends: with its head, or because it is asked to.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use regatta_remote::{ActorRef, NodeId, PeerEvent, PeerEvents};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::sleep;
 
 use super::worker::{GOODBYE, STOP};
@@ -16,6 +17,9 @@ use crate::os;
 const GRACE: Duration = Duration::from_secs(25);
 /// It then is let go by its head; if it is not, it goes by itself.
 const OVERDUE: Duration = Duration::from_secs(2);
+
+/// A worker is asked to leave, and to end by a signal or because it has not left: no more than that.
+const ASKS: usize = 3;
 
 /// What a process is asked by signals.
 #[derive(Debug, Clone, Copy)]
@@ -28,15 +32,15 @@ pub(super) enum AskedTo {
 
 /// What a worker is asked from now on.
 pub(crate) struct Asks {
-    to: UnboundedSender<AskedTo>,
-    asked: UnboundedReceiver<AskedTo>,
+    to: Sender<AskedTo>,
+    asked: Receiver<AskedTo>,
 }
 
 #[cfg(test)]
 impl Asks {
     /// Nobody asks it anything.
     pub(crate) fn none() -> Self {
-        let (to, asked) = unbounded_channel();
+        let (to, asked) = channel(ASKS);
         Self { to, asked }
     }
 }
@@ -47,22 +51,25 @@ impl Asks {
 /// # Errors
 /// The system refuses it.
 pub(super) fn asked(by_hand: bool) -> io::Result<Asks> {
-    let (to, asked) = unbounded_channel();
-    let (asks, leaves) = (to.clone(), std::sync::atomic::AtomicBool::new(false));
+    let (to, asked) = channel(ASKS);
+    let (asks, leaves, ends) = (to.clone(), AtomicBool::new(false), AtomicBool::new(false));
     os::heed(&[libc::SIGTERM, libc::SIGINT], move |signal| {
-        let first = signal == libc::SIGTERM && !leaves.swap(true, std::sync::atomic::Ordering::Relaxed);
-        if signal == libc::SIGINT && !by_hand {
+        let first = signal == libc::SIGTERM && !leaves.swap(true, Ordering::Relaxed);
+        // What comes after it was told to end is of no more use.
+        if (signal == libc::SIGINT && !by_hand) || (!first && ends.swap(true, Ordering::Relaxed)) {
             return;
         }
         let code = 128 + signal;
         // Fails only when the process ends already.
-        let _ = asks.send(if first { AskedTo::Leave } else { AskedTo::End(code) });
+        let _ = asks.try_send(if first { AskedTo::Leave } else { AskedTo::End(code) });
         if !first {
             // It may still be joining, or waiting for what does not end.
-            thread::spawn(move || {
+            let overdue = thread::Builder::new().spawn(move || {
                 thread::sleep(GOODBYE + 2 * STOP);
                 std::process::exit(code);
             });
+            // Without a thread for that there is no time for a goodbye.
+            overdue.map_or_else(|_| std::process::exit(code), drop);
         }
     })?;
     Ok(Asks { to, asked })
@@ -109,7 +116,7 @@ pub(super) async fn until_it_ends(
 }
 
 /// Tells the head that this worker is to leave, and sees to it that it does.
-async fn leave(scheduler: ActorRef<SchedulerActor>, to: UnboundedSender<AskedTo>) {
+async fn leave(scheduler: ActorRef<SchedulerActor>, to: Sender<AskedTo>) {
     match insist(&scheduler, Departs { within: GRACE }).await {
         Ok(true) => sleep(GRACE + OVERDUE).await,
         Ok(false) => (),
@@ -119,5 +126,5 @@ async fn leave(scheduler: ActorRef<SchedulerActor>, to: UnboundedSender<AskedTo>
             tracing::warn!(%error, "could not tell the head that this worker is to leave");
         }
     }
-    let _ = to.send(AskedTo::End(128 + libc::SIGTERM));
+    let _ = to.send(AskedTo::End(128 + libc::SIGTERM)).await;
 }
