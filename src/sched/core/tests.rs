@@ -15,6 +15,21 @@ const WORKERS: Duration = Duration::from_secs(5);
 const READY: Duration = Duration::from_secs(120);
 
 /// Halves of a CPU for each task, which wait at the scheduler.
+/// Between so many workers of one CPU; one that is idle for two seconds may go.
+fn scale(workers: (usize, usize)) -> ScaleSettings {
+    ScaleSettings {
+        workers,
+        each: Resources::cpus(1.0),
+        no_gpu: None,
+        threshold: 1.25,
+        interval: Duration::from_secs(5),
+        downscale: true,
+        idle: Duration::from_secs(2),
+        survivors: 1,
+        exclude: Duration::from_secs(120),
+    }
+}
+
 fn settings() -> Settings {
     Settings {
         task: Resources::cpus(0.5),
@@ -627,17 +642,7 @@ fn queries_take_turns_at_the_room() {
 
 #[test]
 fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_holds_partitions() {
-    let scale = ScaleSettings {
-        workers: (1, 3),
-        each: Resources::cpus(1.0),
-        no_gpu: None,
-        threshold: 1.25,
-        interval: Duration::from_secs(5),
-        downscale: true,
-        idle: Duration::from_secs(2),
-        survivors: 1,
-        exclude: Duration::from_secs(120),
-    };
+    let scale = scale((1, 3));
     let settings = Settings { scale: Some(scale), ..settings() };
     let mut play = Play { core: Core::new(settings), now: Instant::now(), stuck: false };
     let join = |n| joined(n, Resources::cpus(1.0));
@@ -668,17 +673,7 @@ fn a_cluster_grows_with_its_backlog_and_shrinks_when_idle_but_not_below_who_hold
 
 #[test]
 fn a_worker_with_an_actor_does_not_retire_before_that_has_ended() {
-    let scale = ScaleSettings {
-        workers: (0, 2),
-        each: Resources::cpus(1.0),
-        no_gpu: None,
-        threshold: 1.25,
-        interval: Duration::from_secs(5),
-        downscale: true,
-        idle: Duration::from_secs(2),
-        survivors: 0,
-        exclude: Duration::ZERO,
-    };
+    let scale = ScaleSettings { survivors: 0, exclude: Duration::ZERO, ..scale((0, 2)) };
     let settings = Settings { scale: Some(scale), ..settings() };
     let mut play = Play { core: Core::new(settings), now: Instant::now(), stuck: false };
     for n in 0..2 {

@@ -327,17 +327,7 @@ fn what_a_worker_that_leaves_has_counts_for_nothing_that_is_asked_for() {
 
 #[test]
 fn a_worker_that_leaves_is_replaced_from_when_it_begins_to() {
-    let scale = ScaleSettings {
-        workers: (2, 2),
-        each: Resources::cpus(1.0),
-        no_gpu: None,
-        threshold: 1.25,
-        interval: Duration::from_secs(5),
-        downscale: true,
-        idle: Duration::from_secs(2),
-        survivors: 1,
-        exclude: Duration::from_secs(120),
-    };
+    let scale = scale((2, 2));
     let core = Core::new(Settings { scale: Some(scale), ..settings() });
     let mut play = Play { core, now: Instant::now(), stuck: false };
     for n in 0..2 {

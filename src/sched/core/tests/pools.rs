@@ -4,17 +4,7 @@ use super::*;
 use crate::sched::pool::FED;
 
 pub(super) fn elastic() -> Settings {
-    let scale = ScaleSettings {
-        workers: (1, 1),
-        each: Resources::cpus(2.0),
-        no_gpu: None,
-        threshold: 1.25,
-        interval: Duration::from_secs(5),
-        downscale: true,
-        idle: Duration::from_secs(60),
-        survivors: 1,
-        exclude: Duration::from_secs(120),
-    };
+    let scale = ScaleSettings { each: Resources::cpus(2.0), idle: Duration::from_secs(60), ..scale((1, 1)) };
     Settings { scale: Some(scale), ..settings() }
 }
 

@@ -3,17 +3,7 @@
 use super::*;
 
 fn elastic(workers: (usize, usize), each: Resources) -> Settings {
-    let scale = ScaleSettings {
-        workers,
-        each,
-        no_gpu: None,
-        threshold: 1.25,
-        interval: Duration::from_secs(5),
-        downscale: true,
-        idle: Duration::from_secs(2),
-        survivors: 1,
-        exclude: Duration::from_secs(120),
-    };
+    let scale = ScaleSettings { each, ..scale(workers) };
     Settings { scale: Some(scale), ..settings() }
 }
 

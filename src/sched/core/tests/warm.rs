@@ -343,17 +343,7 @@ fn stages_whose_room_for_a_task_went_with_a_worker_are_admitted_again() {
 
 #[test]
 fn a_worker_with_a_warm_replica_retires_after_it() {
-    let scale = ScaleSettings {
-        workers: (0, 1),
-        each: Resources::cpus(1.0),
-        no_gpu: None,
-        threshold: 1.25,
-        interval: Duration::from_secs(5),
-        downscale: true,
-        idle: Duration::from_secs(10),
-        survivors: 0,
-        exclude: Duration::ZERO,
-    };
+    let scale = ScaleSettings { idle: Duration::from_secs(10), survivors: 0, exclude: Duration::ZERO, ..scale((0, 1)) };
     let settings = Settings { scale: Some(scale), pool_warm: WARM, ..settings() };
     let mut play = Play { core: Core::new(settings), now: Instant::now(), stuck: false };
     play.event(joined(0, Resources::cpus(1.0)));
