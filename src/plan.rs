@@ -129,6 +129,12 @@ impl Stage {
     pub(crate) fn steps(&self) -> &[UdfStep] {
         self.program().map_or(&[], |program| &program.steps)
     }
+
+    /// How many tasks it has; `None`: in some mode as many as what it reads is worth, or as what it takes in has.
+    fn tasks(&self) -> Option<usize> {
+        let others = |mode: &Mode| mode.by_size || mode.ways.contains(&Way::Along);
+        (!self.modes.iter().any(others)).then_some(self.splits.len())
+    }
 }
 
 /// A fragment, then UDF steps, each with the row-wise work up to the next: what travels to workers.

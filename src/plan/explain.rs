@@ -6,7 +6,7 @@ use regatta_observe::{Explain, Node, NodeKind, Reads, StagePlan, UdfPlan};
 
 use super::label::label;
 use super::{QueryPlan, Read, Scatter, Split, Stage, UdfStep};
-use crate::sched::{Mode, Way};
+use crate::sched::Way;
 use crate::udf::RunOn;
 
 impl fmt::Display for QueryPlan {
@@ -36,7 +36,7 @@ fn explain_stage(stage: &Stage) -> StagePlan {
     StagePlan {
         stage: stage.id.0,
         // Else its shape decides that.
-        tasks: Some(stage.splits.len() as u32).filter(|tasks| *tasks > 0 && !stage.modes.iter().any(takes_others)),
+        tasks: stage.tasks().map(|tasks| tasks as u32),
         given: stage.program().is_none(),
         why: stage.why.clone(),
         reads: reads.collect(),
@@ -87,11 +87,6 @@ fn explain_udf(number: u32, step: &UdfStep) -> UdfPlan {
         on,
         then: step.then.is_some(),
     }
-}
-
-/// Whether a stage's tasks are those of what it reads, in this mode.
-fn takes_others(mode: &Mode) -> bool {
-    mode.by_size || mode.ways.contains(&Way::Along)
 }
 
 fn in_words(way: &Way) -> &'static str {

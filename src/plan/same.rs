@@ -114,7 +114,7 @@ pub(super) fn one_attempt(stages: &[Stage], same: &[Same]) -> Vec<OneAttempt> {
         let read = left.as_read(&ways, stages[input].program().and_then(|program| program.scatter.as_ref()));
         match forked[input] {
             true => left.is_stable() && read.rows > Alike::Nothing,
-            false if stage.splits.len() == 1 => true,
+            false if stage.tasks() == Some(1) => true,
             false => ways.iter().all(|way| match way {
                 Way::Share | Way::Sections => read.rows > Alike::Nothing,
                 Way::All => left.is_stable(),

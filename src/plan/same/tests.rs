@@ -155,6 +155,26 @@ fn a_side_of_which_tasks_may_share_a_section_is_of_one_attempt_for_all() {
     assert_eq!(found(JoinType::Full), (vec![], vec![]), "there each row is read by one task");
 }
 
+/// Where one task may join all rows in their order, several may, too, each with all of the other side.
+#[test]
+fn a_side_that_is_brought_to_rows_in_their_order_is_of_one_attempt_for_all() {
+    let last = |query: LazyFrame| {
+        let mut planned = plan(query, CLUSTER).unwrap();
+        planned.stages.pop().unwrap()
+    };
+    let dealt = || rows().into_partitions(4);
+    let sums = |of: &str| rows().into_partitions(4).group_by([col("k")]).agg([col(of).sum().alias("of k")]);
+    let in_order = || JoinArgs { maintain_order: MaintainOrderJoin::Left, ..JoinArgs::new(JoinType::Left) };
+    for (of, is_stable) in [("x", true), ("f", false)] {
+        let joined = last(dealt().join(sums(of), [col("k")], [col("k")], in_order()));
+        let window = last(dealt().with_column(col(of).sum().over([col("k")]).unwrap().alias("of k")));
+        for stage in [joined, window] {
+            let expected = if is_stable { vec![] } else { vec![stage.reads[1].from] };
+            assert_eq!(stage.one_attempt.inputs, expected, "{of}: {:?}", stage.modes);
+        }
+    }
+}
+
 #[test]
 fn what_several_stages_read_is_of_one_attempt_all_the_way_up() {
     let both = |rows: LazyFrame| {
