@@ -121,6 +121,18 @@ pub(crate) const CASES: &[Case] = &[
         holds: Holds::SomeRows(1_000),
     },
     Case {
+        name: "a sum of floats beside each row of its key",
+        query: |t| t.with_column(col("x").sum().over([col("key")]).unwrap().alias("w")),
+        approximate: &["w"],
+        holds: Holds::OneValueOf("w"),
+    },
+    Case {
+        name: "rows above the mean, counted",
+        query: |t| t.filter(col("x").gt(col("x").mean())).group_by([col("key")]).agg([len(), col("id").sum()]),
+        approximate: &[],
+        holds: Holds::Same,
+    },
+    Case {
         name: "rows by a sum of floats, counted",
         query: |t| {
             let with = inner(t.clone(), sums(t), "key").repartition(6, [col("sum")]);
