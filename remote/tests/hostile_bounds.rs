@@ -441,7 +441,7 @@ async fn lanes_that_are_ended_in_every_way_leave_nothing(world: World) {
     let mut events = scene.pair.head.events();
     let rogue = scene.rogue();
     for turn in 0..30 {
-        let (connection, mut lanes, _stay) = rogue.enter().await;
+        let (connection, mut lanes, stay) = rogue.enter().await;
         let lane = &mut lanes[turn % 2];
         let watch = Frame { recipient: ECHO.0, ..Frame::of(WATCH, 1) };
         let wait = Frame { message: 4, recipient: ECHO.0, deadline_ms: 60_000, ..Frame::of(ASK, 5) };
@@ -453,9 +453,13 @@ async fn lanes_that_are_ended_in_every_way_leave_nothing(world: World) {
             _ => lane.0.finish().unwrap(),
         }
         assert_eq!(closed(&connection).await, 4, "as a bad frame, turn {turn}");
+        // The goodbye of its other connection would end the next one, too.
+        drop(stay);
+        eventually("it is gone", || scene.pair.head.peers().len() == 1).await;
     }
     let head = &scene.pair.head;
-    eventually("it is gone", || head.peers().len() == 1 && head.in_hand().watches + head.in_hand().served < 2).await;
+    eventually("nothing is left", || head.peers().len() == 1 && head.in_hand().watches + head.in_hand().served < 2)
+        .await;
     // Each time it came up, it went down.
     let (mut up, mut down) = (0, 0);
     while let Some(event) = events.try_recv() {

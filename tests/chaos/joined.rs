@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use regatta::{Cluster, Session};
 
-const VALID: Duration = Duration::from_secs(600);
+pub(crate) const VALID: Duration = Duration::from_secs(600);
 
 /// Killed with the test.
 pub(crate) struct Joined(Child);
@@ -66,7 +66,7 @@ impl Joined {
         Self::start(Command::new(std::env::current_exe().unwrap()), test, &[&way, variables].concat())
     }
 
-    fn start(mut command: Command, test: &str, variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(mut command: Command, test: &str, variables: &[(&str, &str)]) -> Self {
         command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env("POLARS_MAX_THREADS", "1");
         command.envs(variables.iter().copied()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();

@@ -8,6 +8,7 @@ mod endings;
 mod hosts;
 mod joined;
 mod leaving;
+mod networks;
 mod phases;
 #[path = "../tpch/queries.rs"]
 mod queries;
