@@ -28,6 +28,7 @@ mod scalars;
 mod scan;
 mod share;
 mod sink;
+mod together;
 mod whole;
 mod wire;
 
@@ -48,7 +49,7 @@ pub(crate) use wire::{Fragment, cut_off, placeholder_of};
 
 use crate::blob;
 use crate::error::{PlanError, PolarsFailure};
-use crate::sched::{MAX_SECTIONS, Mode, QueryId, Shape, StageId, Tasks, Way};
+use crate::sched::{Fits, MAX_SECTIONS, Mode, QueryId, Shape, StageId, Tasks, Way};
 use crate::udf::PoolOptions;
 
 /// A query, cut into stages; the last one yields the result.
@@ -389,18 +390,21 @@ impl QueryPlan {
 
     fn has_sound_modes(&self, stage: &Stage, readers: &[usize]) -> bool {
         let Some(last) = stage.modes.last() else { return stage.program().is_none() && !stage.splits.is_empty() };
-        let along = |mode: &Mode| mode.ways.iter().position(|way| *way == Way::Along);
-        let mut taken: Vec<usize> = stage.modes.iter().filter_map(along).collect();
+        let mut taken: Vec<usize> = stage.modes.iter().filter_map(Mode::takes_in).collect();
         taken.dedup();
         let sound = |mode: &Mode| {
             // Its tasks are those of its splits, or of what it takes in, or as many as its sections are worth.
-            let has_tasks = mode.by_size || along(mode).is_some() || !stage.splits.is_empty();
+            let has_tasks = mode.by_size || mode.takes_in().is_some() || !stage.splits.is_empty();
             let once = mode.ways.iter().filter(|way| **way == Way::Along).count() <= 1;
             // What waits for its reader must not be what its reader waits for.
-            let small = mode.small.is_none_or(|small| small.input < stage.reads.len() && !taken.contains(&small.input));
+            let when = match &mode.when {
+                Fits::Always => true,
+                Fits::Small(small) => small.input < stage.reads.len() && !taken.contains(&small.input),
+                Fits::Together(_) => mode.takes_in().is_some(),
+            };
             let without = |(read, way): (&Read, &Way)| *way != Way::Without || read.filter.is_some();
-            let small = small && stage.reads.iter().zip(&mode.ways).all(without);
-            mode.ways.len() == stage.reads.len() && has_tasks && once && small
+            let without = stage.reads.iter().zip(&mode.ways).all(without);
+            mode.ways.len() == stage.reads.len() && has_tasks && once && when && without
         };
         // Who takes in a stage must be its only reader, and the stage nothing but its fragment.
         let may_be_taken = |input: &usize| {
@@ -409,7 +413,8 @@ impl QueryPlan {
             from.is_some_and(|from| readers.get(from.0 as usize) == Some(&1))
                 && program.is_some_and(|program| program.steps.is_empty() && program.limit.is_none())
         };
-        taken.len() <= 1 && taken.iter().all(may_be_taken) && last.small.is_none() && stage.modes.iter().all(sound)
+        let ends = last.when == Fits::Always;
+        taken.len() <= 1 && taken.iter().all(may_be_taken) && ends && stage.modes.iter().all(sound)
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) use policy::Affinity;
 pub(crate) use pool::PoolSpec;
 pub(crate) use query::{Outcome, Output, QuerySpec, Report, StageSpec};
 pub(crate) use resources::Resources;
-pub(crate) use shape::{Forced, Mode, Shape, Small, Tasks, Way};
+pub(crate) use shape::{Fits, Forced, Mode, Shape, Small, Tasks, Way};
 pub(crate) use sizes::{MAX_SECTIONS, Sizes};
 pub(crate) use status::StageWaits;
 pub use status::{GpuInfo, PoolStatus, QueryStatus, SessionStatus, StageStatus, Wait, WaitsFor, WorkerStatus};

@@ -14,7 +14,7 @@ use super::scan::{Choice, Splits, split_frame};
 use super::wire::{Fragment, placeholder, placeholder_of};
 use super::{OneAttempt, Read, Split, Stage, StageProgram, Work};
 use crate::error::PlanError;
-use crate::sched::{Mode, Small, StageId, Way};
+use crate::sched::{Fits, Mode, Small, StageId, Way};
 
 impl Cutter {
     /// Closes all stages, in their order.
@@ -130,9 +130,15 @@ impl Cutter {
             let way =
                 |read: &Read| choice.ways.iter().find(|(of, _)| *of == read.from).map_or(Way::All, |(_, way)| *way);
             let input = |of: StageId| reads.iter().position(|read| read.from == of);
-            let small = choice.small.and_then(|(of, beside)| Some(Small { input: input(of)?, beside }));
+            let when = match &choice.when {
+                Fits::Small(Small { input: of, beside }) => {
+                    input(*of).map_or(Fits::Always, |input| Fits::Small(Small { input, beside: *beside }))
+                }
+                Fits::Together(by) => Fits::Together(by.clone()),
+                Fits::Always => Fits::Always,
+            };
             let shared = choice.shared.iter().filter_map(|of| input(*of)).collect();
-            Mode { ways: reads.iter().map(way).collect(), by_size: choice.by_size, shared, small }
+            Mode { ways: reads.iter().map(way).collect(), by_size: choice.by_size, shared, when }
         };
         if !splits.choices.is_empty() {
             return splits.choices.iter().map(mode).collect();
@@ -147,7 +153,7 @@ impl Cutter {
             }
             split => vec![split.map_or(Way::All, Split::way); reads.len()],
         };
-        vec![Mode { ways, by_size: false, shared: Vec::new(), small: None }]
+        vec![Mode { ways, by_size: false, shared: Vec::new(), when: Fits::Always }]
     }
 
     /// What a stage with this head reads of others, each once, and where it may be cut off.

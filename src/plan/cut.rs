@@ -59,6 +59,7 @@ pub(super) fn cut(mut plan: IRPlan, target: Target) -> Result<Parts, PlanError> 
         shared,
         early: BTreeMap::new(),
         filters: BTreeMap::new(),
+        by: BTreeMap::new(),
         layouts: RefCell::default(),
         names,
     };
@@ -114,6 +115,8 @@ pub(super) struct Cutter {
     pub(super) early: BTreeMap<usize, StageId>,
     /// Semi joins that only filter, by the keys of these stages.
     pub(super) filters: BTreeMap<usize, StageId>,
+    /// Columns by which sections come to the tasks of these nodes' stages, if it is sections that they read.
+    pub(super) by: BTreeMap<usize, Vec<PlSmallStr>>,
     /// Files of scans, which are looked into once.
     pub(super) layouts: RefCell<BTreeMap<usize, Rc<[Layout]>>>,
     pub(super) names: Names,
@@ -199,6 +202,9 @@ impl Cutter {
         let copy = self.ir.add(ir);
         if let Some(splits) = self.decided.remove(&node.0) {
             self.decided.insert(copy.0, splits);
+        }
+        if let Some(by) = self.by.remove(&node.0) {
+            self.by.insert(copy.0, by);
         }
         let top = self.draw_in(copy);
         let stage = match self.growing_at(top) {

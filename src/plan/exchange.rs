@@ -17,9 +17,9 @@ use super::scan::{Choice, Splits};
 use super::wire::{Fragment, placeholder};
 use super::{Scatter, Split};
 use crate::error::PlanError;
-use crate::sched::{StageId, Way};
+use crate::sched::{Fits, Small, StageId, Way};
 
-/// Rows that a sort may keep of each task.
+/// Rows that a sort or a slice may keep of each task.
 const TOP: usize = 1 << 20;
 /// A side that is no larger is worth waiting for.
 const SOON: u64 = 64 << 20;
@@ -41,6 +41,7 @@ impl Cutter {
             IR::Join { .. } => self.join(node),
             IR::Distinct { .. } => self.distinct(node),
             IR::Sort { .. } => Ok(self.top(node)),
+            IR::Slice { .. } => Ok(self.last(node)),
             IR::Union { .. } => Ok(self.union(node)),
             ir if is_aggregation(ir) => self.aggregate(node),
             _ => Ok(false),
@@ -65,21 +66,23 @@ impl Cutter {
         };
         let partial = self.ir.add(partial.with_inputs([top]));
         self.decided.insert(partial.0, splits);
-        let names: Option<Vec<String>> =
-            keys.map(|keys| keys.iter().map(|key| key.output_name().to_string()).collect());
-        let scatter = names.map(|keys| Scatter { keys, computed: None, into: self.target.sections() as usize });
-        let is_scattered = scatter.is_some();
-        let (stage, left) = self.leave(partial, scatter);
+        let Some(keys) = keys else {
+            let (_, left) = self.leave(partial, None);
+            self.ir.replace(node, merge.with_inputs([left]));
+            self.decided.insert(node.0, Splits::whole("it merges what the tasks of its input have aggregated"));
+            return Ok(true);
+        };
+        let named = keys.iter().map(|key| ExprIR::from_column_name(key.output_name().clone(), &mut self.exprs));
+        let named: Vec<_> = named.collect();
+        let names = named.iter().map(|key| key.output_name().to_string()).collect();
+        let scatter = Scatter { keys: names, computed: None, into: self.target.sections() as usize };
+        let (left, choices) = self.leave_by(partial, scatter, &named);
         debug_assert_eq!(self.schema(left), kept, "what is kept is what is read");
         self.ir.replace(node, merge.with_inputs([left]));
-        let merged = match keys_of(&ir).filter(|_| is_scattered).map(|keys| self.shown_keys(&keys)) {
-            Some(keys) => Splits::chosen(
-                vec![Choice::sections([stage])],
-                format!("it merges what tasks have aggregated; rows of equal {keys} come to one"),
-            ),
-            None => Splits::whole("it merges what the tasks of its input have aggregated"),
-        };
-        self.decided.insert(node.0, merged);
+        let shown = self.shown_keys(&keys);
+        let why = format!("it merges what tasks have aggregated; rows of equal {shown} come to one");
+        self.decided.insert(node.0, Splits::chosen(choices, why));
+        self.note_by(node, &named);
         Ok(true)
     }
 
@@ -98,11 +101,17 @@ impl Cutter {
         };
         let scatter = self.scatter_by(&keys, top)?;
         let shown = self.shown_keys(&keys);
-        let (stage, left) = self.leave(top, Some(scatter));
+        let (left, choices) = self.leave_by(top, scatter, &keys);
         let ir = self.ir.get(node).clone().with_inputs([left]);
         self.ir.replace(node, ir);
         let why = format!("rows of equal {shown} come to one task, which aggregates them at once, because {why}");
-        self.decided.insert(node.0, Splits::chosen(vec![Choice::sections([stage])], why));
+        self.decided.insert(node.0, Splits::chosen(choices, why));
+        let are_columns = keys
+            .iter()
+            .all(|key| matches!(self.exprs.get(key.node()), AExpr::Column(name) if name == key.output_name()));
+        if are_columns {
+            self.note_by(node, &keys);
+        }
         Ok(true)
     }
 
@@ -132,10 +141,11 @@ impl Cutter {
             self.decided.insert(top.0, splits);
         }
         let shown = scatter.keys.join(", ");
-        let (stage, left) = self.leave(top, Some(scatter));
+        let (left, choices) = self.leave_by(top, scatter, &keys);
         self.ir.replace(node, IR::Distinct { input: left, options });
         let why = format!("rows of equal {shown} come to one task");
-        self.decided.insert(node.0, Splits::chosen(vec![Choice::sections([stage])], why));
+        self.decided.insert(node.0, Splits::chosen(choices, why));
+        self.note_by(node, &keys);
         Ok(true)
     }
 
@@ -200,10 +210,29 @@ impl Cutter {
         true
     }
 
+    /// Of the last rows, each task yields its own; the node takes those of them.
+    fn last(&mut self, node: Node) -> bool {
+        let IR::Slice { input, offset, len } = *self.ir.get(node) else { return false };
+        let Some(most) = usize::try_from(offset.unsigned_abs()).ok().filter(|most| offset < 0 && *most <= TOP) else {
+            return false;
+        };
+        let top = self.draw_in(input);
+        let splits = self.splits(top);
+        if !splits.are_several() || self.growing_at(top).is_some() {
+            return false;
+        }
+        let last = self.ir.add(IR::Slice { input: top, offset, len: most as IdxSize });
+        self.decided.insert(last.0, splits);
+        let (_, left) = self.leave(last, None);
+        self.ir.replace(node, IR::Slice { input: left, offset, len });
+        self.decided.insert(node.0, Splits::whole(format!("it takes some of the last {most} rows of each task")));
+        true
+    }
+
     /// Rows of equal keys come to one task; or, if one side turns out to be small, all of it comes to each task of the other.
     fn join(&mut self, node: Node) -> Result<bool, PlanError> {
         let ir = self.ir.get(node).clone();
-        let IR::Join { input_left, input_right, left_on, right_on, .. } = &ir else { return Ok(false) };
+        let IR::Join { input_left, input_right, left_on, right_on, options, .. } = &ir else { return Ok(false) };
         let (left, right) = (self.draw_in(*input_left), self.draw_in(*input_right));
         if !self.splits(left).are_several() && !self.splits(right).are_several() {
             return Ok(false);
@@ -247,16 +276,29 @@ impl Cutter {
             };
             let ways = vec![(along, Way::Along), (small, Way::All)];
             let is_choice = if parts.by_keys { worth_waiting(bytes, beside) } else { parts.in_order };
-            let small = is_choice.then_some((small, beside));
-            if is_choice || !parts.by_keys {
-                choices.push(Choice { ways, by_size: false, shared: Vec::new(), small });
+            if is_choice {
+                choices.push(Choice::ways(ways, Fits::Small(Small { input: small, beside })));
+            } else if !parts.by_keys {
+                choices.push(Choice::ways(ways, Fits::Always));
             }
         }
         if parts.in_order {
             let ways = vec![(left_stage, Way::All), (right_stage, Way::All)];
-            choices.push(Choice { ways, by_size: false, shared: Vec::new(), small: None });
+            choices.push(Choice::ways(ways, Fits::Always));
         }
+        let is_small = !choices.is_empty();
         if parts.by_keys {
+            // A stage takes in one of its inputs, whichever way it is run.
+            let from_left = takes_left.filter(|_| is_small).unwrap_or(right_bytes <= left_bytes);
+            let (side, on, may_take, other) = match from_left {
+                true => (left, left_on, may_take_left, right_stage),
+                false => (right, right_on, may_take_right, left_stage),
+            };
+            choices.extend(may_take.then(|| self.join_along(side, on, other)).flatten());
+            // Of other joins a row need not have the left side's keys.
+            if let JoinType::Inner | JoinType::Left | JoinType::Semi | JoinType::Anti = options.args.how {
+                self.note_by(node, left_on);
+            }
             let shared = [(parts.left_along, left_stage), (parts.right_along, right_stage)];
             // Some rows of a stage that is both sides would be some of both.
             let shared = shared.into_iter().filter(|(may_be, _)| *may_be && left_stage != right_stage);
@@ -265,11 +307,11 @@ impl Cutter {
         }
         let ir = ir.with_inputs([left, right]);
         self.ir.replace(node, ir);
-        let why = match (parts.by_keys, choices.len()) {
+        let why = match (parts.by_keys, is_small) {
             _ if parts.in_order => "all of the other side comes to each task of the left one, if that is small; else one task joins all rows in their order".to_owned(),
             (false, _) => "all of the smaller side comes to each task of the other".to_owned(),
-            (true, 1) => format!("rows of equal {shown} come to one task"),
-            (true, _) => format!(
+            (true, false) => format!("rows of equal {shown} come to one task"),
+            (true, true) => format!(
                 "rows of equal {shown} come to one task, unless all of the smaller side is worth bringing to each"
             ),
         };

@@ -21,7 +21,7 @@ use super::join;
 use super::rowwise::expr_is_row_wise;
 use super::scan::{Choice, Splits};
 use crate::error::PlanError;
-use crate::sched::{StageId, Way};
+use crate::sched::{Fits, Small, StageId, Way};
 
 /// Where a join's side is read, by which of its columns, and whether its rows are aggregated above that.
 struct Place {
@@ -111,9 +111,8 @@ impl Cutter {
     pub(super) fn filter(&mut self, node: Node, stage: StageId) {
         let Some(input) = self.ir.get(node).inputs().next() else { return };
         let (splits, beside) = (self.splits(input), self.estimate(input).bytes);
-        let with =
-            Choice { ways: vec![(stage, Way::All)], by_size: false, shared: Vec::new(), small: Some((stage, beside)) };
-        let without = Choice { ways: vec![(stage, Way::Without)], by_size: false, shared: Vec::new(), small: None };
+        let with = Choice::ways(vec![(stage, Way::All)], Fits::Small(Small { input: stage, beside }));
+        let without = Choice::ways(vec![(stage, Way::Without)], Fits::Always);
         let why = format!("{}; less what has no match in stage {}, if that is small", splits.why, stage.0);
         self.decided.insert(node.0, Splits { choices: vec![with, without], why, ..splits });
     }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::files::Layout;
 use super::{Split, held_by};
-use crate::sched::{StageId, Way};
+use crate::sched::{Fits, StageId, Way};
 
 /// How what tasks run is split, and why so.
 #[derive(Clone)]
@@ -33,15 +33,19 @@ pub(super) struct Choice {
     pub(super) by_size: bool,
     /// Stages of which several tasks may read one section.
     pub(super) shared: Vec<StageId>,
-    /// Only if this stage is small beside so many bytes.
-    pub(super) small: Option<(StageId, u64)>,
+    pub(super) when: Fits<StageId>,
 }
 
 impl Choice {
+    /// Tasks read stages in these ways.
+    pub(super) fn ways(ways: Vec<(StageId, Way)>, when: Fits<StageId>) -> Self {
+        Self { ways, by_size: false, shared: Vec::new(), when }
+    }
+
     /// Tasks read adjacent sections of each of these stages.
     pub(super) fn sections(of: impl IntoIterator<Item = StageId>) -> Self {
         let ways = of.into_iter().map(|stage| (stage, Way::Sections)).collect();
-        Self { ways, by_size: true, shared: Vec::new(), small: None }
+        Self { ways, by_size: true, shared: Vec::new(), when: Fits::Always }
     }
 }
 

@@ -3,6 +3,7 @@ use polars_plan::dsl::{FileWriteFormat, SinkDestination, SinkTarget, UnifiedSink
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use crate::sched::Small;
 use crate::udf::{Aggregate, Batch, UdfResult};
 
 #[regatta::udf]
@@ -53,10 +54,10 @@ fn total(input: &str) -> Expr {
 }
 
 /// A folder with one file of eight row groups of ten rows.
-struct Table(tempfile::TempDir);
+pub(super) struct Table(tempfile::TempDir);
 
 impl Table {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut frame =
             df!["a" => (0..80i64).collect::<Vec<_>>(), "b" => (0..80i64).map(|i| i % 3).collect::<Vec<_>>()].unwrap();
@@ -65,7 +66,7 @@ impl Table {
         Self(folder)
     }
 
-    fn scan(&self) -> LazyFrame {
+    pub(super) fn scan(&self) -> LazyFrame {
         let path = format!("{}/t.parquet", self.0.path().display());
         LazyFrame::scan_parquet(path.as_str().into(), Default::default()).unwrap()
     }
@@ -76,7 +77,7 @@ fn shape(plan: &QueryPlan) -> Vec<(usize, Vec<bool>)> {
     plan.stages.iter().map(|s| (s.splits.len(), s.steps().iter().map(|step| step.then.is_some()).collect())).collect()
 }
 
-fn planned(query: LazyFrame) -> QueryPlan {
+pub(super) fn planned(query: LazyFrame) -> QueryPlan {
     plan(query, CLUSTER).unwrap()
 }
 
@@ -165,7 +166,11 @@ fn the_first_rows_of_a_stage_end_it() {
     let plan = planned(table.scan().with_column(same([col("a")]).alias("x")).filter(col("x").gt(lit(1))).limit(5));
     assert_eq!((shape(&plan), limits(&plan)), (vec![(4, vec![true]), (1, vec![])], vec![Some(5), None]), "{plan}");
     let plan = planned(table.scan().filter(col("b").eq(lit(1))).tail(4));
-    assert_eq!(limits(&plan), [None], "the last rows need all: {plan}");
+    assert_eq!(
+        (shape(&plan), limits(&plan)),
+        (vec![(4, vec![]), (1, vec![])], vec![None; 2]),
+        "the last rows need all: {plan}"
+    );
     let plan = planned(table.scan().limit(25));
     assert_eq!(shape(&plan), [(2, vec![])], "rows are counted, so only what holds them is read: {plan}");
     assert_eq!(plan.stages[0].splits[1], Split::Rows { file: 0, offset: 20, len: 5, rows_before: 0 });
@@ -412,7 +417,8 @@ fn a_join_takes_in_the_scan_of_one_side_or_meets_it_by_keys() {
     let [udf, scan] = plan.stages[2].reads[..] else { panic!("{plan}") };
     assert_eq!((udf.cut, scan.cut.is_some()), (None, true), "what has UDF steps is no part of another's task");
     let modes = &plan.stages[2].modes;
-    let ways = |mode: &Mode| (mode.ways.clone(), mode.small.map(|small| small.input));
+    let small = |mode: &Mode| if let Fits::Small(small) = &mode.when { Some(small.input) } else { None };
+    let ways = |mode: &Mode| (mode.ways.clone(), small(mode));
     let expected = [(vec![Way::All, Way::Along], Some(0)), (vec![Way::Sections; 2], None)];
     assert_eq!(modes.iter().map(ways).collect::<Vec<_>>(), expected, "{plan}");
     assert!(plan.is_sound());
@@ -744,11 +750,12 @@ fn a_plan_that_contradicts_itself_is_not_sound() {
     let plan = || joined(JoinType::Inner);
     assert!(plan().is_sound());
     type Spoil = fn(&mut QueryPlan);
-    let spoil: [Spoil; 10] = [
+    let spoil: [Spoil; 11] = [
         |plan| plan.sections = u32::MAX,
         |plan| plan.stages[0].splits.clear(),
-        |plan| plan.stages[2].modes[0].small = Some(crate::sched::Small { input: 7, beside: 1 }),
-        |plan| plan.stages[2].modes[0].small = Some(crate::sched::Small { input: 0, beside: 1 }),
+        |plan| plan.stages[2].modes[0].when = Fits::Small(Small { input: 7, beside: 1 }),
+        |plan| plan.stages[2].modes[0].when = Fits::Small(Small { input: 0, beside: 1 }),
+        |plan| plan.stages[2].modes[1].when = Fits::Together(vec![StageId(0)]),
         |plan| plan.stages[2].reads[0].from = StageId(2),
         |plan| plan.stages[2].reads[0].from = StageId(9),
         |plan| plan.stages[2].modes[0].ways = vec![Way::Along; 2],

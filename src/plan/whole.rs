@@ -11,7 +11,7 @@ use super::marker::{Marker, hash_keys};
 use super::sink::input_of_object;
 use super::wire::Fragment;
 use super::{OneAttempt, Split, Stage, StageProgram, Work};
-use crate::sched::{Mode, StageId};
+use crate::sched::{Fits, Mode, StageId};
 
 /// Whether no UDF takes part in it, and it needs no cut to be right: of an object all rows are there before it is begun.
 pub(super) fn is_whole(plan: &IRPlan) -> bool {
@@ -30,7 +30,7 @@ pub(super) fn parts(mut plan: IRPlan) -> Parts {
         id: StageId(0),
         work: Work::Program(program),
         reads: Vec::new(),
-        modes: vec![Mode { ways: Vec::new(), by_size: false, shared: Vec::new(), small: None }],
+        modes: vec![Mode { ways: Vec::new(), by_size: false, shared: Vec::new(), when: Fits::Always }],
         one_attempt: OneAttempt::default(),
         splits,
         branches: BTreeMap::new(),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use super::pool::PoolSpec;
-use super::shape::{Mode, Shape, Tasks, Way};
+use super::shape::{Mode, Shape, Tasks};
 use super::sizes::Sizes;
 use super::waiting::Waiting;
 use super::{Affinity, Attempt, DriverId, PartitionId, PoolId, QueryId, StageId, StepId, TaskId, WorkerId};
@@ -52,8 +52,7 @@ pub(crate) struct StageSpec {
 impl StageSpec {
     /// The input that some mode takes in; all those that do take in the same.
     fn taken_in(&self) -> Option<StageId> {
-        let along = |mode: &Mode| mode.ways.iter().position(|way| *way == Way::Along);
-        self.inputs.get(self.modes.iter().find_map(along)?).copied()
+        self.inputs.get(self.modes.iter().find_map(Mode::takes_in)?).copied()
     }
 }
 

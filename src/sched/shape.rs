@@ -34,17 +34,34 @@ pub(crate) struct Mode {
     pub(crate) by_size: bool,
     /// Inputs of which several tasks may read one section, some rows each, if each of them reads all of the others' section.
     pub(crate) shared: Vec<usize>,
-    /// Only if an input turns out to be small.
-    pub(crate) small: Option<Small>,
+    pub(crate) when: Fits,
+}
+
+/// When a mode fits. `Input`: how an input is named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Fits<Input = usize> {
+    Always,
+    /// An input turns out to be small, of which each task could read all.
+    Small(Small<Input>),
+    /// The input that is taken in has its tasks from one of these stages, each with some sections as a whole: rows that belong
+    /// together are.
+    Together(Vec<StageId>),
 }
 
 /// An input that each task could read all of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Small {
+pub(crate) struct Small<Input = usize> {
     /// Which input.
-    pub(crate) input: usize,
+    pub(crate) input: Input,
     /// Bytes of what would be moved otherwise, as far as the plan tells.
     pub(crate) beside: u64,
+}
+
+impl Mode {
+    /// The input whose work is a part of the stage's own tasks.
+    pub(crate) fn takes_in(&self) -> Option<usize> {
+        self.ways.iter().position(|way| *way == Way::Along)
+    }
 }
 
 /// Who is there to run a stage.

@@ -291,6 +291,57 @@ fn whole_sides() -> Vec<Case> {
     ]
 }
 
+/// Rows that are joined or grouped by a key, and then again by it, by others beside it, or by what only has its name.
+pub(crate) fn together() -> Vec<Case> {
+    // With nulls, zeros of both signs and all kinds of NaN.
+    let (key, mut cases) = ("größe", Vec::new());
+    let rows = || nasty_scan().select([col("id"), col(key), (col("id") % lit(3)).alias("rest")]);
+    let others = || nasty_scan().filter((col("id") % lit(3)).eq(lit(1))).select([col("id").alias("other"), col(key)]);
+    let groups = || nasty_scan().group_by([col(key)]).agg([len().alias("rows"), col("id").max().alias("last")]);
+    for how in [JoinType::Inner, JoinType::Left, JoinType::Semi, JoinType::Anti, JoinType::Right, JoinType::Full] {
+        let with =
+            |left: LazyFrame, right: LazyFrame| left.join(right, [col(key)], [col(key)], JoinArgs::new(how.clone()));
+        let joined = || with(rows(), others());
+        let sum = || [col("id").sum().alias("ids"), len()];
+        let mut add = |what: &str, query: LazyFrame| {
+            cases.push((named(format!("{how:?} join, {what}")), query, false, &[][..]));
+        };
+        add("grouped by it and another", joined().group_by([col("rest"), col(key)]).agg(sum()));
+        let again = |how: JoinType| JoinArgs::new(how).with_suffix(Some("_again".into()));
+        let once_more = joined().join(groups(), [col(key)], [col(key)], again(JoinType::Left));
+        add("joined by it again and grouped", once_more.clone().group_by([col(key), col("rows")]).agg(sum()));
+        let full = joined().join(groups(), [col(key)], [col(key)], again(JoinType::Full));
+        add("in a full join by it", full);
+        if how != JoinType::Inner && how != JoinType::Left {
+            continue;
+        }
+        add("joined by it again", once_more);
+        add("grouped by it", joined().group_by([col(key)]).agg(sum()));
+        add("grouped by another", joined().group_by([col("rest")]).agg(sum()));
+        let renamed = joined().select([col(key).alias("by"), col("id"), (col("id") % lit(5)).alias(key)]);
+        add("grouped by another name of it", renamed.clone().group_by([col("by")]).agg(sum()));
+        add("grouped by another of its name", renamed.group_by([col(key)]).agg(sum()));
+        let replaced = joined().with_column((col("id") % lit(4)).alias(key));
+        add("grouped by what has replaced it", replaced.group_by([col(key)]).agg(sum()));
+        add("the middle of each group", joined().group_by([col(key)]).agg([col("id").median()]));
+        add("distinct", joined().select([col(key)]).unique(None, UniqueKeepStrategy::Any));
+        add("with groups by it", with(groups(), others()).group_by([col(key)]).agg([len(), col("last").max()]));
+        let right = groups().join(joined(), [col(key)], [col(key)], again(JoinType::Right));
+        add("on the right of a join by it", right);
+        if how == JoinType::Inner {
+            let by_other = joined().inner_join(
+                nasty_scan().select([col("id"), (col("id") % lit(7)).alias("u8")]),
+                col("other"),
+                col("id"),
+            );
+            add("joined by another and grouped by it", by_other.group_by([col(key)]).agg([len(), col("u8").max()]));
+            let by_right = others().join(rows(), [col(key)], [col(key)], JoinArgs::new(JoinType::Inner));
+            add("grouped by the other side's", by_right.group_by([col(key)]).agg(sum()));
+        }
+    }
+    cases
+}
+
 #[regatta::udf]
 fn bucket(x: i64) -> i64 {
     x % 30

@@ -54,6 +54,23 @@ fn exchanges_on_three_worker_processes() {
 }
 
 #[test]
+fn rows_that_are_together_on_three_worker_processes() {
+    same_on(&Session::local(3).unwrap(), exchanges::together());
+}
+
+#[test]
+fn rows_that_are_together_wherever_sides_come_by_keys() {
+    for shapes in ["hash", "shared"] {
+        // In a process of its own, which reads it when its session begins.
+        let test = ["rows_that_are_together_on_three_worker_processes", "--exact", "--nocapture"];
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        let ended = again.args(test).env("REGATTA_TEST_SHAPES", shapes).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success(), "{shapes}: {said}{}", String::from_utf8_lossy(&ended.stdout));
+    }
+}
+
+#[test]
 fn verbs_on_four_worker_processes() {
     same_on(&Session::local(4).unwrap(), verbs::cases());
 }

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::sched::{
-    Action, Attempt, Core, DriverId, Event, Forced, Mode, Output, PartitionId, QueryId, QuerySpec, Resources, Settings,
-    Sizes, StageId, StageSpec, TaskId, Way, WorkerId,
+    Action, Attempt, Core, DriverId, Event, Fits, Forced, Mode, Output, PartitionId, QueryId, QuerySpec, Resources,
+    Settings, Sizes, StageId, StageSpec, TaskId, Way, WorkerId,
 };
 
 /// Says in a process of its own, whose memory is nobody else's, how many workers there are to be.
@@ -49,7 +49,7 @@ fn cost(workers: u32) -> Cost {
         inputs: vec![StageId(of)],
         tasks: sections as usize,
         sections,
-        modes: vec![Mode { ways: vec![Way::Sections], by_size: true, shared: Vec::new(), small: None }],
+        modes: vec![Mode { ways: vec![Way::Sections], by_size: true, shared: Vec::new(), when: Fits::Always }],
         ..StageSpec::default()
     };
     let scan = StageSpec { tasks: 6 * workers as usize, sections, ..StageSpec::default() };

@@ -24,6 +24,7 @@ fn the_page_on_operators_is_what_the_planner_does() {
             t().limit(10);
             t().slice(20, 10);
             t().tail(10);
+            t().filter(a().gt(lit(3))).tail(10);
         ]
         "Aggregates": [
             t().group_by([b()]).agg([a().sum(), a().mean().alias("m"), a().var(1).alias("v"), len()]);
@@ -54,6 +55,7 @@ fn the_page_on_operators_is_what_the_planner_does() {
             t().cross_join(u(), None);
             t().join_builder().with(u()).join_where(vec![a().lt(col("b_right"))]);
             t().join(u(), [same([a()])], [a()], join(JoinType::Inner));
+            t().join(u(), [a()], [a()], join(JoinType::Inner)).group_by([a()]).agg([len()]);
         ]
         "Distinct rows, order, unions": [
             t().unique(None, UniqueKeepStrategy::Any);

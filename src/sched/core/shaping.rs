@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Action, Core};
 use crate::sched::query::{Phase, Query, StageSpec};
-use crate::sched::shape::{Fleet, Forced, Left, Shape, Tasks, Way, deal, dealt};
+use crate::sched::shape::{Fits, Fleet, Forced, Left, Shape, Tasks, Way, deal, dealt};
 use crate::sched::{Attempt, QueryId, Sizes, StageId, TaskId, WorkerId};
 
 impl Core {
@@ -85,17 +85,33 @@ impl Query {
     fn choose(&self, stage: usize, fleet: Fleet, forced: Option<Forced>) -> Option<usize> {
         let spec = &self.spec.stages[stage];
         for (index, mode) in spec.modes.iter().enumerate() {
-            let Some(small) = mode.small else { return Some(index) };
-            let input = self.stages.get(spec.inputs.get(small.input)?.0 as usize)?;
-            if input.phase != Phase::Done {
-                return None;
-            }
-            if small.holds(input.output.1, fleet, forced) {
+            let input = |input: usize| self.stages.get(spec.inputs.get(input)?.0 as usize);
+            let fits = match &mode.when {
+                Fits::Always => true,
+                Fits::Small(small) => {
+                    let input = input(small.input).filter(|input| input.phase == Phase::Done)?;
+                    small.holds(input.output.1, fleet, forced)
+                }
+                Fits::Together(by) => {
+                    let shape = input(mode.takes_in()?)?.shape.as_ref()?;
+                    forced != Some(Forced::OneSection) && self.keeps_sections(shape, by)
+                }
+            };
+            if fits {
                 return Some(index);
             }
         }
         // The last one has no condition.
         Some(spec.modes.len().saturating_sub(1))
+    }
+
+    /// Whether tasks read what one of these stages reads in sections, none of which others read a part of.
+    fn keeps_sections(&self, shape: &Shape, by: &[StageId]) -> bool {
+        let Some((base, mode)) = shape.chain.first() else { return false };
+        let spec = self.spec.stages.get(base.0 as usize);
+        let by_size = spec.and_then(|spec| spec.modes.get(*mode)).is_some_and(|mode| mode.by_size);
+        let Tasks::Sections(readers) = &shape.tasks else { return false };
+        by_size && by.contains(base) && readers.iter().all(|reader| reader.only.is_none())
     }
 
     /// The shape of a stage in this mode; `None` while what decides it is not known.
@@ -134,9 +150,13 @@ impl Query {
             tasks = deal(sections, &left, fleet, forced);
             why.push(dealt(sections, &tasks));
         }
-        if let Some(small) = spec.modes.get(mode).and_then(|mode| mode.small) {
-            let input = spec.inputs.get(small.input)?;
-            why.push(format!("all of stage {} for each task, for it is small", input.0));
+        match spec.modes.get(mode).map(|mode| &mode.when) {
+            Some(Fits::Small(small)) => {
+                let input = spec.inputs.get(small.input)?;
+                why.push(format!("all of stage {} for each task, for it is small", input.0));
+            }
+            Some(Fits::Together(_)) => why.push("equal keys are together already".to_owned()),
+            Some(Fits::Always) | None => (),
         }
         chain.push((id, mode));
         Some(Shape { chain, reads, tasks, why: why.join("; ") })

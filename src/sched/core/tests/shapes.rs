@@ -3,19 +3,19 @@
 use super::rollback::placed;
 use super::*;
 use crate::sched::shape::Reader;
-use crate::sched::{Mode, Sizes, Small, Tasks, Way};
+use crate::sched::{Fits, Mode, Sizes, Small, Tasks, Way};
 
 const SMALL: u64 = 1;
 const LARGE: u64 = 1 << 40;
 
 /// A join of two stages: the first is read along if the second is small, else both by keys.
 fn join(probe: u32, build: u32) -> StageSpec {
-    let small = Some(Small { input: 1, beside: 1 << 20 });
+    let when = Fits::Small(Small { input: 1, beside: 1 << 20 });
     StageSpec {
         inputs: vec![StageId(probe), StageId(build)],
         modes: vec![
-            Mode { ways: vec![Way::Along, Way::All], by_size: false, shared: Vec::new(), small },
-            Mode { ways: vec![Way::Sections; 2], by_size: true, shared: vec![0], small: None },
+            Mode { ways: vec![Way::Along, Way::All], by_size: false, shared: Vec::new(), when },
+            Mode { ways: vec![Way::Sections; 2], by_size: true, shared: vec![0], when: Fits::Always },
         ],
         ..stage(16)
     }
@@ -23,15 +23,32 @@ fn join(probe: u32, build: u32) -> StageSpec {
 
 /// A scan that is read by the keys of a stage, if those are few.
 fn filtered(by: u32) -> StageSpec {
-    let small = Some(Small { input: 0, beside: 1 << 20 });
-    let mode = |way, small| Mode { ways: vec![way], by_size: false, shared: Vec::new(), small };
-    StageSpec { inputs: vec![StageId(by)], modes: vec![mode(Way::All, small), mode(Way::Without, None)], ..stage(3) }
+    let small = Fits::Small(Small { input: 0, beside: 1 << 20 });
+    let mode = |way, when| Mode { ways: vec![way], by_size: false, shared: Vec::new(), when };
+    let modes = vec![mode(Way::All, small), mode(Way::Without, Fits::Always)];
+    StageSpec { inputs: vec![StageId(by)], modes, ..stage(3) }
 }
 
 /// A join of two stages by keys.
 fn by_keys(one: u32, other: u32) -> StageSpec {
-    let mode = Mode { ways: vec![Way::Sections; 2], by_size: true, shared: Vec::new(), small: None };
+    let mode = Mode { ways: vec![Way::Sections; 2], by_size: true, shared: Vec::new(), when: Fits::Always };
     StageSpec { inputs: vec![StageId(one), StageId(other)], modes: vec![mode], ..stage(16) }
+}
+
+/// A group-by of a stage whose rows may be together already, as that or one of these reads them.
+fn grouped(input: u32, by: &[u32]) -> StageSpec {
+    let together = Fits::Together(by.iter().copied().map(StageId).collect());
+    let along = Mode { ways: vec![Way::Along], by_size: false, shared: Vec::new(), when: together };
+    let sections = Mode { ways: vec![Way::Sections], by_size: true, shared: Vec::new(), when: Fits::Always };
+    StageSpec { inputs: vec![StageId(input)], modes: vec![along, sections], ..stage(16) }
+}
+
+/// A join of a stage whose rows may be by its keys already.
+fn joined_again(input: u32, by: &[u32], other: u32) -> StageSpec {
+    let mut along = grouped(input, by).modes.remove(0);
+    along.ways.push(Way::Sections);
+    let modes = vec![along, by_keys(input, other).modes.remove(0)];
+    StageSpec { modes, ..by_keys(input, other) }
 }
 
 fn left(task: TaskId, attempt: Attempt, bytes: u64) -> Event {
@@ -154,7 +171,11 @@ const MIB: u64 = 1 << 20;
 
 /// A probe of 16 tasks and a build of two are joined by sections; of the probe the sixth section has so many bytes.
 fn measured(play: &mut Play, skewed: u64) -> Vec<Action> {
-    let mut todo: VecDeque<_> = runs(&play.submit(1, vec![stage(16), stage(2), join(0, 1)])).into();
+    measured_of(play, skewed, vec![stage(16), stage(2), join(0, 1)])
+}
+
+fn measured_of(play: &mut Play, skewed: u64, stages: Vec<StageSpec>) -> Vec<Action> {
+    let mut todo: VecDeque<_> = runs(&play.submit(1, stages)).into();
     let mut last = Vec::new();
     while let Some((task, attempt)) = todo.pop_front() {
         let of = |section| if (task.stage.0, section) == (0, 5) { skewed / 16 } else { MIB };
@@ -168,6 +189,46 @@ fn measured(play: &mut Play, skewed: u64) -> Vec<Action> {
 fn readers(play: &Play) -> Vec<Reader> {
     let Tasks::Sections(readers) = &play.core.shape(QueryId(1), StageId(2)).unwrap().tasks else { panic!() };
     readers.clone()
+}
+
+/// The stages that have tasks, where all are large.
+fn ran(play: &mut Play, actions: Vec<Action>) -> Vec<u32> {
+    let mut ran = run(play, actions, |_| LARGE);
+    ran.sort_unstable();
+    ran
+}
+
+#[test]
+fn rows_that_are_together_are_not_moved_again() {
+    // Two stages are joined by keys, that with a third, and all is grouped.
+    let stages = || vec![stage(4), stage(4), by_keys(0, 1), stage(4), joined_again(2, &[2], 3), grouped(4, &[2])];
+    let mut play = Play::with_workers(&[2.0]);
+    let actions = play.submit(1, stages());
+    assert_eq!(ran(&mut play, actions), [0, 1, 3, 5]);
+    let tasks = shape_of(&play, 5).1;
+    assert!(tasks > 1);
+    let shape = play.core.shape(QueryId(1), StageId(5)).unwrap();
+    let chain: Vec<_> = shape.chain.iter().map(|(id, mode)| (id.0, *mode)).collect();
+    assert_eq!(chain, [(2, 0), (4, 0), (5, 0)]);
+    assert_eq!(shape.reads, [0, 1, 3].map(|id| (StageId(id), Way::Sections)));
+    // In other sections than those that would do.
+    let mut others = stages();
+    others[5] = grouped(4, &[4]);
+    let actions = play.submit(2, others);
+    assert_eq!(ran(&mut play, actions), [0, 1, 3, 4, 5]);
+}
+
+#[test]
+fn rows_of_a_section_that_tasks_share_are_not_together() {
+    let mut play = Play::with_workers(&[1.0]);
+    let shared = Mode { shared: vec![0], ..by_keys(0, 1).modes.remove(0) };
+    let join = StageSpec { modes: vec![shared], ..by_keys(0, 1) };
+    let started = measured_of(&mut play, 600 * MIB, vec![stage(16), stage(2), join, grouped(2, &[2])]);
+    assert!(readers(&play).iter().any(|reader| reader.only.is_some()), "{started:?}");
+    assert_eq!(play.core.shape(QueryId(1), StageId(2)).unwrap().chain.len(), 1);
+    let is_of = |(task, _): &(TaskId, Attempt)| task.stage == StageId(2);
+    assert!(runs(&started).iter().any(is_of), "it runs for itself");
+    assert!(play.core.shape(QueryId(1), StageId(3)).is_none(), "its reader waits for what it leaves");
 }
 
 #[test]
@@ -233,20 +294,28 @@ impl Dice {
     }
 }
 
+/// Whether a stage has its tasks from others, or from sections.
+fn is_joined(stages: &[StageSpec], id: u32) -> bool {
+    stages[id as usize].modes.iter().any(|mode| mode.by_size)
+}
+
 /// Random trees of joins over scans, whose workers are lost now and then.
 #[test]
 fn whatever_sizes_turn_out_and_whatever_is_lost_every_query_ends_and_no_task_reads_what_is_not_there() {
     for seed in 1..=400u32 {
         let mut dice = Dice((seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let mut play = Play::with_workers(&[1.0, 2.0]);
-        let (mut stages, mut tops) = (Vec::new(), Vec::new());
+        let (mut stages, mut tops) = (Vec::new(), Vec::<u32>::new());
         for _ in 0..2 + dice.below(4) {
             tops.push(stages.len() as u32);
             stages.push(stage(1 + dice.below(4) as usize));
         }
         while tops.len() > 1 {
             let (probe, build) = (tops.remove(0), tops.remove(dice.below(tops.len() as u64) as usize));
-            match dice.below(3) {
+            let of_this: Vec<u32> = (0..=probe).collect();
+            match dice.below(4) {
+                // Each is by the same keys.
+                1 if is_joined(&stages, probe) => stages.push(joined_again(probe, &of_this, build)),
                 // What is read by keys has been taken for a scan of its own, whatever it was to be.
                 0 => stages.extend([
                     filtered(build),
@@ -254,6 +323,10 @@ fn whatever_sizes_turn_out_and_whatever_is_lost_every_query_ends_and_no_task_rea
                     join(probe, stages.len() as u32 + 1),
                 ]),
                 _ => stages.push(join(probe, build)),
+            }
+            if dice.below(3) == 0 {
+                let last = stages.len() as u32 - 1;
+                stages.push(grouped(last, &(0..=last).collect::<Vec<_>>()));
             }
             if dice.below(3) == 0 {
                 // Its rows are dealt anew.
