@@ -45,6 +45,8 @@ pub(crate) use relay::Relay;
 pub use scheduler::SchedulerActor;
 pub use swordfish::SwordfishActor;
 pub use udf::UdfActor;
+#[cfg(feature = "dashboard")]
+pub(crate) use window::Shown;
 pub(crate) use window::open as open_window;
 
 /// Where the scheduler is found at the head.

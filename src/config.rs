@@ -1,6 +1,7 @@
 //! One `Config`: defaults, then environment, then builder calls. Every `DAFT_*` and `REGATTA_*` variable is read here
 //! and nowhere else.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
@@ -44,6 +45,7 @@ pub enum Runner {
 /// | `DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS` | 64 | calls that a replica of an async UDF has in flight |
 /// | `REGATTA_QUIET` | `false` | says nothing on standard error of lost workers, long waits and misspelt variables |
 /// | `REGATTA_OBSERVE_MEMORY` | 32 MiB | bytes that may be kept of what queries did: see [`Run::profile`](crate::Run::profile) |
+/// | `REGATTA_DASHBOARD` | | serves pages of each session for a browser at this address and port, as `127.0.0.1:7780`, or at the next port that is free; needs the feature `dashboard` |
 /// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -82,6 +84,8 @@ pub struct Config {
     pub progress: ProgressBar,
     /// Bytes that may be kept of what queries did.
     pub observe_memory: usize,
+    /// Where pages of the session are served for a browser.
+    pub dashboard: Option<SocketAddr>,
     /// Where clusters keep their scratch folders.
     pub scratch: PathBuf,
 }
@@ -129,6 +133,7 @@ impl Default for Config {
             max_async_udf_inflight_tasks: 64,
             progress: ProgressBar::Auto,
             observe_memory: 32 << 20,
+            dashboard: None,
             scratch: std::env::temp_dir(),
         }
     }
@@ -263,6 +268,11 @@ impl Config {
             config.observe_memory =
                 bytes.map_err(|_| invalid("REGATTA_OBSERVE_MEMORY", value, "use a number of bytes"))?;
         }
+        if let Some(value) = get("REGATTA_DASHBOARD").filter(|value| !value.is_empty()) {
+            let address = value.trim().replace("localhost", "127.0.0.1").parse();
+            let accepted = "use an address and a port, as 127.0.0.1:7780";
+            config.dashboard = Some(address.map_err(|_| invalid("REGATTA_DASHBOARD", value, accepted))?);
+        }
         if let Some(value) = get("REGATTA_SCRATCH") {
             config.scratch = PathBuf::from(value);
         }
@@ -286,6 +296,11 @@ impl Config {
         if self.actor_udf_ready_timeout.is_zero() {
             return Err(invalid("DAFT_ACTOR_UDF_READY_TIMEOUT", "0".to_owned(), "use seconds, a number > 0"));
         }
+        if let Some(address) = self.dashboard.filter(|_| !cfg!(feature = "dashboard")) {
+            let accepted =
+                "build the program with regatta's feature `dashboard`, or use the command `regatta dashboard`";
+            return Err(invalid("REGATTA_DASHBOARD", address.to_string(), accepted));
+        }
         if self.max_async_udf_inflight_tasks == 0 {
             return Err(invalid("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "0".to_owned(), CALLS));
         }
@@ -294,7 +309,7 @@ impl Config {
 }
 
 /// Every variable that is read, or set for others.
-const KNOWN: [&str; 30] = [
+const KNOWN: [&str; 31] = [
     "AUTOSCALER_UPDATE_INTERVAL_S",
     "DAFT_ACTOR_UDF_READY_TIMEOUT",
     "DAFT_AUTOSCALING_DOWNSCALE_ENABLED",
@@ -312,6 +327,7 @@ const KNOWN: [&str; 30] = [
     "REGATTA_BUILD",
     "REGATTA_CPUS",
     "REGATTA_CUDA_LIBS",
+    "REGATTA_DASHBOARD",
     "REGATTA_FAKES",
     "REGATTA_JOIN",
     "REGATTA_MEMORY",

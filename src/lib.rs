@@ -95,6 +95,9 @@ pub use frame::{Batches, LazyFrameExt, Run, SinkMode};
 /// # fn main() {}
 /// ```
 pub use polars_ooc::Allocator;
+/// How the pages of a session are served: see [`Session::dashboard`].
+#[cfg(feature = "dashboard")]
+pub use regatta_dashboard::Dashboard;
 pub use regatta_macros::{Message, actor, main, udf};
 /// What is shown of queries, as data: see [`Run::profile`], [`Run::explain`], [`mod@progress`].
 pub use regatta_observe as observe;

@@ -3,6 +3,8 @@
 mod actors;
 mod cluster;
 mod connect;
+#[cfg(feature = "dashboard")]
+mod dashboard;
 mod door;
 mod history;
 mod parts;
@@ -138,7 +140,7 @@ impl Session {
         let worker = Worker { worker: place.worker, capacity, devices, actor: swordfish.into() };
         head.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
         let arbiters = vec![arbiter, head.arbiter];
-        Ok(Self::of(head.ground, Door::Here(head.scheduler), arbiters, None, Tasks::One))
+        Self::of(head.ground, Door::Here(head.scheduler), arbiters, None, Tasks::One).shown_as(&config)
     }
 
     /// Runs queries on `workers` processes of this machine: this same executable, started again, which must therefore
@@ -221,7 +223,7 @@ impl Session {
         let provider = UseProvider(Arc::<LocalWorkers>::clone(&workers));
         here.scheduler.try_tell(provider).map_err(|e| ClusterError::network("start the scheduler", e))?;
         let tasks = Tasks::Fixed(most * threads * TASKS_PER_CPU);
-        Ok(Self::of(here.ground, Door::Here(here.scheduler), vec![here.arbiter], Some(workers), tasks))
+        Self::of(here.ground, Door::Here(here.scheduler), vec![here.arbiter], Some(workers), tasks).shown_as(&config)
     }
 
     /// The session that `DAFT_RUNNER` asks for: `native`, or `flotilla` for the cluster at `REGATTA_ADDRESS`, which
@@ -395,6 +397,22 @@ impl Session {
         let tables = Tables::default();
         let inner = Inner { workers, door, _arbiters: arbiters, host, tasks, in_flight, tables, shows, scratch };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// With the pages that the settings want of it.
+    fn shown_as(self, config: &Config) -> Result<Self, Error> {
+        #[cfg(feature = "dashboard")]
+        if let Some(address) = config.dashboard {
+            let url = self.dashboard(crate::Dashboard::new().at(address))?;
+            // It is a secret: not for the log.
+            let line = format!("regatta: the pages of this session: {url}");
+            if !crate::progress::say_above(&line) {
+                eprintln!("{line}");
+            }
+        }
+        #[cfg(not(feature = "dashboard"))]
+        let _ = config;
+        Ok(self)
     }
 
     fn plan(&self, query: LazyFrame) -> Result<QueryPlan, Error> {

@@ -23,6 +23,7 @@ pub(crate) struct Client {
     runtime: Runtime,
     node: Node,
     window: ActorRef<Window>,
+    role: Role,
 }
 
 impl Client {
@@ -51,7 +52,7 @@ impl Client {
             Ok::<_, Failure>((node, head))
         })?;
         let window = node.actor(Address { node: head, actor: WINDOW });
-        Ok(Self { runtime, node, window })
+        Ok(Self { runtime, node, window, role: token.role() })
     }
 
     /// Asks.
@@ -59,9 +60,7 @@ impl Client {
     /// # Errors
     /// The head has refused, or is gone.
     pub(crate) fn look(&self, ask: &Ask) -> Result<Answer, Failure> {
-        let look = Look::new(ask);
-        let answer = self.runtime.handle().block_on(self.window.ask(look, ANSWER));
-        Ok(read(&answer.map_err(not_answered)?)?)
+        self.wait(look(&self.window, ask))
     }
 
     /// Gives an order.
@@ -69,10 +68,33 @@ impl Client {
     /// # Errors
     /// As [`look`](Self::look). It may have been carried out if the head is gone.
     pub(crate) fn act(&self, order: &Order) -> Result<Answer, Failure> {
-        let act = Act::new(order);
-        let answer = self.runtime.handle().block_on(self.window.ask(act, ANSWER));
-        Ok(read(&answer.map_err(not_answered)?)?)
+        self.wait(act(&self.window, order))
     }
+
+    /// The actor that answers.
+    pub(crate) fn window(&self) -> &ActorRef<Window> {
+        &self.window
+    }
+
+    /// What the token is for.
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Waits on this connection's thread.
+    pub(crate) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.handle().block_on(future)
+    }
+}
+
+/// Asks the head.
+pub(crate) async fn look(window: &ActorRef<Window>, ask: &Ask) -> Result<Answer, Failure> {
+    Ok(read(&window.ask(Look::new(ask), ANSWER).await.map_err(not_answered)?)?)
+}
+
+/// Gives the head an order.
+pub(crate) async fn act(window: &ActorRef<Window>, order: &Order) -> Result<Answer, Failure> {
+    Ok(read(&window.ask(Act::new(order), ANSWER).await.map_err(not_answered)?)?)
 }
 
 impl Drop for Client {

@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -121,8 +122,30 @@ pub(crate) enum What {
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: u32,
     },
+    /// Why a query is not further: what its stages wait for, down to what waits for nothing.
+    Why {
+        /// The last digits of its number.
+        query: String,
+    },
+    /// Whether this cluster can be looked at from here, and is well: a line for each thing that may be wrong, with what to do.
+    Doctor,
+    /// All figures of the cluster, as Prometheus reads them.
+    Metrics,
     /// A screen of queries and workers that follows the cluster.
     Top,
+    /// Pages for a browser, which follow the cluster. Writes the address to open, with a token of its own; ends when it is interrupted.
+    Dashboard {
+        /// Where it is served; a port that is taken is left for the next one that is free. Elsewhere than on this machine's loopback
+        /// everything, the token too, crosses the network as it is: put a proxy with TLS before it.
+        #[arg(long, default_value = "127.0.0.1:7780", value_name = "IP:PORT")]
+        listen: SocketAddr,
+        /// Answers under this name too, as a proxy asks.
+        #[arg(long, value_name = "NAME")]
+        host: Vec<String>,
+        /// Whoever looks may also cancel queries. Needs an operator's token.
+        #[arg(long)]
+        control: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

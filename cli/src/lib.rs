@@ -23,7 +23,9 @@
 
 mod client;
 mod command;
+mod doctor;
 mod failure;
+mod pages;
 mod run;
 #[cfg(test)]
 mod testing;

@@ -7,14 +7,14 @@ use std::thread;
 use std::time::Duration;
 
 use regatta_observe::{
-    Answer, Ask, ClusterView, Explain, LogFilter, LogLevel, LogsView, Order, Profile, QueryRow, QueryState, Table,
-    TokenRole, line,
+    Answer, Ask, ClusterView, Explain, LogFilter, LogLevel, LogsView, Measured, Order, Profile, QueryRow, QueryState,
+    Table, TokenRole, Why, line, prometheus,
 };
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::command::{Command, Form, What};
-use crate::{Failure, top};
+use crate::{Failure, doctor, pages, top};
 
 /// Between two looks of `--watch`.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -27,8 +27,11 @@ const PAGE: u32 = 1000;
 
 pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> {
     let (address, token) = command.at()?;
-    let client = Client::connect(&address, &token)?;
     let mut out = Out { to, json: command.json, is_closed: false };
+    if matches!(command.what, What::Doctor) {
+        return doctor::run(&address, &token, &mut out);
+    }
+    let client = Client::connect(&address, &token)?;
     match &command.what {
         What::Status { query, watch } => loop {
             match query {
@@ -119,20 +122,43 @@ pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> 
                 thread::sleep(AGAIN / 2);
             }
         }
+        What::Why { query } => {
+            let view = query_view(&client, query)?;
+            let findings = match view.row.state {
+                QueryState::Running => Vec::new(),
+                _ => findings(&client, query)?.1,
+            };
+            let why = Why { cluster: cluster(&client, 0, 0, 0)?, query: view, findings };
+            out.say(&why)
+        }
+        What::Metrics => {
+            let cluster = cluster(&client, 0, 0, PAGE)?;
+            let measured = match client.look(&Ask::Totals)? {
+                Answer::Totals(totals) => Measured { cluster, totals: *totals },
+                other => return Err(unexpected(&other)),
+            };
+            if out.json {
+                out.json(&serde_json::to_value(&measured).unwrap_or_default())
+            } else {
+                out.text(&prometheus(&measured))
+            }
+        }
+        What::Dashboard { listen, host, control } => pages::run(&client, &address, *listen, host, *control, &mut out),
+        What::Doctor => Ok(()), // it has run
         What::Top => top::run(&client, &address),
     }
 }
 
 /// Where it is written.
-struct Out<'a> {
+pub(crate) struct Out<'a> {
     to: &'a mut dyn Write,
-    json: bool,
+    pub(crate) json: bool,
     /// Nobody reads it any more.
     is_closed: bool,
 }
 
 impl Out<'_> {
-    fn text(&mut self, text: &str) -> Result<(), Failure> {
+    pub(crate) fn text(&mut self, text: &str) -> Result<(), Failure> {
         match self.to.write_all(text.as_bytes()).and_then(|()| self.to.flush()) {
             // As when it is piped into `head`.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -143,7 +169,7 @@ impl Out<'_> {
         }
     }
 
-    fn json(&mut self, value: &Value) -> Result<(), Failure> {
+    pub(crate) fn json(&mut self, value: &Value) -> Result<(), Failure> {
         self.text(&format!("{value}\n"))
     }
 
@@ -245,7 +271,7 @@ fn logs(client: &Client, after: Vec<(u32, u64)>, filter: &LogFilter, lines: u32)
 }
 
 /// All of them, by pages.
-fn workers(client: &Client) -> Result<Vec<regatta_observe::WorkerRow>, Failure> {
+pub(crate) fn workers(client: &Client) -> Result<Vec<regatta_observe::WorkerRow>, Failure> {
     let mut all = Vec::new();
     let mut from = 0;
     loop {

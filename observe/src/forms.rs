@@ -5,10 +5,12 @@ mod html;
 mod json;
 mod layout;
 mod marks;
+mod picture;
 mod svg;
 mod tree;
 
 pub use json::FormError;
+pub use picture::{DrawnArrow, DrawnStage, Picture};
 
 #[cfg(test)]
 mod tests;

@@ -118,6 +118,18 @@ impl Histogram {
         holds.map_or(0, |bucket| upper(bucket).clamp(self.least, self.most))
     }
 
+    /// How many values are at most two to this power, of 0 to 31.
+    pub fn at_most(&self, power: u32) -> u64 {
+        let buckets = (4 * power as usize).max(1).min(self.counts.len());
+        self.counts[..buckets].iter().fold(0, |all, count| all.saturating_add(*count))
+    }
+
+    /// How many values each bucket holds, as far as the largest goes: those of OpenTelemetry's exponential histogram of scale 2, from
+    /// that which begins above 1; it holds 0 and 1, too.
+    pub fn buckets(&self) -> &[u64] {
+        &self.counts
+    }
+
     /// Bytes that it takes beside itself.
     pub(crate) fn bytes(&self) -> usize {
         self.counts.capacity() * size_of::<u64>()
@@ -181,6 +193,17 @@ mod tests {
         }
         values.iter().for_each(|value| whole.take_out(*value));
         assert_eq!((whole.count(), whole.sum(), whole.quantile(0.5)), (0, 0, 0));
+    }
+
+    #[test]
+    fn values_up_to_a_power_of_two_are_counted_exactly() {
+        let mut histogram = Histogram::default();
+        let values = [0, 1, 2, 3, 4, 5, 7, 8, 9, 1023, 1024, 1025, 1 << 31];
+        values.into_iter().for_each(|value| histogram.add(value));
+        for power in 0..32 {
+            let exact = values.iter().filter(|value| **value <= 1 << power).count() as u64;
+            assert_eq!(histogram.at_most(power), exact, "{power}");
+        }
     }
 
     #[test]

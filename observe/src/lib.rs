@@ -13,13 +13,16 @@ pub mod forms;
 mod guide;
 mod histogram;
 mod ids;
+mod instruments;
 mod logs;
 mod metrics;
+pub mod otlp;
 mod profile;
 mod progress;
 mod recorder;
 mod seen;
 pub mod text;
+mod totals;
 mod view;
 #[cfg(feature = "window")]
 pub mod window;
@@ -29,6 +32,7 @@ pub use findings::{RULES, Rule, findings};
 pub use guide::guide;
 pub use histogram::Histogram;
 pub use ids::{QueryId, StageId, StepId, TaskId, WorkerId};
+pub use instruments::{Figure, INSTRUMENTS, Instrument, InstrumentKind, Measured, Point, prometheus};
 pub use logs::{LogFilter, LogLevel, LogLine, LogPage, LogRing};
 pub use metrics::{Metric, Metrics, MetricsByUdf};
 pub use profile::{
@@ -39,9 +43,10 @@ pub use progress::{Block, Lines, PoolProgress, Progress, Room, Shown, StageProgr
 pub use recorder::{Limits, Recorder, StageStands, Stands};
 pub use seen::{Calls, End, EngineNode, Fetched, Gone, Replica, Sample, Seen, Spent, Submitted};
 pub use text::line;
+pub use totals::{Attempts, Totals, UdfTotals};
 pub use view::{
-    Answer, Ask, ClusterView, Fleet, LogsView, Order, PoolRow, QueryRow, QueryView, Refusal, Table, TokenRole, VIEW,
-    WorkerRow,
+    Answer, Answering, Ask, ClusterView, Fleet, LogsView, Order, PoolRow, QueryRow, QueryView, Refusal, Table,
+    TokenRole, VIEW, Why, WorkerRow,
 };
 
 #[cfg(test)]

@@ -10,12 +10,13 @@ mod stage;
 mod stands;
 mod step;
 mod strips;
+mod totals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
-    Dropped, End, Gone, Profile, QueryId, QueryState, Replica, Sample, Seen, StepId, VERSION, WorkerFigures, WorkerId,
-    findings,
+    Dropped, End, Gone, Profile, QueryId, QueryState, Replica, Sample, Seen, StepId, Totals, VERSION, WorkerFigures,
+    WorkerId, findings,
 };
 use query::Query;
 pub use stands::{StageStands, Stands};
@@ -49,6 +50,8 @@ pub struct Recorder {
     workers: BTreeMap<u32, Worker>,
     replicas: BTreeMap<Replica, u32>,
     dropped: Dropped,
+    /// What queries did that are not live any more.
+    totals: Totals,
     /// Events since the bytes were counted.
     since_counted: usize,
     /// Bytes of all queries, as they were counted last.
@@ -66,7 +69,8 @@ pub(crate) struct Worker {
     gpus: f64,
     memory: u64,
     gone: bool,
-    lost: Option<String>,
+    /// When and why.
+    lost: Option<(u64, String)>,
     pub(crate) sample: Sample,
     /// CPU time of the sample before, and when each came.
     before: Option<(u64, u64)>,
@@ -93,6 +97,7 @@ impl Recorder {
             workers: BTreeMap::new(),
             replicas: BTreeMap::new(),
             dropped: Dropped::default(),
+            totals: Totals::default(),
             since_counted: 0,
             held: 0,
             outputs: 0,
@@ -300,7 +305,8 @@ impl Recorder {
         self.steps(now, |step, at| step.lost(&there, at));
         self.live.values_mut().for_each(|query| query.lose(worker.0, why, now));
         if let Some(worker) = self.workers.get_mut(&worker.0) {
-            (worker.gone, worker.lost) = (true, Some(crate::text::ends(why, 200)));
+            self.totals.workers_lost += u64::from(!worker.gone);
+            (worker.gone, worker.lost) = (true, Some((now, crate::text::ends(why, 200))));
         }
         self.forget_workers();
     }
@@ -346,6 +352,7 @@ impl Recorder {
         query.fleet.get_or_insert_with(|| self.fleet());
         self.outputs -= query.outputs;
         query.release(now);
+        self.totals.merge(&query.totals(now));
         query.counted = query.bytes();
         self.held = self.held + query.counted - before;
         self.ended.push_back(query);
@@ -429,7 +436,9 @@ impl Recorder {
             figures.worker = *number;
             if let Some(worker) = self.workers.get(number) {
                 (figures.cpus, figures.gpus, figures.memory) = (worker.cpus, worker.gpus, worker.memory);
-                (figures.lost, figures.sample) = (worker.lost.clone(), worker.sample);
+                // What was lost when the query had ended is no loss to it.
+                let lost = worker.lost.as_ref().filter(|(at, _)| query.ended.is_none_or(|end| query.since(*at) <= end));
+                (figures.lost, figures.sample) = (lost.map(|(_, why)| why.clone()), worker.sample);
             }
         }
         all.into_values().collect()

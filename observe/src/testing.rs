@@ -27,4 +27,6 @@ impl Random {
 
 mod made;
 
-pub(crate) use made::{Made, SECOND, enough, failed, lost_worker, native, pipeline, plan, running};
+pub(crate) use made::{
+    Made, SECOND, enough, failed, lost_worker, lost_worker_made, native, pipeline, pipeline_made, plan, running,
+};

@@ -3,12 +3,16 @@
 
 mod say;
 mod tables;
+mod why;
 
 pub use tables::Table;
+pub use why::Why;
+
+use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dropped, Finding, LogFilter, LogLine, Profile, Progress, QueryState};
+use crate::{Dropped, Finding, LogFilter, LogLine, Profile, Progress, QueryState, Totals};
 
 /// The version of what observers and heads say to each other. Within one, fields are only added.
 pub const VIEW: u32 = 1;
@@ -50,6 +54,8 @@ pub enum Ask {
         /// So many lines of each worker at most.
         lines: u32,
     },
+    /// What all queries did, together: [`Answer::Totals`].
+    Totals,
 }
 
 /// What an operator wants to be done.
@@ -105,6 +111,8 @@ pub enum Answer {
     Findings(Box<QueryRow>, Vec<Finding>),
     /// Lines of the workers' logs.
     Logs(Box<LogsView>),
+    /// What all queries did, together.
+    Totals(Box<Totals>),
     /// This query is stopped.
     Cancelled(Box<QueryRow>),
     /// This worker leaves.
@@ -112,6 +120,9 @@ pub enum Answer {
     /// The text of a token: a secret.
     Token(String),
 }
+
+/// An answer that is being made.
+pub type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,6 @@
 
 mod allowance;
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -19,6 +18,7 @@ use regatta_remote::actix::{Actor, Context, Handler, ResponseFuture};
 use regatta_remote::{ActorId, LocalRef, Node, NodeId, Role, Runtime, Sender, messages};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub use crate::Answering;
 use crate::{Answer, Ask, Order, Profile, Refusal, Strips, VIEW};
 use allowance::Allowance;
 
@@ -170,9 +170,6 @@ pub fn read(text: &str) -> Result<Answer, Refusal> {
         (None, None) => Err(bad("there is nothing in it".to_owned())),
     }
 }
-
-/// An answer that is being made.
-pub type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
 
 /// Who knows the cluster, and may do something about it.
 pub trait Head: Send + Sync + 'static {

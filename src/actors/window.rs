@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use regatta_observe::window::{Answering, Head, MAILBOX, Window};
 use regatta_observe::{
     Answer, Ask, ClusterView, Fleet, LogFilter, LogLine, LogPage, LogsView, Order, PoolRow, QueryRow, QueryState,
-    QueryView, Refusal, TokenRole, WorkerRow,
+    QueryView, Refusal, TokenRole, Totals, WorkerRow,
 };
 use regatta_remote::{ActorRef, Arbiter, Authority, LocalRef, Node, NodeId, Role};
 use tokio::sync::Mutex;
@@ -31,17 +31,18 @@ pub(crate) fn open(
     authority: Arc<Authority>,
     on: &Arbiter,
 ) {
-    let (turn, workers, cluster) = (Turn::new(), Turn::new(), Mutex::default());
-    let shown = Arc::new(Shown { scheduler, authority, turn, workers, cluster });
+    let shown = Arc::new(Shown::new(scheduler, Some(authority)));
     let (head, runtime) = (Arc::new(Showing(shown)), host.runtime.clone());
     Window::publish(node, &on.spawn(MAILBOX, move |_| Window::new(head, runtime)));
 }
 
 struct Showing(Arc<Shown>);
 
-struct Shown {
+/// What is shown of a scheduler of this process.
+pub(crate) struct Shown {
     scheduler: LocalRef<SchedulerActor>,
-    authority: Arc<Authority>,
+    /// What lets others in, if anything does.
+    authority: Option<Arc<Authority>>,
     /// Who asks the scheduler, and who asks the workers.
     turn: Mutex<Turn>,
     workers: Mutex<Turn>,
@@ -87,12 +88,16 @@ impl Head for Showing {
 
     fn act(&self, order: Order, operator: NodeId) -> Answering {
         let shown = Arc::clone(&self.0);
-        Box::pin(async move { shown.act(order, operator).await })
+        Box::pin(async move { shown.act(order, &format!("operator {operator}")).await })
     }
 }
 
 impl Shown {
-    async fn look(&self, ask: Ask) -> Result<Answer, Refusal> {
+    pub(crate) fn new(scheduler: LocalRef<SchedulerActor>, authority: Option<Arc<Authority>>) -> Self {
+        Self { scheduler, authority, turn: Turn::new(), workers: Turn::new(), cluster: Mutex::default() }
+    }
+
+    pub(crate) async fn look(&self, ask: Ask) -> Result<Answer, Refusal> {
         match ask {
             Ask::Cluster { queries, from, workers } => {
                 let view = self.cluster().await?;
@@ -104,19 +109,21 @@ impl Shown {
                 let (row, profile) = self.profile(query).await?;
                 Ok(Answer::Findings(Box::new(row), profile.findings))
             }
+            Ask::Totals => Ok(Answer::Totals(self.ask(AllTotals).await?)),
             Ask::Logs { after, filter, lines } => Ok(Answer::Logs(Box::new(self.logs(after, filter, lines).await?))),
         }
     }
 
-    async fn act(&self, order: Order, operator: NodeId) -> Result<Answer, Refusal> {
+    /// Does what somebody wants, who is called this where it is noted.
+    pub(crate) async fn act(&self, order: Order, who: &str) -> Result<Answer, Refusal> {
         match order {
-            Order::Cancel { query } => Ok(Answer::Cancelled(Box::new(self.ask(Cancel(query, operator)).await??))),
+            Order::Cancel { query } => Ok(Answer::Cancelled(Box::new(self.ask(Cancel(query, who.to_owned())).await??))),
             Order::Drain { worker, seconds } => {
                 let drain = Drain { worker: WorkerId(worker), within: Duration::from_secs(seconds) };
                 // That it is gone is seen: nobody waits for it here.
                 let leaves = self.ask(drain).await?;
                 leaves.map_err(|error| Refusal::NoSuch(error.to_string()))?;
-                notice(format_args!("operator {operator} has worker {worker} leave, within {seconds} s"));
+                notice(format_args!("{who} has worker {worker} leave, within {seconds} s"));
                 Ok(Answer::Drains(worker))
             }
             Order::Token { role, uses, seconds } => {
@@ -125,9 +132,11 @@ impl Shown {
                     TokenRole::Driver => Role::Driver,
                     TokenRole::Observer => Role::Observer,
                 };
-                let token = self.authority.token_for(uses, name, Duration::from_secs(seconds));
+                let nobody = || Refusal::Failed("this session lets nobody in".to_owned());
+                let token =
+                    self.authority.as_ref().ok_or_else(nobody)?.token_for(uses, name, Duration::from_secs(seconds));
                 let token = token.map_err(|error| Refusal::Failed(error.to_string()))?;
-                notice(format_args!("operator {operator} has made a token for {uses} times a {name}"));
+                notice(format_args!("{who} has made a token for {uses} times a {name}"));
                 Ok(Answer::Token(token.to_string()))
             }
         }
@@ -227,6 +236,9 @@ fn page(view: &ClusterView, queries: usize, from: u32, workers: usize) -> Cluste
 /// Where everything stands.
 struct Survey;
 
+/// What all queries did.
+struct AllTotals;
+
 /// Where the workers are.
 struct Crews;
 
@@ -236,11 +248,14 @@ struct Seek(String);
 /// Where that query stands.
 struct Stand(String);
 
-/// Stop that query: so says this operator.
-struct Cancel(String, NodeId);
+/// Stop that query: so says somebody.
+struct Cancel(String, String);
 
 impl Message for Survey {
     type Result = Box<ClusterView>;
+}
+impl Message for AllTotals {
+    type Result = Box<Totals>;
 }
 impl Message for Crews {
     type Result = Vec<(WorkerId, ActorRef<SwordfishActor>)>;
@@ -376,6 +391,14 @@ impl Handler<Survey> for SchedulerActor {
     }
 }
 
+impl Handler<AllTotals> for SchedulerActor {
+    type Result = MessageResult<AllTotals>;
+
+    fn handle(&mut self, _: AllTotals, _: &mut Self::Context) -> Self::Result {
+        MessageResult(Box::new(self.observed.recorder.totals(self.observed.at())))
+    }
+}
+
 impl Handler<Crews> for SchedulerActor {
     type Result = MessageResult<Crews>;
 
@@ -410,13 +433,13 @@ impl Handler<Stand> for SchedulerActor {
 impl Handler<Cancel> for SchedulerActor {
     type Result = Result<QueryRow, Refusal>;
 
-    fn handle(&mut self, Cancel(digits, operator): Cancel, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Cancel(digits, who): Cancel, _: &mut Self::Context) -> Self::Result {
         let query = self.seek(&digits)?;
         let row = self.query_row(query)?;
         if row.state != QueryState::Running || !self.queries.contains_key(&query) {
             return Err(Refusal::NoSuch(format!("{query} does not run any more: {row}")));
         }
-        notice(format_args!("{query} is cancelled by operator {operator}"));
+        notice(format_args!("{query} is cancelled by {who}"));
         // Who waits for its result is told.
         self.take(Event::Fail(query, Error::Cancelled));
         self.observed.released(query);

@@ -63,7 +63,9 @@ impl Cluster {
             let node = Node::bind(identity, to, &runtime.with_build(hello()));
             Ok(Some((node.map_err(|e| ClusterError::network(cannot(), e))?, None)))
         })?;
-        Self::on(Head::new(ground, &config, None, Config::forced_shapes())?, authority)
+        let cluster = Self::on(Head::new(ground, &config, None, Config::forced_shapes())?, authority)?;
+        cluster.session.clone().shown_as(&config)?;
+        Ok(cluster)
     }
 
     /// Serves it at this head.

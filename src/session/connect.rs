@@ -11,6 +11,7 @@ use crate::actors::{GATEWAY, SCHEDULER};
 use crate::cluster::{connect, is_worker};
 use crate::config::{ClusterAt, Config};
 use crate::error::{ClusterError, Error};
+use crate::notice::notice;
 use crate::store::Store;
 
 impl Session {
@@ -34,6 +35,11 @@ impl Session {
         config.validate()?;
         if is_worker() {
             return Err(ClusterError::InWorker.into());
+        }
+        if config.dashboard.is_some() {
+            notice(
+                "REGATTA_DASHBOARD has no effect in a driver: the head shows what its scheduler does, or `regatta dashboard`, from anywhere",
+            );
         }
         let at = ClusterAt { address: address.to_owned(), token: token.to_owned() };
         let ground = Ground::new(&config, |runtime| {

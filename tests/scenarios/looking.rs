@@ -161,6 +161,52 @@ fn lines_of_all_workers_are_found_by_query_and_udf_and_stay_text() {
     assert_eq!(log(&["--worker", "999"]), "");
 }
 
+/// What the pages of a session are told at this path.
+#[cfg(feature = "dashboard")]
+fn told(url: &str, method: &str, path: &str) -> serde_json::Value {
+    use std::io::{Read, Write};
+    let (address, token) = url.strip_prefix("http://").unwrap().split_once("/#t=").unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let head = format!("host: {address}\r\nconnection: close\r\nauthorization: Bearer {token}\r\n");
+    write!(stream, "{method} /api/v1/{path} HTTP/1.1\r\n{head}\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{path}: {text}");
+    serde_json::from_str(body).unwrap()
+}
+
+#[cfg(feature = "dashboard")]
+#[test]
+fn the_pages_of_a_session_follow_a_query_whose_worker_is_lost_until_it_is_cancelled() {
+    let cluster = cluster();
+    let mut workers = join(&cluster, 2);
+    let url = cluster.session().dashboard(regatta::Dashboard::new().with_control()).unwrap();
+    let view = |path: &str| told(&url, "GET", path)["change"][0].clone();
+    assert_eq!(view("cluster")["fleet"]["workers"], 2);
+    let mut run = cluster.session().submit(endless()).unwrap();
+    eventually("the query is shown", || view("cluster")["queries"].as_array().is_some_and(|rows| !rows.is_empty()));
+    let id = view("cluster")["queries"][0]["id"].as_str().unwrap().to_owned();
+    eventually("its pool is shown", || {
+        view(&format!("queries/{id}/profile"))["pools"][0]["udf"].as_str().is_some_and(|udf| udf.ends_with("Endless"))
+    });
+    drop(workers.remove(0));
+    eventually("the loss is shown", || view("cluster")["fleet"]["workers"] == 1);
+    let metrics = regatta(&cluster, &cluster.observer_token(VALID).unwrap(), &["metrics"]).unwrap();
+    assert!(
+        metrics.contains("\nregatta_worker_lost_total 1\n") && metrics.contains("\nregatta_query_running 1\n"),
+        "{metrics}"
+    );
+    assert_eq!(told(&url, "POST", &format!("queries/{id}/cancel"))["state"], "cancelled");
+    assert!(matches!(run.collect(), Err(Error::Cancelled)));
+    eventually("its end is shown", || view(&format!("queries/{id}"))["row"]["state"] == "cancelled");
+    let lines = told(&url, "GET", "logs?level=info");
+    assert!(
+        lines["lines"].as_array().unwrap().iter().any(|line| line["text"].as_str().unwrap().contains("joined")),
+        "{lines}"
+    );
+}
+
 #[test]
 fn tokens_that_an_operator_makes_let_in_whom_they_are_for_and_nobody_else() {
     let cluster = cluster();

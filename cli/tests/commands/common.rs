@@ -103,6 +103,7 @@ impl Shows {
                 self.row(&query)?;
                 Answer::Profile(Box::new(self.profile.clone()))
             }
+            Ask::Totals => Answer::Totals(Box::default()),
             Ask::Logs { after, filter, lines } => Answer::Logs(Box::new(self.logs(&after, &filter, lines))),
             Ask::Findings { query } => {
                 let row = self.row(&query)?;

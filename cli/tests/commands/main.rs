@@ -195,6 +195,101 @@ fn eleven_wrong_tokens_get_nothing_and_slow_nobody_down_for_long() {
 }
 
 #[test]
+fn why_a_query_is_not_further_and_all_figures_are_said() {
+    let made = Made::new(view(), profile());
+    let token = made.token(Role::Observer);
+    let says = |arguments: &[&str]| said(&made.regatta(&token, arguments));
+    let why = says(&["why", "0007"]);
+    assert!(why.starts_with("query 00000007 nightly has run for 0:42\n"), "{why}");
+    assert!(why.ends_with("; 2 queries run, 14.0 CPU of work waits for room\n"), "{why}");
+    let failed = says(&["why", "0006"]);
+    assert!(
+        failed.contains(" failed after 3 s: stage 1") && failed.ends_with("nothing was found to be wrong with it\n"),
+        "{failed}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&says(&["why", "0007", "--json"])).unwrap();
+    assert_eq!(json["query"]["row"]["name"], "nightly");
+    let metrics = says(&["metrics"]);
+    assert!(
+        metrics.contains("\nregatta_query_running 2\n")
+            && metrics.contains("regatta_worker_cpu_busy{worker=\"1\"} 2.5\n"),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn the_doctor_says_what_is_well_and_what_is_not_and_what_to_do() {
+    let made = Made::new(view(), profile());
+    let token = made.token(Role::Observer);
+    let output = made.regatta(&token, &["doctor"]);
+    let lines = said(&output);
+    assert_eq!((output.status.code(), complained(&output).as_str()), (Some(1), "regatta: 1 thing is wrong\n"));
+    let starts: Vec<_> =
+        lines.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(starts, ["ok token", "ok head", "ok answers", "ok workers", "!! workers"], "{lines}");
+    assert!(lines.contains("worker 2 has been silent for 4 s: its machine or the way there"), "{lines}");
+    let mut well = view();
+    well.workers.iter_mut().for_each(|worker| worker.silent = None);
+    let made = Made::new(well, profile());
+    let token = made.token(Role::Observer);
+    let output = made.regatta(&token, &["doctor", "--json"]);
+    assert!(output.status.success(), "{}", complained(&output));
+    let checks: serde_json::Value = serde_json::from_str(&said(&output)).unwrap();
+    assert!(checks.as_array().unwrap().iter().all(|check| check["ok"] == true), "{checks}");
+    let address = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let output = regatta(&[("REGATTA_ADDRESS", &address), ("REGATTA_TOKEN", &token)], &["doctor"]);
+    assert_eq!(
+        (output.status.code(), said(&output).lines().last().map(|line| line.starts_with("!!  head"))),
+        (Some(3), Some(true)),
+        "{output:?}"
+    );
+}
+
+/// What a dashboard answers.
+fn http(url: &str, method: &str, path: &str, token: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let address = url.strip_prefix("http://").unwrap().split('/').next().unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
+#[test]
+fn pages_are_served_beside_the_head_and_control_is_an_operators() {
+    let made = Made::new(view(), profile());
+    let (observer, operator) = (made.token(Role::Observer), made.token(Role::Operator));
+    let start = |token: &str, control: &[&str]| {
+        let mut serving = made.start(token, &[&["dashboard", "--listen", "127.0.0.1:0"], control].concat());
+        let url = BufReader::new(serving.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+        let token = url.split("#t=").nth(1).unwrap().to_owned();
+        (serving, url, token)
+    };
+    let cancel = "/api/v1/queries/0007/cancel";
+    let (_serving, url, token) = start(&observer, &[]);
+    assert!(url.starts_with("http://127.0.0.1:") && token.len() == 64, "{url}");
+    let (status, view) = http(&url, "GET", "/api/v1/cluster", &token);
+    assert!(status == 200 && view.contains("\"nightly\""), "{status} {view}");
+    assert!(http(&url, "GET", "/api/v1/queries/0007/profile", &token).1.contains("demo::Embed"));
+    assert!(http(&url, "GET", "/metrics", &token).1.contains("regatta_query_running 2\n"));
+    assert_eq!(http(&url, "GET", "/api/v1/queries/ffff", &token).0, 404);
+    assert_eq!(http(&url, "GET", "/api/v1/cluster", &observer).0, 401, "that is the cluster's, not the dashboard's");
+    assert_eq!(http(&url, "POST", cancel, &token).0, 403);
+    let output = made.regatta(&observer, &["dashboard", "--listen", "127.0.0.1:0", "--control"]);
+    assert!(output.status.code() == Some(4) && complained(&output).contains("Cluster::operator_token"), "{output:?}");
+    assert!(made.orders().is_empty());
+    let (_serving, url, token) = start(&operator, &["--control"]);
+    assert_eq!(http(&url, "POST", cancel, &token).0, 200);
+    assert_eq!(made.orders(), [Order::Cancel { query: "0007".to_owned() }]);
+}
+
+#[test]
 fn names_and_words_of_others_stay_text_at_the_terminal() {
     let mut view = view();
     let hostile = || HOSTILE.to_owned();

@@ -231,6 +231,11 @@ impl Stage {
         *waited = waited.saturating_add(time);
     }
 
+    /// For what kinds of things it was waited, and for how long.
+    pub(super) fn waited_for(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.waits.iter().map(|((kind, _), time)| (*kind, *time))
+    }
+
     /// The query has ended: what is needed only while it runs goes.
     pub(super) fn close(&mut self) {
         self.slots.empty();

@@ -367,3 +367,13 @@ fn a_hundred_thousand_queries_take_no_more_than_there_is() {
     );
     assert_eq!((recorder.outputs, recorder.dropped().profiles as usize), (0, 100_000 - recorder.queries().count()));
 }
+
+#[test]
+fn a_worker_that_is_lost_when_a_query_has_ended_is_no_loss_to_it() {
+    let mut made = crate::testing::pipeline_made();
+    made.now += SECOND;
+    made.saw(Seen::Lost { worker: WorkerId(1), why: "its process ended" });
+    let profile = made.profile();
+    assert!(profile.workers.iter().all(|worker| worker.lost.is_none()));
+    assert!(profile.findings.iter().all(|finding| finding.id != "lost-worker"));
+}

@@ -170,6 +170,11 @@ fn grouped(made: &mut Made) {
 
 /// All of it went well, but for a skewed stage and a UDF that is busy.
 pub(crate) fn pipeline() -> Profile {
+    pipeline_made().profile()
+}
+
+/// The same, with its recorder.
+pub(crate) fn pipeline_made() -> Made {
     let mut made = Made::new(2, Limits::default());
     made.submit(Some("nightly"), &plan());
     scans(&mut made);
@@ -200,7 +205,7 @@ pub(crate) fn pipeline() -> Profile {
     made.at(48_540).stage_done(3);
     made.saw(Seen::Done(query));
     made.at(48_560).saw(Seen::Released(query));
-    made.profile()
+    made
 }
 
 /// A task failed five times.
@@ -220,6 +225,11 @@ pub(crate) fn failed() -> Profile {
 
 /// A worker was lost when its scan was done and it embedded; replicas failed, too.
 pub(crate) fn lost_worker() -> Profile {
+    lost_worker_made().profile()
+}
+
+/// The same, with its recorder.
+pub(crate) fn lost_worker_made() -> Made {
     let mut made = Made::new(3, Limits::default());
     made.submit(None, &plan());
     scans(&mut made);
@@ -252,7 +262,7 @@ pub(crate) fn lost_worker() -> Profile {
     made.at(48_540).stage_done(3);
     let query = made.query;
     made.saw(Seen::Done(query));
-    made.profile()
+    made
 }
 
 /// A limit had enough after two of many tasks.

@@ -1,0 +1,81 @@
+//! Pages for a browser, of a head elsewhere.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use regatta_dashboard::{Dashboard, Source};
+use regatta_observe::window::Window;
+use regatta_observe::{Answering, Ask, Order, Refusal};
+use regatta_remote::{ActorRef, Role};
+use serde_json::json;
+
+use crate::Failure;
+use crate::client::{self, Client};
+use crate::run::Out;
+
+/// The head, by the connection that its viewers share.
+struct Head {
+    name: String,
+    window: ActorRef<Window>,
+    role: Role,
+}
+
+impl Source for Head {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn look(&self, ask: Ask) -> Answering {
+        let window = self.window.clone();
+        Box::pin(async move { client::look(&window, &ask).await.map_err(refused) })
+    }
+
+    fn may_act(&self) -> bool {
+        self.role == Role::Operator
+    }
+
+    fn act(&self, order: Order) -> Answering {
+        let window = self.window.clone();
+        Box::pin(async move { client::act(&window, &order).await.map_err(refused) })
+    }
+}
+
+/// As a viewer hears of it.
+fn refused(failure: Failure) -> Refusal {
+    match failure {
+        Failure::Failed(why) => Refusal::NoSuch(why),
+        failure => Refusal::Failed(failure.to_string()),
+    }
+}
+
+/// Serves the pages until the process ends.
+///
+/// # Errors
+/// No port is free; control was asked for with a token that may only look.
+pub(crate) fn run(
+    client: &Client,
+    address: &str,
+    listen: SocketAddr,
+    hosts: &[String],
+    control: bool,
+    out: &mut Out<'_>,
+) -> Result<(), Failure> {
+    if control && client.role() != Role::Operator {
+        return Err(Failure::refused(
+            "--control needs a token of Cluster::operator_token: this one may look and do nothing else".to_owned(),
+        ));
+    }
+    let head = Head { name: format!("the cluster at {address}"), window: client.window().clone(), role: client.role() };
+    let mut dashboard = hosts.iter().fold(Dashboard::new().at(listen), |dashboard, host| dashboard.named(host));
+    if control {
+        dashboard = dashboard.with_control();
+    }
+    client.wait(async {
+        let failed = |error| Failure::Failed(format!("cannot serve at {listen}: {error}"));
+        let bound = dashboard.bind(Arc::new(head)).await.map_err(failed)?;
+        let url = bound.url();
+        if out.json { out.json(&json!({ "url": url })) } else { out.text(&format!("{url}\n")) }?;
+        bound.run().await;
+        Ok(())
+    })
+}
