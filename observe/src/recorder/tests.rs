@@ -370,7 +370,7 @@ fn a_hundred_thousand_queries_take_no_more_than_there_is() {
 
 #[test]
 fn a_worker_that_is_lost_when_a_query_has_ended_is_no_loss_to_it() {
-    let mut made = crate::testing::pipeline_made();
+    let mut made = testing::pipeline_made();
     made.now += SECOND;
     made.saw(Seen::Lost { worker: WorkerId(1), why: "its process ended" });
     let profile = made.profile();
