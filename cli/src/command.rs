@@ -10,6 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use regatta_observe::{LogLevel, TokenRole};
 
 use crate::Failure;
+use crate::export::{Collector, collector};
 
 /// Looks at a cluster, or operates it. Exit code 0: done; 1: failed; 2: usage; 3: the head cannot be reached; 4: refused.
 #[derive(Debug, Clone, Args)]
@@ -131,6 +132,19 @@ pub(crate) enum What {
     Doctor,
     /// All figures of the cluster, as Prometheus reads them.
     Metrics,
+    /// Sends what the cluster does to a collector, by OpenTelemetry's protocol (OTLP) over HTTP: figures every so often, and each
+    /// query as spans when it has ended. Ends when it is interrupted.
+    Export {
+        /// Where the collector listens, as http://127.0.0.1:4318.
+        #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = collector, value_name = "URL")]
+        to: Collector,
+        /// How often: 15s, 1m.
+        #[arg(long, default_value = "15s", value_parser = time, value_name = "TIME")]
+        every: Duration,
+        /// Once, with all queries that have ended and are remembered, and no more.
+        #[arg(long)]
+        once: bool,
+    },
     /// A screen of queries and workers that follows the cluster.
     Top,
     /// Pages for a browser, which follow the cluster. Writes the address to open, with a token of its own; ends when it is interrupted.

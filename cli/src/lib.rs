@@ -24,6 +24,7 @@
 mod client;
 mod command;
 mod doctor;
+mod export;
 mod failure;
 mod pages;
 mod run;

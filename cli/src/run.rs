@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use regatta_observe::{
     Answer, Ask, ClusterView, Explain, LogFilter, LogLevel, LogsView, Measured, Order, Profile, QueryRow, QueryState,
-    Table, TokenRole, Why, line, prometheus,
+    Table, TokenRole, Totals, Why, line, prometheus,
 };
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::command::{Command, Form, What};
-use crate::{Failure, doctor, pages, top};
+use crate::{Failure, doctor, export, pages, top};
 
 /// Between two looks of `--watch`.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -131,12 +131,11 @@ pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> 
             let why = Why { cluster: cluster(&client, 0, 0, 0)?, query: view, findings };
             out.say(&why)
         }
+        What::Export { to, every, once } => export::run(&client, to, *every, *once, &mut out),
         What::Metrics => {
-            let cluster = cluster(&client, 0, 0, PAGE)?;
-            let measured = match client.look(&Ask::Totals)? {
-                Answer::Totals(totals) => Measured { cluster, totals: *totals },
-                other => return Err(unexpected(&other)),
-            };
+            let mut cluster = cluster(&client, 0, 0, 0)?;
+            cluster.workers = workers(&client)?;
+            let measured = Measured { cluster, totals: totals(&client)? };
             if out.json {
                 out.json(&serde_json::to_value(&measured).unwrap_or_default())
             } else {
@@ -249,7 +248,15 @@ pub(crate) fn query_view(client: &Client, query: &str) -> Result<regatta_observe
     }
 }
 
-fn profile(client: &Client, query: &str) -> Result<Profile, Failure> {
+/// What all queries did.
+pub(crate) fn totals(client: &Client) -> Result<Totals, Failure> {
+    match client.look(&Ask::Totals)? {
+        Answer::Totals(totals) => Ok(*totals),
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub(crate) fn profile(client: &Client, query: &str) -> Result<Profile, Failure> {
     match client.look(&Ask::Profile { query: query.to_owned() })? {
         Answer::Profile(profile) => Ok(*profile),
         other => Err(unexpected(&other)),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use regatta_observe::{Answer, Ask, Measured, Refusal, prometheus};
+use regatta_observe::{Answer, Ask, ClusterView, Measured, Refusal, prometheus};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
@@ -68,6 +68,8 @@ const VIEWS: usize = 32;
 /// Revisions of one that are remembered, and their bytes.
 const KEPT: usize = 6;
 const KEPT_BYTES: usize = 1 << 20;
+/// Workers that are asked for at once.
+const PAGE: u32 = 1000;
 /// Queries whose findings are told at once.
 const FOUND: u32 = 16;
 /// The most bytes of one.
@@ -125,10 +127,16 @@ impl Views {
             return Ok(Arc::clone(text));
         }
         let began = Instant::now();
-        let totals = self.source.look(Ask::Totals).await?;
-        let cluster = self.source.look(Ask::Cluster { queries: 0, from: 0, workers: u32::MAX }).await?;
-        let (Answer::Totals(totals), Answer::Cluster(cluster)) = (totals, cluster) else { return Err(unexpected()) };
-        let text: Arc<str> = prometheus(&Measured { cluster: *cluster, totals: *totals }).into();
+        let Answer::Totals(totals) = self.source.look(Ask::Totals).await? else { return Err(unexpected()) };
+        let mut cluster = self.workers(0).await?;
+        while let Some(next) = cluster.workers.last().and_then(|last| last.worker.checked_add(1)) {
+            let more = self.workers(next).await?.workers;
+            if more.is_empty() {
+                break;
+            }
+            cluster.workers.extend(more);
+        }
+        let text: Arc<str> = prometheus(&Measured { cluster, totals: *totals }).into();
         *metrics = Some((Instant::now() + pause(began.elapsed(), TICK), Arc::clone(&text)));
         Ok(text)
     }
@@ -165,6 +173,14 @@ impl Views {
             _ => return Err(unexpected()),
         };
         value.map(rounded).map_err(|error| Refusal::Failed(error.to_string()))
+    }
+
+    /// The cluster with a page of its workers.
+    async fn workers(&self, from: u32) -> Result<ClusterView, Refusal> {
+        match self.source.look(Ask::Cluster { queries: 0, from, workers: PAGE }).await? {
+            Answer::Cluster(view) => Ok(*view),
+            _ => Err(unexpected()),
+        }
     }
 
     async fn findings(&self) -> Result<Value, Refusal> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use regatta_observe::window::{Answering, Head, MAILBOX, Window};
 use regatta_observe::{
     Answer, Ask, ClusterView, Finding, LogFilter, LogLevel, LogLine, LogsView, Order, Profile, Progress, QueryRow,
-    QueryState, QueryView, Refusal, Severity,
+    QueryState, QueryView, Refusal, Severity, Totals,
 };
 use regatta_remote::{Arbiter, Authority, Node, NodeId, Role, Runtime};
 pub(crate) use testing::{HOSTILE, SECOND, view};
@@ -41,6 +41,7 @@ pub(crate) struct Made {
 struct Shows {
     view: ClusterView,
     profile: Profile,
+    totals: Totals,
     orders: Arc<Mutex<Vec<Order>>>,
 }
 
@@ -103,7 +104,7 @@ impl Shows {
                 self.row(&query)?;
                 Answer::Profile(Box::new(self.profile.clone()))
             }
-            Ask::Totals => Answer::Totals(Box::default()),
+            Ask::Totals => Answer::Totals(Box::new(self.totals.clone())),
             Ask::Logs { after, filter, lines } => Answer::Logs(Box::new(self.logs(&after, &filter, lines))),
             Ask::Findings { query } => {
                 let row = self.row(&query)?;
@@ -142,6 +143,10 @@ fn finding() -> Finding {
 
 impl Made {
     pub(crate) fn new(view: ClusterView, profile: Profile) -> Self {
+        Self::with(view, profile, Totals::default())
+    }
+
+    pub(crate) fn with(view: ClusterView, profile: Profile, totals: Totals) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -152,7 +157,7 @@ impl Made {
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let head = Node::bind(identity, here, &runtime.with_build(&b"a program of somebody"[..])).unwrap();
         let (arbiter, orders) = (runtime.arbiter().unwrap(), Arc::default());
-        let shows = Arc::new(Shows { view, profile, orders: Arc::clone(&orders) });
+        let shows = Arc::new(Shows { view, profile, totals, orders: Arc::clone(&orders) });
         let own = runtime.clone();
         Window::publish(&head, &arbiter.spawn(MAILBOX, move |_| Window::new(shows, own)));
         head.serve_joins(Arc::clone(&authority)).unwrap();

@@ -1,6 +1,7 @@
 //! Each command by its binary, against a head that shows what it was made with: what it says, how it ends, and who gets nothing.
 
 mod common;
+mod exporting;
 mod top;
 
 use std::io::{BufRead, BufReader};
