@@ -65,7 +65,7 @@ async fn strangers_get_nothing() {
             assert!(told.head.contains(header), "{path}: {}", told.head);
         }
     }
-    let told = serving.say("GET / HTTP/1.1\r\nhost: evil.example\r\n\r\n").await;
+    let told = serving.say("GET / HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n").await;
     assert_eq!(told.status, 421, "not even those under another's name");
 }
 
@@ -81,6 +81,7 @@ async fn the_eleventh_wrong_token_is_told_so_and_the_right_one_is_let_in() {
         statuses.push(told.status);
     }
     assert_eq!(statuses, [vec![401; 10], vec![429]].concat());
+    assert!(serving.url.ends_with(&format!("/#t={}", serving.token)), "in the part that no browser sends");
     assert_eq!(serving.get("/api/v1/about").await.status, 200);
 }
 
