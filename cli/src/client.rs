@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use regatta_observe::window::{Act, Look, WINDOW, Window, read};
 use regatta_observe::{Answer, Ask, Order, line};
-use regatta_remote::{ActorRef, Address, AskError, ConnectError, Identity, JoinError, JoinToken, Node, Role, Runtime};
+use regatta_remote::actix::Handler;
+use regatta_remote::{
+    ActorRef, Address, AskError, ConnectError, Identity, JoinError, JoinToken, Node, RemoteMessage, Role, Runtime,
+};
 
 use crate::Failure;
 
@@ -21,9 +24,16 @@ const BUILD: &[u8] = concat!("regatta-cli ", env!("CARGO_PKG_VERSION")).as_bytes
 /// A connection to a head.
 pub(crate) struct Client {
     runtime: Runtime,
-    node: Node,
-    window: ActorRef<Window>,
+    way: Way,
     role: Role,
+}
+
+/// The way to the head, which is found again when it was lost.
+#[derive(Clone)]
+pub(crate) struct Way {
+    node: Node,
+    head: SocketAddr,
+    window: ActorRef<Window>,
 }
 
 impl Client {
@@ -52,7 +62,7 @@ impl Client {
             Ok::<_, Failure>((node, head))
         })?;
         let window = node.actor(Address { node: head, actor: WINDOW });
-        Ok(Self { runtime, node, window, role: token.role() })
+        Ok(Self { runtime, way: Way { node, head: to, window }, role: token.role() })
     }
 
     /// Asks.
@@ -60,7 +70,7 @@ impl Client {
     /// # Errors
     /// The head has refused, or is gone.
     pub(crate) fn look(&self, ask: &Ask) -> Result<Answer, Failure> {
-        self.wait(look(&self.window, ask))
+        self.wait(self.way.look(ask))
     }
 
     /// Gives an order.
@@ -68,12 +78,12 @@ impl Client {
     /// # Errors
     /// As [`look`](Self::look). It may have been carried out if the head is gone.
     pub(crate) fn act(&self, order: &Order) -> Result<Answer, Failure> {
-        self.wait(act(&self.window, order))
+        self.wait(self.way.act(order))
     }
 
-    /// The actor that answers.
-    pub(crate) fn window(&self) -> &ActorRef<Window> {
-        &self.window
+    /// The way, for who goes it on their own.
+    pub(crate) fn way(&self) -> &Way {
+        &self.way
     }
 
     /// What the token is for.
@@ -87,19 +97,35 @@ impl Client {
     }
 }
 
-/// Asks the head.
-pub(crate) async fn look(window: &ActorRef<Window>, ask: &Ask) -> Result<Answer, Failure> {
-    Ok(read(&window.ask(Look::new(ask), ANSWER).await.map_err(not_answered)?)?)
-}
+impl Way {
+    /// Asks the head, once more if it could not be reached and is found again.
+    pub(crate) async fn look(&self, ask: &Ask) -> Result<Answer, Failure> {
+        match self.ask(Look::new(ask)).await {
+            Err(Failure::Unreachable(why)) => match self.node.connect(self.head, STEP).await {
+                Ok(_) => self.ask(Look::new(ask)).await,
+                Err(_) => Err(Failure::Unreachable(why)),
+            },
+            answer => answer,
+        }
+    }
 
-/// Gives the head an order.
-pub(crate) async fn act(window: &ActorRef<Window>, order: &Order) -> Result<Answer, Failure> {
-    Ok(read(&window.ask(Act::new(order), ANSWER).await.map_err(not_answered)?)?)
+    /// Gives the head an order. It is not given twice.
+    pub(crate) async fn act(&self, order: &Order) -> Result<Answer, Failure> {
+        self.ask(Act::new(order)).await
+    }
+
+    async fn ask<M>(&self, message: M) -> Result<Answer, Failure>
+    where
+        Window: Handler<M>,
+        M: RemoteMessage<Result = String>,
+    {
+        Ok(read(&self.window.ask(message, ANSWER).await.map_err(not_answered)?)?)
+    }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.runtime.handle().block_on(self.node.close(GOODBYE));
+        self.runtime.handle().block_on(self.way.node.close(GOODBYE));
     }
 }
 

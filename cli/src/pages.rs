@@ -4,19 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use regatta_dashboard::{Dashboard, Source};
-use regatta_observe::window::Window;
 use regatta_observe::{Answering, Ask, Order, Refusal};
-use regatta_remote::{ActorRef, Role};
+use regatta_remote::Role;
 use serde_json::json;
 
 use crate::Failure;
-use crate::client::{self, Client};
+use crate::client::{Client, Way};
 use crate::run::Out;
 
 /// The head, by the connection that its viewers share.
 struct Head {
     name: String,
-    window: ActorRef<Window>,
+    way: Way,
     role: Role,
 }
 
@@ -26,8 +25,8 @@ impl Source for Head {
     }
 
     fn look(&self, ask: Ask) -> Answering {
-        let window = self.window.clone();
-        Box::pin(async move { client::look(&window, &ask).await.map_err(refused) })
+        let way = self.way.clone();
+        Box::pin(async move { way.look(&ask).await.map_err(refused) })
     }
 
     fn may_act(&self) -> bool {
@@ -35,8 +34,8 @@ impl Source for Head {
     }
 
     fn act(&self, order: Order) -> Answering {
-        let window = self.window.clone();
-        Box::pin(async move { client::act(&window, &order).await.map_err(refused) })
+        let way = self.way.clone();
+        Box::pin(async move { way.act(&order).await.map_err(refused) })
     }
 }
 
@@ -65,7 +64,7 @@ pub(crate) fn run(
             "--control needs a token of Cluster::operator_token: this one may look and do nothing else".to_owned(),
         ));
     }
-    let head = Head { name: format!("the cluster at {address}"), window: client.window().clone(), role: client.role() };
+    let head = Head { name: format!("the cluster at {address}"), way: client.way().clone(), role: client.role() };
     let mut dashboard = hosts.iter().fold(Dashboard::new().at(listen), |dashboard, host| dashboard.named(host));
     if control {
         dashboard = dashboard.with_control();

@@ -280,6 +280,9 @@ fn pages_are_served_beside_the_head_and_control_is_an_operators() {
     assert!(http(&url, "GET", "/api/v1/queries/0007/profile", &token).1.contains("demo::Embed"));
     assert!(http(&url, "GET", "/metrics", &token).1.contains("regatta_query_running 2\n"));
     assert_eq!(http(&url, "GET", "/api/v1/queries/ffff", &token).0, 404);
+    // A head that was lost is found again.
+    made.head.peers().into_iter().for_each(|peer| made.head.disconnect(peer.node));
+    assert_eq!(http(&url, "GET", "/api/v1/logs", &token).0, 200);
     assert_eq!(http(&url, "GET", "/api/v1/cluster", &observer).0, 401, "that is the cluster's, not the dashboard's");
     assert_eq!(http(&url, "POST", cancel, &token).0, 403);
     let output = made.regatta(&observer, &["dashboard", "--listen", "127.0.0.1:0", "--control"]);
