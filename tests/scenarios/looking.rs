@@ -191,7 +191,12 @@ fn the_pages_of_a_session_follow_a_query_whose_worker_is_lost_until_it_is_cancel
         view(&format!("queries/{id}/profile"))["pools"][0]["udf"].as_str().is_some_and(|udf| udf.ends_with("Endless"))
     });
     drop(workers.remove(0));
-    eventually("the loss is shown", || view("cluster")["fleet"]["workers"] == 1);
+    // It is noticed after ten seconds of silence.
+    let until = Instant::now() + Duration::from_secs(45);
+    while view("cluster")["fleet"]["workers"] != 1 {
+        assert!(Instant::now() < until, "the loss is shown");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let metrics = regatta(&cluster, &cluster.observer_token(VALID).unwrap(), &["metrics"]).unwrap();
     assert!(
         metrics.contains("\nregatta_worker_lost_total 1\n") && metrics.contains("\nregatta_query_running 1\n"),
