@@ -203,7 +203,7 @@ mod tests {
     fn attribute(span: &Value, name: &str) -> Option<String> {
         let found = span["attributes"].as_array()?.iter().find(|attribute| attribute["key"] == name)?;
         let value = &found["value"];
-        Some(value["intValue"].as_str().or(value["stringValue"].as_str())?.to_owned())
+        Some(value["intValue"].as_str().or_else(|| value["stringValue"].as_str())?.to_owned())
     }
 
     #[test]

@@ -231,7 +231,7 @@ async fn a_viewer_of_a_thousand_busy_workers_takes_little() {
                         worker.tasks = (figure % 8, figure % 5);
                         worker.cpus.1 = f64::from(figure) / 25.0;
                         // They say this every five seconds.
-                        if (at as u32 + round) % 20 == 0 {
+                        if (at as u32 + round).is_multiple_of(20) {
                             (worker.busy, worker.used) = (Some(f64::from(figure) / 33.0), u64::from(figure) << 24);
                         }
                     }
