@@ -15,6 +15,8 @@ mod hosted;
 mod lanes;
 mod leaving;
 mod messages;
+#[cfg(test)]
+pub(crate) mod moments;
 mod observed;
 mod outbox;
 mod ownership;

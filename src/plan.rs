@@ -86,6 +86,8 @@ pub(crate) struct Stage {
     pub(crate) branches: BTreeMap<StageId, Vec<usize>>,
     /// The persisted partitions that each task reads, in the order of the splits; empty if none does.
     pub(crate) held: Vec<Vec<(QueryId, usize)>>,
+    /// Nobody notices if one of its tasks runs twice at once: it calls no UDF and writes no file.
+    pub(crate) may_run_twice: bool,
     /// Why it has these tasks, for people.
     pub(crate) why: String,
     /// The fragment as Polars describes it, for people.

@@ -51,7 +51,10 @@ const FIGURES: &[(&str, &str, Fields)] = &[
             ("failed", "attempts that failed"),
             ("lost", "attempts that were lost with their worker, or given up for another"),
             ("stopped", "attempts that were stopped, or found their input gone"),
-            ("again", "attempts that did again what had been done, because it was lost"),
+            (
+                "again",
+                "attempts that did again what had been done, because it was lost, or what another did, because that took so long",
+            ),
             ("started", "when its first task started"),
             ("ended", "when it was done"),
             ("rows", "rows that its tasks left"),

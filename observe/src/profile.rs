@@ -133,7 +133,7 @@ pub struct StageFigures {
     pub lost: u32,
     /// Attempts that were stopped, or found their input gone.
     pub stopped: u32,
-    /// Attempts that did again what had been done.
+    /// Attempts that did again what had been done, or was done by another at the same time that was late.
     pub again: u32,
     /// When its first task started.
     pub started: Option<u64>,

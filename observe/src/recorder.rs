@@ -113,6 +113,13 @@ impl Recorder {
                     query.place(task.stage.0, task.index, attempt, worker.0, now);
                 }
             }
+            Seen::PlacedBeside { task, attempt, worker } => {
+                if let Some(query) = self.live.get_mut(&task.query) {
+                    let at = query.since(now);
+                    let stage = query.stages.get_mut(task.stage.0 as usize);
+                    stage.into_iter().for_each(|stage| stage.place_beside(task.index, attempt, worker.0, at));
+                }
+            }
             Seen::Ended { task, attempt, end, ran, metrics } => {
                 if let Some(query) = self.live.get_mut(&task.query) {
                     let at = query.since(now);

@@ -72,6 +72,15 @@ pub enum Seen<'a> {
         /// Where.
         worker: WorkerId,
     },
+    /// The same of one that does what another does already, elsewhere: that one is late, and the first end counts.
+    PlacedBeside {
+        /// The task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: u32,
+        /// Where.
+        worker: WorkerId,
+    },
     /// An attempt has ended.
     Ended {
         /// The task.

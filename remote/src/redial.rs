@@ -13,12 +13,13 @@ use crate::dials::{Dialling, Turn};
 use crate::error::ConnectError;
 use crate::handshake::dial;
 use crate::ids::NodeId;
-use crate::membership::{DEAD, SUSPECT};
+use crate::membership::{DEAD, SUSPECT, TICK};
 use crate::peers::{Losing, Loss};
 use crate::shared::Shared;
 
-/// How long a lost peer is dialled: as long as a silent one is waited for. Then its work may have been given away.
-pub(crate) const WINDOW: Duration = DEAD;
+/// How long a lost peer is dialled: with the time that it takes to notice the loss, as long as a silent one is waited for. Then its work
+/// may have been given away.
+pub(crate) const WINDOW: Duration = DEAD.saturating_sub(TICK.saturating_mul(2));
 /// How long one dial may take.
 const PATIENCE: Duration = SUSPECT;
 /// Longest pause before the first dial; it doubles up to the last, and each pause is drawn from all up to it.
@@ -75,14 +76,16 @@ impl Keeper {
     async fn restore(&mut self) -> bool {
         let end = Instant::now() + WINDOW;
         loop {
-            sleep(self.next_pause()).await;
+            sleep(self.next_pause().min(end.duration_since(Instant::now()))).await;
             let _turn = self.turn.lock().await;
             if let Some(losing) = self.shared.peers.lost(self.node) {
                 self.losing = losing;
                 return true; // it has dialled us, or somebody here has
             }
             let (node, to) = (self.node, self.to);
-            let dialled = timeout(PATIENCE, dial(Arc::clone(&self.shared), to, Some(node))).await;
+            // Once at least, however long it was somebody else's turn.
+            let patience = PATIENCE.min(end.duration_since(Instant::now()).max(FIRST));
+            let dialled = timeout(patience, dial(Arc::clone(&self.shared), to, Some(node))).await;
             match dialled.unwrap_or(Err(ConnectError::Deadline)) {
                 Ok((_, losing)) => {
                     self.losing = losing;

@@ -51,6 +51,10 @@ impl Reports {
                 Err(_) if self.running.load(Ordering::Relaxed) == 0 => continue,
                 _ => (),
             }
+            #[cfg(test)]
+            for _ in ended.iter().filter(|ended| ended.end.outcome.is_ok()) {
+                super::moments::note(super::moments::Point::Ends, host.node.as_ref().map(regatta_remote::Node::id));
+            }
             let mut messages = messages(ended.drain(..));
             if sampled.is_none_or(|at| os::since(at) >= SAMPLE)
                 && let Some(sample) = os::usage()
@@ -144,8 +148,16 @@ impl Handler<TasksEnded> for SchedulerActor {
             if outcome.is_ok() && !sections.is_empty() {
                 self.core.measured(task, attempt, sections);
             }
+            // Another attempt was the first, or will be the last.
+            let rows = if self.core.counts(task, attempt) { rows } else { Rows::Kept };
+            #[cfg(test)]
+            let is_ok = outcome.is_ok();
             let event = self.bring(task, attempt, worker, outcome, rows);
             self.take_with(event, Some(Took { ran, metrics: &metrics }));
+            #[cfg(test)]
+            if is_ok {
+                self.note_at(super::moments::Point::Ended, worker);
+            }
             // What is made again has been reported before.
             self.queries.get_mut(&task.query).into_iter().for_each(|submitted| submitted.rows = Rows::Kept);
         }

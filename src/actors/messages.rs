@@ -274,11 +274,13 @@ pub(crate) struct Enough {
     pub(crate) stage: StageId,
 }
 
-/// An attempt is not to run here if it still waits. Its end is reported all the same.
+/// An attempt is not to run here if it still waits; or is to stop also if it runs, and what it has left is to go. Its end is reported
+/// all the same.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Withdraw {
     pub(crate) task: TaskId,
     pub(crate) attempt: Attempt,
+    pub(crate) stop: bool,
 }
 
 /// Stop all work of a query and drop what it left.

@@ -191,7 +191,15 @@ impl Observed {
         for action in actions {
             match action {
                 Action::Run { worker, task, attempt, .. } => {
-                    self.saw(Seen::Placed { task: *task, attempt: attempt.0, worker: *worker }, now);
+                    let (is_second, task, attempt, worker) =
+                        (core.is_second(*task, *attempt), *task, attempt.0, *worker);
+                    self.saw(
+                        match is_second {
+                            true => Seen::PlacedBeside { task, attempt, worker },
+                            false => Seen::Placed { task, attempt, worker },
+                        },
+                        now,
+                    );
                 }
                 Action::StartReplica { worker, replica: of, step, .. } => {
                     self.saw(Seen::ReplicaStarts { replica: replica(*of), step: *step, worker: *worker }, now);

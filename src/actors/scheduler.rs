@@ -202,6 +202,8 @@ impl SchedulerActor {
     }
 
     fn act(&mut self, action: Action) {
+        #[cfg(test)]
+        self.note_action(&action);
         match action {
             Action::Prepare { worker, query, stage } => {
                 let is_result = self.is_read_by_driver(query, stage);
@@ -239,7 +241,10 @@ impl SchedulerActor {
                 self.send(worker, Outgoing::Run(RunTask { task, attempt, split, inputs, replicas, after }));
             }
             Action::Withdraw { worker, task, attempt } => {
-                self.send(worker, Outgoing::Withdraw(Withdraw { task, attempt }));
+                self.send(worker, Outgoing::Withdraw(Withdraw { task, attempt, stop: false }));
+            }
+            Action::Stop { worker, task, attempt } => {
+                self.send(worker, Outgoing::Withdraw(Withdraw { task, attempt, stop: true }));
             }
             Action::StartReplica { worker, replica, step, devices } => {
                 if let Some(of) = self.step(step) {
@@ -374,6 +379,8 @@ impl SchedulerActor {
     }
 
     fn release(&mut self, query: QueryId) {
+        #[cfg(test)]
+        super::moments::note(super::moments::Point::Released, None);
         self.take(Event::Release(query));
         self.forget(query);
         self.observed.released(query);
@@ -483,6 +490,8 @@ impl Handler<ReplicaSays> for SchedulerActor {
             Word::Ready(actor) => {
                 // The word of one that was stopped meanwhile comes too late.
                 if let Some(on) = self.core.replica_on(replica) {
+                    #[cfg(test)]
+                    self.note_at(super::moments::Point::Ready, on);
                     self.replicas.insert(replica, (on, actor));
                 }
                 Event::ReplicaReady(replica)
@@ -530,6 +539,7 @@ impl Handler<Submit> for SchedulerActor {
             modes: stage.modes.clone(),
             pools: stage.steps().iter().map(|step| pool_spec(step, no_gpu.as_deref())).collect(),
             affinity,
+            may_run_twice: stage.may_run_twice,
             limit: stage.program().and_then(|program| program.limit),
             given: given.remove(&stage.id).unwrap_or_default(),
         });

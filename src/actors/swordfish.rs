@@ -339,9 +339,13 @@ impl Handler<Enough> for SwordfishActor {
 impl Handler<Withdraw> for SwordfishActor {
     type Result = ();
 
-    fn handle(&mut self, Withdraw { task, attempt }: Withdraw, _: &mut Self::Context) {
-        if self.lanes.withdraw((task, attempt), false) {
+    fn handle(&mut self, Withdraw { task, attempt, stop }: Withdraw, _: &mut Self::Context) {
+        if self.lanes.withdraw((task, attempt), stop) {
             self.report_withdrawn(vec![(task, attempt)]);
+        }
+        if stop {
+            // One that still runs leaves nothing.
+            self.host.store.drop_attempt(task, attempt);
         }
     }
 }

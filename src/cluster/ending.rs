@@ -1,5 +1,6 @@
 //! How a worker's process ends: with its head, or because it is asked to.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use regatta_remote::{ActorRef, NodeId, PeerEvent, PeerEvents};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::worker::{GOODBYE, STOP};
 use crate::actors::{Departs, SchedulerActor, insist};
@@ -17,6 +18,12 @@ use crate::os;
 const GRACE: Duration = Duration::from_secs(25);
 /// It then is let go by its head; if it is not, it goes by itself.
 const OVERDUE: Duration = Duration::from_secs(2);
+
+/// With so many silent peers it is this worker that nobody hears.
+const CUT_OFF: usize = 3;
+
+/// One that has stood still is heard again so soon.
+const COMES_BACK: Duration = Duration::from_millis(500);
 
 /// A worker is asked to leave, and to end by a signal or because it has not left: no more than that.
 const ASKS: usize = 3;
@@ -90,19 +97,31 @@ pub(super) async fn until_it_ends(
     scheduler: ActorRef<SchedulerActor>,
     Asks { to, mut asked }: Asks,
 ) -> i32 {
-    let mut leaves = false;
+    let (mut leaves, mut silent, mut ends_at) = (false, BTreeSet::new(), None::<Instant>);
     loop {
         tokio::select! {
             biased;
             event = events.recv() => match event {
+                Some(PeerEvent::Suspect(peer)) => drop(silent.insert(peer.node)),
+                Some(PeerEvent::Recovered(peer)) => drop(silent.remove(&peer.node)),
+                // It may have given away what was done here. With others it is rather this worker that is cut off, and may come back.
+                Some(PeerEvent::LeaseLost(peer)) if peer.node == head && silent.len() < CUT_OFF => {
+                    ends_at = Some(Instant::now() + COMES_BACK);
+                }
+                Some(PeerEvent::LeaseBack(peer)) if peer.node == head => ends_at = None,
                 Some(PeerEvent::Down { peer, cause }) if peer.node == head => {
                     let why = if leaves { "this worker has left" } else { "the head is gone: this worker ends with it" };
                     tracing::info!(%cause, "{why}");
                     return 0;
                 }
+                Some(PeerEvent::Down { peer, .. }) => drop(silent.remove(&peer.node)),
                 Some(_) => (),
                 None => return 0,
             },
+            () = sleep_until(ends_at.unwrap_or_else(Instant::now)), if ends_at.is_some() => {
+                tracing::info!("the head has not been heard of: this worker ends with it");
+                return 0;
+            }
             Some(ask) = asked.recv() => match ask {
                 AskedTo::End(code) => return code,
                 AskedTo::Leave => {

@@ -9,6 +9,7 @@ use polars_utils::arena::Node;
 
 use super::cut::{Cutter, Head, OpenStage, Parts};
 use super::held::held_by_splits;
+use super::lift::{calls_any, has_udf};
 use super::same::{Comparison, Same, one_attempt, ways_of};
 use super::scan::{Choice, Splits, split_frame};
 use super::wire::{Fragment, placeholder, placeholder_of};
@@ -66,8 +67,20 @@ impl Cutter {
                 let Splits { splits, why, .. } = split_frame(&frame, self.target.tasks);
                 let frame = Arc::unwrap_or_clone(frame);
                 let (work, reads, modes, describe) = (Work::Frame(frame), Vec::new(), Vec::new(), String::new());
-                let (held, branches) = (Vec::new(), BTreeMap::new());
-                return Ok(Stage { id, work, reads, modes, one_attempt, splits, branches, held, why, describe });
+                let (held, branches, may_run_twice) = (Vec::new(), BTreeMap::new(), false);
+                return Ok(Stage {
+                    id,
+                    work,
+                    reads,
+                    modes,
+                    one_attempt,
+                    splits,
+                    branches,
+                    held,
+                    may_run_twice,
+                    why,
+                    describe,
+                });
             }
         };
         let steps = stage.steps.into_iter().map(|step| self.close_step(step)).collect::<Result<Vec<_>, _>>()?;
@@ -80,11 +93,22 @@ impl Cutter {
         unsplit.for_each(|reason| why.push_str(&format!("; {reason}")));
         let held = held_by_splits(nodes.iter().map(|node| self.ir.get(*node)), &splits);
         let (batches, limit, scatter) = (self.batches_above(head), stage.limit, stage.scatter);
+        let computes_keys = scatter.as_ref().is_some_and(|scatter| scatter.computed.is_some());
+        let may_run_twice = steps.is_empty()
+            && !(computes_keys && calls_any(&self.exprs))
+            && nodes.iter().all(|node| self.may_run_twice(self.ir.get(*node)));
         let root = head.0 as u32;
         let program = StageProgram { root, cuts: Vec::new(), without: Vec::new(), batches, steps, limit, scatter };
         let work = Work::Program(program);
         let branches = self.branches(head, &splits);
-        Ok(Stage { id, work, reads, modes, one_attempt, splits, branches, held, why, describe: self.describe(head) })
+        let describe = self.describe(head);
+        Ok(Stage { id, work, reads, modes, one_attempt, splits, branches, held, may_run_twice, why, describe })
+    }
+
+    /// Whether nobody notices that a node's work is done twice at once: it calls no UDF and writes no file.
+    fn may_run_twice(&self, ir: &IR) -> bool {
+        let writes = matches!(ir, IR::Sink { .. } | IR::SinkMultiple { .. });
+        !writes && !ir.exprs().any(|expr| has_udf(expr.node(), &self.exprs))
     }
 
     /// Which of the frames that a stage with this head yields are made of what it reads.

@@ -26,6 +26,11 @@ pub(super) fn has_udf(root: Node, exprs: &Arena<AExpr>) -> bool {
     exprs.iter(root).any(|(_, e)| call_at(e).is_some())
 }
 
+/// Whether any expression is a UDF call, or was one before that was lifted.
+pub(super) fn calls_any(exprs: &Arena<AExpr>) -> bool {
+    (0..exprs.len()).any(|index| call_at(exprs.get(Node(index))).is_some())
+}
+
 /// A call that can be lifted: no UDF call is in its inputs, and they are row-wise over columns.
 pub(super) struct Liftable {
     /// Wherever it stands: nodes that are equal calls.

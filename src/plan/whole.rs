@@ -35,6 +35,7 @@ pub(super) fn parts(mut plan: IRPlan) -> Parts {
         splits,
         branches: BTreeMap::new(),
         held,
+        may_run_twice: false,
         why: "it calls no UDF, so Polars runs all of it at once".to_owned(),
         describe: plan.describe(),
     };

@@ -15,7 +15,7 @@ use super::queues::{Queues, Run};
 use super::shape::Forced;
 use super::status::{PoolStatus, QueryStatus, SessionStatus, StageWaits, WorkerStatus};
 use super::turns::Turns;
-use super::{Attempt, Output, PoolId, QueryId, ReplicaId, Resources, StageId, StepId, TaskId, WorkerId};
+use super::{Attempt, DriverId, Output, PoolId, QueryId, ReplicaId, Resources, StageId, StepId, TaskId, WorkerId};
 use crate::error::{Error, TaskError, TaskFailure};
 
 /// What the scheduler is told once.
@@ -61,6 +61,10 @@ pub(crate) struct Core {
     /// Stages that wait for room to be admitted.
     unadmitted: BTreeMap<QueryId, Vec<usize>>,
     promise: Promise,
+    /// Who ran on the workers that were lost last.
+    losses: Losses,
+    /// Drivers of which a query was ended for losing workers, and when.
+    convicted: BTreeMap<DriverId, Instant>,
     /// Who may have ended a worker, beside others; and who of them is tried alone, and where.
     suspects: BTreeSet<Suspect>,
     trials: BTreeMap<Suspect, WorkerId>,
@@ -113,6 +117,8 @@ impl Core {
             pools: Pools::default(),
             unadmitted: BTreeMap::new(),
             promise: Promise::default(),
+            losses: Losses::default(),
+            convicted: BTreeMap::new(),
             suspects: BTreeSet::new(),
             trials: BTreeMap::new(),
             autoscaler: settings.scale.clone().map(Autoscaler::new),
@@ -191,6 +197,7 @@ impl Core {
         }
         self.advance(now, &mut actions);
         if tick {
+            self.run_late_twice(now, &mut actions);
             self.scale(now, &mut actions);
         }
         actions
@@ -354,6 +361,7 @@ impl Core {
         if !self.vacate((id, attempt), now) {
             return;
         }
+        let Some(outcome) = self.end_of_two(id, attempt, outcome, now, actions) else { return };
         let Some(query) = self.queries.get_mut(&id.query) else { return };
         let (stage, index) = (id.stage.0 as usize, id.index as usize);
         let Some(state) = query.stages.get_mut(stage) else { return };
@@ -399,7 +407,7 @@ impl Core {
                     self.avoid_full(on, now);
                 }
                 let Some(state) = self.stage_mut(id) else { return };
-                let failed = state.note_failure(index, on, &cause);
+                let failed = state.note_failure(index, attempt, on, &cause);
                 let before = state.before_last(index);
                 let again = cause.is_retryable() && self.retry(id, failed, now);
                 if !again {
@@ -418,7 +426,10 @@ impl Core {
         let state = &mut query.stages[stage];
         let task = &mut state.tasks[index];
         task.state = TaskState::Done(worker, output);
-        state.failures.remove(&index);
+        if state.failures.remove(&index).is_some_and(|failures| failures.lost > 0) || state.accused.contains(&index) {
+            self.losses.clear(id);
+        }
+        state.steps.iter_mut().for_each(|step| step.forgive(now));
         let is_cleared = state.accused.remove(&index) && state.accused.is_empty();
         let first = !std::mem::replace(&mut task.reported, true);
         state.output = (state.output.0 + output.rows, state.output.1 + output.bytes);
@@ -441,7 +452,9 @@ impl Core {
         state.phase = Phase::Done;
         state.since = now;
         if state.running + state.queued > 0 {
-            let still_there: BTreeSet<WorkerId> = state.tasks.iter().filter_map(Task::is_on).collect();
+            let still_there = state.tasks.iter().filter_map(Task::is_on);
+            let still_there = still_there.chain(state.seconds.values().map(|second| second.on));
+            let still_there: BTreeSet<WorkerId> = still_there.collect();
             for worker in still_there {
                 // Should the stage be needed again, its program goes there again.
                 state.prepared.remove(&worker);
@@ -501,6 +514,7 @@ impl Core {
                 Timer::Fed(_) => self.ledger.note_room(),
             }
         }
+        self.end_probations(now);
         self.check_workers(now, actions);
         self.retire_replicas(now, actions);
         self.take_back(now, actions);
@@ -513,9 +527,12 @@ impl Core {
     /// The one way in which a query leaves, whatever the reason.
     fn end(&mut self, id: QueryId, error: Option<Error>, now: Instant, actions: &mut Vec<Action>) {
         let Some(query) = self.queries.get_mut(&id) else { return };
-        let mut left = Vec::new();
+        let (mut left, mut seconds) = (Vec::new(), Vec::new());
         for stage in 0..query.stages.len() {
             query.settle_kept(stage, false, &mut self.ledger);
+            for (index, second) in query.stages[stage].take_seconds(None) {
+                seconds.push((query.task_id(stage, index), second.attempt));
+            }
             for index in 0..query.stages[stage].tasks.len() {
                 let task = query.task_id(stage, index);
                 let Task { attempt, state, .. } = &mut query.stages[stage].tasks[index];
@@ -525,13 +542,18 @@ impl Core {
             }
         }
         let (stages, told, visited) = (query.stages.len(), query.told, std::mem::take(&mut query.visited));
+        let driver = query.spec.driver;
         left.into_iter().for_each(|(run, was)| self.abandon(run, was, now));
+        seconds.into_iter().for_each(|run| self.leave_behind(run, now));
         (0..stages).for_each(|stage| self.leave_pools(id, stage, now, actions));
         self.queries.remove(&id);
         self.note_readers_of(id);
         self.note_unadmitted(id, Vec::new());
         self.turns.leave(id);
         self.ended = true;
+        if error.as_ref().is_some_and(suspects::is_of_lost_workers) {
+            self.convicted.insert(driver, now);
+        }
         let there = visited.into_iter().filter(|worker| self.ledger.has(*worker));
         actions.extend(there.map(|worker| Action::End { worker, query: id }));
         match (told, error) {
@@ -543,6 +565,7 @@ impl Core {
 
 mod absence;
 mod attempts;
+mod blame;
 mod disk;
 mod drain;
 mod events;
@@ -557,12 +580,15 @@ mod rollback;
 mod scale;
 mod shaping;
 mod suspects;
+mod twice;
 
+use blame::Losses;
 use drain::Drain;
 pub(crate) use events::{Action, Event};
 use place::Wants;
 use promise::Promise;
 use suspects::Suspect;
+pub(super) use twice::Second;
 
 #[cfg(test)]
 mod tests;

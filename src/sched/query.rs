@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::core::Second;
 use super::ledger::Ledger;
 use super::pool::PoolSpec;
 use super::shape::{Mode, Shape, Tasks};
@@ -43,6 +44,8 @@ pub(crate) struct StageSpec {
     pub(crate) pools: Vec<PoolSpec>,
     /// Tasks that want to run on some worker, by index. Others run where most of their input is, if there is room.
     pub(crate) affinity: BTreeMap<usize, Affinity>,
+    /// Nobody notices if a task of it runs twice at once: it calls no UDF and writes no file.
+    pub(crate) may_run_twice: bool,
     /// How many rows of its first tasks are enough. Tasks after those need not run.
     pub(crate) limit: Option<u64>,
     /// Its partitions, if the driver holds them already: then it needs no run.
@@ -115,10 +118,12 @@ pub(super) struct Stage {
     pub(super) tasks: Vec<Task>,
     /// Tasks to be started, by index.
     pub(super) waiting: Waiting,
-    /// Attempts that have failed, or were lost with a worker while they ran, since the last of their task that succeeded.
-    pub(super) failures: BTreeMap<usize, Vec<EarlierAttempt>>,
+    /// Tasks of which attempts have failed, or were lost, since the last that succeeded.
+    pub(super) failures: BTreeMap<usize, Failures>,
     /// Tasks that wait before their next attempt, and since when.
     pub(super) delayed: BTreeMap<usize, Instant>,
+    /// Tasks of which a second attempt runs beside the first.
+    pub(super) seconds: BTreeMap<usize, Second>,
     /// Tasks that run, and that wait at a worker behind one that does.
     pub(super) running: usize,
     pub(super) queued: usize,
@@ -168,6 +173,8 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) attempt: Attempt,
+    /// The last number that an attempt of it was given.
+    tried: u32,
     pub(super) state: TaskState,
     /// How often what it had left could not be read where it was.
     pub(super) unread: u32,
@@ -176,6 +183,17 @@ pub(super) struct Task {
 }
 
 impl Task {
+    /// A number for one more attempt.
+    pub(super) fn next(&mut self) -> Attempt {
+        self.tried += 1;
+        Attempt(self.tried)
+    }
+
+    /// Its attempt, if there is one, does not count any more: the next one will.
+    pub(super) fn supersede(&mut self) {
+        self.attempt = self.next();
+    }
+
     /// Where it runs, or waits behind one that does.
     pub(super) fn is_on(&self) -> Option<WorkerId> {
         match self.state {
@@ -201,13 +219,28 @@ pub(super) enum TaskState {
     Dropped,
 }
 
+/// What has come of a task in vain: attempts that failed, and those that ran on a worker that was lost.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    of: Vec<EarlierAttempt>,
+    pub(super) failed: u32,
+    pub(super) lost: u32,
+}
+
+impl Failures {
+    fn note(&mut self, attempt: Attempt, on: WorkerId, why: &TaskFailure) {
+        let why = why.to_string().chars().take(SAID).collect();
+        self.of.push(EarlierAttempt { attempt: attempt.0, worker: on.to_string(), why });
+    }
+}
+
 /// A UDF step of a stage, and what it has of its pool.
 #[derive(Debug, Default)]
 pub(super) struct Step {
     /// While the stage runs.
     pub(super) pool: Option<PoolId>,
-    /// How many replicas went with their workers while the stage used them.
-    pub(super) lost: usize,
+    /// When workers were lost on which it had replicas; those of long ago are forgiven when tasks succeed.
+    pub(super) lost: Vec<Instant>,
     /// Batches that wait for a replica to have room, by the worker of their tasks, and since when.
     pub(super) waiting: BTreeMap<WorkerId, (usize, Instant)>,
 }
@@ -219,6 +252,8 @@ const AHEAD: Duration = Duration::from_millis(10);
 /// The same in tasks, at most; and one for each so many that have ended, for the next ones may be others.
 const DEEPEST: usize = 64;
 const ENDED_EACH: u32 = 64;
+/// After so long a lost worker is not held against a UDF that does its work.
+const FORGIVEN: Duration = Duration::from_secs(600);
 /// So many characters are kept of why an attempt failed that was not the last.
 const SAID: usize = 300;
 
@@ -360,6 +395,13 @@ impl Query {
     }
 }
 
+impl Step {
+    /// A task has succeeded: the losses of long ago were not its UDF's fault.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        self.lost.retain(|at| now.duration_since(*at) < FORGIVEN);
+    }
+}
+
 impl Stage {
     fn new(spec: &StageSpec, now: Instant) -> Self {
         Self {
@@ -372,6 +414,7 @@ impl Stage {
             waiting: Waiting::default(),
             failures: BTreeMap::new(),
             delayed: BTreeMap::new(),
+            seconds: BTreeMap::new(),
             running: 0,
             queued: 0,
             left: 0,
@@ -396,7 +439,7 @@ impl Stage {
 
     /// Gives it its tasks. Wishes for workers that are not there are soft ones.
     pub(super) fn launch(&mut self, spec: &StageSpec, is_there: impl Fn(WorkerId) -> bool) {
-        let task = |state| Task { attempt: Attempt(1), state, unread: 0, reported: false };
+        let task = |state| Task { attempt: Attempt(1), tried: 1, state, unread: 0, reported: false };
         let given = spec.given.iter().map(|output| task(TaskState::Done(WorkerId::DRIVER, *output)));
         let to_run = spec.tasks.saturating_sub(spec.given.len());
         self.tasks = given.chain(std::iter::repeat_with(|| task(TaskState::Pending)).take(to_run)).collect();
@@ -432,18 +475,25 @@ impl Stage {
         }
     }
 
-    /// Notes that an attempt of a task has failed, or was lost: how many there were of late.
-    pub(super) fn note_failure(&mut self, index: usize, on: WorkerId, why: &impl std::fmt::Display) -> u32 {
-        let attempt = self.tasks.get(index).map_or(0, |task| task.attempt.0);
+    /// Notes that an attempt of a task has failed: how many there were of late.
+    pub(super) fn note_failure(&mut self, index: usize, attempt: Attempt, on: WorkerId, why: &TaskFailure) -> u32 {
         let failures = self.failures.entry(index).or_default();
-        let why = why.to_string().chars().take(SAID).collect();
-        failures.push(EarlierAttempt { attempt, worker: on.to_string(), why });
-        failures.len() as u32
+        failures.note(attempt, on, why);
+        failures.failed += 1;
+        failures.failed
     }
 
-    /// The attempts before the last one that failed.
+    /// Notes that an attempt of a task ran on a worker that is lost: how many did of late.
+    pub(super) fn note_loss(&mut self, index: usize, attempt: Attempt, on: WorkerId, why: &TaskFailure) -> u32 {
+        let failures = self.failures.entry(index).or_default();
+        failures.note(attempt, on, why);
+        failures.lost += 1;
+        failures.lost
+    }
+
+    /// The attempts before the last one that failed, or was lost.
     pub(super) fn before_last(&self, index: usize) -> Vec<EarlierAttempt> {
-        let failures = self.failures.get(&index).and_then(|failures| failures.split_last());
+        let failures = self.failures.get(&index).and_then(|failures| failures.of.split_last());
         failures.map_or_else(Vec::new, |(_, before)| before.to_vec())
     }
 

@@ -211,6 +211,11 @@ impl Queues {
         self.lanes.values().filter(move |lane| lane.worker == worker).flat_map(|lane| lane.runs.iter().copied())
     }
 
+    /// Attempts that run at a worker.
+    pub(super) fn running_on(&self, worker: WorkerId) -> impl Iterator<Item = Run> + '_ {
+        self.lanes.values().filter(move |lane| lane.worker == worker).filter_map(|lane| lane.runs.front().copied())
+    }
+
     /// The worker is gone, with whatever ran and waited there.
     pub(super) fn lose(&mut self, worker: WorkerId) {
         self.desks.remove(&worker);

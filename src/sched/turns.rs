@@ -40,6 +40,11 @@ impl<W: Ord + Clone> Turns<W> {
         self.drivers.entry(driver).or_insert((self.served, 0)).1 += 1;
     }
 
+    /// How many drivers have queries here.
+    pub(super) fn drivers(&self) -> usize {
+        self.drivers.len()
+    }
+
     pub(super) fn leave(&mut self, query: QueryId) {
         self.step_out(query);
         let Some(entry) = self.queries.remove(&query) else { return };

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use polars_plan::dsl::{FileWriteFormat, PartitionStrategy, SinkDestination, UnifiedSinkArgs};
-use regatta::Error;
+use regatta::observe::StageFigures;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
-use regatta::testing::eventually;
+use regatta::testing::{TestCluster, eventually};
+use regatta::{Error, WorkerId};
 use serde::{Deserialize, Serialize};
 
 /// A list of numbers from 0, whose length depends on the number of the row and on what a file says at that moment.
@@ -332,4 +333,29 @@ fn a_persisted_result_keeps_nothing_of_what_it_was_made_of() {
     assert!(partitions_on_disk(scratch.path()) >= one, "the partitions are in files");
     let rows = persisted.lazy().select([len()]).collect_on(&session).unwrap();
     assert_eq!(rows.column("len").unwrap().u32().unwrap().get(0), Some(40_000));
+}
+
+#[test]
+fn tasks_on_a_worker_that_stands_still_run_a_second_time_elsewhere_and_count_once() {
+    let cluster = TestCluster::start(3).unwrap();
+    let session = cluster.session();
+    let rows = df!["x" => (0..9_000i64).collect::<Vec<_>>()].unwrap().lazy().into_partitions(9);
+    let query = rows.with_column((col("x") * lit(3)).alias("y"));
+    let expected = query.clone().collect().unwrap();
+    let stands_still = cluster.pause(WorkerId(0)).unwrap();
+    let (mut run, began) = (session.submit(query).unwrap(), Instant::now());
+    let ours = run.collect().unwrap().sort(["x"], Default::default()).unwrap();
+    // It is thought lost after ten seconds.
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    println!("with a worker that stands still: {:?}", began.elapsed());
+    assert!(ours.equals(&expected));
+    drop(stands_still);
+    eventually("it has stopped there", || {
+        session.status().unwrap().workers.iter().all(|worker| worker.tasks == (0, 0))
+    });
+    let profile = run.profile().unwrap();
+    let of = |figure: fn(&StageFigures) -> u64| profile.stages.iter().map(figure).sum::<u64>();
+    assert!(of(|stage| stage.again.into()) > 0 && profile.query.again > 0, "{profile:#}");
+    assert_eq!((of(|stage| stage.lost.into()), of(|stage| stage.failed.into())), (0, 0), "{profile:#}");
+    assert_eq!(profile.stages.last().unwrap().rows, 9_000, "{profile:#}");
 }

@@ -218,7 +218,7 @@ impl Query {
         for index in 0..self.stages.len() {
             let stage = &mut self.stages[index];
             stage.steps.iter_mut().for_each(|step| step.leave(at));
-            let running: Vec<_> = stage.running.iter().map(|(task, one)| (*task, one.attempt)).collect();
+            let running: Vec<_> = stage.at_workers().map(|(task, one)| (task, one.attempt)).collect();
             for (task, attempt) in running {
                 let ended = self.stages[index].end(task, attempt, Outcome::Stopped, (0, 0), None, at);
                 ended.into_iter().for_each(|record| self.keep(record));
@@ -283,9 +283,9 @@ impl Query {
     pub(super) fn tasks(&self, now: u64) -> Vec<TaskRecord> {
         let now = self.since(now);
         let running = self.stages.iter().flat_map(|stage| {
-            stage.running.iter().map(|(task, one)| TaskRecord {
+            stage.at_workers().map(|(task, one)| TaskRecord {
                 stage: stage.figures.stage,
-                task: *task,
+                task,
                 attempt: one.attempt,
                 worker: one.worker,
                 placed: one.placed,

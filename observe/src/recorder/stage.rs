@@ -14,7 +14,9 @@ pub(super) struct Stage {
     /// All but what is worked out when somebody asks.
     pub(super) figures: StageFigures,
     slots: Slots,
-    pub(super) running: BTreeMap<u32, Running>,
+    running: BTreeMap<u32, Running>,
+    /// Attempts that do what another does, or has done meanwhile.
+    beside: BTreeMap<u32, Running>,
     workers: BTreeMap<u32, (u64, u64)>,
     pub(super) inputs: BTreeMap<u32, Fetched>,
     pub(super) steps: Vec<Step>,
@@ -125,6 +127,16 @@ impl Stage {
         lost
     }
 
+    /// An attempt is given to a worker that does what another does already.
+    pub(super) fn place_beside(&mut self, task: u32, attempt: u32, worker: u32, now: u64) {
+        self.beside.insert(task, Running { attempt, worker, placed: now, again: false });
+    }
+
+    /// Attempts that are at workers.
+    pub(super) fn at_workers(&self) -> impl Iterator<Item = (u32, Running)> + '_ {
+        self.running.iter().chain(&self.beside).map(|(task, one)| (*task, *one))
+    }
+
     fn take_out(&mut self, rows: u64, bytes: u64) {
         let figures = &mut self.figures;
         figures.done = figures.done.saturating_sub(1);
@@ -159,14 +171,36 @@ impl Stage {
         ran: Option<u64>,
         now: u64,
     ) -> Option<TaskRecord> {
-        let Entry::Occupied(known) = self.running.entry(task) else { return None };
+        let (mut outcome, mut in_vain) = (outcome, false);
+        if let Entry::Occupied(mut beside) = self.beside.entry(task)
+            && beside.get().attempt == attempt
+        {
+            match self.running.get_mut(&task) {
+                // It is the first to end: the other does in vain what it does.
+                Some(first) if outcome == Outcome::Done => std::mem::swap(first, beside.get_mut()),
+                _ => {
+                    in_vain = true;
+                    // The other was the first.
+                    outcome = if outcome == Outcome::Done { Outcome::Stopped } else { outcome };
+                }
+            }
+        }
+        let running = if in_vain { &mut self.beside } else { &mut self.running };
+        let Entry::Occupied(known) = running.entry(task) else { return None };
         if known.get().attempt != attempt {
             return None;
         }
         let Running { worker, placed, again, .. } = known.remove();
+        if !in_vain
+            && outcome != Outcome::Done
+            && let Some(other) = self.beside.remove(&task)
+        {
+            self.running.insert(task, other);
+        }
         // It waited there for others at first. No clock is so far off that it ran longer than it was there.
         let ran = ran.unwrap_or(u64::MAX).min(now.saturating_sub(placed));
         let figures = &mut self.figures;
+        figures.again += u32::from(in_vain);
         figures.running = self.running.len() as u32;
         figures.busy = figures.busy.saturating_add(ran);
         let (attempts, busy) = self.workers.entry(worker).or_default();
@@ -196,7 +230,7 @@ impl Stage {
             Outcome::Lost => figures.lost += 1,
             Outcome::Stopped | Outcome::Running => figures.stopped += 1,
         }
-        if again || matches!(outcome, Outcome::Failed | Outcome::Lost) {
+        if again || in_vain || matches!(outcome, Outcome::Failed | Outcome::Lost) {
             figures.busy_again = figures.busy_again.saturating_add(ran);
         }
         let stage = figures.stage;
@@ -209,8 +243,8 @@ impl Stage {
 
     /// A worker was lost: what ran there did so in vain.
     pub(super) fn lose(&mut self, worker: u32, now: u64) -> Vec<TaskRecord> {
-        let there: Vec<_> = self.running.iter().filter(|(_, one)| one.worker == worker).collect();
-        let there: Vec<_> = there.into_iter().map(|(task, one)| (*task, one.attempt)).collect();
+        let there: Vec<_> = self.at_workers().filter(|(_, one)| one.worker == worker).collect();
+        let there: Vec<_> = there.into_iter().map(|(task, one)| (task, one.attempt)).collect();
         let lost = there.into_iter();
         lost.filter_map(|(task, attempt)| self.end(task, attempt, Outcome::Lost, (0, 0), None, now)).collect()
     }
@@ -283,7 +317,10 @@ impl Stage {
     pub(super) fn bytes(&self) -> usize {
         let StageFigures { durations, rows_each, bytes_each, .. } = &self.figures;
         let spread = durations.bytes() + rows_each.bytes() + bytes_each.bytes();
-        let maps = self.running.len() * 64 + self.workers.len() * 48 + self.inputs.len() * 96 + self.waits.len() * 300;
+        let maps = (self.running.len() + self.beside.len()) * 64
+            + self.workers.len() * 48
+            + self.inputs.len() * 96
+            + self.waits.len() * 300;
         let steps: usize = self.steps.iter().map(Step::bytes).sum();
         let nodes: usize = self.figures.spent.nodes.iter().map(|node| node.name.len() + 80).sum();
         size_of::<Self>() + self.label.len() + nodes + self.slots.bytes() + self.slowest.bytes() + spread + maps + steps

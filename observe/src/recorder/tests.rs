@@ -377,3 +377,42 @@ fn a_worker_that_is_lost_when_a_query_has_ended_is_no_loss_to_it() {
     assert!(profile.workers.iter().all(|worker| worker.lost.is_none()));
     assert!(profile.findings.iter().all(|finding| finding.id != "lost-worker"));
 }
+
+#[test]
+fn of_two_attempts_at_once_the_first_end_counts_and_the_other_was_work_done_again() {
+    for (first, then) in [(1, 2), (2, 1)] {
+        for late in [End::Cancelled, End::Done { rows: 900, bytes: 9_000 }] {
+            let mut made = Made::new(2, Limits::default());
+            made.submit(None, &testing::plan());
+            made.place(1, 3, 1, 0);
+            made.now += 4 * SECOND;
+            let task = TaskId { query: made.query, stage: StageId(1), index: 3 };
+            made.saw(Seen::PlacedBeside { task, attempt: 2, worker: WorkerId(1) });
+            made.now += SECOND;
+            made.ends(1, 3, first, End::Done { rows: 7, bytes: 70 });
+            let stage = made.profile().stages[1].clone();
+            assert_eq!((stage.done, stage.running, stage.rows, stage.again), (1, 0, 7, 0));
+            made.now += SECOND;
+            made.ends(1, 3, then, late);
+            let stage = made.profile().stages[1].clone();
+            assert_eq!((stage.done, stage.rows, stage.bytes, stage.again, stage.stopped), (1, 7, 70, 1, 1));
+            // The first ran for five seconds before the second, or it, had ended.
+            let late_for = |attempt: u64| if u64::from(first) == attempt { 0 } else { SECOND };
+            let ran = [5 * SECOND + late_for(1), SECOND + late_for(2)];
+            let in_vain = ran[then as usize - 1];
+            assert_eq!((stage.busy, stage.busy_again), (ran[0] + ran[1], in_vain));
+        }
+    }
+    // The first fails: the other goes on in its place.
+    let mut made = Made::new(2, Limits::default());
+    made.submit(None, &testing::plan());
+    made.place(1, 3, 1, 0);
+    let task = TaskId { query: made.query, stage: StageId(1), index: 3 };
+    made.saw(Seen::PlacedBeside { task, attempt: 2, worker: WorkerId(1) });
+    made.saw(Seen::Lost { worker: WorkerId(0), why: "signal 9" });
+    let stage = made.profile().stages[1].clone();
+    assert_eq!((stage.running, stage.lost), (1, 1));
+    made.ends(1, 3, 2, End::Done { rows: 7, bytes: 70 });
+    let stage = made.profile().stages[1].clone();
+    assert_eq!((stage.done, stage.rows, stage.again), (1, 7, 0));
+}

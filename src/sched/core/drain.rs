@@ -141,23 +141,34 @@ impl Core {
             let Some(query) = self.queries.get_mut(&id) else { continue };
             let stage = stage_id.0 as usize;
             let (spec, state) = (&query.spec.stages[stage], &mut query.stages[stage]);
-            let mut left = Vec::new();
+            let (mut left, seconds) = (Vec::new(), state.take_seconds(Some(worker)));
             for index in 0..state.tasks.len() {
                 let task = &mut state.tasks[index];
-                if task.is_on() == Some(worker) {
-                    left.push((index, task.attempt, std::mem::replace(&mut task.state, TaskState::Pending)));
-                    task.attempt.0 += 1;
+                if task.is_on() != Some(worker) {
+                    continue;
+                }
+                let run = (index, task.attempt, task.state);
+                if state.promote(index) {
+                    // It runs elsewhere already.
+                    state.running += 1;
+                } else {
+                    let task = &mut state.tasks[index];
+                    task.state = TaskState::Pending;
+                    task.supersede();
                     state.enqueue(index, spec, |worker| self.ledger.stays(worker));
                 }
+                left.push(run);
             }
-            if left.is_empty() {
+            if left.is_empty() && seconds.is_empty() {
                 continue;
             }
             state.prepared.remove(&worker);
             actions.push(Action::Enough { worker, query: id, stage: stage_id });
             let task = |index| query.task_id(stage, index);
             let left: Vec<_> = left.into_iter().map(|(index, attempt, was)| ((task(index), attempt), was)).collect();
+            let seconds: Vec<_> = seconds.into_iter().map(|(index, second)| (task(index), second.attempt)).collect();
             left.into_iter().for_each(|(run, was)| self.abandon(run, was, now));
+            seconds.into_iter().for_each(|run| self.leave_behind(run, now));
             self.queries.note(id);
         }
     }
@@ -303,6 +314,8 @@ impl Core {
             for index in (0..query.stages.len()).filter(|index| reads(*index)) {
                 let tasks = query.stages[index].tasks.iter().enumerate().filter(|(_, task)| task.is_on().is_some());
                 readers.extend(tasks.map(|(task, of)| (query.task_id(index, task), of.attempt)));
+                let seconds = query.stages[index].seconds.iter();
+                readers.extend(seconds.map(|(task, of)| (query.task_id(index, *task), of.attempt)));
             }
         }
         if let Some(drain) = self.drains.get_mut(&worker) {

@@ -122,6 +122,12 @@ pub(crate) enum Action {
         task: TaskId,
         attempt: Attempt,
     },
+    /// An attempt is to stop, and what it has left is to go: another has done its task.
+    Stop {
+        worker: WorkerId,
+        task: TaskId,
+        attempt: Attempt,
+    },
     StartReplica {
         worker: WorkerId,
         replica: ReplicaId,

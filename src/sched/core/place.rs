@@ -8,7 +8,7 @@ use crate::sched::ledger::{Grant, Ledger};
 use crate::sched::pool::{Pool, Pools, distinct};
 use crate::sched::query::{Phase, Query, TaskState};
 use crate::sched::queues::Run;
-use crate::sched::{Affinity, PoolId, QueryId, ReplicaId, Resources, StepId, WorkerId};
+use crate::sched::{Affinity, Attempt, PoolId, QueryId, ReplicaId, Resources, StepId, WorkerId};
 
 /// What a stage could begin with, if there were room for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -272,7 +272,7 @@ impl Core {
         let depth = state.depth();
         let run_id = (query.task_id(stage, index), query.stages[stage].tasks[index].attempt);
         self.queues.start(run_id, worker, depth, now);
-        run(query, stage, index, worker, None, actions);
+        run(query, stage, index, run_id.1, worker, None, actions);
         true
     }
 
@@ -287,11 +287,12 @@ impl Core {
         let ready = |worker| self.ledger.is_open(worker) && waiting.has_for(worker);
         let Some((behind, on)) = self.queues.place(ready) else { return false };
         let Some(index) = query.stages[stage].waiting.take(on) else { return false };
-        self.queues.wait((query.task_id(stage, index), query.stages[stage].tasks[index].attempt), behind);
+        let attempt = query.stages[stage].tasks[index].attempt;
+        self.queues.wait((query.task_id(stage, index), attempt), behind);
         let state = &mut query.stages[stage];
         state.queued += 1;
         state.tasks[index].state = TaskState::Queued { on };
-        run(query, stage, index, on, Some(behind), actions);
+        run(query, stage, index, attempt, on, Some(behind), actions);
         true
     }
 
@@ -432,12 +433,21 @@ impl Whole {
     }
 }
 
-fn run(query: &mut Query, stage: usize, index: usize, worker: WorkerId, after: Option<Run>, actions: &mut Vec<Action>) {
+/// Has a worker run an attempt of a task.
+pub(super) fn run(
+    query: &mut Query,
+    stage: usize,
+    index: usize,
+    attempt: Attempt,
+    worker: WorkerId,
+    after: Option<Run>,
+    actions: &mut Vec<Action>,
+) {
     let task = query.task_id(stage, index);
     let state = &mut query.stages[stage];
     if state.prepared.insert(worker) {
         query.visited.insert(worker);
         actions.push(Action::Prepare { worker, query: task.query, stage: task.stage });
     }
-    actions.push(Action::Run { worker, task, attempt: state.tasks[index].attempt, after });
+    actions.push(Action::Run { worker, task, attempt, after });
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::blame::MAX_LOSSES;
 use super::suspects::Suspect;
 use super::{Action, Core, Timer};
 use crate::error::{Error, PoolError, PoolFailure, TaskError, TaskFailure};
@@ -12,10 +13,8 @@ use crate::sched::query::{Phase, Query, TaskState};
 use crate::sched::queues::Run;
 use crate::sched::{Attempt, PoolId, QueryId, ReplicaId, TaskId, WorkerId};
 
-/// Attempts of one task before its failure is the query's.
+/// Failures of one task before they are the query's.
 pub(crate) const MAX_ATTEMPTS: u32 = 5;
-/// Replicas that a stage may lose of a pool before its query fails: a UDF that kills its workers must not kill them all.
-const MAX_LOST_REPLICAS: usize = 4;
 /// How long a task waits before its second attempt; each further one waits twice as long. A worker that is lost is known to
 /// be before the attempts are used up.
 const BACK_OFF: Duration = Duration::from_millis(250);
@@ -26,7 +25,6 @@ const FULL: Duration = Duration::from_secs(5);
 
 /// What a pool has lost.
 struct LostReplicas {
-    count: usize,
     last: ReplicaId,
     on: WorkerId,
     /// None is left.
@@ -43,6 +41,8 @@ pub(super) struct Loss {
     suspects: BTreeSet<Suspect>,
     /// Nobody is charged with it.
     excused: bool,
+    /// The task that has ended it, and those before, beyond chance.
+    poison: Option<TaskId>,
 }
 
 /// What a query has lost with a worker, or with a pool.
@@ -63,6 +63,7 @@ impl Core {
         // Who was about to leave anyway proves nothing against anybody.
         let excused = self.drains.remove(&worker).is_some();
         let suspects = if excused { BTreeSet::new() } else { self.suspects_of(worker) };
+        let poison = if excused { None } else { self.poison_of(worker) };
         self.suspects.extend(&suspects);
         self.break_promise(worker);
         self.drains.values_mut().for_each(|drain| drain.forget(worker));
@@ -77,7 +78,7 @@ impl Core {
         }
         let pools = self.lose_replicas(worker);
         self.stop_pools_of(&suspects, now, actions);
-        let loss = Loss { worker: Some(worker), why: why.to_owned(), pools, suspects, excused };
+        let loss = Loss { worker: Some(worker), why: why.to_owned(), pools, suspects, excused, poison };
         self.lose_from_queries(&loss, now, actions);
         self.make_room_for_a_task(now, actions);
         self.shrink(now);
@@ -108,7 +109,7 @@ impl Core {
         actions.push(self.dismissal(id));
         self.stop_replica(id, now, actions);
         if self.pools.get(id.pool).is_some_and(|pool| pool.alive() == 0) {
-            let pools = [(id.pool, LostReplicas { count: 1, last: id, on, all: true })].into();
+            let pools = [(id.pool, LostReplicas { last: id, on, all: true })].into();
             let why = "it does not come back from a call of a query that has ended".to_owned();
             self.lose_from_queries(&Loss { why, pools, ..Loss::default() }, now, actions);
         }
@@ -159,8 +160,7 @@ impl Core {
         for id in self.pools.on(worker) {
             self.pools.take(id);
             let all = self.pools.get(id.pool).is_none_or(|pool| pool.alive() == 0);
-            let before = lost.get(&id.pool).map_or(0, |lost: &LostReplicas| lost.count);
-            lost.insert(id.pool, LostReplicas { count: before + 1, last: id, on: worker, all });
+            lost.insert(id.pool, LostReplicas { last: id, on: worker, all });
         }
         lost
     }
@@ -188,7 +188,7 @@ impl Core {
     fn delay(&mut self, id: TaskId, time: Duration, now: Instant) {
         let Some(stage) = self.stage_mut(id) else { return };
         let Some(task) = stage.tasks.get_mut(id.index as usize) else { return };
-        task.attempt = Attempt(task.attempt.0 + 1);
+        task.supersede();
         let timer = Timer::Retry(id, task.attempt);
         stage.delayed.insert(id.index as usize, now);
         self.timers.insert((now + time, timer));
@@ -200,7 +200,7 @@ impl Core {
         let Some(query) = self.queries.get_mut(&id.query) else { return };
         let Some(stage) = query.stages.get_mut(id.stage.0 as usize) else { return };
         let index = id.index as usize;
-        stage.tasks[index].attempt.0 += 1;
+        stage.tasks[index].supersede();
         stage.enqueue(index, &query.spec.stages[id.stage.0 as usize], |worker| self.ledger.stays(worker));
     }
 
@@ -248,7 +248,7 @@ impl Query {
             }
             let needed = self.is_needed(stage);
             self.settle_kept(stage, needed, ledger);
-            let replicas = self.lose_replicas(stage, loss);
+            let replicas = self.lose_replicas(stage, loss, now);
             let tasks = replicas.and_then(|pool_is_gone| {
                 self.lose_tasks(stage, loss, pool_is_gone, ledger, &mut lost)?;
                 Ok(pool_is_gone)
@@ -273,16 +273,20 @@ impl Query {
     }
 
     /// True if a pool of a running stage has no replica left.
-    fn lose_replicas(&mut self, stage: usize, loss: &Loss) -> Result<bool, Error> {
+    fn lose_replicas(&mut self, stage: usize, loss: &Loss, now: Instant) -> Result<bool, Error> {
+        let is_suspect = loss.suspects.contains(&(self.spec.id, stage));
         // Those of a suspect have been stopped.
-        let mut gone = loss.suspects.contains(&(self.spec.id, stage)) && !self.stages[stage].steps.is_empty();
+        let mut gone = is_suspect && !self.stages[stage].steps.is_empty();
         for step in 0..self.stages[stage].steps.len() {
             let id = self.step_id(stage, step);
             let state = &mut self.stages[stage].steps[step];
             let Some(lost) = state.pool.and_then(|pool| loss.pools.get(&pool)) else { continue };
-            state.lost += if loss.excused { 0 } else { lost.count };
             gone |= lost.all;
-            if state.lost > MAX_LOST_REPLICAS {
+            if loss.excused || is_suspect {
+                continue;
+            }
+            state.lost.push(now);
+            if state.lost.len() as u32 >= MAX_LOSSES {
                 let (rank, worker) = (lost.last.rank, lost.on.to_string());
                 let cause = PoolFailure::Lost { rank, worker, why: loss.why.clone() };
                 let udf = self.spec.stages[stage].pools[step].udf.clone();
@@ -303,23 +307,33 @@ impl Query {
         let (needed, worker) = (self.is_needed(stage), loss.worker);
         let suspected = loss.suspects.contains(&(self.spec.id, stage));
         self.stages[stage].accused_before += u32::from(suspected);
+        for (index, second) in worker.map(|worker| self.stages[stage].take_seconds(Some(worker))).unwrap_or_default() {
+            match suspected {
+                true => drop(self.stages[stage].accused.insert(index)),
+                false if loss.excused => (),
+                false => self.charge_loss(stage, (index, second.attempt), second.on, loss)?,
+            }
+        }
         for index in 0..self.stages[stage].tasks.len() {
             let was = self.stages[stage].tasks[index].state;
             match was {
                 TaskState::Running { on, .. } | TaskState::Queued { on, .. } if Some(on) == worker || pool_is_gone => {
                     let attempt = self.stages[stage].tasks[index].attempt;
-                    lost.attempts.push(((self.task_id(stage, index), attempt), was));
-                    self.stages[stage].tasks[index].state = TaskState::Pending;
                     if let TaskState::Running { on, .. } = was {
                         // It ran there, or had batches there: it may be why.
                         match suspected {
                             true => drop(self.stages[stage].accused.insert(index)),
                             false if Some(on) == worker && !loss.excused => {
-                                self.charge_loss(stage, index, on, &loss.why)?
+                                self.charge_loss(stage, (index, attempt), on, loss)?
                             }
                             false => (),
                         }
                     }
+                    if self.stages[stage].promote(index) {
+                        continue;
+                    }
+                    lost.attempts.push(((self.task_id(stage, index), attempt), was));
+                    self.stages[stage].tasks[index].state = TaskState::Pending;
                 }
                 TaskState::Done(on, output) if Some(on) == worker => {
                     let (rows, bytes) = self.stages[stage].output;
@@ -336,7 +350,7 @@ impl Query {
             }
             let task = &mut self.stages[stage].tasks[index];
             task.state = TaskState::Pending;
-            task.attempt.0 += 1;
+            task.supersede();
             let state = &mut self.stages[stage];
             match state.accused.contains(&index) && self.spec.stages[stage].limit.is_none() {
                 true => state.waiting.push_front(index),
@@ -355,12 +369,22 @@ impl Query {
     }
 
     /// A task ran on a worker that is lost. It may be what ended it.
-    fn charge_loss(&mut self, stage: usize, index: usize, on: WorkerId, why: &str) -> Result<(), Error> {
-        let cause = TaskFailure::WorkerLost(why.to_owned());
-        if self.stages[stage].note_failure(index, on, &cause) < MAX_ATTEMPTS {
+    fn charge_loss(
+        &mut self,
+        stage: usize,
+        (index, attempt): (usize, Attempt),
+        on: WorkerId,
+        loss: &Loss,
+    ) -> Result<(), Error> {
+        let task = self.task_id(stage, index);
+        let mut why = loss.why.clone();
+        let lost = self.stages[stage].note_loss(index, attempt, on, &TaskFailure::WorkerLost(why.clone()));
+        if loss.poison == Some(task) {
+            why.push_str("; this task ran on each of the workers that were lost last, and no other did");
+        } else if lost < MAX_LOSSES {
             return Ok(());
         }
-        let (attempt, before) = (self.stages[stage].tasks[index].attempt.0, self.stages[stage].before_last(index));
-        Err(TaskError { task: self.task_id(stage, index), attempt, worker: on.to_string(), cause, before }.into())
+        let (cause, before) = (TaskFailure::WorkerLost(why), self.stages[stage].before_last(index));
+        Err(TaskError { task, attempt: attempt.0, worker: on.to_string(), cause, before }.into())
     }
 }

@@ -72,7 +72,7 @@ impl Core {
                     left.push((index, task.attempt, on, was));
                 }
             }
-            task.attempt.0 += 1;
+            task.supersede();
             state.enqueue(index, spec, |worker| self.ledger.stays(worker));
         }
         state.epoch += again;
@@ -83,7 +83,9 @@ impl Core {
             state.since = now;
         }
         let holders = std::mem::take(&mut state.holders);
-        let stopped: BTreeSet<WorkerId> = left.iter().map(|(_, _, on, _)| *on).collect();
+        let seconds = state.take_seconds(None);
+        let stopped = left.iter().map(|(_, _, on, _)| *on).chain(seconds.iter().map(|(_, second)| second.on));
+        let stopped: BTreeSet<WorkerId> = stopped.collect();
         state.prepared.retain(|worker| !stopped.contains(worker));
         let stage_id = StageId(stage as u32);
         actions.extend(stopped.into_iter().map(|worker| Action::Enough { worker, query: id, stage: stage_id }));
@@ -96,6 +98,9 @@ impl Core {
         }
         for (index, attempt, _, was) in left {
             self.abandon((TaskId { query: id, stage: stage_id, index: index as u32 }, attempt), was, now);
+        }
+        for (index, second) in seconds {
+            self.leave_behind((TaskId { query: id, stage: stage_id, index: index as u32 }, second.attempt), now);
         }
     }
 

@@ -18,7 +18,7 @@ impl Core {
         let (stage, index) = (task.stage.0 as usize, task.index as usize);
         let Some(query) = self.queries.get_mut(&task.query).filter(|query| query.is_dealt_out(stage)) else { return };
         let (spec, state) = (&query.spec.stages[stage], &mut query.stages[stage]);
-        if state.tasks.get(index).is_some_and(|task| task.attempt == attempt) {
+        if state.counts(index, attempt) {
             state.sections.insert(index, sections.first(spec.sections));
         }
     }
@@ -28,6 +28,7 @@ impl Core {
         let fleet = self.fleet();
         let Some(query) = self.queries.get_mut(&id) else { return };
         if query.decide(fleet, self.settings.forced, |worker| self.ledger.stays(worker), now) {
+            self.suspect_launched(id, now);
             self.reopen_all(id, now, actions);
         }
     }
@@ -186,10 +187,11 @@ impl Query {
         let Some(shape) = self.stages[stage].shape.clone() else { return };
         let taken: Vec<usize> = shape.chain.iter().map(|(id, _)| id.0 as usize).filter(|id| *id != stage).collect();
         for below in &taken {
-            let StageSpec { one_attempt, with_others, held, .. } = self.spec.stages[*below].clone();
+            let StageSpec { one_attempt, with_others, held, may_run_twice, .. } = self.spec.stages[*below].clone();
             let spec = &mut self.spec.stages[stage];
             spec.one_attempt.extend(one_attempt);
             spec.with_others |= with_others;
+            spec.may_run_twice &= may_run_twice;
             spec.held.extend(held);
             self.stages[*below].phase = Phase::Done;
             self.stages[*below].since = now;

@@ -1,15 +1,29 @@
 //! Whose fault the loss of a worker is. What ran there alone is charged with it. Of several queries each is a suspect: the tasks that
 //! ran there, and the replicas, run again on a worker of their own, and only a loss there counts. Who has come through is cleared, and
-//! goes on as before.
+//! goes on as before. A driver of which a query was ended for that is on probation: while others have queries here, its own run on
+//! workers of their own from the start.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::recover::MAX_ATTEMPTS;
+use super::blame::MAX_LOSSES;
 use super::{Action, Core};
+use crate::error::{Error, PoolFailure, TaskFailure};
 use crate::sched::pool::distinct;
 use crate::sched::query::{Phase, TaskState};
-use crate::sched::{QueryId, ReplicaId, WorkerId};
+use crate::sched::{QueryId, ReplicaId, TaskId, WorkerId};
+
+/// For how long a driver's queries are suspects from the start, after one of them was ended for losing workers.
+const PROBATION: Duration = Duration::from_secs(60);
+
+/// Whether a query is ended for the workers that it has lost.
+pub(super) fn is_of_lost_workers(error: &Error) -> bool {
+    match error {
+        Error::Task(error) => matches!(error.cause, TaskFailure::WorkerLost(_)),
+        Error::Pool(error) => matches!(error.cause, PoolFailure::Lost { .. }),
+        _ => false,
+    }
+}
 
 /// A stage that is suspected of having ended a worker.
 pub(super) type Suspect = (QueryId, usize);
@@ -21,7 +35,9 @@ impl Core {
         for (id, query) in self.queries.iter().filter(|(_, query)| !query.done) {
             let runs = |state: &TaskState| matches!(state, TaskState::Running { on, .. } if *on == lost);
             let stages = query.stages.iter().enumerate();
-            let running = stages.filter(|(_, stage)| stage.running > 0 && stage.tasks.iter().any(|t| runs(&t.state)));
+            let running = stages.filter(|(_, stage)| {
+                stage.running > 0 && (stage.tasks.iter().any(|t| runs(&t.state)) || stage.seconds_on(lost) > 0)
+            });
             there.extend(running.map(|(stage, _)| (*id, stage)));
         }
         for replica in self.pools.on(lost) {
@@ -36,12 +52,19 @@ impl Core {
         there
     }
 
+    /// The task that has ended a worker which is about to be lost, if that is clear.
+    pub(super) fn poison_of(&mut self, lost: WorkerId) -> Option<TaskId> {
+        let ran = self.queues.running_on(lost).filter(|run| !self.leaving.contains_key(run)).map(|(task, _)| task);
+        let ran = ran.collect();
+        self.losses.note(ran, self.ledger.workers().count())
+    }
+
     /// Whether a stage fits on some worker beside the lost one, all of it. And whoever was often beside others when a worker was
     /// lost is not the victim of each.
     fn can_be_alone(&self, suspect: Suspect, lost: WorkerId) -> bool {
         let Some(stage) = self.queries.get(&suspect.0).map(|query| &query.stages[suspect.1]) else { return false };
         let pinned = stage.waiting.pins().next().is_some();
-        let tried = stage.accused_before >= MAX_ATTEMPTS;
+        let tried = stage.accused_before >= MAX_LOSSES;
         !pinned && !tried && self.could_hold(suspect).iter().any(|worker| *worker != lost)
     }
 
@@ -71,6 +94,33 @@ impl Core {
                 let unused = self.pools.get(pool).filter(|pool| pool.users.is_empty());
                 let ranks: Vec<u32> = unused.map(|pool| pool.replicas.keys().copied().collect()).unwrap_or_default();
                 ranks.into_iter().for_each(|rank| self.stop_replica(ReplicaId { pool, rank }, now, actions));
+            }
+        }
+    }
+
+    pub(super) fn end_probations(&mut self, now: Instant) {
+        self.convicted.retain(|_, at| now.duration_since(*at) < PROBATION);
+    }
+
+    /// Suspects the stages of a query that have just got their tasks, if its driver is on probation and others are to be spared.
+    pub(super) fn suspect_launched(&mut self, id: QueryId, now: Instant) {
+        self.end_probations(now);
+        let Some(query) = self.queries.get(&id) else { return };
+        if !self.convicted.contains_key(&query.spec.driver) || self.turns.drivers() < 2 {
+            return;
+        }
+        for stage in 0..query.stages.len() {
+            let Some(query) = self.queries.get(&id) else { return };
+            let state = &query.stages[stage];
+            let is_new = state.is_launched && state.phase == Phase::Waiting && !state.has_begun();
+            let pinned = state.waiting.pins().next().is_some();
+            if !is_new || pinned || !state.accused.is_empty() || self.could_hold((id, stage)).is_empty() {
+                continue;
+            }
+            self.suspects.insert((id, stage));
+            if let Some(query) = self.queries.get_mut(&id) {
+                let state = &mut query.stages[stage];
+                state.accused = (0..state.tasks.len()).collect();
             }
         }
     }
@@ -158,7 +208,9 @@ impl Core {
     /// Whether nothing but the suspect runs on a worker.
     fn is_alone_on(&self, suspect: Suspect, worker: WorkerId) -> bool {
         let of = self.queries.get(&suspect.0).and_then(|query| query.stages.get(suspect.1));
-        let own = of.map_or(0, |stage| stage.tasks.iter().filter(|task| task.is_on() == Some(worker)).count());
+        let own = of.map_or(0, |stage| {
+            stage.tasks.iter().filter(|task| task.is_on() == Some(worker)).count() + stage.seconds_on(worker)
+        });
         let desk = self.queues.desk(worker);
         desk.running + desk.queued == own && !self.serves_others(suspect, worker)
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use regatta_observe::{StageStands, Stands};
 
+use super::blame::MAX_LOSSES;
 use super::recover::MAX_ATTEMPTS;
 use super::*;
 use crate::error::{ClusterError, TaskFailure};
@@ -433,11 +434,13 @@ fn a_pool_that_has_lost_its_last_replica_is_admitted_again_with_its_tasks() {
 fn a_udf_that_kills_its_workers_does_not_kill_them_all() {
     let mut play = Play::with_workers(&[1.0; 9]);
     let mut actions = play.submit(1, vec![udf_stage(1, 0.5, (1, 1))]);
-    for lost in 1..=5 {
+    for lost in 1..=MAX_LOSSES {
         let (replica, on) = starts(&actions)[0];
         play.event(Event::ReplicaReady(replica));
         actions = play.event(Event::Lost { worker: on, why: "out of memory".to_owned() });
-        assert_eq!(failure(&actions).is_some(), lost == 5, "after {lost}: {actions:?}");
+        // Its task, which was elsewhere, has stopped.
+        actions.extend(play.leave());
+        assert_eq!(failure(&actions).is_some(), lost == MAX_LOSSES, "after {lost}: {actions:?}");
     }
     let text = failure(&actions).unwrap().to_string();
     assert!(text.contains("oar") && text.contains("out of memory"), "{text}");
@@ -737,10 +740,12 @@ fn a_gathering_task_runs_where_most_of_its_input_is_and_several_take_all_workers
     }
 }
 
+mod blame;
 mod disk;
 mod drain;
 mod leaving;
 mod limits;
+mod materialise;
 mod pools;
 mod queues;
 mod rollback;
@@ -748,4 +753,5 @@ mod scenarios;
 mod shapes;
 mod suspects;
 mod turns;
+mod twice;
 mod warm;

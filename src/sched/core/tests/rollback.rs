@@ -448,6 +448,10 @@ impl World {
                 Action::Drop { worker, query, stage } => {
                     self.stores.retain(|(on, task, _), _| (*on, task.query, task.stage) != (worker, query, stage));
                 }
+                Action::Stop { worker, task, attempt } => {
+                    self.running.retain(|(of, at, on, _)| (*of, *at, *on) != (task, attempt, worker));
+                    self.stores.remove(&(worker, task, attempt));
+                }
                 Action::Report(QueryId(1), Report::Partition { index, worker, output }) => {
                     let before = self.reported.insert(index, (worker, output.id));
                     assert!(before.is_none(), "each partition is reported once");
@@ -534,7 +538,7 @@ impl World {
 /// been given out.
 #[test]
 fn whatever_is_lost_no_reader_and_no_result_mixes_two_attempts() {
-    let (mut rolled_back, mut contradicted, mut whole) = (0, 0, 0);
+    let (mut rolled_back, mut contradicted, mut whole, mut twice) = (0, 0, 0, 0);
     for seed in 1..3000u64 {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut next = |n: usize| {
@@ -544,7 +548,8 @@ fn whatever_is_lost_no_reader_and_no_result_mixes_two_attempts() {
             (state % n.max(1) as u64) as usize
         };
         let persisted = next(3) == 0;
-        let model = Model::new(1, &mut next);
+        let mut model = Model::new(1, &mut next);
+        model.stages.iter_mut().for_each(|stage| stage.may_run_twice = next(2) == 0);
         let partitions = model.stages.last().unwrap().tasks;
         let spec =
             QuerySpec { id: model.id, driver: DriverId(0), stages: model.stages.clone(), stable: model.stable() };
@@ -583,7 +588,20 @@ fn whatever_is_lost_no_reader_and_no_result_mixes_two_attempts() {
             if failed || (over && (persisted || world.taken.len() == partitions)) {
                 break;
             }
-            match next(12) {
+            match next(13) {
+                // Some are late, and run twice.
+                12 => {
+                    world.play.now += Duration::from_millis(1500);
+                    world.event(Event::Tick);
+                    twice += world
+                        .play
+                        .core
+                        .queries
+                        .iter()
+                        .flat_map(|(_, q)| &q.stages)
+                        .filter(|s| !s.seconds.is_empty())
+                        .count();
+                }
                 0 if losses < 4 => {
                     let alive: Vec<_> = world.alive.iter().copied().collect();
                     losses += 1;
@@ -643,7 +661,7 @@ fn whatever_is_lost_no_reader_and_no_result_mixes_two_attempts() {
         world.play.assert_idle();
     }
     assert!(
-        rolled_back > 200 && contradicted > 50 && whole > 500,
-        "{rolled_back} {contradicted} {whole}: little was tried"
+        rolled_back > 200 && contradicted > 50 && whole > 500 && twice > 200,
+        "{rolled_back} {contradicted} {whole} {twice}: little was tried"
     );
 }
