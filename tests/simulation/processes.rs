@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regatta_remote::sim::Sim;
-use regatta_remote::{Authority, LocalRef, Node, NodeId, Role, Runtime};
+use regatta_remote::{Authority, DataReader, DataSource, LocalRef, Node, NodeId, PeerId, Role, Runtime};
 
+use crate::actors::moments::{Point, note};
 use crate::actors::{CONTROL, SchedulerActor};
 use crate::cluster::{Asks, Recruit};
 use crate::config::Config;
@@ -109,6 +110,23 @@ impl Driver {
     }
 }
 
+/// A worker's store, of which it is told when something is read.
+struct Watched {
+    store: Arc<Store>,
+    node: NodeId,
+}
+
+impl DataSource for Watched {
+    fn open(&self, ticket: &[u8], peer: PeerId) -> Result<Box<dyn DataReader>, String> {
+        note(Point::Read, Some(self.node));
+        self.store.open(ticket, peer)
+    }
+
+    fn delivered(&self, ticket: &[u8], peer: PeerId) {
+        self.store.delivered(ticket, peer);
+    }
+}
+
 pub(crate) struct Worker {
     pub(crate) number: u8,
     pub(crate) node: NodeId,
@@ -127,7 +145,7 @@ impl Worker {
         let folder = if common.beside { common.folder.join(name) } else { common.folder.join(name).join("store") };
         std::fs::create_dir_all(&folder).unwrap();
         let store = Store::with_small(&folder, common.small);
-        node.serve_data(Arc::<Store>::clone(&store));
+        node.serve_data(Arc::new(Watched { store: Arc::clone(&store), node: node.id() }));
         let events = node.events();
         let worker = Self {
             number,

@@ -137,11 +137,14 @@ fn orders(rng: &mut Rng) -> Query {
     let args = JoinArgs { coalesce: JoinCoalesce::CoalesceColumns, ..JoinArgs::new(how) };
     let orders = orders.repartition(1 + rng.below(5), [col("customer")]);
     let joined = orders.join(names, [col("customer")], [col("id")], args);
+    // Tasks that take some rows by their number of what has no order.
+    let joined = if rng.percent(30) { joined.into_partitions(1 + rng.below(5)) } else { joined };
     let grouped = joined.group_by([col("region"), (col("order") % lit(7i64)).alias("week")]).agg([
         col("price").sum().alias("sum"),
         col("customer").n_unique().alias("customers"),
         len().alias("rows"),
     ]);
+    let grouped = if rng.percent(30) { grouped.into_partitions(1 + rng.below(5)) } else { grouped };
     let (frame, ordered) = match rng.below(3) {
         0 => (grouped, false),
         1 => {

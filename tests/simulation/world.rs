@@ -1,6 +1,7 @@
 //! One run: a cluster, what its driver asks for, what happens to it, and what must hold afterwards.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,17 +10,19 @@ use std::time::Duration;
 use regatta::polars::prelude::*;
 use regatta::testing::difference;
 use regatta_remote::sim::{Faults as Network, Sim};
-use regatta_remote::wait_simulated;
+use regatta_remote::{NodeId, wait_simulated};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::faults::{self, Fault};
+use super::faults::{self, Fault, Planned, Victim, When};
 use super::processes::{Common, DRIVER, Driver, FIRST_WORKER, HEAD, Head, Worker, host};
 use super::queries::{self, INJECTED};
 use super::random::Query;
 use super::rng::Rng;
 use crate::Session;
+use crate::actors::moments::{self, Point};
 use crate::actors::{CONTROL, Left};
 use crate::config::Config;
 use crate::error::{ClusterError, Error, TaskFailure};
@@ -30,7 +33,7 @@ use crate::sched::Forced;
 /// What a run has come to. Two of one seed are the same.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Outcome {
-    pub(crate) faults: Vec<(Duration, Fault)>,
+    pub(crate) faults: Vec<Planned>,
     pub(crate) answered: usize,
     /// What queries ended with that ended with an error.
     pub(crate) errors: Vec<String>,
@@ -46,6 +49,8 @@ pub(crate) struct Outcome {
 const HUNG: Duration = Duration::from_secs(900);
 /// What a query has left is gone by then.
 const TIDY: Duration = Duration::from_secs(60);
+/// No task, and no UDF, is blamed for fewer lost workers.
+const FEW_LOSSES: usize = 4;
 /// How often a query runs of which nobody has seen anything when it turns out that it has to begin anew.
 const RUNS: usize = 5;
 
@@ -54,7 +59,7 @@ const RUNS: usize = 5;
 pub(crate) struct Directed {
     pub(crate) workers: usize,
     pub(crate) udfs: bool,
-    pub(crate) faults: Vec<(Duration, Fault)>,
+    pub(crate) faults: Vec<Planned>,
 }
 
 /// Runs one seed.
@@ -133,7 +138,8 @@ async fn run(
     }
     let mut outcome = Outcome { faults: faults.clone(), ..Outcome::default() };
     let running: Vec<_> = wanted.iter().map(|(query, _)| world.submit(query.frame.clone())).collect();
-    let happen = actix::spawn(Rc::clone(&world).happen(faults.clone(), seed));
+    let (over, until) = oneshot::channel();
+    let happen = actix::spawn(Rc::clone(&world).happen(faults.clone(), seed, until));
     for (running, (query, plain)) in running.into_iter().zip(&wanted) {
         let words = &query.words;
         let approximate: Vec<_> = query.approximate.iter().map(PlSmallStr::as_str).collect();
@@ -152,6 +158,8 @@ async fn run(
             }
         }
     }
+    // Those that come with something come no more.
+    let _ = over.send(());
     happen.await.unwrap();
     world.over.set(true);
     outcome.problems.extend(world.left().await);
@@ -225,24 +233,68 @@ impl World {
         }
     }
 
-    async fn happen(self: Rc<Self>, faults: Vec<(Duration, Fault)>, seed: u64) {
+    /// Lets faults happen, those that come with something as long as queries run. `until`: they are over.
+    async fn happen(self: Rc<Self>, faults: Vec<Planned>, seed: u64, until: oneshot::Receiver<()>) {
         let began = Instant::now();
-        let mut ends = Vec::new();
-        for (at, fault) in faults {
-            sleep_until(began + at).await;
-            ends.extend(self.suffer(&fault, seed));
-        }
-        for end in ends {
+        let (tells, mut moments) = unbounded_channel();
+        moments::watch(tells);
+        let (timed, mut with_some): (Vec<_>, Vec<_>) =
+            faults.into_iter().partition(|(when, _)| matches!(when, When::After(_)));
+        let timed = async {
+            let mut ends = Vec::new();
+            for (when, fault) in timed {
+                if let When::After(at) = when {
+                    sleep_until(began + at).await;
+                }
+                ends.extend(self.suffer(&fault, None, seed));
+            }
+            ends
+        };
+        let come_with = async {
+            let (mut seen, mut ends, mut until) = (BTreeMap::<Point, usize>::new(), Vec::new(), until);
+            loop {
+                let (point, at) = tokio::select! {
+                    biased;
+                    Some(moment) = moments.recv() => moment,
+                    _ = &mut until => break,
+                };
+                let count = seen.entry(point).or_default();
+                *count += 1;
+                let comes =
+                    |(when, _): &mut Planned| matches!(when, When::With(of, nth, _) if (*of, *nth) == (point, *count));
+                for (when, fault) in with_some.extract_if(.., comes).collect::<Vec<_>>() {
+                    let When::With(_, _, after) = when else { continue };
+                    let world = Rc::clone(&self);
+                    ends.push(actix::spawn(async move {
+                        if !after.is_zero() {
+                            sleep(after).await;
+                        }
+                        if let Some(end) = world.suffer(&fault, at, seed) {
+                            end.await.unwrap();
+                        }
+                    }));
+                }
+            }
+            ends
+        };
+        let (timed, come_with) = tokio::join!(timed, come_with);
+        for end in timed.into_iter().chain(come_with) {
             end.await.unwrap();
         }
     }
 
-    /// Lets a fault happen, and yields what waits for its end.
-    fn suffer(self: &Rc<Self>, fault: &Fault, seed: u64) -> Option<JoinHandle<()>> {
+    /// Lets a fault happen, where something happened at a worker, and yields what waits for its end.
+    fn suffer(self: &Rc<Self>, fault: &Fault, there: Option<NodeId>, seed: u64) -> Option<JoinHandle<()>> {
         let sim = self.common.sim.clone();
+        let victim = |worker: Victim| match worker {
+            Victim::At(place) => self.worker(place),
+            Victim::There => {
+                self.workers.borrow().iter().find(|worker| !worker.ended.get() && Some(worker.node) == there).cloned()
+            }
+        };
         match *fault {
             Fault::Kill { worker, told } => {
-                let worker = self.worker(worker)?;
+                let worker = victim(worker)?;
                 worker.kill(&sim);
                 if told {
                     (self.head.on_end)(Some(worker.node), "it was killed".to_owned());
@@ -250,7 +302,7 @@ impl World {
                 None
             }
             Fault::Freeze { worker, time } => {
-                let frozen = host(self.worker(worker)?.number);
+                let frozen = host(victim(worker)?.number);
                 sim.pause(frozen);
                 Some(later(time, move || sim.resume(frozen)))
             }
@@ -262,31 +314,23 @@ impl World {
             }
             Fault::Slow { worker, times } => {
                 let (least, most) = self.common.pace;
-                self.worker(worker)?.runtime.take_time(least * times, most * times);
+                victim(worker)?.runtime.take_time(least * times, most * times);
                 None
             }
             Fault::Cut { ends: (one, other), both, time } => {
                 let ends = self.ends();
-                let (one, other) = (ends[one % ends.len()], ends[other % ends.len()]);
-                let (from, to) = (host(one), host(other));
-                sim.cut(from, to);
-                if both {
-                    sim.cut(to, from);
-                }
-                let world = Rc::clone(self);
-                // A process that has died meanwhile stays cut off.
-                Some(later(time, move || {
-                    if [one, other].iter().all(|end| world.ends().contains(end)) {
-                        sim.heal(from, to);
-                    }
-                }))
+                Some(self.cut((ends[one % ends.len()], ends[other % ends.len()]), both, time))
+            }
+            Fault::CutOff { worker, both, hears, time } => {
+                let worker = victim(worker)?.number;
+                Some(self.cut(if hears { (worker, HEAD) } else { (HEAD, worker) }, both, time))
             }
             Fault::Noise { loss, late, latency, time } => {
                 sim.set(Network { loss, late, latency, jitter: 2 * latency, rate: 0 });
                 Some(later(time, move || sim.set(Network::default())))
             }
             Fault::FillDisk { worker, time } => {
-                let full = self.worker(worker)?.folder().join(os::FULL);
+                let full = victim(worker)?.folder().join(os::FULL);
                 std::fs::write(&full, "").unwrap();
                 Some(later(time, move || drop(std::fs::remove_file(full))))
             }
@@ -306,6 +350,22 @@ impl World {
                 None
             }
         }
+    }
+
+    /// Nothing comes from one end to the other for a while, or back either.
+    fn cut(self: &Rc<Self>, (one, other): (u8, u8), both: bool, time: Duration) -> JoinHandle<()> {
+        let (sim, from, to) = (self.common.sim.clone(), host(one), host(other));
+        sim.cut(from, to);
+        if both {
+            sim.cut(to, from);
+        }
+        let world = Rc::clone(self);
+        // A process that has died meanwhile stays cut off.
+        later(time, move || {
+            if [one, other].iter().all(|end| world.ends().contains(end)) {
+                sim.heal(from, to);
+            }
+        })
     }
 
     fn cancel(&self, query: usize) {
@@ -388,15 +448,28 @@ fn later(time: Duration, what: impl FnOnce() + 'static) -> JoinHandle<()> {
     })
 }
 
+/// Whether a fault is one of the network's.
+fn is_of_links(fault: &Fault) -> bool {
+    matches!(fault, Fault::Cut { .. } | Fault::CutOff { .. } | Fault::Noise { .. })
+}
+
+/// Whether a worker may be lost by it.
+fn loses(fault: &Fault) -> bool {
+    is_of_links(fault) || matches!(fault, Fault::Kill { .. } | Fault::Freeze { .. } | Fault::FreezeMost { .. })
+}
+
 /// Whether one of these faults may end a query so.
-fn is_excused(error: &Error, faults: &[(Duration, Fault)]) -> bool {
+fn is_excused(error: &Error, faults: &[Planned]) -> bool {
     let any = |which: fn(&Fault) -> bool| faults.iter().any(|(_, fault)| which(fault));
-    let of_links = any(|fault| matches!(fault, Fault::Cut { .. } | Fault::Noise { .. }));
-    let of_workers =
-        any(|fault| matches!(fault, Fault::Kill { .. } | Fault::Freeze { .. } | Fault::FreezeMost { .. })) || of_links;
+    let of_links = any(is_of_links);
+    let of_workers = any(loses);
+    // Each of these loses one worker, but for those that hit several at once.
+    let losses = faults.iter().filter(|(_, fault)| loses(fault)).count();
+    let of_many = losses >= FEW_LOSSES || any(|fault| matches!(fault, Fault::FreezeMost { .. } | Fault::Noise { .. }));
     match error {
         Error::Cancelled => any(|fault| matches!(fault, Fault::Cancel { .. } | Fault::DriverDies)),
-        Error::MadeOtherwise(_) | Error::Pool(_) => of_workers,
+        Error::MadeOtherwise(_) => of_workers,
+        Error::Pool(_) => of_many,
         Error::Cluster(ClusterError::NoWorkers { .. }) => of_workers,
         Error::Cluster(ClusterError::Gone { .. } | ClusterError::Network { .. } | ClusterError::Closed) => of_links,
         Error::Task(failed) => match &failed.cause {
@@ -404,7 +477,8 @@ fn is_excused(error: &Error, faults: &[(Duration, Fault)]) -> bool {
                 error.to_string().contains(INJECTED) && any(|fault| matches!(fault, Fault::FailCall { .. }))
             }
             TaskFailure::DiskFull { .. } => any(|fault| matches!(fault, Fault::FillDisk { .. })),
-            TaskFailure::Transfer { .. } | TaskFailure::LostInput { .. } | TaskFailure::WorkerLost(_) => of_workers,
+            TaskFailure::WorkerLost(_) => of_many,
+            TaskFailure::Transfer { .. } | TaskFailure::LostInput { .. } => of_workers,
             _ => false,
         },
         _ => false,
