@@ -502,6 +502,15 @@ mod tests {
         }
         assert_eq!(with("REGATTA_SCRATCH", "/x").unwrap().scratch, PathBuf::from("/x"));
         assert_eq!(with("REGATTA_WORKER_TIMEOUT", "1").unwrap().worker_timeout, Duration::from_secs(1));
+        let pages = with("REGATTA_DASHBOARD", "localhost:7780").map(|config| config.dashboard);
+        match pages {
+            Ok(address) => assert_eq!(address, Some(SocketAddr::from(([127, 0, 0, 1], 7780)))),
+            Err(error) => {
+                assert!(!cfg!(feature = "dashboard") && error.to_string().contains("`regatta dashboard`"), "{error}");
+            }
+        }
+        assert!(with("REGATTA_DASHBOARD", "7780").unwrap_err().to_string().contains("127.0.0.1:7780"));
+        assert_eq!(with("REGATTA_DASHBOARD", "").unwrap().dashboard, None);
     }
 
     #[test]
