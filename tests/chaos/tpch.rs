@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use regatta::Error;
-use regatta::error::TaskFailure;
 use regatta::prelude::*;
 use regatta::testing::{FaultPlan, TestCluster, difference, eventually};
 
@@ -18,31 +16,19 @@ fn tables(folder: &tempfile::TempDir) -> Tables {
     Tables(folder.path().to_owned())
 }
 
-/// All 22, once. How many of them were given up, as some task had lost five workers, and had to be asked for again: on a machine so
-/// busy that a task takes longer than a worker lives.
-fn same_on(session: &Session, tables: &Tables) -> usize {
-    let mut given_up = 0;
+/// All 22, once.
+fn same_on(session: &Session, tables: &Tables) {
     for (number, query) in QUERIES.iter().enumerate() {
         let (mut query, began) = (query(tables), Instant::now());
         let schema = query.collect_schema().unwrap();
         // All of them are sums and means.
         let floats: Vec<&str> =
             schema.iter().filter(|(_, dtype)| dtype.is_float()).map(|(name, _)| name.as_str()).collect();
-        let ours = loop {
-            match query.clone().collect_on(session) {
-                Ok(ours) => break ours,
-                Err(Error::Task(error)) if matches!(error.cause, TaskFailure::WorkerLost(_)) => {
-                    assert_eq!(error.before.len(), 4, "{error}");
-                    given_up += 1;
-                }
-                Err(error) => panic!("q{}: {error}", number + 1),
-            }
-        };
+        let ours = query.clone().collect_on(session).unwrap_or_else(|error| panic!("q{}: {error}", number + 1));
         let difference = difference(&ours, &query.collect().unwrap(), true, &floats);
         assert_eq!(difference, None, "q{}", number + 1);
         println!("q{} {:?}", number + 1, began.elapsed());
     }
-    given_up
 }
 
 #[test]
@@ -52,11 +38,10 @@ fn the_queries_of_tpc_h_while_a_worker_is_killed_every_second() {
     let cluster = TestCluster::start(4).unwrap();
     for seed in 0..rounds() {
         let faults = cluster.suffer(FaultPlan::kill_each(Duration::from_secs(1)).seed(seed));
-        let given_up = same_on(cluster.session(), &tables);
+        same_on(cluster.session(), &tables);
         let killed = faults.end();
-        println!("round {seed}: {killed} workers were killed, {given_up} queries given up");
+        println!("round {seed}: {killed} workers were killed");
         assert!(killed > 0, "no worker was killed");
-        assert!(given_up <= killed / 5, "{given_up} queries given up for {killed} workers");
     }
     eventually("nothing is left", || cluster.session().partitions_held() == 0);
 }
@@ -75,7 +60,7 @@ fn a_worker_that_is_stopped_beyond_its_lease_changes_nothing_when_it_wakes_and_e
             let runs = scope.spawn(|| {
                 let mut ran = 0;
                 while !over.load(Ordering::Relaxed) {
-                    assert_eq!(same_on(cluster.session(), &tables), 0);
+                    same_on(cluster.session(), &tables);
                     ran += 1;
                 }
                 ran
