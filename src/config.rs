@@ -18,13 +18,18 @@ pub enum Runner {
     Native,
     /// `flotilla`: the cluster at `REGATTA_ADDRESS`, else worker processes of this machine.
     Flotilla,
+    /// `ray`: workers on the Ray cluster at `RAY_ADDRESS`, else the one that this machine is a node of. Inside a Ray job also when
+    /// nothing is said.
+    Ray,
 }
 
 /// Settings of a session.
 ///
 /// | variable | default | meaning |
 /// |---|---|---|
-/// | `DAFT_RUNNER` | `native` | `native`: in this process; `flotilla`: on the cluster at `REGATTA_ADDRESS`, else on local worker processes |
+/// | `DAFT_RUNNER` | `native`; `ray` in a Ray job | `native`: in this process; `flotilla`: on the cluster at `REGATTA_ADDRESS`, else on local worker processes; `ray`: on workers that Ray places |
+/// | `RAY_ADDRESS` | `auto` | the Ray cluster: the host:port of its GCS, or `auto` for the one that this machine is a node of |
+/// | `REGATTA_RAY_PYTHON` | `python3` | a Python that can import Ray |
 /// | `DAFT_ACTOR_UDF_READY_TIMEOUT` | 120 | seconds for UDF replicas to become ready |
 /// | `REGATTA_POOL_WARM_SECONDS` | 60 | how long the replicas of a UDF stay for the next query when no query uses them |
 /// | `DAFT_MIN_CPU_PER_TASK` | 0.5 | CPU that one task is charged |
@@ -202,14 +207,36 @@ impl Config {
         offer(&variable)
     }
 
+    /// The Ray cluster that `RAY_ADDRESS` names.
+    pub(crate) fn ray_address() -> Option<String> {
+        variable("RAY_ADDRESS").filter(|address| !address.is_empty())
+    }
+
+    /// The Python that can import Ray, as `REGATTA_RAY_PYTHON` says.
+    pub(crate) fn ray_python() -> Option<PathBuf> {
+        std::env::var_os("REGATTA_RAY_PYTHON").filter(|python| !python.is_empty()).map(PathBuf::from)
+    }
+
+    /// Whether this process belongs to a Ray job.
+    pub(crate) fn is_ray_job() -> bool {
+        variable(RAY_JOB).is_some()
+    }
+
     fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut config = Self::default();
+        if get(RAY_JOB).is_some() {
+            config.runner = Runner::Ray;
+        }
+        if get(RAY_WORKER).is_some() {
+            // Its output is one of many in a log.
+            config.progress = ProgressBar::Off;
+        }
         if let Some(value) = get("DAFT_RUNNER") {
             config.runner = match value.to_ascii_lowercase().as_str() {
                 "native" => Runner::Native,
                 "flotilla" => Runner::Flotilla,
-                "ray" => return Err(invalid("DAFT_RUNNER", value, NO_RAY)),
-                _ => return Err(invalid("DAFT_RUNNER", value, "use native or flotilla")),
+                "ray" => Runner::Ray,
+                _ => return Err(invalid("DAFT_RUNNER", value, "use native, flotilla or ray")),
             };
         }
         if let Some(timeout) = seconds(&get, "DAFT_ACTOR_UDF_READY_TIMEOUT")? {
@@ -336,6 +363,7 @@ const KNOWN: [&str; 31] = [
     "REGATTA_POOL_WARM_SECONDS",
     "REGATTA_PORT",
     "REGATTA_QUIET",
+    "REGATTA_RAY_PYTHON",
     "REGATTA_SCRATCH",
     "REGATTA_SEED",
     "REGATTA_TOKEN",
@@ -375,8 +403,9 @@ fn distance(one: &str, other: &str) -> usize {
 }
 
 const JOIN: &str = "REGATTA_JOIN";
-const NO_RAY: &str = "workers on Ray are not there yet: use flotilla, with REGATTA_ADDRESS and REGATTA_TOKEN for a cluster \
-                      of several machines, or native";
+/// What Ray sets for the entrypoint of a job, and for nobody else; and for its own worker processes, and their children.
+const RAY_JOB: &str = "RAY_JOB_CONFIG_JSON_ENV_VAR";
+const RAY_WORKER: &str = "RAY_RAYLET_PID";
 
 fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
@@ -457,153 +486,4 @@ fn invalid(variable: &str, value: String, accepted: &str) -> ConfigError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with(name: &'static str, value: &'static str) -> Result<Config, ConfigError> {
-        Config::from_variables(|asked| (asked == name).then(|| value.to_owned()))
-    }
-
-    #[test]
-    fn variables_change_the_defaults() {
-        assert_eq!(Config::from_variables(|_| None).unwrap(), Config::default());
-        assert_eq!(with("DAFT_RUNNER", "Flotilla").unwrap().runner, Runner::Flotilla);
-        assert_eq!(
-            with("DAFT_ACTOR_UDF_READY_TIMEOUT", "1.5").unwrap().actor_udf_ready_timeout,
-            Duration::from_millis(1500)
-        );
-        assert_eq!(with("REGATTA_POOL_WARM_SECONDS", "0").unwrap().pool_warm, Duration::ZERO);
-        assert_eq!(with("DAFT_MIN_CPU_PER_TASK", "2").unwrap().min_cpu_per_task, 2.0);
-        assert_eq!(with("DAFT_AUTOSCALING_THRESHOLD", "2.5").unwrap().autoscaling_threshold, 2.5);
-        assert!(!with("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", "False").unwrap().autoscaling_downscale_enabled);
-        assert!(with("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", "1").unwrap().autoscaling_downscale_enabled);
-        assert_eq!(
-            with("DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS", "0").unwrap().autoscaling_downscale_idle,
-            Duration::ZERO
-        );
-        assert_eq!(with("DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS", "0").unwrap().autoscaling_min_survivor_workers, 0);
-        assert_eq!(
-            with("AUTOSCALER_UPDATE_INTERVAL_S", "0.5").unwrap().autoscaler_update_interval,
-            Duration::from_millis(500)
-        );
-        assert_eq!(
-            with("DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS", "7").unwrap().autoscaling_pending_release_exclude,
-            Duration::from_secs(7)
-        );
-        assert_eq!(with("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "7").unwrap().max_async_udf_inflight_tasks, 7);
-        assert_eq!(with("REGATTA_OBSERVE_MEMORY", "1048576").unwrap().observe_memory, 1 << 20);
-        for (value, bar) in [
-            ("0", ProgressBar::Off),
-            ("1", ProgressBar::Auto),
-            ("persist", ProgressBar::Persist),
-            ("log", ProgressBar::Log),
-        ] {
-            assert_eq!(with("DAFT_PROGRESS_BAR", value).unwrap().progress, bar);
-        }
-        assert_eq!(with("REGATTA_SCRATCH", "/x").unwrap().scratch, PathBuf::from("/x"));
-        assert_eq!(with("REGATTA_WORKER_TIMEOUT", "1").unwrap().worker_timeout, Duration::from_secs(1));
-        let pages = with("REGATTA_DASHBOARD", "localhost:7780").map(|config| config.dashboard);
-        match pages {
-            Ok(address) => assert_eq!(address, Some(SocketAddr::from(([127, 0, 0, 1], 7780)))),
-            Err(error) => {
-                assert!(!cfg!(feature = "dashboard") && error.to_string().contains("`regatta dashboard`"), "{error}");
-            }
-        }
-        assert!(with("REGATTA_DASHBOARD", "7780").unwrap_err().to_string().contains("127.0.0.1:7780"));
-        assert_eq!(with("REGATTA_DASHBOARD", "").unwrap().dashboard, None);
-    }
-
-    #[test]
-    fn a_misspelt_variable_is_known_by_the_nearest_and_one_of_others_is_not() {
-        for (name, meant) in [
-            ("REGATTA_SCRACH", "REGATTA_SCRATCH"),
-            ("REGATTA_SCRATCH_DIR", "REGATTA_SCRATCH"),
-            ("REGATTA_POOL_WARM", "REGATTA_POOL_WARM_SECONDS"),
-            ("regatta_token", "REGATTA_TOKEN"),
-            ("DAFT_RUNER", "DAFT_RUNNER"),
-            ("DAFT_MIN_CPUS_PER_TASK", "DAFT_MIN_CPU_PER_TASK"),
-            ("AUTOSCALER_UPDATE_INTERVAL", "AUTOSCALER_UPDATE_INTERVAL_S"),
-        ] {
-            assert_eq!(nearest(name), Some(meant), "{name}");
-        }
-        for name in
-            ["DAFT_RUNNER", "DAFT_PROGRESS_BAR", "DAFT_SHUFFLE_ALGORITHM", "REGATTA_TEST_AS_HEAD", "PATH", "DAFTAR"]
-        {
-            assert_eq!(nearest(name), None, "{name}");
-        }
-        // All of them are in the table that people read.
-        let page = include_str!("../README.md");
-        let unsaid = [
-            "DAFT_FLOTILLA_WORKER",
-            "REGATTA_FAKES",
-            "REGATTA_PEERS",
-            "REGATTA_SEED",
-            "REGATTA_WORKER",
-            "REGATTA_CUDA_LIBS",
-        ];
-        let missing: Vec<_> = KNOWN.iter().filter(|name| !unsaid.contains(name) && !page.contains(**name)).collect();
-        assert!(missing.is_empty(), "{missing:?}");
-    }
-
-    #[test]
-    fn an_address_comes_with_a_token_which_is_not_shown() {
-        let both = |name: &str| ["REGATTA_ADDRESS", "REGATTA_TOKEN"].contains(&name).then(|| format!("<{name}>"));
-        let at = Config::from_variables(both).unwrap().cluster.unwrap();
-        assert_eq!((at.address.as_str(), at.token.as_str()), ("<REGATTA_ADDRESS>", "<REGATTA_TOKEN>"));
-        assert!(!format!("{at:?}").contains("TOKEN"), "a token is a secret: {at:?}");
-    }
-
-    #[test]
-    fn what_a_worker_may_use_is_said_in_numbers_and_units() {
-        let with =
-            |name: &'static str, value: &'static str| offer(&|asked: &str| (asked == name).then(|| value.to_owned()));
-        assert_eq!(offer(&|_| None).unwrap(), Offer::default());
-        assert_eq!(with("REGATTA_CPUS", "2.5").unwrap().cpus, Some(2.5));
-        assert_eq!(with("REGATTA_PORT", "7701").unwrap().port, 7701);
-        let memory = |value| with("REGATTA_MEMORY", value).unwrap().memory.unwrap();
-        assert_eq!([memory("1024"), memory("3 KiB"), memory("8GiB")], [1024, 3072, 8 << 30]);
-        for (name, value) in [
-            ("REGATTA_CPUS", "0"),
-            ("REGATTA_CPUS", "all"),
-            ("REGATTA_CPUS", "inf"),
-            ("REGATTA_PORT", "65536"),
-            ("REGATTA_MEMORY", "8GB"),
-            ("REGATTA_MEMORY", "0"),
-            ("REGATTA_MEMORY", "99999999999TiB"),
-        ] {
-            let text = with(name, value).unwrap_err().to_string();
-            assert!(text.contains(name) && text.contains("use a"), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_bad_value_is_refused_with_variable_value_and_what_is_accepted() {
-        for (name, value) in [
-            ("DAFT_RUNNER", "ray-ish"),
-            ("DAFT_RUNNER", "ray"),
-            ("REGATTA_ADDRESS", "host:1"),
-            ("REGATTA_WORKER_TIMEOUT", "later"),
-            ("DAFT_ACTOR_UDF_READY_TIMEOUT", "soon"),
-            ("DAFT_ACTOR_UDF_READY_TIMEOUT", "-1"),
-            ("DAFT_ACTOR_UDF_READY_TIMEOUT", "0"),
-            ("DAFT_ACTOR_UDF_READY_TIMEOUT", "inf"),
-            ("REGATTA_POOL_WARM_SECONDS", "for ever"),
-            ("DAFT_SCHEDULER_LINEAR", "yes please"),
-            ("DAFT_PROGRESS_BAR", "2"),
-            ("REGATTA_OBSERVE_MEMORY", "much"),
-            ("DAFT_AUTOSCALING_THRESHOLD", "0.9"),
-            ("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", "perhaps"),
-            ("DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS", "-1"),
-            ("DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS", "-1"),
-            ("DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS", "never"),
-            ("AUTOSCALER_UPDATE_INTERVAL_S", "often"),
-            ("DAFT_MIN_CPU_PER_TASK", "NaN"),
-            ("DAFT_MIN_CPU_PER_TASK", "0"),
-            ("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "0"),
-            ("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "many"),
-        ] {
-            let text = with(name, value).unwrap_err().to_string();
-            assert!(text.contains(name) && text.contains("use ") || text.contains("set "), "{text}");
-        }
-    }
-}
+mod tests;

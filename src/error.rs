@@ -1,6 +1,7 @@
 //! What can go wrong: typed across the wire, with what failed, where, why, and what to do.
 
 mod cluster;
+mod ray;
 mod task;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::sched::{QueryId, StageId, StepId};
 use crate::udf::UdfError;
 
 pub use cluster::{ActorError, ClusterError};
+pub use ray::RayError;
 pub use task::{EarlierAttempt, TaskError, TaskFailure};
 
 /// Why a session or a query failed.
@@ -102,7 +104,7 @@ macro_rules! debug_is_display {
 }
 
 debug_is_display!(Error, ConfigError, PlanError, PolarsFailure, SinkError);
-debug_is_display!(MadeOtherwise, TaskError, TaskFailure, PoolError, PoolFailure, ClusterError, ActorError);
+debug_is_display!(MadeOtherwise, TaskError, TaskFailure, PoolError, PoolFailure, ClusterError, ActorError, RayError);
 
 /// A bad value of a setting.
 #[derive(Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]

@@ -83,6 +83,7 @@ pub mod udf;
 pub use actors::{SchedulerActor, SwordfishActor, UdfActor};
 #[doc(hidden)]
 pub use cluster::become_worker_if_started_as_one;
+pub use cluster::{Pilot, RayOptions};
 pub use config::{ClusterAt, Config, Runner};
 pub use error::Error;
 pub use frame::{Batches, LazyFrameExt, Run, SinkMode};
@@ -122,6 +123,16 @@ struct ActorsGuide;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/cluster.md")]
 struct ClusterPage;
+
+/// And that of docs/ray.md.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/ray.md")]
+struct RayPage;
+
+/// And that of docs/pilots.md.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/pilots.md")]
+struct Pilots;
 
 /// And that of the guide to sinks.
 #[cfg(doctest)]

@@ -87,7 +87,7 @@ pub(crate) fn usage() -> Option<Sample> {
 }
 
 /// Memory where the system does not say how much: enough for any request, and sums of it do not overflow.
-const UNKNOWN: u64 = u64::MAX >> 20;
+pub(crate) const UNKNOWN: u64 = u64::MAX >> 20;
 
 /// The user that this process runs as; 0 where the system does not say.
 pub(crate) fn user_id() -> u32 {
@@ -304,6 +304,16 @@ pub(crate) fn signal(process: u32, signal: libc::c_int) -> io::Result<()> {
     let process = libc::pid_t::try_from(process).map_err(io::Error::other)?;
     // SAFETY: it takes two numbers.
     done(unsafe { libc::kill(process, signal) })
+}
+
+/// Sends a signal to a process and all that it has started, of those that stayed in its group.
+///
+/// # Errors
+/// There is none, or it is another user's.
+pub(crate) fn signal_group(leader: u32, signal: libc::c_int) -> io::Result<()> {
+    let leader = libc::pid_t::try_from(leader).map_err(io::Error::other)?;
+    // SAFETY: it takes two numbers.
+    done(unsafe { libc::kill(-leader, signal) })
 }
 
 /// Keeps signals from ending this process: what they are to do is called, in a thread of its own, with the number of each that comes.

@@ -9,6 +9,7 @@ mod door;
 mod history;
 mod parts;
 mod persist;
+mod ray;
 #[cfg(test)]
 mod simulated;
 mod sql;
@@ -28,21 +29,21 @@ use regatta_observe::{Explain, Profile, Progress};
 use regatta_remote::{ActorRef, Arbiter, Authority, Node, Role, catch};
 
 use crate::actors::{Host, MAILBOX, Place, ProfileOf, SchedulerActor, SwordfishActor, UseProvider, Worker};
-use crate::cluster::{LocalSpec, LocalWorkers, Scratch, capacity, find_gpus, hello, is_worker};
+use crate::cluster::{
+    LocalSpec, LocalWorkers, PilotedWorkers, RayOptions, Scratch, capacity, find_gpus, hello, is_worker,
+};
 use crate::config::{Config, Runner};
 use crate::error::{ClusterError, Error, PlanError};
 use crate::frame::{Publication, Run, SinkMode};
 use crate::os;
 use crate::plan::{QueryPlan, Split, Target, Work, plan};
 use crate::progress::Shows;
-use crate::sched::{
-    Attempt, Output, PartitionId, QueryId, QueryStatus, ScaleSettings, SessionStatus, StageId, TaskId, WorkerId,
-};
+use crate::sched::{Attempt, Output, PartitionId, QueryId, QueryStatus, SessionStatus, StageId, TaskId, WorkerId};
 
 pub use cluster::Cluster;
 use door::Door;
 pub use history::History;
-use parts::{Ground, Head};
+use parts::{Ground, Head, scale};
 pub use persist::Persisted;
 #[cfg(test)]
 pub(crate) use simulated::OnEnd;
@@ -71,7 +72,7 @@ impl fmt::Debug for Session {
 
 struct Inner {
     // Dropped in this order: workers end while the scheduler still lives, threads go last.
-    workers: Option<Arc<LocalWorkers>>,
+    workers: Started,
     door: Door,
     _arbiters: Vec<Arbiter>,
     host: Arc<Host>,
@@ -81,6 +82,22 @@ struct Inner {
     tables: Tables,
     shows: Arc<Shows>,
     scratch: Scratch,
+}
+
+/// Workers that a session has started.
+#[derive(Debug)]
+enum Started {
+    None,
+    /// Processes of this machine.
+    Processes(Arc<LocalWorkers>),
+    /// Where a pilot has placed them.
+    Piloted(Arc<PilotedWorkers>),
+}
+
+impl Started {
+    fn processes(&self) -> Option<&LocalWorkers> {
+        if let Self::Processes(workers) = self { Some(workers) } else { None }
+    }
 }
 
 /// Tasks that a stage is split into, if it can be.
@@ -140,7 +157,7 @@ impl Session {
         let worker = Worker { worker: place.worker, capacity, devices, actor: swordfish.into() };
         head.scheduler.try_tell(worker).map_err(|e| ClusterError::network("start the worker", e))?;
         let arbiters = vec![arbiter, head.arbiter];
-        Self::of(head.ground, Door::Here(head.scheduler), arbiters, None, Tasks::One).shown_as(&config)
+        Self::of(head.ground, Door::Here(head.scheduler), arbiters, Started::None, Tasks::One).shown_as(&config)
     }
 
     /// Runs queries on `workers` processes of this machine: this same executable, started again, which must therefore
@@ -189,17 +206,8 @@ impl Session {
         let authority = Arc::new(authority);
         let identity =
             authority.issue(Role::Head).map_err(|e| ClusterError::network("make the head's certificate", e))?;
-        let scale = ScaleSettings {
-            workers: (least, most),
-            each: capacity(threads as f64, most),
-            no_gpu: find_gpus().as_ref().err().cloned(),
-            threshold: config.autoscaling_threshold,
-            interval: config.autoscaler_update_interval,
-            downscale: config.autoscaling_downscale_enabled,
-            idle: config.autoscaling_downscale_idle,
-            survivors: config.autoscaling_min_survivor_workers,
-            exclude: config.autoscaling_pending_release_exclude,
-        };
+        let no_gpu = find_gpus().as_ref().err().cloned();
+        let scale = scale(&config, (least, most), capacity(threads as f64, most), no_gpu);
         let ground = Ground::new(&config, |runtime| {
             let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
             let node = Node::bind(identity, loopback, &runtime.with_build(hello()))
@@ -223,18 +231,21 @@ impl Session {
         let provider = UseProvider(Arc::<LocalWorkers>::clone(&workers));
         here.scheduler.try_tell(provider).map_err(|e| ClusterError::network("start the scheduler", e))?;
         let tasks = Tasks::Fixed(most * threads * TASKS_PER_CPU);
-        Self::of(here.ground, Door::Here(here.scheduler), vec![here.arbiter], Some(workers), tasks).shown_as(&config)
+        let workers = Started::Processes(workers);
+        Self::of(here.ground, Door::Here(here.scheduler), vec![here.arbiter], workers, tasks).shown_as(&config)
     }
 
     /// The session that `DAFT_RUNNER` asks for: `native`, or `flotilla` for the cluster at `REGATTA_ADDRESS`, which
-    /// `REGATTA_TOKEN` lets in to; without an address, for as many local workers as there are CPUs.
+    /// `REGATTA_TOKEN` lets in to; without an address, for as many local workers as there are CPUs; or `ray`, for workers on the Ray
+    /// cluster at `RAY_ADDRESS`, else the one that this machine is a node of. In a Ray job that is what is meant where nothing is said.
     ///
     /// # Errors
-    /// As [`native`](Self::native), [`connect`](Self::connect) and [`local`](Self::local).
+    /// As [`native`](Self::native), [`connect`](Self::connect), [`local`](Self::local) and [`ray`](Self::ray).
     pub fn from_env() -> Result<Self, Error> {
         let config = Config::from_env()?;
         match config.runner {
             Runner::Native => Self::native_with(config),
+            Runner::Ray => Self::ray_with(RayOptions::default(), config),
             Runner::Flotilla => match config.cluster.clone() {
                 Some(at) => Self::connect_with(&at.address, &at.token, config),
                 None => Self::local_with(os::cpus(), config),
@@ -348,12 +359,12 @@ impl Session {
 
     /// Process ids of the workers that this session has started.
     pub fn processes(&self) -> Vec<u32> {
-        self.inner.workers.as_ref().map(|workers| workers.processes()).unwrap_or_default()
+        self.inner.workers.processes().map(LocalWorkers::processes).unwrap_or_default()
     }
 
     /// The process of one of these workers.
     pub(crate) fn process_of(&self, worker: WorkerId) -> Option<u32> {
-        self.inner.workers.as_ref()?.process_of(worker)
+        self.inner.workers.processes()?.process_of(worker)
     }
 
     /// Partitions and batches that this process's store holds; none between queries.
@@ -375,7 +386,7 @@ impl Session {
         let heeds = os::heed(&[libc::SIGTERM, libc::SIGINT], move |signal| _ = asks.try_send(signal));
         heeds.map_err(|error| ClusterError::os("wait for a signal", error))?;
         let signal = if asked.recv() == Ok(libc::SIGINT) { "SIGINT" } else { "SIGTERM" };
-        let who = match (&self.inner.door, &self.inner.host.node, &self.inner.workers) {
+        let who = match (&self.inner.door, &self.inner.host.node, self.inner.workers.processes()) {
             (Door::Here(_), Some(_), None) => "the head of the cluster",
             _ => "the process of the session",
         };
@@ -386,13 +397,7 @@ impl Session {
         Ok(())
     }
 
-    fn of(
-        ground: Ground,
-        door: Door,
-        arbiters: Vec<Arbiter>,
-        workers: Option<Arc<LocalWorkers>>,
-        tasks: Tasks,
-    ) -> Self {
+    fn of(ground: Ground, door: Door, arbiters: Vec<Arbiter>, workers: Started, tasks: Tasks) -> Self {
         let Ground { host, scratch, in_flight, shows } = ground;
         let tables = Tables::default();
         let inner = Inner { workers, door, _arbiters: arbiters, host, tasks, in_flight, tables, shows, scratch };
@@ -481,10 +486,13 @@ impl Inner {
         self.host.closing.store(true, Ordering::Relaxed);
         // Workers first: their loss then is nobody's failure.
         match (&self.workers, self.host.node.clone()) {
-            (Some(workers), _) => workers.close(),
+            (Started::Processes(workers), _) => workers.close(),
             // Peers then know at once that this is no accident.
-            (None, Some(node)) => drop(self.host.wait(async move { node.close(GOODBYE).await })),
-            (None, None) => (),
+            (_, Some(node)) => drop(self.host.wait(async move { node.close(GOODBYE).await })),
+            (_, None) => (),
+        }
+        if let Started::Piloted(workers) = &self.workers {
+            workers.close();
         }
     }
 }

@@ -120,6 +120,12 @@ impl Authority {
         self.desk().revoke(token.id())
     }
 
+    /// The node that has [joined](Identity::join) by a token; of several, the last. `None`: nobody has, or this authority does not
+    /// know the token, or not any more.
+    pub fn let_in(&self, token: &JoinToken) -> Option<NodeId> {
+        self.desk().let_in(token.id())
+    }
+
     /// Signs a new node's request.
     pub(crate) fn admit(&self, role: Role, request: &[u8]) -> Result<Leaf, IdentityError> {
         self.sign_request(self.draw(role)?, request)

@@ -28,6 +28,8 @@ struct Entry {
     expires: Duration,
     /// Nodes that it still lets in.
     left: u32,
+    /// The last that it has let in.
+    node: Option<NodeId>,
     revoked: bool,
 }
 
@@ -42,8 +44,8 @@ impl Desk {
             // Used and expired ones are kept while there is room, to be told apart from unknown ones.
             self.tokens.retain(|_, entry| entry.left > 0 && entry.expires > now);
         }
-        let entry =
-            Entry { secret: *token.secret(), role: token.role(), expires: token.expiry(), left: nodes, revoked: false };
+        let (secret, role, expires) = (*token.secret(), token.role(), token.expiry());
+        let entry = Entry { secret, role, expires, left: nodes, node: None, revoked: false };
         self.tokens.len() < TOKENS && self.tokens.insert(token.id(), entry).is_none()
     }
 
@@ -80,12 +82,17 @@ impl Desk {
         Ok(entry.role)
     }
 
-    /// Lets one node in by a token. False if it is used up.
-    pub(crate) fn take(&mut self, token: TokenId) -> bool {
+    /// Lets this node in by a token. False if it is used up.
+    pub(crate) fn take(&mut self, token: TokenId, node: NodeId) -> bool {
         let Some(entry) = self.tokens.get_mut(&token) else { return false };
-        let left = entry.left.checked_sub(1);
-        entry.left = left.unwrap_or_default();
-        left.is_some()
+        let Some(left) = entry.left.checked_sub(1) else { return false };
+        (entry.left, entry.node) = (left, Some(node));
+        true
+    }
+
+    /// The last node that a token has let in.
+    pub(crate) fn let_in(&self, token: TokenId) -> Option<NodeId> {
+        self.tokens.get(&token)?.node
     }
 }
 
@@ -103,6 +110,10 @@ mod tests {
         (desk, token)
     }
 
+    fn node(number: u8) -> NodeId {
+        crate::decode(&[number]).unwrap()
+    }
+
     fn claim(token: &JoinToken, exported: &[u8]) -> Claim {
         Claim::new(token, exported, b"build".to_vec(), b"request".to_vec())
     }
@@ -113,8 +124,10 @@ mod tests {
         let claim = claim(&token, EXPORTED);
         assert_eq!(desk.check(&claim, EXPORTED, NOW), Ok(Role::Driver));
         assert_eq!(desk.check(&claim, EXPORTED, NOW + Duration::from_secs(60)), Err(Refusal::Expired));
-        assert!(desk.take(claim.token));
-        assert!(!desk.take(claim.token));
+        assert_eq!(desk.let_in(claim.token), None);
+        assert!(desk.take(claim.token, node(1)));
+        assert!(!desk.take(claim.token, node(2)));
+        assert_eq!(desk.let_in(claim.token), Some(node(1)), "who was refused has not come by it");
         assert_eq!(desk.check(&claim, EXPORTED, NOW), Err(Refusal::Used));
     }
 
@@ -124,12 +137,13 @@ mod tests {
         let token = JoinToken::new([1; 32], Role::Worker, NOW + Duration::from_secs(60), [2; 32]);
         assert!(desk.add(&token, 3, NOW));
         let claim = claim(&token, EXPORTED);
-        for _ in 0..3 {
+        for number in 0..3 {
             assert_eq!(desk.check(&claim, EXPORTED, NOW), Ok(Role::Worker));
-            assert!(desk.take(claim.token));
+            assert!(desk.take(claim.token, node(number)));
+            assert_eq!(desk.let_in(claim.token), Some(node(number)));
         }
         assert_eq!(desk.check(&claim, EXPORTED, NOW), Err(Refusal::Used));
-        assert!(!desk.take(claim.token));
+        assert!(!desk.take(claim.token, node(3)));
     }
 
     #[test]
@@ -157,14 +171,13 @@ mod tests {
         let claim = claim(&token, EXPORTED);
         assert!(desk.revoke(claim.token) && desk.revoke(claim.token));
         assert_eq!(desk.check(&claim, EXPORTED, NOW), Err(Refusal::Revoked));
-        assert!(!desk.take(claim.token));
+        assert!(!desk.take(claim.token, node(1)));
         assert!(!desk.revoke(TokenId::default()));
     }
 
     #[test]
     fn a_node_that_renews_without_end_is_refused_for_a_while() {
         let (mut desk, _) = scene();
-        let node = |n: u8| crate::decode::<NodeId>(&[n]).unwrap();
         assert_eq!((0..50).filter(|_| desk.renews(node(1), NOW).is_ok()).count(), RENEWALS as usize);
         assert_eq!(desk.renews(node(2), NOW), Ok(()));
         assert_eq!(desk.renews(node(1), NOW + REFILL), Ok(()));

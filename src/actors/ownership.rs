@@ -43,6 +43,9 @@ impl SchedulerActor {
         if !Sender::current().is(node) {
             return refused("a worker joins at its own node");
         }
+        if self.host.is_gone(node) {
+            return refused("this node was given up");
+        }
         if self.number_of(node).is_some_and(|own| own != worker) {
             return refused("this node has another number");
         }

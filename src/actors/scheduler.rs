@@ -178,7 +178,8 @@ impl SchedulerActor {
         self.owners.retain(|_, (on, _)| *on != worker);
         self.queries.values_mut().for_each(|submitted| _ = submitted.sent.remove(&worker));
         // Its process may still be there, stopped or cut off: it is of no use any more.
-        self.provide(move |provider| provider.retire(worker));
+        let node = crew.place.node.map(|(node, _)| node);
+        self.provide(move |provider| provider.retire(worker, node));
     }
 
     pub(super) fn worker_at(&self, node: NodeId) -> Option<WorkerId> {
@@ -403,6 +404,7 @@ impl Actor for SchedulerActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(TICK, |actor, _| {
+            actor.core.provider_waits(actor.provider_waits());
             actor.take(Event::Tick);
             actor.observed.look_at_waits(&actor.core);
         });
@@ -420,7 +422,9 @@ impl Handler<Register> for SchedulerActor {
             // The answer to an earlier ask was lost.
             Some(crew) if crew.place == place => return Ok(()),
             Some(_) => return Err(ClusterError::network(format!("join as {worker}"), "that number is taken")),
-            None if machine(&place).is_some_and(|machine| self.core.excludes(machine, os::now())) => {
+            None if machine(&place).is_some_and(|machine| self.core.excludes(machine, os::now()))
+                && !self.is_provided(node) =>
+            {
                 let why = "this machine was released a short while ago; DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS \
                            says for how long it is left alone";
                 return Err(ClusterError::network(format!("join as {worker}"), why));
@@ -430,6 +434,7 @@ impl Handler<Register> for SchedulerActor {
         let actor = self.host.swordfish(node).ok_or(ClusterError::Closed)?;
         self.enrolled.remove(&node);
         self.join(place, (capacity, devices), actor, ctx);
+        self.provide(move |provider| provider.joined(node));
         Ok(())
     }
 }

@@ -42,7 +42,8 @@ pub(crate) struct LocalSpec {
     pub(crate) on_end: OnEnd,
 }
 
-type OnEnd = Arc<dyn Fn(Option<NodeId>, String) + Send + Sync>;
+/// What is done with the word that a worker's process has ended, however, or could not be started.
+pub(crate) type OnEnd = Arc<dyn Fn(Option<NodeId>, String) + Send + Sync>;
 
 #[derive(Default)]
 struct Fleet {
@@ -64,7 +65,7 @@ struct LocalWorker {
     readers: Vec<JoinHandle<()>>,
 }
 
-type LastWords = Arc<Mutex<VecDeque<String>>>;
+pub(super) type LastWords = Arc<Mutex<VecDeque<String>>>;
 
 /// Lines of a worker's standard error that are kept for an error message.
 const KEPT_LINES: usize = 20;
@@ -148,7 +149,7 @@ impl ClusterProvider for LocalWorkers {
         }
     }
 
-    fn retire(&self, worker: WorkerId) {
+    fn retire(&self, worker: WorkerId, _: Option<NodeId>) {
         let retired = self.fleet().workers.remove(&worker);
         if let Some(mut process) = retired {
             tracing::debug!(%worker, "retires");
@@ -245,7 +246,7 @@ impl Drop for LocalWorker {
 
 /// Passes a worker's output on, line by line under its name, and keeps the last lines. The end of the output is the end
 /// of the process: `at_end` gets the last line.
-fn relay(
+pub(super) fn relay(
     pipe: impl Read + Send + 'static,
     name: &str,
     keep: Option<LastWords>,

@@ -8,6 +8,7 @@ use regatta_remote::NameError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
+use super::RayError;
 use crate::sched::WorkerId;
 
 /// Why a cluster could not be started or used.
@@ -71,16 +72,28 @@ pub enum ClusterError {
     },
     /// No worker was there for too long.
     #[error(
-        "there was no worker for {} s{}. On a machine for workers, run this same executable with \
-         REGATTA_JOIN=<the head's host:port> and REGATTA_TOKEN=<a text of Cluster::worker_token>; to wait longer, raise \
-         REGATTA_WORKER_TIMEOUT (seconds) at the head", waited.as_secs_f64(), did_not_join(not_joined)
+        "there was no worker for {} s{}{}. {}; to wait longer, raise REGATTA_WORKER_TIMEOUT (seconds) at the head",
+        waited.as_secs_f64(), did_not_join(not_joined), still_waits(provider_waits), who_starts(not_joined, provider_waits)
     )]
     NoWorkers {
         /// How long the query waited.
         waited: Duration,
         /// How many workers that were started ended before they joined, one after the other, and why the last did.
         not_joined: Option<(usize, String)>,
+        /// What the pilot that places workers waits for, if there is one.
+        provider_waits: Option<String>,
     },
+    /// The program that gives places for workers failed.
+    #[error("the pilot `{pilot}` {why}")]
+    Pilot {
+        /// Its command.
+        pilot: String,
+        /// What it did or did not do.
+        why: String,
+    },
+    /// Workers on Ray.
+    #[error(transparent)]
+    Ray(#[from] RayError),
     /// The head of the cluster that the session is connected to is gone.
     #[error(
         "the cluster is gone: {why}. Its head has ended or cannot be reached, and its queries with it; when it runs \
@@ -190,6 +203,10 @@ impl ClusterError {
         Self::Scratch { what: what.to_owned(), folder: folder.to_owned(), why: why.to_string() }
     }
 
+    pub(crate) fn pilot(pilot: &str, why: impl fmt::Display) -> Self {
+        Self::Pilot { pilot: pilot.to_owned(), why: why.to_string() }
+    }
+
     pub(crate) fn network(what: impl Into<String>, why: impl fmt::Display) -> Self {
         Self::Network { what: what.into(), why: why.to_string() }
     }
@@ -200,4 +217,20 @@ fn did_not_join(workers: &Option<(usize, String)>) -> String {
         format!("; {count} were started and ended before they joined, the last: {why}")
     };
     workers.as_ref().map(said).unwrap_or_default()
+}
+
+fn still_waits(waits: &Option<String>) -> String {
+    waits.as_ref().map(|waits| format!("; the cluster waits {waits}")).unwrap_or_default()
+}
+
+/// What to do about it: who started some, or has asked for them, knows how.
+fn who_starts(not_joined: &Option<(usize, String)>, waits: &Option<String>) -> &'static str {
+    match (not_joined, waits) {
+        (_, Some(_)) => "Make room there, or ask for less for each worker",
+        (Some(_), None) => "See why they ended",
+        (None, None) => {
+            "On a machine for workers, run this same executable with REGATTA_JOIN=<the head's host:port> and \
+             REGATTA_TOKEN=<a text of Cluster::worker_token>"
+        }
+    }
 }

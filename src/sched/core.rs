@@ -69,6 +69,8 @@ pub(crate) struct Core {
     suspects: BTreeSet<Suspect>,
     trials: BTreeMap<Suspect, WorkerId>,
     autoscaler: Option<Autoscaler>,
+    /// What the provider of workers waits for, as far as it was told.
+    provider_waits: Option<String>,
     /// Workers that are to leave, and the last that have.
     drains: BTreeMap<WorkerId, Drain>,
     departed: VecDeque<WorkerId>,
@@ -122,6 +124,7 @@ impl Core {
             suspects: BTreeSet::new(),
             trials: BTreeMap::new(),
             autoscaler: settings.scale.clone().map(Autoscaler::new),
+            provider_waits: None,
             drains: BTreeMap::new(),
             departed: VecDeque::new(),
             actors: Actors::default(),
@@ -311,6 +314,7 @@ impl Core {
             workers: workers.collect(),
             wanted: wanted.map(|(wanted, since)| (wanted, since.map_or(Duration::ZERO, |at| now.duration_since(at)))),
             not_joined: scaler.and_then(Autoscaler::not_joined),
+            provider_waits: self.provider_waits.clone(),
             backlog: self.backlog().as_cpus(),
             queries: queries.collect(),
             pools: self.pools.iter().map(|pool| PoolStatus::of(pool, now)).collect(),

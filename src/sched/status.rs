@@ -110,6 +110,8 @@ pub struct SessionStatus {
     pub wanted: Option<(usize, Duration)>,
     /// How many workers that were asked for ended before they joined, one after the other, and why the last did.
     pub not_joined: Option<(usize, String)>,
+    /// What the pilot that places its workers waits for, if there is one.
+    pub provider_waits: Option<String>,
     /// CPUs that what waits for room would take.
     pub backlog: f64,
     /// Queries that were submitted and not dropped, in the order in which it is their turn.
@@ -328,6 +330,9 @@ impl fmt::Display for SessionStatus {
         }
         if let Some((count, why)) = &self.not_joined {
             writeln!(f, "{count} workers that were asked for ended before they joined; the last: {why}")?;
+        }
+        if let Some(waits) = &self.provider_waits {
+            writeln!(f, "the cluster waits {waits}")?;
         }
         writeln!(f, "{} CPU of work waits for room", self.backlog)?;
         self.pools.iter().try_for_each(|pool| writeln!(f, "{pool}"))?;

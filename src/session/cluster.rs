@@ -7,9 +7,10 @@ use std::time::Duration;
 use regatta_remote::{Authority, Node, Role};
 
 use super::door::Door;
-use super::parts::{Ground, Head};
-use super::{Session, Tasks};
-use crate::cluster::{hello, is_worker, resolve};
+use super::parts::{Ground, Head, scale};
+use super::{Session, Started, Tasks};
+use crate::actors::UseProvider;
+use crate::cluster::{Entrance, Pilot, PilotedWorkers, Wanted, hello, is_worker, resolve};
 use crate::config::Config;
 use crate::error::{ClusterError, Error};
 
@@ -50,10 +51,39 @@ impl Cluster {
     /// # Errors
     /// As there.
     pub fn serve_with(bind: &str, config: Config) -> Result<Self, Error> {
+        Self::begin(bind, None, config)
+    }
+
+    /// [`serve`](Self::serve), with workers in places that a pilot gives, as many as the work asks for: more are asked for when what
+    /// waits is more than `DAFT_AUTOSCALING_THRESHOLD` of what there is, and idle ones go. Others may join by token all the same.
+    ///
+    /// Workers find the head at the address that the pilot says, at this port; else at `bind`, which must then be an address and not
+    /// `0.0.0.0`.
+    ///
+    /// # Errors
+    /// As there; [`ClusterError::Pilot`]: the pilot cannot be started, or is not ready in time. What it does wrong later is an error of
+    /// queries that find no worker, and starts it again.
+    pub fn serve_by(bind: &str, pilot: Pilot) -> Result<Self, Error> {
+        Self::serve_by_with(bind, pilot, Config::from_env()?)
+    }
+
+    /// [`serve_by`](Self::serve_by), with these settings.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn serve_by_with(bind: &str, pilot: Pilot, config: Config) -> Result<Self, Error> {
+        Self::may_begin(&config)?;
+        Self::begin(bind, Some(pilot.engage()?), config)
+    }
+
+    /// Whether this process may be a head, with these settings.
+    pub(super) fn may_begin(config: &Config) -> Result<(), Error> {
         config.validate()?;
-        if is_worker() {
-            return Err(ClusterError::InWorker.into());
-        }
+        if is_worker() { Err(ClusterError::InWorker.into()) } else { Ok(()) }
+    }
+
+    pub(super) fn begin(bind: &str, wanted: Option<Wanted>, config: Config) -> Result<Self, Error> {
+        Self::may_begin(&config)?;
         let cannot = || format!("serve a cluster at {bind}");
         let to = resolve(bind).map_err(|e| ClusterError::network(cannot(), e))?;
         let authority = Authority::new().map_err(|e| ClusterError::network(cannot(), e))?;
@@ -63,18 +93,30 @@ impl Cluster {
             let node = Node::bind(identity, to, &runtime.with_build(hello()));
             Ok(Some((node.map_err(|e| ClusterError::network(cannot(), e))?, None)))
         })?;
-        let cluster = Self::on(Head::new(ground, &config, None, Config::forced_shapes())?, authority)?;
+        let scale = wanted.as_ref().map(|wanted| scale(&config, wanted.workers, wanted.each, wanted.no_gpu.clone()));
+        let cluster = Self::on(Head::new(ground, &config, scale, Config::forced_shapes())?, authority, wanted)?;
         cluster.session.clone().shown_as(&config)?;
         Ok(cluster)
     }
 
     /// Serves it at this head.
-    pub(super) fn on(head: Head, authority: Arc<Authority>) -> Result<Self, Error> {
+    pub(super) fn on(head: Head, authority: Arc<Authority>, wanted: Option<Wanted>) -> Result<Self, Error> {
         let node = head.ground.host.node.clone().ok_or(ClusterError::Closed)?;
         head.serve(&node, Arc::clone(&authority))?;
         let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
+        let started = match wanted {
+            Some(Wanted { engaged, start, .. }) => {
+                let address = found_at(engaged.host(), address)?;
+                let entrance = Entrance { authority: Arc::clone(&authority), node, address, on_end: head.on_end() };
+                let workers = engaged.serve(start, entrance)?;
+                let provider = UseProvider(Arc::<PilotedWorkers>::clone(&workers));
+                head.scheduler.try_tell(provider).map_err(|e| ClusterError::network("start the scheduler", e))?;
+                Started::Piloted(workers)
+            }
+            None => Started::None,
+        };
         let Head { ground, scheduler, arbiter, .. } = head;
-        let session = Session::of(ground, Door::Here(scheduler), vec![arbiter], None, Tasks::Ask);
+        let session = Session::of(ground, Door::Here(scheduler), vec![arbiter], started, Tasks::Ask);
         Ok(Self { session, authority, address })
     }
 
@@ -126,4 +168,20 @@ impl Cluster {
         let token = self.authority.token_for(nodes, role, valid);
         Ok(token.map_err(|e| ClusterError::network("make a token", e))?.to_string())
     }
+}
+
+/// Where workers that a pilot places find the head.
+fn found_at(host: Option<&str>, bound: SocketAddr) -> Result<SocketAddr, ClusterError> {
+    let cannot = |why: String| ClusterError::network("tell workers where the head is", why);
+    match host {
+        Some(host) if host.contains(':') => resolve(&format!("[{host}]:{}", bound.port())),
+        Some(host) => resolve(&format!("{host}:{}", bound.port())),
+        None if bound.ip().is_unspecified() => {
+            return Err(cannot(format!(
+                "{bound} is no address for others: serve at one of this machine's, or have the pilot say it"
+            )));
+        }
+        None => Ok(bound),
+    }
+    .map_err(|error| cannot(format!("{:?}: {error}", host.unwrap_or_default())))
 }

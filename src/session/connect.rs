@@ -6,7 +6,7 @@ use regatta_remote::{Address, Role};
 
 use super::door::Door;
 use super::parts::Ground;
-use super::{Session, Tasks};
+use super::{Session, Started, Tasks};
 use crate::actors::{GATEWAY, SCHEDULER};
 use crate::cluster::{connect, is_worker};
 use crate::config::{ClusterAt, Config};
@@ -60,6 +60,6 @@ impl Session {
             scheduler: node.actor(Address { node: head, actor: SCHEDULER }),
             gateway: node.actor(Address { node: head, actor: GATEWAY }),
         };
-        Ok(Self::of(ground, door, Vec::new(), None, tasks))
+        Ok(Self::of(ground, door, Vec::new(), Started::None, tasks))
     }
 }

@@ -13,7 +13,7 @@ use crate::actors::{
     CONTROL, DriverDown, GATEWAY, GatewayActor, Host, MAILBOX, Relay, SCHEDULER, SchedulerActor, WorkerDown,
     WorkerSilent, open_window,
 };
-use crate::cluster::{LocalWorkers, Scratch};
+use crate::cluster::{LocalWorkers, OnEnd, Scratch};
 use crate::config::Config;
 use crate::error::ClusterError;
 use crate::os;
@@ -85,6 +85,26 @@ fn check_open_files() -> Result<(), ClusterError> {
     }
 }
 
+/// How a session grows and shrinks, between the least and the most workers: what one more would bring, and why that has no GPU.
+pub(super) fn scale(
+    config: &Config,
+    workers: (usize, usize),
+    each: Resources,
+    no_gpu: Option<String>,
+) -> ScaleSettings {
+    ScaleSettings {
+        workers,
+        each,
+        no_gpu,
+        threshold: config.autoscaling_threshold,
+        interval: config.autoscaler_update_interval,
+        downscale: config.autoscaling_downscale_enabled,
+        idle: config.autoscaling_downscale_idle,
+        survivors: config.autoscaling_min_survivor_workers,
+        exclude: config.autoscaling_pending_release_exclude,
+    }
+}
+
 /// What a session has whose scheduler is here.
 pub(super) struct Head {
     pub(super) ground: Ground,
@@ -120,7 +140,7 @@ impl Head {
     }
 
     /// What the provider does with its word that a process has ended: it is proof, and comes before any time-out.
-    pub(super) fn on_end(&self) -> Arc<dyn Fn(Option<NodeId>, String) + Send + Sync> {
+    pub(super) fn on_end(&self) -> OnEnd {
         let (scheduler, runtime) = (self.scheduler.clone(), self.ground.host.runtime.handle().clone());
         let closing = Arc::clone(&self.ground.host.closing);
         Arc::new(move |node, why| {

@@ -11,8 +11,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::sched::Forced;
 
-/// What the head of a simulation does with the word that a worker's process has ended.
-pub(crate) type OnEnd = Arc<dyn Fn(Option<NodeId>, String) + Send + Sync>;
+pub(crate) use crate::cluster::OnEnd;
 
 impl Cluster {
     /// A cluster whose head is at this node.
@@ -26,7 +25,7 @@ impl Cluster {
         let ground = Ground::on(runtime, config, |_| Ok(Some((node, None))))?;
         let head = Head::new(ground, config, None, forced)?;
         let (scheduler, on_end) = (head.scheduler.clone(), head.on_end());
-        Ok((Self::on(head, authority)?, scheduler, on_end))
+        Ok((Self::on(head, authority, None)?, scheduler, on_end))
     }
 }
 

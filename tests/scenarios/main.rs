@@ -12,6 +12,7 @@ mod harness;
 mod joining;
 mod looking;
 mod nested;
+mod piloted;
 mod placement;
 mod profiles;
 mod progress;

@@ -94,5 +94,5 @@ fn judge(
     }
     let leaf = authority.admit(role, &claim.request).map_err(|error| Refusal::Failed(error.to_string()))?;
     // Last, so that a request which fails leaves the token as it was.
-    if authority.desk().take(claim.token) { Ok(leaf) } else { Err(Refusal::Used) }
+    if authority.desk().take(claim.token, leaf.peer.node) { Ok(leaf) } else { Err(Refusal::Used) }
 }

@@ -26,6 +26,11 @@ impl Core {
         self.autoscaler.iter_mut().for_each(|scaler| scaler.note_not_joined(why.to_owned()));
     }
 
+    /// What the provider of workers waits for by now.
+    pub(crate) fn provider_waits(&mut self, waits: Option<String>) {
+        self.provider_waits = waits;
+    }
+
     /// A worker is lost. What only it could hold waits for a while for it or its like to come back; pools that do not fit
     /// together any more share what is left.
     pub(super) fn shrink(&mut self, now: Instant) {
@@ -70,7 +75,8 @@ impl Core {
         let overdue: Vec<_> = overdue.map(|query| query.spec.id).collect();
         let not_joined = self.autoscaler.as_ref().and_then(Autoscaler::not_joined);
         for query in overdue {
-            let error = ClusterError::NoWorkers { waited: timeout, not_joined: not_joined.clone() };
+            let (not_joined, provider_waits) = (not_joined.clone(), self.provider_waits.clone());
+            let error = ClusterError::NoWorkers { waited: timeout, not_joined, provider_waits };
             self.end(query, Some(error.into()), now, actions);
         }
     }
