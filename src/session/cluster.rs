@@ -10,7 +10,7 @@ use super::door::Door;
 use super::parts::{Ground, Head, scale};
 use super::{Session, Started, Tasks};
 use crate::actors::UseProvider;
-use crate::cluster::{Entrance, Pilot, PilotedWorkers, Wanted, hello, is_worker, resolve};
+use crate::cluster::{ClusterProvider, Entrance, Pilot, PilotedWorkers, Wanted, hello, is_worker, resolve};
 use crate::config::Config;
 use crate::error::{ClusterError, Error};
 
@@ -105,12 +105,14 @@ impl Cluster {
         head.serve(&node, Arc::clone(&authority))?;
         let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
         let started = match wanted {
-            Some(Wanted { engaged, start, .. }) => {
+            Some(Wanted { engaged, start, workers: (least, _), .. }) => {
                 let address = found_at(engaged.host(), address)?;
                 let entrance = Entrance { authority: Arc::clone(&authority), node, address, on_end: head.on_end() };
                 let workers = engaged.serve(start, entrance)?;
                 let provider = UseProvider(Arc::<PilotedWorkers>::clone(&workers));
                 head.scheduler.try_tell(provider).map_err(|e| ClusterError::network("start the scheduler", e))?;
+                // The scheduler asks for others than these.
+                workers.demand(least);
                 Started::Piloted(workers)
             }
             None => Started::None,

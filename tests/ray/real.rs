@@ -44,13 +44,13 @@ impl Ray {
         }
         // Short: paths of its sockets are no longer than a hundred bytes.
         let folder = tempfile::Builder::new().prefix("rr").tempdir().unwrap().keep();
-        let ports: Vec<_> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports: Vec<_> = ports.iter().map(|port| port.local_addr().unwrap().port()).collect();
         let mut life = Command::new("bash");
         life.args(["-c", LIFE, "life"]).arg(bin.join("ray")).args(["start", "--head", "--block", "--num-cpus=4"]);
         life.args(["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"]);
         life.arg(format!("--temp-dir={}", folder.display()));
-        let flags = ["port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port"];
+        let flags = ["port", "dashboard-agent-listen-port", "metrics-export-port"];
         life.args(flags.iter().zip(&ports).map(|(flag, port)| format!("--{flag}={port}")));
         let life = life.env("folder", &folder).process_group(0).stdin(Stdio::piped()).spawn().unwrap();
         let (written, python) = (folder.join("ray_current_cluster"), bin.join("python"));

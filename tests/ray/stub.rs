@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use regatta::Error;
 use regatta::error::{ClusterError, RayError};
+use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::assert_same_as_polars;
 
