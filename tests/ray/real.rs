@@ -14,9 +14,19 @@ use super::*;
 
 /// A Ray cluster of one node with four CPUs. It ends with this process, however that ends: with its input.
 struct Ray {
-    _life: Child,
+    _life: Life,
     address: String,
     python: PathBuf,
+}
+
+/// The shell whose input is the cluster's life.
+struct Life(Child);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        drop(self.0.wait());
+    }
 }
 
 /// One for all tests of this process.
@@ -52,7 +62,7 @@ impl Ray {
         life.arg(format!("--temp-dir={}", folder.display()));
         let flags = ["port", "dashboard-agent-listen-port", "metrics-export-port"];
         life.args(flags.iter().zip(&ports).map(|(flag, port)| format!("--{flag}={port}")));
-        let life = life.env("folder", &folder).process_group(0).stdin(Stdio::piped()).spawn().unwrap();
+        let life = Life(life.env("folder", &folder).process_group(0).stdin(Stdio::piped()).spawn().unwrap());
         let (written, python) = (folder.join("ray_current_cluster"), bin.join("python"));
         let until = Instant::now() + Duration::from_secs(50);
         loop {
