@@ -55,12 +55,15 @@ pub(crate) fn sum(frame: &DataFrame) -> i64 {
     frame.column("x").unwrap().i64().unwrap().sum().unwrap()
 }
 
+/// For Ray, whose processes take a second or a minute to start, as the machine is busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
+
 /// Waits for what others bring about, who take their time on a busy machine.
 #[track_caller]
 pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(50);
+    let until = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < until, "not within 50 s: {what}");
+        assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -90,7 +93,7 @@ pub(crate) fn options(python: &Path, address: &str, workers: std::ops::RangeIncl
         cpus: Some(1.0),
         memory: Some(256 << 20),
         python: Some(python.to_owned()),
-        ready_timeout: Duration::from_secs(50),
+        ready_timeout: PATIENCE,
         ..RayOptions::default()
     }
 }

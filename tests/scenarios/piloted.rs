@@ -181,13 +181,16 @@ fn is_a_pilot() {
                     std::thread::spawn(move || {
                         let last: Vec<_> =
                             std::io::BufReader::new(pipe.unwrap()).lines().map_while(Result::ok).collect();
-                        let child = {
+                        let (mut child, others) = {
                             let mut children = children.lock().unwrap();
                             let at = children.iter().position(|(_, child)| child.id() == process).unwrap();
-                            children.swap_remove(at).1
+                            (children.swap_remove(at).1, children.iter().filter(|(of, _)| *of == berth).count())
                         };
-                        let status = { child }.wait().unwrap();
+                        let status = child.wait().unwrap();
                         fs::remove_file(note).unwrap();
+                        if others > 0 {
+                            return;
+                        }
                         let why = format!("its process ended ({status})");
                         let line = json!({"event": "ended", "berth": berth, "why": why, "last": last});
                         drop(writeln!(out.lock().unwrap(), "{line}"));
@@ -306,15 +309,10 @@ fn a_token_that_two_processes_have_lets_in_one_and_the_other_ends() {
     let scene = Scene::new();
     let cluster = serve(scene.pilot("starts each twice", 1..=1), eager(LONG)).unwrap();
     let session = cluster.session();
-    // The end of the other one is the end of the berth: who has come by its token goes with it, and another is asked for. That goes
-    // on for as long as the pilot does this; it is never two.
-    let until = Instant::now() + Duration::from_secs(5);
-    let mut most = 0;
-    while Instant::now() < until {
-        most = most.max(session.status().unwrap().workers.len());
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert_eq!(most, 1);
+    let there = || (session.status().unwrap().workers.len(), scene.workers().len());
+    eventually("one has joined, and the other has ended", || there() == (1, 1));
+    assert_eq!(numbers().collect_on(session).unwrap().height(), 1000);
+    assert_eq!(there(), (1, 1));
 }
 
 #[test]
