@@ -336,7 +336,7 @@ impl Config {
 }
 
 /// Every variable that is read, or set for others.
-const KNOWN: [&str; 31] = [
+const KNOWN: [&str; 32] = [
     "AUTOSCALER_UPDATE_INTERVAL_S",
     "DAFT_ACTOR_UDF_READY_TIMEOUT",
     "DAFT_AUTOSCALING_DOWNSCALE_ENABLED",
