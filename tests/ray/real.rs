@@ -54,8 +54,9 @@ impl Ray {
         }
         // Short: paths of its sockets are no longer than a hundred bytes.
         let folder = tempfile::Builder::new().prefix("rr").tempdir().unwrap().keep();
-        let ports: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<_> = ports.iter().map(|port| port.local_addr().unwrap().port()).collect();
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
+        // All at once, so that they differ; given back before Ray wants them.
+        let ports = [free(), free(), free()].map(|port| port.local_addr().unwrap().port());
         let mut life = Command::new("bash");
         life.args(["-c", LIFE, "life"]).arg(bin.join("ray")).args(["start", "--head", "--block", "--num-cpus=4"]);
         life.args(["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"]);
