@@ -303,7 +303,7 @@ mod tests {
         // A gibibyte, of which no more than a line's bytes are kept.
         let (all, _) = heard(std::io::repeat(b'x').take(1 << 30));
         assert!(matches!(&all[..], [Heard::Nonsense(said)] if said.contains("more than 65536 bytes")), "{all:?}");
-        let (all, _) = heard([b'[' as u8; 60_000].as_slice());
+        let (all, _) = heard([b'['; 60_000].as_slice());
         assert!(matches!(&all[..], [Heard::Nonsense(said)] if said.len() < 600), "{all:?}");
     }
 }
