@@ -5,6 +5,7 @@
 //! planner cannot split runs whole on one worker, and [`explain`](QueryPlan::explain) says why.
 
 mod aggregate;
+mod borders;
 mod close;
 mod common;
 mod cut;
@@ -22,6 +23,7 @@ mod lift;
 mod marker;
 mod names;
 mod order;
+mod ranges;
 mod rowwise;
 mod same;
 mod scalars;
@@ -100,8 +102,17 @@ pub(crate) struct Read {
     pub(crate) from: StageId,
     /// The node at which the reader is cut off, if it is, by its number in the whole plan. Else a placeholder is in the plan.
     pub(crate) cut: Option<u32>,
-    /// The node that only filters by what is read, if one does; without it, it hands on what is below.
-    pub(crate) filter: Option<u32>,
+    /// The node that does without what is read where some mode does not read it.
+    pub(crate) without: Option<Without>,
+}
+
+/// A node that some mode does without: one that only filters by what is read, or that takes its rows from the one or the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Without {
+    /// The node, by its number in the whole plan.
+    pub(crate) node: u32,
+    /// It hands on this input then.
+    pub(crate) input: u32,
 }
 
 /// What all tasks of a stage must read one attempt of.
@@ -147,8 +158,8 @@ pub(crate) struct StageProgram {
     pub(crate) root: u32,
     /// Nodes at which it is cut off, and the stages that are read in their place.
     pub(crate) cuts: Vec<(u32, StageId)>,
-    /// Nodes that hand on their first input.
-    pub(crate) without: Vec<u32>,
+    /// Nodes that hand on one of their inputs.
+    pub(crate) without: Vec<Without>,
     /// Rows of the batches that the fragment hands on, if that was asked for.
     pub(crate) batches: Option<usize>,
     pub(crate) steps: Vec<UdfStep>,
@@ -158,7 +169,7 @@ pub(crate) struct StageProgram {
     pub(crate) scatter: Option<Scatter>,
 }
 
-/// Rows go to sections by the hash of their keys.
+/// Rows go to sections by the hash of their keys, or by the number that their key is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Scatter {
     /// The columns that their keys are, or are computed of.
@@ -167,6 +178,8 @@ pub(crate) struct Scatter {
     pub(crate) computed: Option<Fragment>,
     /// How many sections there are.
     pub(crate) into: usize,
+    /// Their one key is the number of their section already, which is a range of these, as people call them.
+    pub(crate) ranges_of: Option<String>,
 }
 
 /// One UDF call per row of a stage, and what follows it.
@@ -274,6 +287,13 @@ impl UdfStep {
     }
 }
 
+impl Scatter {
+    /// By the hash of these columns, or of what is computed of them.
+    fn by_hash(keys: Vec<String>, computed: Option<Fragment>, into: usize) -> Self {
+        Self { keys, computed, into, ranges_of: None }
+    }
+}
+
 impl StageProgram {
     /// Bytes that it takes to send it, beside the whole plan.
     fn size(&self) -> usize {
@@ -341,7 +361,7 @@ impl QueryPlan {
             for (read, way) in stage.reads.iter().zip(ways) {
                 match way {
                     Way::Along => (),
-                    Way::Without => program.without.extend(read.filter),
+                    Way::Without => program.without.extend(read.without),
                     Way::Share | Way::Sections | Way::All => {
                         program.cuts.extend(Some(read.from).zip(read.cut).map(|(from, cut)| (cut, from)))
                     }
@@ -401,10 +421,12 @@ impl QueryPlan {
             // What waits for its reader must not be what its reader waits for.
             let when = match &mode.when {
                 Fits::Always => true,
-                Fits::Small(small) => small.input < stage.reads.len() && !taken.contains(&small.input),
+                Fits::Small(Small { input, .. }) | Fits::Few(input, _) => {
+                    *input < stage.reads.len() && !taken.contains(input)
+                }
                 Fits::Together(_) => mode.takes_in().is_some(),
             };
-            let without = |(read, way): (&Read, &Way)| *way != Way::Without || read.filter.is_some();
+            let without = |(read, way): (&Read, &Way)| *way != Way::Without || read.without.is_some();
             let without = stage.reads.iter().zip(&mode.ways).all(without);
             mode.ways.len() == stage.reads.len() && has_tasks && once && when && without
         };

@@ -35,6 +35,8 @@ pub struct StagePlan {
     pub limit: Option<u64>,
     /// Columns by whose hash it leaves its rows, and in how many sections.
     pub scatter: Option<(Vec<String>, u32)>,
+    /// It leaves them by ranges of those columns instead.
+    pub ranges: bool,
 }
 
 /// What a stage reads of another.
@@ -182,7 +184,8 @@ impl Explain {
         }
         if let Some((keys, into)) = &stage.scatter {
             let s = if *into == 1 { "" } else { "s" };
-            writeln!(f, "  leaves its rows in {into} section{s}, by the hash of {}", line(&keys.join(", ")))?;
+            let by = if stage.ranges { "ranges" } else { "the hash" };
+            writeln!(f, "  leaves its rows in {into} section{s}, by {by} of {}", line(&keys.join(", ")))?;
         }
         Ok(())
     }

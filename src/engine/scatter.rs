@@ -1,4 +1,4 @@
-//! What a task leaves: rows of one section, or of several, to which they go by the hash of their keys.
+//! What a task leaves: rows of one section, or of several, to which they go by the hash of their keys, or by their range.
 
 use std::sync::Arc;
 
@@ -46,7 +46,12 @@ impl Sections {
                 Some((plan, calls)) => fragment::run_on_batch(plan, calls, &self.calling, piece.clone())?,
                 None => piece.select(&by.keys).map_err(PolarsFailure::from)?,
             };
-            let (rows, ends) = scatter(&piece, &keys, by.into).map_err(PolarsFailure::from)?;
+            let sections = match by.ranges_of {
+                Some(_) => numbered(&keys),
+                None => hashed(&keys, by.into),
+            };
+            let (rows, ends) =
+                sections.and_then(|sections| scatter(&piece, sections, by.into)).map_err(PolarsFailure::from)?;
             let starts = [0].into_iter().chain(ends.iter().copied());
             self.writer
                 .write_sections(&rows, (0..).zip(starts.zip(ends.iter().copied()).map(|(from, to)| from..to)))?;
@@ -70,15 +75,31 @@ impl Sections {
     }
 }
 
-/// The rows by section, each section's in their order; and where each of `into` sections ends.
-fn scatter(batch: &DataFrame, keys: &DataFrame, into: usize) -> PolarsResult<(DataFrame, Vec<usize>)> {
+/// The section of each row, by the hash of its keys.
+fn hashed(keys: &DataFrame, into: usize) -> PolarsResult<Vec<u32>> {
+    let height = keys.height();
     let keys: Vec<_> = keys.columns().iter().map(comparable).collect::<PolarsResult<_>>()?;
-    let mut keys = DataFrame::new(batch.height(), keys)?;
+    let mut keys = DataFrame::new(height, keys)?;
     keys.rechunk_mut_par();
-    let mut hashes = Vec::with_capacity(batch.height());
+    let mut hashes = Vec::with_capacity(keys.height());
     columns_to_hashes(&keys, Some(PlSeedableRandomStateQuality::seed_from_u64(SEED)), &mut hashes)?;
+    Ok(hashes.into_iter().map(|hash| hash_to_partition(hash, into) as u32).collect())
+}
+
+/// The section of each row, which is in its key.
+fn numbered(keys: &DataFrame) -> PolarsResult<Vec<u32>> {
+    let key =
+        keys.columns().first().ok_or_else(|| polars_err!(ComputeError: "no column says in which range rows are"))?;
+    Ok(key.u32()?.into_no_null_iter().collect())
+}
+
+/// The rows by section, each section's in their order; and where each of `into` sections ends.
+fn scatter(batch: &DataFrame, sections: Vec<u32>, into: usize) -> PolarsResult<(DataFrame, Vec<usize>)> {
+    polars_ensure!(
+        sections.len() == batch.height() && sections.iter().all(|section| (*section as usize) < into),
+        ComputeError: "{} rows are in sections beyond {into}", batch.height()
+    );
     let mut counts = vec![0; into];
-    let sections: Vec<u32> = hashes.into_iter().map(|hash| hash_to_partition(hash, into) as u32).collect();
     sections.iter().for_each(|section| counts[*section as usize] += 1);
     // Where the next row of each section goes, and so where each ends.
     let mut next = counts;
@@ -129,7 +150,8 @@ mod tests {
         for into in [2, 3, 16] {
             let mut partition_of = vec![None; rows as usize];
             for batch in [frame.head(Some(311)), frame.slice(311, 389)] {
-                let (rows, ends) = scatter(&batch, &batch.select(["key"]).unwrap(), into).unwrap();
+                let (rows, ends) =
+                    scatter(&batch, hashed(&batch.select(["key"]).unwrap(), into).unwrap(), into).unwrap();
                 assert_eq!(ends.last(), Some(&batch.height()));
                 for (partition, end) in ends.iter().enumerate() {
                     let start = if partition == 0 { 0 } else { ends[partition - 1] };
@@ -160,10 +182,7 @@ mod tests {
                 .reshape_list(&[ReshapeDimension::Infer, ReshapeDimension::new(1)]);
             DataFrame::new_infer_broadcast(vec![list.unwrap().into_column()]).unwrap()
         };
-        let place = |frame: &DataFrame, row: usize| {
-            let (_, ends) = scatter(&frame.slice(row as i64, 1), &frame.slice(row as i64, 1), 1000).unwrap();
-            ends.iter().position(|end| *end == 1)
-        };
+        let place = |frame: &DataFrame, row: usize| hashed(&frame.slice(row as i64, 1), 1000).unwrap()[0];
         // The same words, with numbers of their own.
         let (one, other) = (categories(&["oak", "elm", "ash"]), categories(&["ash", "oak", "elm"]));
         for (row, at) in [(0, 1), (1, 2), (2, 0)] {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use polars_plan::plans::{IR, IRPlanRef};
+use polars_plan::plans::{IR, IRPlanRef, is_scalar_ae};
 use polars_utils::arena::Node;
 
 use super::cut::{Cutter, Head, OpenStage, Parts};
@@ -13,7 +13,7 @@ use super::lift::{calls_any, has_udf};
 use super::same::{Comparison, Same, one_attempt, ways_of};
 use super::scan::{Choice, Splits, split_frame};
 use super::wire::{Fragment, placeholder, placeholder_of};
-use super::{OneAttempt, Read, Split, Stage, StageProgram, Work};
+use super::{OneAttempt, Read, Split, Stage, StageProgram, Without, Work};
 use crate::error::PlanError;
 use crate::sched::{Fits, Mode, Small, StageId, Way};
 
@@ -21,10 +21,17 @@ impl Cutter {
     /// Closes all stages, in their order.
     pub(super) fn close_all(mut self) -> Result<Parts, PlanError> {
         let (mut stages, mut same) = (Vec::new(), Vec::new());
-        for (id, stage) in std::mem::take(&mut self.open).into_iter().enumerate() {
-            let id = StageId(id as u32);
-            same.push(self.compare(id, &stage, &stages, &same));
-            stages.push(self.close(id, stage)?);
+        let open = std::mem::take(&mut self.open);
+        let single: Vec<_> = open.iter().map(|stage| self.leaves_one_row(stage)).collect();
+        for (id, stage) in open.into_iter().enumerate() {
+            let (id, modes) = (StageId(id as u32), self.modes_of(&stage));
+            let alike = |modes: &[Mode]| self.compare(id, &stage, modes, &stages, &same, &single);
+            let in_any = alike(&modes);
+            let stable: Vec<_> = modes.iter().map(|mode| alike(std::slice::from_ref(mode)).is_stable()).collect();
+            let mut closed = self.close(id, stage)?;
+            closed.modes.iter_mut().zip(stable).for_each(|(mode, stable)| mode.stable = stable);
+            same.push(in_any);
+            stages.push(closed);
         }
         for (index, inputs) in one_attempt(&stages, &same).into_iter().enumerate() {
             stages[index].one_attempt = inputs;
@@ -33,12 +40,29 @@ impl Cutter {
         Ok(Parts { whole, stages, stable: same.last().is_none_or(Same::is_stable) })
     }
 
-    /// What two attempts of a task of this stage have in common; `below`: the same of the stages before it.
-    fn compare(&self, id: StageId, stage: &OpenStage, closed: &[Stage], below: &[Same]) -> Same {
+    /// Whether a stage has one task, which aggregates all rows.
+    fn leaves_one_row(&self, stage: &OpenStage) -> bool {
+        let Head::Node(head) = stage.head else { return false };
+        let splits = self.splits(head);
+        let IR::Select { expr, .. } = self.ir.get(head) else { return false };
+        splits.splits.len() == 1
+            && splits.choices.is_empty()
+            && expr.iter().all(|e| is_scalar_ae(e.node(), &self.exprs))
+    }
+
+    /// What two attempts of a task of this stage have in common, in any of these modes; `below`: the same of the stages before it.
+    fn compare(
+        &self,
+        id: StageId,
+        stage: &OpenStage,
+        modes: &[Mode],
+        closed: &[Stage],
+        below: &[Same],
+        single: &[bool],
+    ) -> Same {
         let Head::Node(head) = stage.head else { return Same::exactly() };
-        let (reads, splits) = (self.reads(head), self.splits(head));
-        let modes = self.modes(head, &reads, &splits);
-        let ways = |of: StageId| ways_of(&reads, &modes, of);
+        let reads = self.reads(head);
+        let ways = |of: StageId| ways_of(&reads, modes, of);
         let scatters: Vec<_> =
             closed.iter().map(|stage| stage.program().and_then(|program| program.scatter.as_ref())).collect();
         let comparison = Comparison {
@@ -47,6 +71,8 @@ impl Cutter {
             cuts: &self.cuts,
             stages: below,
             scatters: &scatters,
+            single,
+            others: &self.others,
             ways: &ways,
         };
         let after_steps = stage.steps.iter().fold(comparison.of(head, None), |same, step| {
@@ -140,12 +166,23 @@ impl Cutter {
             if let Work::Program(program) = &mut stage.work {
                 named.push(&mut program.root);
             }
-            named.extend(stage.reads.iter_mut().flat_map(|read| [&mut read.cut, &mut read.filter]).flatten());
+            for read in &mut stage.reads {
+                named.extend(&mut read.cut);
+                named.extend(read.without.as_mut().map(|without| &mut without.node));
+            }
         }
         let roots: Vec<_> = named.iter().map(|node| Node(**node as usize)).collect();
         let (whole, nodes) = Fragment::whole(&roots, &self.ir, &self.exprs, self.target.travels)?;
         named.into_iter().zip(nodes).for_each(|(name, node)| *name = node.0 as u32);
         Ok(whole)
+    }
+
+    /// How a stage may be run.
+    fn modes_of(&self, stage: &OpenStage) -> Vec<Mode> {
+        match stage.head {
+            Head::Node(head) => self.modes(head, &self.reads(head), &self.splits(head)),
+            Head::Frame(_) => Vec::new(),
+        }
     }
 
     /// How a stage may be run that has this head and is split so.
@@ -158,11 +195,12 @@ impl Cutter {
                 Fits::Small(Small { input: of, beside }) => {
                     input(*of).map_or(Fits::Always, |input| Fits::Small(Small { input, beside: *beside }))
                 }
+                Fits::Few(of, bytes) => input(*of).map_or(Fits::Always, |input| Fits::Few(input, *bytes)),
                 Fits::Together(by) => Fits::Together(by.clone()),
                 Fits::Always => Fits::Always,
             };
             let shared = choice.shared.iter().filter_map(|of| input(*of)).collect();
-            Mode { ways: reads.iter().map(way).collect(), by_size: choice.by_size, shared, when }
+            Mode { ways: reads.iter().map(way).collect(), by_size: choice.by_size, shared, when, stable: false }
         };
         if !splits.choices.is_empty() {
             return splits.choices.iter().map(mode).collect();
@@ -177,7 +215,7 @@ impl Cutter {
             }
             split => vec![split.map_or(Way::All, Split::way); reads.len()],
         };
-        vec![Mode { ways, by_size: false, shared: Vec::new(), when: Fits::Always }]
+        vec![Mode { ways, by_size: false, shared: Vec::new(), when: Fits::Always, stable: false }]
     }
 
     /// What a stage with this head reads of others, each once, and where it may be cut off.
@@ -188,10 +226,17 @@ impl Cutter {
             None => Some((placeholder_of(self.ir.get(*node))?, None)),
         });
         let reads: BTreeMap<_, _> = reads.collect();
-        let filter = |from: StageId| {
-            nodes.iter().find(|node| self.filters.get(&node.0) == Some(&from)).map(|node| node.0 as u32)
+        let without = |from: StageId| {
+            nodes.iter().find_map(|node| {
+                let other = |others: &[StageId; 2]| others.iter().position(|of| *of == from).map(|of| 1 - of as u32);
+                let input = match self.filters.get(&node.0) {
+                    Some(by) => (*by == from).then_some(0),
+                    None => self.others.get(&node.0).and_then(other),
+                };
+                input.map(|input| Without { node: node.0 as u32, input })
+            })
         };
-        reads.into_iter().map(|(from, cut)| Read { from, cut, filter: filter(from) }).collect()
+        reads.into_iter().map(|(from, cut)| Read { from, cut, without: without(from) }).collect()
     }
 
     /// The nodes of a stage with this head.

@@ -60,6 +60,7 @@ pub(super) fn cut(mut plan: IRPlan, target: Target) -> Result<Parts, PlanError> 
         early: BTreeMap::new(),
         filters: BTreeMap::new(),
         by: BTreeMap::new(),
+        others: BTreeMap::new(),
         layouts: RefCell::default(),
         names,
     };
@@ -117,6 +118,8 @@ pub(super) struct Cutter {
     pub(super) filters: BTreeMap<usize, StageId>,
     /// Columns by which sections come to the tasks of these nodes' stages, if it is sections that they read.
     pub(super) by: BTreeMap<usize, Vec<PlSmallStr>>,
+    /// Unions of the same rows as two stages leave them, of which one is read.
+    pub(super) others: BTreeMap<usize, [StageId; 2]>,
     /// Files of scans, which are looked into once.
     pub(super) layouts: RefCell<BTreeMap<usize, Rc<[Layout]>>>,
     pub(super) names: Names,
@@ -169,8 +172,14 @@ impl Cutter {
         self.limit(node);
         self.share_out_to_sink(node);
         self.complete_below_object(node);
-        if !is_row_wise(self.ir.get(node), &self.exprs) && !self.exchange(node)? {
-            self.gather(node);
+        let whole = match *self.ir.get(node) {
+            // A sort whose keys were lifted stands below the columns that it had.
+            IR::SimpleProjection { input, .. } if matches!(self.ir.get(input), IR::Sort { .. }) => input,
+            _ => node,
+        };
+        let is_new = whole == node || self.lowered.insert(whole.0);
+        if is_new && !is_row_wise(self.ir.get(whole), &self.exprs) && !self.exchange(whole)? {
+            self.gather(whole);
         }
         if self.shared.contains(&node.0) {
             self.keep(node);

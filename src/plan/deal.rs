@@ -22,7 +22,7 @@ impl Cutter {
             Marker::Repartition(n) => {
                 let Some((filter, keys)) = self.keys_below(input) else { return };
                 if self.target.travels {
-                    return self.scatter(node, filter, Scatter { keys, computed: None, into: n });
+                    return self.scatter(node, filter, Scatter::by_hash(keys, None, n));
                 }
                 marker.say_without_effect();
                 self.pass_through(filter);

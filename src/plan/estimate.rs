@@ -79,6 +79,8 @@ impl Cutter {
                 let most = u64::from(*len).saturating_mul(width(&self.schema(node)));
                 Estimate { bytes: largest.bytes.min(most), ..largest }
             }
+            // The same rows twice, of which one is read.
+            IR::Union { .. } if self.others.contains_key(&node.0) => largest,
             IR::Union { .. } => Estimate::all(inputs.iter().map(|(_, of)| of.bytes).sum()),
             IR::Select { .. } | IR::SimpleProjection { .. } | IR::HStack { .. } => {
                 let before = inputs.first().map_or(1, |(input, _)| width(&self.schema(*input))).max(1);

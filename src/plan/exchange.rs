@@ -40,7 +40,7 @@ impl Cutter {
         match self.ir.get(node) {
             IR::Join { .. } => self.join(node),
             IR::Distinct { .. } => self.distinct(node),
-            IR::Sort { .. } => Ok(self.top(node)),
+            IR::Sort { .. } => Ok(self.sort(node)),
             IR::Slice { .. } => Ok(self.last(node)),
             IR::Union { .. } => Ok(self.union(node)),
             ir if is_aggregation(ir) => self.aggregate(node),
@@ -75,7 +75,7 @@ impl Cutter {
         let named = keys.iter().map(|key| ExprIR::from_column_name(key.output_name().clone(), &mut self.exprs));
         let named: Vec<_> = named.collect();
         let names = named.iter().map(|key| key.output_name().to_string()).collect();
-        let scatter = Scatter { keys: names, computed: None, into: self.target.sections() as usize };
+        let scatter = Scatter::by_hash(names, None, self.target.sections() as usize);
         let (left, choices) = self.leave_by(partial, scatter, &named);
         debug_assert_eq!(self.schema(left), kept, "what is kept is what is read");
         self.ir.replace(node, merge.with_inputs([left]));
@@ -182,7 +182,7 @@ impl Cutter {
     }
 
     /// Of the first rows in some order, each task yields its own; the node takes those of them.
-    fn top(&mut self, node: Node) -> bool {
+    pub(super) fn top(&mut self, node: Node) -> bool {
         let IR::Sort { input, by_column, slice: Some((offset, len, _)), sort_options } = self.ir.get(node).clone()
         else {
             return false;
@@ -337,7 +337,7 @@ impl Cutter {
     }
 
     /// Keys as people call them: columns by their names.
-    fn shown_keys(&self, keys: &[ExprIR]) -> String {
+    pub(super) fn shown_keys(&self, keys: &[ExprIR]) -> String {
         let key = |key: &ExprIR| match self.exprs.get(key.node()) {
             AExpr::Column(name) => name.to_string(),
             _ => shown(key.node(), &self.exprs),
@@ -364,7 +364,7 @@ impl Cutter {
         // One that is two keys has two names, as in what it is joined with.
         let columns = columns.filter(|keys| keys.iter().collect::<BTreeSet<_>>().len() == keys.len());
         if let Some(keys) = columns {
-            return Ok(Scatter { keys, computed: None, into });
+            return Ok(Scatter::by_hash(keys, None, into));
         }
         let read = keys.iter().flat_map(|key| polars_plan::utils::aexpr_to_leaf_names_iter(key.node(), &self.exprs));
         let mut read: Vec<String> = read.map(ToString::to_string).collect();
@@ -383,6 +383,6 @@ impl Cutter {
         let options = ProjectionOptions::default();
         let select = self.ir.add(IR::Select { input, expr: exprs, schema: Arc::new(computed), options });
         let computed = Fragment::new(select, &self.ir, &self.exprs, self.target.travels)?;
-        Ok(Scatter { keys: read, computed: Some(computed), into })
+        Ok(Scatter::by_hash(read, Some(computed), into))
     }
 }

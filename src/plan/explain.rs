@@ -41,7 +41,10 @@ fn explain_stage(stage: &Stage) -> StagePlan {
         why: stage.why.clone(),
         reads: reads.collect(),
         limit: stage.program().and_then(|program| program.limit),
-        scatter: scatter.map(|Scatter { keys, into, .. }| (keys.clone(), *into as u32)),
+        scatter: scatter.map(|Scatter { keys, into, ranges_of, .. }| {
+            (ranges_of.as_ref().map_or_else(|| keys.clone(), |of| vec![of.clone()]), *into as u32)
+        }),
+        ranges: scatter.is_some_and(|scatter| scatter.ranges_of.is_some()),
     }
 }
 

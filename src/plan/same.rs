@@ -16,6 +16,7 @@ use polars_plan::plans::{
 use polars_plan::prelude::{JoinTypeOptionsIR, WindowMapping};
 use polars_utils::arena::{Arena, Node};
 
+use super::borders::Borders;
 use super::held::held_by;
 use super::rowwise::{expr_is_row_wise, is_row_wise, maps_its_inputs, reads_a_column};
 use super::wire::placeholder_of;
@@ -151,6 +152,10 @@ pub(super) struct Comparison<'a> {
     /// What stages below leave, and the ways in which it may be read.
     pub(super) stages: &'a [Same],
     pub(super) scatters: &'a [Option<&'a Scatter>],
+    /// Unions of which the rows of one of two stages are read.
+    pub(super) others: &'a BTreeMap<usize, [StageId; 2]>,
+    /// Stages that leave one row.
+    pub(super) single: &'a [bool],
     pub(super) ways: &'a dyn Fn(StageId) -> Vec<Way>,
 }
 
@@ -178,7 +183,13 @@ impl Comparison<'_> {
                 },
             };
         }
-        let inputs: Vec<Same> = ir.inputs().map(|input| self.of(input, batch)).collect();
+        let others = self.others.get(&node.0);
+        let is_read = |input: usize| {
+            let of = others.and_then(|others| others.get(input));
+            of.is_none_or(|of| (self.ways)(*of).iter().any(|way| *way != Way::Without))
+        };
+        let inputs = ir.inputs().enumerate().filter(|(number, _)| is_read(*number));
+        let inputs: Vec<Same> = inputs.map(|(_, input)| self.of(input, batch)).collect();
         if inputs.iter().any(|input| input.rows == Alike::Nothing) {
             return Same::nothing();
         }
@@ -330,6 +341,12 @@ impl Comparison<'_> {
         if !stable(left_on, &left, input_left) || !stable(right_on, right, input_right) || !filter_is_stable {
             return Same::nothing();
         }
+        // A single row beside each is one more value of it.
+        let is_single =
+            self.stage_at(*input_right).is_some_and(|stage| self.single.get(stage.0 as usize) == Some(&true));
+        if how.is_cross() && is_single && right.is_stable() && args.maintain_order == MaintainOrderJoin::Left {
+            return if args.slice.is_some() { left.cut() } else { left };
+        }
         let in_order = left.rows == Alike::Positions && right.rows == Alike::Positions;
         let ordered = matches!(args.maintain_order, MaintainOrderJoin::LeftRight | MaintainOrderJoin::RightLeft);
         let joined = match (how.is_semi_anti(), how.is_asof()) {
@@ -427,6 +444,10 @@ impl Comparison<'_> {
             AExpr::Over { function, partition_by, order_by: None, mapping: WindowMapping::GroupsToRows } => {
                 exact(*function) && partition_by.iter().all(|key| exact(*key))
             }
+            // Of rows by their number.
+            AExpr::AnonymousFunction { input, function, .. } if Borders::is(function) => {
+                same.rows == Alike::Positions && input.iter().all(|input| exact(input.node()))
+            }
             AExpr::Eval { .. } => expr_is_row_wise(expr, self.exprs) && self.value(expr, same, schema) == Value::Stable,
             other => {
                 let mut inputs = Vec::new();
@@ -440,6 +461,7 @@ impl Comparison<'_> {
 /// Whether this node, apart from its inputs, gives the same for the same.
 fn is_deterministic(expr: &AExpr) -> bool {
     match expr {
+        AExpr::AnonymousFunction { function, .. } if Borders::is(function) => true,
         AExpr::AnonymousFunction { function, .. } => UdfCall::of(function).is_some_and(|call| keeps_its_word(&call)),
         other => !is_inherently_nondeterministic_top_level(other),
     }

@@ -164,7 +164,7 @@ impl Cutter {
     }
 
     /// The same rows of a source with no more columns than are wanted, as far as its row-wise nodes can do without.
-    fn narrowed(&mut self, node: Node, mut wanted: BTreeSet<PlSmallStr>) -> Node {
+    pub(super) fn narrowed(&mut self, node: Node, mut wanted: BTreeSet<PlSmallStr>) -> Node {
         let reads = |expr: &ExprIR, exprs: &Arena<AExpr>| -> Vec<PlSmallStr> {
             aexpr_to_leaf_names_iter(expr.node(), exprs).cloned().collect()
         };

@@ -30,7 +30,7 @@ pub(super) fn parts(mut plan: IRPlan) -> Parts {
         id: StageId(0),
         work: Work::Program(program),
         reads: Vec::new(),
-        modes: vec![Mode { ways: Vec::new(), by_size: false, shared: Vec::new(), when: Fits::Always }],
+        modes: vec![Mode { ways: Vec::new(), by_size: false, shared: Vec::new(), when: Fits::Always, stable: true }],
         one_attempt: OneAttempt::default(),
         splits,
         branches: BTreeMap::new(),

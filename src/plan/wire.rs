@@ -13,6 +13,8 @@ use polars_utils::pl_path::PlRefPath;
 use polars_utils::pl_serialize::SerializeOptions;
 use serde::{Deserialize, Serialize};
 
+use super::Without;
+use super::borders::Borders;
 use super::lift::udf_calls;
 use crate::error::{PlanError, PolarsFailure};
 use crate::sched::StageId;
@@ -112,11 +114,11 @@ pub(crate) fn cut_off(
     whole: &IRPlan,
     root: u32,
     cuts: &[(u32, StageId)],
-    without: &[u32],
+    without: &[Without],
 ) -> Result<IRPlan, PolarsFailure> {
     let node = |number: u32| Node(number as usize);
     let known = |number: u32| (number as usize) < whole.lp_arena.len();
-    if !known(root) || !cuts.iter().map(|(cut, _)| cut).chain(without).all(|number| known(*number)) {
+    if !known(root) || !cuts.iter().map(|(cut, _)| *cut).chain(without.iter().map(|at| at.node)).all(known) {
         return Err(PolarsFailure::new("protocol", "the plan has no node of that number"));
     }
     if cuts.is_empty() && without.is_empty() {
@@ -128,9 +130,9 @@ pub(crate) fn cut_off(
         let schema = whole.lp_arena.get(node(*cut)).schema(&whole.lp_arena).into_owned();
         lp_arena.replace(node(*cut), placeholder(*stage, schema));
     }
-    for number in without {
+    for Without { node: number, input } in without {
         let ir = whole.lp_arena.get(node(*number));
-        let Some(input) = ir.inputs().next() else { continue };
+        let Some(input) = ir.inputs().nth(*input as usize) else { continue };
         let columns = ir.schema(&whole.lp_arena).into_owned();
         lp_arena.replace(node(*number), IR::SimpleProjection { input, columns });
     }
@@ -178,8 +180,13 @@ fn resolve_udfs(exprs: &mut Arena<AExpr>) -> Result<(), PolarsFailure> {
     for node in (0..exprs.len()).map(Node) {
         let AExpr::AnonymousFunction { function, .. } = exprs.get_mut(node) else { continue };
         if let LazySerde::Bytes(bytes) = function {
-            let call = UdfCall::from_wire(bytes).map_err(|e| PolarsFailure::new("udf", e.to_string()))?;
-            let call: Arc<dyn AnonymousColumnsUdf> = Arc::new(call);
+            let call: Arc<dyn AnonymousColumnsUdf> = match Borders::from_wire(bytes) {
+                Some(borders) => Arc::new(borders),
+                None => {
+                    let call = UdfCall::from_wire(bytes);
+                    Arc::new(call.map_err(|e| PolarsFailure::new("udf", e.to_string()))?)
+                }
+            };
             *function = LazySerde::Deserialized(SpecialEq::new(call));
         }
     }
@@ -190,7 +197,9 @@ fn resolve_udfs(exprs: &mut Arena<AExpr>) -> Result<(), PolarsFailure> {
 fn culprit(plan: &IRPlan) -> Option<String> {
     let exprs = (0..plan.expr_arena.len()).map(|n| plan.expr_arena.get(Node(n)));
     let closure = exprs.into_iter().find_map(|expr| match expr {
-        AExpr::AnonymousFunction { function, fmt_str, .. } if UdfCall::of(function).is_none() => {
+        AExpr::AnonymousFunction { function, fmt_str, .. }
+            if UdfCall::of(function).is_none() && !Borders::is(function) =>
+        {
             Some(format!("the closure {:?} in an expression", fmt_str.as_str()))
         }
         _ => None,

@@ -22,7 +22,7 @@ pub(crate) struct QuerySpec {
     /// Who submits it.
     pub(crate) driver: DriverId,
     pub(crate) stages: Vec<StageSpec>,
-    /// The result, made again, has the same rows. Else who has read some of it must not read on in what is made again.
+    /// The result, made again, has the same rows, in whichever mode. Else who has read some of it must not read on in what is made again.
     pub(crate) stable: bool,
 }
 
@@ -346,6 +346,12 @@ impl Query {
     pub(super) fn is_needed(&self, stage: usize) -> bool {
         let reads = |reader: &usize| self.stages[*reader].phase != Phase::Done;
         (stage + 1 == self.stages.len() && !self.taken) || self.stages[stage].readers.iter().any(reads)
+    }
+
+    /// Whether the result, made again, has the same rows, as it is run.
+    pub(super) fn is_stable(&self) -> bool {
+        let last = self.stages.last().and_then(|stage| stage.mode).zip(self.spec.stages.last());
+        self.spec.stable || last.and_then(|(mode, last)| last.modes.get(mode)).is_some_and(|mode| mode.stable)
     }
 
     pub(super) fn is_result(&self, stage: usize) -> bool {

@@ -21,7 +21,8 @@ pub(crate) enum Way {
     Sections,
     /// All rows, for each task.
     All,
-    /// Not at all, nor does anybody do its work in the stage's tasks: it would only say which rows need not be read.
+    /// Not at all, nor does anybody do its work in the stage's tasks: it would only say which rows need not be read, or the same rows
+    /// are read of another. A stage that nobody reads does not run.
     Without,
 }
 
@@ -35,6 +36,8 @@ pub(crate) struct Mode {
     /// Inputs of which several tasks may read one section, some rows each, if each of them reads all of the others' section.
     pub(crate) shared: Vec<usize>,
     pub(crate) when: Fits,
+    /// What it leaves so, made again, is the same rows.
+    pub(crate) stable: bool,
 }
 
 /// When a mode fits. `Input`: how an input is named.
@@ -43,6 +46,8 @@ pub(crate) enum Fits<Input = usize> {
     Always,
     /// An input turns out to be small, of which each task could read all.
     Small(Small<Input>),
+    /// An input has no more bytes than these.
+    Few(Input, u64),
     /// The input that is taken in has its tasks from one of these stages, each with some sections as a whole: rows that belong
     /// together are.
     Together(Vec<StageId>),
@@ -138,6 +143,15 @@ impl Tasks {
 const SMALL: u64 = 2 << 20;
 /// Making a table of a byte costs a task as much as so many bytes that are written by one and read by another.
 const TABLE: u64 = 2;
+
+/// Whether an input of so many bytes is few, of which no more than these are.
+pub(super) fn is_few(bytes: u64, most: u64, forced: Option<Forced>) -> bool {
+    match forced {
+        Some(Forced::Broadcast) => true,
+        Some(Forced::Hash | Forced::OneSection | Forced::Shared) => false,
+        None => bytes <= most,
+    }
+}
 
 impl Small {
     /// Whether an input of so many bytes is small: cheaper to bring to all workers than the other side is to move.

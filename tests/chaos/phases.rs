@@ -35,6 +35,11 @@ fn inner(left: LazyFrame, right: LazyFrame, on: &str) -> LazyFrame {
     left.join(right, [col(on)], [col(on)], JoinArgs::new(JoinType::Inner))
 }
 
+/// Equal rows as they came.
+fn sorted(rows: LazyFrame, by: &str) -> LazyFrame {
+    rows.sort([by], SortMultipleOptions::default().with_maintain_order(true))
+}
+
 fn sums(table: LazyFrame) -> LazyFrame {
     table.group_by([col("key")]).agg([col("x").sum().alias("sum"), col("id").sum().alias("ids"), len().alias("rows")])
 }
@@ -51,6 +56,8 @@ pub(crate) struct Case {
 enum Holds {
     /// The answer is Polars'.
     Same,
+    /// And its rows are in that order.
+    InOrder,
     /// Which rows are kept is open: so many, each with the key of its `id`, no id twice.
     SomeRows(usize),
     /// In all rows with one `key` the column has one value, to the last bit.
@@ -192,6 +199,40 @@ pub(crate) const CASES: &[Case] = &[
         holds: Holds::Same,
     },
     Case {
+        name: "a sort with ties",
+        query: |t| sorted(t.select([col("key"), col("id")]), "key").with_row_index("place", None),
+        approximate: &[],
+        holds: Holds::InOrder,
+    },
+    Case {
+        name: "a sort with ties, dealt",
+        query: |t| sorted(t.select([col("key"), col("id")]), "key").into_partitions(7),
+        approximate: &[],
+        holds: Holds::InOrder,
+    },
+    Case {
+        name: "first rows of many that are sorted",
+        query: |t| sorted(t.select([col("key"), col("id")]), "key").slice(1_000, 3_000_000),
+        approximate: &[],
+        holds: Holds::InOrder,
+    },
+    Case {
+        name: "a sort of a join",
+        query: |t| {
+            let other = t.clone().filter(col("id").lt(lit(GROUPS * 4))).select([col("key"), col("id").alias("other")]);
+            let joined = inner(t, other, "key").select([col("key"), col("id"), col("other")]);
+            joined.sort(["key", "id", "other"], Default::default())
+        },
+        approximate: &[],
+        holds: Holds::InOrder,
+    },
+    Case {
+        name: "a sort by sums of floats",
+        query: |t| sums(t).sort(["sum"], Default::default()).select([col("key"), col("rows"), col("ids")]),
+        approximate: &[],
+        holds: Holds::Same,
+    },
+    Case {
         name: "a limit over a join",
         query: |t| {
             inner(t.clone(), t.select([col("key"), col("id").alias("other")]), "key")
@@ -225,7 +266,8 @@ impl Case {
                 }
             }
             _ => {
-                if let Some(difference) = difference(ours, plain, false, self.approximate) {
+                let in_order = matches!(self.holds, Holds::InOrder);
+                if let Some(difference) = difference(ours, plain, in_order, self.approximate) {
                     say(difference);
                 }
             }
@@ -235,7 +277,7 @@ impl Case {
             ours.column(name).unwrap().f64().unwrap().iter().map(|x| x.unwrap().to_bits()).collect::<Vec<_>>()
         };
         match self.holds {
-            Holds::Same => (),
+            Holds::Same | Holds::InOrder => (),
             Holds::SomeRows(_) => {
                 let mut seen = HashMap::new();
                 for (id, key) in ints("id").into_iter().zip(ints("key")) {

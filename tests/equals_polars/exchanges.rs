@@ -33,14 +33,14 @@ fn aggregates(name: &str, dtype: &DataType) -> Aggregates {
     all
 }
 
-fn named(name: String) -> &'static str {
+pub(crate) fn named(name: String) -> &'static str {
     Box::leak(name.into_boxed_str())
 }
 
 /// Sums of floats, and what is made of them, have other last digits when they are taken in another order.
 const FLOATS: &[&str] = &["sum", "mean", "var", "std", "var of few", "some", "mean of some", "std of some", "of all"];
 
-fn typed() -> LazyFrame {
+pub(crate) fn typed() -> LazyFrame {
     let x = || col("id") % lit(120) - lit(20);
     nasty_scan().with_columns([
         (x() + lit(20)).cast(DataType::UInt8).alias("u8"),
@@ -343,7 +343,7 @@ pub(crate) fn together() -> Vec<Case> {
 }
 
 #[regatta::udf]
-fn bucket(x: i64) -> i64 {
+pub(crate) fn bucket(x: i64) -> i64 {
     x % 30
 }
 

@@ -2,6 +2,7 @@
 
 mod analyses;
 mod exchanges;
+mod orders;
 mod sources;
 mod udfs;
 mod verbs;

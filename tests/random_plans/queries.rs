@@ -165,8 +165,12 @@ impl Maker<'_> {
         (0..1 + self.rng.below(2)).map(|_| key(self.rng)).collect()
     }
 
-    /// By all columns, so that rows which compare equal are; sometimes the first of them only.
+    /// By all columns, so that rows which compare equal are; or by some, so that equal ones stay as they were; sometimes the first of
+    /// them only.
     fn sorted(&mut self, query: Query, schema: &Schema) -> Option<Query> {
+        if query.ordered && self.rng.percent(60) {
+            return Some(self.sorted_by_some(query, schema));
+        }
         let mut keys: Vec<_> = schema.iter_names_cloned().collect();
         self.rng.shuffle(&mut keys);
         let directions: Vec<_> = keys.iter().map(|_| self.rng.percent(40)).collect();
@@ -179,6 +183,22 @@ impl Maker<'_> {
             0 => query.with(sorted.limit(self.rng.below(40) as u32), "first sorted"),
             _ => query.with(sorted, "sort"),
         })
+    }
+
+    fn sorted_by_some(&mut self, query: Query, schema: &Schema) -> Query {
+        let keys = self.keys(&Scope { schema, ordered: true, whole: false });
+        let (directions, last): (Vec<_>, Vec<_>) =
+            keys.iter().map(|_| (self.rng.percent(40), self.rng.percent(50))).unzip();
+        let options = SortMultipleOptions::default()
+            .with_order_descending_multi(directions)
+            .with_nulls_last_multi(last)
+            .with_maintain_order(true);
+        let sorted = query.frame.clone().sort_by_exprs(keys, options);
+        match self.rng.below(5) {
+            0 => query.with(sorted.slice(self.rng.below(20) as i64, 3_000_000), "rows of a stable sort"),
+            1 => query.with(sorted.slice(self.rng.between(-60, 60), 30), "some of a stable sort"),
+            _ => query.with(sorted, "stable sort"),
+        }
     }
 
     fn sliced(&mut self, query: Query) -> Query {

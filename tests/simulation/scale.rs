@@ -49,7 +49,13 @@ fn cost(workers: u32) -> Cost {
         inputs: vec![StageId(of)],
         tasks: sections as usize,
         sections,
-        modes: vec![Mode { ways: vec![Way::Sections], by_size: true, shared: Vec::new(), when: Fits::Always }],
+        modes: vec![Mode {
+            ways: vec![Way::Sections],
+            by_size: true,
+            shared: Vec::new(),
+            when: Fits::Always,
+            stable: true,
+        }],
         ..StageSpec::default()
     };
     let scan = StageSpec { tasks: 6 * workers as usize, sections, ..StageSpec::default() };

@@ -146,7 +146,8 @@ impl Profile {
             writeln!(f, "{indent}   tasks: {}", by.join(", "))?;
         }
         if let Some((keys, into)) = &plan.scatter {
-            writeln!(f, "{indent}   hash {} into {into}", line(&keys.join(", ")))?;
+            let by = if plan.ranges { "ranges of" } else { "hash" };
+            writeln!(f, "{indent}   {by} {} into {into}", line(&keys.join(", ")))?;
         }
         for node in self.plan.nodes_of(stage).rev() {
             if let Some(udf) = &node.udf {

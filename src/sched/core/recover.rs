@@ -266,7 +266,7 @@ impl Query {
                 state.since = now;
             }
         }
-        if lost.result && !self.spec.stable {
+        if lost.result && !self.is_stable() {
             self.epoch += 1;
         }
         lost

@@ -93,7 +93,7 @@ impl Core {
         let needed = query.is_needed(stage);
         query.settle_kept(stage, needed, &mut self.ledger);
         query.reopen(stage, now);
-        if query.is_result(stage) && !query.spec.stable && again > 0 {
+        if query.is_result(stage) && !query.is_stable() && again > 0 {
             query.epoch += 1;
         }
         for (index, attempt, _, was) in left {

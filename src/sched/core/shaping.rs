@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Action, Core};
 use crate::sched::query::{Phase, Query, StageSpec};
-use crate::sched::shape::{Fits, Fleet, Forced, Left, Shape, Tasks, Way, deal, dealt};
+use crate::sched::shape::{Fits, Fleet, Forced, Left, Mode, Shape, Small, Tasks, Way, deal, dealt, is_few};
 use crate::sched::{Attempt, QueryId, Sizes, StageId, TaskId, WorkerId};
 
 impl Core {
@@ -66,7 +66,8 @@ impl Query {
             }
             let ready = |stage: &usize| {
                 let state = &self.stages[*stage];
-                !state.is_launched && state.phase != Phase::Done && state.shape.is_some() && !self.is_held(*stage)
+                let is_next = !state.is_launched && state.phase != Phase::Done && state.shape.is_some();
+                is_next && !self.is_held(*stage) && !self.may_rest(*stage)
             };
             let Some(stage) = (0..self.stages.len()).find(ready) else { return begun };
             self.launch(stage, &is_there, now);
@@ -92,6 +93,10 @@ impl Query {
                 Fits::Small(small) => {
                     let input = input(small.input).filter(|input| input.phase == Phase::Done)?;
                     small.holds(input.output.1, fleet, forced)
+                }
+                Fits::Few(of, most) => {
+                    let input = input(*of).filter(|input| input.phase == Phase::Done)?;
+                    is_few(input.output.1, *most, forced)
                 }
                 Fits::Together(by) => {
                     let shape = input(mode.takes_in()?)?.shape.as_ref()?;
@@ -156,6 +161,10 @@ impl Query {
                 let input = spec.inputs.get(small.input)?;
                 why.push(format!("all of stage {} for each task, for it is small", input.0));
             }
+            Some(Fits::Few(input, _)) => {
+                let input = spec.inputs.get(*input)?;
+                why.push(format!("all of stage {}, for it is little", input.0));
+            }
             Some(Fits::Together(_)) => why.push("equal keys are together already".to_owned()),
             Some(Fits::Always) | None => (),
         }
@@ -182,10 +191,50 @@ impl Query {
         state.mode.is_none_or(takes)
     }
 
+    /// Whether it may turn out that nobody reads what a stage leaves: all who would are yet to decide whether they do.
+    fn may_rest(&self, stage: usize) -> bool {
+        let id = StageId(stage as u32);
+        let may_do_without = |reader: usize| {
+            let does = |mode| self.ways(reader, mode).any(|way| way == (id, Way::Without));
+            let spec = &self.spec.stages[reader];
+            let decides = |mode: &Mode| match &mode.when {
+                Fits::Small(Small { input, .. }) | Fits::Few(input, _) => spec.inputs.get(*input) == Some(&id),
+                Fits::Together(_) | Fits::Always => false,
+            };
+            match self.stages[reader].mode {
+                Some(mode) => does(mode),
+                // What decides it is wanted.
+                None => (0..spec.modes.len()).any(does) && !spec.modes.iter().any(decides),
+            }
+        };
+        let readers = &self.stages[stage].readers;
+        let may_rest =
+            |reader: usize| !self.stages[reader].is_launched && (may_do_without(reader) || self.may_rest(reader));
+        !readers.is_empty() && readers.iter().copied().all(may_rest)
+    }
+
+    /// Nobody reads what a stage leaves any more who does not read it now: if it has not begun, it has no need to.
+    fn let_go(&mut self, stage: usize, reader: usize, now: Instant) {
+        let state = &mut self.stages[stage];
+        state.readers.retain(|other| *other != reader);
+        if state.readers.is_empty() && !state.is_launched && state.phase != Phase::Done {
+            (state.phase, state.since) = (Phase::Done, now);
+            for input in self.spec.stages[stage].inputs.clone() {
+                self.let_go(input.0 as usize, stage, now);
+            }
+        }
+    }
+
     /// Gives a stage its tasks, and takes in those of which they are a part.
     fn launch(&mut self, stage: usize, is_there: impl Fn(WorkerId) -> bool, now: Instant) {
         let Some(shape) = self.stages[stage].shape.clone() else { return };
         let taken: Vec<usize> = shape.chain.iter().map(|(id, _)| id.0 as usize).filter(|id| *id != stage).collect();
+        for of in taken.iter().copied().chain([stage]) {
+            let is_read =
+                |id: &StageId| shape.reads.iter().any(|(read, _)| read == id) || taken.contains(&(id.0 as usize));
+            let unread = self.spec.stages[of].inputs.clone().into_iter().filter(|id| !is_read(id));
+            unread.for_each(|input| self.let_go(input.0 as usize, of, now));
+        }
         for below in &taken {
             let StageSpec { one_attempt, with_others, held, may_run_twice, .. } = self.spec.stages[*below].clone();
             let spec = &mut self.spec.stages[stage];

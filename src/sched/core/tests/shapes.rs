@@ -14,8 +14,8 @@ fn join(probe: u32, build: u32) -> StageSpec {
     StageSpec {
         inputs: vec![StageId(probe), StageId(build)],
         modes: vec![
-            Mode { ways: vec![Way::Along, Way::All], by_size: false, shared: Vec::new(), when },
-            Mode { ways: vec![Way::Sections; 2], by_size: true, shared: vec![0], when: Fits::Always },
+            Mode { ways: vec![Way::Along, Way::All], by_size: false, shared: Vec::new(), when, stable: false },
+            Mode { ways: vec![Way::Sections; 2], by_size: true, shared: vec![0], when: Fits::Always, stable: false },
         ],
         ..stage(16)
     }
@@ -24,22 +24,24 @@ fn join(probe: u32, build: u32) -> StageSpec {
 /// A scan that is read by the keys of a stage, if those are few.
 fn filtered(by: u32) -> StageSpec {
     let small = Fits::Small(Small { input: 0, beside: 1 << 20 });
-    let mode = |way, when| Mode { ways: vec![way], by_size: false, shared: Vec::new(), when };
+    let mode = |way, when| Mode { ways: vec![way], by_size: false, shared: Vec::new(), when, stable: false };
     let modes = vec![mode(Way::All, small), mode(Way::Without, Fits::Always)];
     StageSpec { inputs: vec![StageId(by)], modes, ..stage(3) }
 }
 
 /// A join of two stages by keys.
 fn by_keys(one: u32, other: u32) -> StageSpec {
-    let mode = Mode { ways: vec![Way::Sections; 2], by_size: true, shared: Vec::new(), when: Fits::Always };
+    let mode =
+        Mode { ways: vec![Way::Sections; 2], by_size: true, shared: Vec::new(), when: Fits::Always, stable: false };
     StageSpec { inputs: vec![StageId(one), StageId(other)], modes: vec![mode], ..stage(16) }
 }
 
 /// A group-by of a stage whose rows may be together already, as that or one of these reads them.
 fn grouped(input: u32, by: &[u32]) -> StageSpec {
     let together = Fits::Together(by.iter().copied().map(StageId).collect());
-    let along = Mode { ways: vec![Way::Along], by_size: false, shared: Vec::new(), when: together };
-    let sections = Mode { ways: vec![Way::Sections], by_size: true, shared: Vec::new(), when: Fits::Always };
+    let along = Mode { ways: vec![Way::Along], by_size: false, shared: Vec::new(), when: together, stable: false };
+    let sections =
+        Mode { ways: vec![Way::Sections], by_size: true, shared: Vec::new(), when: Fits::Always, stable: false };
     StageSpec { inputs: vec![StageId(input)], modes: vec![along, sections], ..stage(16) }
 }
 
@@ -49,6 +51,38 @@ fn joined_again(input: u32, by: &[u32], other: u32) -> StageSpec {
     along.ways.push(Way::Sections);
     let modes = vec![along, by_keys(input, other).modes.remove(0)];
     StageSpec { modes, ..by_keys(input, other) }
+}
+
+/// A sort of what a stage leaves, and the stages that put it into ranges: samples, borders, ranges, the sort. `first` is the number of the
+/// first of them.
+fn sort_of(rows: u32, first: u32) -> Vec<StageSpec> {
+    let read = |ways: &[(u32, Way)], when, by_size| {
+        let mode =
+            Mode { ways: ways.iter().map(|(_, way)| *way).collect(), by_size, shared: Vec::new(), when, stable: false };
+        (ways.iter().map(|(of, _)| StageId(*of)).collect::<Vec<_>>(), mode)
+    };
+    let stage_of = |tasks, modes: Vec<(Vec<StageId>, Mode)>| StageSpec {
+        inputs: modes[0].0.clone(),
+        modes: modes.into_iter().map(|(_, mode)| mode).collect(),
+        ..stage(tasks)
+    };
+    let few = Fits::Few(0, 1 << 20);
+    let ranges = first + 2;
+    vec![
+        stage_of(4, vec![read(&[(rows, Way::Share)], Fits::Always, false)]),
+        stage_of(1, vec![read(&[(first, Way::All)], Fits::Always, false)]),
+        stage_of(4, vec![read(&[(rows, Way::Share), (first + 1, Way::All)], Fits::Always, false)]),
+        StageSpec {
+            sections: 16,
+            ..stage_of(
+                1,
+                vec![
+                    read(&[(rows, Way::All), (ranges, Way::Without)], few, false),
+                    read(&[(rows, Way::Without), (ranges, Way::Sections)], Fits::Always, true),
+                ],
+            )
+        },
+    ]
 }
 
 fn left(task: TaskId, attempt: Attempt, bytes: u64) -> Event {
@@ -332,6 +366,9 @@ fn whatever_sizes_turn_out_and_whatever_is_lost_every_query_ends_and_no_task_rea
                 // Its rows are dealt anew.
                 stages.push(StageSpec { inputs: vec![StageId(stages.len() as u32 - 1)], ..stage(3) });
             }
+            if dice.below(3) == 0 {
+                stages.extend(sort_of(stages.len() as u32 - 1, stages.len() as u32));
+            }
             tops.insert(dice.below(tops.len() as u64 + 1) as usize, stages.len() as u32 - 1);
         }
         let sizes: Vec<u64> = stages.iter().map(|_| [SMALL, LARGE][dice.below(2) as usize]).collect();
@@ -383,5 +420,44 @@ fn whatever_sizes_turn_out_and_whatever_is_lost_every_query_ends_and_no_task_rea
         play.event(Event::Release(QueryId(1)));
         play.leave();
         play.assert_idle();
+    }
+}
+
+#[test]
+fn what_may_not_be_read_waits_until_that_is_known_and_does_not_run_if_nobody_reads_it() {
+    for (rows, ran, tasks) in [(SMALL, vec![0, 4], 1), (LARGE, vec![0, 1, 2, 3, 4], 16)] {
+        let mut play = Play::with_workers(&[4.0]);
+        let mut stages = vec![stage(4)];
+        stages.extend(sort_of(0, 1));
+        let actions = play.submit(1, stages);
+        assert!(runs(&actions).iter().all(|(task, _)| task.stage == StageId(0)), "the rows decide");
+        assert_eq!(run(&mut play, actions, |_| rows), ran);
+        assert_eq!(shape_of(&play, 4), (vec![4], tasks));
+        assert!((0..5).all(|stage| play.core.stage(QueryId(1), stage).unwrap().1), "all of them are done");
+        assert!(play.core.is_done(QueryId(1)));
+    }
+}
+
+#[test]
+fn who_takes_in_what_sorts_few_rows_lets_go_of_their_ranges_too() {
+    for (rows, small) in [(SMALL, SMALL), (SMALL, LARGE), (LARGE, SMALL), (LARGE, LARGE)] {
+        let mut play = Play::with_workers(&[4.0]);
+        let mut stages = vec![stage(4)];
+        stages.extend(sort_of(0, 1));
+        // A sort of the sorted rows, which are joined to something before that, and of something else.
+        stages.extend([stage(1), join(4, 5)]);
+        stages.extend(sort_of(6, 7));
+        let actions = play.submit(1, stages);
+        let bytes = |stage| match stage {
+            5 => small,
+            _ => rows,
+        };
+        let ran: BTreeSet<_> = run(&mut play, actions, bytes).into_iter().collect();
+        let ranges = |first: u32| (first..first + 3).filter(|_| rows == LARGE);
+        let alone = (small == LARGE).then_some(4);
+        let wanted: BTreeSet<_> = [0, 5, 6, 10].into_iter().chain(alone).chain(ranges(1)).chain(ranges(7)).collect();
+        assert_eq!(ran, wanted, "{rows} bytes, beside {small}");
+        assert!((0..11).all(|stage| play.core.stage(QueryId(1), stage).unwrap().1), "all of them are done");
+        assert!(play.core.is_done(QueryId(1)));
     }
 }
