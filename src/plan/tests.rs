@@ -691,7 +691,7 @@ fn a_sort_is_one_of_few_rows_or_of_ranges_which_are_drawn_of_samples() {
     let scatter = plan.stages[3].program().and_then(|program| program.scatter.as_ref()).unwrap();
     assert!(scatter.ranges_of.as_deref().is_some_and(|of| of.starts_with("b, ")) && scatter.into == 16, "{plan}");
     // What is kept already is not kept twice; what a UDF makes to sort by is a column.
-    let twice = table.scan().unique(None, UniqueKeepStrategy::Any).into_partitions(3);
+    let twice = into_partitions(table.scan().unique(None, UniqueKeepStrategy::Any), 3);
     assert_eq!(planned(twice.sort(["b"], Default::default())).stages.len(), 6);
     let by_udf = planned(sort(vec![same([col("a")])]));
     assert_eq!(ways_of_reads(&by_udf)[4], wanted[4], "{by_udf}");

@@ -1,6 +1,10 @@
 //! Sorts, by every type, in every direction, with ties and nulls: the rows come in Polars' order, exactly.
 
 use regatta::Session;
+use std::path::Path;
+use std::sync::Arc;
+
+use polars_plan::dsl::{FileWriteFormat, PartitionStrategy, SinkDestination, SinkTarget, UnifiedSinkArgs};
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 
@@ -91,7 +95,6 @@ fn among_others() -> Vec<Case> {
     vec![
         ("by what is computed", few(900).sort_by_exprs([col("id") % lit(7), -col("group")], order()), true, &[]),
         ("by a key of all rows", few(900).sort_by_exprs([(col("id") - col("id").mean()).abs()], order()), true, &[]),
-        ("by a literal beside a key", few(900).sort_by_exprs([lit(1), col("group")], order()), true, &[]),
         ("by a key twice", few(900).sort(["group", "group"], order()), true, &[]),
         ("by what a UDF makes", few(900).sort_by_exprs([bucket::on([col("id")])], order()), true, &[]),
         (
@@ -221,12 +224,41 @@ fn a_sort_of_many_rows_of_a_source() {
     let file = std::fs::File::create(&path).unwrap();
     ParquetWriter::new(file).with_row_group_size(Some(10_000)).finish(&mut many).unwrap();
     let scan = LazyFrame::scan_parquet(PlRefPath::try_from_path(&path).unwrap(), Default::default()).unwrap();
-    let sorted = scan.filter(col("id").neq(lit(17))).sort(["key"], order().with_order_descending(true));
+    let sorted = scan.sort(["key"], order().with_order_descending(true));
     let session = Session::local(3).unwrap();
     let mut run = session.submit(sorted.clone()).unwrap();
     assert!(run.explain().to_string().contains("they look at some keys; 1 file"), "{}", run.explain());
     let ours = run.collect().unwrap();
     let tasks = run.profile().unwrap().stages.last().unwrap().tasks;
     assert!(tasks > Some(1), "{tasks:?} tasks sorted");
-    assert!(ours.equals_missing(&sorted.collect().unwrap()), "{ours}");
+    let plain = sorted.clone().collect().unwrap();
+    assert!(ours.equals_missing(&plain), "{ours}");
+    // Files of a folder, by their names, have them in that order too; so has a single file.
+    let third = sorted.select([col("id"), col("key"), (col("id") % lit(3)).alias("third")]);
+    let (file, folders) = (folder.path().join("sorted.parquet"), folder.path().join("thirds"));
+    let format = || FileWriteFormat::Parquet(Arc::default());
+    let path_of = |path: &Path| PlRefPath::try_from_path(path).unwrap();
+    let to = SinkDestination::File { target: SinkTarget::Path(path_of(&file)) };
+    third.clone().sink(to, format(), UnifiedSinkArgs::default()).unwrap().collect_on(&session).unwrap();
+    let to = SinkDestination::Partitioned {
+        base_path: path_of(&folders),
+        file_path_provider: None,
+        partition_strategy: PartitionStrategy::Keyed {
+            keys: vec![col("third")],
+            include_keys: true,
+            keys_pre_grouped: false,
+        },
+        max_rows_per_file: IdxSize::MAX,
+        approximate_bytes_per_file: u64::MAX,
+    };
+    let arguments = UnifiedSinkArgs { mkdir: true, ..Default::default() };
+    third.clone().sink(to, format(), arguments).unwrap().collect_on(&session).unwrap();
+    let read = |path: &Path| LazyFrame::scan_parquet(path_of(path), Default::default()).unwrap();
+    let plain = third.collect().unwrap();
+    assert!(read(&file).collect().unwrap().equals_missing(&plain));
+    for number in 0..3i64 {
+        let read = read(&folders.join(format!("third={number}"))).collect().unwrap();
+        let plain = plain.clone().lazy().filter(col("third").eq(lit(number))).collect().unwrap();
+        assert!(read.column("id").unwrap().equals_missing(plain.column("id").unwrap()), "{read}");
+    }
 }

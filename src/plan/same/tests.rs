@@ -103,8 +103,8 @@ fn operators_that_lose_the_order_keep_the_rows() {
     assert_same(joined().sort(["k"], stable.clone()), false, true, true);
     // Rows of several tasks are put into ranges, if they are many: by their number.
     assert_same(rows().into_partitions(4).sort(["k"], stable.clone()), true, true, true);
-    let joined = rows().into_partitions(4).inner_join(rows(), col("k"), col("k"));
-    assert_same(joined.sort(["k"], stable), false, false, true);
+    let of_several = rows().into_partitions(4).inner_join(rows(), col("k"), col("k"));
+    assert_same(of_several.sort(["k"], stable), false, false, true);
     assert_same(with_whim().into_partitions(4).sort(["k"], Default::default()), false, false, false);
     assert_same(rows().unique(None, UniqueKeepStrategy::Any), false, true, true);
     let unordered = UnionArgs { maintain_order: false, ..Default::default() };
