@@ -51,7 +51,7 @@ pub(crate) use wire::{Fragment, cut_off, placeholder_of};
 
 use crate::blob;
 use crate::error::{PlanError, PolarsFailure};
-use crate::sched::{Fits, MAX_SECTIONS, Mode, QueryId, Shape, StageId, Tasks, Way};
+use crate::sched::{Fits, MAX_SECTIONS, Mode, QueryId, Shape, Small, StageId, Tasks, Way};
 use crate::udf::PoolOptions;
 
 /// A query, cut into stages; the last one yields the result.

@@ -196,16 +196,23 @@ fn orders_on_three_worker_processes() {
     same_on(&Session::local(3).unwrap(), cases());
 }
 
+/// In a process of its own, which reads it when its session begins.
+fn in_shapes(shapes: &str) {
+    let test = ["orders::orders_on_three_worker_processes", "--exact", "--nocapture"];
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    let ended = again.args(test).env("REGATTA_TEST_SHAPES", shapes).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{shapes}: {said}{}", String::from_utf8_lossy(&ended.stdout));
+}
+
 #[test]
 fn orders_on_three_worker_processes_in_ranges() {
-    for shapes in ["hash", "one_section"] {
-        // In a process of its own, which reads it when its session begins.
-        let test = ["orders::orders_on_three_worker_processes", "--exact", "--nocapture"];
-        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-        let ended = again.args(test).env("REGATTA_TEST_SHAPES", shapes).output().unwrap();
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert!(ended.status.success(), "{shapes}: {said}{}", String::from_utf8_lossy(&ended.stdout));
-    }
+    in_shapes("hash");
+}
+
+#[test]
+fn orders_on_three_worker_processes_in_one_range_for_each_task() {
+    in_shapes("one_section");
 }
 
 /// So much that it is not kept, but read twice: the first time its keys only.
