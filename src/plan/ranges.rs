@@ -131,7 +131,7 @@ impl Cutter {
 
     /// The keys that tell rows apart. What is said once of directions and nulls holds for all keys.
     fn order(&self, keys: &[ExprIR], options: &SortMultipleOptions) -> Order {
-        let of = |each: &[bool], key: usize| each.get(key).or(each.first()) == Some(&true);
+        let of = |each: &[bool], key: usize| each.get(key).or_else(|| each.first()) == Some(&true);
         let all = keys.iter().enumerate().filter(|(_, key)| reads_a_column(key.node(), &self.exprs));
         let numbers: Vec<_> = all.map(|(number, _)| number).collect();
         Order {

@@ -155,7 +155,7 @@ fn ranges_are_of_about_as_many_rows_however_the_keys_lie() {
         assert!(most < fair * 2, "{what}: {most} of {rows} rows in one range");
     }
     // Half of the rows have one key: the others are in ranges as before.
-    let heavy = |row: u64| if row % 2 == 0 { u64::MAX / 2 } else { mixed(row) };
+    let heavy = |row: u64| if row.is_multiple_of(2) { u64::MAX / 2 } else { mixed(row) };
     let most = most((0..rows).map(heavy).collect(), 16);
     assert!((rows as usize / 2..rows as usize / 2 + 2 * fair).contains(&most), "{most}");
     assert_eq!(numbered(&shares(&Column::new("k".into(), vec![7u64; 100]), 4), &[false], &[false], 16), vec![1; 100]);

@@ -122,6 +122,7 @@ fn what_is_read_of_a_task_that_ran_twice_is_what_the_first_end_measured() {
             by_size: true,
             shared: Vec::new(),
             when: crate::sched::Fits::Always,
+            stable: false,
         }],
         ..stage(16)
     };
