@@ -88,7 +88,7 @@ mod tests {
         for (page, least, folders) in [
             ("docs/scheduler.md", 60, &["src", "tests"][..]),
             ("docs/udfs.md", 50, &["src", "tests"]),
-            ("docs/cluster.md", 15, &["src", "tests/scenarios", "tests/chaos", "cli/tests", "cli/src"]),
+            ("docs/cluster.md", 15, &["src", "tests/scenarios", "tests/chaos", "cli/tests", "cli/src", "observe/src"]),
             ("docs/semantics.md", 50, &["remote/src", "remote/tests", "src", "observe/src"]),
         ] {
             let text = fs::read_to_string(here.join(page)).unwrap();

@@ -83,7 +83,7 @@ pub(crate) mod error {
     #[derive(Debug, Clone)]
     pub(crate) enum ClusterError {
         Infeasible { request: String, largest: String, no_gpu: String },
-        NoWorkers { waited: Duration, not_joined: Option<(usize, String)> },
+        NoWorkers { waited: Duration, not_joined: Option<(usize, String)>, provider_waits: Option<String> },
     }
 
     impl From<TaskError> for Error {
