@@ -155,8 +155,8 @@ fn a_consumer_that_is_slow_fills_the_disk_and_not_the_memory_of_workers() {
             .all(|(_, query)| query.stages.iter().all(|s| s.tasks.0 + s.tasks.1 == 0))
     };
     eventually("its tasks have ended", status);
-    let held = anonymous(worker).saturating_sub(idle);
-    assert!(held < 100 << 20, "{} MiB of memory", held >> 20);
+    // What its tasks had is given back to the system within a moment.
+    eventually("it is not in memory", || anonymous(worker).saturating_sub(idle) < 100 << 20);
     for batch in batches {
         seen += batch.unwrap().height();
     }
