@@ -8,8 +8,9 @@ use regatta_remote::JoinToken;
 use serde_json::{Value, json};
 
 use crate::Failure;
+use crate::asking::{cluster, workers};
 use crate::client::Client;
-use crate::run::{Out, cluster, workers};
+use crate::out::Out;
 
 /// A token that ends sooner is said to.
 const SOON: Duration = Duration::from_secs(300);

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use regatta_observe::{Measured, QueryRow, QueryState, line, otlp};
 
 use crate::Failure;
+use crate::asking::{cluster, profile, totals, workers};
 use crate::client::Client;
-use crate::run::{Out, cluster, profile, totals, workers};
+use crate::out::Out;
 
 /// How long a collector may take, for each step.
 const STEP: Duration = Duration::from_secs(10);

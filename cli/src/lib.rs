@@ -21,11 +21,13 @@
 
 #![warn(missing_docs)]
 
+mod asking;
 mod client;
 mod command;
 mod doctor;
 mod export;
 mod failure;
+mod out;
 mod pages;
 mod run;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::Failure;
 use crate::client::{Client, Way};
-use crate::run::Out;
+use crate::out::Out;
 
 /// The head, by the connection that its viewers share.
 struct Head {

@@ -1,19 +1,19 @@
 //! What the commands do.
 
-use std::fmt::Display;
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
 use regatta_observe::{
-    Answer, Ask, ClusterView, Explain, LogFilter, LogLevel, LogsView, Measured, Order, Profile, QueryRow, QueryState,
-    Table, TokenRole, Totals, Why, line, prometheus,
+    Answer, Explain, LogFilter, LogLevel, Measured, Order, Profile, QueryState, Table, TokenRole, Why, line, prometheus,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::asking::{PAGE, cluster, findings, logs, profile, query_view, totals, unexpected, workers};
 use crate::client::Client;
 use crate::command::{Command, Form, What};
+use crate::out::Out;
 use crate::{Failure, doctor, export, pages, top};
 
 /// Between two looks of `--watch`.
@@ -22,12 +22,10 @@ const AGAIN: Duration = Duration::from_secs(2);
 const NEWEST: u32 = 16;
 /// Queries of which a status speaks.
 const SAID: u32 = 20;
-/// Rows that are asked for at once.
-const PAGE: u32 = 1000;
 
 pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> {
     let (address, token) = command.at()?;
-    let mut out = Out { to, json: command.json, is_closed: false };
+    let mut out = Out::new(to, command.json);
     if matches!(command.what, What::Doctor) {
         return doctor::run(&address, &token, &mut out);
     }
@@ -145,148 +143,6 @@ pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> 
         What::Dashboard { listen, host, control } => pages::run(&client, &address, *listen, host, *control, &mut out),
         What::Doctor => Ok(()), // it has run
         What::Top => top::run(&client, &address),
-    }
-}
-
-/// Where it is written.
-pub(crate) struct Out<'a> {
-    to: &'a mut dyn Write,
-    pub(crate) json: bool,
-    /// Nobody reads it any more.
-    is_closed: bool,
-}
-
-impl Out<'_> {
-    pub(crate) fn text(&mut self, text: &str) -> Result<(), Failure> {
-        match self.to.write_all(text.as_bytes()).and_then(|()| self.to.flush()) {
-            // As when it is piped into `head`.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.is_closed = true;
-                Ok(())
-            }
-            written => Ok(written?),
-        }
-    }
-
-    pub(crate) fn json(&mut self, value: &Value) -> Result<(), Failure> {
-        self.text(&format!("{value}\n"))
-    }
-
-    fn say(&mut self, what: &(impl Display + serde::Serialize)) -> Result<(), Failure> {
-        if self.json {
-            let value = serde_json::to_value(what).unwrap_or_default();
-            return self.json(&value);
-        }
-        let text = what.to_string();
-        self.text(&format!("{}\n", text.trim_end_matches('\n')))
-    }
-
-    fn next(&mut self) -> Result<(), Failure> {
-        if self.json { Ok(()) } else { self.text("\n") }
-    }
-
-    fn rows(&mut self, rows: &(impl serde::Serialize + ?Sized), table: Table, none: &str) -> Result<(), Failure> {
-        if self.json {
-            return self.json(&serde_json::to_value(rows).unwrap_or_default());
-        }
-        if table.is_empty() { self.text(&format!("{none}\n")) } else { self.text(&table.to_string()) }
-    }
-
-    /// A line or a JSON value each.
-    fn logs(&mut self, view: &LogsView) -> Result<(), Failure> {
-        let mut text = String::new();
-        for line in &view.lines {
-            let json = || serde_json::to_string(line).unwrap_or_default();
-            text.push_str(&if self.json { json() } else { line.to_string() });
-            text.push('\n');
-        }
-        if !self.json && view.missed > 0 {
-            text.push_str(&format!("({} lines were forgotten before they could be shown)\n", view.missed));
-        }
-        for (worker, why) in view.silent.iter().filter(|_| !self.json) {
-            text.push_str(&format!("(worker {worker} does not say: {})\n", line(why)));
-        }
-        self.text(&text)
-    }
-
-    fn findings(&mut self, all: Vec<(QueryRow, Vec<regatta_observe::Finding>)>) -> Result<(), Failure> {
-        if self.json {
-            let all = all.iter().map(|(row, findings)| json!({ "query": row, "findings": findings }));
-            return self.json(&all.collect());
-        }
-        let mut text = String::new();
-        for (row, findings) in all.iter().filter(|(_, findings)| !findings.is_empty()) {
-            text.push_str(&format!("{row}\n"));
-            for finding in findings {
-                text.push_str(&format!("  {finding}\n"));
-            }
-        }
-        match (text.is_empty(), &all[..]) {
-            (false, _) => self.text(&text),
-            (true, [(row, _)]) => self.text(&format!("{row}\nnothing was found to be wrong with it\n")),
-            (true, all) => self.text(&format!("nothing was found to be wrong with the newest {} queries\n", all.len())),
-        }
-    }
-}
-
-fn unexpected(answer: &Answer) -> Failure {
-    let text = format!("{answer:?}");
-    Failure::Failed(format!("the head has answered something else: {}", text.chars().take(80).collect::<String>()))
-}
-
-pub(crate) fn cluster(client: &Client, queries: u32, from: u32, workers: u32) -> Result<ClusterView, Failure> {
-    match client.look(&Ask::Cluster { queries, from, workers })? {
-        Answer::Cluster(view) => Ok(*view),
-        other => Err(unexpected(&other)),
-    }
-}
-
-pub(crate) fn query_view(client: &Client, query: &str) -> Result<regatta_observe::QueryView, Failure> {
-    match client.look(&Ask::Query { query: query.to_owned() })? {
-        Answer::Query(view) => Ok(*view),
-        other => Err(unexpected(&other)),
-    }
-}
-
-/// What all queries did.
-pub(crate) fn totals(client: &Client) -> Result<Totals, Failure> {
-    match client.look(&Ask::Totals)? {
-        Answer::Totals(totals) => Ok(*totals),
-        other => Err(unexpected(&other)),
-    }
-}
-
-pub(crate) fn profile(client: &Client, query: &str) -> Result<Profile, Failure> {
-    match client.look(&Ask::Profile { query: query.to_owned() })? {
-        Answer::Profile(profile) => Ok(*profile),
-        other => Err(unexpected(&other)),
-    }
-}
-
-fn findings(client: &Client, query: &str) -> Result<(QueryRow, Vec<regatta_observe::Finding>), Failure> {
-    match client.look(&Ask::Findings { query: query.to_owned() })? {
-        Answer::Findings(row, findings) => Ok((*row, findings)),
-        other => Err(unexpected(&other)),
-    }
-}
-
-fn logs(client: &Client, after: Vec<(u32, u64)>, filter: &LogFilter, lines: u32) -> Result<LogsView, Failure> {
-    match client.look(&Ask::Logs { after, filter: filter.clone(), lines })? {
-        Answer::Logs(view) => Ok(*view),
-        other => Err(unexpected(&other)),
-    }
-}
-
-/// All of them, by pages.
-pub(crate) fn workers(client: &Client) -> Result<Vec<regatta_observe::WorkerRow>, Failure> {
-    let mut all = Vec::new();
-    let mut from = 0;
-    loop {
-        let page = cluster(client, 0, from, PAGE)?.workers;
-        let Some(last) = page.last().map(|row| row.worker) else { return Ok(all) };
-        all.extend(page);
-        let Some(next) = last.checked_add(1) else { return Ok(all) };
-        from = next;
     }
 }
 

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use crate::Source;
 use crate::access::{Access, Denied};
+use crate::asking::unexpected;
 use crate::files::file;
 use crate::http::{Request, Response};
 use crate::profiles::Profiles;
-use crate::seats::{Seat, Seats};
-use crate::server::CONNECTIONS;
+use crate::seats::{CONNECTIONS, Seat, Seats};
 use crate::summary::{Wanted, tasks, timeline};
-use crate::views::{Look, Views, unexpected};
+use crate::views::{Look, Views};
 
 /// What all connections share.
 pub(crate) struct Shared {

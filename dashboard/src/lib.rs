@@ -18,6 +18,7 @@
 
 mod access;
 mod answer;
+mod asking;
 mod delta;
 mod files;
 mod http;

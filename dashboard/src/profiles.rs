@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::Source;
-use crate::views::{pause, unexpected};
+use crate::asking::{pause, unexpected};
 
 pub(crate) struct Profiles {
     source: Arc<dyn Source>,

@@ -4,6 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::AbortHandle;
 
+/// Connections at once.
+pub(crate) const CONNECTIONS: usize = 64;
+
 /// Connections that are there.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seats(Arc<Mutex<Taken>>);

@@ -12,7 +12,7 @@ use crate::access::{Access, Token};
 use crate::answer::{Shared, answer};
 use crate::http::{self, Response};
 use crate::profiles::Profiles;
-use crate::seats::{Seat, Seats};
+use crate::seats::{CONNECTIONS, Seat, Seats};
 use crate::views::Views;
 
 /// How a dashboard is served. At `127.0.0.1:7780` unless said otherwise, or at the next port that is free; with a token of its own.
@@ -26,8 +26,6 @@ pub struct Dashboard {
 
 /// Ports that are tried after one that is taken.
 const PORTS: u16 = 16;
-/// Connections at once.
-pub(crate) const CONNECTIONS: usize = 64;
 /// How long nobody is let in when the system cannot take a connection, as when it has too many open files.
 const BREATH: Duration = Duration::from_millis(200);
 

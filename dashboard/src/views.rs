@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 use crate::Source;
+use crate::asking::{pause, unexpected};
 use crate::delta::delta;
 use crate::profiles::Profiles;
 use crate::summary::summary;
@@ -58,9 +59,6 @@ struct State {
 
 /// A source is asked no more often than this about one thing.
 const TICK: Duration = Duration::from_secs(1);
-/// Nor is it kept busy: after an answer it is left alone for so many times as long as that took, or as this.
-const TIMES: u32 = 50;
-const ALONE: Duration = Duration::from_secs(10);
 /// A viewer that knows what there is waits so long for something else.
 const WAIT: Duration = Duration::from_secs(10);
 /// Things that are looked at, at once.
@@ -74,11 +72,6 @@ const PAGE: u32 = 1000;
 const FOUND: u32 = 16;
 /// The most bytes of one.
 const MOST: usize = 4 << 20;
-
-/// When to ask again after an answer that took so long.
-pub(crate) fn pause(took: Duration, least: Duration) -> Duration {
-    (took * TIMES).min(ALONE).max(least)
-}
 
 impl Views {
     pub(crate) fn new(source: Arc<dyn Source>, profiles: Arc<Profiles>) -> Self {
@@ -197,10 +190,6 @@ impl Views {
         }
         Ok(rounded(all.into()))
     }
-}
-
-pub(crate) fn unexpected() -> Refusal {
-    Refusal::Failed("the head has answered something else".to_owned())
 }
 
 /// Three decimals are enough to look at, and change less often than all of them.
