@@ -1,9 +1,7 @@
 //! What can be said on the command line.
 
-use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -207,26 +205,6 @@ impl From<For> for TokenRole {
 }
 
 impl Command {
-    /// Does it, says why not on standard error, and yields what the program should end with.
-    pub fn run(&self) -> ExitCode {
-        match self.execute(&mut io::stdout().lock()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => {
-                // Nobody reads it any more if this fails.
-                let _ = writeln!(io::stderr(), "regatta: {failure}");
-                ExitCode::from(failure.exit_code())
-            }
-        }
-    }
-
-    /// Does it, and writes what there is to say.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn execute(&self, to: &mut dyn Write) -> Result<(), Failure> {
-        crate::run::run(self, to)
-    }
-
     /// The address, and the token.
     pub(crate) fn at(&self) -> Result<(String, String), Failure> {
         let usage = |what: &str| Failure::Usage(what.to_owned());

@@ -1,7 +1,8 @@
 //! What the commands do.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
+use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
@@ -23,7 +24,29 @@ const NEWEST: u32 = 16;
 /// Queries of which a status speaks.
 const SAID: u32 = 20;
 
-pub(crate) fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> {
+impl Command {
+    /// Does it, says why not on standard error, and yields what the program should end with.
+    pub fn run(&self) -> ExitCode {
+        match self.execute(&mut io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                // Nobody reads it any more if this fails.
+                let _ = writeln!(io::stderr(), "regatta: {failure}");
+                ExitCode::from(failure.exit_code())
+            }
+        }
+    }
+
+    /// Does it, and writes what there is to say.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn execute(&self, to: &mut dyn Write) -> Result<(), Failure> {
+        run(self, to)
+    }
+}
+
+fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> {
     let (address, token) = command.at()?;
     let mut out = Out::new(to, command.json);
     if matches!(command.what, What::Doctor) {
