@@ -1,4 +1,4 @@
-//! Documents to embeddings, with the same weights on every system. See docs/benchmarks.md.
+//! Documents to embeddings, with the same weights on every system. See docs/book/src/benchmarks.md.
 
 #[path = "../examples/embed/src/minilm.rs"]
 mod minilm;

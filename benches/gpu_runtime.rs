@@ -1,6 +1,6 @@
 //! The whole runtime with GPUs: rows that workers have go to a UDF on a GPU and back, beside the same work on a device without
 //! the runtime, and beside the UDF's twin on CPUs; and what a kernel costs that breaks its device. Without a GPU it says so.
-//! See docs/gpu.md.
+//! See docs/book/src/gpu.md.
 //!
 //! With REGATTA_FAKES=FOLDER it runs small on the fake driver, to see that it runs: its figures mean nothing then.
 

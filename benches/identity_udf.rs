@@ -1,4 +1,4 @@
-//! A UDF that hands back what it gets, over rows that the workers have already. See docs/benchmarks.md.
+//! A UDF that hands back what it gets, over rows that the workers have already. See docs/book/src/benchmarks.md.
 
 mod support;
 

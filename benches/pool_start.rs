@@ -1,4 +1,4 @@
-//! From a query to eight replicas of its UDF that take batches, on a cluster that is up. See docs/benchmarks.md.
+//! From a query to eight replicas of its UDF that take batches, on a cluster that is up. See docs/book/src/benchmarks.md.
 
 mod support;
 

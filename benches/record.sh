@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Measures everything and puts the tables into docs/benchmarks.md; arguments go to every benchmark. About a quarter of an
+# Measures everything and puts the tables into docs/book/src/benchmarks.md; arguments go to every benchmark. About a quarter of an
 # hour on a machine that does nothing else, after the build (the first one of Polars takes as long again) and
 # benches/peers/setup.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-page=docs/benchmarks.md
+page=docs/book/src/benchmarks.md
 benches="ask bulk startup tasks identity_udf udf_overhead pool_start embed tpch"
 # From the root of the workspace, so that all are built with the same features.
 for bench in $benches; do cargo bench -q --bench "$bench" --no-run; done

@@ -1,4 +1,4 @@
-//! What a fault in the middle of a query costs: from it to the query's end, over what was left to do. See docs/benchmarks.md.
+//! What a fault in the middle of a query costs: from it to the query's end, over what was left to do. See docs/book/src/benchmarks.md.
 
 mod support;
 

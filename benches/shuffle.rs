@@ -1,4 +1,4 @@
-//! Rows that change partitions: scattered, encoded, kept, fetched and read again. See docs/benchmarks.md.
+//! Rows that change partitions: scattered, encoded, kept, fetched and read again. See docs/book/src/benchmarks.md.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! From nothing to a cluster of four workers of this machine that take work. See docs/benchmarks.md.
+//! From nothing to a cluster of four workers of this machine that take work. See docs/book/src/benchmarks.md.
 
 mod support;
 

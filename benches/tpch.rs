@@ -1,4 +1,4 @@
-//! TPC-H, 22 queries, the same plans and files on every system. See docs/benchmarks.md.
+//! TPC-H, 22 queries, the same plans and files on every system. See docs/book/src/benchmarks.md.
 
 #[path = "../tests/tpch/data.rs"]
 mod data;

@@ -1,4 +1,4 @@
-//! What it costs to call a UDF of each form, against a direct call of the same code. See docs/benchmarks.md.
+//! What it costs to call a UDF of each form, against a direct call of the same code. See docs/book/src/benchmarks.md.
 
 mod support;
 

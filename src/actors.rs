@@ -41,8 +41,10 @@ pub(crate) use host::{Host, wait};
 pub(crate) use leaving::{Departs, Drain, EndAll};
 pub(crate) use messages::{
     DriverDown, Enrol, Find, Found, Hear, Known, Place, ProfileOf, ProgressOf, Register, Release, RunEvent, SpawnActor,
-    Status, StopActor, Submit, SubmitFrom, Taken, UseProvider, WholeStatus, Worker, WorkerDown, WorkerSilent,
+    Status, StopActor, Submit, SubmitFrom, Taken, WholeStatus, Worker, WorkerDown, WorkerSilent,
 };
+pub(crate) use observed::Kept;
+pub(crate) use providing::{ClusterProvider, UseProvider};
 pub(crate) use relay::Relay;
 pub use scheduler::SchedulerActor;
 pub use swordfish::SwordfishActor;

@@ -2,6 +2,7 @@
 //! and nowhere else.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub enum Runner {
 /// | `DAFT_RUNNER` | `native`; `ray` in a Ray job | `native`: in this process; `flotilla`: on the cluster at `REGATTA_ADDRESS`, else on local worker processes; `ray`: on workers that Ray places |
 /// | `RAY_ADDRESS` | `auto` | the Ray cluster: the host:port of its GCS, or `auto` for the one that this machine is a node of |
 /// | `REGATTA_RAY_PYTHON` | `python3` | a Python that can import Ray |
+/// | `REGATTA_KUBERNETES` | | `flotilla` has so many pods of this Kubernetes cluster as workers, as `0..16`, unless `REGATTA_ADDRESS` is set; needs the feature `kubernetes`. `REGATTA_CPUS` and `REGATTA_MEMORY` then say what each has: 1 CPU and no limit of memory unless set |
 /// | `DAFT_ACTOR_UDF_READY_TIMEOUT` | 120 | seconds for UDF replicas to become ready |
 /// | `REGATTA_POOL_WARM_SECONDS` | 60 | how long the replicas of a UDF stay for the next query when no query uses them |
 /// | `DAFT_MIN_CPU_PER_TASK` | 0.5 | CPU that one task is charged |
@@ -43,14 +45,16 @@ pub enum Runner {
 /// | `REGATTA_WORKER_TIMEOUT` | 120 | seconds that queries wait while there is no worker at all |
 /// | `REGATTA_ADDRESS`, `REGATTA_TOKEN` | | the cluster that `flotilla` connects to: its head's host:port, and a driver's token |
 /// | `REGATTA_JOIN`, `REGATTA_TOKEN` | | makes this process a worker of that head's cluster, with a worker's token |
-/// | `REGATTA_CPUS`, `REGATTA_MEMORY` | measured | what a worker that joins may use: CPUs, `POLARS_MAX_THREADS` of them unless said; bytes, also as `8GiB` |
+/// | `REGATTA_CPUS`, `REGATTA_MEMORY` | measured | what a worker that joins has to give: CPUs, `POLARS_MAX_THREADS` of them unless said; bytes, also as `8GiB`, which each worker of a local session has, too: for so much work is admitted, and no limit is enforced |
 /// | `REGATTA_PORT` | a free one | the UDP port at which a worker that joins is reached by others |
 /// | `REGATTA_BUILD` | the executable's own | a name for this build: processes of one cluster that have the same name work together though they are not the same executable |
 /// | `DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS` | 120 | how long a machine that was let go is not taken in again |
 /// | `DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS` | 64 | calls that a replica of an async UDF has in flight |
 /// | `REGATTA_QUIET` | `false` | says nothing on standard error of lost workers, long waits and misspelt variables |
 /// | `REGATTA_OBSERVE_MEMORY` | 32 MiB | bytes that may be kept of what queries did: see [`Run::profile`](crate::Run::profile) |
+/// | `REGATTA_HISTORY` | | a folder for what queries did, a file for each that has ended, the newest 1,000 and 1 GiB at most: `regatta --history FOLDER` reads them. `DAFT_EVENT_LOG_DIR` means it too, and `DAFT_EVENT_LOG_ENABLED` alone `~/.daft/events` |
 /// | `REGATTA_DASHBOARD` | | serves pages of each session for a browser at this address and port, as `127.0.0.1:7780`, or at the next port that is free; needs the feature `dashboard` |
+/// | `REGATTA_JOBS` | 0 | programs that operators may have run beside a head of several machines at once, by `regatta submit`: this same executable, with other arguments |
 /// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -78,6 +82,8 @@ pub struct Config {
     pub worker_timeout: Duration,
     /// The cluster that [`Session::from_env`](crate::Session::from_env) connects to, if the runner is `flotilla`.
     pub cluster: Option<ClusterAt>,
+    /// How many pods [`Session::from_env`](crate::Session::from_env) has as workers, the least and the most, if the runner is `flotilla`.
+    pub kubernetes: Option<RangeInclusive<usize>>,
     /// How long a machine whose worker was let go is not taken in again, unless more are asked for.
     pub autoscaling_pending_release_exclude: Duration,
     /// Short tasks that may wait at one worker behind those that run there, so that it need not wait for the scheduler;
@@ -89,8 +95,12 @@ pub struct Config {
     pub progress: ProgressBar,
     /// Bytes that may be kept of what queries did.
     pub observe_memory: usize,
+    /// The folder in which there is a file for each query that has ended.
+    pub history: Option<PathBuf>,
     /// Where pages of the session are served for a browser.
     pub dashboard: Option<SocketAddr>,
+    /// Programs that operators may have run beside a head at once, by `regatta submit`.
+    pub jobs: usize,
     /// Where clusters keep their scratch folders.
     pub scratch: PathBuf,
 }
@@ -133,12 +143,15 @@ impl Default for Config {
             autoscaling_min_survivor_workers: 1,
             worker_timeout: Duration::from_secs(120),
             cluster: None,
+            kubernetes: None,
             autoscaling_pending_release_exclude: Duration::from_secs(120),
             max_task_backlog: None,
             max_async_udf_inflight_tasks: 64,
             progress: ProgressBar::Auto,
             observe_memory: 32 << 20,
+            history: None,
             dashboard: None,
+            jobs: 0,
             scratch: std::env::temp_dir(),
         }
     }
@@ -160,14 +173,42 @@ impl Config {
         Self::from_variables(variable)
     }
 
+    /// Says once what of the cluster to connect to is set and has no effect on [`Session::from_env`](crate::Session::from_env).
+    pub(crate) fn say_what_has_no_effect(&self) {
+        static SAID: Once = Once::new();
+        let said = self.without_effect(variable);
+        SAID.call_once(|| said.into_iter().for_each(notice));
+    }
+
+    fn without_effect(&self, get: impl Fn(&str) -> Option<String>) -> Option<String> {
+        // With the second the token is a worker's.
+        let is_set = |name| get(name).is_some();
+        let (address, token) = (is_set("REGATTA_ADDRESS"), is_set("REGATTA_TOKEN") && !is_set(JOIN));
+        let runner = match self.runner {
+            Runner::Native => "native",
+            Runner::Ray => "ray",
+            Runner::Flotilla if token && !address => {
+                return Some(
+                    "REGATTA_TOKEN has no effect without REGATTA_ADDRESS, the host:port of the head whose token it is: queries run \
+                     on workers that this session starts"
+                        .to_owned(),
+                );
+            }
+            Runner::Flotilla => return None,
+        };
+        let said =
+            format!("no effect while DAFT_RUNNER is {runner}: DAFT_RUNNER=flotilla connects to the cluster there");
+        match (address, token) {
+            (true, true) => Some(format!("REGATTA_ADDRESS and REGATTA_TOKEN have {said}")),
+            (true, false) => Some(format!("REGATTA_ADDRESS has {said}")),
+            // A head, or a program of Ray's, may have one for others.
+            (false, _) => None,
+        }
+    }
+
     /// Whether `REGATTA_JOIN` makes this process a worker of a cluster elsewhere.
     pub(crate) fn joins() -> bool {
         variable(JOIN).is_some()
-    }
-
-    /// Whether `REGATTA_QUIET` keeps us from standard error.
-    pub(crate) fn is_quiet() -> bool {
-        variable("REGATTA_QUIET").is_some_and(|value| !["", "0", "false"].contains(&&*value.to_ascii_lowercase()))
     }
 
     /// The shapes that tests of ours want of stages, whatever is measured.
@@ -177,6 +218,7 @@ impl Config {
             "hash" => Some(Forced::Hash),
             "one_section" => Some(Forced::OneSection),
             "shared" => Some(Forced::Shared),
+            "parts" => Some(Forced::Parts),
             _ => None,
         }
     }
@@ -249,6 +291,10 @@ impl Config {
             config.worker_timeout = timeout;
         }
         config.cluster = cluster_at(&get, "REGATTA_ADDRESS", "driver_token")?;
+        if let Some(value) = get("REGATTA_KUBERNETES").filter(|value| !value.is_empty()) {
+            let accepted = "use the least and the most workers, as 0..16";
+            config.kubernetes = Some(range(&value).ok_or_else(|| invalid("REGATTA_KUBERNETES", value, accepted))?);
+        }
         if let Some(interval) = seconds(&get, "AUTOSCALER_UPDATE_INTERVAL_S")? {
             config.autoscaler_update_interval = interval;
         }
@@ -295,10 +341,17 @@ impl Config {
             config.observe_memory =
                 bytes.map_err(|_| invalid("REGATTA_OBSERVE_MEMORY", value, "use a number of bytes"))?;
         }
+        // Notices read it themselves: they come also from where there is no session.
+        boolean(&|name: &str| get(name).filter(|value| !value.is_empty()), "REGATTA_QUIET")?;
+        config.history = history(&get)?;
         if let Some(value) = get("REGATTA_DASHBOARD").filter(|value| !value.is_empty()) {
             let address = value.trim().replace("localhost", "127.0.0.1").parse();
             let accepted = "use an address and a port, as 127.0.0.1:7780";
             config.dashboard = Some(address.map_err(|_| invalid("REGATTA_DASHBOARD", value, accepted))?);
+        }
+        if let Some(value) = get("REGATTA_JOBS") {
+            let jobs = value.trim().parse();
+            config.jobs = jobs.map_err(|_| invalid("REGATTA_JOBS", value, JOBS))?;
         }
         if let Some(value) = get("REGATTA_SCRATCH") {
             config.scratch = PathBuf::from(value);
@@ -316,6 +369,9 @@ impl Config {
         if !(cpu.is_finite() && cpu > 0.0) {
             return Err(invalid("DAFT_MIN_CPU_PER_TASK", cpu.to_string(), "use a number of CPUs, > 0"));
         }
+        if self.jobs > 256 {
+            return Err(invalid("REGATTA_JOBS", self.jobs.to_string(), JOBS));
+        }
         let threshold = self.autoscaling_threshold;
         if !(threshold.is_finite() && threshold >= 1.0) {
             return Err(invalid("DAFT_AUTOSCALING_THRESHOLD", threshold.to_string(), "use a ratio, at least 1"));
@@ -328,6 +384,10 @@ impl Config {
                 "build the program with regatta's feature `dashboard`, or use the command `regatta dashboard`";
             return Err(invalid("REGATTA_DASHBOARD", address.to_string(), accepted));
         }
+        if let Some(workers) = self.kubernetes.as_ref().filter(|_| !cfg!(feature = "kubernetes")) {
+            let accepted = "build the program with regatta's feature `kubernetes`";
+            return Err(invalid("REGATTA_KUBERNETES", format!("{}..{}", workers.start(), workers.end()), accepted));
+        }
         if self.max_async_udf_inflight_tasks == 0 {
             return Err(invalid("DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS", "0".to_owned(), CALLS));
         }
@@ -336,7 +396,7 @@ impl Config {
 }
 
 /// Every variable that is read, or set for others.
-const KNOWN: [&str; 32] = [
+const KNOWN: [&str; 37] = [
     "AUTOSCALER_UPDATE_INTERVAL_S",
     "DAFT_ACTOR_UDF_READY_TIMEOUT",
     "DAFT_AUTOSCALING_DOWNSCALE_ENABLED",
@@ -344,6 +404,8 @@ const KNOWN: [&str; 32] = [
     "DAFT_AUTOSCALING_MIN_SURVIVOR_WORKERS",
     "DAFT_AUTOSCALING_PENDING_RELEASE_EXCLUDE_SECONDS",
     "DAFT_AUTOSCALING_THRESHOLD",
+    "DAFT_EVENT_LOG_DIR",
+    "DAFT_EVENT_LOG_ENABLED",
     "DAFT_FLOTILLA_WORKER",
     "DAFT_MAX_ASYNC_UDF_INFLIGHT_TASKS",
     "DAFT_MIN_CPU_PER_TASK",
@@ -356,7 +418,10 @@ const KNOWN: [&str; 32] = [
     "REGATTA_CUDA_LIBS",
     "REGATTA_DASHBOARD",
     "REGATTA_FAKES",
+    "REGATTA_HISTORY",
+    "REGATTA_JOBS",
     "REGATTA_JOIN",
+    "REGATTA_KUBERNETES",
     "REGATTA_MEMORY",
     "REGATTA_OBSERVE_MEMORY",
     "REGATTA_PEERS",
@@ -433,7 +498,7 @@ fn offer(get: &impl Fn(&str) -> Option<String>) -> Result<Offer, ConfigError> {
         if cpus.is_finite() && cpus > 0.0 { Ok(cpus) } else { Err(invalid("REGATTA_CPUS", value, accepted)) }
     });
     let memory = get("REGATTA_MEMORY").map(|value| {
-        let accepted = "use a number of bytes, or one of KiB, MiB, GiB or TiB, as 8GiB";
+        let accepted = "use a number of bytes above 0, or one of KiB, MiB, GiB or TiB, as 8GiB";
         bytes(&value).ok_or_else(|| invalid("REGATTA_MEMORY", value, accepted))
     });
     let port = get("REGATTA_PORT").map(|value| {
@@ -441,6 +506,13 @@ fn offer(get: &impl Fn(&str) -> Option<String>) -> Result<Offer, ConfigError> {
         port.map_err(|_| invalid("REGATTA_PORT", value, "use a UDP port, 0 for any that is free"))
     });
     Ok(Offer { cpus: cpus.transpose()?, memory: memory.transpose()?, port: port.transpose()?.unwrap_or(0) })
+}
+
+/// The least and the most, as `0..16`; one number is both.
+fn range(text: &str) -> Option<RangeInclusive<usize>> {
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    let (least, most) = (least.trim().parse().ok()?, most.trim().parse().ok()?);
+    (least <= most && most > 0).then_some(least..=most)
 }
 
 /// Bytes, also in larger units.
@@ -459,7 +531,26 @@ fn bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(1 << power).filter(|bytes| *bytes > 0)
 }
 
+const JOBS: &str = "use a number of programs, 0 for none, 256 at most";
 const CALLS: &str = "use a number of calls, at least 1";
+
+fn history(get: &impl Fn(&str) -> Option<String>) -> Result<Option<PathBuf>, ConfigError> {
+    let folder = |name| get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(folder) = folder("REGATTA_HISTORY") {
+        return Ok(Some(folder));
+    }
+    Ok(match (boolean(get, "DAFT_EVENT_LOG_ENABLED")?, folder("DAFT_EVENT_LOG_DIR")) {
+        (Some(false), _) | (None, None) => None,
+        (_, Some(folder)) => Some(folder),
+        (Some(true), None) => match folder("HOME") {
+            Some(home) => Some(home.join(".daft/events")),
+            None => {
+                let accepted = "say the folder too, by REGATTA_HISTORY, where HOME is not set";
+                return Err(invalid("DAFT_EVENT_LOG_ENABLED", "1".to_owned(), accepted));
+            }
+        },
+    })
+}
 
 fn boolean(get: &impl Fn(&str) -> Option<String>, variable: &str) -> Result<Option<bool>, ConfigError> {
     let Some(value) = get(variable) else { return Ok(None) };

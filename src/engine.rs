@@ -2,8 +2,10 @@
 //! `polars_stream::run_query` would panic.
 
 mod amend;
+mod attempt;
 mod beside;
 mod fragment;
+mod in_memory;
 mod leave;
 mod nodes;
 mod program;
@@ -23,11 +25,13 @@ use polars::prelude::DataFrame;
 use crate::error::TaskFailure;
 use crate::udf::Reply;
 
-pub(crate) use leave::{Leave, Left};
+pub(crate) use attempt::{Leave, Left, TaskRun};
 pub(crate) use program::{Of, Program};
 pub(crate) use source::Waits;
 pub(crate) use spending::{Spending, nanoseconds};
-pub(crate) use task::{TaskRun, run_task};
+#[cfg(test)]
+pub(crate) use task::HAND_OVER;
+pub(crate) use task::run_task;
 
 /// The UDF replicas that a task hands its batches to.
 pub(crate) trait Pools: Send + Sync {

@@ -1,6 +1,7 @@
 //! What can go wrong: typed across the wire, with what failed, where, why, and what to do.
 
 mod cluster;
+mod kube;
 mod ray;
 mod task;
 
@@ -19,6 +20,7 @@ use crate::sched::{QueryId, StageId, StepId};
 use crate::udf::UdfError;
 
 pub use cluster::{ActorError, ClusterError};
+pub use kube::KubeError;
 pub use ray::RayError;
 pub use task::{EarlierAttempt, TaskError, TaskFailure};
 
@@ -71,7 +73,8 @@ impl Error {
             Self::Config(_) | Self::Plan(_) | Self::Sink(_) | Self::Polars(_) | Self::Taken | Self::Cancelled => false,
             Self::Task(error) => error.cause.is_retryable(),
             Self::Pool(error) => matches!(error.cause, PoolFailure::NotReady { .. }),
-            Self::Cluster(_) | Self::MadeOtherwise(_) => true,
+            Self::Cluster(error) => error.is_retryable(),
+            Self::MadeOtherwise(_) => true,
             Self::Actor(error) => matches!(error, ActorError::NoWorker),
         }
     }
@@ -81,6 +84,7 @@ impl Error {
         match self {
             Self::Config(_) | Self::Plan(_) | Self::Polars(_) => false,
             Self::Sink(error) => matches!(error, SinkError::Publish { .. } | SinkError::HalfDone { .. }),
+            Self::Cluster(error) => error.had_session(),
             _ => true,
         }
     }
@@ -104,7 +108,17 @@ macro_rules! debug_is_display {
 }
 
 debug_is_display!(Error, ConfigError, PlanError, PolarsFailure, SinkError);
-debug_is_display!(MadeOtherwise, TaskError, TaskFailure, PoolError, PoolFailure, ClusterError, ActorError, RayError);
+debug_is_display!(
+    MadeOtherwise,
+    TaskError,
+    TaskFailure,
+    PoolError,
+    PoolFailure,
+    ClusterError,
+    ActorError,
+    RayError,
+    KubeError
+);
 
 /// A bad value of a setting.
 #[derive(Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]
@@ -193,6 +207,12 @@ pub enum SinkError {
         /// The sink's folder.
         folder: PathBuf,
     },
+    /// The query ends in none.
+    #[error(
+        "this query ends in no sink, so there are no files that a SinkMode could be about: end it in one, query.sink(..), or ask for \
+         its rows by collect_on or Session::submit"
+    )]
+    NoSink,
     /// A file cannot be appended to.
     #[error("{} is one file, which cannot be appended to: write it anew, or sink into a folder", file.display())]
     OneFile {
@@ -414,7 +434,7 @@ pub enum PoolFailure {
     },
     /// The worker with a replica is gone.
     #[error(
-        "replica {rank} was lost with {worker}: {why}. With it the stage has lost five: the UDF may be what ends its workers \
+        "replica {rank} was lost with {worker}: {why}. With it the stage has lost eight: the UDF may be what ends its workers \
          (it aborts, exits, or takes all memory). Try it with .isolated(): then it ends a process of its own, and the error \
          says how"
     )]
@@ -439,11 +459,22 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::Session;
-    use polars::prelude::DataFrame;
+    use crate::{LazyFrameExt, Session, SinkMode};
+    use polars::prelude::{DataFrame, IntoLazy};
 
     fn io(kind: ErrorKind) -> PolarsFailure {
         PolarsError::from(std::io::Error::new(kind, "x.parquet")).into()
+    }
+
+    #[test]
+    fn what_cannot_be_otherwise_the_next_time_is_not_to_be_tried_again() {
+        let no_gpu = String::new();
+        let infeasible = ClusterError::Infeasible { request: "9 CPU".into(), largest: "2 CPU".into(), no_gpu };
+        let gone = ClusterError::Gone { why: "no heartbeat".into() };
+        let of = |error: ClusterError| (Error::from(error.clone()).is_retryable(), Error::from(error).may_have_run());
+        assert_eq!([of(infeasible), of(gone)], [(false, true), (true, true)]);
+        let join = ClusterError::Join { address: "head:1".into(), why: "refused".into() };
+        assert_eq!([of(ClusterError::InWorker), of(join)], [(false, false), (true, false)]);
     }
 
     #[test]
@@ -463,6 +494,14 @@ mod tests {
         assert!(format!("{boxed:?}").contains("it must see files under the path"), "{boxed:?}");
         let full = ClusterError::scratch("a scratch folder", Path::new("/full"), ErrorKind::StorageFull);
         assert!(format!("{full:?}").contains("REGATTA_SCRATCH"), "{full:?}");
+    }
+
+    #[test]
+    fn a_mode_for_a_sink_is_refused_where_there_is_none() {
+        let (session, rows) = (Session::native().unwrap(), || DataFrame::empty().lazy());
+        let error = rows().sink_on(&session, SinkMode::Append).unwrap_err();
+        assert!(matches!(error, Error::Sink(SinkError::NoSink)) && !error.is_retryable(), "{error}");
+        rows().collect_on(&session).unwrap();
     }
 
     #[test]

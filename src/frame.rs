@@ -176,7 +176,7 @@ impl Run {
 
     /// What the query does so far, or did: also after its end, and after its result was taken. `{}` shows it as a tree that ends
     /// with what is wrong and what to change, `{:#}` with everything;
-    /// [docs/observe.md](https://github.com/regatta/regatta/blob/main/docs/observe.md) says what each figure means.
+    /// [docs/book/src/observe.md](https://github.com/regatta/regatta/blob/main/docs/book/src/observe.md) says what each figure means.
     ///
     /// ```
     /// use regatta::{polars::prelude::*, prelude::*};

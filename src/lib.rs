@@ -37,15 +37,15 @@
 //! | you want to | |
 //! |---|---|
 //! | start somewhere | [README](https://github.com/regatta/regatta#readme); a [`Session`], [`LazyFrameExt`] on your frames, a [`Run`] |
-//! | know what is split, and what runs whole | [frames.md](https://github.com/regatta/regatta/blob/main/docs/frames.md), [`Run::explain`] |
-//! | write a function, a model, an aggregation | [udfs.md](https://github.com/regatta/regatta/blob/main/docs/udfs.md), [`mod@udf`] |
-//! | use GPUs | [gpu.md](https://github.com/regatta/regatta/blob/main/docs/gpu.md), `regatta::gpu` |
-//! | share state among replicas | [actors.md](https://github.com/regatta/regatta/blob/main/docs/actors.md), [`mod@actor`] |
-//! | write files | [sinks.md](https://github.com/regatta/regatta/blob/main/docs/sinks.md), [`SinkMode`] |
-//! | run on several machines | [cluster.md](https://github.com/regatta/regatta/blob/main/docs/cluster.md), [`Cluster`] |
-//! | let workers come and go | [autoscaling.md](https://github.com/regatta/regatta/blob/main/docs/autoscaling.md), [`Session::elastic`] |
-//! | see how far a query is, what it did, and what to change | [observe.md](https://github.com/regatta/regatta/blob/main/docs/observe.md), [`Run::profile`], [`mod@progress`] |
-//! | see what waits for what | [scheduler.md](https://github.com/regatta/regatta/blob/main/docs/scheduler.md), [`Session::status`], [`Run::status`] |
+//! | know what is split, and what runs whole | [frames.md](https://github.com/regatta/regatta/blob/main/docs/book/src/frames.md), [`Run::explain`] |
+//! | write a function, a model, an aggregation | [udfs.md](https://github.com/regatta/regatta/blob/main/docs/book/src/udfs.md), [`mod@udf`] |
+//! | use GPUs | [gpu.md](https://github.com/regatta/regatta/blob/main/docs/book/src/gpu.md), `regatta::gpu` |
+//! | share state among replicas | [actors.md](https://github.com/regatta/regatta/blob/main/docs/book/src/actors.md), [`mod@actor`] |
+//! | write files | [sinks.md](https://github.com/regatta/regatta/blob/main/docs/book/src/sinks.md), [`SinkMode`] |
+//! | run on several machines | [cluster.md](https://github.com/regatta/regatta/blob/main/docs/book/src/cluster.md), [`Cluster`] |
+//! | let workers come and go | [autoscaling.md](https://github.com/regatta/regatta/blob/main/docs/book/src/autoscaling.md), [`Session::elastic`] |
+//! | see how far a query is, what it did, and what to change | [observe.md](https://github.com/regatta/regatta/blob/main/docs/book/src/observe.md), [`Run::profile`], [`mod@progress`] |
+//! | see what waits for what | [scheduler.md](https://github.com/regatta/regatta/blob/main/docs/book/src/scheduler.md), [`Session::status`], [`Run::status`] |
 //! | test your program | [`testing`] |
 //! | know what went wrong | [`mod@error`]: each says what to do |
 //! | change settings | [`Config`], which lists the variables |
@@ -57,7 +57,10 @@ extern crate self as regatta;
 
 pub mod actor;
 mod actors;
+mod archive;
 mod blob;
+#[cfg(any(test, doctest))]
+mod book;
 mod cluster;
 mod config;
 mod engine;
@@ -65,10 +68,13 @@ pub mod error;
 mod frame;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod hello;
+mod jobs;
 mod logs;
 mod notice;
 mod os;
 mod plan;
+mod process;
 pub mod progress;
 mod sched;
 mod session;
@@ -83,6 +89,8 @@ pub mod udf;
 pub use actors::{SchedulerActor, SwordfishActor, UdfActor};
 #[doc(hidden)]
 pub use cluster::become_worker_if_started_as_one;
+#[cfg(feature = "kubernetes")]
+pub use cluster::{KubeAccess, KubeOptions};
 pub use cluster::{Pilot, RayOptions};
 pub use config::{ClusterAt, Config, Runner};
 pub use error::Error;
@@ -110,44 +118,6 @@ pub use session::{Cluster, History, Persisted, Session};
 
 /// The Polars that plans must be made with.
 pub use polars;
-
-/// README.md's code must compile, and that of the guides.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
-#[cfg(doctest)]
-#[doc = include_str!("../docs/actors.md")]
-struct ActorsGuide;
-
-/// So must that of docs/cluster.md.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/cluster.md")]
-struct ClusterPage;
-
-/// And that of docs/ray.md.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/ray.md")]
-struct RayPage;
-
-/// And that of docs/pilots.md.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/pilots.md")]
-struct Pilots;
-
-/// And that of the guide to sinks.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/sinks.md")]
-struct Sinks;
-
-/// And that of the guide to UDFs.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/udfs.md")]
-struct Udfs;
-
-/// And that of the guide to GPUs.
-#[cfg(all(doctest, feature = "gpu"))]
-#[doc = include_str!("../docs/gpu.md")]
-struct GpuPage;
 
 /// What most programs need.
 pub mod prelude {

@@ -74,7 +74,6 @@ impl Visit for Of {
     fn record_u64(&mut self, field: &Field, value: u64) {
         let small = u32::try_from(value).ok();
         match field.name() {
-            "query" => self.query = Some(value),
             "stage" => self.stage = small,
             "rank" => self.rank = small,
             _ => (),
@@ -82,8 +81,10 @@ impl Visit for Of {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "udf" {
-            self.udf = Some(value.to_owned());
+        match field.name() {
+            "query" => self.query = u64::from_str_radix(value, 16).ok(),
+            "udf" => self.udf = Some(value.to_owned()),
+            _ => (),
         }
     }
 
@@ -121,8 +122,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Remember {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut said = Said::default();
+        // What is said of a replica from outside of it names its UDF.
+        let (mut said, mut own) = (Said::default(), Of::default());
         event.record(&mut said);
+        event.record(&mut own);
         let level = match *event.metadata().level() {
             Level::ERROR => LogLevel::Error,
             Level::WARN => LogLevel::Warn,
@@ -133,6 +136,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Remember {
             at_ms: u64::try_from(at.as_millis()).unwrap_or(0),
             level,
             target: event.metadata().target().to_owned(),
+            udf: own.udf.map(|udf| (udf, own.rank.unwrap_or(0))),
             text: format!("{}{}", said.message, said.fields),
             ..LogLine::default()
         };
@@ -172,9 +176,10 @@ mod tests {
                 let _in = InTask::enter(task, Attempt(3));
                 tracing::warn!("of a task");
             }
-            let query = Some(0xb7_u64);
+            let query = Some(format!("{:016x}", 0xb7));
             let span = tracing::error_span!("replica", udf = "demo::Embed", query, stage = 1_u32, rank = 4_u32);
             span.in_scope(|| tracing::error!(target: "model", "of a replica"));
+            tracing::warn!(udf = "demo::Slow", rank = 2_u32, "a replica hangs");
             tracing::info!("of nothing again");
             let page = page(before, &LogFilter::default(), 100, 1 << 20);
             // Other tests of this process may say something, too.
@@ -191,6 +196,7 @@ mod tests {
             let replica = of("of a replica");
             assert_eq!((replica.query.as_deref(), replica.stage), (Some("00000000000000b7"), Some(1)));
             assert_eq!((replica.udf, replica.target.as_str()), (Some(("demo::Embed".to_owned(), 4)), "model"));
+            assert_eq!(of("a replica hangs").udf, Some(("demo::Slow".to_owned(), 2)));
             assert_eq!(of("of nothing again").query, None);
         });
     }

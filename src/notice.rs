@@ -2,7 +2,6 @@
 
 use regatta_observe::line;
 
-use crate::config::Config;
 use crate::progress::say_above;
 
 /// Tells it to the program's `tracing` subscriber, as a warning; where it has none, to standard error, unless `REGATTA_QUIET` is set.
@@ -11,7 +10,13 @@ pub(crate) fn notice(what: impl std::fmt::Display) {
     let what = line(&what.to_string());
     if tracing::dispatcher::has_been_set() {
         tracing::warn!("{what}");
-    } else if !Config::is_quiet() && !say_above(&format!("regatta: {what}")) {
+    } else if !is_quiet() && !say_above(&format!("regatta: {what}")) {
         eprintln!("regatta: {what}");
     }
+}
+
+/// Whether `REGATTA_QUIET` keeps us from standard error.
+fn is_quiet() -> bool {
+    std::env::var_os("REGATTA_QUIET")
+        .is_some_and(|value| !["", "0", "false"].contains(&&*value.to_string_lossy().to_ascii_lowercase()))
 }

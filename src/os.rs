@@ -296,6 +296,20 @@ fn ended(child: u32, flags: libc::c_int) -> io::Result<bool> {
     }
 }
 
+/// Whether there is something to read of a pipe, or its end, within a time. Blocks until then.
+///
+/// # Errors
+/// As `poll`.
+pub(crate) fn has_more(pipe: &impl AsRawFd, within: Duration) -> io::Result<bool> {
+    let mut of = libc::pollfd { fd: pipe.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let within = libc::c_int::try_from(within.as_millis()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: it reads and writes one of these, which outlives the call.
+    match done(unsafe { libc::poll(&raw mut of, 1, within) }) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        polled => polled.map(|()| of.revents != 0),
+    }
+}
+
 /// Sends a signal to a process.
 ///
 /// # Errors

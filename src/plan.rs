@@ -10,6 +10,7 @@ mod close;
 mod common;
 mod cut;
 mod deal;
+mod distinct;
 mod estimate;
 mod exchange;
 mod explain;
@@ -17,12 +18,14 @@ mod files;
 mod filters;
 mod grow;
 mod held;
+mod holds;
 mod join;
 mod label;
 mod lift;
 mod marker;
 mod names;
 mod order;
+mod place;
 mod ranges;
 mod rowwise;
 mod same;
@@ -32,9 +35,10 @@ mod share;
 mod sink;
 mod together;
 mod whole;
+mod windows;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use polars::prelude::*;
 use polars_plan::dsl::{DslPlan, ScanSources};
@@ -45,13 +49,16 @@ use serde::{Deserialize, Serialize};
 pub(crate) use held::{held_by, held_in, scan_held};
 pub(crate) use lift::udf_calls;
 pub(crate) use marker::{Marker, beside_columns};
+pub(crate) use place::Place;
 pub(crate) use share::{Rows, share};
 pub(crate) use sink::{FileSink, STAGED};
 pub(crate) use wire::{Fragment, cut_off, placeholder_of};
 
 use crate::blob;
 use crate::error::{PlanError, PolarsFailure};
-use crate::sched::{Fits, MAX_SECTIONS, Mode, QueryId, Shape, Small, StageId, Tasks, Way};
+use crate::sched::{
+    Fits, Holds, MAX_SECTIONS, MOST_PARTS, Mode, Part, QueryId, Reader, Shape, Small, StageId, Tasks, Way,
+};
 use crate::udf::PoolOptions;
 
 /// A query, cut into stages; the last one yields the result.
@@ -67,6 +74,8 @@ pub(crate) struct QueryPlan {
     pub(crate) stable: bool,
     /// Where it writes its result, if it does.
     pub(crate) sink: Option<FileSink>,
+    /// It ends in a sink, of whatever kind.
+    pub(crate) has_sink: bool,
     /// It is analysed: what each node of the engine does is wanted.
     pub(crate) metered: bool,
 }
@@ -88,6 +97,10 @@ pub(crate) struct Stage {
     pub(crate) branches: BTreeMap<StageId, Vec<usize>>,
     /// The persisted partitions that each task reads, in the order of the splits; empty if none does.
     pub(crate) held: Vec<Vec<(QueryId, usize)>>,
+    /// What its tasks hold in memory of what they read.
+    pub(crate) holds: Holds,
+    /// And bytes that come to what makes groups of each task's own rows, in all of them: a guess.
+    pub(crate) grouped: u64,
     /// Nobody notices if one of its tasks runs twice at once: it calls no UDF and writes no file.
     pub(crate) may_run_twice: bool,
     /// Why it has these tasks, for people.
@@ -156,6 +169,8 @@ impl Stage {
 pub(crate) struct StageProgram {
     /// The node that yields its rows, by its number in the whole plan.
     pub(crate) root: u32,
+    /// Another that yields as good ones, where it makes hardly fewer of many.
+    pub(crate) by_pass: Option<ByPass>,
     /// Nodes at which it is cut off, and the stages that are read in their place.
     pub(crate) cuts: Vec<(u32, StageId)>,
     /// Nodes that hand on one of their inputs.
@@ -167,6 +182,17 @@ pub(crate) struct StageProgram {
     pub(crate) limit: Option<u64>,
     /// What a task leaves is in several sections, if this is said.
     pub(crate) scatter: Option<Scatter>,
+    /// How what is read of sections was scattered, where tasks read parts of them.
+    pub(crate) finer: Vec<(StageId, Scatter)>,
+}
+
+/// Tasks may pass their rows by what would make fewer of them, each by itself in the same form: what reads them cannot tell.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct ByPass {
+    /// The node that yields them, by its number in the whole plan.
+    pub(crate) root: u32,
+    /// Each second task does, and each second attempt of one, whatever they make of their rows.
+    pub(crate) forced: bool,
 }
 
 /// Rows go to sections by the hash of their keys, or by the number that their key is.
@@ -212,8 +238,8 @@ pub(crate) enum Split {
     Slice { offset: usize, len: usize },
     /// The `part`-th of `of` equal shares of the rows that the stage below left.
     Share { part: usize, of: usize },
-    /// Adjacent sections, of those that each task of the stages below has scattered its rows to.
-    Sections { from: u32, to: u32 },
+    /// Adjacent sections, of those that each task of the stages below has scattered its rows to; or one part of each.
+    Sections { from: u32, to: u32, part: Option<Part> },
     /// Of several frames one below the other, this one, or a part of it.
     Branch { input: usize, split: Box<Self> },
 }
@@ -251,27 +277,27 @@ pub(crate) fn plan(query: LazyFrame, target: Target) -> Result<QueryPlan, PlanEr
     let is_whole = !target.travels && query.clone().to_alp().is_ok_and(|plan| whole::is_whole(&plan));
     // Hive rewrites would cross the cuts (reference: polars.md §4.5).
     let across = if is_whole { OptFlags::empty() } else { OptFlags::PARTITION_HIVE };
-    let mut optimised = optimise(query.clone(), across)?;
+    let (mut optimised, mut unordered) = optimise(query.clone(), across)?;
     if !is_whole && common::has_useless(&optimised) {
-        optimised = optimise(query, across | OptFlags::COMM_SUBPLAN_ELIM)?;
+        (optimised, unordered) = optimise(query, across | OptFlags::COMM_SUBPLAN_ELIM)?;
     }
     if target.travels {
         scan::make_absolute(&mut optimised).map_err(PlanError::polars)?;
     }
     let root = optimised.lp_arena.get(optimised.lp_top);
-    let sink = FileSink::of(root);
+    let (sink, has_sink) = (FileSink::of(root), sink::is_sink(root));
     sink::refuse_many_objects(root)?;
     let schema = if sink.is_some() { FileSink::schema() } else { root.schema(&optimised.lp_arena).into_owned() };
     let cut::Parts { whole, stages, stable } = match is_whole {
         true => whole::parts(optimised),
-        false => cut::cut(optimised, target)?,
+        false => cut::cut(optimised, unordered, target)?,
     };
     let steps = stages.iter().filter_map(Stage::program).map(StageProgram::size);
     let size = whole.size() + steps.sum::<usize>();
     if size > MAX_PLAN {
         return Err(PlanError::TooLarge { size, max: MAX_PLAN });
     }
-    Ok(QueryPlan { whole, sections: target.sections(), stages, schema, stable, sink, metered: false })
+    Ok(QueryPlan { whole, sections: target.sections(), stages, schema, stable, sink, has_sink, metered: false })
 }
 
 /// Bytes of a plan that travels, with room for what goes with it in a message.
@@ -304,7 +330,8 @@ impl StageProgram {
     }
 }
 
-fn optimise(query: LazyFrame, without: OptFlags) -> Result<IRPlan, PlanError> {
+/// The plan that is run, and the nodes whose order nobody observes.
+fn optimise(query: LazyFrame, without: OptFlags) -> Result<(IRPlan, BTreeSet<usize>), PlanError> {
     // Without STREAMING the optimiser makes nodes that the streaming engine cannot lower.
     let asked = query.get_current_optimizations();
     let flags =
@@ -312,11 +339,12 @@ fn optimise(query: LazyFrame, without: OptFlags) -> Result<IRPlan, PlanError> {
     let files = files(&query.logical_plan);
     let optimised = query.with_optimizations(flags).to_alp_optimized();
     let mut plan = optimised.map_err(|e| PlanError::Polars(PolarsFailure::from(e).reading(&files)))?;
-    if asked.contains(OptFlags::CHECK_ORDER_OBSERVE) {
-        order::drop_unobserved(&mut plan);
-    }
+    let unordered = match asked.contains(OptFlags::CHECK_ORDER_OBSERVE) {
+        true => order::drop_unobserved(&mut plan),
+        false => BTreeSet::new(),
+    };
     sink::make_absolute(&mut plan).map_err(PlanError::polars)?;
-    Ok(plan)
+    Ok((plan, unordered))
 }
 
 /// What a query reads, as its author named it.
@@ -348,13 +376,14 @@ impl QueryPlan {
     /// How many partitions the result has at most.
     pub(crate) fn widest(&self) -> usize {
         let tasks = self.stages.iter().map(|stage| stage.splits.len());
-        // Some of which are shared.
-        tasks.max().unwrap_or_default().max(2 * self.sections as usize)
+        // Each of which may be cut.
+        tasks.max().unwrap_or_default().max((MOST_PARTS * self.sections) as usize)
     }
 
     /// What tasks of a stage run that has this shape.
-    pub(crate) fn program(&self, id: StageId, shape: &Shape) -> Option<StageProgram> {
+    pub(crate) fn program(&self, id: StageId, shape: &Shape, is_forced: bool) -> Option<StageProgram> {
         let mut program = self.stage(id)?.program()?.clone();
+        program.by_pass.iter_mut().for_each(|by_pass| by_pass.forced = is_forced);
         for (id, mode) in &shape.chain {
             let stage = self.stage(*id)?;
             let ways = stage.modes.get(*mode).map_or(&[][..], |mode| &mode.ways);
@@ -368,6 +397,11 @@ impl QueryPlan {
                 }
             }
         }
+        if shape.tasks.have_parts() {
+            let in_sections = shape.reads.iter().filter(|(_, way)| *way == Way::Sections);
+            let scatter = |id: StageId| Some((id, self.stage(id)?.program()?.scatter.clone()?));
+            program.finer = in_sections.filter_map(|(id, _)| scatter(*id)).collect();
+        }
         Some(program)
     }
 
@@ -376,8 +410,8 @@ impl QueryPlan {
         match &shape.tasks {
             Tasks::Splits(id, _) => self.stage(*id)?.splits.get(task).cloned(),
             Tasks::Sections(readers) => {
-                let sections = &readers.get(task)?.sections;
-                Some(Split::Sections { from: sections.start, to: sections.end })
+                let Reader { sections, part, .. } = readers.get(task)?;
+                Some(Split::Sections { from: sections.start, to: sections.end, part: *part })
             }
         }
     }

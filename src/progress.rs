@@ -18,7 +18,6 @@ use tokio::time::sleep;
 use tracing::Level;
 
 use crate::actors::{CONTROL, ProgressOf, SchedulerActor};
-use crate::cluster::is_worker;
 use crate::os;
 use crate::sched::QueryId;
 
@@ -73,7 +72,6 @@ const TARGET: &str = "regatta::progress";
 impl Shows {
     pub(crate) fn new(bar: ProgressBar) -> Arc<Self> {
         let way = match bar {
-            _ if is_worker() => Way::No,
             ProgressBar::Off => Way::No,
             ProgressBar::Auto | ProgressBar::Persist if is_terminal() => Way::Terminal,
             _ => Way::Lines,

@@ -7,6 +7,8 @@ mod connect;
 mod dashboard;
 mod door;
 mod history;
+#[cfg(feature = "kubernetes")]
+mod kube;
 mod parts;
 mod persist;
 mod ray;
@@ -29,21 +31,23 @@ use regatta_observe::{Explain, Profile, Progress};
 use regatta_remote::{ActorRef, Arbiter, Authority, Node, Role, catch};
 
 use crate::actors::{Host, MAILBOX, Place, ProfileOf, SchedulerActor, SwordfishActor, UseProvider, Worker};
-use crate::cluster::{
-    LocalSpec, LocalWorkers, PilotedWorkers, RayOptions, Scratch, capacity, find_gpus, hello, is_worker,
-};
+#[cfg(feature = "kubernetes")]
+use crate::cluster::KubeOptions;
+use crate::cluster::{Hosted, LocalSpec, LocalWorkers, RayOptions, Scratch, capacity, find_gpus};
 use crate::config::{Config, Runner};
-use crate::error::{ClusterError, Error, PlanError};
+use crate::error::{ClusterError, Error, PlanError, SinkError};
 use crate::frame::{Publication, Run, SinkMode};
+use crate::hello::hello;
 use crate::os;
 use crate::plan::{QueryPlan, Split, Target, Work, plan};
+use crate::process::is_worker;
 use crate::progress::Shows;
 use crate::sched::{Attempt, Output, PartitionId, QueryId, QueryStatus, SessionStatus, StageId, TaskId, WorkerId};
 
 pub use cluster::Cluster;
 use door::Door;
 pub use history::History;
-use parts::{Ground, Head, scale};
+use parts::{Ground, Head, scale, some_workers};
 pub use persist::Persisted;
 #[cfg(test)]
 pub(crate) use simulated::OnEnd;
@@ -90,8 +94,8 @@ enum Started {
     None,
     /// Processes of this machine.
     Processes(Arc<LocalWorkers>),
-    /// Where a pilot has placed them.
-    Piloted(Arc<PilotedWorkers>),
+    /// Where a pilot or Kubernetes has placed them.
+    Hosted(Arc<dyn Hosted>),
 }
 
 impl Started {
@@ -116,6 +120,8 @@ enum Tasks {
 enum Purpose {
     /// Its result.
     Result,
+    /// Its files.
+    Sink,
     /// To leave its result where it is, for other queries.
     Persist,
     /// To see what it does.
@@ -165,7 +171,8 @@ impl Session {
     /// They talk over QUIC with certificates of a cluster of their own, and end with this session or this process.
     ///
     /// # Errors
-    /// A variable with a bad value; workers that do not start, with their last words.
+    /// A variable with a bad value; no worker at all ([`native`](Self::native) needs none); workers that do not start, with their
+    /// last words.
     pub fn local(workers: usize) -> Result<Self, Error> {
         Self::local_with(workers, Config::from_env()?)
     }
@@ -179,10 +186,10 @@ impl Session {
     }
 
     /// [`local`](Self::local) with as many workers as the work asks for, from the least to the most: more are started when
-    /// what waits is more than `DAFT_AUTOSCALING_THRESHOLD` of what there is, and idle ones retire.
+    /// what waits is more than `DAFT_AUTOSCALING_THRESHOLD` of what there is, and idle ones retire. The least may be none.
     ///
     /// # Errors
-    /// As there.
+    /// As there; a least that is more than the most.
     pub fn elastic(workers: RangeInclusive<usize>) -> Result<Self, Error> {
         Self::elastic_with(workers, Config::from_env()?)
     }
@@ -196,8 +203,7 @@ impl Session {
         if is_worker() {
             return Err(ClusterError::InWorker.into());
         }
-        let least = *workers.start();
-        let most = (*workers.end()).max(least).max(1);
+        let (least, most) = some_workers(&workers)?;
         let threads = (os::cpus() / most).max(1);
         if most > os::cpus() {
             tracing::info!(workers = most, cpus = os::cpus(), "more workers than CPUs: each is given one, they share");
@@ -207,7 +213,9 @@ impl Session {
         let identity =
             authority.issue(Role::Head).map_err(|e| ClusterError::network("make the head's certificate", e))?;
         let no_gpu = find_gpus().as_ref().err().cloned();
-        let scale = scale(&config, (least, most), capacity(threads as f64, most), no_gpu);
+        let capacity = capacity(threads as f64, most);
+        let capacity = Config::offer()?.memory.map_or(capacity, |memory| capacity.with_memory(memory));
+        let scale = scale(&config, (least, most), capacity, no_gpu);
         let ground = Ground::new(&config, |runtime| {
             let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
             let node = Node::bind(identity, loopback, &runtime.with_build(hello()))
@@ -222,6 +230,7 @@ impl Session {
             authority,
             head: (node.id(), address),
             threads,
+            capacity,
             most,
             scratch: here.ground.scratch.folder().to_owned(),
             on_end: here.on_end(),
@@ -236,18 +245,25 @@ impl Session {
     }
 
     /// The session that `DAFT_RUNNER` asks for: `native`, or `flotilla` for the cluster at `REGATTA_ADDRESS`, which
-    /// `REGATTA_TOKEN` lets in to; without an address, for as many local workers as there are CPUs; or `ray`, for workers on the Ray
+    /// `REGATTA_TOKEN` lets in to; without an address, for as many pods as `REGATTA_KUBERNETES` says, else for as many local workers as there are CPUs; or `ray`, for workers on the Ray
     /// cluster at `RAY_ADDRESS`, else the one that this machine is a node of. In a Ray job that is what is meant where nothing is said.
     ///
     /// # Errors
     /// As [`native`](Self::native), [`connect`](Self::connect), [`local`](Self::local) and [`ray`](Self::ray).
     pub fn from_env() -> Result<Self, Error> {
         let config = Config::from_env()?;
+        config.say_what_has_no_effect();
         match config.runner {
             Runner::Native => Self::native_with(config),
             Runner::Ray => Self::ray_with(RayOptions::default(), config),
             Runner::Flotilla => match config.cluster.clone() {
                 Some(at) => Self::connect_with(&at.address, &at.token, config),
+                #[cfg(feature = "kubernetes")]
+                None if config.kubernetes.is_some() => {
+                    let (workers, each) = (config.kubernetes.clone().unwrap_or(0..=1), Config::offer()?);
+                    let (cpus, memory) = (each.cpus.unwrap_or(1.0), each.memory);
+                    Self::kubernetes_with(KubeOptions { workers, cpus, memory, ..KubeOptions::default() }, config)
+                }
                 None => Self::local_with(os::cpus(), config),
             },
         }
@@ -259,16 +275,16 @@ impl Session {
     /// The query cannot be planned, or the session or its cluster is gone; it ends in a sink whose folder holds something already
     /// ([`submit_sink`](Self::submit_sink) says what then) or cannot be written to.
     pub fn submit(&self, query: LazyFrame) -> Result<Run, Error> {
-        self.submit_sink(query, SinkMode::Error)
+        self.start(query, SinkMode::Error, Purpose::Result)
     }
 
-    /// [`submit`](Self::submit) for a query that ends in a sink into a folder, with what to do about what is there. To others the
-    /// mode means nothing.
+    /// [`submit`](Self::submit) for a query that ends in a sink into a folder, with what to do about what is there. To other
+    /// sinks the mode means nothing.
     ///
     /// # Errors
-    /// As there; [`SinkError`](crate::error::SinkError): there is something already, or the folder cannot be written to.
+    /// As there; [`SinkError`]: the query ends in no sink, there is something already, or the folder cannot be written to.
     pub fn submit_sink(&self, query: LazyFrame, mode: SinkMode) -> Result<Run, Error> {
-        self.start(query, mode, Purpose::Result)
+        self.start(query, mode, Purpose::Sink)
     }
 
     /// Submits a query to see what it does: what each node of the engine does, too.
@@ -294,6 +310,9 @@ impl Session {
         let id = QueryId(self.host().runtime.simulated_random().unwrap_or_else(os::random));
         // Made first: whatever happens from here on, its drop frees what the query holds.
         let mut run = Run::new(self.clone(), id, schema, explain);
+        if purpose == Purpose::Sink && !plan.has_sink {
+            return Err(SinkError::NoSink.into());
+        }
         if let Some(sink) = plan.sink.take() {
             run.will_publish(Publication::prepare(sink, mode, id, &self.inner.scratch)?);
         }
@@ -491,7 +510,7 @@ impl Inner {
             (_, Some(node)) => drop(self.host.wait(async move { node.close(GOODBYE).await })),
             (_, None) => (),
         }
-        if let Started::Piloted(workers) = &self.workers {
+        if let Started::Hosted(workers) = &self.workers {
             workers.close();
         }
     }

@@ -35,9 +35,13 @@ pub(crate) use ipc::{decode_frame, encode_frame};
 pub(crate) use moving::{Listing, Taking};
 use output::{Allowance, Sealed};
 pub(crate) use output::{Chosen, check};
+#[cfg(test)]
+pub(crate) use reading::GROUP;
 pub(crate) use reading::{Arrivals, Home, Reading, Source, lost};
 pub(crate) use serve::{HEAD_PREFIX, Head, Listed, PARTS, Part, RowRange, Ticket, Wanted, head_size};
 pub(crate) use staging::{Staging, Step, is_there};
+#[cfg(test)]
+pub(crate) use writer::WRITING;
 pub(crate) use writer::{Writer, size};
 
 /// Memory for small outputs: this share of what there is, and no more than so much.

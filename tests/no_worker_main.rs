@@ -10,8 +10,11 @@ use regatta::{Error, Session};
 fn workers_without_a_workers_main_end_and_the_driver_says_why() {
     match Session::local(1) {
         // In the driver: its worker ran this very test, got the other answer, and failed with it.
-        Err(Error::Cluster(ClusterError::WorkerEnded { status, stderr, .. })) if !is_worker() => {
-            assert!(status.contains('3') && stderr.contains("#[regatta::main]"), "{status}: {stderr}");
+        Err(error @ Error::Cluster(ClusterError::WorkerEnded { .. })) if !is_worker() => {
+            let said = error.to_string();
+            let (first, last) = said.split_once("Its last words:").unwrap();
+            assert!(first.contains('3') && first.contains("testing::worker!()"), "{said}");
+            assert!(last.contains("#[regatta::main]"), "{said}");
         }
         // In that worker: the process ends as a program with such a main would.
         Err(Error::Cluster(ClusterError::InWorker)) if is_worker() => {

@@ -59,7 +59,7 @@ impl Report {
         self.repetitions
     }
 
-    /// Adds the figure of one repetition, or why there is none.
+    /// Adds the figure of one repetition, or why there is none, and tells it: a run that is cut short has not been for nothing.
     pub(crate) fn add(&mut self, case: &'static Case, system: &'static str, value: Result<f64, String>) {
         let known = self.rows.iter().position(|row| std::ptr::eq(row.case, case) && row.system == system);
         let at = known.unwrap_or_else(|| {
@@ -67,7 +67,10 @@ impl Report {
             self.rows.len() - 1
         });
         match value {
-            Ok(value) => self.rows[at].samples.push(value),
+            Ok(value) => {
+                eprintln!("{}, {system}: {} {}", case.name, figure(value), case.unit);
+                self.rows[at].samples.push(value);
+            }
             Err(why) => self.rows[at].why = Some(why),
         }
     }

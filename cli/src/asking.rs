@@ -7,6 +7,8 @@ use crate::client::Client;
 
 /// Rows that are asked for at once.
 pub(crate) const PAGE: u32 = 1000;
+/// Queries whose findings are told if none is named.
+pub(crate) const NEWEST: u32 = 16;
 
 pub(crate) fn unexpected(answer: &Answer) -> Failure {
     let text = format!("{answer:?}");

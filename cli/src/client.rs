@@ -45,7 +45,7 @@ impl Client {
         let token: JoinToken = token.parse().map_err(|error| Failure::refused(format!("{error}")))?;
         if !token.role().is_outside() {
             return Err(Failure::refused(format!(
-                "this token is for a {}: looking at a cluster needs one of Cluster::observer_token or operator_token",
+                "this token is of the role {}: looking at a cluster needs one of Cluster::observer_token or operator_token",
                 token.role()
             )));
         }
@@ -141,8 +141,8 @@ fn not_joined(error: JoinError) -> Failure {
 fn not_answered(error: AskError) -> Failure {
     match error {
         AskError::NotAllowed { role: Role::Observer } => Failure::refused(
-            "this token may look and do nothing else: cancelling queries and making tokens needs one of \
-             Cluster::operator_token"
+            "this token may look and do nothing else: to cancel queries, drain workers, submit and stop jobs, and make \
+             tokens needs one of Cluster::operator_token"
                 .to_owned(),
         ),
         AskError::NotAllowed { .. } => Failure::refused(error.to_string()),

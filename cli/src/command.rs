@@ -21,6 +21,11 @@ pub struct Command {
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 
+    /// Instead of a cluster: the folder in which sessions have kept what queries did (REGATTA_HISTORY there). For queries, query,
+    /// findings and dashboard; no token is needed.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub(crate) history: Option<PathBuf>,
+
     /// JSON, for programs.
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -97,6 +102,24 @@ pub(crate) enum What {
         #[arg(long = "for", default_value = "1h", value_parser = time, value_name = "TIME")]
         time: Duration,
     },
+    /// Has the head run its own program beside it, as a driver of its cluster, and follows what that prints. Needs an operator's token, and
+    /// a head that accepts jobs (REGATTA_JOBS). The job goes on if this is interrupted.
+    Submit {
+        /// Says its number and ends, instead of following it.
+        #[arg(long)]
+        detach: bool,
+        /// The program: the same executable as the head's, which is checked. It is not sent.
+        #[arg(required = true, value_name = "PROGRAM")]
+        program: PathBuf,
+        /// What it is told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+        arguments: Vec<String>,
+    },
+    /// Programs that were submitted, one a line.
+    Jobs {
+        #[command(subcommand)]
+        what: Option<OfJob>,
+    },
     /// Lines of the workers' logs: information and worse, as far as they are remembered.
     Logs {
         /// And those that come.
@@ -157,6 +180,23 @@ pub(crate) enum What {
         /// Whoever looks may also cancel queries. Needs an operator's token.
         #[arg(long)]
         control: bool,
+    },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum OfJob {
+    /// What a job has printed, as far as it is remembered.
+    Log {
+        /// Its number.
+        job: u32,
+        /// And what it prints from now on, until it ends.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Stops a job, with all that it has started: it is told to end, and killed ten seconds later. Needs an operator's token.
+    Stop {
+        /// Its number.
+        job: u32,
     },
 }
 
@@ -240,7 +280,71 @@ fn time(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
+    use clap::{Arg, CommandFactory};
+
     use super::*;
+    use crate::Regatta;
+
+    /// An argument as `--help` has it: how it is written, and what it is.
+    fn row(arg: &Arg) -> String {
+        let value = arg.get_action().takes_values();
+        let names =
+            arg.get_value_names().filter(|_| value).map(|names| match arg.is_positional() && !arg.is_required_set() {
+                true => format!("[{}]", names.join("] [")),
+                false => format!("<{}>", names.join("> <")),
+            });
+        let long = arg.get_long().map(|long| format!("--{long}"));
+        let short = arg.get_short().map(|short| format!("-{short}"));
+        let words: Vec<_> = [short, long, names].into_iter().flatten().collect();
+        let mut about = format!("{}.", arg.get_help().unwrap_or_default());
+        let values: Vec<_> = arg.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
+        if value && !values.is_empty() {
+            write!(about, " One of {}.", values.join(", ")).unwrap();
+        }
+        if let [unless_said] = arg.get_default_values() {
+            write!(about, " Unless said, `{}`.", unless_said.to_string_lossy()).unwrap();
+        }
+        if let Some(variable) = arg.get_env() {
+            write!(about, " Or `{}`.", variable.to_string_lossy()).unwrap();
+        }
+        format!("| `{}` | {about} |\n", words.join(" "))
+    }
+
+    fn table(args: &[&Arg]) -> String {
+        let rows = args.iter().filter(|arg| arg.get_id() != "help" && arg.get_id() != "version").map(|arg| row(arg));
+        let rows: String = rows.collect();
+        if rows.is_empty() { rows } else { format!("\n| | |\n|---|---|\n{rows}") }
+    }
+
+    fn section(command: &clap::Command, of: &str, help: &mut String) {
+        let name = format!("{of} {}", command.get_name());
+        let about = command.get_about().unwrap_or_default();
+        let also: Vec<_> = command.get_visible_aliases().map(|also| format!(" Also `{of} {also}`.")).collect();
+        let args = table(&command.get_arguments().collect::<Vec<_>>());
+        write!(help, "\n## `{name}`\n\n{about}.{}\n{args}", also.concat()).unwrap();
+        command.get_subcommands().for_each(|command| section(command, &name, help));
+    }
+
+    #[test]
+    fn the_page_on_the_command_has_what_help_has() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/book/src/cli.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (begin, rest) = page.split_once("<!-- help -->\n").unwrap();
+        let (is, end) = rest.split_once("<!-- /help -->").unwrap();
+        let regatta = Regatta::command();
+        let mut help = format!("## With every command\n{}", table(&regatta.get_arguments().collect::<Vec<_>>()));
+        regatta.get_subcommands().for_each(|command| section(command, "regatta", &mut help));
+        if std::env::var_os("REGATTA_TEST_GOLDEN").is_some() {
+            std::fs::write(path, format!("{begin}<!-- help -->\n{help}<!-- /help -->{end}")).unwrap();
+        } else {
+            assert!(
+                is == help,
+                "docs/book/src/cli.md is not what the code says: run this with REGATTA_TEST_GOLDEN=write"
+            );
+        }
+    }
 
     #[test]
     fn times_are_numbers_with_a_unit() {

@@ -59,9 +59,9 @@ fn look(address: &str, token: &str, checks: &mut Checks<'_, '_>) -> Result<(), F
         let left = token.expires().duration_since(SystemTime::now()).unwrap_or_default();
         let says = match left {
             Duration::ZERO => {
-                format!("for a {}, and has expired: whoever operates the cluster makes another", token.role())
+                format!("{}'s, and has expired: whoever operates the cluster makes another", token.role())
             }
-            left => format!("for a {}, good for {}", token.role(), time(nanoseconds(left))),
+            left => format!("{}'s, good for {}", token.role(), time(nanoseconds(left))),
         };
         checks.is(left > SOON, "token", &says)?;
     }
@@ -69,7 +69,13 @@ fn look(address: &str, token: &str, checks: &mut Checks<'_, '_>) -> Result<(), F
     let client = match Client::connect(address, token) {
         Ok(client) => client,
         Err(failure) => {
-            checks.is(false, "head", &failure.to_string())?;
+            // The whole text ends the command, and is said once. A program reads it here.
+            let says = match &failure {
+                failure if checks.out.json => failure.to_string(),
+                Failure::Unreachable(_) => "cannot be reached".to_owned(),
+                _ => "does not let this in".to_owned(),
+            };
+            checks.is(false, "head", &says)?;
             return Err(failure);
         }
     };

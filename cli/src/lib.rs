@@ -27,6 +27,8 @@ mod command;
 mod doctor;
 mod export;
 mod failure;
+mod history;
+mod jobs;
 mod out;
 mod pages;
 mod run;

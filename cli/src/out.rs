@@ -1,12 +1,15 @@
 //! What a command says: text for people, or JSON.
 
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 
-use regatta_observe::{LogsView, QueryRow, Table, line};
+use regatta_observe::{Explain, LogsView, Profile, QueryRow, Table, line};
 use serde_json::{Value, json};
 
 use crate::Failure;
+use crate::command::Form;
 
 /// Where it is written.
 pub(crate) struct Out<'a> {
@@ -96,4 +99,42 @@ impl<'a> Out<'a> {
             (true, all) => self.text(&format!("nothing was found to be wrong with the newest {} queries\n", all.len())),
         }
     }
+
+    /// A profile in this form, in full or not, or how the query is run instead; or a file with that.
+    pub(crate) fn profile(
+        &mut self,
+        profile: &Profile,
+        (format, full, explain): (Form, bool, bool),
+        file: Option<&Path>,
+    ) -> Result<(), Failure> {
+        let text = form(profile, format, full, explain, self.json);
+        match file {
+            None => self.text(&text),
+            Some(file) => {
+                let failed = |error| Failure::Failed(format!("cannot write {}: {error}", file.display()));
+                fs::write(file, text).map_err(failed)
+            }
+        }
+    }
+}
+
+/// The text of a profile, or of how the query is run.
+fn form(profile: &Profile, format: Form, full: bool, explain: bool, json: bool) -> String {
+    let plan: &Explain = &profile.plan;
+    let format = if json && format == Form::Text { Form::Json } else { format };
+    let text = match (format, explain) {
+        (Form::Text, false) if full => format!("{profile:#}"),
+        (Form::Text, false) => profile.to_string(),
+        (Form::Json, false) => profile.to_json(),
+        (Form::Mermaid, false) => profile.to_mermaid(),
+        (Form::Dot, false) => profile.to_dot(),
+        (Form::Svg, false) => profile.to_svg(),
+        (Form::Html, _) => profile.to_html(),
+        (Form::Text, true) => plan.to_string(),
+        (Form::Json, true) => plan.to_json(),
+        (Form::Mermaid, true) => plan.to_mermaid(),
+        (Form::Dot, true) => plan.to_dot(),
+        (Form::Svg, true) => plan.to_svg(),
+    };
+    format!("{}\n", text.trim_end_matches('\n'))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use regatta_dashboard::{Dashboard, Source};
 use regatta_observe::{Answering, Ask, Order, Refusal};
-use regatta_remote::Role;
+use regatta_remote::{Role, Runtime};
 use serde_json::json;
 
 use crate::Failure;
@@ -40,7 +40,7 @@ impl Source for Head {
 }
 
 /// As a viewer hears of it.
-fn refused(failure: Failure) -> Refusal {
+pub(crate) fn refused(failure: Failure) -> Refusal {
     match failure {
         Failure::Failed(why) => Refusal::NoSuch(why),
         failure => Refusal::Failed(failure.to_string()),
@@ -65,16 +65,40 @@ pub(crate) fn run(
         ));
     }
     let head = Head { name: format!("the cluster at {address}"), way: client.way().clone(), role: client.role() };
-    let mut dashboard = hosts.iter().fold(Dashboard::new().at(listen), |dashboard, host| dashboard.named(host));
-    if control {
-        dashboard = dashboard.with_control();
-    }
-    client.wait(async {
-        let failed = |error| Failure::Failed(format!("cannot serve at {listen}: {error}"));
-        let bound = dashboard.bind(Arc::new(head)).await.map_err(failed)?;
-        let url = bound.url();
-        if out.json { out.json(&json!({ "url": url })) } else { out.text(&format!("{url}\n")) }?;
-        bound.run().await;
-        Ok(())
-    })
+    let dashboard = dashboard(listen, hosts);
+    let dashboard = if control { dashboard.with_control() } else { dashboard };
+    client.wait(serve(dashboard, Arc::new(head), listen, out))
+}
+
+/// The same of what is no head, and with no control.
+///
+/// # Errors
+/// No port is free.
+pub(crate) fn run_alone(
+    source: Arc<dyn Source>,
+    listen: SocketAddr,
+    hosts: &[String],
+    out: &mut Out<'_>,
+) -> Result<(), Failure> {
+    let failed = |error| Failure::Failed(format!("no threads to serve pages: {error}"));
+    let runtime = Runtime::new("regatta-cli", 1).map_err(failed)?;
+    runtime.handle().block_on(serve(dashboard(listen, hosts), source, listen, out))
+}
+
+fn dashboard(listen: SocketAddr, hosts: &[String]) -> Dashboard {
+    hosts.iter().fold(Dashboard::new().at(listen), |dashboard, host| dashboard.named(host))
+}
+
+async fn serve(
+    dashboard: Dashboard,
+    source: Arc<dyn Source>,
+    listen: SocketAddr,
+    out: &mut Out<'_>,
+) -> Result<(), Failure> {
+    let failed = |error| Failure::Failed(format!("cannot serve at {listen}: {error}"));
+    let bound = dashboard.bind(source).await.map_err(failed)?;
+    let url = bound.url();
+    if out.json { out.json(&json!({ "url": url })) } else { out.text(&format!("{url}\n")) }?;
+    bound.run().await;
+    Ok(())
 }

@@ -1,26 +1,23 @@
 //! What the commands do.
 
-use std::fs;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use regatta_observe::{
-    Answer, Explain, LogFilter, LogLevel, Measured, Order, Profile, QueryState, Table, TokenRole, Why, line, prometheus,
+    Answer, LogFilter, LogLevel, Measured, Order, QueryState, Table, TokenRole, Why, line, prometheus,
 };
 use serde_json::json;
 
-use crate::asking::{PAGE, cluster, findings, logs, profile, query_view, totals, unexpected, workers};
+use crate::asking::{NEWEST, PAGE, cluster, findings, logs, profile, query_view, totals, unexpected, workers};
 use crate::client::Client;
-use crate::command::{Command, Form, What};
+use crate::command::{Command, What};
 use crate::out::Out;
-use crate::{Failure, doctor, export, pages, top};
+use crate::{Failure, doctor, export, history, jobs, pages, top};
 
 /// Between two looks of `--watch`.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Queries whose findings are told if none is named.
-const NEWEST: u32 = 16;
 /// Queries of which a status speaks.
 const SAID: u32 = 20;
 
@@ -47,8 +44,11 @@ impl Command {
 }
 
 fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> {
-    let (address, token) = command.at()?;
     let mut out = Out::new(to, command.json);
+    if let Some(folder) = &command.history {
+        return history::run(folder, &command.what, &mut out);
+    }
+    let (address, token) = command.at()?;
     if matches!(command.what, What::Doctor) {
         return doctor::run(&address, &token, &mut out);
     }
@@ -72,15 +72,7 @@ fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> {
             out.rows(&rows, Table::queries(&rows), if *all { "no queries are known" } else { "no queries run" })
         }
         What::Query { query, format, full, explain, output } => {
-            let profile = profile(&client, query)?;
-            let text = form(&profile, *format, *full, *explain, out.json);
-            match output {
-                None => out.text(&text),
-                Some(file) => {
-                    let failed = |error| Failure::Failed(format!("cannot write {}: {error}", file.display()));
-                    fs::write(file, text).map_err(failed)
-                }
-            }
+            out.profile(&profile(&client, query)?, (*format, *full, *explain), output.as_deref())
         }
         What::Workers => {
             let rows = workers(&client)?;
@@ -129,12 +121,18 @@ fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> {
                 other => Err(unexpected(&other)),
             }
         }
+        What::Submit { detach, program, arguments } => jobs::submit(&client, program, arguments, *detach, &mut out),
+        What::Jobs { what } => jobs::run(&client, what.as_ref(), &mut out),
         What::Logs { follow, worker, query, task, udf, level, lines } => {
             let level = level.map(LogLevel::from);
             let filter = LogFilter { worker: *worker, query: query.clone(), task: *task, udf: udf.clone(), level };
             let mut after = Vec::new();
             loop {
+                let is_first = after.is_empty();
                 let view = logs(&client, after, &filter, *lines)?;
+                if is_first && view.lines.is_empty() {
+                    are_there(&client, &filter)?;
+                }
                 out.logs(&view)?;
                 after = view.next;
                 if !follow || out.is_closed {
@@ -169,23 +167,15 @@ fn run(command: &Command, to: &mut dyn Write) -> Result<(), Failure> {
     }
 }
 
-/// The text of a profile, or of how the query is run.
-fn form(profile: &Profile, format: Form, full: bool, explain: bool, json: bool) -> String {
-    let plan: &Explain = &profile.plan;
-    let format = if json && format == Form::Text { Form::Json } else { format };
-    let text = match (format, explain) {
-        (Form::Text, false) if full => format!("{profile:#}"),
-        (Form::Text, false) => profile.to_string(),
-        (Form::Json, false) => profile.to_json(),
-        (Form::Mermaid, false) => profile.to_mermaid(),
-        (Form::Dot, false) => profile.to_dot(),
-        (Form::Svg, false) => profile.to_svg(),
-        (Form::Html, _) => profile.to_html(),
-        (Form::Text, true) => plan.to_string(),
-        (Form::Json, true) => plan.to_json(),
-        (Form::Mermaid, true) => plan.to_mermaid(),
-        (Form::Dot, true) => plan.to_dot(),
-        (Form::Svg, true) => plan.to_svg(),
-    };
-    format!("{}\n", text.trim_end_matches('\n'))
+/// Whether the worker and the query are there whose lines are wanted.
+fn are_there(client: &Client, of: &LogFilter) -> Result<(), Failure> {
+    if let Some(worker) = of.worker {
+        let there: Vec<_> = workers(client)?.iter().map(|row| row.worker.to_string()).collect();
+        if !there.contains(&worker.to_string()) {
+            let there =
+                if there.is_empty() { "there is none".into() } else { format!("there are {}", there.join(", ")) };
+            return Err(Failure::Failed(format!("worker {worker} is not there; {there}")));
+        }
+    }
+    of.query.iter().try_for_each(|query| query_view(client, query).map(drop))
 }

@@ -154,9 +154,7 @@ const stages = (page, body, id) => {
     if (summary.stages_left_out) words.push(`${count(summary.stages_left_out)} more stages are not shown`);
     put(notes, words.join(". "));
     notes.hidden = words.length === 0;
-    // What it was at when it ended is not done, and does not run.
-    const ended = summary.query.state !== "running";
-    stageRows.show(summary.stages.map((stage) => (ended && stage.state === "running" ? { ...stage, state: "stopped" } : stage)));
+    stageRows.show(summary.stages);
     pools.show(summary.pools);
     edges.show(summary.edges);
   });

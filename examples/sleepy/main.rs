@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --example sleepy                       # one to four worker processes, idle ones go after 0 s, then after 2 s
-//! cargo run --example sleepy -- --svg docs         # and draws what was there, for docs/autoscaling.md
+//! cargo run --example sleepy -- --svg docs/book/src    # and draws what was there, for autoscaling.md
 //! DAFT_RUNNER=native cargo run --example sleepy    # the same query, embedded in one process
 //! ```
 

@@ -104,7 +104,7 @@ pub const RULES: &[Rule] = &[
         id: "waited-for-room",
         severity: Severity::Note,
         when: "a query waited for more than 20 % of its time, and for more than a second, before its first task started",
-        advice: "more workers; a smaller request of its UDFs; fewer queries at once",
+        advice: "more workers; a smaller request of its UDFs; fewer queries at once; where it was for the `start` of a UDF, a shorter one, or replicas that stay warm",
         check: stages::waited,
     },
     Rule {

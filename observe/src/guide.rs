@@ -1,4 +1,4 @@
-//! What every figure and every finding means, in words: `docs/observe.md` is printed from here.
+//! What every figure and every finding means, in words: `docs/book/src/observe.md` is printed from here.
 
 use crate::{RULES, Severity};
 
@@ -13,6 +13,7 @@ const FIGURES: &[(&str, &str, Fields)] = &[
         &[
             ("id", "its number, in hexadecimal digits; its last eight are what messages call it"),
             ("name", "what its author calls it"),
+            ("driver", "in files of a history: whose it is, the node of its driver; none: the head's own"),
             ("state", "`running`, `done`, `failed` or `cancelled`"),
             ("error", "why it has failed"),
             ("submitted_ms", "when it was submitted, in milliseconds since 1970"),
@@ -260,12 +261,23 @@ mod tests {
 
     #[test]
     fn docs_observe_md_is_what_the_code_says() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/observe.md");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/book/src/observe.md");
         if std::env::var_os("REGATTA_TEST_GOLDEN").is_some() {
             std::fs::write(path, guide()).unwrap();
         }
         let page = std::fs::read_to_string(path).unwrap();
-        assert!(page == guide(), "docs/observe.md is not what the code says: run this with REGATTA_TEST_GOLDEN=write");
+        assert!(
+            page == guide(),
+            "docs/book/src/observe.md is not what the code says: run this with REGATTA_TEST_GOLDEN=write"
+        );
+    }
+
+    #[test]
+    fn each_rule_has_its_section_on_what_is_slow() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/book/src/slow.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let sections = page.lines().filter_map(|line| line.strip_prefix("## `")?.strip_suffix('`'));
+        assert_eq!(sections.collect::<Vec<_>>(), RULES.iter().map(|rule| rule.id).collect::<Vec<_>>());
     }
 
     #[test]

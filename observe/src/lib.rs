@@ -45,8 +45,8 @@ pub use seen::{Calls, End, EngineNode, Fetched, Gone, Replica, Sample, Seen, Spe
 pub use text::line;
 pub use totals::{Attempts, Totals, UdfTotals};
 pub use view::{
-    Answer, Answering, Ask, ClusterView, Fleet, LogsView, Order, PoolRow, QueryRow, QueryView, Refusal, Table,
-    TokenRole, VIEW, Why, WorkerRow,
+    Answer, Answering, Ask, ClusterView, Fleet, JobLog, JobRow, JobState, LogsView, Order, PoolRow, QueryRow,
+    QueryView, Refusal, Table, TokenRole, VIEW, Why, WorkerRow,
 };
 
 #[cfg(test)]

@@ -66,6 +66,8 @@ pub struct QueryFigures {
     pub id: String,
     /// What its author calls it.
     pub name: Option<String>,
+    /// Whose it is: the node of its driver; `None`: the head's own.
+    pub driver: Option<String>,
     /// Where it stands.
     pub state: QueryState,
     /// Why it has failed.
@@ -105,6 +107,8 @@ pub enum StageState {
     Running,
     /// All that were needed are done.
     Done,
+    /// Its query ended before they were.
+    Stopped,
 }
 
 /// What a stage did. Rows and bytes are of outputs that stand: a task counts once, whatever was lost.

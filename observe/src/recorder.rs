@@ -11,6 +11,7 @@ mod stands;
 mod step;
 mod strips;
 mod totals;
+mod used;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -84,6 +85,8 @@ const WORKER: usize = 256;
 const REPLICA: usize = 48;
 /// Workers that have gone and of which is known what they were.
 const GONE: usize = 1024;
+/// Queries that have just ended and of which it is asked what they used.
+const JUST_ENDED: usize = 64;
 
 impl Recorder {
     /// One that has seen nothing. `epoch_ms` is when its time begins, in milliseconds since 1970.
@@ -178,7 +181,15 @@ impl Recorder {
                 self.forget_workers();
             }
             Seen::Pulse(worker, sample) => {
-                if let Some(worker) = self.workers.get_mut(&worker.0) {
+                let number = worker.0;
+                if let Some(worker) = self.workers.get_mut(&number) {
+                    // Of those that ran since it was heard of last, too.
+                    let ended = self.ended.iter_mut().rev().take(JUST_ENDED);
+                    let just_ended =
+                        ended.take_while(|query| query.ended_at() >= worker.at).filter(|query| query.had(number));
+                    for query in self.live.values_mut().chain(just_ended) {
+                        query.used.heard(number, worker.sample, sample);
+                    }
                     worker.before = Some((worker.sample.cpu, worker.at));
                     (worker.sample, worker.at) = (sample, now);
                 }
@@ -359,6 +370,11 @@ impl Recorder {
         query.fleet.get_or_insert_with(|| self.fleet());
         self.outputs -= query.outputs;
         query.release(now);
+        for (number, worker) in &self.workers {
+            if query.had(*number) {
+                query.used.ends(*number, worker.sample);
+            }
+        }
         self.totals.merge(&query.totals(now));
         query.counted = query.bytes();
         self.held = self.held + query.counted - before;
@@ -445,7 +461,8 @@ impl Recorder {
                 (figures.cpus, figures.gpus, figures.memory) = (worker.cpus, worker.gpus, worker.memory);
                 // What was lost when the query had ended is no loss to it.
                 let lost = worker.lost.as_ref().filter(|(at, _)| query.ended.is_none_or(|end| query.since(*at) <= end));
-                (figures.lost, figures.sample) = (lost.map(|(_, why)| why.clone()), worker.sample);
+                (figures.lost, figures.sample) =
+                    (lost.map(|(_, why)| why.clone()), query.used.of(*number, worker.sample));
             }
         }
         all.into_values().collect()

@@ -113,6 +113,17 @@ pub(crate) fn ends(text: &str, each: usize) -> String {
     format!("{}\n... {} bytes left out ...\n{}", &text[..first], last - first, &text[last..])
 }
 
+/// A text of so many bytes at most: of one that is too long the beginning, for what it says comes first.
+pub(crate) fn begins(text: &str, most: usize) -> String {
+    const CUT: &str = " ...";
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let room = most.saturating_sub(CUT.len());
+    let first = (0..=room).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}{CUT}", &text[..first])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +148,7 @@ mod tests {
         assert_eq!(cut("lineitem", 1), ".");
         let long = "ä".repeat(100);
         assert!(ends(&long, 5).starts_with("ää\n... 192 bytes"), "{}", ends(&long, 5));
+        assert_eq!((begins(&long, 9).as_str(), begins("short", 5).as_str()), ("ää ...", "short"));
         assert_eq!(line("a\x1b[2Jb\nc"), "a [2Jb c");
         assert_eq!(line("gpj\u{202e}.exe\u{2028}\u{9b}2J"), "gpj .exe  2J");
     }

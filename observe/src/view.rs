@@ -1,10 +1,12 @@
 //! What is shown of a cluster to who looks from outside: what may be asked, and the answers. As JSON, of a version that says what
 //! it is, so that who looks need not be of the head's build.
 
+mod jobs;
 mod say;
 mod tables;
 mod why;
 
+pub use jobs::{JobLog, JobRow, JobState};
 pub use tables::Table;
 pub use why::Why;
 
@@ -12,7 +14,7 @@ use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dropped, Finding, LogFilter, LogLine, Profile, Progress, QueryState, Totals};
+use crate::{Dropped, Finding, LogFilter, LogLine, Profile, Progress, QueryState, StageState, Totals};
 
 /// The version of what observers and heads say to each other. Within one, fields are only added.
 pub const VIEW: u32 = 1;
@@ -56,6 +58,17 @@ pub enum Ask {
     },
     /// What all queries did, together: [`Answer::Totals`].
     Totals,
+    /// Programs that the head runs for operators, and has run, the newest first: [`Answer::Jobs`].
+    Jobs,
+    /// What one of them prints: [`Answer::JobLog`].
+    JobLog {
+        /// Its number.
+        job: u32,
+        /// Only lines after this number; 0 for all that are remembered.
+        after: u64,
+        /// So many lines at most.
+        lines: u32,
+    },
 }
 
 /// What an operator wants to be done.
@@ -82,6 +95,18 @@ pub enum Order {
         uses: u32,
         /// For so many seconds.
         seconds: u64,
+    },
+    /// Run the head's own program beside it, as a driver of its cluster: [`Answer::Job`].
+    Submit {
+        /// What the program is told.
+        arguments: Vec<String>,
+        /// The fingerprint of the program that is meant. The head refuses if its own is another.
+        build: String,
+    },
+    /// Stop a program that was submitted, with all that it has started: [`Answer::Job`].
+    Stop {
+        /// Its number.
+        job: u32,
     },
 }
 
@@ -119,6 +144,12 @@ pub enum Answer {
     Drains(u32),
     /// The text of a token: a secret.
     Token(String),
+    /// Programs that the head runs, and has run.
+    Jobs(Vec<JobRow>),
+    /// One of them.
+    Job(Box<JobRow>),
+    /// What it prints.
+    JobLog(Box<JobLog>),
 }
 
 /// An answer that is being made.
@@ -223,6 +254,28 @@ pub struct QueryRow {
     pub waits: Vec<String>,
     /// Whose it is: the node of its driver; `None`: the head's own.
     pub driver: Option<String>,
+}
+
+impl From<&Profile> for QueryRow {
+    /// Of a query that has ended.
+    fn from(profile: &Profile) -> Self {
+        let figures = profile.query.clone();
+        let given = |number: u32| profile.plan.stage(number).is_some_and(|stage| stage.given);
+        let stages = || profile.stages.iter().filter(|stage| !given(stage.stage));
+        let done = stages().filter(|stage| stage.state == StageState::Done).count();
+        Self {
+            id: figures.id,
+            name: figures.name,
+            state: figures.state,
+            error: figures.error.map(|error| error.lines().next().unwrap_or_default().to_owned()),
+            submitted_ms: figures.submitted_ms,
+            time: figures.waited.saturating_add(figures.ran),
+            stages: (done as u32, stages().count() as u32),
+            rows: figures.rows,
+            driver: figures.driver,
+            ..Self::default()
+        }
+    }
 }
 
 /// A worker in a line.

@@ -19,6 +19,7 @@ use regatta_remote::{ActorId, LocalRef, Node, NodeId, Role, Runtime, Sender, mes
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use crate::Answering;
+use crate::text::begins;
 use crate::{Answer, Ask, Order, Profile, Refusal, Strips, VIEW};
 use allowance::Allowance;
 
@@ -119,6 +120,9 @@ pub fn reply(answer: Result<Answer, Refusal>) -> String {
     }
 }
 
+/// Bytes of a job's arguments in an answer that would be too large with all of them.
+const ARGUMENTS: usize = 1 << 10;
+
 /// Leaves some of an answer out; false if there is nothing to leave out.
 fn shorten(answer: &mut Answer) -> bool {
     match answer {
@@ -147,6 +151,28 @@ fn shorten(answer: &mut Answer) -> bool {
             let left_out = view.lines.len().div_ceil(2);
             view.lines.drain(..left_out);
             view.missed += left_out as u64;
+            left_out > 0
+        }
+        Answer::Jobs(rows) => {
+            // Their arguments may be of any length: no job is left out for those.
+            let mut long = rows
+                .iter_mut()
+                .filter(|row| row.arguments.iter().map(String::len).sum::<usize>() > ARGUMENTS)
+                .peekable();
+            if long.peek().is_some() {
+                long.for_each(|row| row.arguments = vec![begins(&row.arguments.join(" "), ARGUMENTS)]);
+                return true;
+            }
+            // The newest come first.
+            let half = rows.len() / 2;
+            rows.truncate(half);
+            half > 0
+        }
+        Answer::JobLog(log) => {
+            // The oldest come first, and the rest is asked for after them.
+            let left_out = log.lines.len() / 2;
+            log.lines.truncate(log.lines.len() - left_out);
+            log.next -= left_out as u64;
             left_out > 0
         }
         _ => false,

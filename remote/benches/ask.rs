@@ -1,4 +1,4 @@
-//! A message of 64 bytes and its answer between two processes of this machine. See docs/benchmarks.md.
+//! A message of 64 bytes and its answer between two processes of this machine. See docs/book/src/benchmarks.md.
 
 #[path = "support/bare.rs"]
 mod bare;

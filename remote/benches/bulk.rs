@@ -1,4 +1,4 @@
-//! Bytes from one process of this machine to another. See docs/benchmarks.md.
+//! Bytes from one process of this machine to another. See docs/book/src/benchmarks.md.
 
 #[path = "support/bare.rs"]
 mod bare;

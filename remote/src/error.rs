@@ -33,7 +33,10 @@ pub enum AskError {
     #[error("the message cannot be encoded: {0}")]
     Codec(CodecError),
     /// The other side could not decode the message. Certainly not run.
-    #[error("the other side cannot decode the message: {text}")]
+    #[error(
+        "the other side cannot decode the message: {text}. It may be another build, also where REGATTA_BUILD is the same: run the same \
+         executable on both"
+    )]
     BadMessage {
         /// Why.
         text: String,

@@ -34,6 +34,7 @@ mod hello;
 mod ids;
 mod limits;
 mod parcel;
+mod program;
 mod text;
 mod trace;
 
@@ -140,6 +141,7 @@ pub use message::{RemoteMessage, Response, StreamMessage, WireMessage};
 pub use names::{NameError, Names};
 pub use node::Node;
 pub use peers::{PeerEvent, PeerEvents};
+pub use program::fingerprint;
 /// Declares a message: `#[derive(RemoteMessage)]` with `#[message(id = 0x0105, reply = Duration)]`.
 pub use regatta_macros::RemoteMessage;
 pub use replies::Replies;

@@ -128,21 +128,48 @@ mod simulated {
             drop((result.send(done), rests.send(None)));
         };
         let started = thread::Builder::new().name("simulated".to_owned()).spawn(work);
-        let thread = started.expect("a simulation needs threads");
+        let started = started.expect("a simulation needs threads");
+        let mut thread = Thread { go: Some(go), rest, thread: Some(started) };
         loop {
             let takes = pace.draw();
             if !takes.is_zero() {
                 tokio::time::sleep(takes).await;
             }
-            // The thread holds the other ends until it says that it has ended.
-            let woken = go.send(()).ok().and_then(|()| rest.recv().ok()).flatten();
-            let Some(woken) = woken else { break };
+            let Some(woken) = thread.go_on() else { break };
             poll_fn(|cx| woken.poll(cx)).await;
         }
-        let ended = thread.join();
+        let ended = thread.thread.take().map_or(Ok(()), thread::JoinHandle::join);
         match ended.and_then(|()| made.recv().unwrap_or_else(|gone| Err(Box::new(gone)))) {
             Ok(made) => made,
             Err(panic) => resume_unwind(panic),
+        }
+    }
+
+    /// The simulation's side of the hand-over.
+    struct Thread {
+        go: Option<SyncSender<()>>,
+        rest: Receiver<Option<Arc<Woken>>>,
+        thread: Option<thread::JoinHandle<()>>,
+    }
+
+    impl Thread {
+        /// Lets it run until it waits for something: for this. `None` once it has ended.
+        fn go_on(&self) -> Option<Arc<Woken>> {
+            // The thread holds the other ends until it says that it has ended.
+            self.go.as_ref()?.send(()).ok().and_then(|()| self.rest.recv().ok()).flatten()
+        }
+    }
+
+    impl Drop for Thread {
+        /// Where nobody wants its result any more it ends before anything else happens: what it drops then wakes others.
+        fn drop(&mut self) {
+            drop(self.go.take());
+            let Some(thread) = self.thread.take() else { return };
+            // If what it drops waits for something, it stays where it is for ever.
+            if !matches!(self.rest.recv(), Ok(Some(_))) {
+                // How it ended is nothing to anybody.
+                drop(thread.join());
+            }
         }
     }
 

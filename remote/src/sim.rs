@@ -2,7 +2,9 @@
 //!
 //! [`Sim::run`] gives a scenario a [`Sim`]; a [`Runtime`] of it binds [`Node`](crate::Node)s as always, at any
 //! address. One seed gives one trace, packet for packet, as long as the scenario keeps to the rules: no threads, no
-//! `std::time`, no randomness but [`Sim::random`], no iteration over hash maps.
+//! `std::time`, no randomness but [`Sim::random`], no iteration over hash maps. Where several tasks wait for one `watch`,
+//! tokio draws in which order it wakes them: for those, a process draws what the C library's `getrandom` yields from its
+//! seed, too (`tests/simulation/randomness.rs` of the engine).
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -94,5 +96,38 @@ impl Sim {
     /// A number below `bound`, by the seed; 0 if `bound` is.
     pub fn random(&self, bound: u64) -> u64 {
         self.ambient.random().map_or(0, u64::from_le_bytes).checked_rem(bound).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::lockstep::{Pace, run, wait_simulated};
+
+    #[test]
+    fn what_nobody_waits_for_any_more_has_ended_before_anything_else_happens() {
+        struct Notes(Arc<AtomicBool>);
+        impl Drop for Notes {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        for seed in 0..20 {
+            let is_over = Sim::run(seed, |_| async {
+                let over = Arc::new(AtomicBool::new(false));
+                let notes = Notes(Arc::clone(&over));
+                let waits = run(Pace::default(), move || {
+                    let _notes = notes;
+                    wait_simulated(std::future::pending::<()>()).is_ok()
+                });
+                assert!(tokio::time::timeout(Duration::from_millis(5), waits).await.is_err());
+                over.load(Ordering::SeqCst)
+            });
+            assert!(is_over, "seed {seed}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Faults by seed: whatever the network does, what `docs/semantics.md` promises holds.
+//! Faults by seed: whatever the network does, what `docs/book/src/semantics.md` promises holds.
 
 mod common;
 

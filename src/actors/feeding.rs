@@ -416,6 +416,16 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
+    /// docs/book/src/scheduler.md adds them up.
+    #[test]
+    fn what_passes_by_in_a_task_is_what_it_is_charged_at_most() {
+        let (pipelines, in_flight) = (8, 7);
+        let morsels = pipelines * in_flight * crate::store::GROUP;
+        let handed_over = (crate::engine::HAND_OVER + 1) * crate::store::GROUP;
+        let all = AHEAD + crate::store::WRITING + morsels + handed_over;
+        assert!(all as u64 <= crate::sched::PASSING, "{} MiB", all / MIB);
+    }
+
     #[test]
     fn a_slow_reader_gets_every_row_in_order_and_no_more_waits_for_it_than_its_bound() {
         let two = Two::new();

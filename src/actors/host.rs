@@ -16,9 +16,9 @@ use super::gateway::admission;
 use super::messages::{Admit, Place};
 use super::{CONTROL, FIRST_REPLICA, GATEWAY, GatewayActor, SWORDFISH, SwordfishActor, UdfActor};
 use crate::actor::ActorDirectory;
-use crate::cluster::hello;
 use crate::config::ClusterAt;
 use crate::error::{ClusterError, TaskFailure};
+use crate::hello::hello;
 use crate::sched::{PartitionId, WorkerId};
 use crate::store::{Dropped, Store, Ticket, Wanted};
 

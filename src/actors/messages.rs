@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use polars::prelude::DataFrame;
@@ -16,7 +15,6 @@ use super::feed::Feed;
 use super::leaving::{Departs, TakeOver, TookOver};
 use super::{GatewayActor, SchedulerActor, SwordfishActor, UdfActor};
 use crate::actor::ActorSpec;
-use crate::cluster::ClusterProvider;
 use crate::error::{ActorError, ClusterError, Error};
 use crate::plan::{Fragment, QueryPlan, Split, StageProgram};
 use crate::sched::{
@@ -27,7 +25,7 @@ use crate::store::{Rows, Ticket};
 use crate::udf::{Call, Fault, Metrics, MetricsByUdf, PoolOptions, Report, UdfError};
 
 /// Declares what an actor takes from other processes, from nodes of which roles, and of what the sender may speak. The roles are
-/// checked before the message is decoded; the rest its handler checks, by [`Sender`](regatta_remote::Sender). `docs/semantics.md`
+/// checked before the message is decoded; the rest its handler checks, by [`Sender`](regatta_remote::Sender). `docs/book/src/semantics.md`
 /// has the whole as a table.
 macro_rules! takes {
     ($($actor:ident, $name:literal {
@@ -541,9 +539,6 @@ pub(crate) struct Worker {
     pub(crate) actor: ActorRef<SwordfishActor>,
 }
 
-/// Who starts and stops workers for the scheduler.
-pub(crate) struct UseProvider(pub(crate) Arc<dyn ClusterProvider>);
-
 /// A node is silent, or heard again.
 #[derive(Debug)]
 pub(crate) struct WorkerSilent {
@@ -572,9 +567,6 @@ impl actix::Message for Enlist {
     type Result = WorkerId;
 }
 impl actix::Message for Worker {
-    type Result = ();
-}
-impl actix::Message for UseProvider {
     type Result = ();
 }
 impl actix::Message for WorkerSilent {

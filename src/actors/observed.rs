@@ -1,6 +1,6 @@
 //! What is shown of queries: the recorder is told what the scheduler sees and does, and answers who asks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix::Handler;
@@ -12,6 +12,7 @@ use regatta_remote::{NodeId, Sender};
 
 use super::SchedulerActor;
 use super::messages::{Known, ProfileOf, ProgressOf, Status, WholeStatus};
+use crate::archive::Archive;
 use crate::config::Config;
 use crate::engine::nanoseconds;
 use crate::error::{Error, TaskFailure};
@@ -30,6 +31,14 @@ pub(super) struct Took<'a> {
     pub(super) metrics: &'a MetricsByUdf,
 }
 
+/// What may be kept of what queries did.
+pub(crate) struct Kept {
+    /// In so many bytes of memory.
+    pub(crate) memory: usize,
+    /// And in files.
+    pub(crate) archive: Option<Archive>,
+}
+
 /// The recorder, and what it was told.
 pub(super) struct Observed {
     pub(super) recorder: Recorder,
@@ -44,6 +53,9 @@ pub(super) struct Observed {
     looked: Instant,
     /// Nothing is: benchmarks compare with that.
     is_off: bool,
+    archive: Option<Archive>,
+    /// Queries that are not in it yet.
+    not_archived: BTreeSet<QueryId>,
 }
 
 /// How many tasks a stage has, if that is known, and whether it is done.
@@ -66,7 +78,7 @@ const LONGEST_LOOK: Duration = Duration::from_millis(1);
 const OWNERS: usize = 1024;
 
 impl Observed {
-    pub(super) fn new(memory: usize) -> Self {
+    pub(super) fn new(Kept { memory, archive }: Kept) -> Self {
         let now = os::now();
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let limits = Limits { memory, ..Limits::default() };
@@ -78,6 +90,8 @@ impl Observed {
             most_owners: OWNERS,
             looked: now,
             is_off: Config::is_unobserved(),
+            archive,
+            not_archived: BTreeSet::new(),
         }
     }
 
@@ -107,6 +121,9 @@ impl Observed {
             self.most_owners = OWNERS.max(2 * self.owners.len());
         }
         self.owners.insert(query, owner);
+        if self.archive.is_some() {
+            self.not_archived.insert(query);
+        }
         self.told.insert(query, vec![(None, false); plan.stages.len()]);
         let planned = nanoseconds(planned);
         self.saw(Seen::Submitted(Submitted { query, name: None, plan, planned }), now);
@@ -274,6 +291,17 @@ impl Observed {
     pub(super) fn released(&mut self, query: QueryId) {
         self.told.remove(&query);
         self.saw(Seen::Released(query), os::now());
+        self.archive(query);
+    }
+
+    /// Whatever becomes of it from here on is not kept.
+    fn archive(&mut self, query: QueryId) {
+        let wanted = self.archive.as_ref().filter(|_| self.not_archived.remove(&query));
+        let Some(archive) = wanted else { return };
+        if let Some(mut profile) = self.recorder.profile(query, self.at()) {
+            profile.query.driver = self.owner(query);
+            archive.keep(Box::new(profile));
+        }
     }
 
     /// Looks now and then what waits for what.
@@ -312,6 +340,13 @@ impl Observed {
             (sender, Some(Some(owner))) => sender.is(*owner),
             _ => false,
         }
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        // Nobody has let go of these, or that was not heard any more.
+        self.not_archived.clone().into_iter().for_each(|query| self.archive(query));
     }
 }
 

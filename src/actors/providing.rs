@@ -9,8 +9,38 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::SchedulerActor;
-use super::messages::UseProvider;
-use crate::cluster::ClusterProvider;
+use crate::sched::WorkerId;
+
+/// Where workers come from and go to. Calls may block; what cannot be done is logged, and asked for again if it is still
+/// wanted.
+pub(crate) trait ClusterProvider: Send + Sync {
+    /// There are to be so many workers: starts what is missing. Replaces what was asked for before.
+    fn demand(&self, workers: usize);
+
+    /// Ends a worker that has nothing to do, or is lost.
+    fn retire(&self, worker: WorkerId, node: Option<NodeId>);
+
+    /// A worker has joined at this node, whoever has started it.
+    fn joined(&self, _: NodeId) {}
+
+    /// Whether it has started the worker at this node, in a place that it was given: the head then need not ask which machine that
+    /// is. Must not block.
+    fn has_started(&self, _: NodeId) -> bool {
+        false
+    }
+
+    /// What it waits for, as the end of "it waits ...". Must not block.
+    fn waits(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Who starts and stops workers for the scheduler.
+pub(crate) struct UseProvider(pub(crate) Arc<dyn ClusterProvider>);
+
+impl actix::Message for UseProvider {
+    type Result = ();
+}
 
 /// The provider, and what waits to be done by it. That is bounded by the workers that come and go.
 pub(super) struct Provider {

@@ -17,7 +17,7 @@ use super::messages::{
     ReplicaSays, RunEvent, RunTask, Serve, StartReplica, StopReplica, Submit, Withdraw, Word, Worker, WorkerDown,
     WorkerSilent,
 };
-use super::observed::{Observed, Took};
+use super::observed::{Kept, Observed, Took};
 use super::outbox::{OUTBOX, Outgoing, Undone, deliver};
 use super::providing::Provider;
 use super::specs::{driver_id, feed, pool_spec};
@@ -27,8 +27,8 @@ use crate::notice::notice;
 use crate::os;
 use crate::plan::{QueryPlan, Stage, UdfStep};
 use crate::sched::{
-    Action, Affinity, Core, Event, GpuInfo, Output, PartitionId, QueryId, QuerySpec, ReplicaId, Report, Resources,
-    Settings, StageId, StageSpec, StepId, Way, WorkerId,
+    Action, Core, Event, GpuInfo, Output, QueryId, QuerySpec, ReplicaId, Report, Resources, Settings, StageId,
+    StageSpec, StepId, Way, WorkerId,
 };
 use crate::store::Rows;
 
@@ -67,7 +67,7 @@ pub(super) struct Crew {
 }
 
 pub(super) struct Submitted {
-    plan: QueryPlan,
+    pub(super) plan: QueryPlan,
     /// Workers that have the plan.
     sent: HashSet<WorkerId>,
     pub(super) driver: Place,
@@ -85,13 +85,13 @@ const TICK: Duration = Duration::from_millis(50);
 const GONE: usize = 4096;
 
 impl SchedulerActor {
-    pub(crate) fn new(settings: Settings, observe: usize, host: Arc<Host>, joining: watch::Sender<usize>) -> Self {
+    pub(crate) fn new(settings: Settings, kept: Kept, host: Arc<Host>, joining: watch::Sender<usize>) -> Self {
         let core = Core::new(settings);
         let (workers, queries, replicas) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
         let (owners, enrolled, gone) = (HashMap::new(), HashMap::new(), VecDeque::new());
         Self {
             core,
-            observed: Observed::new(observe),
+            observed: Observed::new(kept),
             host,
             workers,
             queries,
@@ -212,7 +212,7 @@ impl SchedulerActor {
                 else {
                     return;
                 };
-                let Some(program) = submitted.plan.program(stage, shape) else { return };
+                let Some(program) = submitted.plan.program(stage, shape, self.core.is_forced()) else { return };
                 let whole = submitted.sent.insert(worker).then(|| submitted.plan.whole.clone());
                 let driver = submitted.driver.node.map(|(node, _)| node);
                 let metered = submitted.plan.metered;
@@ -309,6 +309,7 @@ impl SchedulerActor {
         }
         if failed {
             self.forget(query);
+            self.observed.released(query);
         }
     }
 
@@ -335,48 +336,6 @@ impl SchedulerActor {
 
     fn step(&self, StepId { query, stage, step }: StepId) -> Option<&UdfStep> {
         self.stage(query, stage.0)?.steps().get(step as usize)
-    }
-
-    /// What a finished stage left, and where; `None` if some of it is not there.
-    fn outputs(&self, query: QueryId, stage: StageId) -> Option<Vec<(Place, Output)>> {
-        let outputs = self.core.outputs(query, stage)?.into_iter();
-        outputs.map(|(worker, output)| Some((self.place(query, worker)?, output))).collect()
-    }
-
-    pub(super) fn place(&self, query: QueryId, worker: WorkerId) -> Option<Place> {
-        match worker {
-            WorkerId::DRIVER => Some(self.queries.get(&query)?.driver),
-            worker => Some(self.workers.get(&worker)?.place),
-        }
-    }
-
-    /// For each stage, the tasks that read persisted partitions, and the worker that has most of them.
-    fn near_persisted(&self, plan: &QueryPlan) -> Vec<BTreeMap<usize, Affinity>> {
-        let mut places: HashMap<QueryId, Vec<WorkerId>> = HashMap::new();
-        let mut near = |read: &[(QueryId, usize)]| {
-            let mut there: BTreeMap<WorkerId, usize> = BTreeMap::new();
-            for (query, partition) in read {
-                let places = places.entry(*query).or_insert_with(|| self.persisted(*query));
-                places.get(*partition).into_iter().for_each(|worker| *there.entry(*worker).or_default() += 1);
-            }
-            there.into_iter().max_by_key(|(_, partitions)| *partitions).map(|(worker, _)| Affinity::Soft(worker))
-        };
-        let stages = plan.stages.iter().map(|stage| {
-            let tasks = stage.held.iter().enumerate();
-            tasks.filter_map(|(task, read)| Some((task, near(read)?))).collect()
-        });
-        stages.collect()
-    }
-
-    /// Where the partitions of a persisted result are, in order; none while they are being made again.
-    fn persisted(&self, query: QueryId) -> Vec<WorkerId> {
-        self.located(query).unwrap_or_default().into_iter().map(|(place, _)| place.worker).collect()
-    }
-
-    /// The partitions of a finished query's result, if they are all there.
-    pub(super) fn located(&self, query: QueryId) -> Option<Vec<(Place, PartitionId)>> {
-        let last = self.queries.get(&query)?.plan.last().filter(|_| self.core.is_done(query))?.id;
-        Some(self.outputs(query, last)?.into_iter().map(|(place, output)| (place, output.id)).collect())
     }
 
     fn release(&mut self, query: QueryId) {
@@ -542,6 +501,9 @@ impl Handler<Submit> for SchedulerActor {
             tasks: stage.splits.len(),
             sections: plan.sections,
             modes: stage.modes.clone(),
+            holds: stage.holds,
+            grouped: stage.grouped,
+            what: stage.why.clone(),
             pools: stage.steps().iter().map(|step| pool_spec(step, no_gpu.as_deref())).collect(),
             affinity,
             may_run_twice: stage.may_run_twice,

@@ -21,7 +21,7 @@ pub(super) fn feed(way: Way, split: &Split, outputs: &[(Place, Output)]) -> Feed
     }
     let (Way::Share, Split::Share { part, of }) = (way, split) else {
         let sections = match (way, split) {
-            (Way::Sections, Split::Sections { from, to }) => *from..*to,
+            (Way::Sections, Split::Sections { from, to, .. }) => *from..*to,
             _ => ALL_SECTIONS,
         };
         return Feed::new(sections, outputs.iter().map(|(place, output)| (*place, Part::all(output.id))));

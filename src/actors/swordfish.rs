@@ -187,8 +187,10 @@ impl SwordfishActor {
                 }
             };
             let metrics = meter.take();
+            // In this order, so that what was spent is no more than the time that there was.
+            let spent = spending.take();
             let ran = nanoseconds(os::since(started));
-            Ended { end: TaskEnded { task, attempt, outcome, rows, sections, metrics, ran }, spent: spending.take() }
+            Ended { end: TaskEnded { task, attempt, outcome, rows, sections, metrics, ran }, spent }
         })
     }
 }
@@ -389,7 +391,7 @@ fn attempt_task(
     let unprepared = || PolarsFailure::new("protocol", "the stage's program did not come before its task");
     let StageOfTask { program, pools, leave } = stage.ok_or_else(unprepared)?;
     let runtime = host.runtime.clone();
-    let program = program?;
+    let program = program?.for_attempt(message.task.index, message.attempt);
     let waits = Waits { runtime, cancelled: cancelled.clone() };
     let (query, split) = (message.task.query, message.split);
     let inputs = waits.until_cancelled(begin(host, scheduler, query, &program, &split, &message.inputs))?;

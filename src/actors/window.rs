@@ -20,6 +20,7 @@ use super::messages::{LogsOf, ProfileOf};
 use super::{CONTROL, Drain, Host, SchedulerActor, SwordfishActor};
 use crate::engine::nanoseconds;
 use crate::error::Error;
+use crate::jobs::Jobs;
 use crate::notice::notice;
 use crate::sched::{Event, PoolStatus, QueryId, StageWaits, WaitsFor, WorkerId, WorkerStatus};
 
@@ -29,9 +30,11 @@ pub(crate) fn open(
     host: &Host,
     scheduler: LocalRef<SchedulerActor>,
     authority: Arc<Authority>,
+    jobs: Option<Jobs>,
     on: &Arbiter,
 ) {
-    let shown = Arc::new(Shown::new(scheduler, Some(authority)));
+    let jobs = jobs.map(Arc::new);
+    let shown = Arc::new(Shown { jobs, ..Shown::new(scheduler, Some(authority)) });
     let (head, runtime) = (Arc::new(Showing(shown)), host.runtime.clone());
     Window::publish(node, &on.spawn(MAILBOX, move |_| Window::new(head, runtime)));
 }
@@ -43,6 +46,8 @@ pub(crate) struct Shown {
     scheduler: LocalRef<SchedulerActor>,
     /// What lets others in, if anything does.
     authority: Option<Arc<Authority>>,
+    /// Programs that run here, if any are accepted.
+    jobs: Option<Arc<Jobs>>,
     /// Who asks the scheduler, and who asks the workers.
     turn: Mutex<Turn>,
     workers: Mutex<Turn>,
@@ -94,7 +99,8 @@ impl Head for Showing {
 
 impl Shown {
     pub(crate) fn new(scheduler: LocalRef<SchedulerActor>, authority: Option<Arc<Authority>>) -> Self {
-        Self { scheduler, authority, turn: Turn::new(), workers: Turn::new(), cluster: Mutex::default() }
+        let (turn, workers) = (Turn::new(), Turn::new());
+        Self { scheduler, authority, jobs: None, turn, workers, cluster: Mutex::default() }
     }
 
     pub(crate) async fn look(&self, ask: Ask) -> Result<Answer, Refusal> {
@@ -111,6 +117,10 @@ impl Shown {
             }
             Ask::Totals => Ok(Answer::Totals(self.ask(AllTotals).await?)),
             Ask::Logs { after, filter, lines } => Ok(Answer::Logs(Box::new(self.logs(after, filter, lines).await?))),
+            Ask::Jobs => Ok(Answer::Jobs(self.jobs.as_ref().map(|jobs| jobs.rows()).unwrap_or_default())),
+            Ask::JobLog { job, after, lines } => {
+                Ok(Answer::JobLog(Box::new(self.jobs()?.log(job, after, (lines as usize).min(LINES))?)))
+            }
         }
     }
 
@@ -139,7 +149,20 @@ impl Shown {
                 notice(format_args!("{who} has made a token for {uses} times a {name}"));
                 Ok(Answer::Token(token.to_string()))
             }
+            Order::Submit { arguments, build } => {
+                let (jobs, who) = (Arc::clone(self.jobs()?), who.to_owned());
+                // A process is started, and this executable looked at.
+                let started = tokio::task::spawn_blocking(move || jobs.submit(arguments, &build, &who)).await;
+                let row = started.map_err(|error| Refusal::Failed(error.to_string()))??;
+                Ok(Answer::Job(Box::new(row)))
+            }
+            Order::Stop { job } => Ok(Answer::Job(Box::new(self.jobs()?.stop(job, who)?))),
         }
+    }
+
+    fn jobs(&self) -> Result<&Arc<Jobs>, Refusal> {
+        let none = || "this head accepts no jobs: start it with REGATTA_JOBS=<how many may run at once>".to_owned();
+        self.jobs.as_ref().ok_or_else(|| Refusal::Failed(none()))
     }
 
     async fn profile(&self, query: String) -> Result<(QueryRow, Box<regatta_observe::Profile>), Refusal> {

@@ -3,12 +3,15 @@
 use crate::os;
 use crate::sched::{GpuInfo, Resources};
 
+/// Workers may use so many hundredths of the memory: the rest is for the processes themselves, and for estimates that are too low.
+const SHARE: u64 = 85;
+
 /// Capacity of one of so many workers that share this machine: its CPUs, a share of the memory, and of the GPUs that this
 /// process sees.
 pub(crate) fn capacity(cpus: f64, workers: usize) -> Resources {
     let workers = workers.max(1) as u64;
     let gpus = gpus();
-    let each = Resources::cpus(cpus).with_memory(os::memory() / workers);
+    let each = Resources::cpus(cpus).with_memory(os::memory() / 100 * SHARE / workers);
     each.with_gpus((gpus.len() as u64).div_ceil(workers) as f64, least_memory(gpus))
 }
 

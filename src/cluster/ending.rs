@@ -10,7 +10,6 @@ use regatta_remote::{ActorRef, NodeId, PeerEvent, PeerEvents};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::worker::{GOODBYE, STOP};
 use crate::actors::{Departs, SchedulerActor, insist};
 use crate::os;
 
@@ -27,6 +26,10 @@ const COMES_BACK: Duration = Duration::from_millis(500);
 
 /// A worker is asked to leave, and to end by a signal or because it has not left: no more than that.
 const ASKS: usize = 3;
+/// How long replicas may take to stop when their worker ends.
+pub(super) const STOP: Duration = Duration::from_secs(1);
+/// How long a goodbye may take.
+pub(super) const GOODBYE: Duration = Duration::from_millis(300);
 
 /// What a process is asked by signals.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +113,7 @@ pub(super) async fn until_it_ends(
                 }
                 Some(PeerEvent::LeaseBack(peer)) if peer.node == head => ends_at = None,
                 Some(PeerEvent::Down { peer, cause }) if peer.node == head => {
-                    let why = if leaves { "this worker has left" } else { "the head is gone: this worker ends with it" };
+                    let why = if leaves { "this worker has left" } else { "the head has ended, or has let this worker go, which ends" };
                     tracing::info!(%cause, "{why}");
                     return 0;
                 }

@@ -118,9 +118,17 @@ impl Fleet {
         }
     }
 
-    /// The worker of a berth has joined.
+    /// The worker of a berth was started, where that is no order of ours.
+    #[cfg(feature = "kubernetes")]
+    pub(super) fn runs(&mut self, berth: Berth, now: Instant) {
+        if let Some(state @ State::Asked { .. }) = self.berths.get_mut(&berth) {
+            *state = State::Placed { since: now };
+        }
+    }
+
+    /// The worker of a berth has joined: perhaps before it is known that it was started.
     pub(super) fn joined(&mut self, berth: Berth) {
-        if let Some(state @ State::Placed { .. }) = self.berths.get_mut(&berth) {
+        if let Some(state @ (State::Asked { .. } | State::Placed { .. })) = self.berths.get_mut(&berth) {
             *state = State::Joined;
         }
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use regatta_remote::{Identity, JoinError, JoinToken, JoinTokenError, Node, NodeId, Role, Runtime};
 
-use super::build::{difference, hello};
 use crate::actors::wait;
 use crate::config::ClusterAt;
 use crate::error::ClusterError;
+use crate::hello::{difference, hello};
 use crate::os;
 
 /// How long joining, and then connecting, may take. Almost all that can be wrong shows in the first.

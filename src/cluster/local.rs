@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 
 use regatta_remote::{Authority, NodeId, Role};
 
-use super::ClusterProvider;
-use super::capacity::{capacity, gpus, gpus_of, least_memory};
+use super::capacity::{gpus, gpus_of, least_memory};
 use super::scratch::folder_of;
-use super::worker::{HandOver, MARKER, TestWorker, write_hand_over};
+use super::worker::{HandOver, write_hand_over};
+use crate::actors::ClusterProvider;
 use crate::error::ClusterError;
 use crate::notice::notice;
 use crate::os;
+use crate::process::{MARKER, TestWorker};
 use crate::progress::say_above;
-use crate::sched::WorkerId;
+use crate::sched::{Resources, WorkerId};
 use crate::udf::VISIBLE;
 
 /// The worker processes of a session. They end when it is closed or dropped, and when this process ends in any way.
@@ -35,6 +36,8 @@ pub(crate) struct LocalSpec {
     pub(crate) head: (NodeId, SocketAddr),
     /// Threads that Polars has in each; the worker's CPUs.
     pub(crate) threads: usize,
+    /// What each may use, but for GPUs.
+    pub(crate) capacity: Resources,
     /// How many there are at once, at most: they share this machine.
     pub(crate) most: usize,
     pub(crate) scratch: PathBuf,
@@ -176,7 +179,7 @@ impl LocalWorker {
         let identity = spec.authority.issue(Role::Worker);
         let identity = identity.map_err(|e| ClusterError::network("make a worker's certificate", e))?;
         let devices = gpus_of(slot, spec.most, gpus());
-        let capacity = capacity(spec.threads as f64, spec.most).with_gpus(devices.len() as f64, least_memory(&devices));
+        let capacity = spec.capacity.with_gpus(devices.len() as f64, least_memory(&devices));
         let visible: Vec<_> = devices.iter().map(|gpu| gpu.uuid.as_str()).collect();
         let visible = (!gpus().is_empty()).then(|| (VISIBLE, visible.join(",")));
         let scratch = spec.scratch.clone();
@@ -259,7 +262,13 @@ pub(super) fn relay(
             if !say_above(&format!("[{name}] {line}")) {
                 let _ = writeln!(std::io::stderr(), "[{name}] {line}");
             }
-            last = Some(line.clone());
+            if line.trim().is_empty() {
+                continue;
+            }
+            // What it says while all is well says nothing of its end.
+            if ![" INFO ", " DEBUG ", " TRACE "].iter().any(|level| line.contains(level)) {
+                last = Some(line.clone());
+            }
             if let Some(kept) = &keep {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.push_back(line);
@@ -270,4 +279,21 @@ pub(super) fn relay(
         }
         at_end(last);
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_what_was_said_last_and_not_that_all_is_well() {
+        let kept = LastWords::default();
+        let (said, words) = std::sync::mpsc::channel();
+        let text = "thread 'x' panicked\n2026  INFO regatta: joined\n\n \n";
+        relay(text.as_bytes(), "worker 1", Some(Arc::clone(&kept)), move |last| said.send(last).unwrap())
+            .join()
+            .unwrap();
+        assert_eq!(words.recv().unwrap().as_deref(), Some("thread 'x' panicked"));
+        assert_eq!(*kept.lock().unwrap(), ["thread 'x' panicked", "2026  INFO regatta: joined"]);
+    }
 }

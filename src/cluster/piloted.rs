@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::Host;
 use super::provider::{Engaged, Patience, Start};
-use super::worker::TestWorker;
 use crate::error::ClusterError;
 use crate::os;
+use crate::process::TestWorker;
 use crate::sched::Resources;
 
 /// A program that gives a cluster places for its workers, as an administrator's script for Slurm or SSH: see
 /// [`Cluster::serve_by`](crate::Cluster::serve_by). It runs beside the head, takes orders as lines of JSON on its standard input, and
-/// says what happens as lines of JSON on its standard output; docs/pilots.md has both.
+/// says what happens as lines of JSON on its standard output; docs/book/src/pilots.md has both.
 #[derive(Debug, Clone)]
 pub struct Pilot {
     command: Vec<String>,
@@ -32,10 +33,10 @@ pub(super) struct Each {
     pub(super) gpus: u32,
 }
 
-/// A pilot that is there, and what is wanted of it.
+/// Who gives places, and what is wanted of them.
 #[derive(Debug)]
 pub(crate) struct Wanted {
-    pub(crate) engaged: Engaged,
+    pub(crate) engaged: Box<dyn Host>,
     /// Least and most.
     pub(crate) workers: (usize, usize),
     pub(crate) each: Resources,
@@ -121,7 +122,7 @@ impl Pilot {
 
 impl Wanted {
     pub(super) fn new(
-        engaged: Engaged,
+        engaged: impl Host + 'static,
         workers: RangeInclusive<usize>,
         each: Each,
         argv: Vec<String>,
@@ -151,7 +152,7 @@ impl Wanted {
         let gpu_memory = if gpus == 0 { 0 } else { os::UNKNOWN };
         let no_gpu = (gpus == 0).then(|| "workers are asked for without GPUs".to_owned());
         Ok(Self {
-            engaged,
+            engaged: Box::new(engaged),
             workers: (least, most),
             each: here.with_gpus(gpus.into(), gpu_memory),
             no_gpu,

@@ -1,19 +1,19 @@
 //! Workers by a pilot: a thread that tells the fleet what happens, and does what it answers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use regatta_remote::{Authority, JoinToken, Node, NodeId, Role};
+use regatta_remote::NodeId;
 use serde_json::Value;
 
-use super::ClusterProvider;
 use super::fleet::{Action, Berth, Fleet, Limits, Waits};
-use super::local::OnEnd;
 use super::pilot::{Heard, Machine, Order, Pilot, Ready, Said, beginning, named};
+use super::tokens::{Entrance, Tokens};
+use super::{Host, Hosted};
+use crate::actors::ClusterProvider;
 use crate::error::ClusterError;
 use crate::notice::notice;
 use crate::sched::WorkerId;
@@ -37,16 +37,6 @@ pub(crate) struct Start {
     pub(crate) options: Value,
 }
 
-/// What lets workers in, and where.
-pub(crate) struct Entrance {
-    pub(crate) authority: Arc<Authority>,
-    pub(crate) node: Node,
-    /// The address at which they find the head.
-    pub(crate) address: SocketAddr,
-    /// Called when a worker is lost, or does not come.
-    pub(crate) on_end: OnEnd,
-}
-
 /// A pilot that takes orders, and nobody gives any yet.
 #[derive(Debug)]
 pub(crate) struct Engaged {
@@ -67,9 +57,7 @@ pub(crate) struct PilotedWorkers {
 
 /// What is asked for from other threads.
 struct Shared {
-    authority: Arc<Authority>,
-    /// One for each berth whose worker was started.
-    tokens: Mutex<BTreeMap<Berth, JoinToken>>,
+    tokens: Tokens,
     waits: Mutex<Waits>,
     /// How the pilot is called.
     name: String,
@@ -133,23 +121,20 @@ impl Engaged {
         }
     }
 
-    pub(crate) fn host(&self) -> Option<&str> {
-        self.ready.host.as_deref()
-    }
-
     pub(super) fn nodes(&self) -> &[Machine] {
         &self.ready.nodes
     }
+}
 
-    /// Has it place workers that come in there.
-    ///
-    /// # Errors
-    /// There is no thread.
-    pub(crate) fn serve(self, start: Start, entrance: Entrance) -> Result<Arc<PilotedWorkers>, ClusterError> {
-        let Self { command, patience, pilot, to, inputs, .. } = self;
-        let (tokens, waits) = (Mutex::default(), Mutex::default());
-        let name = named(&command);
-        let shared = Arc::new(Shared { authority: Arc::clone(&entrance.authority), tokens, waits, name });
+impl Host for Engaged {
+    fn host(&self) -> Option<&str> {
+        self.ready.host.as_deref()
+    }
+
+    fn serve(self: Box<Self>, start: Start, entrance: Entrance) -> Result<Arc<dyn Hosted>, ClusterError> {
+        let Self { command, patience, pilot, to, inputs, .. } = *self;
+        let tokens = Tokens::new(Arc::clone(&entrance.authority));
+        let shared = Arc::new(Shared { tokens, waits: Mutex::default(), name: named(&command) });
         let fleet = Fleet::new(Limits { join: patience.join, leave: LEAVE });
         let helm = Helm {
             fleet,
@@ -175,15 +160,6 @@ fn start(command: &[String], number: u64, to: &SyncSender<Input>) -> Result<Pilo
 }
 
 impl PilotedWorkers {
-    /// Ends the pilot with all its workers, and lets none start any more.
-    pub(crate) fn close(&self) {
-        // Fails if it has ended already.
-        drop(self.to.send(Input::Close));
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            drop(thread.join());
-        }
-    }
-
     fn tell(&self, input: Input) {
         // Fails once it is closed: then nothing is wanted any more.
         drop(self.to.send(input));
@@ -204,7 +180,7 @@ impl ClusterProvider for PilotedWorkers {
     }
 
     fn has_started(&self, node: NodeId) -> bool {
-        self.shared.berth_of(node).is_some()
+        self.shared.tokens.berth_of(node).is_some()
     }
 
     fn waits(&self) -> Option<String> {
@@ -219,6 +195,16 @@ impl ClusterProvider for PilotedWorkers {
     }
 }
 
+impl Hosted for PilotedWorkers {
+    fn close(&self) {
+        // Fails if it has ended already.
+        drop(self.to.send(Input::Close));
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop(thread.join());
+        }
+    }
+}
+
 impl Drop for PilotedWorkers {
     fn drop(&mut self) {
         self.close();
@@ -228,19 +214,6 @@ impl Drop for PilotedWorkers {
 impl std::fmt::Debug for PilotedWorkers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PilotedWorkers").field("pilot", &self.shared.name).finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    fn tokens(&self) -> MutexGuard<'_, BTreeMap<Berth, JoinToken>> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The berth that this node has come from, while it is one.
-    fn berth_of(&self, node: NodeId) -> Option<Berth> {
-        let tokens = self.tokens();
-        let came = |token: &JoinToken| self.authority.let_in(token) == Some(node);
-        tokens.iter().find(|(_, token)| came(token)).map(|(berth, _)| *berth)
     }
 }
 
@@ -301,11 +274,11 @@ impl Helm {
             Input::Demand(workers) => self.demand(workers.saturating_sub(self.strangers.len()), now),
             Input::Retire(node) => {
                 self.strangers.remove(&node);
-                if let Some(berth) = self.shared.berth_of(node) {
+                if let Some(berth) = self.shared.tokens.berth_of(node) {
                     self.fleet.retire(berth, now);
                 }
             }
-            Input::Joined(node) => match self.shared.berth_of(node) {
+            Input::Joined(node) => match self.shared.tokens.berth_of(node) {
                 Some(berth) => self.fleet.joined(berth),
                 None => _ = self.strangers.insert(node),
             },
@@ -398,7 +371,8 @@ impl Helm {
         while let Some(action) = actions.pop_front() {
             let ordered = match action {
                 Action::Place(Berth(berth)) => self.order(&Order::Place { berth, options: &self.start.options }),
-                Action::Run(berth) => match self.token_for(berth) {
+                // The fleet ends it no later than its token expires.
+                Action::Run(berth) => match self.shared.tokens.make(berth, self.patience.join) {
                     Ok(token) => self.run_at(berth, &token),
                     Err(error) => {
                         // It is one: it was placed just now.
@@ -408,11 +382,11 @@ impl Helm {
                 },
                 Action::End(Berth(berth)) => self.order(&Order::End { berth }),
                 Action::Lost { berth, had_joined, why } => {
-                    self.lose(berth, had_joined, why);
+                    self.shared.tokens.lose(&self.entrance, (berth, had_joined), why);
                     Ok(())
                 }
                 Action::Forget(berth) => {
-                    self.forget(berth);
+                    self.shared.tokens.forget(&self.entrance, berth);
                     Ok(())
                 }
             };
@@ -427,39 +401,10 @@ impl Helm {
         self.engaged.as_ref().map_or(Ok(()), |running| running.pilot.order(order))
     }
 
-    /// A token that is good for one berth, and once. The fleet ends that no later than it expires.
-    fn token_for(&self, berth: Berth) -> Result<String, ClusterError> {
-        let token = self.entrance.authority.token(Role::Worker, self.patience.join);
-        let token = token.map_err(|e| ClusterError::network("make a token", e))?;
-        let text = token.to_string();
-        self.shared.tokens().insert(berth, token);
-        Ok(text)
-    }
-
     fn run_at(&self, berth: Berth, token: &str) -> Result<(), String> {
         let mut env = self.start.env.clone();
         env.insert("REGATTA_JOIN".to_owned(), self.entrance.address.to_string());
         env.insert("REGATTA_TOKEN".to_owned(), token.to_owned());
         self.order(&Order::Run { berth: berth.0, argv: &self.start.argv, env: &env })
-    }
-
-    fn lose(&self, berth: Berth, had_joined: bool, why: String) {
-        let node = self.shared.tokens().get(&berth).and_then(|token| self.entrance.authority.let_in(token));
-        if !had_joined {
-            (self.entrance.on_end)(None, why.clone());
-        }
-        // It may have joined just now.
-        if node.is_some() {
-            (self.entrance.on_end)(node, why);
-        }
-    }
-
-    fn forget(&self, berth: Berth) {
-        let Some(token) = self.shared.tokens().remove(&berth) else { return };
-        self.entrance.authority.revoke(&token);
-        // Whoever has come by it ends of this, if it has not: its process may be beyond the pilot's reach.
-        if let Some(node) = self.entrance.authority.let_in(&token) {
-            self.entrance.node.give_up(node);
-        }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::Host as _;
 use super::pilot::Machine;
 use super::piloted::{Each, Wanted, as_worker, this_program};
 use super::provider::{Engaged, Patience};

@@ -4,11 +4,8 @@ use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use polars_core::runtime::THREAD_POOL;
 use regatta_remote::{ActorRef, Address, Arbiter, Identity, Node, NodeId, PeerEvents, Role, Runtime, decode, encode};
@@ -16,21 +13,20 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use super::ending::{Asks, asked, ends_with_its_worker, until_it_ends};
+use super::ending::{Asks, GOODBYE, STOP, asked, ends_with_its_worker, until_it_ends};
 use super::scratch::folder_of;
-use super::{Scratch, capacity, connect, find_gpus, hello};
+use super::{Scratch, capacity, connect, find_gpus};
 use crate::actors::{
     CONTROL, Enrol, GATEWAY, GatewayActor, Host, MAILBOX, Place, Register, SCHEDULER, SWORDFISH, SchedulerActor,
     SwordfishActor,
 };
 use crate::config::{ClusterAt, Config, Offer};
 use crate::error::ClusterError;
+use crate::hello::hello;
+use crate::process::{self, MARKER, REPLICA, is_worker};
 use crate::sched::{GpuInfo, Resources, WorkerId};
 use crate::store::Store;
 use crate::{logs, os, udf};
-
-/// Set for a process that is to be a worker. What it must know and keep secret comes through its standard input.
-pub(crate) const MARKER: &str = "REGATTA_WORKER";
 
 /// What a worker reads first from its standard input. The end of that input is the end of the worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,47 +40,28 @@ pub(crate) struct HandOver {
     pub(crate) scratch: PathBuf,
 }
 
-/// A test binary that can be a worker: made by [`testing::worker!`](crate::testing::worker).
-#[derive(Debug)]
-pub struct TestWorker {
-    /// The module that the test stands in.
-    pub module: &'static str,
-}
-
-inventory::collect!(TestWorker);
-
-impl TestWorker {
-    /// Arguments with which this test binary runs as a worker; `None` if this is no test binary that can.
-    pub(super) fn arguments() -> Option<[String; 4]> {
-        let test = inventory::iter::<Self>().next()?;
-        // libtest names tests without the crate.
-        let module = test.module.split_once("::").map(|(_, inner)| format!("{inner}::")).unwrap_or_default();
-        Some([format!("{module}regatta_worker"), "--exact".into(), "--nocapture".into(), "--test-threads=1".into()])
-    }
-}
-
 /// Runs a worker, and ends the process with it, if this process was started as one. Else returns at once.
 ///
 /// [`#[regatta::main]`](macro@crate::main) calls it before anything of yours.
 pub fn become_worker_if_started_as_one() {
     if !is_worker() {
-        return COMES_HERE.store(true, Ordering::Relaxed);
+        return process::main_comes_here();
     }
     #[cfg(feature = "gpu")]
-    use_fakes_in_tests();
+    process::use_fakes_in_tests();
     let role = std::env::var(MARKER).unwrap_or_default();
     let outcome = match &*role {
         REPLICA => {
             log_to_stderr("warn");
-            ends_with_its_worker().and_then(|()| udf::serve_isolated()).map_err(Failure::from)
+            ends_with_its_worker().and_then(|()| udf::serve_isolated(as_guest)).map_err(Failure::from)
         }
         #[cfg(feature = "gpu")]
-        REPLICAS => {
+        process::REPLICAS => {
             log_to_stderr("warn");
-            ends_with_its_worker().and_then(|()| udf::serve_several()).map_err(Failure::from)
+            ends_with_its_worker().and_then(|()| udf::serve_several(as_guest)).map_err(Failure::from)
         }
         #[cfg(feature = "gpu")]
-        PROBE => crate::gpu::prove().map_err(Failure::from),
+        process::PROBE => crate::gpu::prove().map_err(Failure::from),
         _ => work().map(|never| match never {}),
     };
     let code = match outcome {
@@ -97,46 +74,10 @@ pub fn become_worker_if_started_as_one() {
     std::process::exit(code);
 }
 
-/// The value of [`MARKER`] for a process that is to be an isolated replica.
-const REPLICA: &str = "replica";
-/// And for one that is to have several, with a GPU.
-const REPLICAS: &str = "replicas";
-/// What makes a process of [`replica_command`] one for several.
-pub(crate) const SEVERAL: (&str, &str) = (MARKER, REPLICAS);
-/// And for one that is to tell what GPUs there are.
-#[cfg(feature = "gpu")]
-pub(crate) const PROBE: &str = "gpu-probe";
-
-/// Test binaries may run on the fake driver, whose folder this names: others never do.
-#[cfg(feature = "gpu")]
-pub(crate) fn use_fakes_in_tests() {
-    if let (Some(folder), Some(_)) = (std::env::var_os("REGATTA_TEST_FAKES"), TestWorker::arguments()) {
-        regatta_gpu::use_fakes(std::path::Path::new(&folder));
-    }
-}
-
-/// Whether `main` of this program calls [`become_worker_if_started_as_one`].
-static COMES_HERE: AtomicBool = AtomicBool::new(false);
-
-/// Starts this executable as an isolated replica; `None` if its `main` would not become one. A replica has none of its own.
-pub(crate) fn replica_command() -> Option<Command> {
-    let in_tests = TestWorker::arguments();
-    let may = match std::env::var_os(MARKER) {
-        Some(role) => role == "1",
-        None => Config::joins() || in_tests.is_some() || COMES_HERE.load(Ordering::Relaxed),
-    };
-    if !may {
-        return None;
-    }
-    let mut command = os::this_program().ok()?;
-    command.args(in_tests.into_iter().flatten()).env(MARKER, REPLICA);
-    Some(command)
-}
-
-/// Whether this process was started as a worker. One that does not become one must not start workers: each of them
-/// would do the same.
-pub(crate) fn is_worker() -> bool {
-    std::env::var_os(MARKER).is_some() || Config::joins()
+/// The way of an isolated replica into the cluster of its worker.
+fn as_guest(at: &ClusterAt, runtime: &Runtime) -> Result<(Node, NodeId), ClusterError> {
+    let (node, head, ()) = connect(at, (Role::Guest, 0), runtime, |_| ())?;
+    Ok((node, head))
 }
 
 pub(super) fn write_hand_over(to: &mut impl Write, hand_over: &HandOver) -> io::Result<()> {
@@ -169,11 +110,6 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Says how many threads Polars has. It reads that when it needs the first.
 const POLARS_THREADS: &str = "POLARS_MAX_THREADS";
-
-/// How long replicas may take to stop when their worker ends.
-pub(super) const STOP: Duration = Duration::from_secs(1);
-/// How long a goodbye may take.
-pub(super) const GOODBYE: Duration = Duration::from_millis(300);
 
 /// What a worker starts from: its place in the cluster, and what it has to give.
 pub(crate) struct Recruit {

@@ -1,5 +1,7 @@
 //! What variables mean, and which values are refused.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn with(name: &'static str, value: &'static str) -> Result<Config, ConfigError> {
@@ -44,7 +46,15 @@ fn variables_change_the_defaults() {
         assert_eq!(with("DAFT_PROGRESS_BAR", value).unwrap().progress, bar);
     }
     assert_eq!(with("REGATTA_SCRATCH", "/x").unwrap().scratch, PathBuf::from("/x"));
+    assert_eq!(with("REGATTA_JOBS", "4").unwrap().jobs, 4);
     assert_eq!(with("REGATTA_WORKER_TIMEOUT", "1").unwrap().worker_timeout, Duration::from_secs(1));
+    assert_eq!(with("REGATTA_HISTORY", "/x").unwrap().history, Some(PathBuf::from("/x")));
+    assert_eq!(with("REGATTA_HISTORY", "").unwrap().history, None);
+    assert_eq!(with("DAFT_EVENT_LOG_DIR", "/y").unwrap().history, Some(PathBuf::from("/y")));
+    assert_eq!(with("DAFT_EVENT_LOG_ENABLED", "0").unwrap().history, None);
+    // Nothing else is set here, nor is HOME.
+    let homeless = with("DAFT_EVENT_LOG_ENABLED", "1").unwrap_err().to_string();
+    assert!(homeless.contains("REGATTA_HISTORY"), "{homeless}");
     let pages = with("REGATTA_DASHBOARD", "localhost:7780").map(|config| config.dashboard);
     match pages {
         Ok(address) => assert_eq!(address, Some(SocketAddr::from(([127, 0, 0, 1], 7780)))),
@@ -54,6 +64,23 @@ fn variables_change_the_defaults() {
     }
     assert!(with("REGATTA_DASHBOARD", "7780").unwrap_err().to_string().contains("127.0.0.1:7780"));
     assert_eq!(with("REGATTA_DASHBOARD", "").unwrap().dashboard, None);
+}
+
+#[test]
+fn pods_are_asked_for_from_the_least_to_the_most_by_a_program_that_can() {
+    for (value, workers) in [("0..16", 0..=16), (" 2 .. 4 ", 2..=4), ("3", 3..=3)] {
+        match with("REGATTA_KUBERNETES", value) {
+            Ok(config) => assert_eq!(config.kubernetes, Some(workers)),
+            Err(error) => {
+                assert!(!cfg!(feature = "kubernetes") && error.to_string().contains("feature `kubernetes`"), "{error}");
+            }
+        }
+    }
+    for value in ["4..2", "0..0", "0..", "..3", "many", "-1..2"] {
+        let error = with("REGATTA_KUBERNETES", value).unwrap_err().to_string();
+        assert!(error.contains("as 0..16"), "{value}: {error}");
+    }
+    assert_eq!(with("REGATTA_KUBERNETES", "").unwrap().kubernetes, None);
 }
 
 #[test]
@@ -89,18 +116,43 @@ fn a_misspelt_variable_is_known_by_the_nearest_and_one_of_others_is_not() {
     {
         assert_eq!(nearest(name), None, "{name}");
     }
-    // All of them are in the table that people read.
-    let page = include_str!("../../README.md");
-    let unsaid = [
-        "DAFT_FLOTILLA_WORKER",
-        "REGATTA_FAKES",
-        "REGATTA_PEERS",
-        "REGATTA_SEED",
-        "REGATTA_WORKER",
-        "REGATTA_CUDA_LIBS",
-    ];
-    let missing: Vec<_> = KNOWN.iter().filter(|name| !unsaid.contains(name) && !page.contains(**name)).collect();
+}
+
+#[test]
+fn the_page_on_the_environment_has_each_variable_and_no_other() {
+    let page = include_str!("../../docs/book/src/environment.md");
+    let ours = |name: &&str| ["REGATTA_", "DAFT_", "AUTOSCALER_"].iter().any(|word| name.starts_with(word));
+    let code = page.split('`').skip(1).step_by(2).filter_map(|code| code.split('=').next());
+    let named: BTreeSet<&str> = code.filter(ours).filter(|name| !name.ends_with('*')).collect();
+    let missing: Vec<_> = KNOWN.iter().filter(|name| !named.contains(*name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+    let for_tests = |name: &str| name.starts_with("REGATTA_TEST_") || name == "REGATTA_SEEDS";
+    let unknown: Vec<_> = named.iter().filter(|name| !KNOWN.contains(name) && !for_tests(name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn an_address_or_a_token_without_effect_is_said_with_the_reason() {
+    let said = |set: &'static [(&'static str, &'static str)]| {
+        let get = |name: &str| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned());
+        Config::from_variables(get).unwrap().without_effect(get)
+    };
+    let (at, token, flotilla) = (("REGATTA_ADDRESS", "head:1"), ("REGATTA_TOKEN", "04c"), ("DAFT_RUNNER", "flotilla"));
+    let text = said(vec![at, token].leak()).unwrap();
+    assert!(text.starts_with("REGATTA_ADDRESS and REGATTA_TOKEN have no effect while DAFT_RUNNER is native"), "{text}");
+    assert!(said(vec![flotilla, token].leak()).unwrap().contains("without REGATTA_ADDRESS"));
+    assert!(said(vec![flotilla, token, ("REGATTA_JOIN", "head:1")].leak()).is_none(), "it is a worker's");
+    assert!(said(vec![flotilla, at, token].leak()).is_none());
+    assert!(said(&[]).is_none());
+}
+
+#[test]
+fn a_bad_value_of_what_keeps_us_quiet_is_an_error_too() {
+    let with = |value: &'static str| Config::from_variables(|name| (name == "REGATTA_QUIET").then(|| value.to_owned()));
+    assert!(with("maybe").unwrap_err().to_string().contains("use 1, true, 0 or false"));
+    assert!(["", "1", "true", "0", "False"].into_iter().all(|value| with(value).is_ok()));
+    let error = offer(&|name: &str| (name == "REGATTA_MEMORY").then(|| "0".to_owned())).unwrap_err().to_string();
+    assert!(error.contains("above 0"), "{error}");
 }
 
 #[test]
@@ -148,6 +200,8 @@ fn a_bad_value_is_refused_with_variable_value_and_what_is_accepted() {
         ("DAFT_SCHEDULER_LINEAR", "yes please"),
         ("DAFT_PROGRESS_BAR", "2"),
         ("REGATTA_OBSERVE_MEMORY", "much"),
+        ("REGATTA_JOBS", "many"),
+        ("REGATTA_JOBS", "257"),
         ("DAFT_AUTOSCALING_THRESHOLD", "0.9"),
         ("DAFT_AUTOSCALING_DOWNSCALE_ENABLED", "perhaps"),
         ("DAFT_AUTOSCALING_DOWNSCALE_IDLE_SECONDS", "-1"),

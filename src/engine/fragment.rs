@@ -1,29 +1,28 @@
 //! One fragment on one of Polars' engines.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use polars::prelude::*;
-use polars_expr::state::ExecutionState;
-use polars_mem_engine::create_physical_plan;
 use polars_mem_engine::scan_predicate::functions::filter_scan_ir;
-use polars_plan::dsl::{CallbackSinkType, LazySerde, ScanSources, SinkTypeIR};
-use polars_plan::plans::{AExpr, ArenaLpIter, FunctionIR, IR, IRPlan};
-use polars_plan::prelude::{AnonymousColumnsUdf, PlanCallback, SpecialEq};
+use polars_plan::dsl::{CallbackSinkType, ScanSources, SinkTypeIR};
+use polars_plan::plans::{AExpr, ArenaLpIter, FunctionIR, IR};
+use polars_plan::prelude::{PlanCallback, SpecialEq};
 use polars_utils::arena::{Arena, Node};
 use polars_utils::slice_enum::Slice;
-use regatta_remote::catch;
 
+use super::in_memory::{call_from, execute_in_memory, fenced};
 use super::program::Program;
-use super::source::{self, Waits};
+use super::source::{self, Rows, Waits};
 use super::spending::Spending;
 use super::{amend, beside, nodes};
-use crate::error::{PolarsFailure, TaskFailure};
+use crate::error::TaskFailure;
 use crate::os;
-use crate::plan::{Split, placeholder_of};
+use crate::plan::{Place, Split};
 #[cfg(test)]
 use crate::sched::Attempt;
 use crate::store::Reading;
-use crate::udf::{CallingTask, UdfCall};
+use crate::udf::CallingTask;
 
 /// A fragment with this task's input in place of its placeholders.
 pub(super) struct Bound {
@@ -31,6 +30,32 @@ pub(super) struct Bound {
     pub(super) ir: Arena<IR>,
     exprs: Arena<AExpr>,
     readings: Vec<Arc<Reading>>,
+}
+
+impl Bound {
+    /// Counts the rows that come to what makes fewer of them, as they come.
+    pub(super) fn counting(mut self) -> (Self, Arc<AtomicU64>) {
+        let seen = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&seen);
+        let function = FunctionIR::Opaque {
+            function: Arc::new(move |rows: DataFrame| {
+                counted.fetch_add(rows.height() as u64, Ordering::Relaxed);
+                Ok(rows)
+            }),
+            schema: None,
+            predicate_pd: false,
+            projection_pd: false,
+            streamable: true,
+            fmt_str: "count".into(),
+        };
+        let input = self.ir.get(self.top).inputs().next();
+        if let Some(input) = input {
+            let input = self.ir.add(IR::MapFunction { input, function });
+            let top = self.ir.get(self.top).clone().with_inputs([input]);
+            self.ir.replace(self.top, top);
+        }
+        (self, seen)
+    }
 }
 
 #[cfg(test)]
@@ -105,7 +130,9 @@ fn most_rows(node: Node, ir: &Arena<IR>) -> Option<usize> {
         | IR::Distinct { .. }
         | IR::Sort { .. }
         | IR::Slice { .. }
-        | IR::MapFunction { function: FunctionIR::Unnest { .. }, .. } => inputs.next().flatten(),
+        | IR::MapFunction { function: FunctionIR::Unnest { .. } | FunctionIR::RowIndex { .. }, .. } => {
+            inputs.next().flatten()
+        }
         _ => None,
     }
 }
@@ -116,11 +143,7 @@ pub(super) fn run_here(bound: Bound, meter: Option<Arc<Spending>>) -> Result<Dat
     in_memory(top, &mut ir, &mut exprs, meter.as_deref())
 }
 
-pub(super) fn schema(plan: &IRPlan) -> SchemaRef {
-    plan.lp_arena.get(plan.lp_top).schema(&plan.lp_arena).into_owned()
-}
-
-/// Puts a task's split and what it reads into a copy of the fragment.
+/// Puts a task's split and what it reads into a copy of the fragment; `number`: which of its stage it is.
 ///
 /// # Errors
 /// What it reads was waited for, and is lost.
@@ -128,17 +151,23 @@ pub(super) fn bind(
     program: &Program,
     split_of_task: &Split,
     inputs: Vec<Reading>,
-    task: &CallingTask,
+    (number, task): (u32, &CallingTask),
     waits: &Waits,
 ) -> Result<Bound, TaskFailure> {
     let plan = &program.fragment;
     let (ir, exprs) = (plan.lp_arena.clone(), plan.expr_arena.clone());
     let mut bound = Bound { top: plan.lp_top, ir, exprs, readings: Vec::new() };
     call_from(task, &program.calls, &mut bound.exprs);
+    Place::fill_in(&program.places, number, &mut bound.exprs);
     let split = take_branch(bound.top, split_of_task, &mut bound.ir);
     for (read, reading) in program.reads_with(split_of_task).zip(inputs) {
         let reading = Arc::new(reading);
-        source::put(&reading, read, &mut bound.ir, waits)?;
+        let part = match (split_of_task, &read.finer) {
+            (Split::Sections { part: Some(part), .. }, Some(finer)) => Some((finer.clone(), *part, task.clone())),
+            _ => None,
+        };
+        let rows = Rows { reading: Arc::clone(&reading), waits: waits.clone(), part };
+        source::put(&rows, read, &mut bound.ir)?;
         bound.readings.push(reading);
     }
     let sources: Vec<_> = bound.ir.iter(bound.top).map(|(node, _)| node).collect();
@@ -197,47 +226,6 @@ fn in_memory(
     let frame = fenced(|| execute_in_memory(top, ir, exprs))?;
     meter.into_iter().for_each(|meter| nodes::was_in_memory(&frame, os::since(began), meter));
     Ok(frame)
-}
-
-/// Runs a row-wise fragment on one batch, on the in-memory engine.
-pub(super) fn run_on_batch(
-    plan: &IRPlan,
-    calls: &[(Node, UdfCall)],
-    task: &CallingTask,
-    batch: DataFrame,
-) -> Result<DataFrame, TaskFailure> {
-    let (mut ir, mut exprs) = (plan.lp_arena.clone(), plan.expr_arena.clone());
-    call_from(task, calls, &mut exprs);
-    let schema = Arc::clone(batch.schema());
-    let df = Arc::new(batch);
-    for node in (0..ir.len()).map(Node) {
-        if placeholder_of(ir.get(node)).is_some() {
-            ir.replace(
-                node,
-                IR::DataFrameScan { df: Arc::clone(&df), schema: Arc::clone(&schema), output_schema: None },
-            );
-        }
-    }
-    fenced(|| execute_in_memory(plan.lp_top, &mut ir, &mut exprs))
-}
-
-/// Tells the UDF calls of a fragment which task makes them.
-fn call_from(task: &CallingTask, calls: &[(Node, UdfCall)], exprs: &mut Arena<AExpr>) {
-    for (node, call) in calls {
-        if let AExpr::AnonymousFunction { function, .. } = exprs.get_mut(*node) {
-            let call: Arc<dyn AnonymousColumnsUdf> = Arc::new(call.made_by(task));
-            *function = LazySerde::Deserialized(SpecialEq::new(call));
-        }
-    }
-}
-
-fn execute_in_memory(top: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) -> PolarsResult<DataFrame> {
-    create_physical_plan(top, ir, exprs, Some(polars_stream::build_streaming_query_executor))?
-        .execute(&mut ExecutionState::new())
-}
-
-fn fenced<T>(run: impl FnOnce() -> PolarsResult<T>) -> Result<T, TaskFailure> {
-    catch(run).map_err(TaskFailure::Panicked)?.map_err(|e| PolarsFailure::from(e).into())
 }
 
 /// What the fragment reads of files.

@@ -4,37 +4,11 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 
+use super::attempt::{Leave, Left, TaskRun};
 use super::scatter::Sections;
-use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::sched::{Output, PartitionId, Sizes};
+use crate::sched::{Output, PartitionId};
 use crate::store::{Form, Rows, size};
-
-/// Where the rows of a task go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Leave {
-    /// Into the store.
-    InStore,
-    /// To the driver, which is elsewhere: if they are few, along with what is said of them; else into the store.
-    ToDriver,
-    /// To the driver, which is in this process: as they are.
-    Here,
-}
-
-/// What a task has left.
-pub(crate) struct Left {
-    pub(crate) output: Output,
-    pub(crate) rows: Rows,
-    /// Its bytes in each section, where they were scattered.
-    pub(crate) sections: Sizes,
-}
-
-impl Left {
-    /// What is not in sections.
-    pub(super) fn whole(output: Output, rows: Rows) -> Self {
-        Self { output, rows, sections: Sizes::default() }
-    }
-}
 
 /// Takes what a task leaves. Dropped before [`seal`](Self::seal), it leaves nothing.
 pub(super) enum Leaving {

@@ -1,16 +1,18 @@
 //! A stage's program, decoded once per worker and shared by its tasks.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use polars::prelude::*;
 use polars_plan::plans::{ArenaLpIter, IR, IRPlan};
 use polars_utils::arena::Node;
 
-use super::fragment;
+use super::in_memory;
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::{FileSink, Scatter, Split, StageProgram, UdfStep, cut_off, held_by, placeholder_of, udf_calls};
-use crate::sched::{QueryId, StageId};
+use crate::plan::{
+    ByPass, FileSink, Place, Scatter, Split, StageProgram, UdfStep, cut_off, held_by, placeholder_of, udf_calls,
+};
+use crate::sched::{Attempt, QueryId, StageId};
 use crate::store::Form;
 use crate::udf::{CallingTask, UdfCall, batch_of};
 
@@ -19,6 +21,8 @@ pub(crate) struct Program {
     pub(super) fragment: Arc<IRPlan>,
     /// UDF calls in the fragment, which Polars will make itself.
     pub(super) calls: Calls,
+    /// Where it is asked which task this is.
+    pub(super) places: Vec<Node>,
     pub(super) batches: Option<usize>,
     pub(super) steps: Vec<Step>,
     /// Rows that a task leaves at most.
@@ -32,6 +36,36 @@ pub(crate) struct Program {
     pub(super) sink: Option<FileSink>,
     /// They say what each node of the engine did.
     pub(super) metered: bool,
+    /// What tasks run in its place where it makes hardly fewer rows of many.
+    by_pass: Option<Passing>,
+}
+
+/// What yields rows that are as good, and whether that pays.
+struct Passing {
+    program: Arc<Program>,
+    forced: bool,
+    shrinks: Shrinks,
+}
+
+/// Rows that went into what should make fewer of them, and that came of it, in tasks of this worker. Each decides by itself: those who
+/// read what they leave cannot tell.
+#[derive(Debug, Default)]
+pub(super) struct Shrinks(Mutex<(u64, u64)>);
+
+impl Shrinks {
+    /// So many rows tell.
+    const ENOUGH: u64 = 1 << 17;
+
+    pub(super) fn note(&self, before: u64, after: u64) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *all = (all.0.saturating_add(before), all.1.saturating_add(after));
+    }
+
+    /// Whether less than a quarter of the rows is saved.
+    fn hardly(&self) -> bool {
+        let (before, after) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        before >= Self::ENOUGH && after / 3 >= before / 4
+    }
 }
 
 /// A node that stands for what other tasks have left.
@@ -39,6 +73,8 @@ pub(crate) struct Read {
     pub(super) at: Node,
     pub(crate) of: Of,
     pub(crate) form: Arc<Form>,
+    /// How its rows were scattered, if tasks read parts of its sections.
+    pub(super) finer: Option<Scattering>,
     /// Several nodes read it.
     pub(super) shared: bool,
     /// The frames below a union that are made of it, if the union is of such.
@@ -81,14 +117,20 @@ impl Program {
         metered: bool,
         compress: bool,
     ) -> Result<Self, PolarsFailure> {
+        let by_pass = program.by_pass.map(|ByPass { root, forced }| {
+            let program = StageProgram { root, by_pass: None, ..program.clone() };
+            let program = Arc::new(Self::open(whole, program, metered, compress)?);
+            Ok::<_, PolarsFailure>(Passing { program, forced, shrinks: Shrinks::default() })
+        });
+        let by_pass = by_pass.transpose()?;
         let fragment = Arc::new(cut_off(whole, program.root, &program.cuts, &program.without)?);
         let sink = FileSink::of(fragment.lp_arena.get(fragment.lp_top));
-        let mut schema = if sink.is_some() { FileSink::listing() } else { fragment::schema(&fragment) };
+        let mut schema = if sink.is_some() { FileSink::listing() } else { in_memory::schema(&fragment) };
         let mut steps = Vec::with_capacity(program.steps.len());
         for spec in program.steps {
             let then = spec.then.as_ref().map(|then| then.open()).transpose()?;
             schema = match &then {
-                Some(then) => fragment::schema(then),
+                Some(then) => in_memory::schema(then),
                 None => {
                     let mut widened = schema.as_ref().clone();
                     widened.insert(spec.output.0.as_str().into(), spec.output.1.clone());
@@ -98,17 +140,31 @@ impl Program {
             let calls = then.as_ref().map(|then| udf_calls(then)).unwrap_or_default();
             steps.push(Step { spec, then, calls });
         }
-        let calls = udf_calls(&fragment);
-        let StageProgram { batches, limit, scatter, .. } = program;
-        let scatter = scatter.map(|by| {
-            let computed = by.computed.as_ref().map(|computed| computed.open()).transpose()?;
-            let computed = computed.map(|plan| (Arc::clone(&plan), udf_calls(&plan)));
-            Ok::<_, PolarsFailure>(Scattering { by, computed })
-        });
-        let scatter = scatter.transpose()?;
+        let (calls, places) = (udf_calls(&fragment), Place::asked(&fragment.expr_arena));
+        let StageProgram { batches, limit, scatter, finer, .. } = program;
+        let scatter = scatter.map(Scattering::open).transpose()?;
         let form = if compress { Form::compressed(&schema) } else { Form::new(&schema) };
-        let reads = reads(&fragment);
-        Ok(Self { fragment, calls, batches, steps, limit, scatter, form, reads, sink, metered })
+        let mut reads = reads(&fragment);
+        for (stage, scatter) in finer {
+            let finer = Scattering::open(scatter)?;
+            let of_this = reads.iter_mut().filter(|read| matches!(read.of, Of::Stage(of) if of == stage));
+            of_this.for_each(|read| read.finer = Some(finer.clone()));
+        }
+        Ok(Self { fragment, calls, places, batches, steps, limit, scatter, form, reads, sink, metered, by_pass })
+    }
+
+    /// What this attempt of a task of the stage runs, by what those before it have seen.
+    pub(crate) fn for_attempt(self: Arc<Self>, index: u32, Attempt(attempt): Attempt) -> Arc<Self> {
+        let Some(passing) = &self.by_pass else { return self };
+        // In tests what is made again is made the other way.
+        let forced = passing.forced || (cfg!(test) && regatta_remote::is_simulated());
+        let passes = if forced { (index + attempt) % 2 == 1 } else { passing.shrinks.hardly() };
+        if passes { Arc::clone(&passing.program) } else { self }
+    }
+
+    /// Where it is noted how many rows are made of how many, if that matters.
+    pub(super) fn shrinks(&self) -> Option<&Shrinks> {
+        self.by_pass.as_ref().map(|passing| &passing.shrinks)
     }
 
     /// What a task with this split reads of what other tasks have left.
@@ -119,6 +175,14 @@ impl Program {
             None => true,
         };
         self.reads.iter().filter(is_read)
+    }
+}
+
+impl Scattering {
+    fn open(by: Scatter) -> Result<Self, PolarsFailure> {
+        let computed = by.computed.as_ref().map(|computed| computed.open()).transpose()?;
+        let computed = computed.map(|plan| (Arc::clone(&plan), udf_calls(&plan)));
+        Ok(Self { by, computed })
     }
 }
 
@@ -134,7 +198,14 @@ fn reads(plan: &IRPlan) -> Vec<Read> {
         };
         let read = reads.entry(at.0).and_modify(|read| read.shared = true);
         let branches = Vec::new();
-        read.or_insert_with(|| Read { at, of, form: Form::new(&file_info.schema), shared: false, branches });
+        read.or_insert_with(|| Read {
+            at,
+            of,
+            form: Form::new(&file_info.schema),
+            finer: None,
+            shared: false,
+            branches,
+        });
     }
     let union = plan.lp_arena.iter(plan.lp_top).find_map(|(_, ir)| match ir {
         IR::Union { inputs, .. } => Some(inputs),
@@ -165,8 +236,25 @@ impl Step {
         let name = &self.spec.output.0;
         batch.with_column(column.with_name(name.as_str().into())).map_err(PolarsFailure::from)?;
         match &self.then {
-            Some(then) => fragment::run_on_batch(then, &self.calls, task, batch),
+            Some(then) => in_memory::run_on_batch(then, &self.calls, task, batch),
             None => Ok(batch),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_less_than_a_quarter_fewer_of_enough_rows_does_not_pay() {
+        let hardly = |seen: &[(u64, u64)]| {
+            let shrinks = Shrinks::default();
+            seen.iter().for_each(|(before, after)| shrinks.note(*before, *after));
+            shrinks.hardly()
+        };
+        assert!(!hardly(&[]) && !hardly(&[(1000, 1000)]), "too few to tell");
+        assert!(hardly(&[(Shrinks::ENOUGH, Shrinks::ENOUGH)]) && hardly(&[(1 << 20, 3 << 18)]));
+        assert!(!hardly(&[(1 << 20, 700_000)]) && !hardly(&[(1 << 20, 1 << 20), (1 << 22, 4)]), "of all of them");
     }
 }

@@ -7,11 +7,12 @@ use polars_core::hashing::columns_to_hashes;
 use polars_utils::aliases::{PlSeedableRandomStateQuality, SeedableFromU64SeedExt};
 use polars_utils::hashing::hash_to_partition;
 
-use super::fragment;
-use super::leave::Left;
+use super::attempt::Left;
+use super::attempt::TaskRun;
+use super::in_memory;
 use super::program::Scattering;
-use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
+use crate::sched::Part;
 use crate::store::{Form, Rows, Writer, size};
 use crate::udf::CallingTask;
 
@@ -38,14 +39,11 @@ impl Sections {
 
     pub(super) fn write(&mut self, batch: DataFrame) -> Result<(), TaskFailure> {
         self.form.check(&batch).map_err(PolarsFailure::from)?;
-        let Some(Scattering { by, computed }) = &self.scatter else { return self.writer.write(0, batch) };
+        let Some(scattering @ Scattering { by, .. }) = &self.scatter else { return self.writer.write(0, batch) };
         let rows = (batch.height() * PIECE / size(&batch).max(1)).max(1);
         for start in (0..batch.height()).step_by(rows) {
             let piece = batch.slice(start as i64, rows);
-            let keys = match computed {
-                Some((plan, calls)) => fragment::run_on_batch(plan, calls, &self.calling, piece.clone())?,
-                None => piece.select(&by.keys).map_err(PolarsFailure::from)?,
-            };
+            let keys = scattering.keys(&piece, &self.calling)?;
             let sections = match by.ranges_of {
                 Some(_) => numbered(&keys),
                 None => hashed(&keys, by.into),
@@ -72,6 +70,24 @@ impl Sections {
     pub(super) fn seal_along(self) -> Result<Left, TaskFailure> {
         let (output, rows) = self.writer.seal_along()?;
         Ok(Left::whole(output, rows))
+    }
+}
+
+impl Scattering {
+    /// What sections are told apart by.
+    fn keys(&self, rows: &DataFrame, calling: &CallingTask) -> Result<DataFrame, TaskFailure> {
+        match &self.computed {
+            Some((plan, calls)) => in_memory::run_on_batch(plan, calls, calling, rows.clone()),
+            None => Ok(rows.select(&self.by.keys).map_err(PolarsFailure::from)?),
+        }
+    }
+
+    /// Of rows of some sections those of one part of each. Finer sections lie within coarser ones, whichever stage has left them.
+    pub(super) fn part_of(&self, rows: DataFrame, part: Part, calling: &CallingTask) -> Result<DataFrame, TaskFailure> {
+        let (keys, of) = (self.keys(&rows, calling)?, part.of.max(1));
+        let finer = hashed(&keys, self.by.into * of as usize).map_err(PolarsFailure::from)?;
+        let is_in = finer.into_iter().map(|section| section % of == part.number);
+        Ok(rows.filter(&BooleanChunked::from_iter_values(PlSmallStr::EMPTY, is_in)).map_err(PolarsFailure::from)?)
     }
 }
 
@@ -168,6 +184,42 @@ mod tests {
                 assert!(partition_of[row].is_some());
                 assert_eq!(partition_of[row], partition_of[same], "row {row} into {into}");
             }
+        }
+    }
+
+    #[test]
+    fn every_row_of_a_section_is_in_one_part_with_all_of_its_key_whatever_the_section_was_cut_into() {
+        let rows = 4000i64;
+        let frame =
+            df!["key" => (0..rows).map(|row| row % 500).collect::<Vec<_>>(), "id" => (0..rows).collect::<Vec<_>>()];
+        let frame = frame.unwrap();
+        let (into, of) = (16, 3);
+        let calling = CallingTask {
+            at: (crate::sched::QueryId(1), crate::sched::StageId(0), crate::sched::WorkerId(0)),
+            scratch: std::path::PathBuf::new(),
+            meter: Default::default(),
+        };
+        let by = crate::plan::Scatter { keys: vec!["key".to_owned()], computed: None, into, ranges_of: None };
+        let scattering = Scattering { by, computed: None };
+        let (scattered, ends) = scatter(&frame, hashed(&frame.select(["key"]).unwrap(), into).unwrap(), into).unwrap();
+        let (mut part_of_key, mut seen) = (std::collections::BTreeMap::new(), 0);
+        for (section, end) in ends.iter().enumerate() {
+            let start = if section == 0 { 0 } else { ends[section - 1] };
+            let rows = scattered.slice(start as i64, end - start);
+            for number in 0..of {
+                let part = scattering.part_of(rows.clone(), Part { number, of, may_be_all: false }, &calling).unwrap();
+                let ids: Vec<_> = part.column("id").unwrap().i64().unwrap().into_no_null_iter().collect();
+                assert!(ids.is_sorted(), "in their order: {ids:?}");
+                for key in part.column("key").unwrap().i64().unwrap().into_no_null_iter() {
+                    assert_eq!(*part_of_key.entry(key).or_insert((section, number)), (section, number), "{key}");
+                    seen += 1;
+                }
+            }
+        }
+        assert_eq!(seen, rows, "none is lost, and none twice");
+        for number in 0..of {
+            let keys = part_of_key.values().filter(|(_, of)| *of == number).count();
+            assert!((100..250).contains(&keys), "a third of them, about: {keys}");
         }
     }
 

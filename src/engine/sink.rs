@@ -14,8 +14,8 @@ use polars_plan::plans::{FunctionIR, IR};
 use polars_utils::pl_path::PlRefPath;
 use tokio::sync::watch;
 
+use super::attempt::TaskRun;
 use super::fragment::{self, Bound};
-use super::task::TaskRun;
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{FileSink, STAGED};
 use crate::sched::{Output, PartitionId};
@@ -25,7 +25,8 @@ use crate::store::Staging;
 pub(super) fn write_files(mut task: TaskRun, sink: &FileSink) -> Result<Output, TaskFailure> {
     let folder = AttemptFolder::make(sink, task.output)?;
     let inputs = std::mem::take(&mut task.inputs);
-    let mut bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
+    let calling = (task.output.task.index, &task.calling);
+    let mut bound = fragment::bind(&task.program, &task.split, inputs, calling, &task.waits)?;
     task.spending.engine_begins();
     redirect(&mut bound, &folder.path, task.waits.cancelled.clone())?;
     fragment::run(bound, task.meter(), |_| false)?;

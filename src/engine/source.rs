@@ -15,9 +15,11 @@ use polars_utils::arena::Arena;
 use regatta_remote::Runtime;
 use tokio::sync::watch;
 
-use super::program::Read;
+use super::program::{Read, Scattering};
 use crate::error::{PolarsFailure, TaskFailure};
+use crate::sched::Part;
 use crate::store::{Reading, encode_frame};
+use crate::udf::CallingTask;
 
 /// How a task waits for its blocks.
 #[derive(Clone)]
@@ -29,12 +31,40 @@ pub(crate) struct Waits {
 
 const TICKET: &str = "ticket";
 
-impl Waits {
-    /// The rows of some blocks, once they are here. Blocks.
-    fn rows(&self, reading: &Reading, blocks: Range<usize>) -> Result<DataFrame, TaskFailure> {
-        self.until_cancelled(reading.rows(blocks))
+/// The rows that a task reads of an input.
+#[derive(Clone)]
+pub(super) struct Rows {
+    pub(super) reading: Arc<Reading>,
+    pub(super) waits: Waits,
+    /// Of its sections it takes one part.
+    pub(super) part: Option<(Scattering, Part, CallingTask)>,
+}
+
+impl Rows {
+    /// Those of some blocks, once they are here. Blocks.
+    fn some(&self, blocks: Range<usize>) -> Result<DataFrame, TaskFailure> {
+        let rows = self.waits.until_cancelled(self.reading.rows(blocks))?;
+        match &self.part {
+            Some((scattering, part, calling)) => scattering.part_of(rows, *part, calling),
+            None => Ok(rows),
+        }
     }
 
+    /// All of them. Blocks.
+    fn all(&self) -> Result<DataFrame, TaskFailure> {
+        let mut all: Option<DataFrame> = None;
+        for group in self.reading.groups() {
+            let rows = self.some(group)?;
+            match &mut all {
+                Some(all) => drop(all.vstack_mut_owned(rows).map_err(PolarsFailure::from)?),
+                None => all = Some(rows),
+            }
+        }
+        Ok(all.unwrap_or_else(|| DataFrame::empty_with_schema(self.reading.form().schema())))
+    }
+}
+
+impl Waits {
     /// Waits for something, or for the query's end. Blocks.
     pub(crate) fn until_cancelled<T>(
         &self,
@@ -55,11 +85,11 @@ impl Waits {
 ///
 /// # Errors
 /// It was little, was waited for, and is lost.
-pub(super) fn put(reading: &Arc<Reading>, read: &Read, ir: &mut Arena<IR>, waits: &Waits) -> Result<(), TaskFailure> {
+pub(super) fn put(rows: &Rows, read: &Read, ir: &mut Arena<IR>) -> Result<(), TaskFailure> {
     let IR::Scan { predicate, output_schema, unified_scan_args: args, .. } = ir.get(read.at) else { return Ok(()) };
     if args.pre_slice.is_some() || args.row_index.is_some() {
         // The scan counts rows, and is left to do it.
-        let rows = waits.until_cancelled(reading.all())?;
+        let rows = rows.all()?;
         let file = encode_frame(&rows).map_err(PolarsFailure::from)?;
         if let IR::Scan { sources, .. } = ir.get_mut(read.at) {
             *sources = ScanSources::Buffers([Buffer::from_owner(file)].into_iter().collect());
@@ -67,7 +97,7 @@ pub(super) fn put(reading: &Arc<Reading>, read: &Read, ir: &mut Arena<IR>, waits
         return Ok(());
     }
     let (predicate, columns) = (predicate.clone(), output_schema.clone());
-    let mut top = source(reading, read.shared, ir, waits)?;
+    let mut top = source(rows, read.shared, ir)?;
     if let Some(predicate) = predicate {
         let input = ir.add(top);
         top = IR::Filter { input, predicate };
@@ -80,24 +110,24 @@ pub(super) fn put(reading: &Arc<Reading>, read: &Read, ir: &mut Arena<IR>, waits
     Ok(())
 }
 
-fn source(reading: &Arc<Reading>, shared: bool, ir: &mut Arena<IR>, waits: &Waits) -> Result<IR, TaskFailure> {
-    let groups = reading.groups();
+fn source(rows: &Rows, shared: bool, ir: &mut Arena<IR>) -> Result<IR, TaskFailure> {
+    let groups = rows.reading.groups();
     // One block needs no tickets; and a node that two others read would take each twice.
     if groups.len() < 2 || shared {
-        let df = Arc::new(waits.until_cancelled(reading.all())?);
+        let df = Arc::new(rows.all()?);
         let schema = Arc::clone(df.schema());
         return Ok(IR::DataFrameScan { df, schema, output_schema: None });
     }
     let input = tickets(groups.len() as u32).map_err(PolarsFailure::from)?;
     let input = ir.add(input);
-    let (schema, out) = (Arc::clone(reading.form().schema()), Arc::clone(reading.form().schema()));
-    let (reading, waits) = (Arc::clone(reading), waits.clone());
+    let schema = rows.reading.form().schema();
+    let (schema, out, blocks) = (Arc::clone(schema), Arc::clone(schema), rows.clone());
     let exchange = move |tickets: DataFrame| -> PolarsResult<DataFrame> {
         let mut rows = DataFrame::empty_with_schema(&schema);
         for ticket in tickets.column(TICKET)?.u32()?.into_no_null_iter() {
             let Some(group) = groups.get(ticket as usize).cloned() else { continue };
             // Waiting must not keep others from running: the threads are everybody's.
-            let more = block_in_place(|| waits.rows(&reading, group));
+            let more = block_in_place(|| blocks.some(group));
             // What the task says of it is the failure itself.
             rows.vstack_mut_owned(more.map_err(|e| polars_err!(ComputeError: "{e}"))?)?;
         }

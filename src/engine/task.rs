@@ -1,6 +1,6 @@
 //! One task: a fragment on its own thread, a bounded hand-over, UDF steps, an output.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -8,21 +8,18 @@ use futures_util::stream::{self, BoxStream, FuturesUnordered, Stream, StreamExt,
 use polars::prelude::DataFrame;
 use tokio::sync::mpsc;
 
-use super::leave::{Leave, Leaving, Left};
-use super::program::{Program, Step};
+use super::attempt::{Left, TaskRun};
+use super::fragment;
+use super::leave::Leaving;
+use super::program::Step;
 use super::regroup::{nearly_full, regroup};
 use super::sink::write_files;
-use super::source::Waits;
-use super::spending::Spending;
-use super::{Pools, fragment};
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::plan::Split;
-use crate::sched::PartitionId;
-use crate::store::{Reading, Rows, Store};
-use crate::udf::{CallingTask, Reply};
+use crate::store::Rows;
+use crate::udf::Reply;
 
 /// Batches between the engine and what follows; the engine waits when they are not taken.
-const HAND_OVER: usize = 4;
+pub(crate) const HAND_OVER: usize = 4;
 /// Calls of one step that a task has under way; credits at the replicas bound them further.
 const CALLS: usize = 16;
 /// Rows of one UDF call where the author named no batch size: enough calls for all replicas, few enough messages.
@@ -31,29 +28,6 @@ const CALL_ROWS: usize = 1 << 16;
 const ASYNC_CALL_ROWS: usize = 1 << 10;
 /// Calls of one async step that a task has under way, at most.
 const ASYNC_CALLS: usize = 1 << 10;
-
-/// Everything that one attempt of a task needs.
-pub(crate) struct TaskRun {
-    pub(crate) program: Arc<Program>,
-    pub(crate) split: Split,
-    /// What it reads of what others have left: what [`Program::reads`] names, in that order.
-    pub(crate) inputs: Vec<Reading>,
-    pub(crate) output: PartitionId,
-    pub(crate) leave: Leave,
-    pub(crate) store: Arc<Store>,
-    pub(crate) pools: Arc<dyn Pools>,
-    /// What UDFs are told of the task, and where they report.
-    pub(crate) calling: CallingTask,
-    pub(crate) waits: Waits,
-    pub(crate) spending: Arc<Spending>,
-}
-
-impl TaskRun {
-    /// Where it is told what each node of the engine does, if that is wanted.
-    pub(super) fn meter(&self) -> Option<Arc<Spending>> {
-        self.program.metered.then(|| Arc::clone(&self.spending))
-    }
-}
 
 /// Runs a task to its one end. Blocks: call it on a plain thread.
 ///
@@ -66,10 +40,12 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
     let mut leaving = Leaving::new(&task);
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
     let inputs = std::mem::take(&mut task.inputs);
-    let bound = fragment::bind(&task.program, &task.split, inputs, &task.calling, &task.waits)?;
+    let calling = (task.output.task.index, &task.calling);
+    let bound = fragment::bind(&task.program, &task.split, inputs, calling, &task.waits)?;
     #[cfg(test)]
     let bound = if regatta_remote::is_simulated() { bound.in_one_order(task.output.attempt) } else { bound };
     task.spending.engine_begins();
+    let (mut seen, mut made) = (None, 0);
     // In a simulation nothing runs beside what it waits for.
     let engine = if fragment::reads_few_rows(&bound) || regatta_remote::is_simulated() {
         // There is room for one batch. A thread for the engine would take longer than all the rest.
@@ -77,6 +53,14 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
         drop(hand_over);
         None
     } else {
+        let bound = match task.program.shrinks() {
+            Some(_) => {
+                let (bound, rows) = bound.counting();
+                seen = Some(rows);
+                bound
+            }
+            None => bound,
+        };
         let thread = thread::Builder::new().name(format!("task {}", task.output.task.index));
         // The receiver is gone when the task is cancelled or a step failed: that stops the engine.
         let meter = task.meter();
@@ -108,6 +92,7 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
             let most = usize::try_from(left).unwrap_or(usize::MAX);
             let taken = if batch.height() <= most { batch } else { batch.head(Some(most)) };
             left -= taken.height() as u64;
+            made += taken.height() as u64;
             task.spending.writing(|| leaving.write(taken))?;
         }
         Ok(())
@@ -117,6 +102,9 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
         engine.join().unwrap_or_else(|_| Err(TaskFailure::Panicked("the task's thread".to_owned())))
     });
     outcome.and(engine)?;
+    if let (Some(shrinks), Some(seen)) = (task.program.shrinks(), seen) {
+        shrinks.note(seen.load(Ordering::Relaxed), made);
+    }
     task.spending.writing(|| leaving.seal())
 }
 

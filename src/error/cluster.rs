@@ -8,7 +8,7 @@ use regatta_remote::NameError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
-use super::RayError;
+use super::{KubeError, RayError};
 use crate::sched::WorkerId;
 
 /// Why a cluster could not be started or used.
@@ -34,7 +34,10 @@ pub enum ClusterError {
         why: String,
     },
     /// A worker process ended before it joined.
-    #[error("worker {worker} ended before it joined ({status}). Its last words:\n{stderr}")]
+    #[error(
+        "worker {worker} ended before it joined ({status}). A worker is this same executable: its main must be under \
+         #[regatta::main], and a test binary needs regatta::testing::worker!(). Its last words:\n{stderr}"
+    )]
     WorkerEnded {
         /// Its number.
         worker: u32,
@@ -94,6 +97,9 @@ pub enum ClusterError {
     /// Workers on Ray.
     #[error(transparent)]
     Ray(#[from] RayError),
+    /// Workers on Kubernetes.
+    #[error(transparent)]
+    Kubernetes(#[from] KubeError),
     /// The head of the cluster that the session is connected to is gone.
     #[error(
         "the cluster is gone: {why}. Its head has ended or cannot be reached, and its queries with it; when it runs \
@@ -173,7 +179,7 @@ pub enum ActorError {
     #[error("there is no worker to run the actor on yet: start the session with at least one")]
     NoWorker,
     /// The worker that was asked for is not there.
-    #[error("{worker} is not there; there are {there}")]
+    #[error("{worker} is not there; there {}", are(there))]
     NoSuchWorker {
         /// The one that was asked for.
         worker: WorkerId,
@@ -207,6 +213,39 @@ impl ClusterError {
         Self::Pilot { pilot: pilot.to_owned(), why: why.to_string() }
     }
 
+    /// Whether it may be otherwise when it is tried again.
+    pub(super) fn is_retryable(&self) -> bool {
+        match self {
+            Self::NoWorkers { .. }
+            | Self::Join { .. }
+            | Self::Pilot { .. }
+            | Self::Ray(_)
+            | Self::Kubernetes(_)
+            | Self::Gone { .. }
+            | Self::Terminated { .. }
+            | Self::Network { .. } => true,
+            Self::Os { .. }
+            | Self::Scratch { .. }
+            | Self::WorkerEnded { .. }
+            | Self::NotJoined { .. }
+            | Self::InWorker
+            | Self::Infeasible { .. }
+            | Self::Closed => false,
+        }
+    }
+
+    /// Whether there was a session, so that queries may have run.
+    pub(super) fn had_session(&self) -> bool {
+        !matches!(
+            self,
+            Self::Scratch { .. }
+                | Self::WorkerEnded { .. }
+                | Self::NotJoined { .. }
+                | Self::InWorker
+                | Self::Join { .. }
+        )
+    }
+
     pub(crate) fn network(what: impl Into<String>, why: impl fmt::Display) -> Self {
         Self::Network { what: what.into(), why: why.to_string() }
     }
@@ -217,6 +256,10 @@ fn did_not_join(workers: &Option<(usize, String)>) -> String {
         format!("; {count} were started and ended before they joined, the last: {why}")
     };
     workers.as_ref().map(said).unwrap_or_default()
+}
+
+fn are(there: &str) -> String {
+    if there.is_empty() { "is none".to_owned() } else { format!("are {there}") }
 }
 
 fn still_waits(waits: &Option<String>) -> String {

@@ -124,8 +124,8 @@ pub enum TaskFailure {
     MadeAgain(QueryId),
     /// Persisted rows are gone for good.
     #[error(
-        "the rows that {0} persisted are gone: their handle was dropped, or they were lost with their worker and could not be \
-         made again. Persist the query again"
+        "the rows that {0} persisted are not here: they are another session's, their handle was dropped, or they were lost with \
+         their worker and could not be made again. Persist the query again, in this session"
     )]
     NotPersisted(QueryId),
     /// The query ended first.

@@ -14,8 +14,8 @@ use regatta_gpu::{DeviceInfo, GpuUnavailable};
 
 use super::AnyGpuUdf;
 use super::replica::GpuReplica;
-use crate::cluster::{PROBE, replica_command};
 use crate::os;
+use crate::process::{MARKER, PROBE, replica_command};
 use crate::sched::GpuInfo;
 use crate::udf::{GpuSeat, Link, PoolOptions, Replica, RunOn, Seat, Start, UdfError, UdfResult, VISIBLE};
 
@@ -40,13 +40,13 @@ fn gpus() -> &'static [GpuInfo] {
 }
 
 fn probe() -> UdfResult<Vec<GpuInfo>> {
-    crate::cluster::use_fakes_in_tests();
+    crate::process::use_fakes_in_tests();
     if !regatta_gpu::driver_present() {
         return Err(GpuUnavailable::NoDriver.into());
     }
     let mut command = replica_command().ok_or_else(no_process)?;
     let (here, there) = UnixStream::pair()?;
-    command.env(crate::cluster::MARKER, PROBE).stdin(OwnedFd::from(there)).stdout(Stdio::null()).stderr(Stdio::null());
+    command.env(MARKER, PROBE).stdin(OwnedFd::from(there)).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     drop(command); // and with it our copy of the child's end
     let answer = Link::new(here).receive::<Result<Vec<GpuInfo>, String>>(PATIENCE);

@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, HashMap};
 use polars::prelude::*;
 use polars_plan::plans::expr_ir::{ExprIR, OutputName};
 use polars_plan::plans::{AExpr, ArenaExprIter, IR, IRAggExpr};
+use polars_plan::prelude::ProjectionOptions;
 use polars_utils::arena::{Arena, Node};
 
 use super::lift::{below, replaced};
 use super::rowwise::{expr_is_row_wise, maps_its_inputs, reads_a_column};
+use single::of_one_row;
 pub(super) use states::shown;
 use states::{States, is_mergeable};
 
+mod single;
 mod states;
 
 /// The two nodes. Both still stand on the input of the one.
@@ -19,6 +22,8 @@ pub(super) struct Parts {
     pub(super) partial: IR,
     /// What `partial` yields.
     pub(super) kept: SchemaRef,
+    /// The same of each row by itself, if that can be made row by row.
+    pub(super) by_pass: Option<IR>,
     pub(super) merge: IR,
 }
 
@@ -55,8 +60,9 @@ pub(super) fn in_parts(
     exprs: &mut Arena<AExpr>,
     mut names: impl FnMut() -> PlSmallStr,
 ) -> Result<Parts, String> {
-    let mut parts =
-        States { rows, exprs, names: &mut names, partials: Vec::new(), alike: HashMap::new(), kept: Schema::default() };
+    let (keyed, names) = (matches!(ir, IR::GroupBy { .. }), &mut names);
+    let (partials, alike, kept) = (Vec::new(), HashMap::new(), Schema::default());
+    let mut parts = States { rows, exprs, names, partials, alike, kept, keyed };
     match ir {
         IR::Select { input, expr, schema, options } => {
             let (input, schema, options) = (*input, Arc::clone(schema), *options);
@@ -66,7 +72,7 @@ pub(super) fn in_parts(
             }
             let kept = Arc::new(parts.kept);
             let partial = IR::Select { input, expr: parts.partials, schema: Arc::clone(&kept), options };
-            Ok(Parts { partial, kept, merge: IR::Select { input, expr: merges, schema, options } })
+            Ok(Parts { partial, kept, by_pass: None, merge: IR::Select { input, expr: merges, schema, options } })
         }
         IR::GroupBy { input, keys, aggs, schema, maintain_order, options, apply: None }
             if !options.is_dynamic() && !options.is_rolling() =>
@@ -82,7 +88,15 @@ pub(super) fn in_parts(
                 merge_keys.push(ExprIR::from_column_name(name, parts.exprs));
             }
             let merges = split_all(&mut parts, aggs)?;
+            let singles: Option<Vec<_>> =
+                parts.partials.iter().map(|kept| of_one_row(kept, rows, parts.exprs)).collect();
             let kept = Arc::new(parts.kept);
+            let by_pass = singles.map(|singles| IR::Select {
+                input: *input,
+                expr: keys.iter().cloned().chain(singles).collect(),
+                schema: Arc::clone(&kept),
+                options: ProjectionOptions::default(),
+            });
             let partial = IR::GroupBy {
                 input: *input,
                 keys: keys.clone(),
@@ -102,7 +116,7 @@ pub(super) fn in_parts(
                 options: Arc::clone(options),
                 apply: None,
             };
-            Ok(Parts { partial, kept, merge })
+            Ok(Parts { partial, kept, by_pass, merge })
         }
         _ => Err("its groups are windows, or a closure's".to_owned()),
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use polars::prelude::DataFrame;
 use polars_plan::plans::{IR, IRPlanRef, is_scalar_ae};
 use polars_utils::arena::Node;
 
@@ -13,9 +14,9 @@ use super::lift::{calls_any, has_udf};
 use super::same::{Comparison, Same, one_attempt, ways_of};
 use super::scan::{Choice, Splits, split_frame};
 use super::wire::{Fragment, placeholder, placeholder_of};
-use super::{OneAttempt, Read, Split, Stage, StageProgram, Without, Work};
+use super::{ByPass, OneAttempt, Read, Scatter, Split, Stage, StageProgram, Without, Work};
 use crate::error::PlanError;
-use crate::sched::{Fits, Mode, Small, StageId, Way};
+use crate::sched::{Fits, Holds, Mode, Small, StageId, Way};
 
 impl Cutter {
     /// Closes all stages, in their order.
@@ -29,7 +30,10 @@ impl Cutter {
             let in_any = alike(&modes);
             let stable: Vec<_> = modes.iter().map(|mode| alike(std::slice::from_ref(mode)).is_stable()).collect();
             let mut closed = self.close(id, stage)?;
-            closed.modes.iter_mut().zip(stable).for_each(|(mode, stable)| mode.stable = stable);
+            for (mode, stable) in closed.modes.iter_mut().zip(stable) {
+                mode.stable = stable;
+                mode.by_hash = self.is_by_hash(mode, &closed.reads, &stages);
+            }
             same.push(in_any);
             stages.push(closed);
         }
@@ -73,6 +77,8 @@ impl Cutter {
             scatters: &scatters,
             single,
             others: &self.others,
+            places: &self.places,
+            merges: &self.merges,
             ways: &ways,
         };
         let after_steps = stage.steps.iter().fold(comparison.of(head, None), |same, step| {
@@ -86,28 +92,9 @@ impl Cutter {
     }
 
     fn close(&self, id: StageId, stage: OpenStage) -> Result<Stage, PlanError> {
-        let one_attempt = OneAttempt::default();
         let head = match stage.head {
             Head::Node(head) => head,
-            Head::Frame(frame) => {
-                let Splits { splits, why, .. } = split_frame(&frame, self.target.tasks);
-                let frame = Arc::unwrap_or_clone(frame);
-                let (work, reads, modes, describe) = (Work::Frame(frame), Vec::new(), Vec::new(), String::new());
-                let (held, branches, may_run_twice) = (Vec::new(), BTreeMap::new(), false);
-                return Ok(Stage {
-                    id,
-                    work,
-                    reads,
-                    modes,
-                    one_attempt,
-                    splits,
-                    branches,
-                    held,
-                    may_run_twice,
-                    why,
-                    describe,
-                });
-            }
+            Head::Frame(frame) => return Ok(of_frame(id, frame, self.target.tasks)),
         };
         let steps = stage.steps.into_iter().map(|step| self.close_step(step)).collect::<Result<Vec<_>, _>>()?;
         let (reads, split) = (self.reads(head), self.splits(head));
@@ -123,12 +110,47 @@ impl Cutter {
         let may_run_twice = steps.is_empty()
             && !(computes_keys && calls_any(&self.exprs))
             && nodes.iter().all(|node| self.may_run_twice(self.ir.get(*node)));
-        let root = head.0 as u32;
-        let program = StageProgram { root, cuts: Vec::new(), without: Vec::new(), batches, steps, limit, scatter };
+        let (root, holds, grouped) = (head.0 as u32, self.holds(&nodes), self.grouped(&nodes));
+        let by_pass = self.by_pass.get(&head.0).filter(|_| steps.is_empty() && self.target.travels);
+        let by_pass = by_pass.map(|node| ByPass { root: node.0 as u32, forced: false });
+        let program = StageProgram {
+            root,
+            by_pass,
+            cuts: Vec::new(),
+            without: Vec::new(),
+            batches,
+            steps,
+            limit,
+            scatter,
+            finer: Vec::new(),
+        };
         let work = Work::Program(program);
         let branches = self.branches(head, &splits);
         let describe = self.describe(head);
-        Ok(Stage { id, work, reads, modes, one_attempt, splits, branches, held, may_run_twice, why, describe })
+        Ok(Stage {
+            id,
+            work,
+            reads,
+            modes,
+            one_attempt: OneAttempt::default(),
+            splits,
+            branches,
+            held,
+            holds,
+            grouped,
+            may_run_twice,
+            why,
+            describe,
+        })
+    }
+
+    /// Whether all sections that are read in this mode are there by hashes, which can be computed again.
+    fn is_by_hash(&self, mode: &Mode, reads: &[Read], closed: &[Stage]) -> bool {
+        let mut in_sections = reads.iter().zip(&mode.ways).filter(|(_, way)| **way == Way::Sections);
+        let scatter = |read: &Read| closed.get(read.from.0 as usize)?.program()?.scatter.as_ref();
+        // A UDF need not give the same twice.
+        let is_known = |by: &Scatter| by.ranges_of.is_none() && (by.computed.is_none() || !calls_any(&self.exprs));
+        in_sections.all(|(read, _)| scatter(read).is_some_and(is_known))
     }
 
     /// Whether nobody notices that a node's work is done twice at once: it calls no UDF and writes no file.
@@ -165,6 +187,7 @@ impl Cutter {
         for stage in stages.iter_mut() {
             if let Work::Program(program) = &mut stage.work {
                 named.push(&mut program.root);
+                named.extend(program.by_pass.as_mut().map(|by_pass| &mut by_pass.root));
             }
             for read in &mut stage.reads {
                 named.extend(&mut read.cut);
@@ -200,7 +223,14 @@ impl Cutter {
                 Fits::Always => Fits::Always,
             };
             let shared = choice.shared.iter().filter_map(|of| input(*of)).collect();
-            Mode { ways: reads.iter().map(way).collect(), by_size: choice.by_size, shared, when, stable: false }
+            Mode {
+                ways: reads.iter().map(way).collect(),
+                by_size: choice.by_size,
+                by_hash: false,
+                shared,
+                when,
+                stable: false,
+            }
         };
         if !splits.choices.is_empty() {
             return splits.choices.iter().map(mode).collect();
@@ -215,7 +245,7 @@ impl Cutter {
             }
             split => vec![split.map_or(Way::All, Split::way); reads.len()],
         };
-        vec![Mode { ways, by_size: false, shared: Vec::new(), when: Fits::Always, stable: false }]
+        vec![Mode { ways, by_size: false, by_hash: false, shared: Vec::new(), when: Fits::Always, stable: false }]
     }
 
     /// What a stage with this head reads of others, each once, and where it may be cut off.
@@ -251,5 +281,25 @@ impl Cutter {
             }
         }
         nodes
+    }
+}
+
+/// The rows of a frame that are dealt to tasks, which do nothing else.
+fn of_frame(id: StageId, frame: Arc<DataFrame>, tasks: usize) -> Stage {
+    let Splits { splits, why, .. } = split_frame(&frame, tasks);
+    Stage {
+        id,
+        work: Work::Frame(Arc::unwrap_or_clone(frame)),
+        reads: Vec::new(),
+        modes: Vec::new(),
+        one_attempt: OneAttempt::default(),
+        splits,
+        branches: BTreeMap::new(),
+        held: Vec::new(),
+        holds: Holds::Nothing,
+        grouped: 0,
+        may_run_twice: false,
+        why,
+        describe: String::new(),
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Parts {
     pub(super) stable: bool,
 }
 
-pub(super) fn cut(mut plan: IRPlan, target: Target) -> Result<Parts, PlanError> {
+pub(super) fn cut(mut plan: IRPlan, unordered: BTreeSet<usize>, target: Target) -> Result<Parts, PlanError> {
     join_up(&mut plan);
     let schemas: Vec<_> = plan.lp_arena.iter(plan.lp_top).map(|(_, ir)| ir.schema(&plan.lp_arena)).collect();
     let names = Names::beside(schemas.iter().flat_map(|schema| schema.iter_names()));
@@ -61,6 +61,11 @@ pub(super) fn cut(mut plan: IRPlan, target: Target) -> Result<Parts, PlanError> 
         filters: BTreeMap::new(),
         by: BTreeMap::new(),
         others: BTreeMap::new(),
+        unordered,
+        places: BTreeSet::new(),
+        merges: BTreeSet::new(),
+        partials: BTreeSet::new(),
+        by_pass: BTreeMap::new(),
         layouts: RefCell::default(),
         names,
     };
@@ -120,6 +125,16 @@ pub(super) struct Cutter {
     pub(super) by: BTreeMap<usize, Vec<PlSmallStr>>,
     /// Unions of the same rows as two stages leave them, of which one is read.
     pub(super) others: BTreeMap<usize, [StageId; 2]>,
+    /// Nodes whose order nobody observes.
+    unordered: BTreeSet<usize>,
+    /// Columns that say where a row belongs, each its own.
+    pub(super) places: BTreeSet<PlSmallStr>,
+    /// Nodes that put together what each task has made of its own rows: of a key one row of each, in the order of tasks.
+    pub(super) merges: BTreeSet<usize>,
+    /// Nodes with which each task makes little of its own rows.
+    pub(super) partials: BTreeSet<usize>,
+    /// Nodes that make of each row by itself what these make of a group, for tasks of which hardly two rows are of one.
+    pub(super) by_pass: BTreeMap<usize, Node>,
     /// Files of scans, which are looked into once.
     pub(super) layouts: RefCell<BTreeMap<usize, Rc<[Layout]>>>,
     pub(super) names: Names,
@@ -165,6 +180,10 @@ impl Cutter {
         }
         if let Some(marker) = Marker::of(self.ir.get(node)) {
             self.take_out(node, marker);
+            // Else what one of those who stand on it does would be drawn into the stage below, and the others had it, too.
+            if self.shared.contains(&node.0) && !self.stands_on_left(node) {
+                self.keep(node);
+            }
             return Ok(());
         }
         self.lift_from_scan(node);
@@ -209,12 +228,7 @@ impl Cutter {
     fn keep(&mut self, node: Node) {
         let (ir, schema) = (self.ir.get(node).clone(), self.schema(node));
         let copy = self.ir.add(ir);
-        if let Some(splits) = self.decided.remove(&node.0) {
-            self.decided.insert(copy.0, splits);
-        }
-        if let Some(by) = self.by.remove(&node.0) {
-            self.by.insert(copy.0, by);
-        }
+        self.goes_to(node.0, copy.0);
         let top = self.draw_in(copy);
         let stage = match self.growing_at(top) {
             Some(stage) => stage,
@@ -222,6 +236,25 @@ impl Cutter {
         };
         self.ir.replace(node, placeholder(stage, schema));
         self.decided.insert(node.0, Splits::shares(self.target.tasks));
+    }
+
+    /// What a node does is done by another: all that is known of how it does it is known of that one.
+    fn goes_to(&mut self, from: usize, to: usize) {
+        fn moved<T>(known: &mut BTreeMap<usize, T>, from: usize, to: usize) {
+            known.remove(&from).into_iter().for_each(|of| _ = known.insert(to, of));
+        }
+        moved(&mut self.decided, from, to);
+        moved(&mut self.batches, from, to);
+        moved(&mut self.whole, from, to);
+        moved(&mut self.filters, from, to);
+        moved(&mut self.by, from, to);
+        moved(&mut self.others, from, to);
+        moved(&mut self.by_pass, from, to);
+        for known in [&mut self.merges, &mut self.partials] {
+            if known.remove(&from) {
+                known.insert(to);
+            }
+        }
     }
 
     /// Ends a stage at a node. What it leaves stands on another: it, and the stage.
@@ -266,6 +299,12 @@ impl Cutter {
     /// The stage that may still grow at this node: its placeholder, not yet dealt to tasks of another stage.
     pub(super) fn growing_at(&self, node: Node) -> Option<StageId> {
         placeholder_of(self.ir.get(node)).filter(|_| !self.decided.contains_key(&node.0))
+    }
+
+    /// Whether row-wise nodes from `top` downwards stand on what a stage has left, which grows no more.
+    fn stands_on_left(&self, top: Node) -> bool {
+        let base = self.row_wise_base(top);
+        placeholder_of(self.ir.get(base)).is_some() && self.growing_at(base).is_none()
     }
 
     /// The first node from `top` downwards that is not row-wise.
@@ -315,6 +354,11 @@ impl Cutter {
                 format!("{name} sees all rows at once, so it runs whole on one worker")
             })),
         }
+    }
+
+    /// Whether somebody may look at the order of a node's rows.
+    pub(super) fn is_observed(&self, node: Node) -> bool {
+        !self.unordered.contains(&node.0)
     }
 
     /// The files of a scan.

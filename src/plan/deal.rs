@@ -78,7 +78,9 @@ impl Cutter {
             self.base(input, |ir| keeps_rows(ir, &self.exprs)) != base
                 || matches!(self.ir.get(base), IR::Scan { predicate: Some(_), .. })
         };
-        if self.growing_at(base).is_none() && (whole_source || !is_filtered()) {
+        // What may be run in several ways is left to be.
+        let has_choices = self.decided.get(&base.0).is_some_and(|decided| !decided.choices.is_empty());
+        if self.growing_at(base).is_none() && !has_choices && (whole_source || !is_filtered()) {
             let splits = self.split_base(base, n);
             if splits.splits.len() == n && splits.are_equal {
                 self.decided.insert(base.0, splits);

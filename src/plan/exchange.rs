@@ -2,11 +2,12 @@
 //! its part and another puts the parts together.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use polars::prelude::*;
 use polars_plan::plans::expr_ir::{ExprIR, OutputName};
-use polars_plan::plans::{AExpr, IR};
-use polars_plan::prelude::ProjectionOptions;
+use polars_plan::plans::{AExpr, IR, IRAggExpr};
+use polars_plan::prelude::{DistinctOptionsIR, ProjectionOptions, UnionOptions};
 use polars_utils::arena::Node;
 
 use super::aggregate::{Parts, counts_rows, in_parts, is_aggregation, keys_of, shown};
@@ -34,7 +35,7 @@ impl Cutter {
             self.filter(node, stage);
             return Ok(true);
         }
-        if self.take_out_scalars(node)? {
+        if self.take_out_scalars(node)? || self.windows(node)? {
             return Ok(true);
         }
         match self.ir.get(node) {
@@ -43,6 +44,7 @@ impl Cutter {
             IR::Sort { .. } => Ok(self.sort(node)),
             IR::Slice { .. } => Ok(self.last(node)),
             IR::Union { .. } => Ok(self.union(node)),
+            IR::MergeSorted { .. } => Ok(self.merge_sorted(node)),
             ir if is_aggregation(ir) => self.aggregate(node),
             _ => Ok(false),
         }
@@ -60,12 +62,20 @@ impl Cutter {
         }
         let keys = keys_of(&ir).filter(|keys| self.are_keys(keys, top));
         let (names, rows) = (&mut self.names, self.ir.get(top).schema(&self.ir).into_owned());
-        let Parts { partial, kept, merge } = match in_parts(&ir, &rows, &mut self.exprs, || names.fresh("kept")) {
-            Ok(parts) => parts,
-            Err(why) => return self.aggregate_whole(node, top, keys, &why),
-        };
+        let Parts { partial, kept, by_pass, merge } =
+            match in_parts(&ir, &rows, &mut self.exprs, || names.fresh("kept")) {
+                Ok(parts) => parts,
+                Err(_) if self.counts_values(node, top) => return self.count_values(node, top),
+                Err(why) => return self.aggregate_whole(node, top, keys, &why),
+            };
         let partial = self.ir.add(partial.with_inputs([top]));
         self.decided.insert(partial.0, splits);
+        self.partials.insert(partial.0);
+        if let Some(by_pass) = by_pass {
+            let by_pass = self.ir.add(by_pass.with_inputs([top]));
+            self.by_pass.insert(partial.0, by_pass);
+        }
+        self.merges.insert(node.0);
         let Some(keys) = keys else {
             let (_, left) = self.leave(partial, None);
             self.ir.replace(node, merge.with_inputs([left]));
@@ -84,6 +94,36 @@ impl Cutter {
         self.decided.insert(node.0, Splits::chosen(choices, why));
         self.note_by(node, &named);
         Ok(true)
+    }
+
+    /// Whether a node only says how many different values there are.
+    fn counts_values(&self, node: Node, top: Node) -> bool {
+        let IR::Select { expr, .. } = self.ir.get(node) else { return false };
+        let [only] = &expr[..] else { return false };
+        let AExpr::Agg(IRAggExpr::NUnique(of)) = self.exprs.get(only.node()) else { return false };
+        let (schema, of) = (self.schema(top), ExprIR::from_node(*of, &self.exprs));
+        self.are_keys(std::slice::from_ref(&of), top)
+            && of.dtype(&schema, &self.exprs).is_ok_and(|dtype| !dtype.is_nested())
+    }
+
+    /// Of equal values one is left; they are counted.
+    fn count_values(&mut self, node: Node, top: Node) -> Result<bool, PlanError> {
+        let IR::Select { mut expr, schema, options, .. } = self.ir.get(node).clone() else { return Ok(false) };
+        let (Some(count), rows) = (expr.first_mut(), self.schema(top)) else { return Ok(false) };
+        let AExpr::Agg(IRAggExpr::NUnique(of)) = *self.exprs.get(count.node()) else { return Ok(false) };
+        let of = ExprIR::new(of, OutputName::Alias(count.output_name().clone()));
+        let dtype = of.dtype(&rows, &self.exprs).map_err(PlanError::polars)?.clone();
+        let columns = Arc::new(Schema::from_iter([(of.output_name().clone(), dtype)]));
+        let values = self.ir.add(IR::Select { input: top, expr: vec![of], schema: columns, options });
+        let keep_strategy = UniqueKeepStrategy::Any;
+        let distinct = DistinctOptionsIR { subset: None, maintain_order: false, keep_strategy, slice: None };
+        let input = self.ir.add(IR::Distinct { input: values, options: distinct });
+        if !self.exchange(input)? {
+            self.gather(input);
+        }
+        count.set_node(self.exprs.add(AExpr::Len));
+        self.ir.replace(node, IR::Select { input, expr, schema, options });
+        self.aggregate(node)
     }
 
     /// An aggregation that wants all rows of a group at once: they come together by their keys.
@@ -112,40 +152,6 @@ impl Cutter {
         if are_columns {
             self.note_by(node, &keys);
         }
-        Ok(true)
-    }
-
-    /// Equal rows come together. Where it does not matter which of them is kept, each task keeps its own first.
-    fn distinct(&mut self, node: Node) -> Result<bool, PlanError> {
-        let IR::Distinct { input, options } = self.ir.get(node).clone() else { return Ok(false) };
-        if options.maintain_order || options.slice.is_some() {
-            return Ok(false);
-        }
-        let mut top = self.draw_in(input);
-        if !self.splits(top).are_several() {
-            return Ok(false);
-        }
-        let schema = self.schema(top);
-        let names: Vec<PlSmallStr> = match &options.subset {
-            Some(subset) => subset.iter().cloned().collect(),
-            None => schema.iter_names_cloned().collect(),
-        };
-        let keys: Vec<_> = names.iter().map(|name| ExprIR::from_column_name(name.clone(), &mut self.exprs)).collect();
-        if keys.is_empty() || !self.are_keys(&keys, top) {
-            return Ok(false);
-        }
-        let scatter = self.scatter_by(&keys, top)?;
-        if options.keep_strategy == UniqueKeepStrategy::Any && self.growing_at(top).is_none() {
-            let splits = self.splits(top);
-            top = self.ir.add(IR::Distinct { input: top, options: options.clone() });
-            self.decided.insert(top.0, splits);
-        }
-        let shown = scatter.keys.join(", ");
-        let (left, choices) = self.leave_by(top, scatter, &keys);
-        self.ir.replace(node, IR::Distinct { input: left, options });
-        let why = format!("rows of equal {shown} come to one task");
-        self.decided.insert(node.0, Splits::chosen(choices, why));
-        self.note_by(node, &keys);
         Ok(true)
     }
 
@@ -178,6 +184,34 @@ impl Cutter {
         let ir = self.ir.get(node).clone().with_inputs(tops);
         self.ir.replace(node, ir);
         self.decided.insert(node.0, Splits::of(all, false, why));
+        true
+    }
+
+    /// Of frames that are sorted: the rows of both, sorted, where equal ones of the left come first.
+    fn merge_sorted(&mut self, node: Node) -> bool {
+        let IR::MergeSorted { input_left, input_right, key, .. } = self.ir.get(node).clone() else { return false };
+        let schema = self.schema(node);
+        // Categories are sorted by their text, and merged by their numbers.
+        let is_plain = |dtype: &DataType| {
+            dtype.is_primitive_numeric() || dtype.is_temporal() || dtype.is_string() || dtype.is_bool()
+        };
+        if let Some(key) = key.iter().find(|key| !schema.get(key).is_some_and(is_plain)) {
+            let why = schema.get(key).map_or_else(String::new, |dtype| format!(" of type {dtype}"));
+            self.whole.insert(node.0, format!("it merges all rows at once, because the key {key} is{why}"));
+            return false;
+        }
+        let inputs = vec![input_left, input_right];
+        let options = UnionOptions { maintain_order: true, ..Default::default() };
+        let input = self.ir.add(IR::Union { inputs, options });
+        if !self.union(input) {
+            return false;
+        }
+        let by_column = key.iter().map(|key| ExprIR::from_column_name(key.clone(), &mut self.exprs)).collect();
+        let sort_options = SortMultipleOptions::default().with_maintain_order(true);
+        self.ir.replace(node, IR::Sort { input, by_column, slice: None, sort_options });
+        if !self.sort(node) {
+            self.gather(node);
+        }
         true
     }
 
@@ -346,7 +380,7 @@ impl Cutter {
     }
 
     /// Whether rows can be scattered by these keys.
-    fn are_keys(&self, keys: &[ExprIR], top: Node) -> bool {
+    pub(super) fn are_keys(&self, keys: &[ExprIR], top: Node) -> bool {
         let schema = self.schema(top);
         let dtype = |key: &ExprIR| key.dtype(&schema, &self.exprs).is_ok_and(may_be_key);
         let rows = |key: &ExprIR| expr_is_row_wise(key.node(), &self.exprs) && reads_a_column(key.node(), &self.exprs);

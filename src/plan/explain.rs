@@ -6,7 +6,7 @@ use regatta_observe::{Explain, Node, NodeKind, Reads, StagePlan, UdfPlan};
 
 use super::label::label;
 use super::{QueryPlan, Read, Scatter, Split, Stage, UdfStep};
-use crate::sched::Way;
+use crate::sched::{Part, Way};
 use crate::udf::RunOn;
 
 impl fmt::Display for QueryPlan {
@@ -111,7 +111,10 @@ impl fmt::Display for Split {
             Self::Slice { offset, len } => write!(f, "rows {offset}..{}", offset + len),
             Self::Share { part, of } => write!(f, "share {part} of {of}"),
             Self::Branch { input, split } => write!(f, "{split} of input {input}"),
-            Self::Sections { from, to } => write!(f, "sections {from}..{to}"),
+            Self::Sections { from, to, part: None } => write!(f, "sections {from}..{to}"),
+            Self::Sections { from, to, part: Some(Part { number, of, .. }) } => {
+                write!(f, "sections {from}..{to} ({number} of {of})")
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use polars_utils::arena::Node;
 use super::aggregate::shown;
 use super::borders::{Borders, Part};
 use super::common::{is_worth_keeping, varies};
-use super::cut::{Cutter, Head};
+use super::cut::Cutter;
 use super::files::Layout;
 use super::rowwise::{expr_is_row_wise, reads_a_column};
 use super::scan::{Choice, Splits};
@@ -57,12 +57,8 @@ impl Cutter {
         }
         let IR::Sort { input, by_column, slice, sort_options } = self.ir.get(node).clone() else { return false };
         let top = self.draw_in(input);
-        let several = match self.growing_at(top).map(|stage| &self.open[stage.0 as usize].head) {
-            Some(Head::Node(head)) => self.splits(*head).are_several(),
-            _ => self.splits(top).are_several(),
-        };
         // Many rows of one task may be sorted by several.
-        if !several && self.estimate(top).bytes <= MANY {
+        if !self.is_several(top) && self.estimate(top).bytes <= MANY {
             return false;
         }
         let slice = slice.map(|(offset, len, _)| (offset, len));
@@ -185,11 +181,13 @@ impl Cutter {
         let keys = self.names.fresh("keys");
         let sample = self.one_value(input, function.clone(), order.keys.clone(), &keys);
         self.decided.insert(sample.0, splits);
+        self.partials.insert(sample.0);
         let (_, samples) = self.leave(sample, None);
         let (of, borders) = (ExprIR::from_column_name(keys, &mut self.exprs), self.names.fresh("borders"));
         let drawn = self.one_value(samples, Borders { part: Part::Draw, ..function.clone() }, vec![of], &borders);
         let why = format!("it draws borders between ranges of {}", order.shown);
         self.whole.insert(drawn.0, why);
+        self.partials.insert(drawn.0);
         let drawn = self.leave(drawn, None);
 
         let input = self.beside(rows, columns, drawn);

@@ -10,7 +10,7 @@ use polars::prelude::*;
 use polars_plan::dsl::FileScanIR;
 use polars_plan::plans::expr_ir::ExprIR;
 use polars_plan::plans::{
-    AExpr, ArenaExprIter, FunctionIR, IR, IRAggExpr, is_inherently_nondeterministic,
+    AExpr, ArenaExprIter, FunctionIR, IR, IRAggExpr, IRFunctionExpr, is_inherently_nondeterministic,
     is_inherently_nondeterministic_top_level, is_length_preserving_ae, is_scalar_ae,
 };
 use polars_plan::prelude::{JoinTypeOptionsIR, WindowMapping};
@@ -18,6 +18,7 @@ use polars_utils::arena::{Arena, Node};
 
 use super::borders::Borders;
 use super::held::held_by;
+use super::place::Place;
 use super::rowwise::{expr_is_row_wise, is_row_wise, maps_its_inputs, reads_a_column};
 use super::wire::placeholder_of;
 use super::{OneAttempt, Read, Scatter, Stage};
@@ -154,6 +155,10 @@ pub(super) struct Comparison<'a> {
     pub(super) scatters: &'a [Option<&'a Scatter>],
     /// Unions of which the rows of one of two stages are read.
     pub(super) others: &'a BTreeMap<usize, [StageId; 2]>,
+    /// Columns that say where a row belongs, each its own.
+    pub(super) places: &'a BTreeSet<PlSmallStr>,
+    /// Nodes that get a row of each task at most for one of theirs, in the order of tasks.
+    pub(super) merges: &'a BTreeSet<usize>,
     /// Stages that leave one row.
     pub(super) single: &'a [bool],
     pub(super) ways: &'a dyn Fn(StageId) -> Vec<Way>,
@@ -199,7 +204,7 @@ impl Comparison<'_> {
                 self.together(ir, [first].into_iter().chain(second).chain(inputs))
             }
             (IR::Join { .. }, Some(left), Some(right)) => self.joined(ir, left, &right),
-            (ir, Some(input), None) => self.over(ir, input),
+            (_, Some(input), None) => self.over(node, input),
             (ir, None, None) => self.source(ir),
             _ => Same::nothing(),
         }
@@ -241,7 +246,8 @@ impl Comparison<'_> {
     }
 
     /// A node with one input.
-    fn over(&self, ir: &IR, mut same: Same) -> Same {
+    fn over(&self, node: Node, mut same: Same) -> Same {
+        let ir = self.ir.get(node);
         let Some(input) = ir.inputs().next() else { return Same::nothing() };
         let schema = self.ir.get(input).schema(self.ir).into_owned();
         let value = |expr: &ExprIR, same: &Same| self.value(expr.node(), same, &schema);
@@ -288,7 +294,15 @@ impl Comparison<'_> {
             IR::Sort { by_column, slice, sort_options, .. } => {
                 let by_stable = by_column.iter().all(|key| value(key, &same) == Value::Stable);
                 let keeps = by_stable && sort_options.maintain_order;
-                let sorted = same.at_most(if keeps { Alike::Positions } else { Alike::Rows });
+                let by_place = |key: &ExprIR| match self.exprs.get(key.node()) {
+                    AExpr::Column(name) => self.places.contains(name),
+                    _ => false,
+                };
+                let sorted = match by_stable && by_column.iter().any(by_place) {
+                    // No two rows are equal, so they have one order.
+                    true => Same { rows: Alike::Positions, ..same },
+                    false => same.at_most(if keeps { Alike::Positions } else { Alike::Rows }),
+                };
                 if slice.is_some() { sorted.cut() } else { sorted }
             }
             IR::GroupBy { keys, aggs, maintain_order, options, apply: None, .. }
@@ -298,7 +312,9 @@ impl Comparison<'_> {
                     return Same::nothing();
                 }
                 // A row is in one group, so that groups are for themselves.
-                let varies = |agg: &&ExprIR| !self.is_exact(agg.node(), &same, &schema);
+                let merges = self.merges.contains(&node.0);
+                let in_order = Same { rows: if merges { Alike::Positions } else { same.rows }, ..same.clone() };
+                let varies = |agg: &&ExprIR| !self.is_exact(agg.node(), &in_order, &schema);
                 let unstable = aggs.iter().filter(varies).map(|agg| agg.output_name().clone()).collect();
                 let rows = if *maintain_order { same.rows } else { Alike::Rows };
                 let grouped = Same { rows, unstable };
@@ -314,7 +330,9 @@ impl Comparison<'_> {
                 }
                 let keeps_any = match options.keep_strategy {
                     UniqueKeepStrategy::Any => true,
-                    UniqueKeepStrategy::First | UniqueKeepStrategy::Last => same.rows < Alike::Positions,
+                    UniqueKeepStrategy::First | UniqueKeepStrategy::Last => {
+                        same.rows < Alike::Positions && !self.merges.contains(&node.0)
+                    }
                     UniqueKeepStrategy::None => false,
                 };
                 if keeps_any {
@@ -444,6 +462,16 @@ impl Comparison<'_> {
             AExpr::Over { function, partition_by, order_by: None, mapping: WindowMapping::GroupsToRows } => {
                 exact(*function) && partition_by.iter().all(|key| exact(*key))
             }
+            AExpr::Filter { input, by } => exact(*input) && exact(*by),
+            AExpr::Agg(
+                IRAggExpr::First(input)
+                | IRAggExpr::Last(input)
+                | IRAggExpr::FirstNonNull(input)
+                | IRAggExpr::LastNonNull(input),
+            ) => same.rows == Alike::Positions && exact(*input),
+            AExpr::Function { input, function, .. } if follows_order(function) => {
+                same.rows == Alike::Positions && input.iter().all(|input| exact(input.node()))
+            }
             // Of rows by their number.
             AExpr::AnonymousFunction { input, function, .. } if Borders::is(function) => {
                 same.rows == Alike::Positions && input.iter().all(|input| exact(input.node()))
@@ -458,10 +486,28 @@ impl Comparison<'_> {
     }
 }
 
+/// Whether a function of several rows gives the same for the same rows in the same order: it goes through them one after the other.
+fn follows_order(function: &IRFunctionExpr) -> bool {
+    match function {
+        IRFunctionExpr::Shift
+        | IRFunctionExpr::Diff(_)
+        | IRFunctionExpr::CumSum { .. }
+        | IRFunctionExpr::CumCount { .. }
+        | IRFunctionExpr::CumMin { .. }
+        | IRFunctionExpr::CumMax { .. } => true,
+        // Another is by chance, which is there with a feature of Polars' that a program may have switched on.
+        IRFunctionExpr::Rank { options, .. } => matches!(
+            options.method,
+            RankMethod::Average | RankMethod::Min | RankMethod::Max | RankMethod::Dense | RankMethod::Ordinal
+        ),
+        _ => false,
+    }
+}
+
 /// Whether this node, apart from its inputs, gives the same for the same.
 fn is_deterministic(expr: &AExpr) -> bool {
     match expr {
-        AExpr::AnonymousFunction { function, .. } if Borders::is(function) => true,
+        AExpr::AnonymousFunction { function, .. } if Borders::is(function) || Place::is(function) => true,
         AExpr::AnonymousFunction { function, .. } => UdfCall::of(function).is_some_and(|call| keeps_its_word(&call)),
         other => !is_inherently_nondeterministic_top_level(other),
     }

@@ -73,7 +73,7 @@ impl Splits {
     }
 
     pub(super) fn hashed(of: usize, keys: &str) -> Self {
-        let splits = (0..of as u32).map(|part| Split::Sections { from: part, to: part + 1 }).collect();
+        let splits = (0..of as u32).map(|part| Split::Sections { from: part, to: part + 1, part: None }).collect();
         Self::of(splits, false, format!("rows of equal {keys} come to one task"))
     }
 }

@@ -22,6 +22,14 @@ pub(crate) struct FileSink {
     pub(crate) mkdir: bool,
 }
 
+/// Whether rows go to where somebody has said, and not just to who asked for them.
+pub(super) fn is_sink(ir: &IR) -> bool {
+    match ir {
+        IR::Sink { payload, .. } => !matches!(payload, SinkTypeIR::Memory),
+        ir => matches!(ir, IR::SinkMultiple { .. }),
+    }
+}
+
 /// How the names of folders begin in which files are until they are published.
 const STAGING: &str = ".regatta-";
 /// How the names of such files end: whoever reads `*.parquet` everywhere does not read them.

@@ -40,7 +40,9 @@ impl Aggregate for Total {
     }
 }
 
+mod aggregates;
 mod operators;
+mod windows;
 
 const CLUSTER: Target = Target { tasks: 4, travels: true, in_flight: 64 };
 
@@ -212,7 +214,7 @@ fn a_hash_regroup_ends_a_stage_and_keeps_its_keys_though_nobody_reads_them() {
     assert_eq!(shape(&plan), [(4, vec![]), (3, vec![true])], "{plan}");
     let scatter = plan.stages[0].program().unwrap().scatter.as_ref().unwrap();
     assert_eq!((&scatter.keys[..], scatter.into), (&["b".to_owned()][..], 3));
-    assert_eq!(plan.stages[1].splits[2], Split::Sections { from: 2, to: 3 });
+    assert_eq!(plan.stages[1].splits[2], Split::Sections { from: 2, to: 3, part: None });
     let text = plan.to_string();
     assert!(text.contains("leaves its rows in 3 sections, by the hash of b"), "{text}");
     assert!(text.contains("3 tasks (rows of equal b come to one task)\n  reads sections of stage 0"), "{text}");
@@ -291,31 +293,6 @@ fn what_sees_all_rows_runs_whole_and_keeps_its_scan() {
     let plan = planned(table.scan().with_column(col("a").shift(lit(1)).alias("c")));
     assert_eq!(shape(&plan), [(1, vec![])]);
     assert!(plan.stages[0].why.contains("all rows at once"), "{}", plan.stages[0].why);
-}
-
-#[test]
-fn an_aggregation_by_udfs_is_made_in_parts_where_its_rows_are() {
-    let table = Table::new();
-    let mean = total("a").alias("s") / len().cast(DataType::Int64) + col("a").max() - lit(1i64);
-    let both = [mean.alias("m"), when(col("a").count().gt(lit(3))).then(total("a")).otherwise(col("a").min())];
-    let queries = [
-        table.scan().group_by([col("b")]).agg(both.clone()).sort(["b"], Default::default()),
-        table.scan().group_by_stable([(col("b") + lit(1i64)).alias("k")]).agg([total("a")]).slice(1, 1),
-        table.scan().filter(col("b").gt(lit(0))).select(both),
-    ];
-    for (query, tasks) in queries.into_iter().zip([vec![4, 0, 4, 1, 4, 1], vec![4, 1], vec![4, 1]]) {
-        let plan = planned(query);
-        assert_eq!(plan.stages.iter().map(|stage| stage.splits.len()).collect::<Vec<_>>(), tasks, "{plan}");
-        let [partial, merge, ..] = &plan.stages[..] else { panic!("{plan}") };
-        assert!(partial.describe.contains("Total (partial)") && merge.describe.contains("Total (merge)"), "{plan}");
-        assert!(!partial.describe.contains("SLICE"), "the slice is of all groups: {plan}");
-    }
-    // Behind a UDF's rows, too: each task takes a share of them.
-    let after = table.scan().with_column(same([col("a")]).alias("x")).group_by([col("b")]).agg([total("x")]);
-    let plan = planned(after);
-    assert_eq!(shape(&plan), [(4, vec![true]), (4, vec![]), (0, vec![])], "{plan}");
-    let native = plan_natively(table.scan().select([total("a")]));
-    assert_eq!(shape(&native), [(1, vec![])], "one task has no parts: {native}");
 }
 
 fn every_ten() -> DynamicGroupOptions {
@@ -626,7 +603,7 @@ fn an_aggregate_beside_each_row_is_worked_out_first_by_all_tasks() {
     let varying = concat_list([col("a")]).unwrap().list().eval(same([col("")])).alias("c");
     let plan = planned(table.scan().with_column(varying).filter(col("a").gt(mean())));
     assert_eq!(plan.to_string().matches("eval").count(), 1, "{plan}");
-    let numbered = planned(table.scan().with_column(col("a").cum_sum(false).over([col("b")]).unwrap()));
+    let numbered = planned(table.scan().with_column(col("a").cum_sum(false)));
     assert_eq!(shape(&numbered), [(1, vec![])], "{numbered}");
     let window = || col("a").max().over([col("b")]).unwrap();
     let plan = planned(table.scan().filter((col("a") - window()).gt(lit(3))));
@@ -716,13 +693,12 @@ fn a_sort_is_one_of_few_rows_or_of_ranges_which_are_drawn_of_samples() {
 fn distinct_rows_come_together_and_each_task_keeps_its_own_where_any_will_do() {
     let table = Table::new();
     let plan = |keep| planned(table.scan().unique(Some(by_name(["b"], true, false)), keep));
-    for (keep, twice) in [(UniqueKeepStrategy::Any, true), (UniqueKeepStrategy::None, false)] {
+    use UniqueKeepStrategy::{Any, First, Last, None};
+    for (keep, twice) in [(Any, true), (First, true), (Last, true), (None, false)] {
         let plan = plan(keep);
         assert_eq!(shape(&plan), [(4, vec![]), (0, vec![])], "{plan}");
         assert_eq!(plan.stages[0].describe.contains("UNIQUE"), twice, "{plan}");
     }
-    let stable = planned(table.scan().unique_stable(None, UniqueKeepStrategy::First));
-    assert_eq!(shape(&stable), [(1, vec![])], "{stable}");
 }
 
 #[test]

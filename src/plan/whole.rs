@@ -11,7 +11,7 @@ use super::marker::{Marker, hash_keys};
 use super::sink::input_of_object;
 use super::wire::Fragment;
 use super::{OneAttempt, Split, Stage, StageProgram, Work};
-use crate::sched::{Fits, Mode, StageId};
+use crate::sched::{Fits, Holds, Mode, StageId};
 
 /// Whether no UDF takes part in it, and it needs no cut to be right: of an object all rows are there before it is begun.
 pub(super) fn is_whole(plan: &IRPlan) -> bool {
@@ -24,17 +24,35 @@ pub(super) fn parts(mut plan: IRPlan) -> Parts {
     let splits = vec![Split::Whole];
     let held = held_by_splits(plan.lp_arena.iter(plan.lp_top).map(|(_, ir)| ir), &splits);
     let (root, cuts) = (plan.lp_top.0 as u32, Vec::new());
-    let program =
-        StageProgram { root, cuts, without: Vec::new(), batches: None, steps: Vec::new(), limit: None, scatter: None };
+    let program = StageProgram {
+        root,
+        by_pass: None,
+        cuts,
+        without: Vec::new(),
+        batches: None,
+        steps: Vec::new(),
+        limit: None,
+        scatter: None,
+        finer: Vec::new(),
+    };
     let stage = Stage {
         id: StageId(0),
         work: Work::Program(program),
         reads: Vec::new(),
-        modes: vec![Mode { ways: Vec::new(), by_size: false, shared: Vec::new(), when: Fits::Always, stable: true }],
+        modes: vec![Mode {
+            ways: Vec::new(),
+            by_size: false,
+            by_hash: false,
+            shared: Vec::new(),
+            when: Fits::Always,
+            stable: true,
+        }],
         one_attempt: OneAttempt::default(),
         splits,
         branches: BTreeMap::new(),
         held,
+        holds: Holds::Nothing,
+        grouped: 0,
         may_run_twice: false,
         why: "it calls no UDF, so Polars runs all of it at once".to_owned(),
         describe: plan.describe(),

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::Without;
 use super::borders::Borders;
 use super::lift::udf_calls;
+use super::place::Place;
 use crate::error::{PlanError, PolarsFailure};
 use crate::sched::StageId;
 use crate::udf::UdfCall;
@@ -180,9 +181,10 @@ fn resolve_udfs(exprs: &mut Arena<AExpr>) -> Result<(), PolarsFailure> {
     for node in (0..exprs.len()).map(Node) {
         let AExpr::AnonymousFunction { function, .. } = exprs.get_mut(node) else { continue };
         if let LazySerde::Bytes(bytes) = function {
-            let call: Arc<dyn AnonymousColumnsUdf> = match Borders::from_wire(bytes) {
-                Some(borders) => Arc::new(borders),
-                None => {
+            let call: Arc<dyn AnonymousColumnsUdf> = match (Borders::from_wire(bytes), Place::from_wire(bytes)) {
+                (Some(borders), _) => Arc::new(borders),
+                (None, Some(place)) => Arc::new(place),
+                (None, None) => {
                     let call = UdfCall::from_wire(bytes);
                     Arc::new(call.map_err(|e| PolarsFailure::new("udf", e.to_string()))?)
                 }
@@ -198,7 +200,7 @@ fn culprit(plan: &IRPlan) -> Option<String> {
     let exprs = (0..plan.expr_arena.len()).map(|n| plan.expr_arena.get(Node(n)));
     let closure = exprs.into_iter().find_map(|expr| match expr {
         AExpr::AnonymousFunction { function, fmt_str, .. }
-            if UdfCall::of(function).is_none() && !Borders::is(function) =>
+            if UdfCall::of(function).is_none() && !Borders::is(function) && !Place::is(function) =>
         {
             Some(format!("the closure {:?} in an expression", fmt_str.as_str()))
         }

@@ -284,7 +284,8 @@ impl Core {
     /// What each stage of a query waits for, and since when.
     pub(crate) fn waits(&self, query: QueryId, now: Instant) -> Option<Vec<StageWaits>> {
         let (query, no_workers) = (self.queries.get(&query)?, self.ledger.staying() == 0);
-        let of = |stage| StageWaits::of(query, stage, &self.pools, self.settings.task, no_workers, now);
+        let room = |stage| (self.settings.task, self.next_need(query, stage));
+        let of = |stage| StageWaits::of(query, stage, &self.pools, room(stage), no_workers, now);
         Some((0..query.stages.len()).map(of).collect())
     }
 

@@ -45,6 +45,10 @@ struct Account {
     alone: bool,
     /// Stages whose partitions here are still to be read.
     kept: usize,
+    /// What of it tasks are charged.
+    tasks: Resources,
+    /// A task is here that needs more than there is: no other comes beside it.
+    filled: bool,
 }
 
 /// What is left of one GPU.
@@ -61,16 +65,22 @@ pub(super) struct Grant {
     amount: Resources,
     /// GPUs, by their number on the worker.
     pub(super) devices: Vec<u32>,
+    /// Whether it is for a task; and for one that needs more than there was.
+    of: For,
+}
+
+/// What a charge is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    Replica,
+    Task,
+    /// One that needs more than there was.
+    TaskAlone,
 }
 
 impl Grant {
     pub(super) fn amount(&self) -> Resources {
         self.amount
-    }
-
-    /// A charge of CPUs and memory.
-    pub(super) fn without_gpus(worker: WorkerId, amount: Resources) -> Self {
-        Self { worker, amount, devices: Vec::new() }
     }
 }
 
@@ -89,6 +99,8 @@ impl Ledger {
             reserved: false,
             alone: false,
             kept: 0,
+            tasks: Resources::NONE,
+            filled: false,
         };
         account.enter(worker, &mut self.by_cpus, &mut self.by_gpus);
         self.accounts.insert(worker, account);
@@ -229,6 +241,10 @@ impl Ledger {
         self.change(grant.worker, |account| {
             account.free.millicpus += grant.amount.millicpus;
             account.free.memory += grant.amount.memory;
+            if grant.of != For::Replica {
+                account.tasks = account.tasks.less(grant.amount);
+                account.filled &= grant.of != For::TaskAlone;
+            }
             let memory = account.on_each_gpu(grant.amount);
             for device in &grant.devices {
                 let device = &mut account.devices[*device as usize];
@@ -386,7 +402,7 @@ impl Ledger {
     fn charge(&mut self, worker: WorkerId, amount: Resources) -> Option<Grant> {
         let devices = self.accounts.get(&worker)?.devices_for(amount, Resources::NONE)?;
         self.change(worker, |account| account.charge(amount, &devices));
-        Some(Grant { worker, amount, devices })
+        Some(Grant { worker, amount, devices, of: For::Replica })
     }
 
     fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Account)) {
@@ -489,6 +505,8 @@ impl Account {
         (!self.devices.is_empty()).then_some((free, self.free.millicpus, Reverse(worker)))
     }
 }
+
+mod tasks;
 
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::WorkerId;
 use super::ledger::{Grant, Ledger};
-use super::{Resources, WorkerId};
+use super::need::Need;
 
 /// Where a task wants to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +20,8 @@ pub(super) trait Policy: fmt::Debug + Send {
     /// Whether one more task may start, or wait at a worker, beside so many of all queries.
     fn admits(&self, running: usize) -> bool;
 
-    /// Charges a worker for a task; `None`: it waits.
-    fn place(&self, task: Resources, affinity: Option<Affinity>, ledger: &mut Ledger) -> Option<WorkerId>;
+    /// Charges a worker for a task, on which it fits; `None`: it waits.
+    fn place(&self, task: Need, affinity: Option<Affinity>, ledger: &mut Ledger) -> Option<Grant>;
 }
 
 /// As many tasks as there is room for, each where it wants to be, or else where most is free; the lowest number among equals.
@@ -36,16 +37,15 @@ impl Policy for DefaultScheduler {
         true
     }
 
-    fn place(&self, task: Resources, affinity: Option<Affinity>, ledger: &mut Ledger) -> Option<WorkerId> {
-        let grant: Option<Grant> = match affinity {
-            Some(Affinity::Hard(worker)) if ledger.stays(worker) => ledger.place_on(worker, task),
+    fn place(&self, task: Need, affinity: Option<Affinity>, ledger: &mut Ledger) -> Option<Grant> {
+        match affinity {
+            Some(Affinity::Hard(worker)) if ledger.stays(worker) => ledger.place_task_on(worker, task),
             Some(Affinity::Soft(worker) | Affinity::Hard(worker)) => {
-                let wished = ledger.place_on(worker, task);
-                wished.or_else(|| ledger.place(task, Resources::NONE))
+                let wished = ledger.place_task_on(worker, task);
+                wished.or_else(|| ledger.place_task(task))
             }
-            None => ledger.place(task, Resources::NONE),
-        };
-        grant.map(|grant| grant.worker)
+            None => ledger.place_task(task),
+        }
     }
 }
 
@@ -54,7 +54,7 @@ impl Policy for LinearScheduler {
         running == 0
     }
 
-    fn place(&self, task: Resources, affinity: Option<Affinity>, ledger: &mut Ledger) -> Option<WorkerId> {
+    fn place(&self, task: Need, affinity: Option<Affinity>, ledger: &mut Ledger) -> Option<Grant> {
         DefaultScheduler.place(task, affinity, ledger)
     }
 }
@@ -62,8 +62,11 @@ impl Policy for LinearScheduler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sched::Resources;
 
-    const TASK: f64 = 0.5;
+    fn task() -> Need {
+        Need::new(Resources::cpus(0.5), 0, 0)
+    }
 
     fn ledger(cpus: &[f64]) -> Ledger {
         let mut ledger = Ledger::default();
@@ -74,7 +77,7 @@ mod tests {
     }
 
     fn place(ledger: &mut Ledger, affinity: Option<Affinity>) -> Option<u32> {
-        DefaultScheduler.place(Resources::cpus(TASK), affinity, ledger).map(|worker| worker.0)
+        DefaultScheduler.place(task(), affinity, ledger).map(|grant| grant.worker.0)
     }
 
     #[test]
@@ -117,6 +120,6 @@ mod tests {
     #[test]
     fn a_linear_scheduler_admits_nothing_beside_a_task() {
         assert!(LinearScheduler.admits(0) && !LinearScheduler.admits(1));
-        assert_eq!(LinearScheduler.place(Resources::cpus(TASK), None, &mut ledger(&[])), None, "no workers, no task");
+        assert_eq!(LinearScheduler.place(task(), None, &mut ledger(&[])), None, "no workers, no task");
     }
 }

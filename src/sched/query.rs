@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::core::Second;
 use super::ledger::Ledger;
+use super::need::Holds;
 use super::pool::PoolSpec;
 use super::shape::{Mode, Shape, Tasks};
 use super::sizes::Sizes;
@@ -41,6 +42,12 @@ pub(crate) struct StageSpec {
     pub(crate) sections: u32,
     /// How it may be run: the first mode that fits is. None: its tasks read all of its inputs.
     pub(crate) modes: Vec<Mode>,
+    /// What its tasks hold in memory of what they read.
+    pub(crate) holds: Holds,
+    /// And bytes that come to what makes groups of each task's own rows, in all of them: a guess.
+    pub(crate) grouped: u64,
+    /// What they do, for people.
+    pub(crate) what: String,
     pub(crate) pools: Vec<PoolSpec>,
     /// Tasks that want to run on some worker, by index. Others run where most of their input is, if there is room.
     pub(crate) affinity: BTreeMap<usize, Affinity>,

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
+use super::ledger::Grant;
+use super::need::Need;
 use super::{Attempt, TaskId, WorkerId};
 
 /// One attempt of a task.
@@ -33,6 +35,9 @@ type LaneId = u64;
 #[derive(Debug)]
 struct Lane {
     worker: WorkerId,
+    room: Grant,
+    /// Those that need no more fit in it.
+    least: u64,
     /// Never empty; the first one runs.
     runs: VecDeque<Run>,
     /// Since when it does.
@@ -57,8 +62,8 @@ pub(super) struct Desk {
 pub(super) enum Left {
     /// The next one of its lane runs from now on, in its room.
     Next(Run),
-    /// Its room, on this worker.
-    Room(WorkerId),
+    /// Its room.
+    Room(Grant),
     /// It had none: it waited. Its end may be heard of before that of the one before it.
     Nothing,
 }
@@ -82,10 +87,6 @@ impl Queues {
         self.desks.get(&worker).copied().unwrap_or_default()
     }
 
-    pub(super) fn desks(&self) -> impl Iterator<Item = (WorkerId, Desk)> + '_ {
-        self.desks.iter().map(|(worker, desk)| (*worker, *desk))
-    }
-
     /// Attempts that are at workers.
     pub(super) fn len(&self) -> usize {
         self.lane_of.len()
@@ -96,12 +97,13 @@ impl Queues {
         Some(self.lanes.get(self.lane_of.get(&run)?)?.worker)
     }
 
-    /// An attempt runs, and so many may wait behind it.
-    pub(super) fn start(&mut self, run: Run, worker: WorkerId, depth: usize, now: Instant) {
+    /// An attempt that needs so much runs in this room, and so many may wait behind it.
+    pub(super) fn start(&mut self, run: Run, (need, room): (Need, Grant), depth: usize, now: Instant) {
         self.made += 1;
-        self.desks.entry(worker).or_default().running += 1;
+        self.desks.entry(room.worker).or_default().running += 1;
         self.lane_of.insert(run, self.made);
-        let lane = Lane { worker, runs: [run].into(), since: now, depth, taken_back: false, leaving: Vec::new() };
+        let (worker, least, runs) = (room.worker, need.least, [run].into());
+        let lane = Lane { worker, room, least, runs, since: now, depth, taken_back: false, leaving: Vec::new() };
         self.lanes.insert(self.made, lane);
         self.file(self.made);
     }
@@ -116,10 +118,12 @@ impl Queues {
         self.opened
     }
 
-    /// The shortest lane of a worker that is `ready` for another attempt: behind which one that would wait, and where.
-    pub(super) fn place(&self, ready: impl Fn(WorkerId) -> bool) -> Option<(Run, WorkerId)> {
+    /// The shortest lane of a worker that is `ready` for another attempt, which needs so much: behind which one that would wait, and
+    /// where.
+    pub(super) fn place(&self, need: Need, ready: impl Fn(WorkerId) -> bool) -> Option<(Run, WorkerId)> {
         let mut lanes = self.open.iter().filter_map(|(_, id)| self.lanes.get(id));
-        let lane = lanes.find(|lane| self.desk(lane.worker).queued < self.most && ready(lane.worker))?;
+        let has_room = |lane: &&Lane| lane.least >= need.least && self.desk(lane.worker).queued < self.most;
+        let lane = lanes.find(|lane| has_room(lane) && ready(lane.worker))?;
         Some((*lane.runs.back()?, lane.worker))
     }
 
@@ -149,10 +153,7 @@ impl Queues {
                 lane.since = now;
                 Left::Next(next)
             }
-            None => {
-                self.lanes.remove(&id);
-                Left::Room(worker)
-            }
+            None => self.lanes.remove(&id).map_or(Left::Nothing, |lane| Left::Room(lane.room)),
         };
         if let Some(desk) = self.desks.get_mut(&worker) {
             match left {
@@ -209,6 +210,17 @@ impl Queues {
     /// Attempts that run or wait at a worker.
     pub(super) fn runs_on(&self, worker: WorkerId) -> impl Iterator<Item = Run> + '_ {
         self.lanes.values().filter(move |lane| lane.worker == worker).flat_map(|lane| lane.runs.iter().copied())
+    }
+
+    /// The room that is taken.
+    pub(super) fn rooms(&self) -> impl Iterator<Item = &Grant> {
+        self.lanes.values().map(|lane| &lane.room)
+    }
+
+    /// What those that run at a worker asked for.
+    #[cfg(test)]
+    pub(super) fn needs_on(&self, worker: WorkerId) -> impl Iterator<Item = u64> + '_ {
+        self.lanes.values().filter(move |lane| lane.worker == worker).map(|lane| lane.least)
     }
 
     /// Attempts that run at a worker.

@@ -3,11 +3,13 @@
 
 mod deal;
 
+use std::fmt;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use super::StageId;
+use super::resources::Bytes;
 pub(super) use deal::{Left, deal, dealt};
 
 /// How a stage reads one of its inputs.
@@ -33,6 +35,8 @@ pub(crate) struct Mode {
     pub(crate) ways: Vec<Way>,
     /// It has as many tasks as suits what it reads of sections, of which there are as many as the stage has tasks at most.
     pub(crate) by_size: bool,
+    /// All that it reads in sections is there by the hash of keys, by which sections may be cut finer.
+    pub(crate) by_hash: bool,
     /// Inputs of which several tasks may read one section, some rows each, if each of them reads all of the others' section.
     pub(crate) shared: Vec<usize>,
     pub(crate) when: Fits,
@@ -77,6 +81,8 @@ pub(crate) struct Fleet {
     pub(crate) slots: u64,
     /// Bytes that a worker has; 0 where it is not known.
     pub(crate) memory: u64,
+    /// Bytes of them that each of the tasks that run at once may hold.
+    pub(crate) room: u64,
 }
 
 /// What tests want, whatever the sizes.
@@ -90,6 +96,8 @@ pub(crate) enum Forced {
     OneSection,
     /// And two tasks share each, where they may.
     Shared,
+    /// And each is cut into two parts by the hash of keys, where it may be.
+    Parts,
 }
 
 /// How a stage runs.
@@ -119,9 +127,36 @@ pub(crate) struct Reader {
     pub(crate) sections: Range<u32>,
     /// Of this input only what these of its tasks have left. Others read the rest.
     pub(crate) only: Option<(StageId, Range<u32>)>,
+    /// Of these sections it takes no more than the rows of one part.
+    pub(crate) part: Option<Part>,
     /// About so many bytes in all.
     pub(crate) bytes: u64,
+    /// And of the input that has most of them.
+    pub(crate) largest: u64,
 }
+
+impl fmt::Display for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Range { start, end } = self.sections;
+        write!(f, "sections {start}..{end}")?;
+        if let Some(Part { number, of, .. }) = self.part {
+            write!(f, " ({number} of {of})")?;
+        }
+        write!(f, " with {}", Bytes(self.bytes * self.part.map_or(1, |part| u64::from(part.of))))
+    }
+}
+
+/// A part of each section, by the hash of the keys: which, of so many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) number: u32,
+    pub(crate) of: u32,
+    /// It may be nearly all of the section, which is far larger than others: of one key, perhaps.
+    pub(crate) may_be_all: bool,
+}
+
+/// A section is cut into no more parts than this: each of their tasks reads all of it.
+pub(crate) const MOST_PARTS: u32 = 32;
 
 impl Tasks {
     pub(crate) fn count(&self) -> usize {
@@ -129,6 +164,11 @@ impl Tasks {
             Self::Splits(_, count) => *count,
             Self::Sections(readers) => readers.len(),
         }
+    }
+
+    /// Whether some read parts of sections.
+    pub(crate) fn have_parts(&self) -> bool {
+        matches!(self, Self::Sections(readers) if readers.iter().any(|reader| reader.part.is_some()))
     }
 
     /// Whether a task that reads sections of an input reads those of what a certain task of it has left.
@@ -148,7 +188,7 @@ const TABLE: u64 = 2;
 pub(super) fn is_few(bytes: u64, most: u64, forced: Option<Forced>) -> bool {
     match forced {
         Some(Forced::Broadcast) => true,
-        Some(Forced::Hash | Forced::OneSection | Forced::Shared) => false,
+        Some(Forced::Hash | Forced::OneSection | Forced::Shared | Forced::Parts) => false,
         None => bytes <= most,
     }
 }
@@ -158,7 +198,7 @@ impl Small {
     pub(super) fn holds(self, bytes: u64, fleet: Fleet, forced: Option<Forced>) -> bool {
         match forced {
             Some(Forced::Broadcast) => return true,
-            Some(Forced::Hash | Forced::OneSection | Forced::Shared) => return false,
+            Some(Forced::Hash | Forced::OneSection | Forced::Shared | Forced::Parts) => return false,
             None => (),
         }
         let each = fleet.slots.div_ceil(fleet.workers.max(1)).max(1);
@@ -173,7 +213,7 @@ impl Small {
 mod tests {
     use super::*;
 
-    const FLEET: Fleet = Fleet { workers: 2, slots: 4, memory: 4 << 30 };
+    const FLEET: Fleet = Fleet { workers: 2, slots: 4, memory: 4 << 30, room: 1 << 30 };
 
     #[test]
     fn small_is_what_costs_less_to_bring_to_all_than_the_other_side_to_move() {

@@ -8,6 +8,7 @@ use regatta_observe::{MetricsByUdf, QueryState, StageStands, Stands, line};
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
+use super::need::Need;
 use super::pool::{Pool, PoolSpec, Pools};
 use super::query::{Phase, Query};
 use super::queues::Desk;
@@ -195,7 +196,7 @@ impl StageWaits {
         query: &Query,
         index: usize,
         pools: &Pools,
-        task: Resources,
+        (task, next): (Resources, Option<Need>),
         no_workers: bool,
         now: Instant,
     ) -> Self {
@@ -203,7 +204,7 @@ impl StageWaits {
             let pool = step.pool.and_then(|pool| pools.get(pool));
             pool.map_or_else(|| PoolStatus::none(spec), |pool| PoolStatus::of(pool, now))
         });
-        Self { waits: waits(query, index, pools, task, no_workers, now), pools: of_steps.collect() }
+        Self { waits: waits(query, index, pools, (task, next), no_workers, now), pools: of_steps.collect() }
     }
 }
 
@@ -253,7 +254,14 @@ impl WorkerStatus {
 }
 
 /// What keeps a stage or some of its tasks from going on.
-fn waits(query: &Query, index: usize, pools: &Pools, task: Resources, no_workers: bool, now: Instant) -> Vec<Wait> {
+fn waits(
+    query: &Query,
+    index: usize,
+    pools: &Pools,
+    (task, next): (Resources, Option<Need>),
+    no_workers: bool,
+    now: Instant,
+) -> Vec<Wait> {
     let (stage, spec) = (&query.stages[index], &query.spec.stages[index]);
     let mut waits = Vec::new();
     let mut wait = |count, of: &'static str, on, since| {
@@ -293,7 +301,8 @@ fn waits(query: &Query, index: usize, pools: &Pools, task: Resources, no_workers
             Some((_, spec)) => wait(stage.waiting.len(), "task", WaitsFor::Replica(spec.udf.clone()), stage.since),
             None => {
                 let pinned: usize = stage.waiting.pinned().map(|(_, tasks)| tasks).sum();
-                wait(stage.waiting.len() - pinned, "task", WaitsFor::Capacity(task.to_string()), since);
+                let room = next.map_or(task, |next| task.with_memory(next.least)).to_string();
+                wait(stage.waiting.len() - pinned, "task", WaitsFor::Capacity(room), since);
                 for (worker, tasks) in stage.waiting.pinned() {
                     wait(tasks, "task", WaitsFor::Worker(worker), since);
                 }
@@ -351,7 +360,7 @@ impl fmt::Display for WorkerStatus {
             write!(f, ", {} of {} of memory", Bytes(self.memory.1), Bytes(self.memory.0))?;
         }
         let (running, queued) = self.tasks;
-        write!(f, "; {running} tasks run")?;
+        write!(f, "; {running} {}", if running == 1 { "task runs" } else { "tasks run" })?;
         if queued > 0 {
             write!(f, ", {queued} wait for them")?;
         }
@@ -491,11 +500,11 @@ mod tests {
         };
         assert_eq!(
             status.to_string(),
-            "worker 3: 1 of 8 CPU charged, 0.5 of 3 GPU; 1 tasks run; \
+            "worker 3: 1 of 8 CPU charged, 0.5 of 3 GPU; 1 task runs; \
              2 GPU: NVIDIA H100 80GB HBM3 (9.0, 79.6 GiB, CUDA 12.4); \
              1 GPU: NVIDIA H100 80GB HBM3 MIG 1g.10gb (9.0, 10.0 GiB, CUDA 12.4, MIG instance)"
         );
         status.devices.clear();
-        assert!(status.to_string().ends_with("; 1 tasks run"), "{status}");
+        assert!(status.to_string().ends_with("; 1 task runs"), "{status}");
     }
 }

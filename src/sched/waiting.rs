@@ -39,6 +39,12 @@ impl Waiting {
         self.anywhere.len() + wishing.map(VecDeque::len).sum::<usize>()
     }
 
+    /// The next one that runs anywhere, or, if there is none, one that wants a worker.
+    pub(super) fn first(&self) -> Option<usize> {
+        let wishing = || self.hard.values().chain(self.soft.values()).find_map(|tasks| tasks.front());
+        self.anywhere.front().or_else(wishing).copied()
+    }
+
     /// Whether a task runs anywhere and wants nothing.
     pub(super) fn any(&self) -> bool {
         !self.anywhere.is_empty()

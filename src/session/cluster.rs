@@ -10,9 +10,11 @@ use super::door::Door;
 use super::parts::{Ground, Head, scale};
 use super::{Session, Started, Tasks};
 use crate::actors::UseProvider;
-use crate::cluster::{ClusterProvider, Entrance, Pilot, PilotedWorkers, Wanted, hello, is_worker, resolve};
+use crate::cluster::{Entrance, Hosted, Pilot, Wanted, resolve};
 use crate::config::Config;
 use crate::error::{ClusterError, Error};
+use crate::hello::hello;
+use crate::process::is_worker;
 
 /// A cluster of several machines, whose head is this process. It ends, with its workers and queries, when the last clone of
 /// this and of its session is dropped.
@@ -109,11 +111,11 @@ impl Cluster {
                 let address = found_at(engaged.host(), address)?;
                 let entrance = Entrance { authority: Arc::clone(&authority), node, address, on_end: head.on_end() };
                 let workers = engaged.serve(start, entrance)?;
-                let provider = UseProvider(Arc::<PilotedWorkers>::clone(&workers));
+                let provider = UseProvider(Arc::<dyn Hosted>::clone(&workers));
                 head.scheduler.try_tell(provider).map_err(|e| ClusterError::network("start the scheduler", e))?;
                 // The scheduler asks for others than these.
                 workers.demand(least);
-                Started::Piloted(workers)
+                Started::Hosted(workers)
             }
             None => Started::None,
         };

@@ -8,10 +8,11 @@ use super::door::Door;
 use super::parts::Ground;
 use super::{Session, Started, Tasks};
 use crate::actors::{GATEWAY, SCHEDULER};
-use crate::cluster::{connect, is_worker};
+use crate::cluster::connect;
 use crate::config::{ClusterAt, Config};
 use crate::error::{ClusterError, Error};
 use crate::notice::notice;
+use crate::process::is_worker;
 use crate::store::Store;
 
 impl Session {

@@ -8,7 +8,7 @@ use crate::actors::{Known, ProfileOf};
 use crate::error::{ClusterError, Error, PolarsFailure};
 
 /// What the queries did, and do, that a session or cluster knows of, as frames: see [`Session::observe`]. Times are in seconds, of a
-/// query from its submit; [docs/observe.md](https://github.com/regatta/regatta/blob/main/docs/observe.md) says what the figures mean.
+/// query from its submit; [docs/book/src/observe.md](https://github.com/regatta/regatta/blob/main/docs/book/src/observe.md) says what the figures mean.
 #[derive(Debug, Clone)]
 pub struct History {
     profiles: Vec<Profile>,

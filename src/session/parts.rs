@@ -1,5 +1,6 @@
 //! What sessions are made of.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -10,14 +11,17 @@ use regatta_remote::{Arbiter, Authority, LocalRef, Node, NodeId, PeerEvent, Role
 use tokio::sync::watch;
 
 use crate::actors::{
-    CONTROL, DriverDown, GATEWAY, GatewayActor, Host, MAILBOX, Relay, SCHEDULER, SchedulerActor, WorkerDown,
+    CONTROL, DriverDown, GATEWAY, GatewayActor, Host, Kept, MAILBOX, Relay, SCHEDULER, SchedulerActor, WorkerDown,
     WorkerSilent, open_window,
 };
+use crate::archive::Archive;
 use crate::cluster::{LocalWorkers, OnEnd, Scratch};
 use crate::config::Config;
-use crate::error::ClusterError;
+use crate::error::{ClusterError, ConfigError};
+use crate::jobs::Jobs;
 use crate::os;
-use crate::progress::Shows;
+use crate::process::is_worker;
+use crate::progress::{ProgressBar, Shows};
 use crate::sched::{Forced, Resources, ScaleSettings, Settings};
 use crate::store::Store;
 
@@ -59,7 +63,7 @@ impl Ground {
         let store = scratch.store("driver").map_err(failed)?;
         let (node, head) = network(&runtime)?.unzip();
         let host = Host::new(runtime, Store::new(&store), node, head.flatten());
-        let shows = Shows::new(config.progress);
+        let shows = Shows::new(if is_worker() { ProgressBar::Off } else { config.progress });
         Ok(Self { host, scratch, in_flight: config.max_async_udf_inflight_tasks, shows })
     }
 
@@ -83,6 +87,21 @@ fn check_open_files() -> Result<(), ClusterError> {
         // A system that does not say has no limit that we know.
         _ => Ok(()),
     }
+}
+
+/// The least and the most workers, as they were asked for.
+pub(super) fn some_workers(asked: &RangeInclusive<usize>) -> Result<(usize, usize), ConfigError> {
+    let (least, most) = (*asked.start(), *asked.end());
+    if least <= most && most > 0 {
+        return Ok((least, most));
+    }
+    let accepted = "use a number of workers from 1, as Session::local(2), or the least..=the most, as Session::elastic(0..=4). \
+                    Session::native() runs queries in this process, without workers";
+    Err(ConfigError {
+        variable: "workers".to_owned(),
+        value: if least == most { least.to_string() } else { format!("{least}..={most}") },
+        accepted: accepted.to_owned(),
+    })
 }
 
 /// How a session grows and shrinks, between the least and the most workers: what one more would bring, and why that has no GPU.
@@ -112,6 +131,8 @@ pub(super) struct Head {
     pub(super) arbiter: Arbiter,
     /// Workers that have joined.
     joined: watch::Receiver<usize>,
+    /// Programs that operators may have run here at once.
+    jobs: usize,
 }
 
 impl Head {
@@ -133,10 +154,17 @@ impl Head {
             forced,
         };
         let arbiter = ground.arbiter()?;
-        let (hosted, observe) = (Arc::clone(&ground.host), config.observe_memory);
+        let archive = config.history.as_deref().map(|folder| {
+            let failed = |error| {
+                ClusterError::os(format!("keep what queries did in {} (REGATTA_HISTORY)", folder.display()), error)
+            };
+            Archive::open(folder).map_err(failed)
+        });
+        let kept = Kept { memory: config.observe_memory, archive: archive.transpose()? };
+        let hosted = Arc::clone(&ground.host);
         let (joining, joined) = watch::channel(0);
-        let scheduler = arbiter.spawn(MAILBOX, move |_| SchedulerActor::new(settings, observe, hosted, joining));
-        Ok(Self { ground, scheduler, arbiter, joined })
+        let scheduler = arbiter.spawn(MAILBOX, move |_| SchedulerActor::new(settings, kept, hosted, joining));
+        Ok(Self { ground, scheduler, arbiter, joined, jobs: config.jobs })
     }
 
     /// What the provider does with its word that a process has ended: it is proof, and comes before any time-out.
@@ -160,7 +188,9 @@ impl Head {
         let gateway = self.arbiter.spawn(GatewayActor::MAILBOX, move |_| GatewayActor::new(host, scheduler, joins));
         SchedulerActor::publish(node, SCHEDULER, &self.scheduler, &self.arbiter);
         GatewayActor::publish(node, GATEWAY, &gateway);
-        open_window(node, &self.ground.host, self.scheduler.clone(), Arc::clone(&authority), &self.arbiter);
+        let address = node.address().map_err(|e| ClusterError::network("find the head's address", e))?;
+        let jobs = (self.jobs > 0).then(|| Jobs::new(self.jobs, address, Arc::clone(&authority)));
+        open_window(node, &self.ground.host, self.scheduler.clone(), Arc::clone(&authority), jobs, &self.arbiter);
         self.watch_peers(node, gateway);
         // Last: from here on others come in. It also renews certificates, which live a day.
         node.serve_joins(authority).map_err(|e| ClusterError::network("let others in", e))
@@ -221,5 +251,21 @@ where
     while let Err(TellError::Busy) = actor.tell(message(), CONTROL).await {
         // Busy is also what one hears while the session's threads end: this must not keep one of them.
         tokio::task::yield_now().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_worker_at_all_and_a_least_above_the_most_are_refused() {
+        #[expect(clippy::reversed_empty_ranges)]
+        let refused = [(0..=0, "workers=\"0\""), (3..=1, "workers=\"3..=1\"")];
+        for (asked, says) in refused {
+            let error = some_workers(&asked).unwrap_err().to_string();
+            assert!(error.starts_with(says) && error.contains("Session::native()"), "{error}");
+        }
+        assert_eq!([some_workers(&(0..=2)).unwrap(), some_workers(&(2..=2)).unwrap()], [(0, 2), (2, 2)]);
     }
 }

@@ -8,6 +8,8 @@ use polars::prelude::*;
 use polars_arrow::array::{Array, BinaryViewArrayGeneric, FixedSizeListArray, ListArray, StructArray, ViewType};
 use polars_arrow::datatypes::PhysicalType;
 use polars_arrow::io::ipc::IpcSchema;
+use polars_arrow::io::ipc::format::ipc::planus::{self, ReadAsRoot};
+use polars_arrow::io::ipc::format::ipc::{CompressionType, MessageHeaderRef, MessageRef};
 use polars_arrow::io::ipc::read::{FileMetadata, read_batch};
 use polars_arrow::io::ipc::write::schema::schema_to_bytes;
 use polars_arrow::io::ipc::write::{
@@ -156,6 +158,8 @@ impl Form {
     /// The rows of a block that came from another process: everything in it is looked at and copied.
     pub(crate) fn decode(&self, block: &[u8]) -> PolarsResult<DataFrame> {
         let file = self.with_block(block)?;
+        let (head, body) = block.split_at(file.blocks[0].meta_data_length as usize);
+        holds_what_it_claims(&head[PREFIX..], body)?;
         let (mut message, mut data) = (Vec::new(), Vec::new());
         let mut source = Cursor::new(block);
         let read = || {
@@ -181,6 +185,31 @@ impl Form {
         let rows = caught(|| Ok(DataFrame::from(batch)))?;
         if self.differs { cast(rows, &self.schema) } else { Ok(rows) }
     }
+}
+
+/// LZ4 makes of a byte at most so many.
+const LZ4_MAKES: u64 = 255;
+
+/// Refuses buffers that claim more bytes than they can be unpacked to: a reader asks for that much memory before it looks, and a process
+/// that does not get it ends. How much other ways of packing make of a byte has no bound that is of use, and blocks have none of them.
+fn holds_what_it_claims(message: &[u8], body: &[u8]) -> PolarsResult<()> {
+    let no = |why: planus::Error| polars_err!(ComputeError: "a block of rows does not begin as one: {why}");
+    let header = MessageRef::read_as_root(message).and_then(|message| message.header()).map_err(no)?;
+    let Some(MessageHeaderRef::RecordBatch(batch)) = header else { return Ok(()) }; // which readers say
+    let Some(packed) = batch.compression().map_err(no)? else { return Ok(()) };
+    let codec = packed.codec().map_err(no)?;
+    polars_ensure!(codec == CompressionType::Lz4Frame, ComputeError: "a block of rows is packed by {codec:?}, not by LZ4");
+    for buffer in batch.buffers().map_err(no)?.into_iter().flatten() {
+        let (from, len) = (usize::try_from(buffer.offset()), usize::try_from(buffer.length()));
+        let bytes = from.ok().zip(len.ok()).and_then(|(from, len)| body.get(from..from.checked_add(len)?));
+        let bytes = bytes.ok_or_else(|| polars_err!(ComputeError: "a buffer of a block of rows lies outside of it"))?;
+        let Some((claim, packed)) = bytes.split_first_chunk() else { continue }; // an empty one
+        let (claim, most) = (i64::from_le_bytes(*claim), LZ4_MAKES.saturating_mul(packed.len() as u64));
+        // A negative one stands for what is not packed.
+        let fits = u64::try_from(claim).is_ok_and(|claim| claim <= most) || claim < 0;
+        polars_ensure!(fits, ComputeError: "a buffer of a block of rows claims {claim} bytes, and LZ4 makes at most {most} of its {}", packed.len());
+    }
+    Ok(())
 }
 
 /// Polars' readers panic on some bytes that they do not expect.

@@ -45,7 +45,7 @@ pub(crate) enum Home {
 }
 
 /// A group of blocks has about so many bytes, or so many rows: enough that the work on it is worth more than the way to it.
-const GROUP: usize = 512 << 10;
+pub(crate) const GROUP: usize = 512 << 10;
 const GROUP_ROWS: usize = 1 << 15;
 
 impl Home {

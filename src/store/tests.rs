@@ -262,6 +262,26 @@ fn what_is_compressed_is_smaller_and_comes_back_whole_to_whoever_does_not_know_i
 }
 
 #[test]
+fn a_packed_block_that_claims_more_than_lz4_can_hold_is_an_error_before_memory_is_asked_for() {
+    let frame = numbers(10_000);
+    let form = Form::compressed(frame.schema());
+    let mut encoded = form::Encoded::default();
+    form.encode(frame.clone(), &mut encoded).unwrap();
+    let [head, body] = encoded.parts();
+    let whole = [head, body].concat();
+    assert!(form.decode(&whole).unwrap().equals(&frame));
+    let claimed = i64::from_le_bytes(body[..8].try_into().unwrap());
+    assert_eq!(claimed, 80_000, "the numbers come first");
+    // The next multiple that no reader refuses for another reason, up to what no machine has.
+    for claim in [1 << 33, 1 << 50, i64::MAX - 7] {
+        let mut block = whole.clone();
+        block[head.len()..head.len() + 8].copy_from_slice(&i64::to_le_bytes(claim));
+        let error = form.decode(&block).unwrap_err().to_string();
+        assert!(error.contains(&format!("claims {claim} bytes")), "{error}");
+    }
+}
+
+#[test]
 fn a_slice_leaves_its_own_texts_and_no_others_nested_ones_too() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path());

@@ -17,6 +17,9 @@ use crate::sched::{Output, PartitionId, Sizes};
 
 /// Bytes that make a run. While it is written, as many are queued: a task holds twice this.
 const RUN: usize = 32 << 20;
+/// What a task holds of what it writes, at most: of the run that is queued, of the one that is written, and what of that is encoded.
+#[cfg(test)]
+pub(crate) const WRITING: usize = 2 * RUN + STAGED + BLOCK;
 /// Bytes that are written at once.
 pub(super) const STAGED: usize = 4 << 20;
 /// A block has no more rows than this, and about so many bytes: several of them are in flight in each pipeline of a reader.

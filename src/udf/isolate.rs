@@ -162,22 +162,25 @@ impl Isolated {
         None
     }
 
-    /// Has the process run one batch.
+    /// Has the process run one batch. `begins` is called once the process says that it has begun.
     pub(super) fn run(
         &mut self,
         inputs: &DataFrame,
         call: Call,
         wanted: &mut dyn FnMut() -> bool,
+        begins: &mut dyn FnMut(),
     ) -> Result<(Column, Report), Ended> {
         self.process.output_belongs_here();
         let (number, mut lease, parcel) = self.hand_over(inputs)?;
         self.say_run(number, call, parcel).map_err(|error| Ended::DiedBefore(self.process.last_words(error)))?;
-        let (mut began, mut until) = (false, None);
+        let from_now = || call.timeout.and_then(|limit| Instant::now().checked_add(limit));
+        // To begin may take it as long as the call may: one that is stopped never does, and was of no use to the batch.
+        let (mut began, mut until) = (false, from_now());
         loop {
             match self.link.receive(LOOK) {
                 Ok(Some(FromChild::Began)) => {
-                    began = true;
-                    until = call.timeout.and_then(|limit| Instant::now().checked_add(limit));
+                    (began, until) = (true, from_now());
+                    begins();
                 }
                 Ok(Some(FromChild::Done { outcome, spent, .. })) => {
                     lease.answered(spent);
@@ -187,7 +190,8 @@ impl Isolated {
                 Ok(None) if until.is_some_and(|until| Instant::now() >= until) => {
                     // What hangs in it cannot be stopped alone.
                     self.process.kill();
-                    return Err(Ended::Late);
+                    let never = || Ended::DiedBefore("it was killed, for it did not begin the batch".to_owned());
+                    return Err(if began { Ended::Late } else { never() });
                 }
                 Ok(None) if !wanted() => {
                     let Some((outcome, spent)) = self.ends() else { return Err(Ended::Late) };

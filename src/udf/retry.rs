@@ -163,6 +163,9 @@ impl<'a> Retry<'a> {
     pub(crate) fn settle(self, udf: &str, error: UdfError, rows: usize, dtype: &DataType) -> UdfResult<Reply> {
         let failures = self.kept.as_ref().map_or(rows, |kept| kept.lacks.len());
         match self.options.on_error {
+            OnError::Raise if self.attempt > 1 => {
+                return Err(error.within(format!("the last of {} tries", self.attempt)));
+            }
             OnError::Raise => return Err(error),
             OnError::Log => {
                 let attempts = self.attempt;
@@ -203,7 +206,7 @@ impl Deaths {
         (self.0 >= DEADLY).then(|| {
             let (rows, first) = (inputs.height(), first_row(inputs));
             UdfError::new(format!(
-                "a batch of {rows} rows has ended {} replicas and is not tried again; its first row is {first}. The last one {why}",
+                "a batch of {rows} rows has ended {} replicas and is not tried again; its first row is {first}. Of the last one: {why}",
                 self.0
             ))
         })
@@ -293,6 +296,17 @@ mod tests {
         attempt(&mut whole, &[0, 1, 2, 3, 4, 5], &[2]).unwrap_err();
         let settled = whole.settle("it", UdfError::new("it panicked"), 6, &DataType::Int64).unwrap();
         assert_eq!(column(&settled), [Some(0), Some(10), None, Some(30), Some(40), Some(50)]);
+    }
+
+    #[test]
+    fn an_error_after_retries_says_how_many_tries_there_were() {
+        let said = |max_retries: u32| {
+            let options = PoolOptions { max_retries, ..PoolOptions::default() };
+            let (mut retry, refused) = (Retry::new(&options, None), || UdfError::new("refused"));
+            while retry.failed(&refused()).is_some() {}
+            retry.settle("it", refused(), 6, &DataType::Int64).unwrap_err().to_string()
+        };
+        assert_eq!((said(0).as_str(), said(2).as_str()), ("refused", "the last of 3 tries: refused"));
     }
 
     #[test]

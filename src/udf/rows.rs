@@ -3,6 +3,7 @@
 //! Functions name the types of [`Argument`] and [`Answer`], or of [`WholeColumn`] and [`BatchAnswer`]; the rest is called
 //! by what the attribute makes.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use arrow::array::ArrayRef;
@@ -11,8 +12,11 @@ use polars::prelude::*;
 use polars_arrow::array::{BooleanArray, ListArray, PrimitiveArray, StaticArray, Utf8ViewArray};
 use polars_arrow::bitmap::Bitmap;
 use polars_arrow::offset::Offsets;
+use regatta_remote::catch;
 
+use super::registry::panicked_in;
 use super::retry::{FailedRows, row_of};
+use super::thread::fenced;
 use super::{
     Batch, Call, Context, Meter, Metrics, OnError, Report, UdfError, UdfResult, column_from_arrow, column_to_arrow,
 };
@@ -328,23 +332,32 @@ impl<'a, T: Argument<'a>> Values<'a, T> {
     }
 }
 
-/// Calls the function of that name on each row of a batch; a row for which `call` is `None` is null. What a row has reported that
-/// will be tried again does not count.
+/// Calls the function of that name on each row of a batch; a row for which `call` is `None` is null. A panic is an error of its row, for a
+/// function has nothing of its own that it could leave broken. What a row has reported that will be tried again does not count.
 ///
 /// # Errors
 /// The first of the function's own, with its row, unless rows that fail are to be null.
 pub fn map<R: Answer>(udf: &str, batch: &Batch, mut call: impl FnMut(usize) -> Option<R>) -> UdfResult<Column> {
     let (mut failures, meter, mut counts) = (Failures::new(batch), batch.metrics(), Metrics::default());
+    let (each_alone, current) = (failures.may_pass(), Cell::new(0));
     let mut answer = |row| {
-        let answer = call(row).map_or(Ok(None), R::answer);
+        current.set(row);
+        let answer = match each_alone {
+            true => catch(|| call(row).map_or(Ok(None), R::answer)).unwrap_or_else(|panic| Err(panicked_in("", panic))),
+            false => call(row).map_or(Ok(None), R::answer),
+        };
         if batch.call().says_rows {
             let reported = meter.take();
             answer.iter().for_each(|_| counts.merge(&reported));
         }
         answer
     };
-    let rows = (0..batch.height()).map_while(|row| failures.pass(row, answer(row)));
-    let column = R::Value::collect(rows);
+    // Rows are fenced together where the first that fails is the last.
+    let column = catch(|| R::Value::collect((0..batch.height()).map_while(|row| failures.pass(row, answer(row)))));
+    let column = column.unwrap_or_else(|panic| {
+        failures.pass::<()>(current.get(), Err(panicked_in("", panic)));
+        R::Value::collect(std::iter::empty())
+    });
     meter.add(Report { metrics: counts, failed: None });
     failures.settle(udf)?;
     column
@@ -363,10 +376,10 @@ pub async fn map_async<R: Answer>(
     let answer = async |row| {
         let _place = batch.slots().acquire().await?;
         if !batch.call().says_rows {
-            return call(row, batch.context()).await.map_or(Ok(None), R::answer);
+            return answered(call(row, batch.context())).await;
         }
         let meter = Meter::default();
-        let answer = call(row, &batch.context().with_meter(&meter)).await.map_or(Ok(None), R::answer)?;
+        let answer = answered(call(row, &batch.context().with_meter(&meter))).await?;
         batch.metrics().add(meter.report_of_call());
         Ok(answer)
     };
@@ -383,6 +396,10 @@ pub async fn map_async<R: Answer>(
     let column = R::Value::collect(rows.into_iter());
     failures.settle(udf)?;
     column
+}
+
+async fn answered<R: Answer>(call: impl Future<Output = Option<R>>) -> UdfResult<Option<R::Value>> {
+    fenced(call).await.map_err(|panic| panicked_in("", panic))?.map_or(Ok(None), R::answer)
 }
 
 /// Rows of one batch whose futures exist at once; places in flight bound those that run.
@@ -402,16 +419,21 @@ impl<'a> Failures<'a> {
         Self { batch, first: None, rows: Vec::new(), delay: None }
     }
 
+    /// Whether others of the batch count when one has failed.
+    fn may_pass(&self) -> bool {
+        let Call { on_error, says_rows, .. } = self.batch.call();
+        says_rows || on_error != OnError::Raise
+    }
+
     /// The row's value; `None` if the batch has failed with it.
     fn pass<T>(&mut self, row: usize, answer: UdfResult<Option<T>>) -> Option<Option<T>> {
         match answer {
             Ok(value) => Some(value),
             Err(error) => {
-                let Call { on_error, says_rows, .. } = self.batch.call();
                 self.delay = self.delay.max(error.delay());
                 self.first.get_or_insert(error);
                 self.rows.push(row as IdxSize);
-                (says_rows || on_error != OnError::Raise).then_some(None)
+                self.may_pass().then_some(None)
             }
         }
     }
@@ -512,6 +534,23 @@ mod tests {
         });
         assert_eq!(result.unwrap_err().to_string(), "row 2 of a batch of 4: too large");
         assert_eq!(called, [1, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_its_row() {
+        let rows = || df!["n" => [1i64, 2, 3]].unwrap();
+        let call = |row| if row == 1 { panic!("no two") } else { Some(row as i64) };
+        let raised = map("it", &Batch::once(rows()), call).unwrap_err().to_string();
+        assert!(raised.starts_with("row 1 of a batch of 3: panicked: no two"), "{raised}");
+        let options = PoolOptions { on_error: OnError::Null, ..PoolOptions::default() };
+        let tolerant = || Batch::tried(rows(), Retry::new(&options, None).call());
+        let column = map("it", &tolerant(), call).unwrap();
+        assert_eq!(Vec::from(column.i64().unwrap()), [Some(0), None, Some(2)]);
+        let later = async |row, _: &Context| call(row);
+        let raised = map_async("it", &Batch::once(rows()), later).await.unwrap_err().to_string();
+        assert!(raised.starts_with("row 1 of a batch of 3: panicked: no two"), "{raised}");
+        let column = map_async("it", &tolerant(), later).await.unwrap();
+        assert_eq!(Vec::from(column.i64().unwrap()), [Some(0), None, Some(2)]);
     }
 
     static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());

@@ -199,7 +199,7 @@ impl ReplicaThread {
 /// The span of what a replica does for a step. Of the highest level, so that it is there wherever a warning is heard: workers
 /// leave out less.
 fn span_of(replica: &ReplicaSpec, step: Option<StepId>) -> tracing::Span {
-    let (query, stage) = step.map(|step| (step.query.0, step.stage.0)).unzip();
+    let (query, stage) = step.map(|step| (format!("{:016x}", step.query.0), step.stage.0)).unzip();
     tracing::error_span!("replica", udf = replica.udf, query, stage, rank = replica.seat.rank)
 }
 

@@ -379,7 +379,7 @@ fn each_operator_loses_a_worker_while_its_result_is_read() {
 #[test]
 fn each_operator_loses_a_worker_at_any_moment_in_every_shape_that_can_be_forced() {
     // All of them take minutes.
-    let shapes = if rounds() > 1 { &["broadcast", "hash", "one_section"][..] } else { &["hash"] };
+    let shapes = if rounds() > 1 { &["broadcast", "hash", "one_section", "parts"][..] } else { &["hash"] };
     for shapes in shapes {
         // In a process of its own, which reads it when its session begins.
         let test = ["phases::each_operator_loses_a_worker_at_any_moment", "--exact", "--nocapture"];

@@ -1,7 +1,9 @@
 //! What several tasks put together: every aggregate of every type, every join, distinct rows, first rows, frames one below the other.
 
+use regatta::Session;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
+use regatta::testing::difference;
 
 use crate::Case;
 use crate::sources::{nasty_scan, rows, scan};
@@ -11,7 +13,26 @@ type Aggregates = Vec<(&'static str, Expr)>;
 /// By what its rows are told apart, and by what they are not.
 fn aggregates(name: &str, dtype: &DataType) -> Aggregates {
     let x = || col(name);
-    let mut all = vec![("count", x().count()), ("nulls", x().null_count()), ("len", x().len())];
+    let some = || x().filter((col("id") % lit(50)).eq(lit(7)));
+    let mut all = vec![
+        ("count", x().count()),
+        ("nulls", x().null_count()),
+        ("len", x().len()),
+        ("first", x().first()),
+        ("last", x().last()),
+        ("first of some", some().first()),
+        ("last of some", some().last()),
+    ];
+    if !dtype.is_nested() {
+        all.extend([("first that is one", x().first_non_null()), ("last that is one", x().last_non_null())]);
+    }
+    if dtype.is_bool() {
+        all.extend([("any", x().any(true)), ("any or null", x().any(false)), ("every", x().all(true))]);
+        all.extend([("every or null", x().all(false)), ("any of some", some().any(false))]);
+    }
+    if dtype.is_integer() || dtype.is_bool() {
+        all.extend([("and", x().bitwise_and()), ("or", x().bitwise_or()), ("xor", x().bitwise_xor())]);
+    }
     if !dtype.is_nested() {
         all.extend([("n_unique", x().n_unique()), ("min", x().min()), ("max", x().max())]);
     }
@@ -55,7 +76,7 @@ pub(crate) fn typed() -> LazyFrame {
     ])
 }
 
-fn of_every_type() -> Vec<Case> {
+pub(crate) fn of_every_type() -> Vec<Case> {
     let mut frame = typed();
     let schema = frame.collect_schema().unwrap();
     let mut cases = Vec::new();
@@ -84,9 +105,64 @@ fn of_every_type() -> Vec<Case> {
             cases.push((named(format!("groups of all rows by {name}")), raw, false, &[]));
             let distinct = typed().select([col(name.clone())]).unique(None, UniqueKeepStrategy::Any);
             cases.push((named(format!("distinct {name}")), distinct, false, &[]));
+            let number = typed().select([col(name.clone()).n_unique()]);
+            cases.push((named(format!("how many different {name}")), number, true, &[]));
         }
     }
     cases
+}
+
+/// Where hardly two rows of a task are of one group, tasks that come later do not look for them; where many are, all do.
+#[test]
+fn rows_that_are_hardly_ever_of_one_group_pass_by_what_groups_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (files, each) = (12, 70_000i64);
+    for file in 0..files {
+        let rows = file * each..(file + 1) * each;
+        let mut frame = df![
+            "few" => rows.clone().map(|row| row / 4).collect::<Vec<_>>(),
+            "many" => rows.clone().map(|row| row - i64::from(row % 10 == 9)).collect::<Vec<_>>(),
+            "x" => rows.map(|row| (row % 7 != 0).then_some((row % 101) as f64)).collect::<Vec<_>>(),
+        ];
+        let to = std::fs::File::create(folder.path().join(format!("{file:02}.parquet"))).unwrap();
+        ParquetWriter::new(to).finish(frame.as_mut().unwrap()).unwrap();
+    }
+    let scan = || {
+        let files = PlRefPath::try_from_path(&folder.path().join("*.parquet")).unwrap();
+        // More tasks than run at once.
+        LazyFrame::scan_parquet(files, Default::default()).unwrap().into_partitions(12)
+    };
+    let x = || col("x");
+    let every =
+        [len().alias("rows"), x().sum().alias("sum"), x().var(1).alias("var"), x().max(), x().first().alias("f")];
+    let grouped = |key: &str| scan().group_by([col(key)]).agg(every.clone());
+    let distinct = |key: &str| scan().select([col(key)]).unique(None, UniqueKeepStrategy::Any);
+    let session = Session::local(2).unwrap();
+    for (query, groups, passes) in [
+        (grouped("few"), each / 4, false),
+        (grouped("many"), each / 10 * 9, true),
+        (distinct("few"), each / 4, false),
+        (distinct("many"), each / 10 * 9, true),
+    ] {
+        let (mut run, key) = (session.submit(query.clone()).unwrap(), query.clone().collect_schema().unwrap());
+        let key = key.get_at_index(0).unwrap().0.clone();
+        let sorted = |rows: DataFrame| rows.sort([key.clone()], SortMultipleOptions::default()).unwrap();
+        let (ours, plain) = (sorted(run.collect().unwrap()), sorted(query.collect().unwrap()));
+        let floats = if plain.width() > 1 { &["sum", "var"][..] } else { &[] };
+        assert_eq!(difference(&ours, &plain, true, floats), None);
+        let stage = run.profile().unwrap().stages[0].clone();
+        let (tasks, all) = (u64::from(stage.tasks.unwrap()), (files * each) as u64);
+        assert!(tasks >= 6, "{tasks} tasks");
+        let groups = (files * groups) as u64;
+        // Groups that are in two tasks are at their borders.
+        let made = groups..groups + 2 * tasks;
+        match passes {
+            true => {
+                assert!(stage.rows > made.end && stage.rows < all, "{} rows of {all} in {groups} groups", stage.rows)
+            }
+            false => assert!(made.contains(&stage.rows), "{} rows of {groups} groups", stage.rows),
+        }
+    }
 }
 
 fn joins() -> Vec<Case> {
@@ -448,7 +524,6 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         ("partitions of groups", counted().into_partitions(3).repartition(2, [col("group")]), false, &[]),
     ];
-    cases.extend(of_every_type());
     cases.extend(joins());
     cases.extend(filtered_sides());
     cases

@@ -6,6 +6,7 @@ mod orders;
 mod sources;
 mod udfs;
 mod verbs;
+mod windows;
 
 use std::collections::BTreeSet;
 
@@ -55,20 +56,31 @@ fn exchanges_on_three_worker_processes() {
 }
 
 #[test]
+fn aggregates_of_every_type_on_three_worker_processes() {
+    same_on(&Session::local(3).unwrap(), exchanges::of_every_type());
+}
+
+/// Of each second task each row is a group by itself.
+#[test]
+fn aggregates_of_every_type_in_both_forms() {
+    orders::in_shapes("aggregates_of_every_type_on_three_worker_processes", "hash");
+}
+
+#[test]
 fn rows_that_are_together_on_three_worker_processes() {
     same_on(&Session::local(3).unwrap(), exchanges::together());
 }
 
 #[test]
 fn rows_that_are_together_wherever_sides_come_by_keys() {
-    for shapes in ["hash", "shared"] {
-        // In a process of its own, which reads it when its session begins.
-        let test = ["rows_that_are_together_on_three_worker_processes", "--exact", "--nocapture"];
-        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-        let ended = again.args(test).env("REGATTA_TEST_SHAPES", shapes).output().unwrap();
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert!(ended.status.success(), "{shapes}: {said}{}", String::from_utf8_lossy(&ended.stdout));
+    for shapes in ["hash", "shared", "parts"] {
+        orders::in_shapes("rows_that_are_together_on_three_worker_processes", shapes);
     }
+}
+
+#[test]
+fn exchanges_on_three_worker_processes_with_sections_in_parts() {
+    orders::in_shapes("exchanges_on_three_worker_processes", "parts");
 }
 
 #[test]

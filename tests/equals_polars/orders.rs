@@ -17,10 +17,19 @@ fn order() -> SortMultipleOptions {
     SortMultipleOptions::default().with_maintain_order(true)
 }
 
-fn by_every_type() -> Vec<Case> {
+/// The columns whose types a test goes through: all where rows go by their keys, whose hashes and encodings each type has of its
+/// own; else a few, since each query takes its time.
+pub(crate) fn of_types() -> Vec<(PlSmallStr, DataType)> {
+    const FEW: [&str; 4] = ["flag", "名", "f64", "kind"];
+    let all = std::env::var("REGATTA_TEST_SHAPES").is_ok_and(|shapes| shapes == "hash");
     let schema = typed().collect_schema().unwrap();
+    let every = schema.iter().map(|(name, dtype)| (name.clone(), dtype.clone()));
+    every.filter(|(name, _)| all || FEW.contains(&name.as_str())).collect()
+}
+
+fn by_every_type() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (name, dtype) in schema.iter() {
+    for (name, dtype) in of_types() {
         for (descending, last) in [(false, false), (false, true), (true, false), (true, true)] {
             let order = order().with_order_descending(descending).with_nulls_last(last);
             let query = typed().select([col("id").alias("row"), col(name.clone())]).sort([name.clone()], order);
@@ -146,6 +155,10 @@ fn among_others() -> Vec<Case> {
             &[],
         ),
         ("dealt", sorted().into_partitions(5), true, &[]),
+        ("in one partition", sorted().into_partitions(1), true, &[]),
+        ("in one partition, and dealt", sorted().into_partitions(1).into_partitions(4), true, &[]),
+        ("joined, in one partition", every(joined().into_partitions(1)), true, &[]),
+        ("groups, in one partition", every(groups().into_partitions(1)), true, &[]),
         (
             "joined in order",
             sorted().join(
@@ -187,9 +200,27 @@ fn among_others() -> Vec<Case> {
     ]
 }
 
-pub(crate) fn cases() -> Vec<Case> {
-    [by_every_type(), by_several(), of_every_size(), among_others()].concat()
+/// Frames that are sorted, as one.
+fn merged() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for keys in [&["i8"][..], &["u8"], &["f64"], &["f32"], &["day"], &["名"], &["flag"], &["größe", "id"], &["kind"]]
+    {
+        let all = || typed().select(["id", "i8", "u8", "f64", "f32", "day", "名", "flag", "größe", "kind"].map(col));
+        let sorted = |frame: LazyFrame| frame.sort(keys.to_vec(), order());
+        let some = || all().filter((col("id") % lit(3)).eq(lit(1)));
+        for (what, left, right) in [("all with some", all(), some()), ("none with some", all().limit(0), some())] {
+            let merged = sorted(left).merge_sorted(sorted(right), keys.iter().copied(), true).unwrap();
+            cases.push((named(format!("{what}, merged by {keys:?}")), merged, true, &[][..]));
+        }
+    }
+    cases
 }
+
+pub(crate) fn cases() -> Vec<Case> {
+    [by_every_type(), by_several(), of_every_size(), among_others(), merged()].concat()
+}
+
+pub(crate) const ORDERS: &str = "orders::orders_on_three_worker_processes";
 
 #[test]
 fn orders_on_three_worker_processes() {
@@ -197,8 +228,8 @@ fn orders_on_three_worker_processes() {
 }
 
 /// In a process of its own, which reads it when its session begins.
-fn in_shapes(shapes: &str) {
-    let test = ["orders::orders_on_three_worker_processes", "--exact", "--nocapture"];
+pub(crate) fn in_shapes(test: &str, shapes: &str) {
+    let test = [test, "--exact", "--nocapture"];
     let mut again = std::process::Command::new(std::env::current_exe().unwrap());
     let ended = again.args(test).env("REGATTA_TEST_SHAPES", shapes).output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
@@ -207,12 +238,12 @@ fn in_shapes(shapes: &str) {
 
 #[test]
 fn orders_on_three_worker_processes_in_ranges() {
-    in_shapes("hash");
+    in_shapes(ORDERS, "hash");
 }
 
 #[test]
 fn orders_on_three_worker_processes_in_one_range_for_each_task() {
-    in_shapes("one_section");
+    in_shapes(ORDERS, "one_section");
 }
 
 /// So much that it is not kept, but read twice: the first time its keys only.

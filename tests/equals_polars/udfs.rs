@@ -162,7 +162,29 @@ fn taken() -> LazyFrame {
 pub(crate) fn cases() -> Vec<Case> {
     let by_group = || scan().group_by([col("group")]);
     let small = || df!["group" => [0i64, 3, 5, 99], "name" => ["a", "b", "c", "d"]].unwrap().lazy();
+    let both = |rows: LazyFrame| {
+        let some = rows.clone().filter(col("group").gt(lit(3)));
+        concat([rows, some], UnionArgs::default()).unwrap()
+    };
+    let more = || scan().select([col("group"), add(5).on([col("id")]).alias("more")]);
     vec![
+        ("batches of a udf, all and some of them", both(more().into_batches(20)), true, &[]),
+        ("partitions of a udf, all and some of them", both(more().into_partitions(3)), true, &[]),
+        ("sections of a udf, all and some of them", both(more().repartition(3, [col("group")])), false, &[]),
+        (
+            "batches of a udf, grouped twice",
+            both(more().into_batches(7)).left_join(
+                more()
+                    .into_batches(7)
+                    .filter(col("group").lt(lit(9)))
+                    .group_by([col("group")])
+                    .agg([col("more").sum()]),
+                col("group"),
+                col("group"),
+            ),
+            false,
+            &[],
+        ),
         (
             "a udf over no rows, which it does not see",
             scan().filter(col("id").lt(lit(-1))).with_column(described().alias("d")),

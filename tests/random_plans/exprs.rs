@@ -79,7 +79,7 @@ fn whole(rng: &mut Rng, scope: &Scope<'_>, depth: usize) -> Expr {
         let (name, _) = scope.column(rng, is_key).unwrap_or(("id".into(), DataType::Int64));
         [col(name)]
     };
-    match rng.below(if scope.ordered { 13 } else { 7 }) {
+    match rng.below(if scope.ordered { 16 } else { 8 }) {
         0 => of.clone() - of.min(),
         1 => of.max(),
         2 => of.sum().over(keys(rng)).unwrap(),
@@ -87,13 +87,28 @@ fn whole(rng: &mut Rng, scope: &Scope<'_>, depth: usize) -> Expr {
         4 => (of.clone() - of.mean().cast(DataType::Int64)).fill_null(lit(0i64)),
         5 => of.n_unique().over(keys(rng)).unwrap().cast(DataType::Int64),
         6 => of.clone().rank(RankOptions { method: RankMethod::Dense, descending: false }, None).cast(DataType::Int64),
-        7 => of.shift(lit(rng.between(-3, 3))),
+        7 => rank(of, RankMethod::Min).over(keys(rng)).unwrap(),
+        13 => of.shift(lit(rng.between(-3, 3))),
         8 => of.cum_sum(rng.percent(50)),
         9 => of.first().over(keys(rng)).unwrap(),
         10 => of.diff(lit(1), NullBehavior::Ignore),
         11 => of.reverse(),
+        // No two rows are equal in what they are ordered by.
+        14 if scope.schema.contains("id") => {
+            let by = (vec![col("id")], SortOptions { descending: rng.percent(50), ..Default::default() });
+            let of = if rng.percent(50) { of.cum_sum(false) } else { of.last() };
+            of.over_with_options(Some(keys(rng).to_vec()), Some(by), WindowMapping::GroupsToRows).unwrap()
+        }
+        15 => {
+            let lists = of.over_with_options(Some(keys(rng)), None, WindowMapping::Join).unwrap();
+            lists.list().get(lit(0), true)
+        }
         _ => of.cum_sum(false).over(keys(rng)).unwrap(),
     }
+}
+
+fn rank(of: Expr, method: RankMethod) -> Expr {
+    of.rank(RankOptions { method, descending: false }, None).cast(DataType::Int64)
 }
 
 /// A Boolean.
@@ -171,8 +186,11 @@ pub(crate) fn is_key(dtype: &DataType) -> bool {
 pub(crate) fn aggregate(rng: &mut Rng, scope: &Scope<'_>) -> Expr {
     let (name, dtype) = scope.column(rng, |_| true).unwrap_or(("id".into(), DataType::Int64));
     let row_wise = scope.is_row_wise();
-    match rng.below(23) {
+    match rng.below(26) {
         0 => len(),
+        23 if scope.ordered => col(name).filter(truth(rng, &row_wise, 1)).last(),
+        24 if scope.ordered => col(name).first_non_null(),
+        25 => truth(rng, &row_wise, 1).all(rng.percent(50)),
         1 => col(name).count(),
         2 => col(name).null_count(),
         3 if is_key(&dtype) => col(name).n_unique(),
@@ -193,14 +211,21 @@ pub(crate) fn aggregate(rng: &mut Rng, scope: &Scope<'_>) -> Expr {
         13 => int(rng, &row_wise, 1).filter(truth(rng, &row_wise, 1)).sum(),
         15 => truth(rng, &row_wise, 1).sum(),
         16 => int(rng, &row_wise, 1).filter(truth(rng, &row_wise, 1)).mean(),
-        // Rounded: their last digits are those of the order in which they are summed.
+        // Rounded: their last digits are those of the order in which they are summed. Large ones have no others but for their root.
         17 => int(rng, &row_wise, 1)
             .filter(truth(rng, &row_wise, 1))
             .var(rng.below(3) as u8)
+            .sqrt()
+            .sqrt()
+            .sqrt()
             .round(3, RoundMode::HalfToEven),
-        18 if dtype.is_primitive_numeric() => {
-            col(name).cast(DataType::Float64).std(rng.below(2) as u8).round(3, RoundMode::HalfToEven)
-        }
+        18 if dtype.is_primitive_numeric() => col(name)
+            .cast(DataType::Float64)
+            .std(rng.below(2) as u8)
+            .sqrt()
+            .sqrt()
+            .sqrt()
+            .round(3, RoundMode::HalfToEven),
         19 => int(rng, &row_wise, 1).median(),
         20 => int(rng, &row_wise, 1).max() - int(rng, &row_wise, 1).min() + int(rng, &row_wise, 0).sum(),
         21 if is_key(&dtype) => when(col(name.clone()).count().gt(lit(2))).then(col(name).n_unique()).otherwise(len()),

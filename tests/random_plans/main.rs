@@ -1,8 +1,8 @@
 //! Random queries over random tables: a session answers as plain Polars does.
 //!
 //! `RANDOM_PLANS=17` runs one seed, `RANDOM_PLANS=0..5000` many; unset, a few. A seed that fails prints the line that repeats it.
-//! `RANDOM_PLANS_WORKERS=4` runs them on as many workers in place of two; `REGATTA_TEST_SHAPES=broadcast` (or `hash`, `one_section`
-//! or `shared`) forces the shapes of stages, whatever the sizes.
+//! `RANDOM_PLANS_WORKERS=4` runs them on as many workers in place of two; `REGATTA_TEST_SHAPES=broadcast` (or `hash`, `one_section`,
+//! `shared` or `parts`) forces the shapes of stages, whatever the sizes.
 //!
 //! One query of ten runs once more on the workers, of which one is killed meanwhile; `RANDOM_PLANS_KILLS=1`: each does.
 

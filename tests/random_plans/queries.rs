@@ -278,7 +278,7 @@ impl Maker<'_> {
         let frame = query.frame.clone();
         let (name, _) = scope.column(self.rng, is_key)?;
         let subset = || Some(by_name([name.clone()], true, false));
-        Some(match self.rng.below(if query.ordered { 6 } else { 2 }) {
+        Some(match self.rng.below(if query.ordered { 8 } else { 2 }) {
             5 => query.with(frame.unique(subset(), UniqueKeepStrategy::First), "unique, first").unordered(),
             0 => {
                 let frame = frame.select([col(name)]).unique(None, UniqueKeepStrategy::Any);
@@ -287,6 +287,12 @@ impl Maker<'_> {
             1 => query.with(frame.unique(subset(), UniqueKeepStrategy::None), "unique, none").unordered(),
             2 => query.with(frame.unique_stable(subset(), UniqueKeepStrategy::First), "unique, first in order"),
             3 => query.with(frame.unique_stable(subset(), UniqueKeepStrategy::Last), "unique, last in order"),
+            6 => query.with(frame.unique_stable(subset(), UniqueKeepStrategy::None), "unique, none in order"),
+            // Polars may find that nobody looks at the order, and take any row.
+            7 => {
+                let frame = frame.select([col(name)]).unique_stable(None, UniqueKeepStrategy::Any);
+                query.with(frame, "unique, any in order")
+            }
             _ => query.with(frame.unique(subset(), UniqueKeepStrategy::Last), "unique, last").unordered(),
         })
     }

@@ -2,58 +2,15 @@
 
 mod real;
 mod stub;
+#[path = "../support/work.rs"]
+mod work;
 
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use regatta::polars::prelude::*;
-use regatta::prelude::*;
 use regatta::{Config, RayOptions};
-use serde::{Deserialize, Serialize};
 
 regatta::testing::worker!();
-
-/// The process that a row was in.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Process;
-
-#[regatta::udf]
-impl Udf for Process {
-    type State = ();
-
-    fn output(&self, _: &[Field]) -> UdfResult<DataType> {
-        Ok(DataType::Int64)
-    }
-
-    fn start(&self, _: &mut Start) -> UdfResult<()> {
-        Ok(())
-    }
-
-    fn run(&self, (): &mut (), batch: &Batch) -> UdfResult<Column> {
-        std::thread::sleep(Duration::from_millis(20));
-        Ok(Column::new("process".into(), vec![i64::from(std::process::id()); batch.height()]))
-    }
-}
-
-/// Rows with the process that each was in, in many short batches.
-pub(crate) fn slow_query(rows: i64) -> LazyFrame {
-    let rows = df!["x" => (0..rows).collect::<Vec<_>>()].unwrap().lazy().into_partitions(20);
-    rows.with_column(Process.pool().replicas(1..=2).batch(10).on([col("x")]).alias("process"))
-}
-
-/// The processes that took part in it.
-pub(crate) fn processes(frame: &DataFrame) -> Vec<u32> {
-    let mut all: Vec<_> =
-        frame.column("process").unwrap().i64().unwrap().iter().flatten().map(|id| id as u32).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
-}
-
-pub(crate) fn sum(frame: &DataFrame) -> i64 {
-    frame.column("x").unwrap().i64().unwrap().sum().unwrap()
-}
 
 /// For Ray, whose processes take a second or a minute to start, as the machine is busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
@@ -66,12 +23,6 @@ pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
         assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-pub(crate) fn lives(process: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // One that has ended and is not reaped is gone, too.
-    status.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 /// Reacts at once.

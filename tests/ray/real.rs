@@ -1,5 +1,6 @@
 //! On a real Ray of this machine, with a folder, ports and processes of its own.
 
+use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -7,10 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::assert_same_as_polars;
 
-use super::*;
+use super::work::{lives, processes, slow_query, sum};
+use super::{PATIENCE, eager, eventually, options};
 
 /// A Ray cluster of one node with four CPUs. It ends with this process, however that ends: with its input.
 struct Ray {

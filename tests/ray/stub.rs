@@ -1,5 +1,6 @@
 //! `launcher.py` on a stub of Ray: what it is told and says, and what it does when it is cut off.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,7 +12,8 @@ use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::assert_same_as_polars;
 
-use super::{eager, eventually, fs, lives, options, processes, slow_query, sum};
+use super::work::{lives, processes, slow_query, sum};
+use super::{eager, eventually, options};
 
 /// A Python in which `ray` is the stub, with these variables.
 struct Stub {
@@ -142,13 +144,39 @@ fn the_pilot_of_the_page_places_workers() {
     if Stub::new("").is_none() {
         return;
     }
-    let page = include_str!("../../docs/pilots.md");
+    let page = include_str!("../../docs/book/src/pilots.md");
     let script = page.split_once("```python\n").unwrap().1.split_once("```").unwrap().0;
     let pilot = regatta::Pilot::new(["python3", "-c", script], 2..=2);
     let cluster = Cluster::serve_by_with("127.0.0.1:0", pilot, eager()).unwrap();
     eventually("two workers have joined", || cluster.session().status().unwrap().workers.len() == 2);
     let frame = slow_query(200).collect_on(cluster.session()).unwrap();
     assert_eq!(sum(&frame), 199 * 100);
+    let workers = processes(&frame);
+    drop(cluster);
+    eventually("no worker is left", || workers.iter().all(|process| !lives(*process)));
+}
+
+#[test]
+fn the_pilot_of_the_page_on_hosts_places_workers() {
+    let Some(stub) = Stub::new("") else { return };
+    let page = include_str!("../../docs/book/src/hosts.md");
+    let script = page.split_once("```python\n").unwrap().1.split_once("```").unwrap().0;
+    // What comes after `-T` and the host is run on this machine.
+    let ssh = stub.folder.path().join("ssh");
+    fs::write(&ssh, "#!/bin/sh\nshift 2\nexec sh -c \"$1\"\n").unwrap();
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o700)).unwrap();
+    let shell = "PATH=\"$0:$PATH\" exec python3 -c \"$@\"";
+    let folder = stub.folder.path().display().to_string();
+    let pilot = regatta::Pilot::new(["sh", "-c", shell, &folder, script, "one", "two"], 0..=3);
+    let cluster = Cluster::serve_by_with("127.0.0.1:0", pilot, eager()).unwrap();
+    let frame = slow_query(1000).collect_on(cluster.session()).unwrap();
+    assert_eq!(sum(&frame), 999 * 500);
+    let workers = processes(&frame);
+    assert!(workers.len() <= 2, "there is no third host");
+    eventually("they retire", || cluster.session().status().unwrap().workers.is_empty());
+    eventually("and end", || workers.iter().all(|process| !lives(*process)));
+    let frame = slow_query(200).collect_on(cluster.session()).unwrap();
+    assert_eq!(sum(&frame), 199 * 100, "the hosts are free again");
     let workers = processes(&frame);
     drop(cluster);
     eventually("no worker is left", || workers.iter().all(|process| !lives(*process)));

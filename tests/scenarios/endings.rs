@@ -15,7 +15,7 @@ fn endless() -> LazyFrame {
     numbers().select([Endless.pool().on([col("x")])])
 }
 
-fn is_alive(process: u32) -> bool {
+pub(crate) fn is_alive(process: u32) -> bool {
     // Threads end one by one, and the process's files are closed by the last. A zombie holds nothing.
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
     let states = threads.map(|thread| std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default());

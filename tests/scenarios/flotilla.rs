@@ -1,4 +1,4 @@
-//! What Flotilla's tests hold of its UDFs and no other test here does. `docs/udfs.md` says which is which.
+//! What Flotilla's tests hold of its UDFs and no other test here does. `docs/book/src/udfs.md` says which is which.
 
 use regatta::polars::prelude::*;
 use regatta::prelude::*;

@@ -87,6 +87,17 @@ pub(crate) fn join(cluster: &Cluster, workers: u32) -> Vec<Other> {
     started
 }
 
+/// Kills one of two workers, and waits until its head knows.
+pub(crate) fn lose(cluster: &Cluster, workers: &mut Vec<Other>) {
+    drop(workers.remove(0));
+    // It is noticed after ten seconds of silence.
+    let until = Instant::now() + Duration::from_secs(45);
+    while cluster.session().status().unwrap().workers.len() > workers.len() {
+        assert!(Instant::now() < until, "the loss is noticed");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 pub(crate) fn connect(cluster: &Cluster) -> Session {
     Session::connect(&cluster.address().to_string(), &cluster.driver_token(1, VALID).unwrap()).unwrap()
 }
@@ -241,7 +252,7 @@ fn a_head_that_ends_ends_its_workers_at_once_and_drivers_hear_of_it() {
     says(&error, &["the cluster is gone", "connect with a new token"]);
     says(&numbers().collect_on(&session).expect_err("for good"), &["the cluster is gone"]);
     assert!(workers.iter_mut().all(|worker| worker.ends_within(SOON).success()));
-    assert!(workers[0].last_words().contains("the head is gone"));
+    assert!(workers[0].last_words().contains("the head has ended"));
 }
 
 const AS_HEAD: &str = "REGATTA_TEST_AS_HEAD";

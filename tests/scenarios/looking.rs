@@ -2,20 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use regatta::Error;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::eventually;
+use regatta::{Config, Error};
 use regatta_cli::clap::Parser;
 use regatta_cli::{Failure, Regatta};
 
-use crate::joining::{cluster, connect, join};
+use crate::joining::{cluster, connect, join, lose};
 use crate::udfs::{Endless, Process, numbers};
 
 const VALID: Duration = Duration::from_secs(600);
 
 /// What a command says that knows the address and a token.
-fn regatta(cluster: &Cluster, token: &str, arguments: &[&str]) -> Result<String, Failure> {
+pub(crate) fn regatta(cluster: &Cluster, token: &str, arguments: &[&str]) -> Result<String, Failure> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     std::fs::write(&file, token).unwrap();
@@ -32,7 +32,7 @@ fn endless() -> LazyFrame {
 }
 
 /// The last digits of the one query that runs.
-fn running(cluster: &Cluster, token: &str) -> String {
+pub(crate) fn running(cluster: &Cluster, token: &str) -> String {
     let rows = || -> Vec<serde_json::Value> {
         serde_json::from_str(&regatta(cluster, token, &["queries", "--json"]).unwrap()).unwrap()
     };
@@ -158,7 +158,13 @@ fn lines_of_all_workers_are_found_by_query_and_udf_and_stay_text() {
     let json = log(&["--query", &id, "--json"]);
     let first: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
     assert_eq!((&first["level"], &first["query"]), (&"warn".into(), &id.as_str().into()));
-    assert_eq!(log(&["--worker", "999"]), "");
+    for (of, which, says) in [
+        ("--worker", "999", "worker 999 is not there; there are "),
+        ("--query", "9999999999999999", "no query is known"),
+    ] {
+        let error = regatta(&cluster, &token, &["logs", of, which]).unwrap_err();
+        assert!(error.exit_code() == 1 && error.to_string().contains(says), "{error}");
+    }
 }
 
 /// What the pages of a session are told at this path.
@@ -190,13 +196,8 @@ fn the_pages_of_a_session_follow_a_query_whose_worker_is_lost_until_it_is_cancel
     eventually("its pool is shown", || {
         view(&format!("queries/{id}/profile"))["pools"][0]["udf"].as_str().is_some_and(|udf| udf.ends_with("Endless"))
     });
-    drop(workers.remove(0));
-    // It is noticed after ten seconds of silence.
-    let until = Instant::now() + Duration::from_secs(45);
-    while view("cluster")["fleet"]["workers"] != 1 {
-        assert!(Instant::now() < until, "the loss is shown");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    lose(&cluster, &mut workers);
+    eventually("the loss is shown", || view("cluster")["fleet"]["workers"] == 1);
     let metrics = regatta(&cluster, &cluster.observer_token(VALID).unwrap(), &["metrics"]).unwrap();
     assert!(
         metrics.contains("\nregatta_worker_lost_total 1\n") && metrics.contains("\nregatta_query_running 1\n"),
@@ -263,5 +264,59 @@ fn who_looks_all_the_time_costs_queries_nothing_that_they_notice() {
             assert_eq!(numbers().collect_on(cluster.session()).unwrap().height(), 1000);
         }
         assert!(looking.into_iter().map(|looks| looks.join().unwrap()).sum::<u32>() > 4);
+    });
+}
+
+#[regatta::udf]
+pub(crate) fn fails_at_seven(x: i64) -> std::io::Result<i64> {
+    if x == 7 { Err(std::io::Error::other("seven")) } else { Ok(x) }
+}
+
+/// What the session knew of each query is what its file says, when the session is gone.
+#[test]
+fn what_queries_did_is_in_files_when_their_session_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let history = folder.path().join("history");
+    let config = Config { history: Some(history.clone()), ..Config::default() };
+    let session = Session::local_with(2, config).unwrap();
+    let rows = numbers().collect_on(&session).unwrap().height();
+    let fails = numbers().select([fails_at_seven::on([col("x")])]).collect_on(&session).unwrap_err();
+    let known = session.observe().unwrap();
+    // It is let go with the session.
+    let held = numbers().persist_on(&session).unwrap();
+    drop(held);
+    drop(session);
+    let mut files: Vec<_> = std::fs::read_dir(&history).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let profiles: Vec<_> = files
+        .iter()
+        .map(|file| regatta_observe::Profile::from_json(&std::fs::read_to_string(file).unwrap()).unwrap())
+        .collect();
+    let words: Vec<_> = profiles.iter().map(|profile| format!("{:?}", profile.query.state)).collect();
+    assert_eq!(words, ["Done", "Failed", "Done"], "{files:?}");
+    assert_eq!(profiles[0].query.rows, rows as u64);
+    assert!(profiles[1].query.error.as_ref().unwrap().contains("seven") && fails.to_string().contains("seven"));
+    for (before, after) in known.profiles().iter().zip(&profiles) {
+        assert_eq!((&before.query.id, &before.plan), (&after.query.id, &after.plan));
+    }
+}
+
+/// Whoever has submitted it: what a head knows of a query that failed is in a file as soon as it has.
+#[test]
+fn what_failed_for_a_driver_elsewhere_is_in_a_file_while_the_head_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { history: Some(folder.path().to_owned()), ..Config::default() };
+    let cluster = Cluster::serve_with("127.0.0.1:0", config).unwrap();
+    let _workers = join(&cluster, 1);
+    let session = connect(&cluster);
+    numbers().select([fails_at_seven::on([col("x")])]).collect_on(&session).unwrap_err();
+    eventually("its file is there", || {
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let mut said =
+            files.filter_map(|file| regatta_observe::Profile::from_json(&std::fs::read_to_string(file).ok()?).ok());
+        said.any(|profile| {
+            let query = profile.query;
+            query.driver.is_some() && query.error.is_some_and(|error| error.contains("seven"))
+        })
     });
 }

@@ -14,6 +14,7 @@ use regatta::prelude::*;
 use regatta::{Config, Error, Pilot};
 use serde_json::{Value, json};
 
+use crate::endings::is_alive;
 use crate::errors::says;
 use crate::udfs::{Process, numbers, row_groups};
 
@@ -90,12 +91,6 @@ fn serve(pilot: Pilot, config: Config) -> Result<Cluster, Error> {
 
 fn kill(process: u32) {
     assert!(Command::new("kill").args(["-9", &process.to_string()]).status().unwrap().success());
-}
-
-fn lives(process: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // One that has ended and is not reaped is gone, too.
-    status.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 fn slow_query(folder: &Path) -> LazyFrame {
@@ -289,7 +284,7 @@ fn a_worker_that_does_not_join_in_time_is_ended_and_said() {
     let error = numbers().collect_on(cluster.session()).unwrap_err();
     says(&error, &["no worker for 4 s", "the last: it was started and did not join within 1 s"]);
     drop(cluster);
-    eventually("no sleeper is left", || scene.workers().iter().all(|process| !lives(*process)));
+    eventually("no sleeper is left", || scene.workers().iter().all(|process| !is_alive(*process)));
 }
 
 #[test]
@@ -332,7 +327,7 @@ fn a_pilot_that_cannot_begin_is_an_error_that_names_it() {
         assert!(matches!(error, Error::Cluster(ClusterError::Pilot { .. })), "{error}");
         says(&error, &[&["the pilot `sh -c exec env"], &parts[..]].concat());
         let process = scene.path().join("pilot");
-        assert!(!process.exists() || !lives(scene.pilot_process()), "{does}: it is still there");
+        assert!(!process.exists() || !is_alive(scene.pilot_process()), "{does}: it is still there");
     }
     let none = serve(Pilot::new(["/no/such/program"], 1..=1), eager(LONG)).unwrap_err();
     says(&none, &["the pilot `/no/such/program` cannot be started", "No such file"]);
@@ -358,8 +353,8 @@ fn a_pilot_that_breaks_at_any_moment_is_said_by_the_query_that_waits_and_leaves_
                 says(&error, &["no worker for 8 s", "the pilot `sh -c exec env", part]);
                 drop(cluster);
                 let process = scene.pilot_process();
-                eventually("no pilot is left", || !lives(process));
-                eventually("no worker is left", || scene.workers().iter().all(|process| !lives(*process)));
+                eventually("no pilot is left", || !is_alive(process));
+                eventually("no worker is left", || scene.workers().iter().all(|process| !is_alive(*process)));
             });
         }
     });
@@ -377,7 +372,7 @@ fn a_query_outlives_its_pilot_which_is_started_again() {
     kill(pilot);
     eventually("another is there", || scene.pilot_process() != pilot);
     // Nobody reaps those of a pilot that is gone; the head has let them go.
-    eventually("workers of the old one end", || workers.iter().all(|process| !lives(*process)));
+    eventually("workers of the old one end", || workers.iter().all(|process| !is_alive(*process)));
     assert_eq!(sum(&run.collect().unwrap()), 2999 * 1500);
 }
 
@@ -409,8 +404,8 @@ fn a_head_that_is_killed_leaves_no_pilot_and_no_worker() {
     eventually("it has workers", || list.exists());
     let processes: Vec<u32> =
         fs::read_to_string(list).unwrap().split(' ').map(|process| process.parse().unwrap()).collect();
-    assert!(processes.len() == 3 && processes.iter().all(|process| lives(*process)));
+    assert!(processes.len() == 3 && processes.iter().all(|process| is_alive(*process)));
     head.kill().unwrap();
     head.wait().unwrap();
-    eventually("all of them have ended", || processes.iter().all(|process| !lives(*process)));
+    eventually("all of them have ended", || processes.iter().all(|process| !is_alive(*process)));
 }

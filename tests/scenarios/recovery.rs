@@ -13,7 +13,7 @@ use polars_plan::dsl::{FileWriteFormat, PartitionStrategy, SinkDestination, Unif
 use regatta::observe::StageFigures;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
-use regatta::testing::{TestCluster, eventually};
+use regatta::testing::{FaultPlan, TestCluster, assert_same_as_polars, eventually};
 use regatta::{Error, WorkerId};
 use serde::{Deserialize, Serialize};
 
@@ -358,4 +358,20 @@ fn tasks_on_a_worker_that_stands_still_run_a_second_time_elsewhere_and_count_onc
     assert!(of(|stage| stage.again.into()) > 0 && profile.query.again > 0, "{profile:#}");
     assert_eq!((of(|stage| stage.lost.into()), of(|stage| stage.failed.into())), (0, 0), "{profile:#}");
     assert_eq!(profile.stages.last().unwrap().rows, 9_000, "{profile:#}");
+}
+
+#[regatta::udf]
+fn slowly(x: i64) -> i64 {
+    thread::sleep(Duration::from_millis(2));
+    x + 1
+}
+
+/// As the page on tests has it: fewer than eight losses.
+#[test]
+fn a_query_with_a_udf_survives_faults_that_a_plan_draws() {
+    let cluster = TestCluster::start(3).unwrap();
+    let query = df!["x" => (0..2000i64).collect::<Vec<_>>()].unwrap().lazy().select([slowly::on([col("x")])]);
+    let faults = cluster.suffer(FaultPlan::kill_each(Duration::from_secs(3)).seed(7));
+    assert_same_as_polars(cluster.session(), &query, true, &[]);
+    assert!(faults.end() > 0, "no worker was killed");
 }

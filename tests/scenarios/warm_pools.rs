@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{self, Command};
+use std::process::{self, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use regatta::udf::Pool;
 use regatta::{Config, Error};
 use serde::{Deserialize, Serialize};
 
+use crate::endings::is_alive;
 use crate::errors::{on_both, says};
 use crate::udfs::numbers;
 
@@ -102,13 +103,14 @@ fn processes(folder: &Path) -> BTreeSet<u32> {
     names.filter_map(|name| name.strip_prefix("start-")?.split('-').next()?.parse().ok()).collect()
 }
 
-fn is_alive(process: u32) -> bool {
-    fs::read_to_string(format!("/proc/{process}/stat"))
-        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.starts_with(" Z")))
+/// Sends it a signal, unless it has ended: one that became ready when nobody wanted it any more is let go.
+fn signal(process: u32, signal: &str) {
+    let sent = Command::new("kill").args([signal, &process.to_string()]).stderr(Stdio::null()).status().unwrap();
+    assert!(sent.success() || !is_alive(process), "{process} is alive");
 }
 
 fn kill(process: u32) {
-    assert!(Command::new("kill").args(["-9", &process.to_string()]).status().unwrap().success());
+    signal(process, "-9");
 }
 
 #[test]
@@ -215,6 +217,22 @@ fn a_process_that_died_while_it_was_warm_costs_no_batch() {
         fs::write(folder.path().join("slow"), "").unwrap();
         runs(session, &pool);
         assert!(processes(folder.path()).len() > first.len());
+    });
+}
+
+#[test]
+fn a_process_that_was_stopped_while_it_was_warm_costs_no_batch() {
+    on_both(|session| {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = pool(folder.path(), "process").isolated().timeout(Duration::from_secs(1));
+        runs(session, &pool);
+        let first = processes(folder.path());
+        first.iter().for_each(|process| signal(*process, "-STOP"));
+        // It neither begins the batch nor ends; another that starts takes more than the call's time.
+        fs::write(folder.path().join("slow"), "").unwrap();
+        runs(session, &pool);
+        assert!(processes(folder.path()).len() > first.len());
+        eventually("it is gone", || !first.iter().any(|process| is_alive(*process)));
     });
 }
 

@@ -47,6 +47,8 @@ pub(crate) enum When {
     After(Duration),
     /// So long after something has happened for the n-th time, from 1.
     With(Point, usize, Duration),
+    /// With the n-th of all that happens, from 1.
+    Moment(usize),
 }
 
 pub(crate) type Planned = (When, Fault);

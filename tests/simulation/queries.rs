@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
+use regatta_remote::catch;
 use serde::{Deserialize, Serialize};
 
 use super::random::Query;
@@ -107,10 +108,15 @@ pub(crate) fn draw(rng: &mut Rng, simulation: u64, folder: &Path, udfs: bool) ->
         };
         let (plain, ours) = (again(plain_query), again(query.frame));
         query = Query { frame: ours, ordered: false, ..query };
-        return Some((query, plain.with_optimizations(flags).collect().ok()?));
+        return Some((query, answered(plain.with_optimizations(flags))?));
     }
-    let plain = query.frame.clone().with_optimizations(flags).collect().ok()?;
+    let plain = answered(query.frame.clone().with_optimizations(flags))?;
     Some((query, plain))
+}
+
+/// Plain Polars' answer. Some queries it panics at.
+fn answered(query: LazyFrame) -> Option<DataFrame> {
+    catch(|| query.collect()).ok()?.ok()
 }
 
 /// Whether a group-by follows the UDF.

@@ -52,6 +52,7 @@ fn cost(workers: u32) -> Cost {
         modes: vec![Mode {
             ways: vec![Way::Sections],
             by_size: true,
+            by_hash: true,
             shared: Vec::new(),
             when: Fits::Always,
             stable: true,

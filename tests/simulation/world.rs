@@ -39,6 +39,8 @@ pub(crate) struct Outcome {
     pub(crate) errors: Vec<String>,
     /// What must not be.
     pub(crate) problems: Vec<String>,
+    /// What has happened that a fault may come with, until the queries had ended.
+    pub(crate) moments: usize,
     /// In virtual time.
     pub(crate) took: Duration,
     /// Of all packets: what they were, how many were sent and lost.
@@ -160,7 +162,7 @@ async fn run(
     }
     // Those that come with something come no more.
     let _ = over.send(());
-    happen.await.unwrap();
+    outcome.moments = happen.await.unwrap();
     world.over.set(true);
     outcome.problems.extend(world.left().await);
     outcome.took = began.elapsed();
@@ -233,8 +235,9 @@ impl World {
         }
     }
 
-    /// Lets faults happen, those that come with something as long as queries run. `until`: they are over.
-    async fn happen(self: Rc<Self>, faults: Vec<Planned>, seed: u64, until: oneshot::Receiver<()>) {
+    /// Lets faults happen, those that come with something as long as queries run, and yields how much of that there was. `until`: they
+    /// are over.
+    async fn happen(self: Rc<Self>, faults: Vec<Planned>, seed: u64, until: oneshot::Receiver<()>) -> usize {
         let began = Instant::now();
         let (tells, mut moments) = unbounded_channel();
         moments::watch(tells);
@@ -251,7 +254,8 @@ impl World {
             ends
         };
         let come_with = async {
-            let (mut seen, mut ends, mut until) = (BTreeMap::<Point, usize>::new(), Vec::new(), until);
+            let (mut seen, mut all) = (BTreeMap::<Point, usize>::new(), 0);
+            let (mut ends, mut until) = (Vec::new(), until);
             loop {
                 let (point, at) = tokio::select! {
                     biased;
@@ -260,10 +264,14 @@ impl World {
                 };
                 let count = seen.entry(point).or_default();
                 *count += 1;
-                let comes =
-                    |(when, _): &mut Planned| matches!(when, When::With(of, nth, _) if (*of, *nth) == (point, *count));
+                all += 1;
+                let comes = |(when, _): &mut Planned| match *when {
+                    When::After(_) => false,
+                    When::With(of, nth, _) => (of, nth) == (point, *count),
+                    When::Moment(nth) => nth == all,
+                };
                 for (when, fault) in with_some.extract_if(.., comes).collect::<Vec<_>>() {
-                    let When::With(_, _, after) = when else { continue };
+                    let after = if let When::With(_, _, after) = when { after } else { Duration::ZERO };
                     let world = Rc::clone(&self);
                     ends.push(actix::spawn(async move {
                         if !after.is_zero() {
@@ -275,12 +283,13 @@ impl World {
                     }));
                 }
             }
-            ends
+            (ends, all)
         };
-        let (timed, come_with) = tokio::join!(timed, come_with);
+        let (timed, (come_with, all)) = tokio::join!(timed, come_with);
         for end in timed.into_iter().chain(come_with) {
             end.await.unwrap();
         }
+        all
     }
 
     /// Lets a fault happen, where something happened at a worker, and yields what waits for its end.
@@ -471,7 +480,10 @@ fn is_excused(error: &Error, faults: &[Planned]) -> bool {
         Error::MadeOtherwise(_) => of_workers,
         Error::Pool(_) => of_many,
         Error::Cluster(ClusterError::NoWorkers { .. }) => of_workers,
-        Error::Cluster(ClusterError::Gone { .. } | ClusterError::Network { .. } | ClusterError::Closed) => of_links,
+        // A driver that has died reaches nobody, if its queries had not come so far that they could be cancelled.
+        Error::Cluster(ClusterError::Gone { .. } | ClusterError::Network { .. } | ClusterError::Closed) => {
+            of_links || any(|fault| matches!(fault, Fault::DriverDies))
+        }
         Error::Task(failed) => match &failed.cause {
             TaskFailure::Udf { error, .. } => {
                 error.to_string().contains(INJECTED) && any(|fault| matches!(fault, Fault::FailCall { .. }))

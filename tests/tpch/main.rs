@@ -47,7 +47,7 @@ fn the_queries_of_tpc_h_on_four_workers() {
 /// Sizes decide how stages run; whatever is decided, the answer is the same.
 #[test]
 fn the_queries_of_tpc_h_in_every_shape_that_can_be_forced() {
-    for shapes in ["broadcast", "hash", "one_section", "shared"] {
+    for shapes in ["broadcast", "hash", "one_section", "shared", "parts"] {
         // In a process of its own, which reads it when its session begins.
         let test = ["the_queries_of_tpc_h_on_two_workers", "--exact", "--nocapture"];
         let mut again = std::process::Command::new(std::env::current_exe().unwrap());

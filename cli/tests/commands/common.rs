@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use regatta_observe::window::{Answering, Head, MAILBOX, Window};
 use regatta_observe::{
-    Answer, Ask, ClusterView, Finding, LogFilter, LogLevel, LogLine, LogsView, Order, Profile, Progress, QueryRow,
-    QueryState, QueryView, Refusal, Severity, Totals,
+    Answer, Ask, ClusterView, Finding, JobLog, JobRow, JobState, LogFilter, LogLevel, LogLine, LogsView, Order,
+    Profile, Progress, QueryRow, QueryState, QueryView, Refusal, Severity, Totals,
 };
 use regatta_remote::{Arbiter, Authority, Node, NodeId, Role, Runtime};
 pub(crate) use testing::{HOSTILE, SECOND, view};
@@ -60,6 +60,10 @@ impl Head for Shows {
             Order::Drain { worker: 0, .. } => Ok(Answer::Drains(0)),
             Order::Drain { .. } => Err(Refusal::NoSuch("there is no such worker".to_owned())),
             Order::Token { .. } => Ok(Answer::Token("04made".to_owned())),
+            Order::Submit { arguments, .. } => {
+                Ok(Answer::Job(Box::new(JobRow { job: 3, arguments, ..JobRow::default() })))
+            }
+            Order::Stop { job } => Ok(Answer::Job(Box::new(JobRow { job, ..JobRow::default() }))),
         };
         Box::pin(async move { answer })
     }
@@ -105,6 +109,17 @@ impl Shows {
                 Answer::Profile(Box::new(self.profile.clone()))
             }
             Ask::Totals => Answer::Totals(Box::new(self.totals.clone())),
+            Ask::Jobs => Answer::Jobs(jobs()),
+            Ask::JobLog { job, after, lines } => {
+                let row = jobs().into_iter().find(|row| row.job == job);
+                let row = row.ok_or_else(|| Refusal::NoSuch(format!("no job {job} is known")))?;
+                let all = ["one", HOSTILE, "three"].map(str::to_owned);
+                let after = after.min(all.len() as u64);
+                // One line at a time, though more were asked for.
+                let lines: Vec<_> = all.into_iter().skip(after as usize).take(1.min(lines as usize)).collect();
+                let next = after + lines.len() as u64;
+                Answer::JobLog(Box::new(JobLog { row, lines, next, missed: 0 }))
+            }
             Ask::Logs { after, filter, lines } => Answer::Logs(Box::new(self.logs(&after, &filter, lines))),
             Ask::Findings { query } => {
                 let row = self.row(&query)?;
@@ -113,6 +128,22 @@ impl Shows {
             }
         })
     }
+}
+
+fn jobs() -> Vec<JobRow> {
+    let row = |job, state, how: Option<&str>, arguments: &[&str]| JobRow {
+        job,
+        arguments: arguments.iter().map(|of| (*of).to_owned()).collect(),
+        state,
+        how: how.map(str::to_owned),
+        began_ms: 1_700_000_000_000,
+        time: u64::from(job) * 62 * SECOND,
+    };
+    vec![
+        row(3, JobState::Done, None, &["nightly", HOSTILE]),
+        row(2, JobState::Failed, Some("exit status: 3"), &[]),
+        row(1, JobState::Running, None, &["nightly", "--date", "2026-11-30"]),
+    ]
 }
 
 fn lines() -> Vec<LogLine> {

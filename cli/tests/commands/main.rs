@@ -2,6 +2,7 @@
 
 mod common;
 mod exporting;
+mod history;
 mod top;
 
 use std::io::{BufRead, BufReader};
@@ -112,6 +113,40 @@ fn an_operator_cancels_and_makes_tokens_and_an_observer_does_neither() {
 }
 
 #[test]
+fn jobs_are_submitted_by_their_programs_build_and_followed_to_their_end() {
+    let made = Made::new(view(), profile());
+    let (observer, operator) = (made.token(Role::Observer), made.token(Role::Operator));
+    let table = said(&made.regatta(&observer, &["jobs"]));
+    let lines: Vec<_> = table.lines().collect();
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(words(lines[0]), "JOB STATE TIME ARGUMENTS HOW IT ENDED");
+    assert_eq!(words(lines[2]), "2 failed 2:04 exit status: 3");
+    assert_eq!(lines[3], "  1  running  1:02  nightly --date 2026-11-30");
+    assert!(table.chars().all(|c| c == '\n' || !c.is_control()), "{table:?}");
+    let program = made.file("program", "no ELF");
+    let name = program.to_str().unwrap();
+    for arguments in [&["submit", "--", name, "x"][..], &["jobs", "stop", "1"]] {
+        assert_eq!(made.regatta(&observer, arguments).status.code(), Some(4), "{arguments:?}");
+    }
+    let output = made.regatta(&operator, &["submit", "--", name, "nightly", "--date", "-3"]);
+    let followed = said(&output);
+    assert!(followed.starts_with("job 3 (nightly --date -3) runs, for 0:00\none\n"), "{followed}");
+    assert!(followed.contains("\nthree\njob 3 (nightly ") && followed.trim_end().ends_with(" is done, after 3:06"));
+    assert!(followed.chars().all(|c| c == '\n' || !c.is_control()), "{followed:?}");
+    let output = made.regatta(&operator, &["jobs", "log", "-f", "2"]);
+    assert_eq!((output.status.code(), said(&output).lines().count()), (Some(1), 3));
+    assert!(complained(&output).contains("job 2 failed after 2:04: exit status: 3"), "{}", complained(&output));
+    let json = said(&made.regatta(&operator, &["jobs", "log", "1", "--json"]));
+    assert_eq!(json.lines().next().unwrap(), r#"{"job":1,"line":"one"}"#);
+    made.regatta(&operator, &["jobs", "stop", "1"]);
+    let build = "21acf3822c030924a7c3d0a305e1c5a576c0cd50b0d9096d065ff28fc1c4a783".to_owned();
+    let arguments = ["nightly", "--date", "-3"].map(str::to_owned).to_vec();
+    assert_eq!(made.orders(), [Order::Submit { arguments, build }, Order::Stop { job: 1 }]);
+    let nowhere = made.regatta(&operator, &["submit", "--", "/nowhere"]);
+    assert!(complained(&nowhere).contains("/nowhere cannot be read"), "{}", complained(&nowhere));
+}
+
+#[test]
 fn each_way_to_fail_has_its_exit_code_and_says_what_to_do() {
     let made = Made::new(view(), profile());
     let (token, address) = (made.token(Role::Observer), made.address());
@@ -132,8 +167,8 @@ fn each_way_to_fail_has_its_exit_code_and_says_what_to_do() {
         (at(&nobody, &token), 3, "no answer from"),
         (at("nowhere", &token), 3, "host:port"),
         (at(&address, "04nonsense"), 4, "copy the whole text"),
-        (at(&address, &made.token(Role::Worker)), 4, "is for a worker: looking at a cluster needs one of"),
-        (at(&address, &made.token(Role::Driver)), 4, "is for a driver"),
+        (at(&address, &made.token(Role::Worker)), 4, "is of the role worker: looking at a cluster needs one of"),
+        (at(&address, &made.token(Role::Driver)), 4, "is of the role driver"),
         (at(&address, &other.token(Role::Observer)), 4, "of another cluster than the token"),
         (at(&address, &expired), 4, "expired"),
         (at(&address, &revoked.to_string()), 4, "revoked"),
@@ -165,6 +200,15 @@ fn lines_of_the_log_are_one_each_and_follow_each_other() {
     let json = said(&made.regatta(&token, &["logs", "--worker", "2", "--json"]));
     let line: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
     assert_eq!((&line["worker"], &line["text"]), (&2.into(), &"weights 62 %".into()));
+    // Of a worker that says nothing there is nothing; of one that is not there, or a query, that is said.
+    assert_eq!(made.regatta(&token, &["logs", "--worker", "1"]).status.code(), Some(0));
+    for (of, says) in [
+        (&["logs", "--worker", "77"][..], "worker 77 is not there; there are 0, 1"),
+        (&["logs", "--worker", "1", "--query", "9999"], "no query is known whose number ends with \"9999\""),
+    ] {
+        let output = made.regatta(&token, of);
+        assert!(output.status.code() == Some(1) && complained(&output).contains(says), "{output:?}");
+    }
     // Whoever follows gets each line once, and nobody else waits for it, however slow it is.
     let mut follower = made.start(&token, &["logs", "-f", "-n", "1", "--json"]);
     let mut read = BufReader::new(follower.0.stdout.take().unwrap()).lines();
@@ -244,6 +288,8 @@ fn the_doctor_says_what_is_well_and_what_is_not_and_what_to_do() {
         (Some(3), Some(true)),
         "{output:?}"
     );
+    let both = said(&output) + &complained(&output);
+    assert_eq!(both.matches(&address).count(), 1, "it is said once: {both}");
 }
 
 /// What a dashboard answers.

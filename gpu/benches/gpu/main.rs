@@ -1,5 +1,5 @@
 //! What a GPU takes for copies, launches and whole jobs, each beside the limit that this GPU's own copies and products set, and
-//! beside PyTorch and CuPy where they are installed. Without a GPU it says so. See docs/gpu.md.
+//! beside PyTorch and CuPy where they are installed. Without a GPU it says so. See docs/book/src/gpu.md.
 //!
 //! With REGATTA_FAKES=FOLDER it runs small on the fake driver, to see that it runs: its figures mean nothing then.
 

@@ -93,7 +93,13 @@ pub(super) fn waited(profile: &Profile) -> Vec<Said> {
     let waits = profile.stages.iter().flat_map(|stage| &stage.waits);
     let longest =
         waits.filter(|wait| ["capacity", "workers", "alone", "replica", "start"].contains(&wait.kind.as_str()));
-    let on = longest.max_by_key(|wait| wait.time).map(|wait| format!(" It waited for {}.", wait.on));
-    let advice = "Try more workers, a smaller request of its UDFs, or fewer queries at once".to_owned();
-    vec![Said { stage: None, says: format!("{says}{}", on.unwrap_or_default()), advice }]
+    let longest = longest.max_by_key(|wait| wait.time);
+    let on = longest.map(|wait| format!(" It waited for {}.", wait.on));
+    let advice = match longest.map(|wait| &*wait.kind) {
+        Some("replica" | "start") => {
+            "Try a shorter `start` of the UDF, or keep its replicas warm for longer (REGATTA_POOL_WARM_SECONDS)"
+        }
+        _ => "Try more workers, a smaller request of its UDFs, or fewer queries at once",
+    };
+    vec![Said { stage: None, says: format!("{says}{}", on.unwrap_or_default()), advice: advice.to_owned() }]
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::WaitFigures;
 use crate::testing::{self, SECOND};
 
 fn ids(profile: &Profile) -> Vec<&'static str> {
@@ -89,4 +90,19 @@ fn findings_say_their_figures() {
         ]
     );
     assert_eq!(profile.findings[0].advice, "Try .replicas(1..=4)");
+}
+
+/// What to do about a wait depends on what it was for.
+#[test]
+fn who_waited_for_a_start_is_not_told_to_get_more_workers() {
+    let mut profile = fine();
+    profile.query.waited = 20 * SECOND;
+    let advice = |profile: &Profile, kind: &str| {
+        let mut profile = profile.clone();
+        let wait = WaitFigures { kind: kind.to_owned(), on: "UDF x".to_owned(), time: 15 * SECOND };
+        profile.stages[1].waits = vec![wait];
+        stages::waited(&profile)[0].advice.clone()
+    };
+    assert!(advice(&profile, "start").contains("REGATTA_POOL_WARM_SECONDS"));
+    assert!(advice(&profile, "capacity").contains("more workers"));
 }

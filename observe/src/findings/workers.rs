@@ -50,7 +50,8 @@ pub(super) fn retries(profile: &Profile) -> Vec<Said> {
             *kinds.entry(error.text.lines().next().unwrap_or_default()).or_default() += 1;
         }
         let most = kinds.into_iter().max_by_key(|(_, times)| *times);
-        let most = most.map(|(text, times)| format!("; {times} x {}", crate::text::cut(&crate::text::line(text), 160)));
+        let most =
+            most.map(|(text, times)| format!("; {times} x {}", crate::text::begins(&crate::text::line(text), 400)));
         let says = format!("{}{}.", says.join(", "), most.unwrap_or_default());
         Some(Said::of(stage.stage, says, "The errors of the profile say why"))
     });

@@ -77,7 +77,7 @@ impl Graph {
                 _ if found.peek().is_some() => Look::Found,
                 StageState::Running => Look::Running,
                 StageState::Waiting => Look::Waiting,
-                StageState::Done => Look::Plain,
+                StageState::Done | StageState::Stopped => Look::Plain,
             };
             stage.lines.extend(found.map(|finding| format!("! {}", finding.id)));
         }

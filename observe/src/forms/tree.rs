@@ -214,6 +214,7 @@ fn words(figures: &StageFigures) -> String {
         StageState::Running => words.push(format!("{} done, {} running", figures.done, figures.running)),
         StageState::Done if figures.enough => words.push(format!("{} were enough", figures.done)),
         StageState::Done => (),
+        StageState::Stopped => words.push(format!("{} done when the query ended", figures.done)),
     }
     let durations = &figures.durations;
     match durations.count() {

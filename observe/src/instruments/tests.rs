@@ -127,7 +127,7 @@ fn every_figure_that_counts_only_grows_also_when_queries_are_forgotten() {
 
 #[test]
 fn docs_dashboard_md_has_every_instrument() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/dashboard.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/book/src/dashboard.md");
     let page = std::fs::read_to_string(path).unwrap();
     let (begin, rest) = page.split_once("<!-- instruments -->\n").unwrap();
     let (is, end) = rest.split_once("<!-- /instruments -->").unwrap();
@@ -140,6 +140,9 @@ fn docs_dashboard_md_has_every_instrument() {
     if std::env::var_os("REGATTA_TEST_GOLDEN").is_some() {
         std::fs::write(path, format!("{begin}<!-- instruments -->\n{table}<!-- /instruments -->{end}")).unwrap();
     } else {
-        assert!(is == table, "docs/dashboard.md is not what the code says: run this with REGATTA_TEST_GOLDEN=write");
+        assert!(
+            is == table,
+            "docs/book/src/dashboard.md is not what the code says: run this with REGATTA_TEST_GOLDEN=write"
+        );
     }
 }

@@ -95,6 +95,7 @@ impl Shown {
                 let left = format!("{} rows  {}", count(stage.rows), bytes(stage.bytes));
                 vec![format!("{}  {left}  {}", begins(" ok"), time(stage.time))]
             }
+            StageState::Stopped => vec![format!("{}  {} rows", begins("  -"), count(stage.rows))],
             StageState::Waiting => {
                 let stages: Vec<_> = stage.waits_for.iter().map(ToString::to_string).collect();
                 let waits = match &stages[..] {
@@ -198,11 +199,21 @@ fn pool(pool: &PoolProgress) -> String {
     format!("         {}   {ready} of {most} replicas{busy}{waiting}{starting}", short(&pool.udf))
 }
 
-/// A line that fits, and moves no cursor.
+/// A line that fits, and moves no cursor. It is cut behind a word: the beginning of a figure is another figure.
 fn fit(text: &str, room: Room) -> String {
-    let text = line(text);
+    const CUT: &str = " ..";
+    let text: String = line(text).chars().map(|c| if room.unicode || c.is_ascii() { c } else { '?' }).collect();
     let width = room.width.saturating_sub(1).max(1);
-    fitting(text.chars().map(|c| if room.unicode || c.is_ascii() { c } else { '?' }), width).collect()
+    if columns(&text) <= width {
+        return text;
+    }
+    let left: String = fitting(text.chars(), width.saturating_sub(CUT.len())).collect();
+    let is_whole = text[left.len()..].starts_with(' ');
+    match left.rfind(' ').filter(|at| !is_whole && *at > left.len() / 2) {
+        Some(at) => format!("{}{CUT}", left[..at].trim_end()),
+        None if left.is_empty() => fitting(text.chars(), width).collect(),
+        None => format!("{}{CUT}", left.trim_end()),
+    }
 }
 
 /// The line that is left of a query when it has ended.

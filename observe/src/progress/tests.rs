@@ -31,8 +31,8 @@ query 00000007 nightly  stage 2 of 4   0:42   4 workers, 5 of 16 CPU busy   5.47
         "\
 query 00000007 nightly  stage 2 of 4   0:42   4 workers, 5 of 16 CPU busy   5.47 GiB of 32 GiB
  ok  1 stage done
- >>  1  scan lineitem.pa.., filter, Embed    311 of 512 tasks  [#########       ]  3.64 M rows, 91.
-         Embed   3 of 4 replicas, 97 % busy; 9 batches wait for room; one starts on worker 3 for 34
+ >>  1  scan lineitem.pa.., filter, Embed    311 of 512 tasks  [#########       ]  3.64 M rows, ..
+         Embed   3 of 4 replicas, 97 % busy; 9 batches wait for room; one starts on worker 3 for ..
 "
     );
     let many = vec![progress; 5];
@@ -68,6 +68,22 @@ fn names_of_every_script_fit_and_move_no_cursor() {
     progress.state = QueryState::Done;
     let said = Lines::default().next(&progress);
     assert!(said.iter().all(|text| !text.chars().any(crate::text::is_hidden)), "{said:?}");
+}
+
+#[test]
+fn a_line_that_is_too_long_ends_behind_a_word() {
+    let mut made = Made::new(2, Limits::default());
+    made.submit(None, &testing::plan());
+    let mut progress = made.recorder.progress(made.query, made.now).unwrap();
+    progress.notes = vec!["12345 67890 ".repeat(20)];
+    for width in 30..80 {
+        let lines = Shown::default().draw(&[progress.clone()], Room { width, height: 60, unicode: true });
+        let note = lines.last().unwrap();
+        let figures: Vec<_> = note.trim_start_matches([' ', '!']).split(' ').collect();
+        let (end, figures) = figures.split_last().unwrap();
+        assert!(*end == ".." && figures.iter().all(|figure| figure.len() == 5), "{width}: {note:?}");
+        assert!(crate::text::columns(note) < width, "{width}: {note:?}");
+    }
 }
 
 #[test]

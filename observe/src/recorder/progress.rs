@@ -32,7 +32,7 @@ impl Recorder {
             cpus: there().map(|worker| worker.cpus).sum(),
             cpus_busy: busy.filter(|busy| !busy.is_empty()).map(|busy| busy.iter().sum()),
             memory: (memory > 0).then_some((memory, limit)),
-            peak: there().map(|worker| worker.sample.peak).max().unwrap_or(0),
+            peak: self.workers_of(query).iter().map(|worker| worker.sample.peak).max().unwrap_or(0),
             rows: figures.rows,
             udf: most
                 .filter(|_| waited > 0)

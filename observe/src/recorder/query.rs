@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::records::Records;
 use super::stage::Stage;
 use super::strips::Busy;
+use super::used::Used;
 use crate::text::ends;
 use crate::{
     Dropped, EdgeFigures, ErrorRecord, Explain, Metrics, MetricsByUdf, Node, Outcome, PoolFigures, QueryFigures,
@@ -29,6 +30,7 @@ pub(super) struct Query {
     /// It was released.
     taken: Option<u64>,
     pub(super) busy: Busy,
+    pub(super) used: Used,
     pub(super) records: Records,
     pub(super) errors: VecDeque<ErrorRecord>,
     pub(super) incomplete: Vec<String>,
@@ -68,6 +70,7 @@ impl Query {
             ended: None,
             taken: None,
             busy: Busy::default(),
+            used: Used::default(),
             records: Records::default(),
             errors: VecDeque::new(),
             incomplete: Vec::new(),
@@ -164,7 +167,7 @@ impl Query {
     pub(super) fn lose(&mut self, worker: u32, why: &str, now: u64) {
         let at = self.since(now);
         let lost: Vec<_> = self.stages.iter_mut().flat_map(|stage| stage.lose(worker, at)).collect();
-        let had = self.stages.iter().any(|stage| stage.workers().any(|(on, ..)| on == worker));
+        let had = self.had(worker);
         if had || !lost.is_empty() {
             self.went_wrong(now, None, None, Some(worker), &format!("worker {worker} is lost: {why}"));
             let what = "what its tasks had spent and not yet said, and what they measured, is not in these figures";
@@ -203,6 +206,16 @@ impl Query {
         }
     }
 
+    /// When it ended, if it has, or was released.
+    pub(super) fn ended_at(&self) -> u64 {
+        self.ended.map_or(u64::MAX, |ended| self.submitted + ended)
+    }
+
+    /// Whether a worker had something of it.
+    pub(super) fn had(&self, worker: u32) -> bool {
+        self.stages.iter().any(|stage| stage.workers().any(|(on, ..)| on == worker))
+    }
+
     pub(super) fn drop_strips(&mut self) {
         self.busy.clear();
         self.dropped.strips += 1;
@@ -223,6 +236,7 @@ impl Query {
                 let ended = self.stages[index].end(task, attempt, Outcome::Stopped, (0, 0), None, at);
                 ended.into_iter().for_each(|record| self.keep(record));
             }
+            self.stages[index].stop(at);
         }
     }
 
@@ -235,6 +249,7 @@ impl Query {
         QueryFigures {
             id: format!("{:016x}", self.id.0),
             name: self.name.clone(),
+            driver: None,
             state: self.state,
             error: self.error.clone(),
             submitted_ms: epoch_ms + self.submitted / 1_000_000,
@@ -315,6 +330,7 @@ impl Query {
             + reported
             + self.plan.bytes()
             + self.busy.bytes()
+            + self.used.bytes()
             + self.records.bytes()
             + errors
             + words

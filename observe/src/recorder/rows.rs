@@ -2,11 +2,13 @@
 
 use super::Recorder;
 use super::query::Query;
-use crate::text::ends;
+use crate::text::{begins, ends};
 use crate::{QueryId, QueryRow, QueryState, Sample, StageState, WorkerId};
 
 /// Bytes of a text in a line, at its beginning and at its end.
 const TEXT: usize = 100;
+/// Bytes of an error in a line: what to do about it is its end.
+const ERROR: usize = 800;
 
 impl Recorder {
     /// How many queries run, and how many have ended and are remembered.
@@ -54,7 +56,7 @@ impl Query {
         let at = left().find(|stage| stage.figures.state == StageState::Running).or_else(|| left().next());
         let runs = self.state == QueryState::Running;
         let since = self.ended.unwrap_or_else(|| self.since(now));
-        let first = |error: &str| ends(error.lines().next().unwrap_or_default(), TEXT);
+        let first = |error: &str| begins(error.lines().next().unwrap_or_default(), ERROR);
         QueryRow {
             time: figures.waited + figures.ran,
             error: figures.error.as_deref().map(first),

@@ -257,6 +257,13 @@ impl Stage {
         self.steps.iter_mut().for_each(|step| step.leave(now));
     }
 
+    /// Its query has ended. If it was not done, it never will be.
+    pub(super) fn stop(&mut self, now: u64) {
+        if self.figures.state == StageState::Running {
+            (self.figures.state, self.figures.ended) = (StageState::Stopped, Some(now));
+        }
+    }
+
     pub(super) fn waited(&mut self, kind: &'static str, on: &str, time: u64) {
         let many = self.waits.len() >= WAITS;
         let key = (kind, crate::text::ends(on, 200));

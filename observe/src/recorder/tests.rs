@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::testing::{self, Made, Random, SECOND};
 use crate::{
-    Calls, EngineNode, Explain, Fetched, Metric, Metrics, MetricsByUdf, Outcome, Spent, StageId, StagePlan, Submitted,
-    TaskId,
+    Calls, EngineNode, Explain, Fetched, Metric, Metrics, MetricsByUdf, Outcome, Spent, StageId, StagePlan, StageState,
+    Submitted, TaskId,
 };
 
 #[test]
@@ -115,6 +115,8 @@ fn every_attempt_ends_with_its_query() {
         let profile = made.profile();
         let stage = &profile.stages[0];
         assert_eq!((profile.query.state, stage.running), (QueryState::Cancelled, 0));
+        assert_ne!(stage.state, StageState::Running, "seed {seed}");
+        assert!(!profile.to_string().contains("running"), "seed {seed}: {profile}");
         assert!(profile.tasks.iter().all(|task| task.outcome != Outcome::Running));
         let ended: u64 = stage.workers.iter().map(|(_, attempts, _)| attempts).sum();
         let outcomes = u64::from(stage.failed + stage.lost + stage.stopped) + stage.durations.count();
@@ -284,6 +286,38 @@ fn clocks_that_go_back_are_no_harm() {
         assert!(profile.stages.iter().all(|stage| stage.busy <= 600 * 100 * SECOND), "seed {seed}");
         assert!(profile.took() <= 100 * SECOND && profile.to_html().contains("</html>"), "seed {seed}");
     }
+}
+
+/// What a worker used is a query's while that ran, and what comes later changes nothing of it.
+#[test]
+fn the_memory_of_another_query_is_not_said_of_one_that_has_ended() {
+    let mut made = Made::new(1, Limits::default());
+    let sample = |memory, peak| Sample { cpu: 0, memory, peak };
+    let ran = |made: &mut Made, used: &[Sample]| {
+        made.query = QueryId(made.query.0 + 1);
+        made.submit(None, &testing::plan());
+        made.place(1, 0, 1, 0);
+        for sample in used {
+            made.now += SECOND;
+            made.saw(Seen::Pulse(WorkerId(0), *sample));
+        }
+        made.now += SECOND / 2;
+        made.ends(1, 0, 1, End::Done { rows: 1, bytes: 1 });
+        made.saw(Seen::Done(made.query));
+        made.saw(Seen::Released(made.query));
+        made.query
+    };
+    let peak = |made: &Made, query| made.recorder.profile(query, made.now).unwrap().workers[0].sample.peak;
+    let small = ran(&mut made, &[sample(100, 100), sample(120, 130)]);
+    let short = ran(&mut made, &[]);
+    made.now += SECOND;
+    made.saw(Seen::Pulse(WorkerId(0), sample(110, 900)));
+    let late = ran(&mut made, &[sample(105, 900)]);
+    made.now += SECOND;
+    made.saw(Seen::Pulse(WorkerId(0), sample(105, 900)));
+    let large = ran(&mut made, &[sample(3000, 3000)]);
+    let peaks = [small, short, late, large].map(|query| peak(&made, query));
+    assert_eq!(peaks, [900, 900, 105, 3000], "between two looks it was one of the first two");
 }
 
 /// No worker is believed so far that a sum of what it says ends this process.

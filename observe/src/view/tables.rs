@@ -72,7 +72,7 @@ impl Table {
         self.rows.is_empty()
     }
 
-    fn new(heads: &[&'static str], right: &[&str], rows: Vec<Vec<String>>) -> Self {
+    pub(super) fn new(heads: &[&'static str], right: &[&str], rows: Vec<Vec<String>>) -> Self {
         Self { heads: heads.iter().map(|head| (*head, right.contains(head))).collect(), rows }
     }
 }

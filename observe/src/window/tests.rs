@@ -4,7 +4,7 @@ use std::time::Duration;
 use regatta_remote::{ActorRef, Address, AskError, Authority};
 
 use super::*;
-use crate::{ClusterView, LogLine, LogsView, QueryRow, TaskRecord, WorkerRow};
+use crate::{ClusterView, JobLog, JobRow, LogLine, LogsView, QueryRow, TaskRecord, WorkerRow};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -46,6 +46,19 @@ fn an_answer_that_is_too_large_has_fewer_rows_and_says_what_is_left_out_or_is_no
     let Ok(Answer::Logs(short)) = read(&reply(Ok(Answer::Logs(Box::new(view))))) else { panic!() };
     let (shown, last) = (short.lines.len() as u64, short.lines.last().map(|line| line.number));
     assert_eq!((shown + short.missed, last, shown > 10), (100, Some(99), true));
+    // Of a job's lines the first come, and the rest is asked for after them; of jobs all, with less of long arguments.
+    let job = |job| JobRow { job, arguments: vec!["x".repeat(60_000)], ..JobRow::default() };
+    let log = JobLog { row: job(1), lines: vec!["\x1b".repeat(8192); 100], next: 250, missed: 150 };
+    let Ok(Answer::JobLog(short)) = read(&reply(Ok(Answer::JobLog(Box::new(log))))) else { panic!() };
+    assert_eq!((short.next - 150, short.lines.len() > 10), (short.lines.len() as u64, true));
+    let Ok(Answer::Jobs(short)) = read(&reply(Ok(Answer::Jobs((0..300).map(job).collect())))) else { panic!() };
+    assert!(short.iter().map(|row| row.job).eq(0..300), "{} jobs", short.len());
+    assert!(short.iter().all(|row| row.arguments[0].len() == ARGUMENTS && row.arguments[0].ends_with("x ...")));
+    let Ok(Answer::Jobs(short)) = read(&reply(Ok(Answer::Jobs((0..2000).map(job).collect())))) else { panic!() };
+    assert_eq!((short[0].job, short.len() >= 500), (0, true), "the newest, where they are too many");
+    let wide = JobRow { arguments: vec!["ß\u{200b}".repeat(30_000)], ..JobRow::default() };
+    let Ok(Answer::Jobs(short)) = read(&reply(Ok(Answer::Jobs(vec![wide; 30])))) else { panic!() };
+    assert!(short.len() == 30 && short[0].arguments[0].len() <= ARGUMENTS, "cut between characters");
     let row = QueryRow { doing: "x".repeat(MAX_ANSWER), ..QueryRow::default() };
     assert!(matches!(read(&reply(Ok(Answer::Cancelled(Box::new(row))))), Err(Refusal::TooMuch(_))));
 }

@@ -36,7 +36,7 @@ impl Scene {
             scale: None,
             forced: None,
         };
-        let observed = Observed::new(1 << 20);
+        let observed = Observed::new(Kept { memory: 1 << 20, archive: None });
         let now = observed.began;
         Self { core: Core::new(settings), observed, now, runs: Vec::new(), is_done: false }
     }

@@ -1,4 +1,4 @@
-//! Each message, by who may not send it, and of what its sender may not speak. The table in `docs/semantics.md` is made of
+//! Each message, by who may not send it, and of what its sender may not speak. The table in `docs/book/src/semantics.md` is made of
 //! the declarations.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::super::messages::*;
-use super::super::{GATEWAY, GatewayActor, Host, MAILBOX, Relay, SCHEDULER, SWORDFISH, SchedulerActor, UdfActor};
+use super::super::{GATEWAY, GatewayActor, Host, Kept, MAILBOX, Relay, SCHEDULER, SWORDFISH, SchedulerActor, UdfActor};
 use crate::actor::{ActorSpec, SpawnOptions};
 use crate::actors::feed::ALL_SECTIONS;
 use crate::actors::udf::Ends;
@@ -48,14 +48,14 @@ const FROM_OUTSIDE: &[Line] = &[
         to: "window",
         message: "Look",
         from: &[Role::Observer, Role::Operator],
-        of: "all: figures, plans and errors of every query, and no data",
+        of: "all: figures, plans, errors and log lines of every query, and what jobs print",
         send: send::<{ Look::ID }>,
     },
     Line {
         to: "window",
         message: "Act",
         from: &[Role::Operator],
-        of: "any query, to cancel it; any worker, to have it leave; tokens, but none for operators",
+        of: "any query, to cancel it; any worker, to have it leave; tokens, but none for operators; jobs, which are the head's own program",
         send: send::<{ Act::ID }>,
     },
 ];
@@ -203,14 +203,14 @@ impl Scene {
         let (joining, _) = watch::channel(0);
         let scheduler = arbiter.spawn(MAILBOX, {
             let host = Arc::clone(&host);
-            move |_| SchedulerActor::new(settings, 1 << 20, host, joining)
+            move |_| SchedulerActor::new(settings, Kept { memory: 1 << 20, archive: None }, host, joining)
         });
         let gateway = arbiter.spawn(GatewayActor::MAILBOX, {
             let (host, scheduler, authority) = (Arc::clone(&host), scheduler.clone(), Arc::clone(&authority));
             move |_| GatewayActor::new(host, scheduler, authority)
         });
         SchedulerActor::publish(&head, SCHEDULER, &scheduler, &arbiter);
-        super::super::open_window(&head, &host, scheduler.clone(), Arc::clone(&authority), &arbiter);
+        super::super::open_window(&head, &host, scheduler.clone(), Arc::clone(&authority), None, &arbiter);
         GatewayActor::publish(&head, GATEWAY, &gateway);
         // What watches the peers of a session tells the scheduler.
         let mut events = head.events();
@@ -352,7 +352,8 @@ fn the_page_has_every_message_with_who_may_send_it_and_of_what_it_may_speak() {
     let lines = all_lines().map(|Line { to, message, from, of, .. }| {
         format!("| {to} | `{message}` | {} | {of} |", from.iter().map(name).collect::<Vec<_>>().join(", "))
     });
-    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/semantics.md")).unwrap();
+    let page =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/book/src/semantics.md")).unwrap();
     let section = page.split("## Who may ask what of whom").nth(1).unwrap_or_default();
     let there: Vec<&str> = section.lines().take_while(|line| !line.starts_with("## ")).collect();
     let there: Vec<_> =

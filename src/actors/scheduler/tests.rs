@@ -7,11 +7,11 @@ use polars::prelude::*;
 use regatta_remote::{Address, Authority, Role, Runtime};
 
 use super::super::messages::SubmitFrom;
-use super::super::{MAILBOX, SWORDFISH};
+use super::super::{Kept, MAILBOX, SWORDFISH};
 use super::*;
 use crate::LazyFrameExt;
 use crate::plan::{Target, plan};
-use crate::sched::{Attempt, TaskId};
+use crate::sched::{Attempt, PartitionId, TaskId};
 use crate::store::Store;
 
 /// A scheduler whose workers are the ends of its outboxes.
@@ -42,7 +42,8 @@ impl Scene {
             scale: None,
             forced: None,
         };
-        let mut scheduler = SchedulerActor::new(settings, 1 << 20, host, watch::channel(0).0);
+        let mut scheduler =
+            SchedulerActor::new(settings, Kept { memory: 1 << 20, archive: None }, host, watch::channel(0).0);
         let outboxes = cpus.into_iter().enumerate().map(|(worker, cpus)| {
             let place = Place { worker: WorkerId(worker as u32), node: Some((identity(Role::Worker).node(), at)) };
             let actor = node.actor(Address { node: node.id(), actor: SWORDFISH });

@@ -1,4 +1,4 @@
-# The pilot on Ray (docs/ray.md): runs on a node of the cluster, and asks Ray for one actor for each worker, which runs the worker's
+# The pilot on Ray (docs/book/src/ray.md): runs on a node of the cluster, and asks Ray for one actor for each worker, which runs the worker's
 # process as its child. Orders come as lines of JSON on standard input, events go to standard output. The end of the input is the end of
 # this process, with which Ray ends its actors, and the kernel their children.
 import collections, ctypes, json, os, signal, socket, subprocess, sys, threading

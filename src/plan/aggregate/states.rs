@@ -11,7 +11,9 @@ use polars_core::chunked_array::cast::CastOptions;
 use polars_core::scalar::Scalar;
 use polars_plan::dsl::LazySerde;
 use polars_plan::plans::expr_ir::{ExprIR, OutputName};
-use polars_plan::plans::{AExpr, IRAggExpr, IRFunctionExpr, IRPowFunction, LiteralValue};
+use polars_plan::plans::{
+    AExpr, IRAggExpr, IRBitwiseFunction, IRBooleanFunction, IRFunctionExpr, IRPowFunction, LiteralValue,
+};
 use polars_plan::prelude::{AnonymousColumnsUdf, OpaqueColumnUdf, SpecialEq};
 use polars_utils::arena::{Arena, Node};
 
@@ -31,9 +33,24 @@ pub(super) fn is_mergeable(expr: &AExpr) -> bool {
                 | IRAggExpr::Mean(_)
                 | IRAggExpr::Var(..)
                 | IRAggExpr::Std(..)
+                | IRAggExpr::First(_)
+                | IRAggExpr::Last(_)
+                | IRAggExpr::FirstNonNull(_)
+                | IRAggExpr::LastNonNull(_)
         ),
+        AExpr::Function { function, .. } => is_its_own_merge(function),
         _ => aggregate_udf(expr).is_some(),
     }
+}
+
+/// Whether an aggregate of what it has made of parts is that of all rows.
+pub(super) fn is_its_own_merge(function: &IRFunctionExpr) -> bool {
+    matches!(
+        function,
+        IRFunctionExpr::Boolean(IRBooleanFunction::Any { .. } | IRBooleanFunction::All { .. })
+            | IRFunctionExpr::Bitwise(IRBitwiseFunction::And | IRBitwiseFunction::Or | IRBitwiseFunction::Xor)
+            | IRFunctionExpr::Product
+    )
 }
 
 pub(super) fn aggregate_udf(expr: &AExpr) -> Option<UdfCall> {
@@ -52,6 +69,8 @@ pub(super) struct States<'a> {
     /// Which of these have this hash: there may be thousands.
     pub(super) alike: HashMap<u64, Vec<usize>>,
     pub(super) kept: Schema,
+    /// Whether there are keys: else a task keeps a row also of none.
+    pub(super) keyed: bool,
 }
 
 impl States<'_> {
@@ -62,6 +81,20 @@ impl States<'_> {
         if let (Some(call), AExpr::AnonymousFunction { input, options, .. }) = (aggregate_udf(&expr), &expr) {
             return self.keep_udf(&call, input.clone(), *options, dtype);
         }
+        if let AExpr::Function { input, function, options } = &expr
+            && is_its_own_merge(function)
+        {
+            let of = input.first().map(|of| of.dtype(self.rows, self.exprs).cloned()).transpose()?;
+            // One that is not of numbers observes an order, or wraps.
+            if let (IRFunctionExpr::Product, false) = (function, of.is_some_and(|of| of.is_primitive_numeric())) {
+                polars_bail!(ComputeError: "{} cannot be merged of parts", shown(at, self.exprs));
+            }
+            let (function, options) = (function.clone(), *options);
+            let kept = self.intern(at)?;
+            let input = vec![ExprIR::from_node(kept, self.exprs)];
+            let merged = self.exprs.add(AExpr::Function { input, function, options });
+            return self.as_before(merged, &dtype);
+        }
         let AExpr::Agg(aggregate) = expr else {
             return self.keep_count(at, &dtype);
         };
@@ -71,6 +104,10 @@ impl States<'_> {
             | IRAggExpr::Sum(input)
             | IRAggExpr::Count { input, .. }
             | IRAggExpr::Mean(input)
+            | IRAggExpr::First(input)
+            | IRAggExpr::Last(input)
+            | IRAggExpr::FirstNonNull(input)
+            | IRAggExpr::LastNonNull(input)
             | IRAggExpr::Var(input, _)
             | IRAggExpr::Std(input, _) => {
                 (input, ExprIR::from_node(input, self.exprs).dtype(self.rows, self.exprs)?.clone())
@@ -92,6 +129,23 @@ impl States<'_> {
                 self.agg(IRAggExpr::Sum(kept))
             }
             IRAggExpr::Count { .. } => return self.keep_count(at, &dtype),
+            // Parts come in the order of tasks.
+            IRAggExpr::First(_) => {
+                let some = self.of_some(at, input)?;
+                self.agg(IRAggExpr::First(some))
+            }
+            IRAggExpr::Last(_) => {
+                let some = self.of_some(at, input)?;
+                self.agg(IRAggExpr::Last(some))
+            }
+            IRAggExpr::FirstNonNull(_) => {
+                let kept = self.intern(at)?;
+                self.agg(IRAggExpr::FirstNonNull(kept))
+            }
+            IRAggExpr::LastNonNull(_) => {
+                let kept = self.intern(at)?;
+                self.agg(IRAggExpr::LastNonNull(kept))
+            }
             IRAggExpr::Mean(_) if of.is_primitive_numeric() || of.is_bool() => self.keep_mean(input)?,
             IRAggExpr::Var(_, ddof) if of.is_primitive_numeric() => self.keep_var(input, ddof)?,
             IRAggExpr::Std(_, ddof) if of.is_primitive_numeric() => {
@@ -103,6 +157,20 @@ impl States<'_> {
             _ => polars_bail!(ComputeError: "{} of {of} cannot be merged of parts", shown(at, self.exprs)),
         };
         self.as_before(merged, &dtype)
+    }
+
+    /// What this aggregate of some rows is, of those tasks that have any: of none it is null, which none of them need be.
+    fn of_some(&mut self, at: Node, input: Node) -> PolarsResult<Node> {
+        let kept = self.intern(at)?;
+        if self.keyed && !matches!(self.exprs.get(input), AExpr::Filter { .. }) {
+            return Ok(kept);
+        }
+        let count = self.agg(IRAggExpr::Count { input, include_nulls: true });
+        let count = self.cast(count, DataType::Float64);
+        let count = self.intern(count)?;
+        let zero = self.float(0.0);
+        let by = self.binary(count, Operator::Gt, zero);
+        Ok(self.exprs.add(AExpr::Filter { input: kept, by }))
     }
 
     fn keep_udf(

@@ -110,6 +110,23 @@ fn operators_that_lose_the_order_keep_the_rows() {
     let unordered = UnionArgs { maintain_order: false, ..Default::default() };
     assert_same(concat([joined(), joined()], unordered).unwrap(), false, true, true);
     assert_same(rows().with_column(col("x").min().over([col("k")]).unwrap().alias("m")), true, true, true);
+    let by = || Some(by_name(["k"], true, false));
+    for keep in [UniqueKeepStrategy::First, UniqueKeepStrategy::Last, UniqueKeepStrategy::None] {
+        assert_same(rows().into_partitions(4).unique_stable(by(), keep), true, true, true);
+        assert_same(rows().into_partitions(4).unique(by(), keep), false, true, true);
+        assert_same(with_whim().into_partitions(4).unique_stable(by(), keep), true, true, false);
+    }
+    assert_same(joined().into_partitions(4).unique(by(), UniqueKeepStrategy::First), false, false, false);
+    let ends = [col("f").first(), col("x").last()];
+    assert_same(rows().into_partitions(4).group_by([col("k")]).agg(ends.clone()), false, true, true);
+    assert_same(joined().group_by([col("k")]).agg(ends.clone()), false, true, false);
+    assert_same(joined().into_partitions(4).group_by([col("k")]).agg(ends), false, false, false);
+    // Windows over rows in their order; whoever has put rows back has them where they were.
+    let window =
+        |rows: LazyFrame, of: &str| rows.with_column(col(of).cum_sum(false).over([col("k")]).unwrap().alias("c"));
+    assert_same(window(rows().into_partitions(4), "x"), true, true, true);
+    assert_same(window(joined().into_partitions(4), "x"), false, false, false);
+    assert_same(window(with_whim().into_partitions(4), "w"), false, false, false);
 }
 
 #[test]

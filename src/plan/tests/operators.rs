@@ -35,12 +35,17 @@ fn the_page_on_operators_is_what_the_planner_does() {
             t().group_by_stable([b()]).agg([a().sum()]);
             t().select([a().sum(), b().std(1)]);
             t().select([a().median()]);
+            t().group_by([b()]).agg([a().first(), a().last().alias("l")]);
+            t().select([a().first(), b().gt(lit(1)).any(true)]);
+            t().select([a().n_unique()]);
         ]
         "Aggregates beside each row": [
             t().with_column(a() - a().mean());
             t().filter(a().gt(a().median()));
             t().with_column(a().sum().over([b()]).unwrap());
             t().with_column(a().cum_sum(false).over([b()]).unwrap());
+            t().with_column(a().cum_sum(false).over([b()]).unwrap()).group_by([b()]).agg([a().max()]);
+            t().with_column(a().shift(lit(1)).over([b()]).unwrap() - a().shift(lit(1)).over([a()]).unwrap());
             t().with_column(a().shift(lit(1)));
         ]
         "Joins": [
@@ -60,10 +65,13 @@ fn the_page_on_operators_is_what_the_planner_does() {
         "Distinct rows, order, unions": [
             t().unique(None, UniqueKeepStrategy::Any);
             t().unique(None, UniqueKeepStrategy::None);
+            t().unique(None, UniqueKeepStrategy::First);
             t().unique_stable(None, UniqueKeepStrategy::First);
+            t().unique_stable(None, UniqueKeepStrategy::None);
             t().sort(["b"], ordered());
             t().sort(["b"], ordered()).limit(10);
             stack([t(), u()]);
+            t().merge_sorted(u(), ["a"], true).unwrap();
             t().with_row_index("n", None);
             t().reverse();
         ]
@@ -93,13 +101,13 @@ fn the_page_on_operators_is_what_the_planner_does() {
             page += "```\n";
         }
     }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operators.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/book/src/operators.md");
     if std::env::var_os("REGATTA_TEST_GOLDEN").is_some() {
         return std::fs::write(path, page).unwrap();
     }
     let known = std::fs::read_to_string(path).unwrap_or_default();
     assert!(
         page == known,
-        "docs/operators.md is not what the planner does: look at what has changed, and write it anew"
+        "docs/book/src/operators.md is not what the planner does: look at what has changed, and write it anew"
     );
 }

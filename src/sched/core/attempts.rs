@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use super::{Action, Core};
 use crate::sched::Affinity;
-use crate::sched::ledger::Grant;
 use crate::sched::query::{QUICK, TaskState};
 use crate::sched::queues::{Left, Run};
 
@@ -15,7 +14,7 @@ impl Core {
         self.leaving.remove(&run);
         match self.queues.end(run, now) {
             Some(Left::Next(next)) => self.begin(next, now),
-            Some(Left::Room(worker)) => self.ledger.release(&Grant::without_gpus(worker, self.settings.task)),
+            Some(Left::Room(room)) => self.ledger.release(&room),
             Some(Left::Nothing) => (),
             None => return false,
         }

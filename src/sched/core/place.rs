@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::pools::Evict;
 use super::{Action, Core, Timer};
 use crate::sched::ledger::{Grant, Ledger};
+use crate::sched::need::Need;
 use crate::sched::pool::{Pool, Pools, distinct};
 use crate::sched::query::{Phase, Query, TaskState};
 use crate::sched::queues::Run;
@@ -19,6 +20,8 @@ pub(super) struct Want {
     /// A task on each of these workers; on one of those; where there are neither, on any.
     pins: Vec<WorkerId>,
     wishes: Vec<WorkerId>,
+    /// So much memory for it.
+    memory: u64,
 }
 
 /// Whether a query wants a task on any worker; and what else.
@@ -89,13 +92,14 @@ impl Core {
             Phase::Waiting if self.waits_for_held(query, stage) => None,
             Phase::Waiting => {
                 let Whole { replicas, there, pins, .. } = Whole::of(query, stage, &self.pools, |_| true);
-                Some(Want { replicas, there, pins, wishes: Vec::new() })
+                Some(Want { replicas, there, pins, ..Want::default() })
             }
             Phase::Running if state.waiting.len() == 0 => None,
             Phase::Running if self.is_served(query, stage) => {
                 let wishes: Vec<_> = state.waiting.wishes().collect();
                 let pins = if wishes.is_empty() { state.waiting.pins().collect() } else { Vec::new() };
-                let anywhere = Want::default();
+                let memory = self.next_need(query, stage).map_or(0, |need| need.least);
+                let anywhere = Want { memory, ..Want::default() };
                 Some(if state.waiting.any() { anywhere } else { Want { pins, wishes, ..anywhere } })
             }
             Phase::Running => {
@@ -234,16 +238,26 @@ impl Core {
         self.evict_for(Evict::Idle(&whole.there), &all, |ledger| whole.place(task, ledger), actions)
     }
 
+    /// What a task needs of a worker.
+    pub(super) fn need(&self, query: &Query, stage: usize, index: usize) -> Need {
+        let held = query.held(stage, index).saturating_add(query.grouped(stage));
+        Need::new(self.settings.task, held, self.passing())
+    }
+
+    /// What the next task of a stage needs.
+    pub(super) fn next_need(&self, query: &Query, stage: usize) -> Option<Need> {
+        Some(self.need(query, stage, query.stages[stage].waiting.first()?))
+    }
+
     pub(super) fn start_task(&mut self, id: QueryId, stage: usize, now: Instant, actions: &mut Vec<Action>) -> bool {
-        let (admits, amount) = (self.policy.admits(self.queues.len()), self.settings.task);
+        let admits = self.policy.admits(self.queues.len());
         let Some(query) = self.queries.get(&id) else { return false };
         let state = &query.stages[stage];
-        if state.phase != Phase::Running || state.waiting.len() == 0 || !admits || !self.is_served(query, stage) {
+        if state.phase != Phase::Running || !admits || !self.is_served(query, stage) {
             return false;
         }
-        let Some(query) = self.queries.get_mut(&id) else { return false };
-        let state = &query.stages[stage];
-        let mut place = |wish| self.policy.place(amount, wish, &mut self.ledger);
+        let Some(need) = self.next_need(query, stage) else { return false };
+        let mut place = |wish| self.policy.place(need, wish, &mut self.ledger);
         let mut found = state.waiting.pins().find_map(|worker| place(Some(Affinity::Hard(worker))));
         if found.is_none() && state.waiting.any() {
             found = place(state.near.map(Affinity::Soft));
@@ -253,39 +267,58 @@ impl Core {
         {
             found = place(None);
             // Rather where a task wants to be.
-            if let Some(worker) = found.filter(|worker| !state.waiting.has_for(*worker)) {
-                self.ledger.undo(&Grant::without_gpus(worker, amount));
-                found = self.policy.place(amount, Some(Affinity::Soft(wanted)), &mut self.ledger);
+            if let Some(elsewhere) = found.take_if(|room| !state.waiting.has_for(room.worker)) {
+                self.ledger.undo(&elsewhere);
+                found = self.policy.place(need, Some(Affinity::Soft(wanted)), &mut self.ledger);
             }
         }
-        let Some(worker) = found else {
-            return self.evict_for_task(id, stage, Evict::Unused, actions) || self.queue_task(id, stage, actions) || {
-                let unfed = self.unfed(id, stage, now);
-                self.evict_for_task(id, stage, Evict::IdleBut(&unfed), actions)
-            };
-        };
-        let state = &mut query.stages[stage];
+        if found.is_none() {
+            let makes_room = self.evict_for_task(id, stage, need, Evict::Unused, actions)
+                || self.queue_task(id, stage, need, actions)
+                || {
+                    let unfed = self.unfed(id, stage, now);
+                    self.evict_for_task(id, stage, need, Evict::IdleBut(&unfed), actions)
+                };
+            if makes_room {
+                return true;
+            }
+            found = self.place_alone(id, stage, need);
+        }
+        let Some(room) = found else { return false };
+        let Some(query) = self.queries.get_mut(&id) else { return false };
+        let (state, worker) = (&mut query.stages[stage], room.worker);
         let Some(index) = state.waiting.take_any(worker) else { return false };
         state.running += 1;
         state.moved = now;
         state.tasks[index].state = TaskState::Running { on: worker, since: now };
         let depth = state.depth();
         let run_id = (query.task_id(stage, index), query.stages[stage].tasks[index].attempt);
-        self.queues.start(run_id, worker, depth, now);
+        self.queues.start(run_id, (need, room), depth, now);
         run(query, stage, index, run_id.1, worker, None, actions);
         true
     }
 
+    /// Room for a task that fits nowhere, on a worker without another.
+    fn place_alone(&mut self, id: QueryId, stage: usize, need: Need) -> Option<Grant> {
+        if need.least == 0 {
+            return None;
+        }
+        let waiting = &self.queries.get(&id)?.stages[stage].waiting;
+        let pinned = waiting.pins().find_map(|worker| self.ledger.place_alone_on(worker, need));
+        let others = waiting.any() || waiting.most_wanted().is_some();
+        pinned.or_else(|| others.then(|| self.ledger.place_alone(need)).flatten())
+    }
+
     /// Lets a task wait at a worker behind a short one, so that the worker has it when it needs it; unless a stage waits to be
     /// admitted: then room is to come free here.
-    fn queue_task(&mut self, id: QueryId, stage: usize, actions: &mut Vec<Action>) -> bool {
+    fn queue_task(&mut self, id: QueryId, stage: usize, need: Need, actions: &mut Vec<Action>) -> bool {
         let Some(query) = self.queries.get_mut(&id) else { return false };
         let waiting = &query.stages[stage].waiting;
         if !self.unadmitted.is_empty() || waiting.len() == 0 {
             return false;
         }
         let ready = |worker| self.ledger.is_open(worker) && waiting.has_for(worker);
-        let Some((behind, on)) = self.queues.place(ready) else { return false };
+        let Some((behind, on)) = self.queues.place(need, ready) else { return false };
         let Some(index) = query.stages[stage].waiting.take(on) else { return false };
         let attempt = query.stages[stage].tasks[index].attempt;
         self.queues.wait((query.task_id(stage, index), attempt), behind);
@@ -303,16 +336,23 @@ impl Core {
         pools.filter(|id| self.pools.get(*id).is_some_and(|pool| !pool.is_fed(now))).collect()
     }
 
-    fn evict_for_task(&mut self, id: QueryId, stage: usize, who: Evict<'_>, actions: &mut Vec<Action>) -> bool {
+    fn evict_for_task(
+        &mut self,
+        id: QueryId,
+        stage: usize,
+        need: Need,
+        who: Evict<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
         let Some(state) = self.queries.get(&id).map(|query| &query.stages[stage]) else { return false };
         let pins: Vec<_> = state.waiting.pins().collect();
         let others = state.waiting.any() || state.waiting.most_wanted().is_some();
-        let task = self.settings.task;
         let place = |ledger: &mut Ledger| {
-            let pinned = pins.iter().find_map(|worker| ledger.place_on(*worker, task));
-            pinned.or_else(|| others.then(|| ledger.place(task, Resources::NONE)).flatten())
+            let pinned = pins.iter().find_map(|worker| ledger.place_task_on(*worker, need));
+            pinned.or_else(|| others.then(|| ledger.place_task(need)).flatten())
         };
-        let freed = self.evict_for(who, &[task], place, actions);
+        let least = need.amount.with_memory(need.least);
+        let freed = self.evict_for(who, &[least], place, actions);
         // The room is there; whose turn it is takes it.
         freed.iter().for_each(|grant| self.ledger.release(grant));
         freed.is_some()

@@ -1,11 +1,11 @@
-//! A stage that is admitted whole must not wait for ever while tasks of others take every bit of room that comes free.
+//! A stage that is admitted whole must not wait for ever while tasks of others take every bit of room that comes free. Nor must one
+//! whose next task needs more memory than they leave.
 
 use std::time::{Duration, Instant};
 
 use super::place::Whole;
 use super::{Action, Core};
-use crate::sched::ledger::Grant;
-use crate::sched::query::Phase;
+use crate::sched::query::{Phase, Query};
 use crate::sched::{QueryId, WorkerId};
 
 /// Workers that take nothing new until a stage that has waited for long fits there.
@@ -30,32 +30,55 @@ impl Core {
         self.promise.looked_at = Some(now);
         let waiting = self.unadmitted.iter().filter_map(|(id, stages)| Some((self.queries.get(id)?, stages)));
         let waiting = waiting.flat_map(|(query, stages)| stages.iter().map(move |stage| (query, *stage)));
-        let longest = waiting.min_by_key(|(query, stage)| (query.stages[*stage].since, query.spec.id, *stage));
-        let Some((query, stage)) = longest else { return };
-        if now.duration_since(query.stages[stage].since) < PATIENCE {
+        let unadmitted = waiting.map(|(query, stage)| (query.stages[stage].since, query, stage));
+        let live = self.turns.iter().filter_map(|id| self.queries.get(&id));
+        let starving = live.flat_map(|query| query.open.iter().map(move |stage| (query, *stage)));
+        let starving = starving.filter(|(query, stage)| self.wants_memory(query, *stage));
+        let starving = starving.map(|(query, stage)| (query.stages[stage].moved, query, stage));
+        let longest = unadmitted.chain(starving).min_by_key(|(since, query, stage)| (*since, query.spec.id, *stage));
+        let Some((since, query, stage)) = longest else { return };
+        if now.duration_since(since) < PATIENCE {
             return;
         }
         let mut without_tasks = self.ledger.clone();
-        for (worker, desk) in self.queues.desks() {
-            let task = Grant::without_gpus(worker, self.settings.task);
-            (0..desk.running).for_each(|_| without_tasks.undo(&task));
-        }
-        let Some((replicas, tasks)) =
-            Whole::of(query, stage, &self.pools, |_| true).place(self.settings.task, &mut without_tasks)
-        else {
-            return;
+        self.queues.rooms().for_each(|room| without_tasks.undo(room));
+        let placed = match query.stages[stage].phase {
+            Phase::Running => {
+                let need = self.next_need(query, stage);
+                let room =
+                    need.and_then(|need| without_tasks.place_task(need).or_else(|| without_tasks.place_alone(need)));
+                room.map(|room| vec![room])
+            }
+            _ => Whole::of(query, stage, &self.pools, |_| true)
+                .place(self.settings.task, &mut without_tasks)
+                .map(|(replicas, tasks)| replicas.into_iter().chain(tasks).collect()),
         };
+        let Some(placed) = placed else { return };
         self.promise.to = Some((query.spec.id, stage));
-        self.promise.workers = replicas.iter().chain(&tasks).map(|grant| grant.worker).collect();
+        self.promise.workers = placed.iter().map(|grant| grant.worker).collect();
     }
 
-    /// Admits the stage if its room is there by now, else keeps others away from it.
+    /// Whether none of a stage's tasks runs, and the next one needs more memory than what passes by.
+    fn wants_memory(&self, query: &Query, stage: usize) -> bool {
+        let state = &query.stages[stage];
+        let waits = state.phase == Phase::Running && state.running + state.queued == 0;
+        waits && self.is_served(query, stage) && self.next_need(query, stage).is_some_and(|need| need.least > 0)
+    }
+
+    /// Admits the stage, or starts its task, if its room is there by now, else keeps others away from it.
     pub(super) fn keep_promise(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let Some((query, stage)) = self.promise.to else { return };
         self.reserve(false);
-        self.admit(query, stage, now, actions);
+        let is_starving = |core: &Self| {
+            let query = core.queries.get(&query).filter(|query| query.open.contains(&stage));
+            query.is_some_and(|query| core.wants_memory(query, stage))
+        };
+        match is_starving(self) {
+            true => drop(self.start_task(query, stage, now, actions)),
+            false => drop(self.admit(query, stage, now, actions)),
+        }
         let waits = self.queries.get(&query).filter(|query| query.open.contains(&stage));
-        if waits.is_some_and(|query| query.stages[stage].phase == Phase::Waiting) {
+        if waits.is_some_and(|query| query.stages[stage].phase == Phase::Waiting) || is_starving(self) {
             return self.reserve(true);
         }
         self.promise = Promise { looked_at: Some(now), ..Promise::default() };

@@ -11,10 +11,14 @@ use crate::error::{Error, PoolError, PoolFailure, TaskError, TaskFailure};
 use crate::sched::ledger::Ledger;
 use crate::sched::query::{Phase, Query, TaskState};
 use crate::sched::queues::Run;
+use crate::sched::resources::Bytes;
+use crate::sched::shape::{Reader, Tasks};
 use crate::sched::{Attempt, PoolId, QueryId, ReplicaId, TaskId, WorkerId};
 
 /// Failures of one task before they are the query's.
 pub(crate) const MAX_ATTEMPTS: u32 = 5;
+/// A task that needs more memory than its worker had, and was alone there, is tried so often on workers that are lost.
+const TOO_LARGE: u32 = 2;
 /// How long a task waits before its second attempt; each further one waits twice as long. A worker that is lost is known to
 /// be before the attempts are used up.
 const BACK_OFF: Duration = Duration::from_millis(250);
@@ -43,6 +47,8 @@ pub(super) struct Loss {
     excused: bool,
     /// The task that has ended it, and those before, beyond chance.
     poison: Option<TaskId>,
+    /// The memory that it had.
+    memory: u64,
 }
 
 /// What a query has lost with a worker, or with a pool.
@@ -67,6 +73,7 @@ impl Core {
         self.suspects.extend(&suspects);
         self.break_promise(worker);
         self.drains.values_mut().for_each(|drain| drain.forget(worker));
+        let memory = self.ledger.account(worker).map_or(0, |(capacity, _)| capacity.memory);
         self.ledger.remove(worker);
         self.queues.lose(worker);
         self.leaving.retain(|run, _| self.queues.worker_of(*run).is_some());
@@ -78,7 +85,7 @@ impl Core {
         }
         let pools = self.lose_replicas(worker);
         self.stop_pools_of(&suspects, now, actions);
-        let loss = Loss { worker: Some(worker), why: why.to_owned(), pools, suspects, excused, poison };
+        let loss = Loss { worker: Some(worker), why: why.to_owned(), pools, suspects, excused, poison, memory };
         self.lose_from_queries(&loss, now, actions);
         self.make_room_for_a_task(now, actions);
         self.shrink(now);
@@ -368,6 +375,27 @@ impl Query {
         lost.result |= self.is_result(stage);
     }
 
+    /// In words, that a task needs more memory than the worker had on which it ran, where no other task was.
+    fn more_than(&self, stage: usize, index: usize, memory: u64) -> Option<String> {
+        let held = self.held(stage, index);
+        if memory == 0 || held <= memory {
+            return None;
+        }
+        let (spec, shape) = (&self.spec.stages[stage], self.stages[stage].shape.as_ref()?);
+        let of = match &shape.tasks {
+            Tasks::Sections(readers) => readers.get(index).map(Reader::to_string),
+            Tasks::Splits(..) => None,
+        };
+        let of = of.unwrap_or_else(|| "all that it reads".to_owned());
+        Some(format!(
+            "it takes about {} of memory for {of}, which cannot be cut further, and its worker has {} (stage {stage}: {}). Give workers more \
+             memory (REGATTA_MEMORY says what each has), or let the query hold fewer rows of one key at once",
+            Bytes(held),
+            Bytes(memory),
+            spec.what
+        ))
+    }
+
     /// A task ran on a worker that is lost. It may be what ended it.
     fn charge_loss(
         &mut self,
@@ -381,6 +409,8 @@ impl Query {
         let lost = self.stages[stage].note_loss(index, attempt, on, &TaskFailure::WorkerLost(why.clone()));
         if loss.poison == Some(task) {
             why.push_str("; this task ran on each of the workers that were lost last, and no other did");
+        } else if let Some(too_much) = self.more_than(stage, index, loss.memory).filter(|_| lost >= TOO_LARGE) {
+            why = format!("{why}; {too_much}");
         } else if lost < MAX_LOSSES {
             return Ok(());
         }

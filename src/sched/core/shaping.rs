@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use super::{Action, Core};
+use crate::sched::need::{Holds, passing};
 use crate::sched::query::{Phase, Query, StageSpec};
-use crate::sched::shape::{Fits, Fleet, Forced, Left, Mode, Shape, Small, Tasks, Way, deal, dealt, is_few};
+use crate::sched::shape::{Fits, Fleet, Forced, Left, Mode, Reader, Shape, Small, Tasks, Way, deal, dealt, is_few};
 use crate::sched::{Attempt, QueryId, Sizes, StageId, TaskId, WorkerId};
 
 impl Core {
@@ -33,6 +34,17 @@ impl Core {
         }
     }
 
+    /// Memory that a task takes for what passes by in it.
+    pub(super) fn passing(&self) -> u64 {
+        let (workers, all) = (self.ledger.staying().max(1) as u64, self.ledger.capacity());
+        passing(all.memory / workers, (all.millicpus / self.settings.task.millicpus.max(1)).div_ceil(workers))
+    }
+
+    /// Whether tests want all kinds of shapes, whatever is measured.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.settings.forced.is_some()
+    }
+
     fn fleet(&self) -> Fleet {
         let (workers, all) = (self.ledger.staying().max(1) as u64, self.ledger.capacity());
         let task = self.settings.task.millicpus.max(1);
@@ -42,7 +54,10 @@ impl Core {
             .scale
             .as_ref()
             .map_or(0, |scale| (scale.workers.1 as u64).saturating_mul(scale.each.millicpus / task));
-        Fleet { workers, slots: (all.millicpus / task).max(most).max(1), memory: all.memory / workers }
+        let (memory, slots) = (all.memory / workers, (all.millicpus / task).max(most).max(1));
+        let at_once = (all.millicpus / task).div_ceil(workers).max(1);
+        let room = if memory == 0 { u64::MAX } else { memory / at_once - passing(memory, at_once) };
+        Fleet { workers, slots, memory, room }
     }
 }
 
@@ -100,7 +115,9 @@ impl Query {
                 }
                 Fits::Together(by) => {
                     let shape = input(mode.takes_in()?)?.shape.as_ref()?;
-                    forced != Some(Forced::OneSection) && self.keeps_sections(shape, by)
+                    // What it reads beside must be in the same parts.
+                    let has_them = mode.by_hash || !shape.tasks.have_parts();
+                    has_them && forced != Some(Forced::OneSection) && self.keeps_sections(shape, by)
                 }
             };
             if fits {
@@ -153,7 +170,7 @@ impl Query {
         }
         if by_size {
             let sections = spec.sections;
-            tasks = deal(sections, &left, fleet, forced);
+            tasks = deal(sections, &left, fleet, (spec.holds, spec.modes[mode].by_hash), forced);
             why.push(dealt(sections, &tasks));
         }
         match spec.modes.get(mode).map(|mode| &mode.when) {
@@ -170,6 +187,60 @@ impl Query {
         }
         chain.push((id, mode));
         Some(Shape { chain, reads, tasks, why: why.join("; ") })
+    }
+
+    /// Bytes of memory that a task takes for what it holds of what it reads.
+    pub(super) fn held(&self, stage: usize, index: usize) -> u64 {
+        let (holds, state) = (self.spec.stages[stage].holds, &self.stages[stage]);
+        let Some(shape) = state.shape.as_ref().filter(|_| holds != Holds::Nothing) else { return 0 };
+        let count = shape.tasks.count().max(1) as u64;
+        let reads = shape.reads.iter().map(|(input, way)| {
+            let bytes = self.stages.get(input.0 as usize).map_or(0, |input| input.output.1);
+            match (way, &shape.tasks) {
+                (Way::All, _) => bytes,
+                (Way::Share, _) | (Way::Sections, Tasks::Splits(..)) => bytes / count,
+                (Way::Sections, Tasks::Sections(_)) | (Way::Along | Way::Without, _) => 0,
+            }
+        });
+        let reads = reads.collect::<Vec<_>>();
+        let (in_all, largest) = match &shape.tasks {
+            Tasks::Sections(readers) => self.in_sections(shape, readers, index),
+            Tasks::Splits(..) => (0, 0),
+        };
+        let in_all = reads.iter().fold(in_all, |all, bytes| all.saturating_add(*bytes));
+        let passes = match &shape.tasks {
+            _ if holds != Holds::Tables => 0,
+            // The rows of a source.
+            Tasks::Splits(base, _) if self.spec.stages[base.0 as usize].inputs.is_empty() => 0,
+            _ => reads.into_iter().max().unwrap_or_default().max(largest),
+        };
+        holds.of(in_all.saturating_sub(passes))
+    }
+
+    /// Bytes of memory that a task takes for groups of its own rows: as many as those before it have made; before there is one, as if no two
+    /// rows were of one group.
+    pub(super) fn grouped(&self, stage: usize) -> u64 {
+        let (all, state) = (self.spec.stages[stage].grouped, &self.stages[stage]);
+        let each = all / state.tasks.len().max(1) as u64;
+        let made = match state.ended {
+            (0, _) => each,
+            (ended, _) => each.min(state.output.1 / u64::from(ended)),
+        };
+        Holds::MERGED.of(made)
+    }
+
+    /// Bytes that a task reads of sections, and those of the input that has most of them. What takes in a stage of sections may read others
+    /// by the same: which were not measured then, and are taken for as evenly spread.
+    fn in_sections(&self, shape: &Shape, readers: &[Reader], index: usize) -> (u64, u64) {
+        let Some(Reader { bytes, largest, part, .. }) = readers.get(index) else { return (0, 0) };
+        let parts = part.filter(|part| part.may_be_all).map_or(1, |part| u64::from(part.of));
+        let (bytes, largest) = (bytes.saturating_mul(parts), largest.saturating_mul(parts));
+        let in_sections = shape.reads.iter().filter(|(_, way)| *way == Way::Sections);
+        let left = in_sections.filter_map(|(input, _)| Some(self.stages.get(input.0 as usize)?.output.1));
+        let (left, dealt): (u64, u64) = (left.sum(), readers.iter().map(|reader| reader.bytes).sum());
+        let more = u128::from(left.saturating_sub(dealt)) * u128::from(bytes) / u128::from(dealt.max(1));
+        let more = u64::try_from(more).unwrap_or(u64::MAX);
+        (bytes.saturating_add(more), largest.max(more))
     }
 
     /// Whether it is yet to be decided by sizes who reads which sections of what a stage leaves.
@@ -236,11 +307,14 @@ impl Query {
             unread.for_each(|input| self.let_go(input.0 as usize, of, now));
         }
         for below in &taken {
-            let StageSpec { one_attempt, with_others, held, may_run_twice, .. } = self.spec.stages[*below].clone();
+            let StageSpec { one_attempt, with_others, held, may_run_twice, holds, grouped, .. } =
+                self.spec.stages[*below].clone();
             let spec = &mut self.spec.stages[stage];
             spec.one_attempt.extend(one_attempt);
             spec.with_others |= with_others;
             spec.may_run_twice &= may_run_twice;
+            spec.holds = spec.holds.max(holds);
+            spec.grouped = spec.grouped.saturating_add(grouped);
             spec.held.extend(held);
             self.stages[*below].phase = Phase::Done;
             self.stages[*below].since = now;

@@ -45,13 +45,16 @@ impl Core {
             }
             let mut others: Vec<_> = self.ledger.workers().filter(|worker| *worker != on).collect();
             others.sort_by_key(|worker| (self.queues.desk(*worker).running, *worker));
-            let placed = others.into_iter().find_map(|worker| self.ledger.place_on(worker, task));
-            let Some(worker) = placed.map(|grant| grant.worker) else { continue };
+            let Some(need) = self.queries.get(&id).map(|query| self.need(query, stage, index)) else { continue };
+            let Some(room) = others.into_iter().find_map(|worker| self.ledger.place_task_on(worker, need)) else {
+                continue;
+            };
+            let worker = room.worker;
             let Some(query) = self.queries.get_mut(&id) else { continue };
             let attempt = query.stages[stage].tasks[index].next();
             query.stages[stage].seconds.insert(index, Second { attempt, on: worker, since: now });
             // Nothing waits behind it.
-            self.queues.start((query.task_id(stage, index), attempt), worker, 0, now);
+            self.queues.start((query.task_id(stage, index), attempt), (need, room), 0, now);
             run(query, stage, index, attempt, worker, None, actions);
         }
     }

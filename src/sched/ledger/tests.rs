@@ -1,4 +1,5 @@
 use super::*;
+use crate::sched::need::Need;
 
 const GIB: u64 = 1 << 30;
 
@@ -152,6 +153,55 @@ fn any_sequence_of_charges_equals_a_simple_model() {
                 assert_eq!((has, Resources { milligpus: 0, gpu_memory: 0, ..is }), (*capacity, gpus), "seed {seed}");
             }
         }
+    }
+}
+
+/// Any sequence of tasks and replicas: all of what tasks need is there, or they are alone; and it is not refused without need.
+#[test]
+fn tasks_have_the_memory_that_they_need_or_no_other_beside_them() {
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut next = move |n: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % n
+    };
+    for seed in 0..300 {
+        let mut ledger = Ledger::default();
+        let memory: Vec<u64> = (0..1 + next(3)).map(|_| 4 + next(12)).collect();
+        for (worker, memory) in (0..).zip(&memory) {
+            ledger.add(WorkerId(worker), Resources::cpus(2.0).with_memory(*memory));
+        }
+        // What is charged, and what tasks need of it.
+        let mut held: Vec<(Grant, Option<u64>)> = Vec::new();
+        for _ in 0..100 {
+            match next(6) {
+                0 => held.extend(
+                    ledger.place(Resources::cpus(0.25).with_memory(next(8)), Resources::NONE).map(|g| (g, None)),
+                ),
+                1 | 2 if !held.is_empty() => ledger.release(&held.swap_remove(next(held.len() as u64) as usize).0),
+                _ => {
+                    let need = Need::new(Resources::cpus(0.5), [0, 1 + next(20)][next(2) as usize], next(3));
+                    let placed = ledger.place_task(need).or_else(|| ledger.place_alone(need));
+                    if placed.is_none() {
+                        let runs = held.iter().any(|(_, task)| task.is_some());
+                        let has_cpu = ledger.has_room(need.amount);
+                        assert!(runs || !has_cpu, "seed {seed}: {need:?} waits, and nothing runs: {held:?}");
+                    }
+                    held.extend(placed.map(|grant| (grant, Some(need.least))));
+                }
+            }
+            for (worker, memory) in (0..).zip(&memory) {
+                let there = || held.iter().filter(|(grant, _)| grant.worker == WorkerId(worker));
+                let tasks: Vec<u64> = there().filter_map(|(_, need)| *need).collect();
+                let replicas: u64 =
+                    there().filter(|(_, need)| need.is_none()).map(|(grant, _)| grant.amount.memory).sum();
+                let fits = tasks.iter().sum::<u64>() + replicas <= *memory || tasks.len() == 1;
+                assert!(fits, "seed {seed}: {tasks:?} beside {replicas} in {memory}");
+            }
+        }
+        held.iter().for_each(|(grant, _)| ledger.release(grant));
+        assert!(ledger.is_unused(), "seed {seed}: {ledger:?}");
     }
 }
 

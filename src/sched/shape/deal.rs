@@ -1,10 +1,13 @@
 //! Which task reads which sections. Adjacent ones are joined until a task has enough to do. One that is too much for a task is read
-//! alone, or by several tasks, where that yields the same rows.
+//! alone, or by several tasks, where that yields the same rows: all of it by each, of which it takes the keys of one part, if it would hold more
+//! than fits; or else what some tasks have left of one input.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::{Fleet, Forced, Reader, Tasks};
+use super::{Fleet, Forced, MOST_PARTS, Part, Reader, Tasks};
 use crate::sched::StageId;
+use crate::sched::need::Holds;
 use crate::sched::resources::Bytes;
 use crate::sched::sizes::Sizes;
 
@@ -37,20 +40,30 @@ impl Left<'_> {
 }
 
 /// Deals sections to tasks: few where there is little, as many as run at once where that is worth it, and more where one would have
-/// too much. There are no more than twice as many tasks as sections.
-pub(crate) fn deal(sections: u32, inputs: &[Left<'_>], fleet: Fleet, forced: Option<Forced>) -> Tasks {
+/// too much. There are no more tasks than [`MOST_PARTS`] for each section.
+pub(crate) fn deal(
+    sections: u32,
+    inputs: &[Left<'_>],
+    fleet: Fleet,
+    (holds, by_hash): (Holds, bool),
+    forced: Option<Forced>,
+) -> Tasks {
     let left: Vec<_> = inputs.iter().map(|input| input.by_section(sections)).collect();
     let sizes: Vec<u64> = (0..sections as usize).map(|at| left.iter().map(|input| input[at]).sum()).collect();
     let all: u64 = sizes.iter().sum();
-    let wanted = all.div_ceil(LEAST).min(fleet.slots).max(all.div_ceil(MOST)).clamp(1, u64::from(sections.max(1)));
+    let fits = holds.within(fleet.room);
+    let most = MOST.min(fits).max(LEAST);
+    let wanted = all.div_ceil(LEAST).min(fleet.slots).max(all.div_ceil(most)).clamp(1, u64::from(sections.max(1)));
     let target = all.div_ceil(wanted).max(1);
-    let each_alone = matches!(forced, Some(Forced::OneSection | Forced::Shared));
+    let each_alone = matches!(forced, Some(Forced::OneSection | Forced::Shared | Forced::Parts));
     let large = LEAST.max(SKEWED * median(&sizes));
+    let largest =
+        |part: Range<usize>| left.iter().map(|left| left[part.clone()].iter().sum()).max().unwrap_or_default();
     let share = |section: u32, bytes: u64, readers: &mut Vec<Reader>| {
         let at = section as usize;
         let inputs = inputs.iter().zip(&left).filter(|(input, _)| input.may_be_shared);
-        let largest = inputs.max_by_key(|(_, left)| left[at]);
-        let parts = largest.map(|(input, left)| {
+        let shared = inputs.max_by_key(|(_, left)| left[at]);
+        let parts = shared.map(|(input, left)| {
             let rest = bytes - left[at];
             let most = match forced {
                 Some(Forced::Shared) => 2,
@@ -58,41 +71,68 @@ pub(crate) fn deal(sections: u32, inputs: &[Left<'_>], fleet: Fleet, forced: Opt
                 _ => 1,
             };
             let by_task: Vec<_> = input.tasks.iter().map(|(_, sizes)| sizes.section(at)).collect();
-            let parts = even(&by_task, most).into_iter();
-            parts.map(move |part| (input, part.clone(), rest + by_task[part].iter().sum::<u64>())).collect::<Vec<_>>()
+            let parts = even(&by_task, most, u64::MAX).into_iter();
+            parts.map(move |part| (input, part.clone(), rest, by_task[part].iter().sum::<u64>())).collect::<Vec<_>>()
         });
         let sections = section..section + 1;
         let Some(parts) = parts.filter(|parts| parts.len() > 1) else {
-            return readers.push(Reader { sections, only: None, bytes });
+            return readers.push(Reader { sections, only: None, part: None, bytes, largest: largest(at..at + 1) });
         };
         let last = parts.len() - 1;
-        readers.extend(parts.into_iter().enumerate().map(|(number, (input, part, bytes))| {
+        readers.extend(parts.into_iter().enumerate().map(|(number, (input, part, rest, of_it))| {
             let task = |at: usize| input.tasks.get(at).map_or(u32::MAX, |(task, _)| *task);
             let from = if number == 0 { 0 } else { task(part.start) };
             let to = if number == last { u32::MAX } else { task(part.end) };
-            Reader { sections: sections.clone(), only: Some((input.input, from..to)), bytes }
+            Reader {
+                sections: sections.clone(),
+                only: Some((input.input, from..to)),
+                part: None,
+                bytes: rest + of_it,
+                largest: rest.max(of_it),
+            }
+        }));
+    };
+    let held = |section: u32| {
+        let at = section as usize;
+        sizes[at] - if holds == Holds::Tables { largest(at..at + 1) } else { 0 }
+    };
+    let cut = |section: u32, bytes: u64, readers: &mut Vec<Reader>| {
+        let parts = match forced {
+            Some(Forced::Parts) => 2,
+            _ => held(section).div_ceil(fits.max(1)).clamp(1, u64::from(MOST_PARTS)) as u32,
+        };
+        if !by_hash || parts < 2 {
+            return share(section, bytes, readers);
+        }
+        let (largest, may_be_all) = (largest(section as usize..section as usize + 1), bytes > large);
+        let (bytes, largest) = (bytes / u64::from(parts), largest / u64::from(parts));
+        readers.extend((0..parts).map(|number| {
+            let part = Some(Part { number, of: parts, may_be_all });
+            Reader { sections: section..section + 1, only: None, part, bytes, largest }
         }));
     };
     let join = |from: u32, to: u32, readers: &mut Vec<Reader>| {
         let sizes = &sizes[from as usize..to as usize];
         let bytes: u64 = sizes.iter().sum();
-        readers.extend(even(sizes, bytes.div_ceil(target)).into_iter().map(|part| Reader {
+        readers.extend(even(sizes, bytes.div_ceil(target), fits).into_iter().map(|part| Reader {
             sections: from + part.start as u32..from + part.end as u32,
             only: None,
-            bytes: sizes[part].iter().sum(),
+            part: None,
+            bytes: sizes[part.clone()].iter().sum(),
+            largest: largest(from as usize + part.start..from as usize + part.end),
         }));
     };
     let (mut readers, mut from) = (Vec::new(), 0);
     for (section, bytes) in (0..sections).zip(&sizes) {
-        if *bytes > target || each_alone {
+        if *bytes > target || held(section) > fits || each_alone {
             join(from, section, &mut readers);
-            share(section, *bytes, &mut readers);
+            cut(section, *bytes, &mut readers);
             from = section + 1;
         }
     }
     join(from, sections, &mut readers);
     if readers.is_empty() {
-        readers.push(Reader { sections: 0..sections, only: None, bytes: 0 });
+        readers.push(Reader { sections: 0..sections, only: None, part: None, bytes: 0, largest: 0 });
     }
     Tasks::Sections(readers)
 }
@@ -102,15 +142,23 @@ pub(crate) fn dealt(sections: u32, tasks: &Tasks) -> String {
     let Tasks::Sections(readers) = tasks else { return String::new() };
     let (count, bytes) = (readers.len(), readers.iter().map(|reader| reader.bytes).sum());
     let shared = readers.iter().filter(|reader| reader.only.is_some()).count();
-    let shared = match shared {
+    let mut shared = match shared {
         0 => String::new(),
         _ => format!(", of which {shared} share sections that are far larger than the others"),
     };
+    let parts = readers.iter().filter_map(|reader| Some((reader.part?.of, reader.sections.start)));
+    let (parts, cut): (Vec<_>, BTreeSet<_>) = parts.unzip();
+    if let Some(most) = parts.iter().max() {
+        let (tasks, cut) = (parts.len(), cut.len());
+        shared += &format!(
+            ", of which {tasks} read a part (j of k), k up to {most}, of {cut} sections that do not fit into memory"
+        );
+    }
     format!("{sections} sections with {} in {count} task{}{shared}", Bytes(bytes), if count == 1 { "" } else { "s" })
 }
 
-/// Joins adjacent sizes to as many parts at most, so that the largest is as small as can be.
-fn even(sizes: &[u64], most: u64) -> Vec<Range<usize>> {
+/// Joins adjacent sizes to as many parts at most, so that the largest is as small as can be; to more where one would have more than `fits`.
+fn even(sizes: &[u64], most: u64, fits: u64) -> Vec<Range<usize>> {
     let most = most.clamp(1, sizes.len().max(1) as u64) as usize;
     let parts = |bound: u64| {
         let (mut parts, mut from, mut sum) = (Vec::new(), 0, 0);
@@ -132,7 +180,7 @@ fn even(sizes: &[u64], most: u64) -> Vec<Range<usize>> {
             false => below = bound + 1,
         }
     }
-    parts(enough)
+    parts(enough.min(fits))
 }
 
 fn median(sizes: &[u64]) -> u64 {
@@ -145,7 +193,7 @@ fn median(sizes: &[u64]) -> u64 {
 mod tests {
     use super::*;
 
-    const FLEET: Fleet = Fleet { workers: 2, slots: 4, memory: 4 << 30 };
+    const FLEET: Fleet = Fleet { workers: 2, slots: 4, memory: 4 << 30, room: 1 << 30 };
     const MIB: u64 = 1 << 20;
 
     fn readers(tasks: &Tasks) -> &[Reader] {
@@ -157,22 +205,22 @@ mod tests {
     fn dealt_of(sizes: &[u64], fleet: Fleet) -> Tasks {
         let left = Sizes::of((0..).zip(sizes.iter().copied()));
         let inputs = [Left { input: StageId(0), bytes: 0, tasks: vec![(0, &left)], may_be_shared: false }];
-        deal(sizes.len() as u32, &inputs, fleet, None)
+        deal(sizes.len() as u32, &inputs, fleet, (Holds::Nothing, false), None)
     }
 
     #[test]
     fn sections_are_dealt_once_in_order_to_as_many_tasks_as_they_are_worth() {
         for (bytes, tasks) in [(0, 1), (LEAST, 1), (3 * LEAST, 3), (100 * LEAST, 4), (8 * MOST, 8), (500 * MOST, 64)] {
             let inputs = [Left { input: StageId(0), bytes, tasks: Vec::new(), may_be_shared: true }];
-            let dealt = deal(64, &inputs, FLEET, None);
+            let dealt = deal(64, &inputs, FLEET, (Holds::Nothing, false), None);
             let readers = readers(&dealt);
             assert_eq!(readers.len(), tasks, "{bytes} bytes");
             assert!(readers.iter().flat_map(|reader| reader.sections.clone()).eq(0..64), "{readers:?}");
             let most = readers.iter().map(|reader| reader.sections.len()).max().unwrap();
             assert!(most <= 64usize.div_ceil(tasks), "{readers:?}");
         }
-        assert_eq!(deal(64, &[], FLEET, Some(Forced::OneSection)).count(), 64);
-        assert_eq!(deal(0, &[], FLEET, None).count(), 1);
+        assert_eq!(deal(64, &[], FLEET, (Holds::Nothing, false), Some(Forced::OneSection)).count(), 64);
+        assert_eq!(deal(0, &[], FLEET, (Holds::Nothing, false), None).count(), 1);
     }
 
     #[test]
@@ -186,6 +234,18 @@ mod tests {
         assert!(most <= all / 5 * 11 / 10, "{bytes:?}");
         // By number alone the first fifth of the sections would have 180 MiB.
         assert!(readers(&dealt)[0].sections.len() * 2 < readers(&dealt)[4].sections.len(), "{dealt:?}");
+    }
+
+    #[test]
+    fn sections_are_dealt_to_tasks_that_have_room_for_what_they_hold() {
+        let left = Sizes::of((0..64).map(|section| (section, 16 * MIB)));
+        let inputs = [Left { input: StageId(0), bytes: 0, tasks: vec![(0, &left)], may_be_shared: false }];
+        for (room, holds, most) in
+            [(60 * MIB, Holds::SORTED, 20 * MIB), (60 * MIB, Holds::Nothing, MOST), (0, Holds::SORTED, 16 * MIB)]
+        {
+            let dealt = deal(64, &inputs, Fleet { room, ..FLEET }, (holds, false), None);
+            assert!(readers(&dealt).iter().all(|reader| reader.bytes <= most), "{room}, {holds:?}: {dealt:?}");
+        }
     }
 
     #[test]
@@ -215,7 +275,7 @@ mod tests {
         let probe: Vec<_> =
             (0..8).map(|_| Sizes::of((0..16).map(|s| (s, if s == 5 { 32 * MIB } else { MIB })))).collect();
         let build = vec![Sizes::of((0..16).map(|s| (s, MIB))); 2];
-        let dealt = deal(16, &join(&probe, &build), FLEET, None);
+        let dealt = deal(16, &join(&probe, &build), FLEET, (Holds::Tables, false), None);
         let shared: Vec<_> = readers(&dealt).iter().filter(|reader| reader.sections == (5..6)).collect();
         assert_eq!(shared.len(), 3, "{dealt:?}");
         // Each task of the probe is read by one of them, and each of the build by all.
@@ -229,10 +289,60 @@ mod tests {
         let most = readers(&dealt).iter().map(|reader| reader.bytes).max().unwrap();
         assert!(most <= 128 * MIB, "{dealt:?}");
         // Where the build is the large side, nothing is gained: it would be read by each of them.
-        let dealt = deal(16, &join(&build, &probe), FLEET, None);
+        let dealt = deal(16, &join(&build, &probe), FLEET, (Holds::Tables, false), None);
         assert_eq!(readers(&dealt).iter().filter(|reader| reader.only.is_some()).count(), 0, "{dealt:?}");
-        let all = deal(16, &join(&probe, &build), FLEET, Some(Forced::Shared));
+        let all = deal(16, &join(&probe, &build), FLEET, (Holds::Tables, false), Some(Forced::Shared));
         assert_eq!(all.count(), 32, "in every shape that can be forced, no more than twice as many");
+    }
+
+    #[test]
+    fn a_section_that_does_not_fit_is_cut_by_its_keys_into_parts_that_do() {
+        let left = Sizes::of((0..16).map(|section| (section, if section == 3 { 1024 * MIB } else { 16 * MIB })));
+        let one = [Left { input: StageId(0), bytes: 0, tasks: vec![(0, &left)], may_be_shared: false }];
+        let fleet = Fleet { room: 300 * MIB, ..FLEET };
+        let cut = deal(16, &one, fleet, (Holds::SORTED, true), None);
+        let parts: Vec<_> = readers(&cut).iter().filter(|reader| reader.part.is_some()).collect();
+        let numbers = parts.iter().map(|reader| reader.part.map(|part| (part.number, part.of)));
+        assert!(numbers.eq((0..11).map(|number| Some((number, 11)))), "{cut:?}");
+        assert!(readers(&cut).iter().all(|reader| Holds::SORTED.of(reader.bytes) <= fleet.room), "{cut:?}");
+        assert!(parts.iter().all(|reader| reader.sections == (3..4)));
+        assert!(
+            parts.iter().all(|reader| reader.part.is_some_and(|part| part.may_be_all)),
+            "one key may have most of it"
+        );
+        let said = dealt(16, &cut);
+        assert!(
+            said.ends_with("of which 11 read a part (j of k), k up to 11, of 1 sections that do not fit into memory"),
+            "{said}"
+        );
+        // What is not there by hashes is read as it is; and there is an end to what is cut.
+        assert!(
+            readers(&deal(16, &one, fleet, (Holds::SORTED, false), None)).iter().all(|reader| reader.part.is_none())
+        );
+        let little = Fleet { room: MIB, ..FLEET };
+        assert!(deal(16, &one, little, (Holds::SORTED, true), None).count() <= (16 * MOST_PARTS) as usize);
+        // Of a join it is the smaller side that has to fit.
+        let build = Sizes::of((0..16).map(|section| (section, 64 * MIB)));
+        let two = [&one[0].tasks, &vec![(0, &build)]].map(|tasks| Left {
+            input: StageId(0),
+            bytes: 0,
+            tasks: tasks.clone(),
+            may_be_shared: false,
+        });
+        assert!(
+            readers(&deal(16, &two, fleet, (Holds::Tables, true), None)).iter().all(|reader| reader.part.is_none())
+        );
+        let fleet = Fleet { room: 80 * MIB, ..FLEET };
+        let cut = deal(16, &two, fleet, (Holds::Tables, true), None);
+        assert!(readers(&cut).iter().all(|reader| reader.part.is_some() == (reader.sections == (3..4))), "{cut:?}");
+        // Though all sections are of one size.
+        let equal = Sizes::of((0..16).map(|section| (section, 256 * MIB)));
+        let equal = [Left { input: StageId(0), bytes: 0, tasks: vec![(0, &equal)], may_be_shared: false }];
+        let cut = deal(16, &equal, Fleet { room: 600 * MIB, ..FLEET }, (Holds::SORTED, true), None);
+        assert!(
+            cut.count() == 32
+                && readers(&cut).iter().all(|reader| reader.part.is_some_and(|part| part.of == 2 && !part.may_be_all))
+        );
     }
 
     /// Whatever the sizes: every row is read once, what is joined with it is read with it, and the number of tasks is bounded.
@@ -258,7 +368,7 @@ mod tests {
             let (probe, build) = (outputs(1 + seed % 9), outputs(1 + seed % 4));
             let forced = [None, None, Some(Forced::Shared), Some(Forced::OneSection)][seed as usize % 4];
             let fleet = Fleet { slots: 1 + seed % 7, ..FLEET };
-            let dealt = deal(sections, &join(&probe, &build), fleet, forced);
+            let dealt = deal(sections, &join(&probe, &build), fleet, (Holds::Tables, false), forced);
             assert!(dealt.count() <= 2 * sections as usize, "seed {seed}: {dealt:?}");
             for section in 0..sections {
                 let of: Vec<_> =

@@ -17,7 +17,7 @@ use polars::prelude::Column;
 use regatta_remote::{catch, detached_in};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use self::entry::Entry;
+use self::entry::{Entry, Way};
 use super::slab::{Known, Parcel, Visit};
 use super::wire::{FromChild, Link, Outcome, Place, StartChild, ToChild};
 use crate::actor::ActorDirectory;
@@ -30,20 +30,21 @@ use crate::udf::{Batch, Call, Context, Meter, Metrics, Start, UdfError, UdfResul
 /// How long a read waits; then it waits again.
 const WAIT: Duration = Duration::from_secs(3600);
 
-/// Serves one replica until the parent says that it is enough, or is gone. Never returns in another state.
-pub(crate) fn serve() -> io::Result<()> {
-    serve_on(take_stdin()?, true)
+/// Serves one replica until the parent says that it is enough, or is gone. Never returns in another state. `way`: how it comes to
+/// actors, if it looks for some.
+pub(crate) fn serve(way: Way) -> io::Result<()> {
+    serve_on(take_stdin()?, true, way)
 }
 
 /// Serves all replicas whose sockets come through standard input, each on a thread, until the parent is gone.
 #[cfg(feature = "gpu")]
-pub(crate) fn serve_several() -> io::Result<()> {
+pub(crate) fn serve_several(way: Way) -> io::Result<()> {
     let door = take_stdin()?;
     loop {
         // Without the driver's part of an end, in which it may hang: nobody is left to see to that.
         let (_, Some(socket)) = os::receive_with_file(&door, &mut [0])? else { os::exit_now(0) };
         thread::Builder::new().name("udf".to_owned()).spawn(move || {
-            if let Err(error) = serve_on(socket.into(), false) {
+            if let Err(error) = serve_on(socket.into(), false, way) {
                 tracing::warn!(%error, "a replica is gone");
             }
         })?;
@@ -58,9 +59,9 @@ fn take_stdin() -> io::Result<UnixStream> {
 }
 
 /// `alone`: it is the only one in this process, which then ends with it.
-fn serve_on(stream: UnixStream, alone: bool) -> io::Result<()> {
+fn serve_on(stream: UnixStream, alone: bool, way: Way) -> io::Result<()> {
     let words = Rc::new(RefCell::new(Link::new(stream.try_clone()?)));
-    let entry = Arc::new(Entry::new(Link::new(stream.try_clone()?)));
+    let entry = Arc::new(Entry::new(Link::new(stream.try_clone()?), way));
     let mut inbox = listen(Link::new(stream), alone, Arc::clone(&entry))?;
     let served = serve_through(words, &mut inbox, &entry);
     entry.leave();

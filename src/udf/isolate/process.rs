@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use super::output::Output;
 use super::wire::{GpuSeat, VISIBLE};
-use crate::cluster::{SEVERAL, replica_command};
 use crate::os;
+use crate::process::{SEVERAL, replica_command};
 use crate::sched::QueryId;
 use crate::udf::{UdfError, UdfResult};
 

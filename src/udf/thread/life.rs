@@ -51,8 +51,11 @@ pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver
             served = call.of.or(served);
             let _span = span_of(&life.spec, served).entered();
             let ready = life.ready(call, wanted);
-            began();
-            done(ready.map_err(Fault::from).and_then(|()| life.run(inputs, call, wanted)));
+            let mut began = Some(began);
+            let begins = &mut || _ = began.take().map(|began| began());
+            let outcome = ready.map_err(Fault::from).and_then(|()| life.run(inputs, call, wanted, begins));
+            begins(); // if nothing was to begin
+            done(outcome);
         }
         rest = Some(AtRest::new());
     }
@@ -169,10 +172,20 @@ impl Life {
         started
     }
 
-    fn run(&mut self, inputs: DataFrame, call: Call, wanted: &mut dyn FnMut() -> bool) -> Result<Reply, Fault> {
+    /// Runs one batch. `begins` may be called more than once: a process that dies before it has begun is started anew.
+    fn run(
+        &mut self,
+        inputs: DataFrame,
+        call: Call,
+        wanted: &mut dyn FnMut() -> bool,
+        begins: &mut dyn FnMut(),
+    ) -> Result<Reply, Fault> {
         let (column, report) = match self.running.take() {
-            Some(Running::Here(replica)) => self.run_here(replica, inputs, call)?,
-            Some(Running::Isolated(child)) => self.run_isolated(child, &inputs, call, wanted)?,
+            Some(Running::Here(replica)) => {
+                begins();
+                self.run_here(replica, inputs, call)?
+            }
+            Some(Running::Isolated(child)) => self.run_isolated(child, &inputs, call, wanted, begins)?,
             None => return Err(UdfError::new("the replica is gone").into()),
         };
         let mut metrics = std::mem::take(&mut self.carried);
@@ -198,9 +211,10 @@ impl Life {
         inputs: &DataFrame,
         call: Call,
         wanted: &mut dyn FnMut() -> bool,
+        begins: &mut dyn FnMut(),
     ) -> Result<(Column, Report), Fault> {
         let child_was_shared = child.is_shared();
-        match child.run(inputs, call, wanted) {
+        match child.run(inputs, call, wanted, begins) {
             Ok((column, report)) => {
                 self.running = Some(Running::Isolated(child));
                 Ok((as_high_as(column, inputs.height())?, report))
@@ -225,7 +239,7 @@ impl Life {
                 self.alone = true;
                 self.ready(call, wanted)?;
                 match self.running.take() {
-                    Some(Running::Isolated(child)) => self.run_isolated(child, inputs, call, wanted),
+                    Some(Running::Isolated(child)) => self.run_isolated(child, inputs, call, wanted, begins),
                     _ => Err(UdfError::new("the replica is gone").into()),
                 }
             }

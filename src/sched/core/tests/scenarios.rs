@@ -1,4 +1,4 @@
-//! What Flotilla's own tests hold, and what they leave out. `docs/scheduler.md` says which is which.
+//! What Flotilla's own tests hold, and what they leave out. `docs/book/src/scheduler.md` says which is which.
 
 use super::*;
 
@@ -434,7 +434,7 @@ fn status_says_who_waits_for_what_and_for_how_long() {
     says(&play, &["2 tasks wait for room on a worker (0.5 CPU), for 1.00 s"]);
     says(&play, &["2 batches wait for room at a replica of UDF oar, on worker 0, for 1.00 s"]);
     says(&play, &["1 task waits for room on a worker (0.5 CPU beside UDF oar (0.5 CPU)), for 1.00 s"]);
-    says(&play, &["1 of 1 CPU charged; 1 tasks run", "UDF oar: 1 ready, 1 of them idle"]);
+    says(&play, &["1 of 1 CPU charged; 1 task runs", "UDF oar: 1 ready, 1 of them idle"]);
     let cause = TaskFailure::Transfer { from: "worker 9".to_owned(), why: "reset".to_owned() };
     play.event(Event::TaskEnded { task: first.0, attempt: first.1, outcome: Err(cause) });
     says(&play, &["1 task waits for the next attempt"]);

@@ -1,9 +1,10 @@
 //! Stages whose shape is decided while their query runs.
 
+use super::memory;
 use super::rollback::placed;
 use super::*;
-use crate::sched::shape::Reader;
-use crate::sched::{Fits, Mode, Sizes, Small, Tasks, Way};
+use crate::sched::shape::{Forced, Reader};
+use crate::sched::{Fits, Holds, Mode, Sizes, Small, Tasks, Way};
 
 const SMALL: u64 = 1;
 const LARGE: u64 = 1 << 40;
@@ -14,8 +15,22 @@ fn join(probe: u32, build: u32) -> StageSpec {
     StageSpec {
         inputs: vec![StageId(probe), StageId(build)],
         modes: vec![
-            Mode { ways: vec![Way::Along, Way::All], by_size: false, shared: Vec::new(), when, stable: false },
-            Mode { ways: vec![Way::Sections; 2], by_size: true, shared: vec![0], when: Fits::Always, stable: false },
+            Mode {
+                ways: vec![Way::Along, Way::All],
+                by_size: false,
+                by_hash: false,
+                shared: Vec::new(),
+                when,
+                stable: false,
+            },
+            Mode {
+                ways: vec![Way::Sections; 2],
+                by_size: true,
+                by_hash: true,
+                shared: vec![0],
+                when: Fits::Always,
+                stable: false,
+            },
         ],
         ..stage(16)
     }
@@ -24,24 +39,44 @@ fn join(probe: u32, build: u32) -> StageSpec {
 /// A scan that is read by the keys of a stage, if those are few.
 fn filtered(by: u32) -> StageSpec {
     let small = Fits::Small(Small { input: 0, beside: 1 << 20 });
-    let mode = |way, when| Mode { ways: vec![way], by_size: false, shared: Vec::new(), when, stable: false };
+    let mode =
+        |way, when| Mode { ways: vec![way], by_size: false, by_hash: false, shared: Vec::new(), when, stable: false };
     let modes = vec![mode(Way::All, small), mode(Way::Without, Fits::Always)];
     StageSpec { inputs: vec![StageId(by)], modes, ..stage(3) }
 }
 
 /// A join of two stages by keys.
 fn by_keys(one: u32, other: u32) -> StageSpec {
-    let mode =
-        Mode { ways: vec![Way::Sections; 2], by_size: true, shared: Vec::new(), when: Fits::Always, stable: false };
+    let mode = Mode {
+        ways: vec![Way::Sections; 2],
+        by_size: true,
+        by_hash: true,
+        shared: Vec::new(),
+        when: Fits::Always,
+        stable: false,
+    };
     StageSpec { inputs: vec![StageId(one), StageId(other)], modes: vec![mode], ..stage(16) }
 }
 
 /// A group-by of a stage whose rows may be together already, as that or one of these reads them.
 fn grouped(input: u32, by: &[u32]) -> StageSpec {
     let together = Fits::Together(by.iter().copied().map(StageId).collect());
-    let along = Mode { ways: vec![Way::Along], by_size: false, shared: Vec::new(), when: together, stable: false };
-    let sections =
-        Mode { ways: vec![Way::Sections], by_size: true, shared: Vec::new(), when: Fits::Always, stable: false };
+    let along = Mode {
+        ways: vec![Way::Along],
+        by_size: false,
+        by_hash: true,
+        shared: Vec::new(),
+        when: together,
+        stable: false,
+    };
+    let sections = Mode {
+        ways: vec![Way::Sections],
+        by_size: true,
+        by_hash: true,
+        shared: Vec::new(),
+        when: Fits::Always,
+        stable: false,
+    };
     StageSpec { inputs: vec![StageId(input)], modes: vec![along, sections], ..stage(16) }
 }
 
@@ -57,8 +92,14 @@ fn joined_again(input: u32, by: &[u32], other: u32) -> StageSpec {
 /// first of them.
 fn sort_of(rows: u32, first: u32) -> Vec<StageSpec> {
     let read = |ways: &[(u32, Way)], when, by_size| {
-        let mode =
-            Mode { ways: ways.iter().map(|(_, way)| *way).collect(), by_size, shared: Vec::new(), when, stable: false };
+        let mode = Mode {
+            ways: ways.iter().map(|(_, way)| *way).collect(),
+            by_size,
+            by_hash: false,
+            shared: Vec::new(),
+            when,
+            stable: false,
+        };
         (ways.iter().map(|(of, _)| StageId(*of)).collect::<Vec<_>>(), mode)
     };
     let stage_of = |tasks, modes: Vec<(Vec<StageId>, Mode)>| StageSpec {
@@ -265,6 +306,22 @@ fn rows_of_a_section_that_tasks_share_are_not_together() {
     assert!(play.core.shape(QueryId(1), StageId(3)).is_none(), "its reader waits for what it leaves");
 }
 
+/// Parts of sections are by hashes: rows that are in sections otherwise are in no part that could meet them.
+#[test]
+fn who_reads_beside_what_is_in_no_parts_is_not_taken_in_where_there_are_some() {
+    for (by_hash, taken_in) in [(true, true), (false, false)] {
+        let settings = Settings { forced: Some(Forced::Parts), ..settings() };
+        let mut play = Play { core: Core::new(settings), now: Instant::now(), stuck: false };
+        play.event(joined(0, Resources::cpus(2.0)));
+        let mut again = joined_again(2, &[2], 3);
+        again.modes[0].by_hash = by_hash;
+        let actions = play.submit(1, vec![stage(4), stage(4), by_keys(0, 1), stage(4), again]);
+        ran(&mut play, actions);
+        let shape = play.core.shape(QueryId(1), StageId(4)).unwrap();
+        assert_eq!((shape.chain.len() == 2, shape.tasks.have_parts()), (taken_in, true), "{shape:?}");
+    }
+}
+
 #[test]
 fn what_sections_hold_decides_who_reads_them_and_the_largest_tasks_start_first() {
     let mut play = Play::with_workers(&[1.0]);
@@ -317,10 +374,10 @@ fn sizes_of_an_attempt_that_does_not_count_are_not_heard() {
 }
 
 /// A xorshift generator: the same in every run.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -338,7 +395,12 @@ fn is_joined(stages: &[StageSpec], id: u32) -> bool {
 fn whatever_sizes_turn_out_and_whatever_is_lost_every_query_ends_and_no_task_reads_what_is_not_there() {
     for seed in 1..=400u32 {
         let mut dice = Dice((seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let mut play = Play::with_workers(&[1.0, 2.0]);
+        let mut play = Play::with_workers(&[]);
+        let capacity =
+            |dice: &mut Dice, cpus| Resources::cpus(cpus).with_memory([0, 1 << 34, 1 << 42][dice.below(3) as usize]);
+        for (worker, cpus) in [1.0, 2.0].into_iter().enumerate() {
+            play.event(joined(worker as u32, capacity(&mut dice, cpus)));
+        }
         let (mut stages, mut tops) = (Vec::new(), Vec::<u32>::new());
         for _ in 0..2 + dice.below(4) {
             tops.push(stages.len() as u32);
@@ -371,6 +433,9 @@ fn whatever_sizes_turn_out_and_whatever_is_lost_every_query_ends_and_no_task_rea
             }
             tops.insert(dice.below(tops.len() as u64 + 1) as usize, stages.len() as u32 - 1);
         }
+        for stage in &mut stages {
+            stage.holds = [Holds::Nothing, Holds::Tables, Holds::MERGED, Holds::GATHERED][dice.below(4) as usize];
+        }
         let sizes: Vec<u64> = stages.iter().map(|_| [SMALL, LARGE][dice.below(2) as usize]).collect();
         let (mut workers, last) = (2, stages.len() as u32 - 1);
         let mut actions = play.submit(1, stages);
@@ -387,6 +452,7 @@ fn whatever_sizes_turn_out_and_whatever_is_lost_every_query_ends_and_no_task_rea
                     );
                 }
             }
+            memory::assert_fit(&play, &format!("seed {seed}"));
             if play.core.is_done(QueryId(1)) {
                 break;
             }
@@ -395,7 +461,7 @@ fn whatever_sizes_turn_out_and_whatever_is_lost_every_query_ends_and_no_task_rea
                     let gone = WorkerId(dice.below(workers) as u32);
                     todo.retain(|(.., on)| *on != gone);
                     let mut actions = play.event(lost(gone.0));
-                    actions.extend(play.event(joined(workers as u32, Resources::cpus(1.0))));
+                    actions.extend(play.event(joined(workers as u32, capacity(&mut dice, 1.0))));
                     workers += 1;
                     actions
                 }

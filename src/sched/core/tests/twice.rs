@@ -120,6 +120,7 @@ fn what_is_read_of_a_task_that_ran_twice_is_what_the_first_end_measured() {
         modes: vec![crate::sched::Mode {
             ways: vec![crate::sched::Way::Sections],
             by_size: true,
+            by_hash: true,
             shared: Vec::new(),
             when: crate::sched::Fits::Always,
             stable: false,

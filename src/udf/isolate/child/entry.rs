@@ -4,11 +4,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use regatta_remote::{Names, Node, NodeId, Role, Runtime};
+use regatta_remote::{Names, Node, NodeId, Runtime};
 
 use super::super::wire::{FromChild, Link};
 use crate::actor::{ActorDirectory, LOOK_UP};
-use crate::cluster::connect;
 use crate::config::ClusterAt;
 use crate::error::ClusterError;
 use crate::udf::{UdfError, UdfResult};
@@ -19,7 +18,11 @@ pub(super) struct Entry {
     /// Asks the parent; the answer comes with its other words.
     parent: Mutex<(Link, Receiver<Admitted>)>,
     answer: Sender<Admitted>,
+    way: Way,
 }
+
+/// Joins the cluster there as a guest, and says where its head is.
+pub(crate) type Way = fn(&ClusterAt, &Runtime) -> Result<(Node, NodeId), ClusterError>;
 
 type Admitted = UdfResult<(String, String)>;
 
@@ -35,9 +38,9 @@ const PATIENCE: Duration = LOOK_UP.saturating_mul(2);
 const GOODBYE: Duration = Duration::from_millis(200);
 
 impl Entry {
-    pub(super) fn new(parent: Link) -> Self {
+    pub(super) fn new(parent: Link, way: Way) -> Self {
         let (answer, answers) = channel();
-        Self { node: OnceLock::new(), parent: Mutex::new((parent, answers)), answer }
+        Self { node: OnceLock::new(), parent: Mutex::new((parent, answers)), answer, way }
     }
 
     /// What the parent has answered.
@@ -71,7 +74,7 @@ impl Entry {
         let (address, token) = admitted.map_err(|error: UdfError| failed(&error))?;
         let runtime =
             Runtime::new("regatta", 1).map_err(|error| ClusterError::os("start threads for actors", error))?;
-        let (node, head, ()) = connect(&ClusterAt { address, token }, (Role::Guest, 0), &runtime, |_| ())?;
+        let (node, head) = (self.way)(&ClusterAt { address, token }, &runtime)?;
         Ok(Entered { node, head, runtime })
     }
 }

@@ -1,0 +1,244 @@
+//! Rows that go to others by their keys, and come back into the order that they had.
+//!
+//! Each row takes along its place: the number of the task that read it, and its own among the rows of that task, which are in order as
+//! tasks are. Whoever has the rows of a key has them in the order of their places, because sections are read task by task. Afterwards rows go
+//! to sections once more, by the task that they came from, and each section is sorted. (reference: exchanges.md §4.2.)
+
+use std::any::Any;
+use std::sync::Arc;
+
+use polars::prelude::*;
+use polars_plan::dsl::LazySerde;
+use polars_plan::plans::expr_ir::{ExprIR, OutputName};
+use polars_plan::plans::{AExpr, FunctionIR, IR};
+use polars_plan::prelude::{AnonymousColumnsUdf, FunctionOptions, OpaqueColumnUdf, ProjectionOptions, SpecialEq};
+use polars_utils::arena::{Arena, Node};
+use regatta_remote::{decode, encode};
+use serde::{Deserialize, Serialize};
+
+use super::Scatter;
+use super::cut::{Cutter, Head};
+use super::scan::{Choice, Splits};
+use crate::sched::Way;
+
+/// One of the functions that lead from the number of a row in its task to where it belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Place {
+    /// From the number of a row to its place. The engine fills in the task.
+    Of { task: u32 },
+    /// From a place to one of so many sections, each of which has the rows of so many tasks.
+    Section { tasks: u32, sections: u32 },
+}
+
+/// A place has the number of a task above these bits.
+const ROWS: u32 = 32;
+/// What its wire form begins with.
+const MARK: &[u8] = b"regatta:places!!";
+
+impl Place {
+    fn function(self) -> OpaqueColumnUdf {
+        LazySerde::Deserialized(SpecialEq::new(Arc::new(self) as Arc<dyn AnonymousColumnsUdf>))
+    }
+
+    /// The function as it is, if it is one of these. By its wire form: asking another's what it is may panic.
+    fn of(function: &OpaqueColumnUdf) -> Option<Self> {
+        let (LazySerde::Deserialized(function) | LazySerde::Named { value: Some(function), .. }) = function else {
+            return None;
+        };
+        let mut wire = Vec::new();
+        function.try_serialize(&mut wire).ok()?;
+        Self::from_wire(&wire)
+    }
+
+    pub(super) fn is(function: &OpaqueColumnUdf) -> bool {
+        Self::of(function).is_some()
+    }
+
+    /// Reads one back, if it is one.
+    pub(super) fn from_wire(bytes: &[u8]) -> Option<Self> {
+        decode(bytes.strip_prefix(MARK)?).ok()
+    }
+
+    /// Where a plan asks for places.
+    pub(crate) fn asked(exprs: &Arena<AExpr>) -> Vec<Node> {
+        let asks = |node: &Node| match exprs.get(*node) {
+            AExpr::AnonymousFunction { function, .. } => matches!(Self::of(function), Some(Self::Of { .. })),
+            _ => false,
+        };
+        (0..exprs.len()).map(Node).filter(asks).collect()
+    }
+
+    /// Says there which task it is.
+    pub(crate) fn fill_in(asked: &[Node], task: u32, exprs: &mut Arena<AExpr>) {
+        for node in asked {
+            if let AExpr::AnonymousFunction { function, .. } = exprs.get_mut(*node) {
+                *function = Self::Of { task }.function();
+            }
+        }
+    }
+
+    fn dtype(self) -> DataType {
+        match self {
+            Self::Of { .. } => DataType::UInt64,
+            Self::Section { .. } => DataType::UInt32,
+        }
+    }
+}
+
+impl ColumnsUdf for Place {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn call_udf(&self, inputs: &mut [Column]) -> PolarsResult<Column> {
+        let of = inputs.first().ok_or_else(|| polars_err!(ComputeError: "no number of a row"))?;
+        Ok(match *self {
+            Self::Of { task } => {
+                let first = u64::from(task) << ROWS;
+                let places = of.idx()?.into_no_null_iter().map(|row| first | u64::from(row));
+                UInt64Chunked::from_iter_values(of.name().clone(), places).into_column()
+            }
+            Self::Section { tasks, sections } => {
+                let (tasks, last) = (u64::from(tasks.max(1)), u64::from(sections.max(1)) - 1);
+                let sections = of.u64()?.into_no_null_iter().map(|place| ((place >> ROWS) / tasks).min(last) as u32);
+                UInt32Chunked::from_iter_values(of.name().clone(), sections).into_column()
+            }
+        })
+    }
+}
+
+impl AnonymousColumnsUdf for Place {
+    fn as_column_udf(self: Arc<Self>) -> Arc<dyn ColumnsUdf> {
+        self
+    }
+
+    fn deep_clone(self: Arc<Self>) -> Arc<dyn AnonymousColumnsUdf> {
+        self
+    }
+
+    fn get_field(&self, _: &Schema, inputs: &[Field]) -> PolarsResult<Field> {
+        let of = inputs.first().ok_or_else(|| polars_err!(ComputeError: "no number of a row"))?;
+        Ok(Field::new(of.name().clone(), self.dtype()))
+    }
+
+    fn try_serialize(&self, buffer: &mut Vec<u8>) -> PolarsResult<()> {
+        let encoded = encode(self).map_err(|e| polars_err!(ComputeError: "{e}"))?;
+        buffer.extend_from_slice(MARK);
+        buffer.extend_from_slice(&encoded);
+        Ok(())
+    }
+}
+
+/// Rows that have their places beside them.
+pub(super) struct Placed {
+    pub(super) top: Node,
+    /// The column that says it.
+    pub(super) place: PlSmallStr,
+    /// How a place leads to a section.
+    section: Place,
+}
+
+impl Cutter {
+    /// Whether what ends at a node, or at the stage that still grows there, is several tasks.
+    pub(super) fn is_several(&self, top: Node) -> bool {
+        match self.growing_at(top).map(|stage| &self.open[stage.0 as usize].head) {
+            Some(Head::Node(head)) => self.splits(*head).are_several(),
+            _ => self.splits(top).are_several(),
+        }
+    }
+
+    /// These rows, each with its place.
+    pub(super) fn placed(&mut self, top: Node) -> Placed {
+        let top = self.share_out(top).unwrap_or(top);
+        let splits = self.splits(top);
+        let sections = self.target.sections();
+        let tasks = (self.most_tasks(&splits) as u32).div_ceil(sections);
+        let (columns, row, place) = (self.schema(top), self.names.fresh("row"), self.names.fresh("place"));
+        let function = FunctionIR::RowIndex { name: row.clone(), offset: None, schema: Default::default() };
+        let numbered = self.ir.add(IR::MapFunction { input: top, function });
+        self.decided.insert(numbered.0, splits);
+        let of = self.place_of(Place::Of { task: 0 }, &row, &place);
+        let with = self.with_column(numbered, of, DataType::UInt64);
+        let mut columns = columns.as_ref().clone();
+        columns.insert(place.clone(), DataType::UInt64);
+        let top = self.ir.add(IR::SimpleProjection { input: with, columns: Arc::new(columns) });
+        self.places.insert(place.clone());
+        Placed { top, place, section: Place::Section { tasks, sections } }
+    }
+
+    /// Puts the rows of a node, each of which has its place, back into their order: at another node, without it.
+    pub(super) fn back_in_order(&mut self, work: Node, placed: &Placed, at: Node) {
+        let (before, Placed { place, section, .. }) = (self.schema(at), placed);
+        let name = self.names.fresh("section");
+        let of = self.place_of(*section, place, &name);
+        let numbered = self.with_column(work, of, DataType::UInt32);
+        let (keys, into) = (vec![name.to_string()], self.target.sections() as usize);
+        let ranges_of = Some("the places of rows".to_owned());
+        let (stage, input) = self.leave(numbered, Some(Scatter { keys, computed: None, into, ranges_of }));
+        let by_column = vec![ExprIR::from_column_name(place.clone(), &mut self.exprs)];
+        let sort_options = SortMultipleOptions::default();
+        let sort = self.ir.add(IR::Sort { input, by_column, slice: None, sort_options });
+        let why = "each puts some of the rows back into their order";
+        self.decided.insert(sort.0, Splits::chosen(vec![Choice::sections([stage])], why));
+        self.ir.replace(at, IR::SimpleProjection { input: sort, columns: before });
+    }
+
+    fn place_of(&mut self, function: Place, of: &PlSmallStr, name: &PlSmallStr) -> ExprIR {
+        let input = vec![ExprIR::from_column_name(of.clone(), &mut self.exprs)];
+        let fmt_str = Box::new(PlSmallStr::from_static("place"));
+        let options = FunctionOptions::elementwise();
+        let call = AExpr::AnonymousFunction { input, function: function.function(), options, fmt_str };
+        ExprIR::new(self.exprs.add(call), OutputName::Alias(name.clone()))
+    }
+
+    fn with_column(&mut self, input: Node, column: ExprIR, dtype: DataType) -> Node {
+        let mut schema = self.schema(input).as_ref().clone();
+        schema.insert(column.output_name().clone(), dtype);
+        let (schema, options) = (Arc::new(schema), ProjectionOptions::default());
+        self.ir.add(IR::HStack { input, exprs: vec![column], schema, options })
+    }
+
+    /// How many tasks a stage has at most that is split so.
+    fn most_tasks(&self, splits: &Splits) -> usize {
+        let most = |choice: &Choice| match choice.ways.iter().find(|(_, way)| *way == Way::Along) {
+            _ if choice.by_size => self.target.sections() as usize,
+            Some((stage, _)) => match self.open[stage.0 as usize].head {
+                Head::Node(head) => self.most_tasks(&self.splits(head)),
+                Head::Frame(_) => self.target.tasks,
+            },
+            None => splits.splits.len(),
+        };
+        splits.choices.iter().map(most).max().unwrap_or(splits.splits.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_in_the_order_of_tasks_and_of_their_rows_and_so_are_sections() {
+        let rows = |count: IdxSize| IdxCa::from_vec("row".into(), (0..count).collect()).into_column();
+        let called = |function: Place, column: Column| {
+            let mut wire = Vec::new();
+            function.try_serialize(&mut wire).unwrap();
+            let function = Place::from_wire(&wire).unwrap();
+            let field = function.get_field(&Schema::default(), &[Field::new("row".into(), DataType::Null)]).unwrap();
+            let result = function.call_udf(&mut [column]).unwrap();
+            assert_eq!(*result.dtype(), field.dtype);
+            result
+        };
+        for (tasks, each, sections) in [(1, 1, 16), (16, 1, 16), (40, 3, 16), (40, 1, 16)] {
+            let (mut places, mut into) = (Vec::new(), Vec::new());
+            for task in 0..tasks {
+                let place = called(Place::Of { task }, rows(task % 3));
+                into.extend(
+                    called(Place::Section { tasks: each, sections }, place.clone()).u32().unwrap().into_no_null_iter(),
+                );
+                places.extend(place.u64().unwrap().into_no_null_iter());
+            }
+            assert!(places.windows(2).all(|two| two[0] < two[1]), "{places:?}");
+            assert!(into.is_sorted() && into.iter().all(|section| *section < sections), "{into:?}");
+        }
+    }
+}
