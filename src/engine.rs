@@ -36,11 +36,12 @@ pub(crate) use task::run_task;
 /// The UDF replicas that a task hands its batches to.
 pub(crate) trait Pools: Send + Sync {
     /// Runs one batch on some replica of the stage's `step`-th UDF. The columns are the UDF's inputs;
-    /// the result is as high as they are and of the step's dtype.
+    /// the result is as high as they are and of the step's dtype. `by`: the task that calls, and which attempt.
     fn call(
         &self,
         step: usize,
         inputs: DataFrame,
+        by: (u32, u32),
     ) -> Pin<Box<dyn Future<Output = Result<Called, TaskFailure>> + Send + '_>>;
 }
 

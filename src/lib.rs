@@ -81,9 +81,11 @@ mod session;
 #[cfg(test)]
 #[path = "../tests/simulation/mod.rs"]
 mod simulation;
+mod spans;
 mod store;
 pub mod testing;
 pub mod udf;
+mod whose;
 
 #[doc(hidden)]
 pub use actors::{SchedulerActor, SwordfishActor, UdfActor};

@@ -1,6 +1,5 @@
 //! The log of this process, as far as it is remembered: what `regatta logs` shows.
 
-use std::cell::Cell;
 use std::fmt::{self, Write};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,17 +12,12 @@ use tracing_subscriber::filter::{FilterFn, LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::sched::{Attempt, TaskId};
+use crate::whose::{Named, Whose, is_of_replica};
 
 /// Bytes of all lines that are remembered.
 const BYTES: usize = 1 << 20;
 
 static RING: LazyLock<Mutex<LogRing>> = LazyLock::new(|| Mutex::new(LogRing::new(BYTES)));
-
-thread_local! {
-    /// The attempt that runs on this thread. Not a span: one for each task would cost more than all else that is noted of it.
-    static TASK: Cell<Option<(TaskId, Attempt)>> = const { Cell::new(None) };
-}
 
 /// Lines of this process after a number.
 pub(crate) fn page(after: u64, filter: &LogFilter, lines: usize, bytes: usize) -> LogPage {
@@ -34,61 +28,15 @@ fn ring() -> MutexGuard<'static, LogRing> {
     RING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Until it is dropped, what is logged on this thread is of this attempt.
-pub(crate) struct InTask;
-
-impl InTask {
-    pub(crate) fn enter(task: TaskId, attempt: Attempt) -> Self {
-        TASK.set(Some((task, attempt)));
-        Self
-    }
-}
-
-impl Drop for InTask {
-    fn drop(&mut self) {
-        TASK.set(None);
-    }
-}
-
 /// Remembers what is said, with what it is of.
 pub(crate) struct Remember;
 
-/// What is remembered: information and worse, and of spans those of replicas, which are of the highest level.
+/// What is remembered: information and worse, and of spans those of replicas.
 pub(crate) fn remembered() -> FilterFn {
     fn is_remembered(of: &Metadata<'_>) -> bool {
-        if of.is_span() { *of.level() == Level::ERROR } else { *of.level() <= Level::INFO }
+        if of.is_span() { is_of_replica(of) } else { *of.level() <= Level::INFO }
     }
     filter_fn(is_remembered as fn(&Metadata<'_>) -> bool).with_max_level_hint(LevelFilter::INFO)
-}
-
-/// What a span says that a line is of.
-#[derive(Default)]
-struct Of {
-    query: Option<u64>,
-    stage: Option<u32>,
-    udf: Option<String>,
-    rank: Option<u32>,
-}
-
-impl Visit for Of {
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        let small = u32::try_from(value).ok();
-        match field.name() {
-            "stage" => self.stage = small,
-            "rank" => self.rank = small,
-            _ => (),
-        }
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "query" => self.query = u64::from_str_radix(value, 16).ok(),
-            "udf" => self.udf = Some(value.to_owned()),
-            _ => (),
-        }
-    }
-
-    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
 /// What an event says: its message, then its other fields.
@@ -114,16 +62,14 @@ impl Visit for Said {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Remember {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut of = Of::default();
-        attributes.record(&mut of);
         if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(of);
+            Whose::note(&span, attributes);
         }
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         // What is said of a replica from outside of it names its UDF.
-        let (mut said, mut own) = (Said::default(), Of::default());
+        let (mut said, mut own) = (Said::default(), Named::default());
         event.record(&mut said);
         event.record(&mut own);
         let level = match *event.metadata().level() {
@@ -132,37 +78,30 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Remember {
             _ => LogLevel::Info,
         };
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut line = LogLine {
+        let Whose { query, stage, task, udf } = Whose::now(context.event_scope(event));
+        let line = LogLine {
             at_ms: u64::try_from(at.as_millis()).unwrap_or(0),
             level,
             target: event.metadata().target().to_owned(),
-            udf: own.udf.map(|udf| (udf, own.rank.unwrap_or(0))),
+            query: query.map(|query| format!("{query:016x}")),
+            stage,
+            task,
+            udf: own.whose().udf.or(udf),
             text: format!("{}{}", said.message, said.fields),
             ..LogLine::default()
         };
-        let mut query = None;
-        if let Some((task, attempt)) = TASK.get() {
-            (query, line.stage, line.task) = (Some(task.query.0), Some(task.stage.0), Some((task.index, attempt.0)));
-        }
-        // The innermost first.
-        for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(of) = span.extensions().get::<Of>() {
-                query = query.or(of.query);
-                line.stage = line.stage.or(of.stage);
-                line.udf = line.udf.or_else(|| Some((of.udf.clone()?, of.rank.unwrap_or(0))));
-            }
-        }
-        line.query = query.map(|query| format!("{query:016x}"));
         ring().push(line);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use regatta_observe::{QueryId, StageId};
+    use regatta_observe::{QueryId, StageId, StepId};
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
+    use crate::sched::{Attempt, TaskId};
+    use crate::whose::{InTask, replica};
 
     #[test]
     fn lines_are_of_the_task_and_the_replica_that_say_them() {
@@ -176,9 +115,11 @@ mod tests {
                 let _in = InTask::enter(task, Attempt(3));
                 tracing::warn!("of a task");
             }
-            let query = Some(format!("{:016x}", 0xb7));
-            let span = tracing::error_span!("replica", udf = "demo::Embed", query, stage = 1_u32, rank = 4_u32);
-            span.in_scope(|| tracing::error!(target: "model", "of a replica"));
+            let step = StepId { query: QueryId(0xb7), stage: StageId(1), step: 0 };
+            replica("demo::Embed", 4, Some(step), Some((6, 2)))
+                .in_scope(|| tracing::error!(target: "model", "of a replica"));
+            let authors = tracing::error_span!(target: "model", "replica", query = "00000000000000c7", stage = 9_u32);
+            authors.in_scope(|| tracing::warn!("in a span of an author's"));
             tracing::warn!(udf = "demo::Slow", rank = 2_u32, "a replica hangs");
             tracing::info!("of nothing again");
             let page = page(before, &LogFilter::default(), 100, 1 << 20);
@@ -195,6 +136,7 @@ mod tests {
             );
             let replica = of("of a replica");
             assert_eq!((replica.query.as_deref(), replica.stage), (Some("00000000000000b7"), Some(1)));
+            assert_eq!((replica.task, of("in a span of an author's").query), (Some((6, 2)), None));
             assert_eq!((replica.udf, replica.target.as_str()), (Some(("demo::Embed".to_owned(), 4)), "model"));
             assert_eq!(of("a replica hangs").udf, Some(("demo::Slow".to_owned(), 2)));
             assert_eq!(of("of nothing again").query, None);

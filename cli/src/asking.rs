@@ -1,6 +1,6 @@
 //! What the head is asked.
 
-use regatta_observe::{Answer, Ask, ClusterView, LogFilter, LogsView, Profile, QueryRow, Totals};
+use regatta_observe::{Answer, Ask, ClusterView, LogFilter, LogsView, Profile, QueryRow, SpansView, Totals};
 
 use crate::Failure;
 use crate::client::Client;
@@ -59,6 +59,13 @@ pub(crate) fn logs(
 ) -> Result<LogsView, Failure> {
     match client.look(&Ask::Logs { after, filter: filter.clone(), lines })? {
         Answer::Logs(view) => Ok(*view),
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub(crate) fn spans(client: &Client, after: Vec<(u32, u64)>, noted_s: u64) -> Result<SpansView, Failure> {
+    match client.look(&Ask::Spans { after, noted_s })? {
+        Answer::Spans(view) => Ok(*view),
         other => Err(unexpected(&other)),
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use regatta_observe::{LogLevel, TokenRole};
 
 use crate::Failure;
-use crate::export::{Collector, collector};
+use crate::collector::{Collector, collector};
 
 /// Looks at a cluster, or operates it. Exit code 0: done; 1: failed; 2: usage; 3: the head cannot be reached; 4: refused.
 #[derive(Debug, Clone, Args)]

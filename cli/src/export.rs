@@ -1,56 +1,31 @@
-//! Sends what a cluster does to a collector, by OpenTelemetry's protocol over HTTP: figures every so often, and each query as spans
-//! when it has ended.
+//! Sends what a cluster does to a collector: figures every so often, each query as spans when it has ended, and below those the spans
+//! that authors have around what they do in UDFs.
 
-use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use regatta_observe::{Measured, QueryRow, QueryState, line, otlp};
+use regatta_observe::{AuthorSpan, Measured, Profile, QueryRow, QueryState, line, otlp};
 
 use crate::Failure;
-use crate::asking::{cluster, profile, totals, workers};
+use crate::asking::{cluster, profile, spans, totals, workers};
 use crate::client::Client;
+use crate::collector::Collector;
 use crate::out::Out;
 
-/// How long a collector may take, for each step.
-const STEP: Duration = Duration::from_secs(10);
 /// Queries that are looked at, each time.
 const QUERIES: u32 = 256;
-/// What a collector says is read this far.
-const ANSWER: u64 = 4 << 10;
-/// How often it is said that a collector does not take what it is sent.
+/// How often it is said that a collector does not take what it is sent, or that spans are missed.
 const SAID: Duration = Duration::from_secs(60);
-
-/// Where a collector listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Collector {
-    /// `host:port`.
-    address: String,
-    /// What comes before `/v1/metrics`.
-    path: String,
-}
-
-/// The collector at this address, as `http://127.0.0.1:4318`.
-///
-/// # Errors
-/// It is none that this can reach.
-pub(crate) fn collector(url: &str) -> Result<Collector, String> {
-    let Some(rest) = url.strip_prefix("http://") else {
-        let how = "write http://host:port; with TLS, have a collector beside this pass it on";
-        return Err(format!("{url:?} is no address that is sent to by plain HTTP: {how}"));
-    };
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-    if host.is_empty() || host.contains('@') || !is_plain(rest) {
-        return Err(format!("{url:?} has no host: write http://host:port"));
-    }
-    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let address = if has_port { host.to_owned() } else { format!("{host}:4318") };
-    let path = path.trim_end_matches('/');
-    Ok(Collector { address, path: if path.is_empty() { String::new() } else { format!("/{path}") } })
-}
+/// How much longer than until the next look workers note spans: for a look that is late.
+const LATE: Duration = Duration::from_secs(60);
+/// Bytes of spans that wait for the end of their query; more are sent before it.
+const HELD: usize = 16 << 20;
+/// Spans that are sent at once.
+const AT_ONCE: usize = 1000;
+/// Pages of spans that are asked for, each time.
+const PAGES: usize = 64;
 
 /// Sends, until the process ends; or once, with what is known of queries that have ended.
 ///
@@ -63,114 +38,168 @@ pub(crate) fn run(
     once: bool,
     out: &mut Out<'_>,
 ) -> Result<(), Failure> {
-    let mut told: Option<Instant> = None;
-    // Those that had ended before are history, unless that is what is wanted.
-    let mut sent: BTreeSet<String> = if once { BTreeSet::new() } else { ended(client)?.into_iter().collect() };
+    let noted = every.saturating_add(LATE).as_secs();
+    let mut exporter = Exporter { client, to, noted, sent: BTreeSet::new(), spans: Spans::default() };
+    let mut aside = Aside::default();
+    if !once {
+        // What has ended before is history.
+        exporter.sent = queries(client)?.1.into_iter().collect();
+        exporter.look_at_spans(&mut aside)?;
+        exporter.spans.held.clear();
+        (exporter.spans.bytes, exporter.spans.missed) = (0, 0);
+    }
     loop {
         let began = Instant::now();
-        match send(client, to, &mut sent) {
+        match exporter.send(&mut aside) {
             Ok(queries) if once => {
                 let of = if queries == 1 { "query that has" } else { "queries that have" };
                 return out.text(&format!("sent all figures and {queries} {of} ended\n"));
             }
             Ok(_) => (),
-            Err(Failure::Failed(why)) if !once => {
-                // It may be back in a minute; queries are remembered until then.
-                if told.is_none_or(|told| told.elapsed() >= SAID) {
-                    told = Some(Instant::now());
-                    let _ = writeln!(std::io::stderr(), "regatta: {}", line(&why));
-                }
-            }
+            // It may be back in a minute; queries are remembered until then.
+            Err(Failure::Failed(why)) if !once => aside.say(&why),
             Err(failure) => return Err(failure),
         }
         thread::sleep(every.saturating_sub(began.elapsed()));
     }
 }
 
-/// Sends all figures, and the queries that have ended and were not sent yet: says how many.
-fn send(client: &Client, to: &Collector, sent: &mut BTreeSet<String>) -> Result<usize, Failure> {
-    let mut view = cluster(client, 0, 0, 0)?;
-    view.workers = workers(client)?;
-    let measured = Measured { cluster: view, totals: totals(client)? };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    to.post("/v1/metrics", &otlp::metrics(&measured, u64::try_from(now.as_millis()).unwrap_or(0)))?;
-    let ended = ended(client)?;
-    let mut count = 0;
-    for query in ended.iter().filter(|query| !sent.contains(*query)).cloned().collect::<Vec<_>>() {
-        match profile(client, &query) {
-            Ok(profile) => to.post("/v1/traces", &otlp::trace(&profile))?,
-            Err(Failure::Failed(_)) => continue, // it was forgotten meanwhile
-            Err(failure) => return Err(failure),
+struct Exporter<'a> {
+    client: &'a Client,
+    to: &'a Collector,
+    /// For how many seconds workers note spans from now.
+    noted: u64,
+    /// Queries that were sent.
+    sent: BTreeSet<String>,
+    spans: Spans,
+}
+
+/// Spans of authors' programs: those of a query wait for its end, when it is known what is above them.
+#[derive(Default)]
+struct Spans {
+    /// By worker, how far they are known.
+    after: BTreeMap<u32, u64>,
+    held: BTreeMap<String, Vec<AuthorSpan>>,
+    bytes: usize,
+    /// Queries with spans here that the head has not named, the last time.
+    unknown: BTreeSet<String>,
+    /// Spans that were forgotten before they could be sent.
+    missed: u64,
+}
+
+/// Says what is wrong, though not each time.
+#[derive(Default)]
+struct Aside(Option<Instant>);
+
+impl Aside {
+    fn say(&mut self, what: &str) {
+        if self.0.is_none_or(|told| told.elapsed() >= SAID) {
+            self.0 = Some(Instant::now());
+            let _ = writeln!(std::io::stderr(), "regatta: {}", line(what));
         }
-        count += 1;
-        sent.insert(query);
     }
-    // Of those that the head has forgotten nothing is asked again.
-    sent.retain(|query| ended.contains(query));
-    Ok(count)
 }
 
-/// The numbers of queries that have ended and are remembered.
-fn ended(client: &Client) -> Result<Vec<String>, Failure> {
-    let rows = cluster(client, QUERIES, 0, 0)?.queries.into_iter();
-    Ok(rows.filter(|row: &QueryRow| row.state != QueryState::Running).map(|row| row.id).collect())
+/// The numbers of queries that run, and of those that have ended and are remembered.
+fn queries(client: &Client) -> Result<(Vec<String>, Vec<String>), Failure> {
+    let rows = cluster(client, QUERIES, 0, 0)?.queries;
+    let (running, ended): (Vec<QueryRow>, _) = rows.into_iter().partition(|row| row.state == QueryState::Running);
+    let ids = |rows: Vec<QueryRow>| rows.into_iter().map(|row| row.id).collect();
+    Ok((ids(running), ids(ended)))
 }
 
-impl Collector {
-    /// Sends it this text.
-    fn post(&self, path: &str, body: &str) -> Result<(), Failure> {
-        let Self { address, path: before } = self;
-        let failed = |why: &dyn std::fmt::Display| {
-            Failure::Failed(format!("the collector at {address} has not taken what it was sent: {why}"))
-        };
-        let mut resolved = address.to_socket_addrs().map_err(|error| failed(&error))?;
-        let to = resolved.next().ok_or_else(|| failed(&"the host has no address"))?;
-        let mut stream = TcpStream::connect_timeout(&to, STEP).map_err(|error| failed(&error))?;
-        let steps = stream.set_read_timeout(Some(STEP)).and_then(|()| stream.set_write_timeout(Some(STEP)));
-        steps.map_err(|error| failed(&error))?;
-        let head = format!(
-            "POST {before}{path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-            body.len()
-        );
-        let put = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
-        put.map_err(|error| failed(&error))?;
-        let mut answer = Vec::new();
-        let read = stream.take(ANSWER).read_to_end(&mut answer);
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let status =
-            answer.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|status| status.parse().ok());
-        match (status, read) {
-            (Some(200..300), _) => Ok(()),
-            (Some::<u16>(status), _) => {
-                let why = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-                Err(failed(&format_args!("status {status} {}", line(why))))
+impl Exporter<'_> {
+    /// Sends all figures, the queries that have ended and were not sent yet, and spans of authors: says how many queries.
+    fn send(&mut self, aside: &mut Aside) -> Result<usize, Failure> {
+        let mut view = cluster(self.client, 0, 0, 0)?;
+        view.workers = workers(self.client)?;
+        let measured = Measured { cluster: view, totals: totals(self.client)? };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.to.post("/v1/metrics", &otlp::metrics(&measured, u64::try_from(now.as_millis()).unwrap_or(0)))?;
+        // In this order: of a query that has ended all spans are there.
+        let (running, ended) = queries(self.client)?;
+        self.look_at_spans(aside)?;
+        let mut count = 0;
+        for query in ended.iter().filter(|query| !self.sent.contains(*query)).cloned().collect::<Vec<_>>() {
+            match profile(self.client, &query) {
+                Ok(profile) => {
+                    self.to.post("/v1/traces", &otlp::trace(&profile))?;
+                    self.sent.insert(query.clone());
+                    self.send_spans(&query, Some(&profile))?;
+                }
+                Err(Failure::Failed(_)) => continue, // it was forgotten meanwhile
+                Err(failure) => return Err(failure),
             }
-            (None, Err(error)) => Err(failed(&error)),
-            (None, Ok(_)) => Err(failed(&"it does not speak HTTP")),
+            count += 1;
         }
+        // Of those that the head has forgotten nothing is asked again.
+        self.sent.retain(|query| ended.contains(query));
+        // What has come after its query's end waits for nothing, nor does what there is no room for. A query that is not known has just
+        // begun, or is forgotten: the next time it is clear which.
+        let too_much = self.spans.bytes > HELD;
+        let is_new = |query: &String| !ended.contains(query) && !self.spans.unknown.contains(query);
+        let waits = |query: &String| !too_much && (running.contains(query) || is_new(query));
+        for query in self.spans.held.keys().filter(|query| !waits(query)).cloned().collect::<Vec<_>>() {
+            self.send_spans(&query, None)?;
+        }
+        self.spans.unknown = self.spans.held.keys().filter(|query| !running.contains(query)).cloned().collect();
+        let missed = std::mem::take(&mut self.spans.missed);
+        if missed > 0 {
+            aside.say(&format!(
+                "{missed} spans of UDFs were forgotten before they were sent: a worker remembers the last megabyte; ask more often, by --every"
+            ));
+        }
+        Ok(count)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_collector_is_named_by_its_address() {
-        let named = |url: &str| collector(url).map(|Collector { address, path }| format!("{address} {path}"));
-        assert_eq!(named("http://127.0.0.1:4318"), Ok("127.0.0.1:4318 ".to_owned()));
-        assert_eq!(named("http://collector/otlp/"), Ok("collector:4318 /otlp".to_owned()));
-        assert_eq!(named("http://[::1]:1/"), Ok("[::1]:1 ".to_owned()));
-        for wrong in [
-            "https://collector",
-            "collector:4318",
-            "http://",
-            "http:///x",
-            "http://a b",
-            "http://user@host",
-            "http://a/\r\nx: y",
-        ] {
-            assert!(collector(wrong).is_err(), "{wrong}");
+    /// Takes in the spans of authors that have ended on workers since the last time.
+    fn look_at_spans(&mut self, aside: &mut Aside) -> Result<(), Failure> {
+        for _ in 0..PAGES {
+            let after = self.spans.after.iter().map(|(worker, number)| (*worker, *number)).collect();
+            let view = match spans(self.client, after, self.noted) {
+                Ok(view) => view,
+                // As a head of an earlier version says.
+                Err(Failure::Failed(why)) => {
+                    aside.say(&format!("spans of UDFs are not sent: {why}"));
+                    return Ok(());
+                }
+                Err(failure) => return Err(failure),
+            };
+            self.spans.after.extend(view.next);
+            self.spans.missed += view.missed;
+            if view.spans.is_empty() {
+                break;
+            }
+            for span in view.spans {
+                self.spans.bytes += span.bytes();
+                self.spans.held.entry(span.query.clone()).or_default().push(span);
+            }
+            if self.spans.bytes > HELD {
+                break;
+            }
         }
+        Ok(())
+    }
+
+    /// Sends the spans of a query that are held. A collector that does not take them is sent them again, while there is room.
+    fn send_spans(&mut self, query: &str, with: Option<&Profile>) -> Result<(), Failure> {
+        let Some(mut left) = self.spans.held.remove(query) else { return Ok(()) };
+        let bytes = |spans: &[AuthorSpan]| spans.iter().map(AuthorSpan::bytes).sum::<usize>();
+        while !left.is_empty() {
+            let now = left.len().min(AT_ONCE);
+            let sent = self.to.post("/v1/traces", &otlp::authors(&left[..now], with));
+            if let Err(failure) = sent {
+                if self.spans.bytes > HELD {
+                    self.spans.missed += left.len() as u64;
+                    self.spans.bytes -= bytes(&left);
+                } else {
+                    self.spans.held.insert(query.to_owned(), left);
+                }
+                return Err(failure);
+            }
+            self.spans.bytes -= bytes(&left[..now]);
+            left.drain(..now);
+        }
+        Ok(())
     }
 }

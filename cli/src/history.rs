@@ -143,6 +143,7 @@ impl Kept {
             }
             Ask::Totals => Answer::Totals(Box::default()),
             Ask::Logs { .. } => Answer::Logs(Box::default()),
+            Ask::Spans { .. } => Answer::Spans(Box::default()),
             Ask::Jobs => Answer::Jobs(Vec::new()),
             Ask::JobLog { job, .. } => return Err(Failure::Failed(format!("a history has no jobs, so no job {job}"))),
         })

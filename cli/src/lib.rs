@@ -23,6 +23,7 @@
 
 mod asking;
 mod client;
+mod collector;
 mod command;
 mod doctor;
 mod export;

@@ -20,7 +20,9 @@ pub mod otlp;
 mod profile;
 mod progress;
 mod recorder;
+mod ring;
 mod seen;
+mod spans;
 pub mod text;
 mod totals;
 mod view;
@@ -42,11 +44,12 @@ pub use profile::{
 pub use progress::{Block, Lines, PoolProgress, Progress, Room, Shown, StageProgress};
 pub use recorder::{Limits, Recorder, StageStands, Stands};
 pub use seen::{Calls, End, EngineNode, Fetched, Gone, Replica, Sample, Seen, Spent, Submitted};
+pub use spans::{AuthorSpan, SpanPage, SpanRing, SpanValue};
 pub use text::line;
 pub use totals::{Attempts, Totals, UdfTotals};
 pub use view::{
     Answer, Answering, Ask, ClusterView, Fleet, JobLog, JobRow, JobState, LogsView, Order, PoolRow, QueryRow,
-    QueryView, Refusal, Table, TokenRole, VIEW, Why, WorkerRow,
+    QueryView, Refusal, SpansView, Table, TokenRole, VIEW, Why, WorkerRow,
 };
 
 #[cfg(test)]

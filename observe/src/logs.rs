@@ -1,11 +1,11 @@
 //! Lines of the log of a process: the last ones, as many as fit into so many bytes. Pure.
 
-use std::collections::VecDeque;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::line;
+use crate::ring::{Entry, Page, Ring};
 use crate::text::ends;
 
 /// How much a line matters.
@@ -77,20 +77,18 @@ pub struct LogPage {
 
 /// The last lines of a process.
 #[derive(Debug)]
-pub struct LogRing {
-    lines: VecDeque<LogLine>,
-    bytes: usize,
-    most: usize,
-    next: u64,
-}
+pub struct LogRing(Ring<LogLine>);
 
 /// Bytes of a text, at its beginning and its end.
 const TEXT: usize = 2048;
 /// Bytes of a name.
 const NAME: usize = 128;
 
-impl LogLine {
-    /// Bytes that it takes, about.
+impl Entry for LogLine {
+    fn number(&self) -> u64 {
+        self.number
+    }
+
     fn bytes(&self) -> usize {
         let query = self.query.as_ref().map_or(0, String::len);
         let udf = self.udf.as_ref().map_or(0, |(udf, _)| udf.len());
@@ -117,53 +115,28 @@ impl LogFilter {
 impl LogRing {
     /// One that takes so many bytes at most.
     pub fn new(bytes: usize) -> Self {
-        Self { lines: VecDeque::new(), bytes: 0, most: bytes, next: 1 }
+        Self(Ring::new(bytes))
     }
 
     /// Takes in a line, and forgets the oldest for which there is no room any more.
-    pub fn push(&mut self, mut line: LogLine) {
-        line.number = self.next;
-        self.next += 1;
-        line.text = ends(&line.text, TEXT);
-        line.target = ends(&line.target, NAME);
-        line.udf = line.udf.map(|(udf, rank)| (ends(&udf, NAME), rank));
-        self.bytes += line.bytes();
-        self.lines.push_back(line);
-        while self.bytes > self.most {
-            let Some(oldest) = self.lines.pop_front() else { break };
-            self.bytes -= oldest.bytes();
-        }
+    pub fn push(&mut self, line: LogLine) {
+        self.0.push(|number| LogLine {
+            number,
+            text: ends(&line.text, TEXT),
+            target: ends(&line.target, NAME),
+            udf: line.udf.map(|(udf, rank)| (ends(&udf, NAME), rank)),
+            ..line
+        });
     }
 
     /// The lines after a number that are wanted, the oldest first, or for 0 the newest of all: so many, and so many bytes, at most.
     pub fn page(&self, after: u64, filter: &LogFilter, lines: usize, bytes: usize) -> LogPage {
-        let mut page = LogPage { next: after, ..LogPage::default() };
-        let mut room = bytes;
-        let mut fits = |line: &LogLine| {
-            let left = room.checked_sub(line.bytes());
-            room = left.unwrap_or(0);
-            left.is_some()
+        let wants = |line: &LogLine| filter.wants(line);
+        let Page { entries, next, missed } = match after {
+            0 => self.0.newest(wants, lines, bytes),
+            _ => self.0.page(after, wants, lines, bytes),
         };
-        if after == 0 {
-            let wanted = self.lines.iter().rev().filter(|line| filter.wants(line)).take(lines);
-            page.lines = wanted.take_while(|line| fits(line)).cloned().collect();
-            page.lines.reverse();
-            page.next = self.next - 1;
-            return page;
-        }
-        let first = self.lines.front().map_or(self.next, |line| line.number);
-        page.missed = first.saturating_sub(after.saturating_add(1));
-        for line in self.lines.iter().filter(|line| line.number > after) {
-            if filter.wants(line) {
-                // One that fits nowhere is not waited for.
-                if page.lines.len() >= lines || !fits(line) && !page.lines.is_empty() {
-                    return page;
-                }
-                page.lines.push(line.clone());
-            }
-            page.next = line.number;
-        }
-        page
+        LogPage { lines: entries, next, missed }
     }
 }
 
@@ -207,48 +180,12 @@ mod tests {
         LogLine { text: text.to_owned(), ..LogLine::default() }
     }
 
-    fn all(ring: &LogRing, after: u64) -> Vec<u64> {
-        ring.page(after, &LogFilter::default(), 1000, 1 << 20).lines.iter().map(|line| line.number).collect()
-    }
-
     #[test]
-    fn the_newest_lines_stay_within_their_bytes_and_what_was_forgotten_is_counted() {
+    fn a_long_line_is_kept_by_its_ends() {
         let mut ring = LogRing::new(64 << 10);
-        (0..1000).for_each(|_| ring.push(said(&"x".repeat(500))));
-        assert!(ring.bytes <= 64 << 10 && ring.bytes > 60 << 10, "{}", ring.bytes);
-        let first = ring.lines.front().unwrap().number;
-        assert_eq!((all(&ring, 0).len(), all(&ring, 998)), (ring.lines.len(), vec![999, 1000]));
-        let page = ring.page(10, &LogFilter::default(), 1000, 1 << 20);
-        assert_eq!((page.missed, page.next), (first - 11, 1000));
-        assert_eq!(ring.page(1000, &LogFilter::default(), 10, 1000), LogPage { next: 1000, ..LogPage::default() });
         ring.push(said(&"y".repeat(1 << 20)));
-        let last = ring.lines.back().unwrap();
-        assert!(last.text.len() < 5000 && last.text.contains("bytes left out"), "{}", last.text.len());
-        let mut small = LogRing::new(10);
-        small.push(said("none fits"));
-        assert_eq!((small.bytes, all(&small, 0)), (0, vec![]));
-    }
-
-    #[test]
-    fn pages_follow_each_other_without_a_gap_whatever_fits_into_one() {
-        let mut ring = LogRing::new(1 << 20);
-        (0..100).for_each(|n: usize| ring.push(said(&"x".repeat(n * 40))));
-        for (lines, bytes) in [(7, 1 << 20), (1000, 3000), (1, 1), (1000, 1 << 20)] {
-            let mut seen = vec![1];
-            let mut next = 1;
-            loop {
-                let page = ring.page(next, &LogFilter::default(), lines, bytes);
-                if page.lines.is_empty() {
-                    break;
-                }
-                assert!(page.lines.len() <= lines);
-                seen.extend(page.lines.iter().map(|line| line.number));
-                next = page.next;
-            }
-            assert_eq!(seen, (1..=100).collect::<Vec<_>>(), "{lines} lines, {bytes} bytes");
-        }
-        let newest = ring.page(0, &LogFilter::default(), 3, 1 << 20);
-        assert_eq!(newest.lines.iter().map(|line| line.number).collect::<Vec<_>>(), [98, 99, 100]);
+        let [line] = &ring.page(0, &LogFilter::default(), 10, 1 << 20).lines[..] else { panic!("{ring:?}") };
+        assert!(line.text.len() < 5000 && line.text.contains("bytes left out"), "{}", line.text.len());
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Figures and queries as OpenTelemetry's protocol has them, in its JSON form. Pure.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
 use serde_json::{Value, json};
 
 use crate::instruments::BOUNDS;
 use crate::{
-    Figure, Histogram, INSTRUMENTS, InstrumentKind, Measured, Outcome, Point, Profile, QueryState, StageFigures,
-    TaskRecord,
+    AuthorSpan, Figure, Histogram, INSTRUMENTS, InstrumentKind, Measured, Outcome, Point, Profile, QueryState,
+    SpanValue, StageFigures, TaskRecord,
 };
 
 /// Attempts of a query that have spans of their own: those that went wrong, and then the longest.
@@ -51,20 +54,11 @@ pub fn metrics(of: &Measured, now_ms: u64) -> String {
 /// A query that has ended as spans: the body of a request to `/v1/traces`. The query is the root; below it are its stages, and below
 /// those the attempts of tasks that went wrong or took longest. The same query has the same ids whenever it is asked.
 pub fn trace(of: &Profile) -> String {
-    let query = u64::from_str_radix(&of.query.id, 16).unwrap_or(0);
-    let trace = format!("{:016x}{:016x}", mixed(query), mixed(query.wrapping_add(1)));
+    let query = number_of(&of.query.id);
     let root = span_id(query, &[]);
     let begin = |after: u64| nanoseconds(of.query.submitted_ms, after);
     let span = |id: &str, parent: Option<&str>, name: &str, from: u64, until: u64| {
-        json!({
-            "traceId": trace,
-            "spanId": id,
-            "parentSpanId": parent.unwrap_or_default(),
-            "name": name,
-            "kind": 1,
-            "startTimeUnixNano": begin(from).to_string(),
-            "endTimeUnixNano": begin(until.max(from)).to_string(),
-        })
+        span(query, [id, parent.unwrap_or_default(), name], begin(from)..begin(until.max(from)))
     };
     let mut spans = vec![span(&root, None, "regatta.query", 0, of.took())];
     let figures = &of.query;
@@ -103,6 +97,70 @@ pub fn trace(of: &Profile) -> String {
     }
     let scope = json!({ "scope": scope(&of.build), "spans": spans });
     json!({ "resourceSpans": [{ "resource": resource(), "scopeSpans": [scope] }] }).to_string()
+}
+
+/// Spans of authors' programs, of any queries: the body of a request to `/v1/traces`. Each is in the span that its author has it in;
+/// else below the attempt that it is of, if `trace` of this profile has that, or below its stage.
+pub fn authors(spans: &[AuthorSpan], with: Option<&Profile>) -> String {
+    let attempts: BTreeSet<_> = with
+        .map(|of| wanted(&of.tasks).into_iter().map(|task| (task.stage, task.task, task.attempt)).collect())
+        .unwrap_or_default();
+    let mut scopes: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    for of in spans {
+        let query = number_of(&of.query);
+        let attempt = of.stage.zip(of.task).map(|(stage, (task, attempt))| (stage, task, attempt));
+        let parent = match (of.parent, attempt.filter(|attempt| attempts.contains(attempt)), of.stage) {
+            (0, Some((stage, task, attempt)), _) => span_id(query, &[stage, task, attempt]),
+            (0, None, Some(stage)) => span_id(query, &[stage]),
+            (0, None, None) => span_id(query, &[]),
+            (parent, ..) => hex(parent),
+        };
+        let mut told = span(query, [&hex(of.id), &parent, &of.name], of.from..of.from.saturating_add(of.took));
+        let numbers = [
+            ("regatta.worker.id", of.worker),
+            ("regatta.stage.id", of.stage),
+            ("regatta.task.id", of.task.map(|(task, _)| task)),
+            ("regatta.attempt", of.task.map(|(_, attempt)| attempt)),
+            ("regatta.udf.rank", of.udf.as_ref().map(|(_, rank)| *rank)),
+        ];
+        let numbers = numbers.into_iter().filter_map(|(name, value)| Some(number(name, value?.into())));
+        let udf = of.udf.iter().map(|(udf, _)| text("regatta.udf.name", udf));
+        let fields = of.fields.iter().map(|(name, value)| {
+            let value = match value {
+                SpanValue::Text(text) => json!({ "stringValue": text }),
+                SpanValue::Int(number) => json!({ "intValue": number.to_string() }),
+                SpanValue::Float(number) => json!({ "doubleValue": number }),
+                SpanValue::Bool(is) => json!({ "boolValue": is }),
+            };
+            json!({ "key": name, "value": value })
+        });
+        told["attributes"] = numbers.chain(udf).chain(fields).collect();
+        scopes.entry(&of.target).or_default().push(told);
+    }
+    let scopes = scopes.into_iter().map(|(target, spans)| json!({ "scope": { "name": target }, "spans": spans }));
+    json!({ "resourceSpans": [{ "resource": resource(), "scopeSpans": scopes.collect::<Value>() }] }).to_string()
+}
+
+/// A span of a query: its id, its parent's and its name, and when it was.
+fn span(query: u64, [id, parent, name]: [&str; 3], when: Range<u64>) -> Value {
+    json!({
+        "traceId": format!("{}{}", hex(mixed(query)), hex(mixed(query.wrapping_add(1)))),
+        "spanId": id,
+        "parentSpanId": parent,
+        "name": name,
+        "kind": 1,
+        "startTimeUnixNano": when.start.to_string(),
+        "endTimeUnixNano": when.end.to_string(),
+    })
+}
+
+/// A query's number.
+fn number_of(digits: &str) -> u64 {
+    u64::from_str_radix(digits, 16).unwrap_or(0)
+}
+
+fn hex(number: u64) -> String {
+    format!("{number:016x}")
 }
 
 /// Sums since the beginning, not since the last time.
@@ -153,7 +211,7 @@ fn wanted(tasks: &[TaskRecord]) -> Vec<&TaskRecord> {
 /// An id that is the same each time, and never zero.
 fn span_id(query: u64, of: &[u32]) -> String {
     let id = of.iter().fold(mixed(query ^ of.len() as u64), |id, part| mixed(id ^ u64::from(*part)));
-    format!("{:016x}", id.max(1))
+    hex(id.max(1))
 }
 
 /// SplitMix64's last step: other bits for each number.
@@ -186,8 +244,6 @@ fn resource() -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
     use super::*;
     use crate::testing::{failed, lost_worker, lost_worker_made, pipeline};
 
@@ -253,6 +309,56 @@ mod tests {
         assert_eq!(failed[0]["status"]["code"], 2);
         let why = failed.iter().find(|span| span["name"] == "regatta.task" && span["status"]["code"] == 2).unwrap();
         assert!(why["status"]["message"].as_str().unwrap().contains("no such token"), "{why}");
+    }
+
+    #[test]
+    fn spans_of_authors_are_below_their_attempt_or_its_stage() {
+        let profile = lost_worker();
+        let engine = spans(&profile);
+        let task = wanted(&profile.tasks)[0];
+        let with = |id, parent, task| AuthorSpan {
+            id,
+            parent,
+            query: profile.query.id.clone(),
+            stage: Some(0),
+            task,
+            name: "tokenize".to_owned(),
+            target: "demo".to_owned(),
+            from: 1_700_000_000_000_000_000,
+            took: 5,
+            worker: Some(1),
+            udf: Some(("demo::Embed".to_owned(), 3)),
+            fields: vec![("docs".to_owned(), SpanValue::Int(7)), ("fast".to_owned(), SpanValue::Bool(true))],
+            ..AuthorSpan::default()
+        };
+        let authored = [
+            with(1, 0, Some((task.task, task.attempt))),
+            with(2, 1, Some((task.task, task.attempt))),
+            with(3, 0, Some((task.task, 77))),
+            with(4, 0, None),
+        ];
+        let read = |with| {
+            let body: Value = serde_json::from_str(&authors(&authored, with)).unwrap();
+            let scope = body["resourceSpans"][0]["scopeSpans"][0].clone();
+            assert_eq!(scope["scope"]["name"], "demo");
+            scope["spans"].as_array().unwrap().clone()
+        };
+        let (told, late) = (read(Some(&profile)), read(None));
+        let all: Vec<&Value> = engine.iter().chain(&told).collect();
+        let name_of_parent = |span: &Value| {
+            let parent = all.iter().find(|other| other["spanId"] == span["parentSpanId"]).unwrap();
+            (parent["name"].as_str().unwrap().to_owned(), parent["traceId"] == span["traceId"])
+        };
+        let parents = |spans: &[Value]| spans.iter().map(name_of_parent).collect::<Vec<_>>();
+        let named = |names: [&str; 4]| names.map(|name| (name.to_owned(), true)).to_vec();
+        assert_eq!(parents(&told), named(["regatta.task", "tokenize", "regatta.stage", "regatta.stage"]));
+        assert_eq!(parents(&late), named(["regatta.stage", "tokenize", "regatta.stage", "regatta.stage"]));
+        let [first, ..] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(time(first, "endTimeUnixNano") - time(first, "startTimeUnixNano"), 5);
+        let said =
+            ["regatta.worker.id", "regatta.task.id", "regatta.udf.name", "docs"].map(|name| attribute(first, name));
+        let wanted = ["1".to_owned(), task.task.to_string(), "demo::Embed".to_owned(), "7".to_owned()];
+        assert_eq!(said, wanted.map(Some));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dropped, Finding, LogFilter, LogLine, Profile, Progress, QueryState, StageState, Totals};
+use crate::{AuthorSpan, Dropped, Finding, LogFilter, LogLine, Profile, Progress, QueryState, StageState, Totals};
 
 /// The version of what observers and heads say to each other. Within one, fields are only added.
 pub const VIEW: u32 = 1;
@@ -55,6 +55,13 @@ pub enum Ask {
         filter: LogFilter,
         /// So many lines of each worker at most.
         lines: u32,
+    },
+    /// Spans of authors' programs that have ended on workers: [`Answer::Spans`]. They are noted only while somebody asks.
+    Spans {
+        /// By worker: only spans after this number. Of workers that are not in it all that are remembered.
+        after: Vec<(u32, u64)>,
+        /// Workers note spans for so many seconds from now, an hour at most.
+        noted_s: u64,
     },
     /// What all queries did, together: [`Answer::Totals`].
     Totals,
@@ -136,6 +143,8 @@ pub enum Answer {
     Findings(Box<QueryRow>, Vec<Finding>),
     /// Lines of the workers' logs.
     Logs(Box<LogsView>),
+    /// Spans of authors' programs.
+    Spans(Box<SpansView>),
     /// What all queries did, together.
     Totals(Box<Totals>),
     /// This query is stopped.
@@ -351,6 +360,20 @@ pub struct LogsView {
     /// By worker: after this number more may follow.
     pub next: Vec<(u32, u64)>,
     /// Lines that were forgotten before they were asked for.
+    pub missed: u64,
+    /// Workers that have not answered in time, and why.
+    pub silent: Vec<(u32, String)>,
+}
+
+/// Spans of authors' programs on workers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SpansView {
+    /// The spans, by worker and in the order in which they ended there.
+    pub spans: Vec<AuthorSpan>,
+    /// By worker: after this number more may follow.
+    pub next: Vec<(u32, u64)>,
+    /// Spans that were forgotten before they were asked for.
     pub missed: u64,
     /// Workers that have not answered in time, and why.
     pub silent: Vec<(u32, String)>,

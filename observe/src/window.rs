@@ -153,6 +153,12 @@ fn shorten(answer: &mut Answer) -> bool {
             view.missed += left_out as u64;
             left_out > 0
         }
+        Answer::Spans(view) => {
+            let left_out = view.spans.len().div_ceil(2);
+            view.spans.drain(..left_out);
+            view.missed += left_out as u64;
+            left_out > 0
+        }
         Answer::Jobs(rows) => {
             // Their arguments may be of any length: no job is left out for those.
             let mut long = rows

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use polars::prelude::DataFrame;
-use regatta_observe::{LogFilter, LogPage, Profile, Progress, Sample, Spent};
+use regatta_observe::{LogFilter, LogPage, Profile, Progress, Sample, SpanPage, Spent};
 use regatta_remote::{ActorId, ActorRef, Address, NodeId, Publication, Role, messages};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -88,6 +88,7 @@ takes! {
         0x0210 DropStage from [Head], "all" => (),
         0x0211 TakeOver from [Head], "all" => (),
         0x0212 LogsOf from [Head], "all" => LogPage,
+        0x0213 SpansOf from [Head], "all" => SpanPage,
     }
     UdfActor, "replica" {
         0x0301 Evaluate from [Worker], "a batch that it holds" => Result<Evaluated, CallFailure>,
@@ -263,6 +264,15 @@ pub(crate) struct LogsOf {
     pub(crate) filter: LogFilter,
     pub(crate) lines: usize,
     pub(crate) bytes: usize,
+}
+
+/// Spans of authors' programs that have ended on this worker, which notes them for so long from now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SpansOf {
+    /// Only those after this number; 0: all that there are.
+    pub(crate) after: u64,
+    pub(crate) bytes: usize,
+    pub(crate) noted: Duration,
 }
 
 /// Stop the tasks of a stage: there are enough rows without them, or they run again elsewhere.

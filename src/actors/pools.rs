@@ -121,11 +121,11 @@ impl StagePools {
 
     /// Runs a batch until it succeeds, or is tried for the last time. The wait between attempts is here, where no replica is
     /// held up and the query's end drops it.
-    async fn call(&self, step: usize, inputs: DataFrame) -> Result<Called, TaskFailure> {
+    async fn call(&self, step: usize, inputs: DataFrame, by: (u32, u32)) -> Result<Called, TaskFailure> {
         let unknown = || TaskFailure::Panicked(format!("step {step} has no pool"));
         let step = self.steps.get(step).ok_or_else(unknown)?;
         let UdfOfStep { name, options, dtype } = &step.udf;
-        let (mut retry, mut deaths, mut again) = (Retry::new(options, Some(step.id)), Deaths::default(), 0);
+        let (mut retry, mut deaths, mut again) = (Retry::new(options, Some(step.id), Some(by)), Deaths::default(), 0);
         let mut busy = Duration::ZERO;
         let (seat, error) = loop {
             let rows = retry.rows(&inputs).map_err(PolarsFailure::from)?;
@@ -242,8 +242,9 @@ impl Pools for StagePools {
         &self,
         step: usize,
         inputs: DataFrame,
+        by: (u32, u32),
     ) -> Pin<Box<dyn Future<Output = Result<Called, TaskFailure>> + Send + '_>> {
-        Box::pin(self.call(step, inputs))
+        Box::pin(self.call(step, inputs, by))
     }
 }
 

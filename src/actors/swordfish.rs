@@ -25,12 +25,12 @@ use super::udf::Ends;
 use super::{Host, SchedulerActor, UdfActor, insist};
 use crate::engine::{Leave, Left, Of, Program, Spending, TaskRun, Waits, nanoseconds, run_task};
 use crate::error::{PolarsFailure, TaskFailure};
-use crate::logs::InTask;
 use crate::os;
 use crate::plan::{Split, held_in};
 use crate::sched::{Attempt, PartitionId, QueryId, ReplicaId, Sizes, StageId, StepId, TaskId};
 use crate::store::{Part, Reading, Rows};
 use crate::udf::{CALLS, CallingTask, MetricsByUdf, TaskMeter, UdfError};
+use crate::whose::InTask;
 
 /// Runs the tasks and replicas of one worker.
 pub struct SwordfishActor {
@@ -166,6 +166,7 @@ impl SwordfishActor {
         let meter = TaskMeter::default();
         let calling = CallingTask {
             at: (task.query, task.stage, self.here.worker),
+            by: (task.index, attempt.0),
             scratch: host.store.folder().to_owned(),
             meter: meter.clone(),
         };

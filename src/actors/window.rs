@@ -6,17 +6,17 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Handler, Message, MessageResult};
+use actix::{AsyncContext, Handler, Message, MessageResult};
 use futures_util::StreamExt;
 use regatta_observe::window::{Answering, Head, MAILBOX, Window};
 use regatta_observe::{
-    Answer, Ask, ClusterView, Fleet, LogFilter, LogLine, LogPage, LogsView, Order, PoolRow, QueryRow, QueryState,
-    QueryView, Refusal, TokenRole, Totals, WorkerRow,
+    Answer, Ask, AuthorSpan, ClusterView, Fleet, LogFilter, LogLine, LogPage, LogsView, Order, PoolRow, QueryRow,
+    QueryState, QueryView, Refusal, SpanPage, SpansView, TokenRole, Totals, WorkerRow,
 };
-use regatta_remote::{ActorRef, Arbiter, Authority, LocalRef, Node, NodeId, Role};
+use regatta_remote::{ActorRef, Arbiter, Authority, LocalRef, Node, NodeId, RemoteMessage, Role};
 use tokio::sync::Mutex;
 
-use super::messages::{LogsOf, ProfileOf};
+use super::messages::{LogsOf, ProfileOf, SpansOf};
 use super::{CONTROL, Drain, Host, SchedulerActor, SwordfishActor};
 use crate::engine::nanoseconds;
 use crate::error::Error;
@@ -117,6 +117,9 @@ impl Shown {
             }
             Ask::Totals => Ok(Answer::Totals(self.ask(AllTotals).await?)),
             Ask::Logs { after, filter, lines } => Ok(Answer::Logs(Box::new(self.logs(after, filter, lines).await?))),
+            Ask::Spans { after, noted_s } => {
+                Ok(Answer::Spans(Box::new(self.spans(after, Duration::from_secs(noted_s)).await?)))
+            }
             Ask::Jobs => Ok(Answer::Jobs(self.jobs.as_ref().map(|jobs| jobs.rows()).unwrap_or_default())),
             Ask::JobLog { job, after, lines } => {
                 Ok(Answer::JobLog(Box::new(self.jobs()?.log(job, after, (lines as usize).min(LINES))?)))
@@ -176,18 +179,12 @@ impl Shown {
         if !filter.is_short() {
             return Err(Refusal::NoSuch("no query or UDF has so long a name".to_owned()));
         }
-        let mut crews = self.ask(Crews).await?;
-        crews.retain(|(worker, _)| filter.worker.is_none_or(|only| worker.0 == only));
         let (after, lines) = (BTreeMap::from_iter(after), (lines as usize).min(LINES));
-        let bytes = (LOG_BYTES / crews.len().max(1)).max(LEAST_LOG);
-        let asks = crews.into_iter().map(|(worker, actor)| {
-            let after = after.get(&worker.0).copied().unwrap_or(0);
-            let wanted = LogsOf { after, filter: filter.clone(), lines, bytes };
-            async move { (worker.0, actor.ask(wanted, LOG_ANSWER).await) }
-        });
-        let asks = futures_util::stream::iter(asks).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
+        let only = filter.worker;
+        let wanted = |after, bytes| LogsOf { after, filter: filter.clone(), lines, bytes };
+        let pages = self.of_workers(only, &after, wanted).await?;
         let mut view = LogsView::default();
-        for (worker, page) in self.workers.lock().await.take(asks, LONG).await {
+        for (worker, page) in pages {
             match page {
                 Ok(LogPage { lines, next, missed }) => {
                     view.next.push((worker, next));
@@ -197,7 +194,7 @@ impl Shown {
                 Err(error) => {
                     // What it says later is not missed.
                     view.next.extend(after.get(&worker).map(|after| (worker, *after)));
-                    view.silent.push((worker, error.to_string()));
+                    view.silent.push((worker, error));
                 }
             }
         }
@@ -207,6 +204,50 @@ impl Shown {
         }
         view.next.sort_unstable();
         Ok(view)
+    }
+
+    /// Spans of authors' programs on all workers, which note them for so long from now.
+    async fn spans(&self, after: Vec<(u32, u64)>, noted: Duration) -> Result<SpansView, Refusal> {
+        let after = BTreeMap::from_iter(after);
+        let mut pages = self.of_workers(None, &after, |after, bytes| SpansOf { after, bytes, noted }).await?;
+        pages.sort_by_key(|(worker, _)| *worker);
+        let mut view = SpansView::default();
+        for (worker, page) in pages {
+            match page {
+                Ok(SpanPage { spans, next, missed }) => {
+                    view.next.push((worker, next));
+                    view.missed += missed;
+                    view.spans.extend(spans.into_iter().map(|span| AuthorSpan { worker: Some(worker), ..span }));
+                }
+                Err(error) => {
+                    view.next.extend(after.get(&worker).map(|after| (worker, *after)));
+                    view.silent.push((worker, error));
+                }
+            }
+        }
+        Ok(view)
+    }
+
+    /// What workers answer, or one: asked by and by, each for what is after a number and so many bytes of it.
+    async fn of_workers<M>(
+        &self,
+        only: Option<u32>,
+        after: &BTreeMap<u32, u64>,
+        wanted: impl Fn(u64, usize) -> M,
+    ) -> Result<Vec<(u32, Result<M::Result, String>)>, Refusal>
+    where
+        SwordfishActor: Handler<M>,
+        M: RemoteMessage,
+    {
+        let mut crews = self.ask(Crews).await?;
+        crews.retain(|(worker, _)| only.is_none_or(|only| worker.0 == only));
+        let bytes = (LOG_BYTES / crews.len().max(1)).max(LEAST_LOG);
+        let asks = crews.into_iter().map(|(worker, actor)| {
+            let wanted = wanted(after.get(&worker.0).copied().unwrap_or(0), bytes);
+            async move { (worker.0, actor.ask(wanted, LOG_ANSWER).await.map_err(|error| error.to_string())) }
+        });
+        let asks = futures_util::stream::iter(asks).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
+        Ok(self.workers.lock().await.take(asks, LONG).await)
     }
 
     async fn cluster(&self) -> Result<Arc<ClusterView>, Refusal> {
@@ -467,6 +508,17 @@ impl Handler<Cancel> for SchedulerActor {
         self.take(Event::Fail(query, Error::Cancelled));
         self.observed.released(query);
         self.query_row(query)
+    }
+}
+
+impl Handler<SpansOf> for SwordfishActor {
+    type Result = MessageResult<SpansOf>;
+
+    fn handle(&mut self, SpansOf { after, bytes, noted }: SpansOf, ctx: &mut Self::Context) -> Self::Result {
+        let (page, noted) = crate::spans::page(after, bytes, noted);
+        // If nobody looks again.
+        ctx.run_later(noted, |_, _| crate::spans::look_away());
+        MessageResult(page)
     }
 }
 

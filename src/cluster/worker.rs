@@ -26,7 +26,7 @@ use crate::hello::hello;
 use crate::process::{self, MARKER, REPLICA, is_worker};
 use crate::sched::{GpuInfo, Resources, WorkerId};
 use crate::store::Store;
-use crate::{logs, os, udf};
+use crate::{logs, os, spans, udf};
 
 /// What a worker reads first from its standard input. The end of that input is the end of the worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -102,6 +102,7 @@ fn log_to_stderr(unasked: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| unasked());
     let to_stderr = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false).with_filter(filter);
     let all = tracing_subscriber::registry().with(to_stderr).with(logs::Remember.with_filter(logs::remembered()));
+    let all = all.with(spans::Note.with_filter(spans::noted_spans()));
     // Fails only if the program has a subscriber already, from a constructor that ran before main: then that one stays.
     let _ = tracing::subscriber::set_global_default(all);
 }

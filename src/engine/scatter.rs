@@ -196,6 +196,7 @@ mod tests {
         let (into, of) = (16, 3);
         let calling = CallingTask {
             at: (crate::sched::QueryId(1), crate::sched::StageId(0), crate::sched::WorkerId(0)),
+            by: (0, 1),
             scratch: std::path::PathBuf::new(),
             meter: Default::default(),
         };

@@ -159,7 +159,7 @@ fn through_step<'a>(
         // Authors may count on one array for each input.
         inputs.rechunk_mut();
         let call = task.spending.call();
-        let called = task.pools.call(index, inputs).await?;
+        let called = task.pools.call(index, inputs, task.calling.by).await?;
         call.answered(index, piece.height(), &called);
         drop(call);
         let Reply { column, report } = called.reply;

@@ -60,6 +60,8 @@ enum InPlace {
 #[derive(Debug, Clone)]
 pub(crate) struct CallingTask {
     pub(crate) at: (QueryId, StageId, WorkerId),
+    /// Its number, and which attempt.
+    pub(crate) by: (u32, u32),
     pub(crate) scratch: PathBuf,
     pub(crate) meter: TaskMeter,
 }
@@ -174,7 +176,7 @@ impl UdfCall {
     /// What a replica is told of one attempt of it, and the last.
     pub(crate) fn tried(&self, of: StepId, attempt: u32) -> Call {
         let PoolOptions { on_error, timeout, .. } = self.options;
-        Call { attempt, on_error, timeout, of: Some(of), alone: false, says_rows: false }
+        Call { attempt, on_error, timeout, of: Some(of), by: None, alone: false, says_rows: false }
     }
 
     pub(super) fn payload(&self) -> Option<Bytes> {
@@ -219,7 +221,10 @@ impl UdfCall {
 
     fn evaluate(&self, batch: &DataFrame, dtype: &DataType) -> UdfResult<(Column, Metrics)> {
         match self.in_place()? {
-            InPlace::Replica(replica) => replica.run(&self.name, batch, &self.options, dtype),
+            InPlace::Replica(replica) => {
+                let by = self.task.as_ref().map(|task| task.by);
+                replica.run((&self.name, by), batch, &self.options, dtype)
+            }
             InPlace::Aggregate(udf) => {
                 let (seat, meter) = (Arc::new(self.seat()), Meter::default());
                 let piece = |rows| Batch::new(rows, Call::ONCE, Context::new(&seat, &meter));

@@ -40,9 +40,10 @@ impl Inline {
         Ok(Self { replica, failed, hung: AtomicBool::new(false) })
     }
 
+    /// `called`: the UDF's name, and the task that calls and which attempt.
     pub(super) fn run(
         &self,
-        udf: &str,
+        called: (&str, Option<(u32, u32)>),
         inputs: &DataFrame,
         options: &PoolOptions,
         dtype: &DataType,
@@ -52,15 +53,21 @@ impl Inline {
         // A batch without rows never reaches a UDF.
         let (mut result, mut metrics) = (Column::new_empty("".into(), dtype), Metrics::default());
         for offset in (0..height).step_by(rows) {
-            let reply = self.retried(udf, &inputs.slice(offset as i64, rows), options, dtype)?;
+            let reply = self.retried(called, &inputs.slice(offset as i64, rows), options, dtype)?;
             result.append_owned(reply.column)?;
             metrics.merge(&reply.report.metrics);
         }
         Ok((result, metrics))
     }
 
-    fn retried(&self, udf: &str, inputs: &DataFrame, options: &PoolOptions, dtype: &DataType) -> UdfResult<Reply> {
-        let (mut retry, mut deaths) = (Retry::new(options, None), Deaths::default());
+    fn retried(
+        &self,
+        (udf, by): (&str, Option<(u32, u32)>),
+        inputs: &DataFrame,
+        options: &PoolOptions,
+        dtype: &DataType,
+    ) -> UdfResult<Reply> {
+        let (mut retry, mut deaths) = (Retry::new(options, None, by), Deaths::default());
         loop {
             let rows = retry.rows(inputs)?;
             let answered = self.call(&rows, deaths.before(retry.call()));

@@ -35,6 +35,7 @@ use super::thread::ReplicaSpec;
 use super::{Call, Metrics, Report, UdfError, UdfResult};
 use crate::actor::Directory;
 use crate::config::ClusterAt;
+use crate::spans;
 
 /// A replica in another process, from its parent.
 pub(super) struct Isolated {
@@ -112,7 +113,8 @@ impl Isolated {
         let memory = (gpu.is_none() && spec.options.memory > 0).then_some(spec.options.memory);
         let in_flight = spec.options.in_flight.unwrap_or(IN_FLIGHT);
         let (udf, arguments) = (spec.udf.clone(), spec.arguments.clone());
-        let start = StartChild { udf, arguments, seat: (**seat).clone(), memory, in_flight, gpu };
+        let noted = spans::are_noted();
+        let start = StartChild { udf, arguments, seat: (**seat).clone(), memory, in_flight, gpu, noted };
         let lost = |child: &Self, error| {
             let why = format!("in start, {}", child.process.last_words(error));
             if child.is_shared() { NotStarted::WithOthers(why) } else { UdfError::new(why).into() }
@@ -121,6 +123,7 @@ impl Isolated {
         loop {
             match child.link.receive(LOOK) {
                 Ok(Some(FromChild::Progress(doing))) => progress(&doing),
+                Ok(Some(FromChild::Spans(ended))) => spans::adopt(ended),
                 Ok(Some(FromChild::Admit)) => {
                     let admitted = admit(&spec.directory).map(|ClusterAt { address, token }| (address, token));
                     child.link.send(&ToChild::Admitted(admitted)).map_err(|error| lost(&child, error))?;
@@ -154,6 +157,7 @@ impl Isolated {
         while self.is_shared() && Instant::now() < until {
             match self.link.receive(LOOK) {
                 Ok(Some(FromChild::Done { outcome, spent, .. })) => return Some((outcome, spent)),
+                Ok(Some(FromChild::Spans(ended))) => spans::adopt(ended),
                 Ok(_) => (),
                 Err(_) => break,
             }
@@ -186,6 +190,7 @@ impl Isolated {
                     lease.answered(spent);
                     return result_of(&mut lease, outcome);
                 }
+                Ok(Some(FromChild::Spans(ended))) => spans::adopt(ended),
                 Ok(Some(_)) => (),
                 Ok(None) if until.is_some_and(|until| Instant::now() >= until) => {
                     // What hangs in it cannot be stopped alone.
@@ -219,7 +224,8 @@ impl Isolated {
     /// Has the process run it.
     fn say_run(&mut self, number: u64, call: Call, mut inputs: Parcel) -> io::Result<()> {
         let file = inputs.file.take();
-        self.link.send_with(&ToChild::Run { number, call, inputs }, file.as_ref().map(AsFd::as_fd))
+        let run = ToChild::Run { number, call, inputs, noted: spans::are_noted() };
+        self.link.send_with(&run, file.as_ref().map(AsFd::as_fd))
     }
 
     /// Ends the replica in order; one that does not goes with its process, if it is alone there.
@@ -229,6 +235,7 @@ impl Isolated {
             while Instant::now() < until {
                 match self.link.receive(LOOK) {
                     Ok(Some(FromChild::Stopped(metrics))) => return metrics,
+                    Ok(Some(FromChild::Spans(ended))) => spans::adopt(ended),
                     Ok(_) => (),
                     Err(_) => break,
                 }

@@ -35,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) timeout: Option<Duration>,
     /// Whose it is; `None` where Polars evaluates the call itself: the replica is the caller's own.
     pub(super) of: Option<StepId>,
+    /// The task that calls, and which attempt: for people.
+    pub(super) by: Option<(u32, u32)>,
     /// A replica has died with this batch: no other runs beside it, so that a second death is its own doing.
     pub(super) alone: bool,
     /// A row-wise function goes on after rows that fail, and says which they are: whoever calls has them tried again.
@@ -43,8 +45,15 @@ pub(crate) struct Call {
 
 impl Call {
     /// The only attempt of a call that may take as long as it wants.
-    pub(crate) const ONCE: Self =
-        Self { attempt: 1, on_error: OnError::Raise, timeout: None, of: None, alone: false, says_rows: false };
+    pub(crate) const ONCE: Self = Self {
+        attempt: 1,
+        on_error: OnError::Raise,
+        timeout: None,
+        of: None,
+        by: None,
+        alone: false,
+        says_rows: false,
+    };
 }
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -64,6 +73,7 @@ pub(crate) struct FailedRows {
 pub(crate) struct Retry<'a> {
     options: &'a PoolOptions,
     of: Option<StepId>,
+    by: Option<(u32, u32)>,
     attempt: u32,
     delay: Duration,
     /// What attempts have made that some rows have failed in.
@@ -93,8 +103,8 @@ impl Kept {
 }
 
 impl<'a> Retry<'a> {
-    pub(crate) fn new(options: &'a PoolOptions, of: Option<StepId>) -> Self {
-        Self { options, of, attempt: 1, delay: FIRST_DELAY, kept: None }
+    pub(crate) fn new(options: &'a PoolOptions, of: Option<StepId>, by: Option<(u32, u32)>) -> Self {
+        Self { options, of, by, attempt: 1, delay: FIRST_DELAY, kept: None }
     }
 
     /// The attempt that is to run now.
@@ -102,7 +112,8 @@ impl<'a> Retry<'a> {
         let last = self.attempt > self.options.max_retries;
         let on_error = if last { self.options.on_error } else { OnError::Raise };
         let says_rows = self.options.max_retries > 0;
-        Call { attempt: self.attempt, on_error, timeout: self.options.timeout, of: self.of, alone: false, says_rows }
+        let Self { of, by, attempt, .. } = *self;
+        Call { attempt, on_error, timeout: self.options.timeout, of, by, alone: false, says_rows }
     }
 
     /// The rows of a batch that the attempt is to run with.
@@ -240,7 +251,7 @@ mod tests {
     #[test]
     fn delays_double_to_a_minute_with_jitter_and_attempts_are_counted() {
         let options = PoolOptions { max_retries: 12, on_error: OnError::Null, ..PoolOptions::default() };
-        let mut retry = Retry::new(&options, None);
+        let mut retry = Retry::new(&options, None, None);
         let error = UdfError::new("no");
         let mut nominal = 0.1f64;
         for attempt in 1..=12 {
@@ -257,7 +268,7 @@ mod tests {
     fn only_rows_that_failed_are_tried_again_and_what_the_others_came_to_is_kept() {
         let options = PoolOptions { max_retries: 2, on_error: OnError::Null, ..PoolOptions::default() };
         let all = polars::prelude::df!["n" => [0i64, 1, 2, 3, 4, 5]].unwrap();
-        let mut retry = Retry::new(&options, None);
+        let mut retry = Retry::new(&options, None, None);
         // Tens of the rows; those in `refused` fail.
         let attempt = |retry: &mut Retry<'_>, wants: &[i64], refused: &[i64]| {
             let rows = retry.rows(&all).unwrap();
@@ -282,7 +293,7 @@ mod tests {
         assert_eq!(error.to_string(), "row 3 of a batch of 6: refused", "its number is that in the batch");
         assert!(retry.failed(&error).is_some());
         // The attempt that brings the last row, or the policy.
-        let mut other = Retry { kept: None, ..Retry::new(&options, None) };
+        let mut other = Retry { kept: None, ..Retry::new(&options, None, None) };
         attempt(&mut other, &[0, 1, 2, 3, 4, 5], &[4]).unwrap_err();
         let whole = attempt(&mut other, &[4], &[]).unwrap();
         assert_eq!(column(&whole), [0, 10, 20, 30, 40, 50].map(Some));
@@ -292,7 +303,7 @@ mod tests {
         let settled = retry.settle("it", error, 6, &DataType::Int64).unwrap();
         assert_eq!(column(&settled), [Some(0), Some(10), Some(20), None, Some(40), Some(50)]);
         // A batch that fails as a whole after some rows have succeeded costs those nothing.
-        let mut whole = Retry::new(&options, None);
+        let mut whole = Retry::new(&options, None, None);
         attempt(&mut whole, &[0, 1, 2, 3, 4, 5], &[2]).unwrap_err();
         let settled = whole.settle("it", UdfError::new("it panicked"), 6, &DataType::Int64).unwrap();
         assert_eq!(column(&settled), [Some(0), Some(10), None, Some(30), Some(40), Some(50)]);
@@ -302,7 +313,7 @@ mod tests {
     fn an_error_after_retries_says_how_many_tries_there_were() {
         let said = |max_retries: u32| {
             let options = PoolOptions { max_retries, ..PoolOptions::default() };
-            let (mut retry, refused) = (Retry::new(&options, None), || UdfError::new("refused"));
+            let (mut retry, refused) = (Retry::new(&options, None, None), || UdfError::new("refused"));
             while retry.failed(&refused()).is_some() {}
             retry.settle("it", refused(), 6, &DataType::Int64).unwrap_err().to_string()
         };
@@ -320,7 +331,7 @@ mod tests {
                 metrics: Metrics::default(),
             },
         };
-        let mut retry = Retry::new(&options, None);
+        let mut retry = Retry::new(&options, None, None);
         assert!(retry.answered(reply(vec![7]), &DataType::Int64).unwrap_err().to_string().contains("not in the batch"));
         assert_eq!(retry.rows(&all).unwrap().height(), 2);
     }
@@ -347,7 +358,7 @@ mod tests {
     #[test]
     fn an_error_may_ask_for_a_longer_delay_up_to_a_minute() {
         let options = PoolOptions { max_retries: 2, ..PoolOptions::default() };
-        let mut retry = Retry::new(&options, None);
+        let mut retry = Retry::new(&options, None, None);
         let busy = |seconds| UdfError::new("busy").retry_after(Duration::from_secs(seconds));
         assert_eq!(retry.failed(&busy(7)), Some(Duration::from_secs(7)));
         assert_eq!(retry.failed(&busy(3600)), Some(Duration::from_secs(60)));

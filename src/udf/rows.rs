@@ -543,7 +543,7 @@ mod tests {
         let raised = map("it", &Batch::once(rows()), call).unwrap_err().to_string();
         assert!(raised.starts_with("row 1 of a batch of 3: panicked: no two"), "{raised}");
         let options = PoolOptions { on_error: OnError::Null, ..PoolOptions::default() };
-        let tolerant = || Batch::tried(rows(), Retry::new(&options, None).call());
+        let tolerant = || Batch::tried(rows(), Retry::new(&options, None, None).call());
         let column = map("it", &tolerant(), call).unwrap();
         assert_eq!(Vec::from(column.i64().unwrap()), [Some(0), None, Some(2)]);
         let later = async |row, _: &Context| call(row);
@@ -570,7 +570,7 @@ mod tests {
     #[test]
     fn rows_that_become_null_are_logged_once_for_each_batch_with_udf_rows_and_error() {
         let options = PoolOptions { on_error: OnError::Log, ..PoolOptions::default() };
-        let batch = Batch::tried(df!["n" => [1i64, 2, 3]].unwrap(), Retry::new(&options, None).call());
+        let batch = Batch::tried(df!["n" => [1i64, 2, 3]].unwrap(), Retry::new(&options, None, None).call());
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(|| ToLog).finish();
         let call = |row| Some(if row == 0 { Ok(0i64) } else { Err(UdfError::new(format!("no {row}"))) });
         let column = tracing::subscriber::with_default(subscriber, || map("doubtful", &batch, call)).unwrap();

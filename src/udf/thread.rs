@@ -26,6 +26,7 @@ use crate::actor::Directory;
 use crate::error::ClusterError;
 use crate::os;
 use crate::sched::{QueryId, StepId};
+use crate::whose;
 
 /// How often a replica that panicked or died is started again for one query.
 const RESTARTS: usize = 4;
@@ -196,11 +197,11 @@ impl ReplicaThread {
     }
 }
 
-/// The span of what a replica does for a step. Of the highest level, so that it is there wherever a warning is heard: workers
-/// leave out less.
-fn span_of(replica: &ReplicaSpec, step: Option<StepId>) -> tracing::Span {
-    let (query, stage) = step.map(|step| (format!("{:016x}", step.query.0), step.stage.0)).unzip();
-    tracing::error_span!("replica", udf = replica.udf, query, stage, rank = replica.seat.rank)
+impl ReplicaSpec {
+    /// The span of what it does for a step, or for a task's call.
+    fn span(&self, of: Option<StepId>, by: Option<(u32, u32)>) -> tracing::Span {
+        whose::replica(&self.udf, self.seat.rank, of, by)
+    }
 }
 
 /// A replica's own folder.

@@ -25,6 +25,7 @@ mod scaling;
 mod shapes;
 mod shuffle;
 mod sinks;
+mod spans;
 mod structs;
 mod udfs;
 mod verbs;

@@ -6,8 +6,7 @@
 #[expect(dead_code, reason = "the tests of the dashboard use the rest")]
 mod chromium;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 #[cfg(feature = "dashboard")]
@@ -21,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::joining::{Other, cluster, join, lose};
 use crate::looking::{fails_at_seven, regatta, running};
+use crate::spans::collector;
 use crate::udfs::{Endless, numbers};
 
 const VALID: Duration = Duration::from_secs(600);
@@ -114,32 +114,9 @@ fn why_doctor_metrics_and_export_say_of_a_cluster_that_lost_a_worker_what_is_so(
         assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
     }
     let profile: Value = serde_json::from_str(&says(&["query", &scene.failed[8..], "--json"])).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let collector = std::thread::spawn(move || {
-        let mut bodies = Vec::new();
-        for _ in 0..2 {
-            let mut stream = BufReader::new(listener.accept().unwrap().0);
-            let mut length = 0;
-            loop {
-                let mut line = String::new();
-                stream.read_line(&mut line).unwrap();
-                if let Some(bytes) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                    length = bytes.trim().parse().unwrap();
-                }
-                if line.trim().is_empty() {
-                    break;
-                }
-            }
-            let mut body = vec![0; length];
-            stream.read_exact(&mut body).unwrap();
-            stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
-            bodies.push(serde_json::from_slice::<Value>(&body).unwrap());
-        }
-        bodies
-    });
+    let (url, told) = collector();
     assert_eq!(says(&["export", "--once", "--to", &url]), "sent all figures and 1 query that has ended\n");
-    let bodies = collector.join().unwrap();
+    let bodies: Vec<Value> = told.try_iter().collect();
     let figures = bodies[0]["resourceMetrics"][0]["scopeMetrics"][0]["metrics"].as_array().unwrap();
     let lost = figures.iter().find(|figure| figure["name"] == "regatta.worker.lost").unwrap();
     assert_eq!(lost["sum"]["dataPoints"][0]["asDouble"], 1.0);

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use regatta_observe::window::{Answering, Head, MAILBOX, Window};
 use regatta_observe::{
-    Answer, Ask, ClusterView, Finding, JobLog, JobRow, JobState, LogFilter, LogLevel, LogLine, LogsView, Order,
-    Profile, Progress, QueryRow, QueryState, QueryView, Refusal, Severity, Totals,
+    Answer, Ask, AuthorSpan, ClusterView, Finding, JobLog, JobRow, JobState, LogFilter, LogLevel, LogLine, LogsView,
+    Order, Profile, Progress, QueryRow, QueryState, QueryView, Refusal, Severity, SpansView, Totals,
 };
 use regatta_remote::{Arbiter, Authority, Node, NodeId, Role, Runtime};
 pub(crate) use testing::{HOSTILE, SECOND, view};
@@ -121,6 +121,7 @@ impl Shows {
                 Answer::JobLog(Box::new(JobLog { row, lines, next, missed: 0 }))
             }
             Ask::Logs { after, filter, lines } => Answer::Logs(Box::new(self.logs(&after, &filter, lines))),
+            Ask::Spans { after, .. } => Answer::Spans(Box::new(spans(&after))),
             Ask::Findings { query } => {
                 let row = self.row(&query)?;
                 let findings = if row.state == QueryState::Running { vec![finding()] } else { Vec::new() };
@@ -128,6 +129,19 @@ impl Shows {
             }
         })
     }
+}
+
+/// One span of an author's, of the query that has failed.
+fn spans(after: &[(u32, u64)]) -> SpansView {
+    let span = AuthorSpan {
+        number: 1,
+        id: 7,
+        name: HOSTILE.to_owned(),
+        query: format!("{:016x}", 0xabc_0000_0006_u64),
+        ..AuthorSpan::default()
+    };
+    let (spans, missed) = if after.is_empty() { (vec![span], 3) } else { (Vec::new(), 0) };
+    SpansView { spans, next: vec![(0, 1)], missed, silent: Vec::new() }
 }
 
 fn jobs() -> Vec<JobRow> {

@@ -103,6 +103,13 @@ fn a_collector_gets_one_query_with_a_lost_worker_as_its_profile_has_it() {
     assert_eq!((count("regatta.query"), count("regatta.stage"), count("regatta.task")), (1, 1, profile.tasks.len()));
     let lost = profile.tasks.iter().filter(|task| task.outcome == Outcome::Lost).count();
     assert_eq!((lost, spans.iter().filter(|span| span["status"]["code"] == 2).count()), (2, 2));
+    let (path, authors) = told.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(path, "/otlp/v1/traces");
+    let authors = authors["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap().clone();
+    let root = spans.iter().find(|span| span["name"] == "regatta.query").unwrap();
+    assert_eq!((authors.len(), &authors[0]["parentSpanId"]), (1, &root["spanId"]), "of no stage: below its query");
+    assert_eq!((&authors[0]["traceId"], &authors[0]["name"]), (&root["traceId"], &HOSTILE.into()));
+    assert!(complained(&output).contains("3 spans of UDFs were forgotten before they were sent"));
 }
 
 #[test]

@@ -22,10 +22,13 @@ use super::slab::{Known, Parcel, Visit};
 use super::wire::{FromChild, Link, Outcome, Place, StartChild, ToChild};
 use crate::actor::ActorDirectory;
 use crate::os;
+use crate::sched::StepId;
+use crate::spans;
 use crate::udf::found::Found;
 use crate::udf::registry::{Replica, open, run_fenced, start_fenced, start_on_gpu};
 use crate::udf::thread::log_stop;
 use crate::udf::{Batch, Call, Context, Meter, Metrics, Start, UdfError, UdfResult};
+use crate::whose;
 
 /// How long a read waits; then it waits again.
 const WAIT: Duration = Duration::from_secs(3600);
@@ -81,6 +84,7 @@ fn serve_through(
     }
     let (udf, holds_actors) = detached_in(|| open(&start.udf, &start.arguments));
     let entered = if holds_actors { entry.names().map(drop) } else { Ok(()) };
+    spans::note_for_worker(start.noted);
     let udf = match entered.map_err(UdfError::from).and(udf) {
         Ok(udf) => udf,
         Err(error) => return words.borrow_mut().send(&FromChild::Started(Err(error))),
@@ -89,24 +93,29 @@ fn serve_through(
         return many::serve(*start, words, inbox, entry);
     }
     let say = |word: FromChild| words.borrow_mut().send(&word);
-    let mut replica = match begin(&start, &words, entry) {
+    let begun = start.span(None, None).in_scope(|| begin(&start, &words, entry));
+    let mut replica = match begun {
         Ok((replica, reported)) => {
             say(FromChild::Started(Ok(reported)))?;
             Some(replica)
         }
         Err(error) => return say(FromChild::Started(Err(error))),
     };
-    let (seat, mut slabs) = (Arc::new(start.seat), Known::default());
+    let (seat, mut slabs) = (Arc::new(start.seat.clone()), Known::default());
     while let Some(word) = inbox.blocking_recv() {
         match word {
-            ToChild::Run { number, call, inputs } => {
+            ToChild::Run { number, call, inputs, noted } => {
                 say(FromChild::Began)?;
+                spans::note_for_worker(noted);
+                let span = start.span(call.of, call.by).entered();
                 let (outcome, spent) = on_slab(&mut slabs, inputs, |visit| {
                     let meter = Meter::default();
                     let result = run(&mut replica, visit, call, Context::new(&seat, &meter));
                     let panicked = replica.is_none();
                     result.map(|place| (meter.report_of_call(), place)).map_err(|error| (error, panicked))
                 });
+                drop(span);
+                say_ended(&words)?;
                 say(FromChild::Done { number, outcome, spent })?;
             }
             // Its parent would kill it; and the other goes to who waits for it.
@@ -115,8 +124,9 @@ fn serve_through(
                 let meter = Meter::default();
                 if let Some(replica) = replica.take() {
                     let cx = Context::new(&seat, &meter);
-                    log_stop(catch(|| replica.stop(&cx)));
+                    start.span(None, None).in_scope(|| log_stop(catch(|| replica.stop(&cx))));
                 }
+                say_ended(&words)?;
                 return say(FromChild::Stopped(meter.take()));
             }
         }
@@ -133,9 +143,9 @@ fn listen(mut link: Link, alone: bool, entry: Arc<Entry>) -> io::Result<Unbounde
         loop {
             match link.receive(WAIT) {
                 Ok(Some(ToChild::Admitted(admitted))) => entry.admitted(admitted),
-                Ok(Some(ToChild::Run { number, call, mut inputs })) => {
+                Ok(Some(ToChild::Run { number, call, mut inputs, noted })) => {
                     inputs.file = if inputs.fresh { link.file().ok() } else { None };
-                    drop(words.send(ToChild::Run { number, call, inputs }));
+                    drop(words.send(ToChild::Run { number, call, inputs, noted }));
                 }
                 Ok(Some(word)) => drop(words.send(word)),
                 Ok(None) => (),
@@ -163,6 +173,13 @@ fn begin(start: &StartChild, words: &Rc<RefCell<Link>>, entry: &Arc<Entry>) -> U
     Ok((replica, (meter.take(), cx.found())))
 }
 
+impl StartChild {
+    /// The span of what the replica does, in which its author's are.
+    fn span(&self, of: Option<StepId>, by: Option<(u32, u32)>) -> tracing::Span {
+        whose::replica(&self.udf, self.seat.rank, of.or(self.seat.step), by)
+    }
+}
+
 /// What `start` is told here.
 fn told(start: &StartChild, words: &Rc<RefCell<Link>>, entry: &Arc<Entry>, meter: &Meter) -> Start {
     let words = Rc::clone(words);
@@ -170,6 +187,12 @@ fn told(start: &StartChild, words: &Rc<RefCell<Link>>, entry: &Arc<Entry>, meter
     let progress = move |doing: &str| drop(words.borrow_mut().send(&FromChild::Progress(doing.to_owned())));
     let directory: Arc<dyn ActorDirectory> = Arc::<Entry>::clone(entry);
     Start::new(Context::new(&Arc::new(start.seat.clone()), meter), Some(directory), progress)
+}
+
+/// Hands the worker what spans of the author's have ended.
+fn say_ended(words: &RefCell<Link>) -> io::Result<()> {
+    let ended = spans::take();
+    if ended.is_empty() { Ok(()) } else { words.borrow_mut().send(&FromChild::Spans(ended)) }
 }
 
 /// A call on its slab: how it ended, and whether no other call is to have the slab.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::slab::Lease;
 use super::wire::{FromChild, Link, Outcome, ToChild};
 use super::{Ended, Isolated, STOP, result_of};
+use crate::spans;
 use crate::udf::context::Seat;
 use crate::udf::found::Found;
 use crate::udf::registry::AsyncReplica;
@@ -192,6 +193,7 @@ fn listen(mut link: Link, calls: &Mutex<Calls>) {
     let calls = || calls.lock().unwrap_or_else(PoisonError::into_inner);
     let why = loop {
         match link.receive(WAIT) {
+            Ok(Some(FromChild::Spans(ended))) => spans::adopt(ended),
             Ok(Some(FromChild::Done { number, outcome, spent })) => {
                 let answered = calls().waiting.remove(&number);
                 if let Some(Waiting { mut lease, done }) = answered {

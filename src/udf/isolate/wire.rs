@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use regatta_observe::AuthorSpan;
 use regatta_remote::{decode, encode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -24,6 +25,8 @@ pub(super) enum ToChild {
         number: u64,
         call: Call,
         inputs: Parcel,
+        /// Whether spans of the author's are noted.
+        noted: bool,
     },
     /// Nobody wants this call any more. It is answered all the same.
     Forget {
@@ -57,6 +60,8 @@ pub(super) struct StartChild {
     pub(super) in_flight: usize,
     /// The GPU that it runs on.
     pub(super) gpu: Option<GpuSeat>,
+    /// Whether spans of the author's are noted.
+    pub(super) noted: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,6 +79,8 @@ pub(super) enum FromChild {
         /// The child has done with the call's slab for good: the UDF has kept some of its inputs, or it is a large one.
         spent: bool,
     },
+    /// What has ended in it meanwhile; before the word that something is done.
+    Spans(Vec<AuthorSpan>),
     Stopped(Metrics),
 }
 

@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use super::ending::{AtRest, ends};
 use super::life::log_stop;
-use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, span_of};
+use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell};
 use crate::udf::context::Seat;
 use crate::udf::drive::drive;
 use crate::udf::found::Keeps;
@@ -47,7 +47,7 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job
     });
     let started = tokio::select! {
         biased;
-        started = life.start().instrument(span_of(&life.spec, life.seat.step)) => started,
+        started = life.start().instrument(life.spec.span(life.seat.step, None)) => started,
         () = nobody_calls(&inbox) => return,
     };
     let failed = started.is_err();
@@ -69,12 +69,12 @@ async fn serve(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver<Job
     } {
         while calls.try_join_next().is_some() {}
         served = job.call.of.or(served);
-        let span = span_of(&life.spec, served);
+        let span = life.spec.span(served, job.call.by);
         calls.spawn_local(Rc::clone(&life).answer(job).instrument(span));
     }
     // Nobody waits for them any more.
     calls.shutdown().await;
-    let left = life.stop().instrument(span_of(&life.spec, served)).await;
+    let left = life.stop().instrument(life.spec.span(served, None)).await;
     (tell.borrow_mut())(Said::Stopped(served, left));
 }
 

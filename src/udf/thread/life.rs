@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::ending::{AtRest, ends};
 use super::turns::Turns;
-use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, is_wanted, span_of};
+use super::{Call, Ends, Fault, Job, ReplicaSpec, Reply, Said, Tell, is_wanted};
 use crate::sched::QueryId;
 use crate::udf::context::Seat;
 use crate::udf::drive::block_on;
@@ -33,7 +33,7 @@ pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver
         carried: Metrics::default(),
         keeps: Keeps::default(),
     };
-    let span = span_of(&life.spec, life.seat.step);
+    let span = life.spec.span(life.seat.step, None);
     let started = span.in_scope(|| life.start(&mut || !inbox.is_closed()));
     let failed = started.is_err();
     say(Said::Started(started));
@@ -49,7 +49,7 @@ pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver
         // A call whose asker is gone is not begun. To start the replica anew is not part of the call's time.
         if wanted() {
             served = call.of.or(served);
-            let _span = span_of(&life.spec, served).entered();
+            let _span = life.spec.span(served, call.by).entered();
             let ready = life.ready(call, wanted);
             let mut began = Some(began);
             let begins = &mut || _ = began.take().map(|began| began());
@@ -59,7 +59,7 @@ pub(super) fn live(spec: ReplicaSpec, seat: Arc<Seat>, mut inbox: mpsc::Receiver
         }
         rest = Some(AtRest::new());
     }
-    let left = span_of(&life.spec, served).in_scope(|| life.stop());
+    let left = life.spec.span(served, None).in_scope(|| life.stop());
     say(Said::Stopped(served, left));
     drop(rest);
 }

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{AbortHandle, JoinSet};
+use tracing::Instrument;
 
 use super::super::slab::{Known, Visit};
 use super::super::wire::{FromChild, Link, Outcome, StartChild, ToChild};
 use super::entry::Entry;
-use super::{Reported, leave, told, unseen};
+use super::{Reported, leave, say_ended, told, unseen};
 use crate::udf::context::Seat;
 use crate::udf::drive::drive;
 use crate::udf::isolate::Ended;
@@ -38,10 +39,11 @@ async fn answer_all(
     entry: &Arc<Entry>,
 ) -> io::Result<()> {
     let say = |word: FromChild| words.borrow_mut().send(&word);
-    let running = match begin(&start, &words, entry).await {
+    let begun = begin(&start, &words, entry).instrument(start.span(None, None)).await;
+    let running = match begun {
         Ok((replica, reported)) => {
             say(FromChild::Started(Ok(reported)))?;
-            let (slots, seat) = (Arc::new(Semaphore::new(start.in_flight)), Arc::new(start.seat));
+            let (slots, seat) = (Arc::new(Semaphore::new(start.in_flight)), Arc::new(start.seat.clone()));
             let words = Rc::clone(&words);
             Rc::new(Running { replica, seat, slots, words, slabs: RefCell::default(), calls: RefCell::default() })
         }
@@ -51,9 +53,11 @@ async fn answer_all(
     while let Some(word) = inbox.recv().await {
         while tasks.try_join_next().is_some() {}
         match word {
-            ToChild::Run { number, call, inputs } => {
+            ToChild::Run { number, call, inputs, noted } => {
+                crate::spans::note_for_worker(noted);
                 let visit = running.slabs.borrow_mut().open(inputs);
-                let task = tasks.spawn_local(Rc::clone(&running).answer(number, call, visit));
+                let span = start.span(call.of, call.by);
+                let task = tasks.spawn_local(Rc::clone(&running).answer(number, call, visit).instrument(span));
                 running.calls.borrow_mut().insert(number, task);
             }
             ToChild::Forget { number } => {
@@ -76,6 +80,7 @@ async fn answer_all(
     if let Some(Running { replica, seat, .. }) = Rc::into_inner(running) {
         log_stop(fenced(replica.stop(&Context::new(&seat, &meter))).await);
     }
+    say_ended(&words)?;
     say(FromChild::Stopped(meter.take()))
 }
 
@@ -114,6 +119,7 @@ impl Running {
         };
         self.calls.borrow_mut().remove(&number);
         // A parent that cannot be told has gone, and this process goes with it.
+        let _ = say_ended(&self.words);
         let _ = self.words.borrow_mut().send(&FromChild::Done { number, outcome, spent });
     }
 
