@@ -1,12 +1,16 @@
-//! Where Polars' streaming engine answers wrongly and its in-memory engine rightly: the plan is rewritten, or runs in memory.
+//! Where one of Polars' engines answers wrongly and the other rightly: the plan is rewritten, or runs in memory.
 //! docs/decisions.md names each, until Polars mends it.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use polars::prelude::*;
+use polars_plan::dsl::LazySerde;
 use polars_plan::plans::expr_ir::{ExprIR, OutputName};
 use polars_plan::plans::{AExpr, ArenaExprIter, ArenaLpIter, FunctionIR, IR, IRAggExpr, IRFunctionExpr};
+use polars_plan::prelude::{AnonymousColumnsUdf, ColumnsUdf, FunctionOptions, SpecialEq};
 use polars_utils::arena::{Arena, Node};
+use polars_utils::total_ord::canonical_f64;
 
 /// Whether the streaming engine can run every node, and runs it rightly.
 pub(super) fn streams(top: Node, ir: &Arena<IR>, exprs: &Arena<AExpr>) -> bool {
@@ -78,6 +82,68 @@ fn count_groups(node: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) {
     aggs.push(ExprIR::new(exprs.add(AExpr::Len), OutputName::Alias(name.into())));
     let input = ir.add(counted);
     ir.replace(node, IR::SimpleProjection { input, columns });
+}
+
+/// For the in-memory engine: has joins by one float compare numbers that are equal where the floats are.
+///
+/// Keys that are known to be sorted, as a single one is, are merged there by what is less, and a NaN is neither less than another
+/// nor equal to it: it has no match, which by hashes it has.
+pub(super) fn join_by_bits(top: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) {
+    let joins: Vec<_> =
+        ir.iter(top).filter(|(_, node)| matches!(node, IR::Join { .. })).map(|(node, _)| node).collect();
+    for node in joins {
+        let mut join = ir.get(node).clone();
+        let schema = join.inputs().next().map(|left| ir.get(left).schema(ir).into_owned());
+        let IR::Join { left_on, right_on, options, .. } = &mut join else { continue };
+        let ([left], [right], Some(schema)) = (&mut left_on[..], &mut right_on[..], schema) else { continue };
+        let is_float = left.dtype(&schema, exprs).is_ok_and(DataType::is_float);
+        if !is_float || !matches!(options.args.how, JoinType::Inner | JoinType::Left | JoinType::Right) {
+            continue;
+        }
+        for key in [left, right] {
+            let function = LazySerde::Deserialized(SpecialEq::new(Arc::new(Bits) as Arc<dyn AnonymousColumnsUdf>));
+            let bits = exprs.add(AExpr::AnonymousFunction {
+                input: vec![key.clone()],
+                function,
+                options: FunctionOptions::elementwise(),
+                fmt_str: Box::new("bits".into()),
+            });
+            *key = ExprIR::new(bits, OutputName::ColumnLhs(key.output_name().clone()));
+        }
+        ir.replace(node, join);
+    }
+}
+
+/// A float as a whole number: both zeros are one, and a NaN is any other.
+struct Bits;
+
+impl ColumnsUdf for Bits {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn call_udf(&self, columns: &mut [Column]) -> PolarsResult<Column> {
+        let [floats] = columns else { polars_bail!(ComputeError: "a join has one key, and not {}", columns.len()) };
+        // Floats of fewer bits are these, too.
+        let wide = floats.cast(&DataType::Float64)?;
+        let bits: UInt64Chunked = wide.f64()?.iter().map(|float| Some(canonical_f64(float?).to_bits())).collect();
+        Ok(bits.with_name(floats.name().clone()).into_column())
+    }
+}
+
+impl AnonymousColumnsUdf for Bits {
+    fn as_column_udf(self: Arc<Self>) -> Arc<dyn ColumnsUdf> {
+        self
+    }
+
+    fn deep_clone(self: Arc<Self>) -> Arc<dyn AnonymousColumnsUdf> {
+        self
+    }
+
+    fn get_field(&self, _: &Schema, inputs: &[Field]) -> PolarsResult<Field> {
+        let [float] = inputs else { polars_bail!(ComputeError: "a join has one key, and not {}", inputs.len()) };
+        Ok(Field::new(float.name().clone(), DataType::UInt64))
+    }
 }
 
 fn leaves_out_rows(expr: &AExpr) -> bool {

@@ -223,6 +223,7 @@ fn in_memory(
     meter: Option<&Spending>,
 ) -> Result<DataFrame, TaskFailure> {
     let began = os::now();
+    amend::join_by_bits(top, ir, exprs);
     let frame = fenced(|| execute_in_memory(top, ir, exprs))?;
     meter.into_iter().for_each(|meter| nodes::was_in_memory(&frame, os::since(began), meter));
     Ok(frame)

@@ -528,3 +528,28 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(filtered_sides());
     cases
 }
+
+/// Plain Polars, which merges such keys by what is less, finds none where they are sorted, or alone.
+#[test]
+fn a_key_that_is_no_number_has_its_matches_though_it_is_alone_or_among_sorted_ones() {
+    let sessions = [Session::native().unwrap(), Session::local(2).unwrap()];
+    let nan = f64::NAN;
+    for keys in [vec![nan], vec![nan, nan], vec![-0.0, 0.0, 1.5, nan, -nan]] {
+        let equal = |one: f64, other: f64| one == other || (one.is_nan() && other.is_nan());
+        let matches: usize = keys.iter().map(|one| keys.iter().filter(|other| equal(*one, **other)).count()).sum();
+        let frame = df!["x" => &keys, "id" => (0..keys.len() as i64).collect::<Vec<_>>()].unwrap();
+        let sorted = |frame: LazyFrame| frame.sort(["x"], SortMultipleOptions::default());
+        let ways: [fn(LazyFrame) -> LazyFrame; 2] = [|frame| frame, |frame| frame.into_partitions(2)];
+        for (session, way) in sessions.iter().flat_map(|session| ways.map(|way| (session, way))) {
+            for frame in [frame.clone().lazy(), sorted(frame.clone().lazy())] {
+                for how in [JoinType::Inner, JoinType::Left, JoinType::Right] {
+                    let args = JoinArgs::new(how.clone());
+                    let joined = way(frame.clone()).join(way(frame.clone()), [col("x")], [col("x")], args);
+                    let joined = joined.filter(col("id").is_not_null().and(col("id_right").is_not_null()));
+                    let joined = joined.collect_on(session).unwrap();
+                    assert_eq!(joined.height(), matches, "{how} join of {keys:?}: {joined}");
+                }
+            }
+        }
+    }
+}
