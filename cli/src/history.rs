@@ -66,14 +66,22 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn read(file: &Path) -> Result<Profile, Failure> {
+    told(file, &text(file)?)
+}
+
+/// What a text of a history says.
+fn told(file: &Path, text: &str) -> Result<Profile, Failure> {
+    Profile::from_json(text).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))
+}
+
+fn text(file: &Path) -> Result<String, Failure> {
     let failed = |why: &dyn ToString| Failure::Failed(format!("{}: {}", file.display(), why.to_string()));
     // What is no file may be one without an end, or of which nobody writes.
     let about = fs::metadata(file).map_err(|error| failed(&error))?;
     if !about.is_file() || about.len() > LARGEST {
         return Err(failed(&format!("this is not a file of {} MiB at most", LARGEST >> 20)));
     }
-    let text = fs::read_to_string(file).map_err(|error| failed(&error))?;
-    Profile::from_json(&text).map_err(|error| failed(&error))
+    fs::read_to_string(file).map_err(|error| failed(&error))
 }
 
 /// All that can be read; what cannot is said, and hides no other.
@@ -115,7 +123,9 @@ impl Kept {
             }
             // As it looks before it is read: it may grow meanwhile.
             let before = looks();
-            let row = read(file).map(|profile| QueryRow::from(&profile)).map_err(|_| before);
+            // Of what could not be read now, as for want of descriptors, nothing is known.
+            let text = text(file).ok()?;
+            let row = told(file, &text).map(|profile| QueryRow::from(&profile)).map_err(|_| before);
             known.insert(file.clone(), row.clone());
             row.ok()
         };

@@ -325,7 +325,7 @@ impl Core {
     /// What nothing but room keeps from starting: tasks, and replicas up to the least that was asked for.
     fn backlog(&self) -> Resources {
         let live = || self.turns.iter().filter_map(|id| self.queries.get(&id));
-        let tasks = self.settings.task.times(live().map(Query::backlog).sum());
+        let tasks = live().flat_map(|query| self.tasks_that_wait(query)).fold(Resources::NONE, Resources::plus);
         let open = live().flat_map(|query| query.open.iter().map(|stage| &query.spec.stages[*stage].pools));
         let wanted: BTreeMap<&[u8], &PoolSpec> = open.flatten().map(|pool| (&*pool.key, pool)).collect();
         let missing = wanted.values().map(|spec| {

@@ -308,9 +308,10 @@ impl Query {
         held.into_iter().max_by_key(|(worker, bytes)| (*bytes, Reverse(*worker))).map(|(worker, _)| worker)
     }
 
-    /// Tasks that nothing but room keeps from starting.
-    pub(super) fn backlog(&self) -> usize {
-        self.open.iter().map(|index| self.stages[*index].waiting.len() + self.stages[*index].queued).sum()
+    /// Stages with tasks that nothing but room keeps from starting, and how many.
+    pub(super) fn backlog(&self) -> impl Iterator<Item = (usize, usize)> {
+        let waits = |index: &usize| (*index, self.stages[*index].waiting.len() + self.stages[*index].queued);
+        self.open.iter().map(waits).filter(|(_, tasks)| *tasks > 0)
     }
 
     pub(super) fn inputs_done(&self, stage: usize) -> bool {

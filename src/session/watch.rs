@@ -1,6 +1,7 @@
 //! Says of a query that takes long what it does and waits for.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use regatta_observe::QueryState;
 use regatta_remote::ActorRef;
@@ -15,6 +16,33 @@ use crate::sched::{QueryId, QueryStatus, WaitsFor};
 /// After so long it is said for the first time, and then whenever three times as much has passed.
 const FIRST: Duration = Duration::from_secs(10);
 const TIMES: u32 = 3;
+/// Of all queries of this process so many are spoken of in such a time.
+const LINES: usize = 5;
+const WITHIN: Duration = Duration::from_secs(10);
+
+static SPOKEN: Mutex<Spoken> = Mutex::new(Spoken { since: None, lines: 0, left_out: 0 });
+
+/// Keeps hundreds of queries that wait for one another from as many lines.
+struct Spoken {
+    since: Option<Instant>,
+    lines: usize,
+    left_out: usize,
+}
+
+impl Spoken {
+    /// Whether a query may be spoken of now, and of how many others nothing was said before.
+    fn of_one_more(&mut self, now: Instant) -> Option<usize> {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= WITHIN) {
+            (self.since, self.lines) = (Some(now), 0);
+        }
+        if self.lines == LINES {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
 
 /// Why each stage has the tasks that it has.
 pub(super) fn reasons(plan: &QueryPlan) -> Vec<String> {
@@ -29,8 +57,15 @@ pub(super) async fn watch(scheduler: ActorRef<SchedulerActor>, query: QueryId, w
         // A scheduler that does not answer is an error of the query, not of this.
         let Ok(Some(status)) = scheduler.ask(Status(query), CONTROL).await else { return };
         let Some(stands) = stands(&status, &why) else { return };
-        notice(format_args!("{query} runs for {:.0} s: {stands}", os::since(began).as_secs_f64()));
         pause *= TIMES;
+        let spoken = SPOKEN.lock().unwrap_or_else(PoisonError::into_inner).of_one_more(os::now());
+        let Some(left_out) = spoken else { continue };
+        let others = match left_out {
+            0 => String::new(),
+            1 => " (another one takes as long)".to_owned(),
+            more => format!(" ({more} others take as long)"),
+        };
+        notice(format_args!("{query} runs for {:.0} s: {stands}{others}", os::since(began).as_secs_f64()));
     }
 }
 
@@ -62,6 +97,15 @@ mod tests {
     use super::*;
     use crate::sched::{StageId, StageStatus, Wait};
     use crate::udf::MetricsByUdf;
+
+    #[test]
+    fn of_many_queries_that_take_long_few_are_spoken_of_and_the_others_counted() {
+        let (mut spoken, now) = (Spoken { since: None, lines: 0, left_out: 0 }, Instant::now());
+        let said: Vec<_> = (0..200).map(|_| spoken.of_one_more(now)).collect();
+        assert_eq!(said[..LINES], [Some(0); LINES]);
+        assert_eq!(said[LINES..], [None; 200 - LINES]);
+        assert_eq!([(); 2].map(|()| spoken.of_one_more(now + WITHIN)), [Some(195), Some(0)]);
+    }
 
     #[test]
     fn what_runs_and_what_waits_is_said_in_a_line_and_what_is_done_is_not() {

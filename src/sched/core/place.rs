@@ -244,6 +244,17 @@ impl Core {
         Need::new(self.settings.task, held, self.passing())
     }
 
+    /// What tasks of a query take that nothing but room keeps from starting: of memory what the next of each stage holds, and no more
+    /// than all of a worker's, which one that needs more has to itself.
+    pub(super) fn tasks_that_wait(&self, query: &Query) -> impl Iterator<Item = Resources> {
+        let is_known = self.ledger.capacity().memory > 0;
+        let most = self.autoscaler.as_ref().filter(|_| is_known).map_or(0, |scaler| scaler.settings().each.memory);
+        query.backlog().map(move |(stage, tasks)| {
+            let held = self.next_need(query, stage).map_or(0, |need| need.least.min(most));
+            self.settings.task.with_memory(held).times(tasks)
+        })
+    }
+
     /// What the next task of a stage needs.
     pub(super) fn next_need(&self, query: &Query, stage: usize) -> Option<Need> {
         Some(self.need(query, stage, query.stages[stage].waiting.first()?))

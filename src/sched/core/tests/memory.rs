@@ -67,6 +67,24 @@ fn tasks_wait_while_they_do_not_fit_beside_what_runs_and_others_pass_them() {
 }
 
 #[test]
+fn more_workers_are_asked_for_where_tasks_wait_for_memory() {
+    let each = Resources::cpus(4.0).with_memory(8 * GIB);
+    let demand = |tasks| {
+        let scale = ScaleSettings { each, ..scale((1, 9)) };
+        let core = Core::new(Settings { scale: Some(scale), ..settings() });
+        let mut play = Play { core, now: Instant::now(), stuck: false };
+        play.event(joined(0, each));
+        let first = runs(&play.submit(1, vec![stage(1), gathers(tasks, Holds::SORTED)]));
+        let actions = leaves(&mut play, first[0], GIB);
+        assert_eq!(runs(&actions).len(), 2, "each takes 3 GiB");
+        let actions = play.event(Event::Tick);
+        actions.iter().find_map(|a| if let Action::Demand { workers } = a { Some(*workers) } else { None })
+    };
+    assert_eq!(demand(4), None, "what two wait for is less than what there is");
+    assert_eq!(demand(8), Some(4), "six wait for 3.25 GiB each, though there are CPUs for them");
+}
+
+#[test]
 fn who_makes_groups_of_its_own_rows_is_taken_for_as_many_as_there_are_until_some_have_ended() {
     let mut play = play(&[(4.0, 8 * GIB)]);
     let groups = StageSpec { grouped: 8 * GIB, ..stage(8) };
