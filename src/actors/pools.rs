@@ -172,7 +172,11 @@ impl StagePools {
             let fault = match self.evaluate(&seat, inputs, call).await {
                 Ok(reply) => return Ok((seat, Ok(reply))),
                 Err(CallEnd::Replica(CallFailure::Failed(error))) => Fault::Failed(error),
-                Err(CallEnd::Replica(CallFailure::Died(why))) => Fault::Died(why),
+                Err(CallEnd::Replica(CallFailure::Died(why))) => {
+                    let (udf, rank, worker) = (&step.udf.name, seat.at.replica.rank, seat.at.place.worker);
+                    tracing::warn!(udf, rank, %worker, why, "a replica's process has died with a batch in it");
+                    Fault::Died(why)
+                }
                 Err(CallEnd::Replica(CallFailure::Hung)) => {
                     step.retire(&credit, &seat);
                     continue;
@@ -190,6 +194,8 @@ impl StagePools {
                 }
                 // As when another one's worker was lost, and the stage begins anew: its own worker is not to blame.
                 Err(CallEnd::Stopped) => {
+                    let (udf, rank, worker) = (&step.udf.name, seat.at.replica.rank, seat.at.place.worker);
+                    tracing::warn!(udf, rank, %worker, "a replica was stopped; its batch goes to another");
                     step.lose(&credit);
                     continue;
                 }
