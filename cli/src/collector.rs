@@ -69,17 +69,23 @@ impl Until {
     }
 }
 
+/// Of a wait that is over the system says that nothing is there yet.
+fn late(error: io::Error) -> io::Error {
+    let is_late = error.kind() == io::ErrorKind::WouldBlock;
+    if is_late { io::Error::new(io::ErrorKind::TimedOut, "it does not go on in time") } else { error }
+}
+
 impl Read for Until {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.0.set_read_timeout(self.left()?)?;
-        self.0.read(into)
+        self.0.read(into).map_err(late)
     }
 }
 
 impl Write for Until {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         self.0.set_write_timeout(self.left()?)?;
-        self.0.write(from)
+        self.0.write(from).map_err(late)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -147,5 +153,13 @@ mod tests {
         ] {
             assert!(collector(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_collector_that_does_not_answer_in_time_is_said_to_do_so() {
+        let (_other, here) = std::os::unix::net::UnixStream::pair().unwrap();
+        here.set_nonblocking(true).unwrap();
+        let error = (&here).read(&mut [0]).map_err(late).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (io::ErrorKind::TimedOut, "it does not go on in time"));
     }
 }
