@@ -1,8 +1,8 @@
 //! Where a collector listens, and what it is sent: OpenTelemetry's protocol over HTTP.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use regatta_observe::line;
 
@@ -10,6 +10,8 @@ use crate::Failure;
 
 /// How long a collector may take, for each step.
 const STEP: Duration = Duration::from_secs(10);
+/// And for all of them.
+const WHOLE: Duration = Duration::from_secs(30);
 /// What a collector says is read this far.
 const ANSWER: u64 = 4 << 10;
 
@@ -42,21 +44,69 @@ pub(crate) fn collector(url: &str) -> Result<Collector, String> {
     Ok(Collector { address, path: if path.is_empty() { String::new() } else { format!("/{path}") } })
 }
 
+/// Why a collector has not taken what it was sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotTaken {
+    /// It may take it later.
+    Yet(String),
+    /// It never will: the protocol wants that it is not sent again.
+    Ever(String),
+}
+
+impl From<NotTaken> for Failure {
+    fn from((NotTaken::Yet(why) | NotTaken::Ever(why)): NotTaken) -> Self {
+        Self::Failed(why)
+    }
+}
+
+/// A connection until a time.
+struct Until(TcpStream, Instant);
+
+impl Until {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.1.saturating_duration_since(Instant::now()).min(STEP);
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+}
+
+/// Of a wait that is over the system says that nothing is there yet.
+fn late(error: io::Error) -> io::Error {
+    let is_late = error.kind() == io::ErrorKind::WouldBlock;
+    if is_late { io::Error::new(io::ErrorKind::TimedOut, "it does not go on in time") } else { error }
+}
+
+impl Read for Until {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.set_read_timeout(self.left()?)?;
+        self.0.read(into).map_err(late)
+    }
+}
+
+impl Write for Until {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.0.set_write_timeout(self.left()?)?;
+        self.0.write(from).map_err(late)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 impl Collector {
     /// Sends it this text.
     ///
     /// # Errors
     /// It has not taken it.
-    pub(crate) fn post(&self, path: &str, body: &str) -> Result<(), Failure> {
+    pub(crate) fn post(&self, path: &str, body: &str) -> Result<(), NotTaken> {
         let Self { address, path: before } = self;
-        let failed = |why: &dyn std::fmt::Display| {
-            Failure::Failed(format!("the collector at {address} has not taken what it was sent: {why}"))
-        };
+        let why_not =
+            |why: &dyn std::fmt::Display| format!("the collector at {address} has not taken what it was sent: {why}");
+        let failed = |why: &dyn std::fmt::Display| NotTaken::Yet(why_not(why));
         let mut resolved = address.to_socket_addrs().map_err(|error| failed(&error))?;
         let to = resolved.next().ok_or_else(|| failed(&"the host has no address"))?;
-        let mut stream = TcpStream::connect_timeout(&to, STEP).map_err(|error| failed(&error))?;
-        let steps = stream.set_read_timeout(Some(STEP)).and_then(|()| stream.set_write_timeout(Some(STEP)));
-        steps.map_err(|error| failed(&error))?;
+        let stream = TcpStream::connect_timeout(&to, STEP).map_err(|error| failed(&error))?;
+        let mut stream = Until(stream, Instant::now() + WHOLE);
         let head = format!(
             "POST {before}{path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
             body.len()
@@ -72,7 +122,9 @@ impl Collector {
             (Some(200..300), _) => Ok(()),
             (Some::<u16>(status), _) => {
                 let why = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-                Err(failed(&format_args!("status {status} {}", line(why))))
+                let why = why_not(&format_args!("status {status} {path} {}", line(why)));
+                let is_for_now = matches!(status, 429 | 502..=504);
+                Err(if is_for_now { NotTaken::Yet(why) } else { NotTaken::Ever(why) })
             }
             (None, Err(error)) => Err(failed(&error)),
             (None, Ok(_)) => Err(failed(&"it does not speak HTTP")),
@@ -101,5 +153,13 @@ mod tests {
         ] {
             assert!(collector(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_collector_that_does_not_answer_in_time_is_said_to_do_so() {
+        let (_other, here) = std::os::unix::net::UnixStream::pair().unwrap();
+        here.set_nonblocking(true).unwrap();
+        let error = (&here).read(&mut [0]).map_err(late).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (io::ErrorKind::TimedOut, "it does not go on in time"));
     }
 }

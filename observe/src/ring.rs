@@ -27,7 +27,7 @@ pub(crate) struct Page<T> {
     pub(crate) entries: Vec<T>,
     /// After this number more may follow.
     pub(crate) next: u64,
-    /// Entries that were forgotten between what was asked for and the first that is there, wanted or not.
+    /// Entries that were forgotten between what was asked for and `next`, wanted or not.
     pub(crate) missed: u64,
 }
 
@@ -60,21 +60,37 @@ impl<T: Entry> Ring<T> {
 
     /// The entries after a number that are wanted, the oldest first: so many, and so many bytes, at most.
     pub(crate) fn page(&self, after: u64, wants: impl Fn(&T) -> bool, most: usize, bytes: usize) -> Page<T> {
+        // A number that was not given yet is of another process, which had this one's place before.
+        let after = if after < self.next { after } else { 0 };
         let mut page = Page { entries: Vec::new(), next: after, missed: 0 };
         let mut fits = room::<T>(bytes);
-        let first = self.entries.front().map_or(self.next, Entry::number);
-        page.missed = first.saturating_sub(after.saturating_add(1));
         for entry in self.entries.iter().filter(|entry| entry.number() > after) {
-            if wants(entry) {
-                // One that fits nowhere is not waited for.
-                if page.entries.len() >= most || !fits(entry) && !page.entries.is_empty() {
-                    return page;
-                }
+            let wanted = wants(entry);
+            // One that fits nowhere is not waited for.
+            if wanted && (page.entries.len() >= most || !fits(entry) && !page.entries.is_empty()) {
+                return page;
+            }
+            page.missed += entry.number() - page.next - 1;
+            page.next = entry.number();
+            if wanted {
                 page.entries.push(entry.clone());
             }
-            page.next = entry.number();
         }
+        page.missed += self.next - 1 - page.next;
+        page.next = self.next - 1;
         page
+    }
+
+    /// So many entries were forgotten before they came here.
+    pub(crate) fn miss(&mut self, entries: u64) {
+        self.next = self.next.saturating_add(entries);
+    }
+
+    /// All entries, and how many were forgotten: the ring begins anew.
+    pub(crate) fn take(&mut self) -> (Vec<T>, u64) {
+        let Self { entries, next, .. } = std::mem::replace(self, Self::new(self.most));
+        let forgotten = next - 1 - entries.len() as u64;
+        (entries.into(), forgotten)
     }
 }
 
@@ -130,6 +146,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_forgotten_elsewhere_is_counted_once_and_a_ring_that_begins_anew_is_read_from_its_beginning() {
+        let mut ring = Ring::new(1000);
+        (0..5).for_each(|_| ring.push(|number| Sized(number, 400)));
+        let (taken, forgotten) = ring.take();
+        assert_eq!((taken.iter().map(|entry| entry.0).collect::<Vec<_>>(), forgotten), (vec![4, 5], 3));
+        ring.push(|number| Sized(number, 400));
+        ring.miss(7);
+        ring.push(|number| Sized(number, 400));
+        ring.miss(2);
+        let page = ring.page(0, |_| true, 1000, 1 << 20);
+        assert_eq!((numbers(&page), page.missed, page.next), (vec![1, 9], 9, 11));
+        let page = ring.page(page.next, |_| true, 1000, 1 << 20);
+        assert_eq!((numbers(&page), page.missed, page.next), (vec![], 0, 11));
+        for never_given in [12, u64::MAX] {
+            assert_eq!(all(&ring, never_given), [1, 9]);
+        }
+        let mut small = Ring::new(10);
+        small.push(|number| Sized(number, 500));
+        assert_eq!([0, 1].map(|after| small.page(after, |_| true, 9, 9).missed), [1, 0]);
+    }
+
+    #[test]
     fn pages_follow_each_other_without_a_gap_whatever_fits_into_one() {
         let mut ring = Ring::new(1 << 20);
         (0..100).for_each(|n: usize| ring.push(|number| Sized(number, n * 40)));
@@ -147,7 +185,7 @@ mod tests {
             assert_eq!(seen, (1..=100).collect::<Vec<_>>(), "{most} entries, {bytes} bytes");
         }
         assert_eq!(numbers(&ring.newest(|_| true, 3, 1 << 20)), [98, 99, 100]);
-        assert_eq!(numbers(&ring.newest(|_| true, 100, 7000)), [99, 100]);
+        assert_eq!(numbers(&ring.newest(|_| true, 100, 8000)), [99, 100]);
         assert_eq!(numbers(&ring.page(90, |entry| entry.0.is_multiple_of(5), 9, 1 << 20)), [95, 100]);
     }
 }

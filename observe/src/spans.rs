@@ -45,7 +45,7 @@ pub enum SpanValue {
     Text(String),
     /// A whole number.
     Int(i64),
-    /// Any other.
+    /// Any other that JSON has: not an infinite one.
     Float(f64),
     /// Yes or no.
     Bool(bool),
@@ -59,7 +59,7 @@ pub struct SpanPage {
     pub spans: Vec<AuthorSpan>,
     /// After this number more may follow.
     pub next: u64,
-    /// Spans that were forgotten between what was asked for and the first that is there.
+    /// Spans that were forgotten between what was asked for and `next`.
     pub missed: u64,
 }
 
@@ -74,6 +74,11 @@ const TEXT: usize = 512;
 const FIELDS: usize = 16;
 
 impl SpanValue {
+    /// A number; as a text if JSON has none such.
+    pub fn float(number: f64) -> Self {
+        if number.is_finite() { Self::Float(number) } else { Self::Text(number.to_string()) }
+    }
+
     /// A text, of which too much is cut off.
     pub fn text(text: &str) -> Self {
         Self::Text(begins(text, TEXT))
@@ -121,6 +126,16 @@ impl SpanRing {
         });
     }
 
+    /// So many spans were forgotten before they came here.
+    pub fn miss(&mut self, spans: u64) {
+        self.0.miss(spans);
+    }
+
+    /// All spans, and how many were forgotten: the ring begins anew.
+    pub fn take(&mut self) -> (Vec<AuthorSpan>, u64) {
+        self.0.take()
+    }
+
     /// The spans after a number, the oldest first: so many bytes at most.
     pub fn page(&self, after: u64, bytes: usize) -> SpanPage {
         let Page { entries, next, missed } = self.0.page(after, |_| true, usize::MAX, bytes);
@@ -142,5 +157,15 @@ mod tests {
         let page = ring.page(0, 1 << 20);
         assert_eq!((page.spans.len(), page.spans[0].fields.len(), page.next, page.missed), (1, FIELDS, 1, 0));
         assert!(page.spans[0].bytes() < 16 << 10, "{}", page.spans[0].bytes());
+    }
+
+    #[test]
+    fn every_number_comes_back_from_its_json() {
+        for number in [0.1, f64::MAX, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let value = SpanValue::float(number);
+            let json = serde_json::to_string(&value).unwrap();
+            assert_eq!(serde_json::from_str::<SpanValue>(&json).unwrap(), value);
+        }
+        assert_eq!(SpanValue::float(f64::NAN), SpanValue::text("NaN"));
     }
 }

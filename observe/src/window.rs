@@ -154,10 +154,15 @@ fn shorten(answer: &mut Answer) -> bool {
             left_out > 0
         }
         Answer::Spans(view) => {
-            let left_out = view.spans.len().div_ceil(2);
-            view.spans.drain(..left_out);
-            view.missed += left_out as u64;
-            left_out > 0
+            let whole = view.spans.len();
+            // The rest is asked for after these.
+            for span in view.spans.drain(whole / 2..) {
+                let next = view.next.iter_mut().find(|(worker, _)| Some(*worker) == span.worker);
+                if let Some((_, next)) = next {
+                    *next = (*next).min(span.number.saturating_sub(1));
+                }
+            }
+            whole > 0
         }
         Answer::Jobs(rows) => {
             // Their arguments may be of any length: no job is left out for those.

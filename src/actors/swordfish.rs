@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use actix::{Actor, AsyncContext, Context, Handler};
+use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle};
 use futures_util::future::try_join_all;
 use polars_plan::plans::IRPlan;
 use regatta_observe::Spent;
@@ -46,6 +46,8 @@ pub struct SwordfishActor {
     waits: mpsc::Sender<CreditWaits>,
     /// Users' actors and their threads.
     pub(super) hosted: HashMap<ActorId, Arbiter>,
+    /// What waits until nobody looks at spans any more.
+    pub(super) looks_away: Option<SpawnHandle>,
 }
 
 /// Runs an attempt of a task to its end.
@@ -97,7 +99,8 @@ impl SwordfishActor {
         let reports = Reports { worker: here.worker, running: Arc::clone(&running), scheduler: scheduler.clone() };
         host.runtime.handle().spawn(reports.send(ends, Arc::clone(&host)));
         let (queries, replicas, hosted) = (BTreeMap::new(), HashMap::new(), HashMap::new());
-        Self { host, here, scheduler, queries, replicas, lanes: Lanes::default(), ended, running, waits, hosted }
+        let (lanes, looks_away) = (Lanes::default(), None);
+        Self { host, here, scheduler, queries, replicas, lanes, ended, running, waits, hosted, looks_away }
     }
 
     /// Makes a swordfish reachable for the head of its cluster, and for nobody else.

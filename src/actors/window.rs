@@ -516,8 +516,11 @@ impl Handler<SpansOf> for SwordfishActor {
 
     fn handle(&mut self, SpansOf { after, bytes, noted }: SpansOf, ctx: &mut Self::Context) -> Self::Result {
         let (page, noted) = crate::spans::page(after, bytes, noted);
-        // If nobody looks again.
-        ctx.run_later(noted, |_, _| crate::spans::look_away());
+        // If nobody looks again. One waits for that, however many have looked.
+        let waits = ctx.run_later(noted, |_, _| crate::spans::look_away());
+        if let Some(before) = self.looks_away.replace(waits) {
+            ctx.cancel_future(before);
+        }
         MessageResult(page)
     }
 }

@@ -123,7 +123,7 @@ impl Isolated {
         loop {
             match child.link.receive(LOOK) {
                 Ok(Some(FromChild::Progress(doing))) => progress(&doing),
-                Ok(Some(FromChild::Spans(ended))) => spans::adopt(ended),
+                Ok(Some(FromChild::Spans(ended, forgotten))) => spans::adopt(ended, forgotten),
                 Ok(Some(FromChild::Admit)) => {
                     let admitted = admit(&spec.directory).map(|ClusterAt { address, token }| (address, token));
                     child.link.send(&ToChild::Admitted(admitted)).map_err(|error| lost(&child, error))?;
@@ -157,7 +157,7 @@ impl Isolated {
         while self.is_shared() && Instant::now() < until {
             match self.link.receive(LOOK) {
                 Ok(Some(FromChild::Done { outcome, spent, .. })) => return Some((outcome, spent)),
-                Ok(Some(FromChild::Spans(ended))) => spans::adopt(ended),
+                Ok(Some(FromChild::Spans(ended, forgotten))) => spans::adopt(ended, forgotten),
                 Ok(_) => (),
                 Err(_) => break,
             }
@@ -190,7 +190,7 @@ impl Isolated {
                     lease.answered(spent);
                     return result_of(&mut lease, outcome);
                 }
-                Ok(Some(FromChild::Spans(ended))) => spans::adopt(ended),
+                Ok(Some(FromChild::Spans(ended, forgotten))) => spans::adopt(ended, forgotten),
                 Ok(Some(_)) => (),
                 Ok(None) if until.is_some_and(|until| Instant::now() >= until) => {
                     // What hangs in it cannot be stopped alone.
@@ -235,7 +235,7 @@ impl Isolated {
             while Instant::now() < until {
                 match self.link.receive(LOOK) {
                     Ok(Some(FromChild::Stopped(metrics))) => return metrics,
-                    Ok(Some(FromChild::Spans(ended))) => spans::adopt(ended),
+                    Ok(Some(FromChild::Spans(ended, forgotten))) => spans::adopt(ended, forgotten),
                     Ok(_) => (),
                     Err(_) => break,
                 }

@@ -16,6 +16,11 @@ use crate::common::*;
 
 /// Takes what it is sent, and answers by this status: the path and the body of each request.
 fn receiver(status: u16) -> (String, Receiver<(String, Value)>) {
+    receiver_that(move |_| status)
+}
+
+/// As what comes to this path is to be answered.
+fn receiver_that(mut answers: impl FnMut(&str) -> u16 + Send + 'static) -> (String, Receiver<(String, Value)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/otlp", listener.local_addr().unwrap());
     let (tell, told) = channel();
@@ -36,9 +41,10 @@ fn receiver(status: u16) -> (String, Receiver<(String, Value)>) {
                 }
             };
             assert!(head.contains("content-type: application/json"), "{head}");
+            let path = head.split(' ').nth(1).unwrap().to_owned();
+            let status = answers(&path);
             write!(stream, "HTTP/1.1 {status} x\r\ncontent-length: 9\r\nconnection: close\r\n\r\nno\x1b[2J room")
                 .unwrap();
-            let path = head.split(' ').nth(1).unwrap().to_owned();
             let body = serde_json::from_slice(&text[head.len() + 4..][..length]).unwrap();
             if tell.send((path, body)).is_err() {
                 return;
@@ -120,7 +126,7 @@ fn a_collector_that_refuses_or_is_not_there_is_an_error_that_says_so() {
     let output = made.regatta(&token, &["export", "--once", "--to", &url]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        complained(&output).contains("has not taken what it was sent: status 503 no [2J room"),
+        complained(&output).contains("has not taken what it was sent: status 503 /v1/metrics no [2J room"),
         "{}",
         complained(&output)
     );
@@ -133,4 +139,35 @@ fn a_collector_that_refuses_or_is_not_there_is_an_error_that_says_so() {
     );
     let output = made.regatta(&token, &["export", "--to", "https://collector"]);
     assert!(output.status.code() == Some(2) && complained(&output).contains("plain HTTP"), "{}", complained(&output));
+}
+
+#[test]
+fn what_a_collector_refuses_for_good_is_not_sent_again_and_holds_nothing_else_up() {
+    let made = Made::new(view(), lost_worker().0);
+    let token = made.token(Role::Observer);
+    // As one that takes traces alone.
+    let (url, told) = receiver_that(|path| if path.ends_with("metrics") { 404 } else { 200 });
+    let output = made.regatta(&token, &["export", "--once", "--to", &url]);
+    let complaint = "has not taken what it was sent: status 404 /v1/metrics";
+    assert!(output.status.code() == Some(1) && complained(&output).contains(complaint), "{}", complained(&output));
+    let name = |(path, body): (String, Value)| {
+        path.ends_with("traces").then(|| body["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["name"].clone())
+    };
+    let names: Vec<_> = told.try_iter().filter_map(name).collect();
+    assert!(names.contains(&"regatta.query".into()) && names.contains(&HOSTILE.into()), "{names:?}");
+    let made = Made::new(view(), lost_worker().0);
+    let token = made.token(Role::Observer);
+    // One that is not ready yet is sent it again; one that refuses it is not.
+    let mut answers = [503, 400].into_iter();
+    let (url, told) =
+        receiver_that(move |path| if path.ends_with("traces") { answers.next().unwrap_or(200) } else { 200 });
+    let _export = made.start(&token, &["export", "--every", "1s", "--to", &url]);
+    let (mut figures, mut names) = (0, Vec::new());
+    while figures < 5 {
+        match name(told.recv_timeout(Duration::from_secs(30)).unwrap()) {
+            Some(name) => names.push(name),
+            None => figures += 1,
+        }
+    }
+    assert_eq!(names, [HOSTILE, HOSTILE]);
 }

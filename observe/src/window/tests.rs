@@ -4,7 +4,7 @@ use std::time::Duration;
 use regatta_remote::{ActorRef, Address, AskError, Authority};
 
 use super::*;
-use crate::{ClusterView, JobLog, JobRow, LogLine, LogsView, QueryRow, TaskRecord, WorkerRow};
+use crate::{AuthorSpan, ClusterView, JobLog, JobRow, LogLine, LogsView, QueryRow, SpansView, TaskRecord, WorkerRow};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -217,4 +217,26 @@ fn a_viewer_that_asks_without_end_is_told_so_and_others_are_answered() {
         };
         assert!(why.contains("4 MiB of late") && (4..=6).contains(&given), "{given}: {why}");
     });
+}
+
+#[test]
+fn spans_that_are_left_out_of_an_answer_are_asked_for_after_it() {
+    let span = |worker, number| AuthorSpan {
+        number,
+        worker: Some(worker),
+        name: "\u{1}".repeat(128),
+        ..AuthorSpan::default()
+    };
+    let all: Vec<_> = [7, 3].into_iter().flat_map(|worker| (11..=1500).map(move |number| (worker, number))).collect();
+    let (mut seen, mut after) = (Vec::new(), vec![(3, 10), (7, 10)]);
+    while after != [(3, 1500), (7, 1500)] {
+        let is_new = |(worker, number): &&(u32, u64)| after.iter().any(|(of, after)| of == worker && number > after);
+        let spans = all.iter().filter(is_new).map(|(worker, number)| span(*worker, *number)).collect();
+        let view = SpansView { spans, next: vec![(3, 1500), (7, 1500)], ..SpansView::default() };
+        let Ok(Answer::Spans(view)) = read(&reply(Ok(Answer::Spans(Box::new(view))))) else { panic!() };
+        assert_eq!(view.missed, 0);
+        seen.extend(view.spans.iter().map(|span| (span.worker.unwrap(), span.number)));
+        after = view.next;
+    }
+    assert_eq!(seen, all);
 }

@@ -84,7 +84,7 @@ fn serve_through(
     }
     let (udf, holds_actors) = detached_in(|| open(&start.udf, &start.arguments));
     let entered = if holds_actors { entry.names().map(drop) } else { Ok(()) };
-    spans::note_for_worker(start.noted);
+    spans::note(start.noted);
     let udf = match entered.map_err(UdfError::from).and(udf) {
         Ok(udf) => udf,
         Err(error) => return words.borrow_mut().send(&FromChild::Started(Err(error))),
@@ -106,7 +106,7 @@ fn serve_through(
         match word {
             ToChild::Run { number, call, inputs, noted } => {
                 say(FromChild::Began)?;
-                spans::note_for_worker(noted);
+                spans::note(noted);
                 let span = start.span(call.of, call.by).entered();
                 let (outcome, spent) = on_slab(&mut slabs, inputs, |visit| {
                     let meter = Meter::default();
@@ -191,8 +191,8 @@ fn told(start: &StartChild, words: &Rc<RefCell<Link>>, entry: &Arc<Entry>, meter
 
 /// Hands the worker what spans of the author's have ended.
 fn say_ended(words: &RefCell<Link>) -> io::Result<()> {
-    let ended = spans::take();
-    if ended.is_empty() { Ok(()) } else { words.borrow_mut().send(&FromChild::Spans(ended)) }
+    let (ended, forgotten) = spans::take();
+    if ended.is_empty() { Ok(()) } else { words.borrow_mut().send(&FromChild::Spans(ended, forgotten)) }
 }
 
 /// A call on its slab: how it ended, and whether no other call is to have the slab.

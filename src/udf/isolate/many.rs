@@ -193,7 +193,7 @@ fn listen(mut link: Link, calls: &Mutex<Calls>) {
     let calls = || calls.lock().unwrap_or_else(PoisonError::into_inner);
     let why = loop {
         match link.receive(WAIT) {
-            Ok(Some(FromChild::Spans(ended))) => spans::adopt(ended),
+            Ok(Some(FromChild::Spans(ended, forgotten))) => spans::adopt(ended, forgotten),
             Ok(Some(FromChild::Done { number, outcome, spent })) => {
                 let answered = calls().waiting.remove(&number);
                 if let Some(Waiting { mut lease, done }) = answered {

@@ -79,8 +79,8 @@ pub(super) enum FromChild {
         /// The child has done with the call's slab for good: the UDF has kept some of its inputs, or it is a large one.
         spent: bool,
     },
-    /// What has ended in it meanwhile; before the word that something is done.
-    Spans(Vec<AuthorSpan>),
+    /// What has ended in it meanwhile, and how much of that it has forgotten; before the word that something is done.
+    Spans(Vec<AuthorSpan>, u64),
     Stopped(Metrics),
 }
 

@@ -54,7 +54,7 @@ async fn answer_all(
         while tasks.try_join_next().is_some() {}
         match word {
             ToChild::Run { number, call, inputs, noted } => {
-                crate::spans::note_for_worker(noted);
+                crate::spans::note(noted);
                 let visit = running.slabs.borrow_mut().open(inputs);
                 let span = start.span(call.of, call.by);
                 let task = tasks.spawn_local(Rc::clone(&running).answer(number, call, visit).instrument(span));
