@@ -95,7 +95,7 @@ mod tests {
             ("ray", 5, &["src", "tests/ray"]),
             ("pilots", 8, &["src", "tests"]),
             ("history", 5, &["src", "tests/scenarios", "cli/tests"]),
-            ("dashboard", 8, &["dashboard/src", "dashboard/tests", "observe/src", "cli/tests", "tests"]),
+            ("dashboard", 8, &["dashboard/src", "dashboard/tests", "observe/src", "cli/tests", "src", "tests"]),
         ] {
             let text = fs::read_to_string(here.join(format!("docs/book/src/{page}.md"))).unwrap();
             let mut sources = String::new();

@@ -10,6 +10,7 @@ use std::thread;
 use polars_core::runtime::THREAD_POOL;
 use regatta_remote::{ActorRef, Address, Arbiter, Identity, Node, NodeId, PeerEvents, Role, Runtime, decode, encode};
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
@@ -26,6 +27,7 @@ use crate::hello::hello;
 use crate::process::{self, MARKER, REPLICA, is_worker};
 use crate::sched::{GpuInfo, Resources, WorkerId};
 use crate::store::Store;
+use crate::whose::is_of_replica;
 use crate::{logs, os, spans, udf};
 
 /// What a worker reads first from its standard input. The end of that input is the end of the worker.
@@ -52,12 +54,12 @@ pub fn become_worker_if_started_as_one() {
     let role = std::env::var(MARKER).unwrap_or_default();
     let outcome = match &*role {
         REPLICA => {
-            log_to_stderr("warn");
+            log_to_stderr("warn", Speaks::Replica);
             ends_with_its_worker().and_then(|()| udf::serve_isolated(as_guest)).map_err(Failure::from)
         }
         #[cfg(feature = "gpu")]
         process::REPLICAS => {
-            log_to_stderr("warn");
+            log_to_stderr("warn", Speaks::Replica);
             ends_with_its_worker().and_then(|()| udf::serve_several(as_guest)).map_err(Failure::from)
         }
         #[cfg(feature = "gpu")]
@@ -95,11 +97,19 @@ fn read_hand_over(from: &mut impl Read) -> io::Result<HandOver> {
     decode(&bytes).map_err(io::Error::other)
 }
 
+/// Who logs. What a replica's own process says is said again by its worker, which says whose it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Worker,
+    Replica,
+}
+
 /// A worker has no `main` of the author's that could set up logging: what `RUST_LOG` asks for, or `unasked` and what isolated
 /// replicas print, goes to standard error. A driver passes it on under the name of its worker.
-fn log_to_stderr(unasked: &str) {
+fn log_to_stderr(unasked: &str, speaks: Speaks) {
     let unasked = || EnvFilter::new(format!("{unasked},{}=info", udf::OUTPUT));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| unasked());
+    let filter = filter.and(filter_fn(move |of| speaks == Speaks::Worker || !is_of_replica(of)));
     let to_stderr = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false).with_filter(filter);
     let all = tracing_subscriber::registry().with(to_stderr).with(logs::Remember.with_filter(logs::remembered()));
     let all = all.with(spans::Note.with_filter(spans::noted_spans()));
@@ -174,7 +184,7 @@ fn handed_over() -> Result<(Recruit, Scratch), Failure> {
         read_hand_over(&mut io::stdin().lock()).map_err(|e| {
             format!("{MARKER} is set, but standard input holds no hand-over ({e}); it is not for people to set")
         })?;
-    log_to_stderr("warn");
+    log_to_stderr("warn", Speaks::Worker);
     // The driver holds the other end. When it goes, however it goes, so do we.
     thread::Builder::new().name("regatta-life".to_owned()).spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
@@ -198,7 +208,7 @@ fn handed_over() -> Result<(Recruit, Scratch), Failure> {
 
 /// A worker that joins a cluster elsewhere: people read what it says.
 fn joined(at: &ClusterAt, offer: Offer) -> Result<(Recruit, Scratch), Failure> {
-    log_to_stderr("warn,regatta=info");
+    log_to_stderr("warn,regatta=info", Speaks::Worker);
     let base = Config::from_env()?.scratch;
     let failed = |error| ClusterError::scratch("a folder of the worker", &base, error);
     let scratch = Scratch::create(&base).map_err(failed)?;
