@@ -154,7 +154,7 @@ pub(crate) enum What {
     /// All figures of the cluster, as Prometheus reads them.
     Metrics,
     /// Sends what the cluster does to a collector, by OpenTelemetry's protocol (OTLP) over HTTP: figures every so often, and each
-    /// query as spans when it has ended. Ends when it is interrupted.
+    /// query as spans when it has ended, with those of its UDFs. Ends when it is interrupted.
     Export {
         /// Where the collector listens, as http://127.0.0.1:4318.
         #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = collector, value_name = "URL")]
