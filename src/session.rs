@@ -480,8 +480,9 @@ impl Session {
 
     /// Ends a query, whatever its state. Never waits.
     pub(crate) fn release(&self, query: QueryId) {
-        self.host().store.drop_query(query);
+        // In this order: what comes meanwhile is dropped with the rest.
         self.inner.door.release(self.host(), query);
+        self.host().store.drop_query(query);
     }
 
     /// What a query does, or did.

@@ -114,6 +114,35 @@ pub(super) fn join_by_bits(top: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExp
     }
 }
 
+/// For the in-memory engine, whose joins panic where they take no row of an array column in several chunks: it has one chunk there.
+pub(super) fn join_chunks(top: Node, ir: &mut Arena<IR>) {
+    let joins: Vec<_> =
+        ir.iter(top).filter(|(_, node)| matches!(node, IR::Join { .. })).map(|(node, _)| node).collect();
+    for node in joins {
+        let join = ir.get(node).clone();
+        let inputs: Vec<_> = join.inputs().collect();
+        let in_one = |input: Node, ir: &mut Arena<IR>| {
+            if !ir.get(input).schema(ir).iter_values().any(DataType::is_array) {
+                return input;
+            }
+            let function = FunctionIR::Opaque {
+                function: Arc::new(|mut rows: DataFrame| {
+                    rows.rechunk_mut();
+                    Ok(rows)
+                }),
+                schema: None,
+                predicate_pd: false,
+                projection_pd: false,
+                streamable: false,
+                fmt_str: "in one chunk".into(),
+            };
+            ir.add(IR::MapFunction { input, function })
+        };
+        let inputs: Vec<_> = inputs.into_iter().map(|input| in_one(input, ir)).collect();
+        ir.replace(node, join.with_inputs(inputs));
+    }
+}
+
 /// A float as a whole number: both zeros are one, and a NaN is any other.
 struct Bits;
 

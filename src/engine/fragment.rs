@@ -224,6 +224,7 @@ fn in_memory(
 ) -> Result<DataFrame, TaskFailure> {
     let began = os::now();
     amend::join_by_bits(top, ir, exprs);
+    amend::join_chunks(top, ir);
     let frame = fenced(|| execute_in_memory(top, ir, exprs))?;
     meter.into_iter().for_each(|meter| nodes::was_in_memory(&frame, os::since(began), meter));
     Ok(frame)

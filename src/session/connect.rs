@@ -60,6 +60,7 @@ impl Session {
         let door = Door::There {
             scheduler: node.actor(Address { node: head, actor: SCHEDULER }),
             gateway: node.actor(Address { node: head, actor: GATEWAY }),
+            wanted: Arc::default(),
         };
         Ok(Self::of(ground, door, Vec::new(), Started::None, tasks))
     }

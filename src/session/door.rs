@@ -1,7 +1,7 @@
 //! How a session talks to its scheduler, in this process or at the head of a cluster elsewhere.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use regatta_remote::{ActorRef, AskError, LocalRef, RemoteMessage};
@@ -22,7 +22,23 @@ pub(super) enum Door {
     /// It is in this process.
     Here(LocalRef<SchedulerActor>),
     /// It is at the head, which this driver only dials: events are asked for.
-    There { scheduler: ActorRef<SchedulerActor>, gateway: ActorRef<GatewayActor> },
+    There { scheduler: ActorRef<SchedulerActor>, gateway: ActorRef<GatewayActor>, wanted: Arc<Wanted> },
+}
+
+/// Queries of this driver that were not let go: what comes along for another would stay for ever.
+#[derive(Debug, Default)]
+pub(super) struct Wanted(Mutex<BTreeSet<QueryId>>);
+
+impl Wanted {
+    fn queries(&self) -> MutexGuard<'_, BTreeSet<QueryId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does this for a query, unless it was let go. What lets it go waits until it is done.
+    fn still<T>(&self, query: QueryId, does: impl FnOnce() -> T) -> Option<T> {
+        let queries = self.queries();
+        queries.contains(&query).then(does)
+    }
 }
 
 /// How long handing over a plan may take: it may be large, and the network slow.
@@ -43,23 +59,24 @@ impl Door {
     ) -> Result<mpsc::Receiver<RunEvent>, ClusterError> {
         let driver = host.place(WorkerId::DRIVER).ok_or(ClusterError::Closed)?;
         let submit = SubmitFrom { driver, query, plan, given, planned, persist };
-        let gateway = match self {
+        let (gateway, wanted) = match self {
             Self::Here(scheduler) => {
                 let (submit, events) = Submit::new(submit);
                 scheduler.try_tell(submit).map_err(|e| ClusterError::network("submit the query", e))?;
                 return Ok(events);
             }
-            Self::There { gateway, .. } => gateway.clone(),
+            Self::There { gateway, wanted, .. } => (gateway.clone(), Arc::clone(wanted)),
         };
         let asked = gateway.clone();
         let taken = host.wait(async move { asked.ask(submit, HAND_OVER).await })?;
         taken.map_err(|e| failed("submit the query", e)).flatten()?;
         let (events, heard) = mpsc::channel(EVENTS);
-        host.runtime.handle().spawn(listen(gateway, query, events, Arc::clone(host)));
+        wanted.queries().insert(query);
+        host.runtime.handle().spawn(listen(gateway, query, events, Arc::clone(host), wanted));
         Ok(heard)
     }
 
-    /// Ends a query, whatever its state. Never waits.
+    /// Ends a query, whatever its state: nothing of it is taken in any more. Never waits.
     pub(super) fn release(&self, host: &Host, query: QueryId) {
         let runtime = host.runtime.handle();
         // Waits for room in the mailbox on a thread of ours if it must. A scheduler that is gone holds no query.
@@ -68,7 +85,8 @@ impl Door {
                 let scheduler = scheduler.clone();
                 runtime.spawn(async move { drop(scheduler.tell(Release(query), CONTROL).await) });
             }
-            Self::There { gateway, .. } => {
+            Self::There { gateway, wanted, .. } => {
+                wanted.queries().remove(&query);
                 let gateway = gateway.clone();
                 runtime.spawn(async move { drop(insist(&gateway, Release(query)).await) });
             }
@@ -131,7 +149,13 @@ impl Door {
 }
 
 /// Asks for a query's events until the last, or until nobody wants them.
-async fn listen(gateway: ActorRef<GatewayActor>, query: QueryId, events: mpsc::Sender<RunEvent>, host: Arc<Host>) {
+async fn listen(
+    gateway: ActorRef<GatewayActor>,
+    query: QueryId,
+    events: mpsc::Sender<RunEvent>,
+    host: Arc<Host>,
+    wanted: Arc<Wanted>,
+) {
     loop {
         let heard = tokio::select! {
             biased;
@@ -141,10 +165,14 @@ async fn listen(gateway: ActorRef<GatewayActor>, query: QueryId, events: mpsc::S
         let heard = heard.map_err(|e| failed("hear of the query", e)).flatten();
         let heard = heard.map_err(|error| host.ended.get().cloned().unwrap_or(error));
         for mut event in heard.unwrap_or_else(|error| vec![RunEvent::Failed(error.into())]) {
-            if let RunEvent::Partition { place, output, rows: Rows::Along(along), .. } = &event
-                && let Err(failure) = host.store.take_in(*output, place.worker, along)
-            {
-                event = RunEvent::Failed(ClusterError::network("take in the result", failure).into());
+            if let RunEvent::Partition { place, output, rows: Rows::Along(along), .. } = &event {
+                match wanted.still(query, || host.store.take_in(*output, place.worker, along)) {
+                    None => return,
+                    Some(Ok(())) => (),
+                    Some(Err(failure)) => {
+                        event = RunEvent::Failed(ClusterError::network("take in the result", failure).into());
+                    }
+                }
             }
             let last = matches!(event, RunEvent::Done(_) | RunEvent::Failed(_));
             if events.send(event).await.is_err() || last {
