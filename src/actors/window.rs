@@ -55,6 +55,15 @@ pub(crate) struct Shown {
     cluster: Mutex<Fresh>,
 }
 
+/// What workers have answered.
+struct Asked<T> {
+    answers: Vec<(u32, T)>,
+    /// Of those that have not: after which number they are asked again.
+    next: Vec<(u32, u64)>,
+    /// And why they have not.
+    silent: Vec<(u32, String)>,
+}
+
 /// Whoever holds it asks: all viewers together take a small part of the time of those who are asked.
 struct Turn {
     free: Instant,
@@ -182,21 +191,12 @@ impl Shown {
         let (after, lines) = (BTreeMap::from_iter(after), (lines as usize).min(LINES));
         let only = filter.worker;
         let wanted = |after, bytes| LogsOf { after, filter: filter.clone(), lines, bytes };
-        let pages = self.of_workers(only, &after, wanted).await?;
-        let mut view = LogsView::default();
-        for (worker, page) in pages {
-            match page {
-                Ok(LogPage { lines, next, missed }) => {
-                    view.next.push((worker, next));
-                    view.missed += missed;
-                    view.lines.extend(lines.into_iter().map(|line| LogLine { worker: Some(worker), ..line }));
-                }
-                Err(error) => {
-                    // What it says later is not missed.
-                    view.next.extend(after.get(&worker).map(|after| (worker, *after)));
-                    view.silent.push((worker, error));
-                }
-            }
+        let Asked { answers, next, silent } = self.of_workers(only, &after, wanted).await?;
+        let mut view = LogsView { next, silent, ..LogsView::default() };
+        for (worker, LogPage { lines, next, missed }) in answers {
+            view.next.push((worker, next));
+            view.missed += missed;
+            view.lines.extend(lines.into_iter().map(|line| LogLine { worker: Some(worker), ..line }));
         }
         view.lines.sort_by_key(|line| (line.at_ms, line.worker, line.number));
         if after.is_empty() {
@@ -209,21 +209,14 @@ impl Shown {
     /// Spans of authors' programs on all workers, which note them for so long from now.
     async fn spans(&self, after: Vec<(u32, u64)>, noted: Duration) -> Result<SpansView, Refusal> {
         let after = BTreeMap::from_iter(after);
-        let mut pages = self.of_workers(None, &after, |after, bytes| SpansOf { after, bytes, noted }).await?;
-        pages.sort_by_key(|(worker, _)| *worker);
-        let mut view = SpansView::default();
-        for (worker, page) in pages {
-            match page {
-                Ok(SpanPage { spans, next, missed }) => {
-                    view.next.push((worker, next));
-                    view.missed += missed;
-                    view.spans.extend(spans.into_iter().map(|span| AuthorSpan { worker: Some(worker), ..span }));
-                }
-                Err(error) => {
-                    view.next.extend(after.get(&worker).map(|after| (worker, *after)));
-                    view.silent.push((worker, error));
-                }
-            }
+        let wanted = |after, bytes| SpansOf { after, bytes, noted };
+        let Asked { mut answers, next, silent } = self.of_workers(None, &after, wanted).await?;
+        answers.sort_by_key(|(worker, _)| *worker);
+        let mut view = SpansView { next, silent, ..SpansView::default() };
+        for (worker, SpanPage { spans, next, missed }) in answers {
+            view.next.push((worker, next));
+            view.missed += missed;
+            view.spans.extend(spans.into_iter().map(|span| AuthorSpan { worker: Some(worker), ..span }));
         }
         Ok(view)
     }
@@ -234,7 +227,7 @@ impl Shown {
         only: Option<u32>,
         after: &BTreeMap<u32, u64>,
         wanted: impl Fn(u64, usize) -> M,
-    ) -> Result<Vec<(u32, Result<M::Result, String>)>, Refusal>
+    ) -> Result<Asked<M::Result>, Refusal>
     where
         SwordfishActor: Handler<M>,
         M: RemoteMessage,
@@ -244,10 +237,21 @@ impl Shown {
         let bytes = (LOG_BYTES / crews.len().max(1)).max(LEAST_LOG);
         let asks = crews.into_iter().map(|(worker, actor)| {
             let wanted = wanted(after.get(&worker.0).copied().unwrap_or(0), bytes);
-            async move { (worker.0, actor.ask(wanted, LOG_ANSWER).await.map_err(|error| error.to_string())) }
+            async move { (worker.0, actor.ask(wanted, LOG_ANSWER).await) }
         });
         let asks = futures_util::stream::iter(asks).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
-        Ok(self.workers.lock().await.take(asks, LONG).await)
+        let mut asked = Asked { answers: Vec::new(), next: Vec::new(), silent: Vec::new() };
+        for (worker, answer) in self.workers.lock().await.take(asks, LONG).await {
+            match answer {
+                Ok(answer) => asked.answers.push((worker, answer)),
+                Err(error) => {
+                    // What it says later is not missed.
+                    asked.next.extend(after.get(&worker).map(|after| (worker, *after)));
+                    asked.silent.push((worker, error.to_string()));
+                }
+            }
+        }
+        Ok(asked)
     }
 
     async fn cluster(&self) -> Result<Arc<ClusterView>, Refusal> {

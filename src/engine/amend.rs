@@ -7,7 +7,7 @@ use std::sync::Arc;
 use polars::prelude::*;
 use polars_plan::dsl::LazySerde;
 use polars_plan::plans::expr_ir::{ExprIR, OutputName};
-use polars_plan::plans::{AExpr, ArenaExprIter, ArenaLpIter, FunctionIR, IR, IRAggExpr, IRFunctionExpr};
+use polars_plan::plans::{AExpr, ArenaExprIter, ArenaLpIter, FunctionIR, IR, IRAggExpr, IRFunctionExpr, is_scalar_ae};
 use polars_plan::prelude::{AnonymousColumnsUdf, ColumnsUdf, FunctionOptions, SpecialEq};
 use polars_utils::arena::{Arena, Node};
 use polars_utils::total_ord::canonical_f64;
@@ -35,7 +35,7 @@ fn has_struct(schema: &Schema) -> bool {
     schema.iter_values().any(is_one)
 }
 
-/// Rewrites what can be.
+/// Rewrites what the streaming engine would err at, as far as that can be done.
 ///
 /// A slice from the end that ends before the end takes too many rows where there are several morsels: it is taken to the end,
 /// and cut to its length of that.
@@ -47,15 +47,23 @@ pub(super) fn rewrite(top: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) {
         let Some((input, offset, len)) = take_slice(&mut sliced, ir) else { continue };
         let to_the_end = IdxSize::try_from(offset.unsigned_abs()).unwrap_or(IdxSize::MAX);
         let input = ir.add(IR::Slice { input, offset, len: to_the_end });
-        let function = FunctionIR::Opaque {
-            function: Arc::new(move |rows: DataFrame| Ok(rows.slice(offset, len))),
-            schema: None,
-            predicate_pd: false,
-            projection_pd: false,
-            streamable: false,
-            fmt_str: "cut short".into(),
-        };
+        let function = of_all_rows("cut short", move |rows| Ok(rows.slice(offset, len)));
         ir.replace(node, IR::MapFunction { input, function });
+    }
+}
+
+/// A function of all rows of a node at once, which leaves its columns as they are.
+pub(super) fn of_all_rows(
+    words: &str,
+    function: impl Fn(DataFrame) -> PolarsResult<DataFrame> + Send + Sync + 'static,
+) -> FunctionIR {
+    FunctionIR::Opaque {
+        function: Arc::new(function),
+        schema: None,
+        predicate_pd: false,
+        projection_pd: false,
+        streamable: false,
+        fmt_str: words.into(),
     }
 }
 
@@ -84,63 +92,92 @@ fn count_groups(node: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) {
     ir.replace(node, IR::SimpleProjection { input, columns });
 }
 
-/// For the in-memory engine: has joins by one float compare numbers that are equal where the floats are.
-///
-/// Keys that are known to be sorted, as a single one is, are merged there by what is less, and a NaN is neither less than another
-/// nor equal to it: it has no match, which by hashes it has.
-pub(super) fn join_by_bits(top: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) {
-    let joins: Vec<_> =
-        ir.iter(top).filter(|(_, node)| matches!(node, IR::Join { .. })).map(|(node, _)| node).collect();
-    for node in joins {
-        let mut join = ir.get(node).clone();
-        let schema = join.inputs().next().map(|left| ir.get(left).schema(ir).into_owned());
-        let IR::Join { left_on, right_on, options, .. } = &mut join else { continue };
-        let ([left], [right], Some(schema)) = (&mut left_on[..], &mut right_on[..], schema) else { continue };
-        let is_float = left.dtype(&schema, exprs).is_ok_and(DataType::is_float);
-        if !is_float || !matches!(options.args.how, JoinType::Inner | JoinType::Left | JoinType::Right) {
-            continue;
+/// Rewrites what the in-memory engine would err at.
+pub(super) fn rewrite_for_memory(top: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) {
+    for node in ir.iter(top).map(|(node, _)| node).collect::<Vec<_>>() {
+        match ir.get(node) {
+            IR::Join { .. } => {
+                join_by_bits(node, ir, exprs);
+                join_in_one_chunk(node, ir);
+            }
+            IR::Sort { .. } => leave_constants_out(node, ir, exprs),
+            _ => (),
         }
-        for key in [left, right] {
-            let function = LazySerde::Deserialized(SpecialEq::new(Arc::new(Bits) as Arc<dyn AnonymousColumnsUdf>));
-            let bits = exprs.add(AExpr::AnonymousFunction {
-                input: vec![key.clone()],
-                function,
-                options: FunctionOptions::elementwise(),
-                fmt_str: Box::new("bits".into()),
-            });
-            *key = ExprIR::new(bits, OutputName::ColumnLhs(key.output_name().clone()));
-        }
-        ir.replace(node, join);
     }
 }
 
-/// For the in-memory engine, whose joins panic where they take no row of an array column in several chunks: it has one chunk there.
-pub(super) fn join_chunks(top: Node, ir: &mut Arena<IR>) {
-    let joins: Vec<_> =
-        ir.iter(top).filter(|(_, node)| matches!(node, IR::Join { .. })).map(|(node, _)| node).collect();
-    for node in joins {
-        let join = ir.get(node).clone();
-        let inputs: Vec<_> = join.inputs().collect();
-        let in_one = |input: Node, ir: &mut Arena<IR>| {
-            if !ir.get(input).schema(ir).iter_values().any(DataType::is_array) {
-                return input;
-            }
-            let function = FunctionIR::Opaque {
-                function: Arc::new(|mut rows: DataFrame| {
-                    rows.rechunk_mut();
-                    Ok(rows)
-                }),
-                schema: None,
-                predicate_pd: false,
-                projection_pd: false,
-                streamable: false,
-                fmt_str: "in one chunk".into(),
-            };
-            ir.add(IR::MapFunction { input, function })
-        };
-        let inputs: Vec<_> = inputs.into_iter().map(|input| in_one(input, ir)).collect();
-        ir.replace(node, join.with_inputs(inputs));
+/// Leaves keys of a sort out that are one value, which tell no rows apart.
+///
+/// Of no rows the engine takes such a key for one of another length: an error.
+fn leave_constants_out(node: Node, ir: &mut Arena<IR>, exprs: &Arena<AExpr>) {
+    let mut sort = ir.get(node).clone();
+    let IR::Sort { input, by_column, slice, sort_options } = &mut sort else { return };
+    let tells: Vec<_> = by_column.iter().map(|key| !is_scalar_ae(key.node(), exprs)).collect();
+    if tells.iter().all(|tells| *tells) {
+        return;
     }
+    let kept = |which: &mut Vec<bool>| {
+        if which.len() == tells.len() {
+            let mut keys = tells.iter();
+            which.retain(|_| keys.next().is_none_or(|tells| *tells));
+        }
+    };
+    kept(&mut sort_options.descending);
+    kept(&mut sort_options.nulls_last);
+    let mut keys = tells.iter();
+    by_column.retain(|_| keys.next().is_none_or(|tells| *tells));
+    if by_column.is_empty() {
+        let (offset, len) = slice.as_ref().map_or((0, usize::MAX), |(offset, len, _)| (*offset, *len));
+        let len = IdxSize::try_from(len).unwrap_or(IdxSize::MAX);
+        sort = IR::Slice { input: *input, offset, len };
+    }
+    ir.replace(node, sort);
+}
+
+/// Has a join by one float compare numbers that are equal where the floats are.
+///
+/// Keys that are known to be sorted, as a single one is, are merged there by what is less, and a NaN is neither less than another
+/// nor equal to it: it has no match, which by hashes it has.
+fn join_by_bits(node: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) {
+    let mut join = ir.get(node).clone();
+    let schema = join.inputs().next().map(|left| ir.get(left).schema(ir).into_owned());
+    let IR::Join { left_on, right_on, options, .. } = &mut join else { return };
+    let ([left], [right], Some(schema)) = (&mut left_on[..], &mut right_on[..], schema) else { return };
+    let is_float = left.dtype(&schema, exprs).is_ok_and(DataType::is_float);
+    if !is_float || !matches!(options.args.how, JoinType::Inner | JoinType::Left | JoinType::Right) {
+        return;
+    }
+    for key in [left, right] {
+        let function = LazySerde::Deserialized(SpecialEq::new(Arc::new(Bits) as Arc<dyn AnonymousColumnsUdf>));
+        let bits = exprs.add(AExpr::AnonymousFunction {
+            input: vec![key.clone()],
+            function,
+            options: FunctionOptions::elementwise(),
+            fmt_str: Box::new("bits".into()),
+        });
+        *key = ExprIR::new(bits, OutputName::ColumnLhs(key.output_name().clone()));
+    }
+    ir.replace(node, join);
+}
+
+/// Has a join take array columns in one chunk.
+///
+/// Where it takes no row of one in several chunks, the engine panics.
+fn join_in_one_chunk(node: Node, ir: &mut Arena<IR>) {
+    let join = ir.get(node).clone();
+    let inputs: Vec<_> = join.inputs().collect();
+    let in_one = |input: Node, ir: &mut Arena<IR>| {
+        if !ir.get(input).schema(ir).iter_values().any(DataType::is_array) {
+            return input;
+        }
+        let function = of_all_rows("in one chunk", |mut rows| {
+            rows.rechunk_mut();
+            Ok(rows)
+        });
+        ir.add(IR::MapFunction { input, function })
+    };
+    let inputs: Vec<_> = inputs.into_iter().map(|input| in_one(input, ir)).collect();
+    ir.replace(node, join.with_inputs(inputs));
 }
 
 /// A float as a whole number: both zeros are one, and a NaN is any other.
@@ -221,5 +258,52 @@ fn is_cut_short(expr: &AExpr, exprs: &Arena<AExpr>) -> bool {
         (Ok(offset), _) if offset >= 0 => false,
         (Ok(offset), Ok(length)) => (length as u64) < offset.unsigned_abs(),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use regatta_remote::catch;
+
+    use super::super::in_memory::execute_in_memory;
+    use super::*;
+
+    /// What the in-memory engine answers, as it is or rewritten.
+    fn answer(query: LazyFrame, is_rewritten: bool) -> Option<DataFrame> {
+        let plan = query.to_alp_optimized().unwrap();
+        let (top, mut ir, mut exprs) = (plan.lp_top, plan.lp_arena, plan.expr_arena);
+        if is_rewritten {
+            rewrite_for_memory(top, &mut ir, &mut exprs);
+        }
+        catch(|| execute_in_memory(top, &mut ir, &mut exprs)).ok()?.ok()
+    }
+
+    #[test]
+    fn what_the_in_memory_engine_errs_at_it_answers_once_it_is_rewritten() {
+        let pair = DataType::Array(Box::new(DataType::Int64), 2);
+        let pairs = |k: i64| {
+            let frame = df!["k" => [k, k + 1]].unwrap().lazy();
+            let pair = concat_list([col("k"), col("k")]).unwrap().cast(pair.clone());
+            frame.with_column(pair.alias("pair")).collect().unwrap()
+        };
+        let mut apart = pairs(0);
+        apart.vstack_mut_owned(pairs(2)).unwrap();
+        let nan = || df!["x" => [f64::NAN]].unwrap().lazy();
+        let none = || df!["x" => [1i64]].unwrap().lazy().filter(col("x").gt(lit(1i64)));
+        let descending = || SortMultipleOptions::default().with_order_descending_multi([true, false]);
+        let inner = || JoinArgs::new(JoinType::Inner);
+        for (what, query, rows) in [
+            ("no row of an array in pieces", apart.lazy().join(pairs(9).lazy(), [col("k")], [col("k")], inner()), 0),
+            ("a NaN that is alone", nan().join(nan(), [col("x")], [col("x")], inner()), 1),
+            ("a sort by one value", none().sort_by_exprs([lit(1i64)], SortMultipleOptions::default()), 0),
+            ("a sort by one value, and others", none().sort_by_exprs([lit(1i64), col("x")], descending()), 0),
+        ] {
+            let of = |is_rewritten| answer(query.clone(), is_rewritten).map(|frame| frame.height());
+            assert_ne!(of(false), Some(rows), "{what}: Polars has mended it");
+            assert_eq!(of(true), Some(rows), "{what}");
+        }
+        let rows = df!["x" => [2i64, 1, 3]].unwrap().lazy();
+        let sorted = answer(rows.sort_by_exprs([lit(1i64), col("x")], descending()), true).unwrap();
+        assert_eq!(sorted.column("x").unwrap().i64().unwrap().to_vec(), [Some(1), Some(2), Some(3)]);
     }
 }

@@ -80,17 +80,10 @@ impl Bound {
             if !had_one && attempt.is_multiple_of(2) {
                 let made = self.ir.get(node).clone();
                 let input = self.ir.add(made);
-                let function = FunctionIR::Opaque {
-                    function: Arc::new(|rows: DataFrame| {
-                        let backwards: IdxCa = (0..rows.height() as IdxSize).rev().map(Some).collect();
-                        rows.take(&backwards)
-                    }),
-                    schema: None,
-                    predicate_pd: false,
-                    projection_pd: false,
-                    streamable: false,
-                    fmt_str: "in another order".into(),
-                };
+                let function = amend::of_all_rows("in another order", |rows| {
+                    let backwards: IdxCa = (0..rows.height() as IdxSize).rev().map(Some).collect();
+                    rows.take(&backwards)
+                });
                 self.ir.replace(node, IR::MapFunction { input, function });
             }
         }
@@ -223,8 +216,7 @@ fn in_memory(
     meter: Option<&Spending>,
 ) -> Result<DataFrame, TaskFailure> {
     let began = os::now();
-    amend::join_by_bits(top, ir, exprs);
-    amend::join_chunks(top, ir);
+    amend::rewrite_for_memory(top, ir, exprs);
     let frame = fenced(|| execute_in_memory(top, ir, exprs))?;
     meter.into_iter().for_each(|meter| nodes::was_in_memory(&frame, os::since(began), meter));
     Ok(frame)

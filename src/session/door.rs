@@ -191,3 +191,30 @@ fn failed(what: &str, error: AskError) -> ClusterError {
         error => ClusterError::network(what, error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_along_of_a_query_that_was_let_go_is_not_taken_in_and_whoever_lets_it_go_waits_for_what_is() {
+        let (wanted, query) = (Arc::new(Wanted::default()), QueryId(7));
+        assert_eq!(wanted.still(query, || ()), None, "it is not known");
+        wanted.queries().insert(query);
+        let (taken, lets_go) = (Mutex::new(0), Arc::clone(&wanted));
+        let until_let_go = || {
+            let take = || *taken.lock().unwrap() += 1;
+            while wanted.still(query, take).is_some() {}
+        };
+        std::thread::scope(|scope| {
+            let takes = scope.spawn(until_let_go);
+            while *taken.lock().unwrap() == 0 {
+                std::thread::yield_now();
+            }
+            lets_go.queries().remove(&query);
+            let at_the_end = *taken.lock().unwrap();
+            takes.join().unwrap();
+            assert_eq!(*taken.lock().unwrap(), at_the_end, "nothing comes after it");
+        });
+    }
+}

@@ -553,3 +553,21 @@ fn a_key_that_is_no_number_has_its_matches_though_it_is_alone_or_among_sorted_on
         }
     }
 }
+
+/// Plain Polars errs at it where there are no rows, as some tasks have none of a query that it answers.
+#[test]
+fn a_sort_by_one_value_is_answered_though_tasks_have_no_rows() {
+    let one = || df!["k" => (0..40i64).collect::<Vec<_>>()].unwrap().lazy().filter(col("k").eq(lit(7i64)));
+    let few = || one().into_partitions(4).repartition(3, [col("k")]);
+    let options = || SortMultipleOptions::default().with_order_descending_multi([true, false]);
+    for session in [Session::native().unwrap(), Session::local(2).unwrap()] {
+        for sorted in [
+            few().sort_by_exprs([lit(1i64)], SortMultipleOptions::default().with_maintain_order(true)),
+            few().sort_by_exprs([lit(1i64), col("k")], options().with_maintain_order(true)),
+            few().sort_by_exprs([lit(1i64)], SortMultipleOptions::default()).slice(0, 5),
+        ] {
+            let sorted = sorted.collect_on(&session).unwrap();
+            assert_eq!(sorted.column("k").unwrap().i64().unwrap().to_vec(), [Some(7)]);
+        }
+    }
+}
