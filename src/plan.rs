@@ -24,6 +24,7 @@ mod label;
 mod lift;
 mod marker;
 mod names;
+mod neighbours;
 mod order;
 mod place;
 mod ranges;
@@ -50,7 +51,7 @@ pub(crate) use held::{held_by, held_in, scan_held};
 pub(crate) use lift::udf_calls;
 pub(crate) use marker::{Marker, beside_columns};
 pub(crate) use place::Place;
-pub(crate) use share::{Rows, share};
+pub(crate) use share::{Deal, Own, Rows, share};
 pub(crate) use sink::{FileSink, STAGED};
 pub(crate) use wire::{Fragment, cut_off, placeholder_of};
 
@@ -237,7 +238,7 @@ pub(crate) enum Split {
     /// Some rows of the frame that is in the plan.
     Slice { offset: usize, len: usize },
     /// The `part`-th of `of` equal shares of the rows that the stage below left.
-    Share { part: usize, of: usize },
+    Share { part: usize, of: usize, deal: Deal },
     /// Adjacent sections, of those that each task of the stages below has scattered its rows to; or one part of each.
     Sections { from: u32, to: u32, part: Option<Part> },
     /// Of several frames one below the other, this one, or a part of it.
@@ -245,6 +246,11 @@ pub(crate) enum Split {
 }
 
 impl Split {
+    /// Whether what a task reads is of this slice only.
+    pub(crate) fn has_slice(&self, offset: i64, len: IdxSize) -> bool {
+        matches!(self, Self::Share { deal, .. } if deal.slice == Some((offset, u64::from(len))))
+    }
+
     /// How a task with this split reads what other stages leave.
     fn way(&self) -> Way {
         match self {

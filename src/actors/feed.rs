@@ -5,6 +5,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::messages::Place;
+use crate::plan::Own;
 use crate::sched::PartitionId;
 use crate::store::Part;
 
@@ -16,6 +17,8 @@ pub(crate) struct Feed {
     pub(crate) places: Vec<Place>,
     /// Outputs, each with the number of its place.
     pub(crate) parts: Vec<(u32, Part)>,
+    /// Which of the rows are the task's own, if it reads a share of them.
+    pub(crate) own: Option<Own>,
 }
 
 impl Feed {

@@ -40,7 +40,7 @@ impl Host {
         form: Arc<Form>,
         most: usize,
     ) -> Result<Reading, TaskFailure> {
-        let Feed { sections, places, parts } = feed;
+        let Feed { sections, places, parts, own: _ } = feed;
         let from = |place: usize| parts.iter().filter(move |(at, _)| *at as usize == place).map(|(_, part)| *part);
         let opened = places.iter().enumerate().map(|(index, place)| {
             let (sections, parts) = (sections.clone(), from(index).collect());

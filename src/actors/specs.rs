@@ -19,7 +19,7 @@ pub(super) fn feed(way: Way, split: &Split, outputs: &[(Place, Output)]) -> Feed
     if let Split::Branch { split, .. } = split {
         return feed(way, split, outputs);
     }
-    let (Way::Share, Split::Share { part, of }) = (way, split) else {
+    let (Way::Share, Split::Share { part, of, deal }) = (way, split) else {
         let sections = match (way, split) {
             (Way::Sections, Split::Sections { from, to, .. }) => *from..*to,
             _ => ALL_SECTIONS,
@@ -27,13 +27,14 @@ pub(super) fn feed(way: Way, split: &Split, outputs: &[(Place, Output)]) -> Feed
         return Feed::new(sections, outputs.iter().map(|(place, output)| (*place, Part::all(output.id))));
     };
     let rows: Vec<u64> = outputs.iter().map(|(_, output)| output.rows).collect();
-    let parts = share(*part, *of, &rows).into_iter().filter_map(|Rows { partition, rows }| {
+    let (share, own) = share(*part, *of, *deal, &rows);
+    let parts = share.into_iter().filter_map(|Rows { partition, rows }| {
         let (place, output) = outputs.get(partition)?;
         let range = RowRange { offset: rows.start, len: rows.end - rows.start };
         let rows = (range.len < output.rows).then_some(range);
         Some((*place, Part { rows, ..Part::all(output.id) }))
     });
-    Feed::new(ALL_SECTIONS, parts)
+    Feed { own: Some(own), ..Feed::new(ALL_SECTIONS, parts) }
 }
 
 /// What a pool takes; `no_gpu`: why no worker has a GPU.

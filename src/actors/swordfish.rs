@@ -408,7 +408,9 @@ fn attempt_task(
     }
     let output = PartitionId { task: message.task, attempt: message.attempt };
     let store = Arc::clone(&host.store);
-    let outcome = run_task(TaskRun { program, split, inputs, output, leave, store, pools, calling, waits, spending });
+    let own = message.inputs.into_iter().find_map(|(_, feed)| feed.own);
+    let outcome =
+        run_task(TaskRun { program, split, inputs, own, output, leave, store, pools, calling, waits, spending });
     if *cancelled.borrow() {
         // It may have ended between its last batch and the seal: then the query's partitions have been dropped already.
         host.store.drop_attempt(output.task, output.attempt);

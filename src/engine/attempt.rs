@@ -6,7 +6,7 @@ use super::Pools;
 use super::program::Program;
 use super::source::Waits;
 use super::spending::Spending;
-use crate::plan::Split;
+use crate::plan::{Own, Split};
 use crate::sched::{Output, PartitionId, Sizes};
 use crate::store::{Reading, Rows, Store};
 use crate::udf::CallingTask;
@@ -17,6 +17,8 @@ pub(crate) struct TaskRun {
     pub(crate) split: Split,
     /// What it reads of what others have left: what [`Program::reads`] names, in that order.
     pub(crate) inputs: Vec<Reading>,
+    /// Which rows of these are its own, where it reads a share.
+    pub(crate) own: Option<Own>,
     pub(crate) output: PartitionId,
     pub(crate) leave: Leave,
     pub(crate) store: Arc<Store>,

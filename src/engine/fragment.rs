@@ -11,9 +11,9 @@ use polars_plan::prelude::{PlanCallback, SpecialEq};
 use polars_utils::arena::{Arena, Node};
 use polars_utils::slice_enum::Slice;
 
+use super::attempt::TaskRun;
 use super::in_memory::{call_from, execute_in_memory, fenced};
-use super::program::Program;
-use super::source::{self, Rows, Waits};
+use super::source::{self, Rows};
 use super::spending::Spending;
 use super::{amend, beside, nodes};
 use crate::error::TaskFailure;
@@ -22,7 +22,6 @@ use crate::plan::{Place, Split};
 #[cfg(test)]
 use crate::sched::Attempt;
 use crate::store::Reading;
-use crate::udf::CallingTask;
 
 /// A fragment with this task's input in place of its placeholders.
 pub(super) struct Bound {
@@ -136,22 +135,18 @@ pub(super) fn run_here(bound: Bound, meter: Option<Arc<Spending>>) -> Result<Dat
     in_memory(top, &mut ir, &mut exprs, meter.as_deref())
 }
 
-/// Puts a task's split and what it reads into a copy of the fragment; `number`: which of its stage it is.
+/// Puts a task's split and what it reads into a copy of the fragment; it reads it no more than once.
 ///
 /// # Errors
 /// What it reads was waited for, and is lost.
-pub(super) fn bind(
-    program: &Program,
-    split_of_task: &Split,
-    inputs: Vec<Reading>,
-    (number, task): (u32, &CallingTask),
-    waits: &Waits,
-) -> Result<Bound, TaskFailure> {
+pub(super) fn bind(run: &mut TaskRun) -> Result<Bound, TaskFailure> {
+    let inputs = std::mem::take(&mut run.inputs);
+    let TaskRun { program, split: split_of_task, own, output, calling: task, waits, .. } = &*run;
     let plan = &program.fragment;
     let (ir, exprs) = (plan.lp_arena.clone(), plan.expr_arena.clone());
     let mut bound = Bound { top: plan.lp_top, ir, exprs, readings: Vec::new() };
     call_from(task, &program.calls, &mut bound.exprs);
-    Place::fill_in(&program.places, number, &mut bound.exprs);
+    Place::fill_in(&program.places, output.task.index, own.as_ref(), &mut bound.exprs);
     let split = take_branch(bound.top, split_of_task, &mut bound.ir);
     for (read, reading) in program.reads_with(split_of_task).zip(inputs) {
         let reading = Arc::new(reading);
@@ -165,9 +160,14 @@ pub(super) fn bind(
     }
     let sources: Vec<_> = bound.ir.iter(bound.top).map(|(node, _)| node).collect();
     // What is read has the task's part already.
-    for node in sources.into_iter().filter(|node| node.0 < plan.lp_arena.len()) {
-        if !program.reads.iter().any(|read| read.at == node) {
-            take_split(bound.ir.get_mut(node), split);
+    let is_read = |node: Node| program.reads.iter().any(|read| read.at == node);
+    for node in sources.into_iter().filter(|node| node.0 < plan.lp_arena.len() && !is_read(*node)) {
+        match *bound.ir.get(node) {
+            IR::Slice { input, offset, len } if is_read(input) && split.has_slice(offset, len) => {
+                let columns = bound.ir.get(node).schema(&bound.ir).into_owned();
+                bound.ir.replace(node, IR::SimpleProjection { input, columns });
+            }
+            _ => take_split(bound.ir.get_mut(node), split),
         }
     }
     beside::write_out_single_rows(bound.top, &mut bound.ir, &mut bound.exprs);

@@ -24,9 +24,7 @@ use crate::store::Staging;
 /// Writes a task's files; its partition names them: where each is, and its name below the sink's folder.
 pub(super) fn write_files(mut task: TaskRun, sink: &FileSink) -> Result<Output, TaskFailure> {
     let folder = AttemptFolder::make(sink, task.output)?;
-    let inputs = std::mem::take(&mut task.inputs);
-    let calling = (task.output.task.index, &task.calling);
-    let mut bound = fragment::bind(&task.program, &task.split, inputs, calling, &task.waits)?;
+    let mut bound = fragment::bind(&mut task)?;
     task.spending.engine_begins();
     redirect(&mut bound, &folder.path, task.waits.cancelled.clone())?;
     fragment::run(bound, task.meter(), |_| false)?;

@@ -39,9 +39,7 @@ pub(crate) fn run_task(mut task: TaskRun) -> Result<Left, TaskFailure> {
     }
     let mut leaving = Leaving::new(&task);
     let (hand_over, batches) = mpsc::channel(HAND_OVER);
-    let inputs = std::mem::take(&mut task.inputs);
-    let calling = (task.output.task.index, &task.calling);
-    let bound = fragment::bind(&task.program, &task.split, inputs, calling, &task.waits)?;
+    let bound = fragment::bind(&mut task)?;
     #[cfg(test)]
     let bound = if regatta_remote::is_simulated() { bound.in_one_order(task.output.attempt) } else { bound };
     task.spending.engine_begins();

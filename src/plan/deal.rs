@@ -3,13 +3,15 @@
 use polars_plan::plans::IR;
 use polars_utils::arena::Node;
 
-use super::Scatter;
 use super::cut::{Cutter, Head, single_input};
+use super::exchange::TOP;
 use super::marker::{Marker, hash_keys};
 use super::rowwise::keeps_rows;
 use super::scan::Splits;
 use super::sink::{input_of_object, input_of_split_sink};
 use super::wire::placeholder;
+use super::{Deal, Scatter};
+use crate::sched::StageId;
 
 impl Cutter {
     /// Takes a marker out of the plan and does what it asks for.
@@ -102,18 +104,34 @@ impl Cutter {
     /// are not needed do not run, and the slice is taken once more of what they left.
     pub(super) fn limit(&mut self, node: Node) {
         let IR::Slice { input, offset, len } = *self.ir.get(node) else { return };
-        let Ok(offset) = u64::try_from(offset) else { return };
+        let Ok(first) = u64::try_from(offset) else { return };
         let top = self.draw_in(input);
         let stage = match self.growing_at(top) {
             Some(stage) => stage,
             None if self.splits(top).are_several() => self.open(Head::Node(top)),
             None => return,
         };
-        self.open[stage.0 as usize].limit = Some(offset.saturating_add(u64::from(len)));
+        let last = first.saturating_add(u64::from(len));
+        self.open[stage.0 as usize].limit = Some(last);
+        if last > TOP as u64 {
+            return self.share_slice(node, stage, (offset, u64::from(len)));
+        }
         let placeholder = self.ir.add(placeholder(stage, self.schema(top)));
         self.decided.insert(placeholder.0, Splits::whole("it gathers its input"));
         let ir = self.ir.get(node).clone().with_inputs([placeholder]);
         self.ir.replace(node, ir);
+    }
+
+    /// Has tasks read the rows of a slice where they are: one, or several if they are many.
+    pub(super) fn share_slice(&mut self, node: Node, stage: StageId, slice: (i64, u64)) {
+        let tasks = if slice.1 > TOP as u64 { self.target.tasks } else { 1 };
+        let deal = Deal { slice: Some(slice), ..Deal::default() };
+        let splits = Splits::dealt(tasks, deal, "some of the rows below, by their number");
+        let input = self.ir.add(placeholder(stage, self.schema(node)));
+        let ir = self.ir.get(node).clone().with_inputs([input]);
+        self.ir.replace(node, ir);
+        self.decided.insert(input.0, splits.clone());
+        self.decided.insert(node.0, splits);
     }
 
     /// A sink that can write in parts does not gather what UDF steps leave.

@@ -21,7 +21,7 @@ use crate::error::PlanError;
 use crate::sched::{Fits, Small, StageId, Way};
 
 /// Rows that a sort or a slice may keep of each task.
-const TOP: usize = 1 << 20;
+pub(super) const TOP: usize = 1 << 20;
 /// A side that is no larger is worth waiting for.
 const SOON: u64 = 64 << 20;
 
@@ -35,7 +35,7 @@ impl Cutter {
             self.filter(node, stage);
             return Ok(true);
         }
-        if self.take_out_scalars(node)? || self.windows(node)? {
+        if self.take_out_scalars(node)? || self.windows(node)? || self.neighbours(node) {
             return Ok(true);
         }
         match self.ir.get(node) {
@@ -245,14 +245,22 @@ impl Cutter {
     }
 
     /// Of the last rows, each task yields its own; the node takes those of them.
-    fn last(&mut self, node: Node) -> bool {
+    pub(super) fn last(&mut self, node: Node) -> bool {
         let IR::Slice { input, offset, len } = *self.ir.get(node) else { return false };
-        let Some(most) = usize::try_from(offset.unsigned_abs()).ok().filter(|most| offset < 0 && *most <= TOP) else {
+        if offset >= 0 {
             return false;
-        };
+        }
         let top = self.draw_in(input);
         let splits = self.splits(top);
-        if !splits.are_several() || self.growing_at(top).is_some() {
+        if !self.is_several(top) {
+            return false;
+        }
+        let Some(most) = usize::try_from(offset.unsigned_abs()).ok().filter(|most| *most <= TOP) else {
+            let stage = self.kept(top);
+            self.share_slice(node, stage, (offset, u64::from(len)));
+            return true;
+        };
+        if self.growing_at(top).is_some() {
             return false;
         }
         let last = self.ir.add(IR::Slice { input: top, offset, len: most as IdxSize });

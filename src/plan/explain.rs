@@ -109,7 +109,7 @@ impl fmt::Display for Split {
             Self::Files { files, .. } => write!(f, "files {files:?}"),
             Self::Rows { file, offset, len, .. } => write!(f, "file {file} rows {offset}..{}", offset + len),
             Self::Slice { offset, len } => write!(f, "rows {offset}..{}", offset + len),
-            Self::Share { part, of } => write!(f, "share {part} of {of}"),
+            Self::Share { part, of, .. } => write!(f, "share {part} of {of}"),
             Self::Branch { input, split } => write!(f, "{split} of input {input}"),
             Self::Sections { from, to, part: None } => write!(f, "sections {from}..{to}"),
             Self::Sections { from, to, part: Some(Part { number, of, .. }) } => {

@@ -1,6 +1,6 @@
-//! Rows that go to others by their keys, and come back into the order that they had.
+//! What rows are told of where they stand, and rows that go to others by their keys and come back into the order that they had.
 //!
-//! Each row takes along its place: the number of the task that read it, and its own among the rows of that task, which are in order as
+//! Each of these takes along its place: the number of the task that read it, and its own among the rows of that task, which are in order as
 //! tasks are. Whoever has the rows of a key has them in the order of their places, because sections are read task by task. Afterwards rows go
 //! to sections once more, by the task that they came from, and each section is sorted. (reference: exchanges.md §4.2.)
 
@@ -16,18 +16,22 @@ use polars_utils::arena::{Arena, Node};
 use regatta_remote::{decode, encode};
 use serde::{Deserialize, Serialize};
 
-use super::Scatter;
 use super::cut::{Cutter, Head};
 use super::scan::{Choice, Splits};
+use super::{Own, Scatter};
 use crate::sched::Way;
 
-/// One of the functions that lead from the number of a row in its task to where it belongs.
+/// One of the functions that lead from the number of a row in its task to where it belongs. The engine fills in what differs by task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Place {
-    /// From the number of a row to its place. The engine fills in the task.
+    /// From the number of a row to its place: of this task.
     Of { task: u32 },
     /// From a place to one of so many sections, each of which has the rows of so many tasks.
     Section { tasks: u32, sections: u32 },
+    /// From the number of a row in a share to an index of all rows: so many come before the share, and the index begins so.
+    Index { first: u64, offset: IdxSize },
+    /// Whether a row of a share is the task's own, by its number: one from there to there.
+    Own { from: u64, to: u64 },
 }
 
 /// A place has the number of a task above these bits.
@@ -62,18 +66,26 @@ impl Place {
     /// Where a plan asks for places.
     pub(crate) fn asked(exprs: &Arena<AExpr>) -> Vec<Node> {
         let asks = |node: &Node| match exprs.get(*node) {
-            AExpr::AnonymousFunction { function, .. } => matches!(Self::of(function), Some(Self::Of { .. })),
+            AExpr::AnonymousFunction { function, .. } => {
+                matches!(Self::of(function), Some(Self::Of { .. } | Self::Index { .. } | Self::Own { .. }))
+            }
             _ => false,
         };
         (0..exprs.len()).map(Node).filter(asks).collect()
     }
 
-    /// Says there which task it is.
-    pub(crate) fn fill_in(asked: &[Node], task: u32, exprs: &mut Arena<AExpr>) {
+    /// Says there which task it is, and where its share is; that of who reads all rows is all of them.
+    pub(crate) fn fill_in(asked: &[Node], task: u32, own: Option<&Own>, exprs: &mut Arena<AExpr>) {
+        let (first, rows) = own.map_or((0, 0..u64::MAX), |own| (own.first, own.rows.clone()));
         for node in asked {
-            if let AExpr::AnonymousFunction { function, .. } = exprs.get_mut(*node) {
-                *function = Self::Of { task }.function();
-            }
+            let AExpr::AnonymousFunction { function, .. } = exprs.get_mut(*node) else { continue };
+            let filled = match Self::of(function) {
+                Some(Self::Of { .. }) => Self::Of { task },
+                Some(Self::Index { offset, .. }) => Self::Index { first, offset },
+                Some(Self::Own { .. }) => Self::Own { from: rows.start, to: rows.end },
+                Some(Self::Section { .. }) | None => continue,
+            };
+            *function = filled.function();
         }
     }
 
@@ -81,6 +93,8 @@ impl Place {
         match self {
             Self::Of { .. } => DataType::UInt64,
             Self::Section { .. } => DataType::UInt32,
+            Self::Index { .. } => IDX_DTYPE,
+            Self::Own { .. } => DataType::Boolean,
         }
     }
 }
@@ -102,6 +116,19 @@ impl ColumnsUdf for Place {
                 let (tasks, last) = (u64::from(tasks.max(1)), u64::from(sections.max(1)) - 1);
                 let sections = of.u64()?.into_no_null_iter().map(|place| ((place >> ROWS) / tasks).min(last) as u32);
                 UInt32Chunked::from_iter_values(of.name().clone(), sections).into_column()
+            }
+            Self::Index { first, offset } => {
+                let before = first + u64::from(offset);
+                let index = |row: IdxSize| IdxSize::try_from(before + u64::from(row)).ok();
+                let rows = of.idx()?;
+                let last = rows.max().is_none_or(|last| index(last).is_some_and(|index| index < IdxSize::MAX));
+                polars_ensure!(last, ComputeError: "an index of more than {} rows: they need Polars' feature `bigidx`", IdxSize::MAX);
+                let indices = rows.into_no_null_iter().filter_map(index);
+                IdxCa::from_iter_values(of.name().clone(), indices).into_column()
+            }
+            Self::Own { from, to } => {
+                let own = of.idx()?.into_no_null_iter().map(|row| (from..to).contains(&u64::from(row)));
+                BooleanChunked::from_iter_values(of.name().clone(), own).into_column()
             }
         })
     }
@@ -153,10 +180,8 @@ impl Cutter {
         let splits = self.splits(top);
         let sections = self.target.sections();
         let tasks = (self.most_tasks(&splits) as u32).div_ceil(sections);
-        let (columns, row, place) = (self.schema(top), self.names.fresh("row"), self.names.fresh("place"));
-        let function = FunctionIR::RowIndex { name: row.clone(), offset: None, schema: Default::default() };
-        let numbered = self.ir.add(IR::MapFunction { input: top, function });
-        self.decided.insert(numbered.0, splits);
+        let (columns, place) = (self.schema(top), self.names.fresh("place"));
+        let (numbered, row) = self.numbered(top, splits);
         let of = self.place_of(Place::Of { task: 0 }, &row, &place);
         let with = self.with_column(numbered, of, DataType::UInt64);
         let mut columns = columns.as_ref().clone();
@@ -164,6 +189,15 @@ impl Cutter {
         let top = self.ir.add(IR::SimpleProjection { input: with, columns: Arc::new(columns) });
         self.places.insert(place.clone());
         Placed { top, place, section: Place::Section { tasks, sections } }
+    }
+
+    /// Rows with their numbers in their task beside them, and the column that says them.
+    pub(super) fn numbered(&mut self, input: Node, splits: Splits) -> (Node, PlSmallStr) {
+        let row = self.names.fresh("row");
+        let function = FunctionIR::RowIndex { name: row.clone(), offset: None, schema: Default::default() };
+        let numbered = self.ir.add(IR::MapFunction { input, function });
+        self.decided.insert(numbered.0, splits);
+        (numbered, row)
     }
 
     /// Puts the rows of a node, each of which has its place, back into their order: at another node, without it.
@@ -183,7 +217,7 @@ impl Cutter {
         self.ir.replace(at, IR::SimpleProjection { input: sort, columns: before });
     }
 
-    fn place_of(&mut self, function: Place, of: &PlSmallStr, name: &PlSmallStr) -> ExprIR {
+    pub(super) fn place_of(&mut self, function: Place, of: &PlSmallStr, name: &PlSmallStr) -> ExprIR {
         let input = vec![ExprIR::from_column_name(of.clone(), &mut self.exprs)];
         let fmt_str = Box::new(PlSmallStr::from_static("place"));
         let options = FunctionOptions::elementwise();
@@ -191,7 +225,8 @@ impl Cutter {
         ExprIR::new(self.exprs.add(call), OutputName::Alias(name.clone()))
     }
 
-    fn with_column(&mut self, input: Node, column: ExprIR, dtype: DataType) -> Node {
+    /// A node that adds a column.
+    pub(super) fn with_column(&mut self, input: Node, column: ExprIR, dtype: DataType) -> Node {
         let mut schema = self.schema(input).as_ref().clone();
         schema.insert(column.output_name().clone(), dtype);
         let (schema, options) = (Arc::new(schema), ProjectionOptions::default());

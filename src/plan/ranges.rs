@@ -62,7 +62,7 @@ impl Cutter {
             return false;
         }
         let slice = slice.map(|(offset, len, _)| (offset, len));
-        if let Err(why) = self.has_ranges(&by_column, slice, top) {
+        if let Err(why) = self.has_ranges(&by_column, top) {
             self.whole.insert(node.0, format!("it sorts all rows at once, because {why}"));
             return false;
         }
@@ -93,14 +93,17 @@ impl Cutter {
         let len = IdxSize::try_from(len).unwrap_or(IdxSize::MAX);
         self.ir.replace(node, IR::Slice { input, offset, len });
         self.limit(node);
+        if offset < 0 && !self.last(node) {
+            self.gather(node);
+        }
         true
     }
 
-    /// Whether rows can be put into ranges by these keys, and what is wanted of them be taken.
+    /// Whether rows can be put into ranges by these keys.
     ///
     /// # Errors
     /// In words, why not.
-    fn has_ranges(&self, keys: &[ExprIR], slice: Option<(i64, usize)>, top: Node) -> Result<(), String> {
+    fn has_ranges(&self, keys: &[ExprIR], top: Node) -> Result<(), String> {
         let schema = self.schema(top);
         for key in keys {
             let name = || shown(key.node(), &self.exprs);
@@ -119,10 +122,7 @@ impl Cutter {
         if !keys.iter().any(|key| reads_a_column(key.node(), &self.exprs)) {
             return Err("no key reads a column".to_owned());
         }
-        match slice {
-            Some((offset, _)) if offset < 0 => Err("some of them are taken from their end".to_owned()),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// The keys that tell rows apart. What is said once of directions and nulls holds for all keys.
@@ -153,12 +153,15 @@ impl Cutter {
         {
             return Rows::Source(top);
         }
+        Rows::Kept(self.kept(top))
+    }
+
+    /// The stage that keeps the rows of a node.
+    pub(super) fn kept(&mut self, top: Node) -> StageId {
         match placeholder_of(self.ir.get(top)) {
             // They are kept already.
-            Some(stage) if self.growing_at(top).is_none() && self.open[stage.0 as usize].scatter.is_none() => {
-                Rows::Kept(stage)
-            }
-            _ => Rows::Kept(self.leave(top, None).0),
+            Some(stage) if self.growing_at(top).is_none() && self.open[stage.0 as usize].scatter.is_none() => stage,
+            _ => self.leave(top, None).0,
         }
     }
 

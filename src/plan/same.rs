@@ -490,7 +490,10 @@ impl Comparison<'_> {
 fn follows_order(function: &IRFunctionExpr) -> bool {
     match function {
         IRFunctionExpr::Shift
+        | IRFunctionExpr::ShiftAndFill
         | IRFunctionExpr::Diff(_)
+        | IRFunctionExpr::RollingExpr { .. }
+        | IRFunctionExpr::FillNullWithStrategy(FillNullStrategy::Forward(_) | FillNullStrategy::Backward(_))
         | IRFunctionExpr::CumSum { .. }
         | IRFunctionExpr::CumCount { .. }
         | IRFunctionExpr::CumMin { .. }

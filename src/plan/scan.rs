@@ -11,7 +11,7 @@ use polars_utils::slice_enum::Slice;
 use rayon::prelude::*;
 
 use super::files::Layout;
-use super::{Split, held_by};
+use super::{Deal, Split, held_by};
 use crate::sched::{Fits, StageId, Way};
 
 /// How what tasks run is split, and why so.
@@ -68,8 +68,12 @@ impl Splits {
     }
 
     pub(super) fn shares(of: usize) -> Self {
-        let splits = (0..of).map(|part| Split::Share { part, of }).collect();
-        Self::of(splits, true, "equal shares of the rows below")
+        Self::dealt(of, Deal::default(), "equal shares of the rows below")
+    }
+
+    pub(super) fn dealt(of: usize, deal: Deal, why: impl Into<String>) -> Self {
+        let splits = (0..of).map(|part| Split::Share { part, of, deal }).collect();
+        Self::of(splits, true, why)
     }
 
     pub(super) fn hashed(of: usize, keys: &str) -> Self {

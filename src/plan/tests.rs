@@ -41,6 +41,7 @@ impl Aggregate for Total {
 }
 
 mod aggregates;
+mod neighbours;
 mod operators;
 mod windows;
 
@@ -147,7 +148,7 @@ fn a_stage_ends_where_its_rows_are_dealt_anew() {
     let udf = |query: LazyFrame, name: &str| query.with_column(same([col("a")]).alias(name));
     let plan = planned(udf(into_partitions(udf(table.scan(), "x"), 3), "y").filter(col("y").gt(lit(3))));
     assert_eq!(shape(&plan), [(4, vec![true]), (3, vec![true])], "{plan}");
-    assert_eq!(plan.stages[1].splits[2], Split::Share { part: 2, of: 3 });
+    assert_eq!(plan.stages[1].splits[2], Split::Share { part: 2, of: 3, deal: Deal::default() });
     let plan = planned(into_partitions(table.scan(), 8));
     assert_eq!(shape(&plan), [(8, vec![])], "as many as there are row groups: {plan}");
     for (query, n) in [(table.scan(), 9), (table.scan(), 3), (table.scan().filter(col("a").gt(lit(5))), 8)] {
@@ -290,7 +291,7 @@ fn one_task_is_asked_for_one_task_comes() {
 #[test]
 fn what_sees_all_rows_runs_whole_and_keeps_its_scan() {
     let table = Table::new();
-    let plan = planned(table.scan().with_column(col("a").shift(lit(1)).alias("c")));
+    let plan = planned(table.scan().with_column(col("a").cum_sum(false).alias("c")));
     assert_eq!(shape(&plan), [(1, vec![])]);
     assert!(plan.stages[0].why.contains("all rows at once"), "{}", plan.stages[0].why);
 }
@@ -674,7 +675,9 @@ fn a_sort_is_one_of_few_rows_or_of_ranges_which_are_drawn_of_samples() {
     // Some of the first ranges are enough, if that is all that is wanted.
     let first = planned(sort(vec![col("b")]).slice(3, 1 << 21));
     assert_eq!(first.stages[4].program().unwrap().limit, Some(3 + (1 << 21)), "{first}");
-    assert_eq!(ways_of_reads(&first)[5], [vec![(4, All)]], "{first}");
+    assert_eq!(ways_of_reads(&first)[5], [vec![(4, Share)]], "those of many are read where they are: {first}");
+    let last = planned(sort(vec![col("b")]).tail(5));
+    assert_eq!(ways_of_reads(&last)[4..], [wanted[4].clone(), vec![vec![(4, All)]]], "{last}");
     for (keys, why) in [
         (vec![col("a") - col("a").mean()], "is not computed row by row"),
         (vec![as_struct(vec![col("a"), col("b")])], "is of type struct"),
@@ -685,8 +688,6 @@ fn a_sort_is_one_of_few_rows_or_of_ranges_which_are_drawn_of_samples() {
         assert_eq!(shape(&plan), [(1, vec![])], "{plan}");
         assert!(plan.stages[0].why.contains("it sorts all rows at once, because") && plan.stages[0].why.contains(why));
     }
-    let last = planned(sort(vec![col("b")]).tail(5));
-    assert!(last.stages[0].why.contains("some of them are taken from their end"), "{last}");
 }
 
 #[test]

@@ -3,9 +3,6 @@
 //!
 //! Windows of a node that are nothing but aggregates are joined to the rows instead (see [`super::scalars`]), which then stay where they are.
 
-use std::sync::Arc;
-
-use polars::prelude::*;
 use polars_plan::plans::expr_ir::ExprIR;
 use polars_plan::plans::{AExpr, ArenaExprIter, IR, IRAggExpr};
 use polars_plan::prelude::WindowMapping;
@@ -67,22 +64,7 @@ impl Cutter {
             self.decided.insert(node.0, splits);
             return Ok(true);
         };
-        let mut work = ir.with_inputs([left]);
-        match &mut work {
-            IR::HStack { schema, .. } => {
-                let mut widened = self.schema(left).as_ref().clone();
-                widened
-                    .extend(schema.iter_fields().filter(|field| !widened.contains(field.name())).collect::<Vec<_>>());
-                // A column may have another type than the one whose place it takes.
-                schema.iter().for_each(|(name, dtype)| drop(widened.insert(name.clone(), dtype.clone())));
-                *schema = Arc::new(widened);
-            }
-            IR::Select { expr, schema, .. } => {
-                expr.push(ExprIR::from_column_name(placed.place.clone(), &mut self.exprs));
-                Arc::make_mut(schema).insert(placed.place.clone(), DataType::UInt64);
-            }
-            _ => (),
-        }
+        let work = self.keeping(ir, left, &placed.place);
         let work = self.ir.add(work);
         self.decided.insert(work.0, splits);
         self.back_in_order(work, &placed, node);

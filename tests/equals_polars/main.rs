@@ -2,6 +2,7 @@
 
 mod analyses;
 mod exchanges;
+mod neighbours;
 mod orders;
 mod sources;
 mod udfs;

@@ -88,7 +88,7 @@ fn whole(rng: &mut Rng, scope: &Scope<'_>, depth: usize) -> Expr {
         5 => of.n_unique().over(keys(rng)).unwrap().cast(DataType::Int64),
         6 => of.clone().rank(RankOptions { method: RankMethod::Dense, descending: false }, None).cast(DataType::Int64),
         7 => rank(of, RankMethod::Min).over(keys(rng)).unwrap(),
-        13 => of.shift(lit(rng.between(-3, 3))),
+        13 => beside(of, rng.between(-3, 3), scope.schema.len()),
         8 => of.cum_sum(rng.percent(50)),
         9 => of.first().over(keys(rng)).unwrap(),
         10 => of.diff(lit(1), NullBehavior::Ignore),
@@ -104,6 +104,23 @@ fn whole(rng: &mut Rng, scope: &Scope<'_>, depth: usize) -> Expr {
             lists.list().get(lit(0), true)
         }
         _ => of.cum_sum(false).over(keys(rng)).unwrap(),
+    }
+}
+
+/// What looks at rows beside each: which of these is not drawn, so that seeds keep their meaning.
+fn beside(of: Expr, rows: i64, kind: usize) -> Expr {
+    let window_size = rows.unsigned_abs() as usize + 2;
+    let rolling = RollingOptionsFixedWindow { window_size, min_periods: 1, center: rows < 0, ..Default::default() };
+    match kind % 5 {
+        0 => of.rolling_sum(rolling),
+        1 => of.rolling_min(rolling),
+        2 => of.shift_and_fill(lit(rows), lit(7i64)),
+        3 => {
+            let limit = Some(rows.unsigned_abs() as IdxSize);
+            let filled = |strategy| of.clone().fill_null_with_strategy(strategy);
+            if rows < 0 { filled(FillNullStrategy::Backward(limit)) } else { filled(FillNullStrategy::Forward(limit)) }
+        }
+        _ => of.shift(lit(rows)),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The page on operators is what the planner makes of each.
 
+use polars::series::ops::NullBehavior;
+
 use super::*;
 
 /// What is planned, as it is written here, and what comes of it.
@@ -17,6 +19,7 @@ fn the_page_on_operators_is_what_the_planner_does() {
     let ordered = || SortMultipleOptions::default();
     let join = |how| JoinArgs::new(how);
     let in_order = |how| JoinArgs { maintain_order: MaintainOrderJoin::Left, ..JoinArgs::new(how) };
+    let rolling = |window_size| RollingOptionsFixedWindow { window_size, ..Default::default() };
     let stack = |frames: [LazyFrame; 2]| concat(frames, UnionArgs::default()).unwrap();
     let pages = planned_as_written! {
         "Row by row": [
@@ -46,7 +49,17 @@ fn the_page_on_operators_is_what_the_planner_does() {
             t().with_column(a().cum_sum(false).over([b()]).unwrap());
             t().with_column(a().cum_sum(false).over([b()]).unwrap()).group_by([b()]).agg([a().max()]);
             t().with_column(a().shift(lit(1)).over([b()]).unwrap() - a().shift(lit(1)).over([a()]).unwrap());
+            t().with_column(a().cum_sum(false));
+        ]
+        "Rows beside each, and rows by their number": [
             t().with_column(a().shift(lit(1)));
+            t().filter(a().diff(lit(-2), NullBehavior::Ignore).gt(lit(0)));
+            t().with_column(a().rolling_mean(rolling(7)));
+            t().with_column(a().fill_null_with_strategy(FillNullStrategy::Forward(Some(3))));
+            t().with_column(a().fill_null_with_strategy(FillNullStrategy::Forward(None)));
+            t().filter(a().gt(lit(3))).with_row_index("n", None);
+            t().filter(a().gt(lit(3))).slice(5_000_000, 10);
+            t().filter(a().gt(lit(3))).tail(5_000_000);
         ]
         "Joins": [
             t().join(u(), [a()], [a()], join(JoinType::Inner));
@@ -70,6 +83,7 @@ fn the_page_on_operators_is_what_the_planner_does() {
             t().unique_stable(None, UniqueKeepStrategy::None);
             t().sort(["b"], ordered());
             t().sort(["b"], ordered()).limit(10);
+            t().sort(["b"], ordered()).tail(10);
             stack([t(), u()]);
             t().merge_sorted(u(), ["a"], true).unwrap();
             t().with_row_index("n", None);
