@@ -43,6 +43,7 @@ pub(super) fn rewrite(top: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) {
     let nodes: Vec<_> = ir.iter(top).map(|(node, _)| node).collect();
     for node in nodes {
         count_groups(node, ir, exprs);
+        explode_in_one_chunk(node, ir);
         let mut sliced = ir.get(node).clone();
         let Some((input, offset, len)) = take_slice(&mut sliced, ir) else { continue };
         let to_the_end = IdxSize::try_from(offset.unsigned_abs()).unwrap_or(IdxSize::MAX);
@@ -101,6 +102,7 @@ pub(super) fn rewrite_for_memory(top: Node, ir: &mut Arena<IR>, exprs: &mut Aren
                 join_in_one_chunk(node, ir);
             }
             IR::Sort { .. } => leave_constants_out(node, ir, exprs),
+            IR::MapFunction { .. } => explode_in_one_chunk(node, ir),
             _ => (),
         }
     }
@@ -162,22 +164,39 @@ fn join_by_bits(node: Node, ir: &mut Arena<IR>, exprs: &mut Arena<AExpr>) {
 
 /// Has a join take array columns in one chunk.
 ///
-/// Where it takes no row of one in several chunks, the engine panics.
+/// Where it takes no row of one in several chunks, Polars panics.
 fn join_in_one_chunk(node: Node, ir: &mut Arena<IR>) {
     let join = ir.get(node).clone();
     let inputs: Vec<_> = join.inputs().collect();
-    let in_one = |input: Node, ir: &mut Arena<IR>| {
-        if !ir.get(input).schema(ir).iter_values().any(DataType::is_array) {
-            return input;
-        }
-        let function = of_all_rows("in one chunk", |mut rows| {
+    let inputs: Vec<_> = inputs.into_iter().map(|input| in_one_chunk(input, ir)).collect();
+    ir.replace(node, join.with_inputs(inputs));
+}
+
+/// Has rows that become those of their lists in one chunk, for the same reason: it takes no row where no list has an element.
+fn explode_in_one_chunk(node: Node, ir: &mut Arena<IR>) {
+    let IR::MapFunction { input, function: function @ FunctionIR::Explode { .. } } = ir.get(node) else { return };
+    let (input, function) = (*input, function.clone());
+    let input = in_one_chunk(input, ir);
+    ir.replace(node, IR::MapFunction { input, function });
+}
+
+fn in_one_chunk(input: Node, ir: &mut Arena<IR>) -> Node {
+    if !ir.get(input).schema(ir).iter_values().any(DataType::is_array) {
+        return input;
+    }
+    let function = FunctionIR::Opaque {
+        function: Arc::new(|mut rows: DataFrame| {
             rows.rechunk_mut();
             Ok(rows)
-        });
-        ir.add(IR::MapFunction { input, function })
+        }),
+        schema: None,
+        predicate_pd: false,
+        projection_pd: false,
+        // Some rows at a time do: each time they are some in one chunk.
+        streamable: true,
+        fmt_str: "in one chunk".into(),
     };
-    let inputs: Vec<_> = inputs.into_iter().map(|input| in_one(input, ir)).collect();
-    ir.replace(node, join.with_inputs(inputs));
+    ir.add(IR::MapFunction { input, function })
 }
 
 /// A float as a whole number: both zeros are one, and a NaN is any other.
@@ -288,12 +307,16 @@ mod tests {
         };
         let mut apart = pairs(0);
         apart.vstack_mut_owned(pairs(2)).unwrap();
+        let empty = concat_list([col("k")]).unwrap().list().head(lit(0)).alias("list");
+        let options = ExplodeOptions { empty_as_null: false, keep_nulls: false };
+        let of_nothing = apart.clone().lazy().with_column(empty).explode(by_name(["list"], true, false), options);
         let nan = || df!["x" => [f64::NAN]].unwrap().lazy();
         let none = || df!["x" => [1i64]].unwrap().lazy().filter(col("x").gt(lit(1i64)));
         let descending = || SortMultipleOptions::default().with_order_descending_multi([true, false]);
         let inner = || JoinArgs::new(JoinType::Inner);
         for (what, query, rows) in [
             ("no row of an array in pieces", apart.lazy().join(pairs(9).lazy(), [col("k")], [col("k")], inner()), 0),
+            ("lists of nothing beside an array in pieces", of_nothing, 0),
             ("a NaN that is alone", nan().join(nan(), [col("x")], [col("x")], inner()), 1),
             ("a sort by one value", none().sort_by_exprs([lit(1i64)], SortMultipleOptions::default()), 0),
             ("a sort by one value, and others", none().sort_by_exprs([lit(1i64), col("x")], descending()), 0),

@@ -539,6 +539,8 @@ fn what_looks_at_rows_without_a_match_is_not_read_by_keys() {
         ("a key of a UDF's", groups(&[col("a"), same([col("b")])], len())),
         ("an aggregate of a UDF's", groups(&[col("a")], total("b").alias("total"))),
         ("what a UDF filters", table.scan().filter(same([col("b")]).gt(lit(0)))),
+        ("some of the groups", groups(&[col("a")], len()).limit(3)),
+        ("groups that are windows", table.scan().group_by_dynamic(col("a"), [], every_ten()).agg([len()])),
     ] {
         let plan = left(of);
         assert_eq!(filtered(&plan), [], "{why}: {plan}");

@@ -228,25 +228,18 @@ pub(crate) fn aggregate(rng: &mut Rng, scope: &Scope<'_>) -> Expr {
         13 => int(rng, &row_wise, 1).filter(truth(rng, &row_wise, 1)).sum(),
         15 => truth(rng, &row_wise, 1).sum(),
         16 => int(rng, &row_wise, 1).filter(truth(rng, &row_wise, 1)).mean(),
-        // Rounded: their last digits are those of the order in which they are summed. Large ones have no others but for their root.
-        17 => int(rng, &row_wise, 1)
-            .filter(truth(rng, &row_wise, 1))
-            .var(rng.below(3) as u8)
-            .sqrt()
-            .sqrt()
-            .sqrt()
-            .round(3, RoundMode::HalfToEven),
-        18 if dtype.is_primitive_numeric() => col(name)
-            .cast(DataType::Float64)
-            .std(rng.below(2) as u8)
-            .sqrt()
-            .sqrt()
-            .sqrt()
-            .round(3, RoundMode::HalfToEven),
+        17 => rounded(int(rng, &row_wise, 1).filter(truth(rng, &row_wise, 1)).var(rng.below(3) as u8)),
+        18 if dtype.is_primitive_numeric() => rounded(col(name).cast(DataType::Float64).std(rng.below(2) as u8)),
         19 => int(rng, &row_wise, 1).median(),
         20 => int(rng, &row_wise, 1).max() - int(rng, &row_wise, 1).min() + int(rng, &row_wise, 0).sum(),
         21 if is_key(&dtype) => when(col(name.clone()).count().gt(lit(2))).then(col(name).n_unique()).otherwise(len()),
         14 => int(rng, &row_wise, 1).sum() + col(name).count().cast(DataType::Int64) * lit(2i64),
         _ => int(rng, &row_wise, 2).max(),
     }
+}
+
+/// Its last digits are those of the order in which it was summed, and large ones have no others but for their root. Of eighths sums are
+/// exact, in whatever order.
+fn rounded(of: Expr) -> Expr {
+    (of.sqrt().sqrt().sqrt() * lit(8.0)).round(0, RoundMode::HalfToEven) / lit(8.0)
 }
