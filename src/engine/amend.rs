@@ -7,7 +7,9 @@ use std::sync::Arc;
 use polars::prelude::*;
 use polars_plan::dsl::LazySerde;
 use polars_plan::plans::expr_ir::{ExprIR, OutputName};
-use polars_plan::plans::{AExpr, ArenaExprIter, ArenaLpIter, FunctionIR, IR, IRAggExpr, IRFunctionExpr, is_scalar_ae};
+use polars_plan::plans::{
+    AExpr, ArenaExprIter, ArenaLpIter, FunctionIR, IR, IRAggExpr, IRFunctionExpr, IRPlan, is_scalar_ae,
+};
 use polars_plan::prelude::{AnonymousColumnsUdf, ColumnsUdf, FunctionOptions, SpecialEq};
 use polars_utils::arena::{Arena, Node};
 use polars_utils::total_ord::canonical_f64;
@@ -106,6 +108,13 @@ pub(super) fn rewrite_for_memory(top: Node, ir: &mut Arena<IR>, exprs: &mut Aren
             _ => (),
         }
     }
+}
+
+/// What runs of each batch of a UDF's, likewise.
+pub(super) fn rewritten_for_memory(plan: &IRPlan) -> IRPlan {
+    let (lp_top, mut lp_arena, mut expr_arena) = (plan.lp_top, plan.lp_arena.clone(), plan.expr_arena.clone());
+    rewrite_for_memory(lp_top, &mut lp_arena, &mut expr_arena);
+    IRPlan { lp_top, lp_arena, expr_arena }
 }
 
 /// Leaves keys of a sort out that are one value, which tell no rows apart.

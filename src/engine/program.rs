@@ -7,7 +7,7 @@ use polars::prelude::*;
 use polars_plan::plans::{ArenaLpIter, IR, IRPlan};
 use polars_utils::arena::Node;
 
-use super::in_memory;
+use super::{amend, in_memory};
 use crate::error::{PolarsFailure, TaskFailure};
 use crate::plan::{
     ByPass, FileSink, Place, Scatter, Split, StageProgram, UdfStep, cut_off, held_by, placeholder_of, udf_calls,
@@ -129,6 +129,7 @@ impl Program {
         let mut steps = Vec::with_capacity(program.steps.len());
         for spec in program.steps {
             let then = spec.then.as_ref().map(|then| then.open()).transpose()?;
+            let then = then.map(|then| Arc::new(amend::rewritten_for_memory(&then)));
             schema = match &then {
                 Some(then) => in_memory::schema(then),
                 None => {

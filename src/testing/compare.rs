@@ -28,7 +28,7 @@ pub fn difference(ours: &DataFrame, plain: &DataFrame, ordered: bool, approximat
     });
     // In the first row that differs, the first column that does.
     let (row, a, b, approximate) = rows.min_by_key(|(row, ..)| *row)?;
-    let of = |column: &Column| column.get(row).map_or_else(|error| error.to_string(), |value| exact(&value));
+    let of = |column: &Column| exact(column, row);
     let which = if ordered { "row" } else { "row (of the sorted rows)" };
     let hint = match (a.dtype().is_float(), approximate) {
         (true, false) => format!(
@@ -47,10 +47,23 @@ fn first_difference(a: &Column, b: &Column, approximate: bool) -> Option<usize> 
     if a.equals_missing(b) {
         return None;
     }
-    (0..a.len()).find(|row| match (a.get(*row), b.get(*row)) {
-        (Ok(a), Ok(b)) => !equal(&a, &b, approximate),
+    // Not every struct has values that Polars compares one by one.
+    let fields = fields(a).zip(fields(b)).map(|(a, b)| a.into_iter().zip(b).collect::<Vec<_>>());
+    (0..a.len()).find(|row| match (a.get(*row), b.get(*row), &fields) {
+        (Ok(a), Ok(b), Some(_)) if a.is_null() || b.is_null() => a.is_null() != b.is_null(),
+        (Ok(_), Ok(_), Some(fields)) => {
+            let at = |column: &Column| column.slice(*row as i64, 1);
+            fields.iter().any(|(a, b)| first_difference(&at(a), &at(b), approximate).is_some())
+        }
+        (Ok(a), Ok(b), None) => !equal(&a, &b, approximate),
         _ => true,
     })
+}
+
+/// Those of a column of structs.
+fn fields(of: &Column) -> Option<Vec<Column>> {
+    let of = of.as_materialized_series().struct_().ok()?;
+    Some(of.fields_as_series().into_iter().map(Series::into_column).collect())
 }
 
 fn equal(a: &AnyValue<'_>, b: &AnyValue<'_>, approximate: bool) -> bool {
@@ -58,7 +71,9 @@ fn equal(a: &AnyValue<'_>, b: &AnyValue<'_>, approximate: bool) -> bool {
         (AnyValue::Null, AnyValue::Null) => true,
         (AnyValue::Float64(x), AnyValue::Float64(y)) => same_float(*x, *y, approximate),
         (AnyValue::Float32(x), AnyValue::Float32(y)) => same_float(f64::from(*x), f64::from(*y), approximate),
-        (AnyValue::List(x), AnyValue::List(y)) => same_series(x, y, approximate),
+        (AnyValue::List(x), AnyValue::List(y)) | (AnyValue::Array(x, _), AnyValue::Array(y, _)) => {
+            same_series(x, y, approximate)
+        }
         _ => a == b,
     }
 }
@@ -71,16 +86,22 @@ fn same_float(x: f64, y: f64, approximate: bool) -> bool {
     x == y || (x.is_nan() && y.is_nan()) || (approximate && (x - y).abs() <= 1e-9 * x.abs().max(y.abs()))
 }
 
-/// A value to its last digit.
-fn exact(value: &AnyValue<'_>) -> String {
-    match value {
-        AnyValue::Float64(x) => format!("{x:?}"),
-        AnyValue::Float32(x) => format!("{x:?}"),
-        AnyValue::List(series) => {
-            let values: Vec<_> = series.iter().map(|value| exact(&value)).collect();
-            format!("[{}]", values.join(", "))
+/// The value in a row, to its last digit.
+fn exact(column: &Column, row: usize) -> String {
+    let all = |columns: &[Column], rows: &[usize]| {
+        let each = rows.iter().flat_map(|row| columns.iter().map(|column| exact(column, *row)));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    match (column.get(row), fields(column)) {
+        (Err(error), _) => error.to_string(),
+        (Ok(AnyValue::Float64(x)), _) => format!("{x:?}"),
+        (Ok(AnyValue::Float32(x)), _) => format!("{x:?}"),
+        (Ok(AnyValue::List(series) | AnyValue::Array(series, _)), _) => {
+            let rows: Vec<_> = (0..series.len()).collect();
+            format!("[{}]", all(&[series.into_column()], &rows))
         }
-        other => format!("{other:?}"),
+        (Ok(value), Some(fields)) if !value.is_null() => format!("{{{}}}", all(&fields, &[row])),
+        (Ok(other), _) => format!("{other:?}"),
     }
 }
 
@@ -127,5 +148,22 @@ mod tests {
         let text = difference(&frame(0.1 + 0.2), &frame(0.3), true, &[]).unwrap();
         assert!(text.contains("row 2") && text.contains("[0.30000000000000004]"), "{text}");
         assert_eq!(difference(&frame(0.1 + 0.2), &frame(0.3), true, &["l"]), None);
+    }
+
+    #[test]
+    fn structs_of_whatever_are_compared_field_by_field() {
+        let frame = |pair: [f64; 2], bytes: &[u8]| {
+            let pairs = Series::new("".into(), [1.0, 2.0, pair[0], pair[1]]);
+            let pairs = pairs.reshape_array(&[ReshapeDimension::new(2), ReshapeDimension::new(2)]).unwrap();
+            let bytes = Series::new("bytes".into(), [b"a".as_slice(), bytes]);
+            let fields = [pairs.with_name("pair".into()), bytes];
+            let made = StructChunked::from_series("s".into(), 2, fields.iter()).unwrap();
+            DataFrame::new(2, vec![made.into_series().into_column()]).unwrap()
+        };
+        assert_eq!(difference(&frame([3.0, 4.0], b"b"), &frame([3.0, 4.0], b"b"), true, &[]), None);
+        assert_eq!(difference(&frame([0.1 + 0.2, 4.0], b"b"), &frame([0.3, 4.0], b"b"), true, &["s"]), None);
+        let text = difference(&frame([0.1 + 0.2, 4.0], b"b"), &frame([0.3, 4.0], b"b"), true, &[]).unwrap();
+        assert!(text.contains("row 1 differs") && text.contains("{[0.30000000000000004, 4.0], Binary([98])}"), "{text}");
+        assert!(difference(&frame([3.0, 4.0], b"b"), &frame([3.0, 4.0], b"c"), true, &["s"]).is_some());
     }
 }
