@@ -29,6 +29,7 @@ mod order;
 mod place;
 mod ranges;
 mod rowwise;
+mod running;
 mod same;
 mod scalars;
 mod scan;

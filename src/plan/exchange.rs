@@ -35,7 +35,7 @@ impl Cutter {
             self.filter(node, stage);
             return Ok(true);
         }
-        if self.take_out_scalars(node)? || self.windows(node)? || self.neighbours(node) {
+        if self.take_out_scalars(node)? || self.windows(node)? || self.neighbours(node) || self.running(node)? {
             return Ok(true);
         }
         match self.ir.get(node) {

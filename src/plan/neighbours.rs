@@ -122,20 +122,23 @@ impl Cutter {
 
     /// Work on an input that has a column more, which is kept beside what comes of it.
     pub(super) fn keeping(&mut self, work: IR, input: Node, column: &PlSmallStr) -> IR {
-        let (mut work, below) = (work.with_inputs([input]), self.schema(input));
-        match &mut work {
-            IR::HStack { schema, .. } => {
-                let mut widened = below.as_ref().clone();
-                // One may have another type than the one whose place it takes.
-                schema.iter().for_each(|(name, dtype)| drop(widened.insert(name.clone(), dtype.clone())));
-                *schema = Arc::new(widened);
-            }
-            IR::Select { expr, schema, .. } => {
-                expr.push(ExprIR::from_column_name(column.clone(), &mut self.exprs));
-                let dtype = below.get(column).cloned();
-                dtype.into_iter().for_each(|dtype| drop(Arc::make_mut(schema).insert(column.clone(), dtype)));
-            }
-            _ => (),
+        let mut work = self.widened(work, input);
+        if let IR::Select { expr, schema, .. } = &mut work {
+            expr.push(ExprIR::from_column_name(column.clone(), &mut self.exprs));
+            let dtype = self.ir.get(input).schema(&self.ir).get(column).cloned();
+            dtype.into_iter().for_each(|dtype| drop(Arc::make_mut(schema).insert(column.clone(), dtype)));
+        }
+        work
+    }
+
+    /// Work on an input that has more columns.
+    pub(super) fn widened(&self, work: IR, input: Node) -> IR {
+        let mut work = work.with_inputs([input]);
+        if let IR::HStack { schema, .. } = &mut work {
+            let mut widened = self.schema(input).as_ref().clone();
+            // One may have another type than the one whose place it takes.
+            schema.iter().for_each(|(name, dtype)| drop(widened.insert(name.clone(), dtype.clone())));
+            *schema = Arc::new(widened);
         }
         work
     }

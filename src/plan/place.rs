@@ -30,6 +30,8 @@ pub(crate) enum Place {
     Section { tasks: u32, sections: u32 },
     /// From the number of a row in a share to an index of all rows: so many come before the share, and the index begins so.
     Index { first: u64, offset: IdxSize },
+    /// Whether a row, of which there is one for each share, is that of a share before the task's, or after it.
+    Beside { part: u64, after: bool },
     /// Whether a row of a share is the task's own, by its number: one from there to there.
     Own { from: u64, to: u64 },
 }
@@ -67,7 +69,10 @@ impl Place {
     pub(crate) fn asked(exprs: &Arena<AExpr>) -> Vec<Node> {
         let asks = |node: &Node| match exprs.get(*node) {
             AExpr::AnonymousFunction { function, .. } => {
-                matches!(Self::of(function), Some(Self::Of { .. } | Self::Index { .. } | Self::Own { .. }))
+                matches!(
+                    Self::of(function),
+                    Some(Self::Of { .. } | Self::Index { .. } | Self::Beside { .. } | Self::Own { .. })
+                )
             }
             _ => false,
         };
@@ -76,12 +81,17 @@ impl Place {
 
     /// Says there which task it is, and where its share is; that of who reads all rows is all of them.
     pub(crate) fn fill_in(asked: &[Node], task: u32, own: Option<&Own>, exprs: &mut Arena<AExpr>) {
-        let (first, rows) = own.map_or((0, 0..u64::MAX), |own| (own.first, own.rows.clone()));
+        let Own { part, first, rows } = own.cloned().unwrap_or(Own::ALL);
         for node in asked {
             let AExpr::AnonymousFunction { function, .. } = exprs.get_mut(*node) else { continue };
             let filled = match Self::of(function) {
                 Some(Self::Of { .. }) => Self::Of { task },
                 Some(Self::Index { offset, .. }) => Self::Index { first, offset },
+                Some(Self::Beside { after, .. }) => match part {
+                    Some(part) => Self::Beside { part, after },
+                    // Nothing is beside all rows.
+                    None => Self::Beside { part: if after { u64::MAX } else { 0 }, after },
+                },
                 Some(Self::Own { .. }) => Self::Own { from: rows.start, to: rows.end },
                 Some(Self::Section { .. }) | None => continue,
             };
@@ -94,7 +104,7 @@ impl Place {
             Self::Of { .. } => DataType::UInt64,
             Self::Section { .. } => DataType::UInt32,
             Self::Index { .. } => IDX_DTYPE,
-            Self::Own { .. } => DataType::Boolean,
+            Self::Beside { .. } | Self::Own { .. } => DataType::Boolean,
         }
     }
 }
@@ -125,6 +135,11 @@ impl ColumnsUdf for Place {
                 polars_ensure!(last, ComputeError: "an index of more than {} rows: they need Polars' feature `bigidx`", IdxSize::MAX);
                 let indices = rows.into_no_null_iter().filter_map(index);
                 IdxCa::from_iter_values(of.name().clone(), indices).into_column()
+            }
+            Self::Beside { part, after } => {
+                let is_beside = |row: u64| if after { row > part } else { row < part };
+                let beside = of.idx()?.into_no_null_iter().map(|row| is_beside(u64::from(row)));
+                BooleanChunked::from_iter_values(of.name().clone(), beside).into_column()
             }
             Self::Own { from, to } => {
                 let own = of.idx()?.into_no_null_iter().map(|row| (from..to).contains(&u64::from(row)));

@@ -230,7 +230,7 @@ impl Cutter {
     }
 
     /// Equal shares of what a stage has left.
-    fn shares_of(&mut self, stage: StageId, columns: &SchemaRef) -> Node {
+    pub(super) fn shares_of(&mut self, stage: StageId, columns: &SchemaRef) -> Node {
         let shares = self.ir.add(placeholder(stage, Arc::clone(columns)));
         self.decided.insert(shares.0, Splits::shares(self.target.tasks));
         shares
@@ -248,17 +248,22 @@ impl Cutter {
                 (cut, (stage, Way::Along), Splits::chosen(Vec::new(), ""))
             }
         };
-        let mut schema = columns.as_ref().clone();
+        let join = self.with_single(input_left, input_right);
+        let choice = Choice::ways(vec![way, (single, Way::All)], Fits::Always);
+        let why = "they put the rows into ranges".to_owned();
+        self.decided.insert(join.0, Splits { choices: vec![choice], why, ..splits });
+        join
+    }
+
+    /// Rows, each with the single one that stands beside them.
+    pub(super) fn with_single(&mut self, input_left: Node, input_right: Node) -> Node {
+        let mut schema = self.schema(input_left).as_ref().clone();
         schema.extend(self.schema(input_right).iter_fields());
         let mut args = JoinArgs::new(JoinType::Cross);
         args.maintain_order = MaintainOrderJoin::Left;
         let options = Arc::new(JoinOptionsIR { allow_parallel: true, force_parallel: false, args, options: None });
         let (schema, left_on, right_on) = (Arc::new(schema), Vec::new(), Vec::new());
-        let join = self.ir.add(IR::Join { input_left, input_right, schema, left_on, right_on, options });
-        let choice = Choice::ways(vec![way, (single, Way::All)], Fits::Always);
-        let why = "they put the rows into ranges".to_owned();
-        self.decided.insert(join.0, Splits { choices: vec![choice], why, ..splits });
-        join
+        self.ir.add(IR::Join { input_left, input_right, schema, left_on, right_on, options })
     }
 
     /// A row with one value, which a function makes of rows.

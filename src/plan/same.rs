@@ -360,8 +360,11 @@ impl Comparison<'_> {
             return Same::nothing();
         }
         // A single row beside each is one more value of it.
-        let is_single =
-            self.stage_at(*input_right).is_some_and(|stage| self.single.get(stage.0 as usize) == Some(&true));
+        let is_single = match (self.stage_at(*input_right), self.ir.get(*input_right)) {
+            (Some(stage), _) => self.single.get(stage.0 as usize) == Some(&true),
+            (None, IR::Select { expr, .. }) => expr.iter().all(|expr| is_scalar_ae(expr.node(), self.exprs)),
+            (None, _) => false,
+        };
         if how.is_cross() && is_single && right.is_stable() && args.maintain_order == MaintainOrderJoin::Left {
             return if args.slice.is_some() { left.cut() } else { left };
         }

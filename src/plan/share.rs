@@ -25,10 +25,17 @@ pub(crate) struct Deal {
 /// Where the rows are of which a task's share is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Own {
+    /// The number of the share; none of who reads all rows.
+    pub(crate) part: Option<u64>,
     /// The number of the first row that the task reads, of all that are dealt.
     pub(crate) first: u64,
     /// Those of the rows it reads that are its own, and not beside them.
     pub(crate) rows: Range<u64>,
+}
+
+impl Own {
+    /// That of who reads all rows.
+    pub(crate) const ALL: Self = Self { part: None, first: 0, rows: 0..u64::MAX };
 }
 
 impl Deal {
@@ -66,7 +73,7 @@ pub(crate) fn share(part: usize, of: usize, deal: Deal, partitions: &[u64]) -> (
         }
         before += rows;
     }
-    (share, Own { first: from - dealt.start, rows: own.start - from..own.end - from })
+    (share, Own { part: Some(part as u64), first: from - dealt.start, rows: own.start - from..own.end - from })
 }
 
 #[cfg(test)]

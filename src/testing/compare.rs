@@ -163,7 +163,10 @@ mod tests {
         assert_eq!(difference(&frame([3.0, 4.0], b"b"), &frame([3.0, 4.0], b"b"), true, &[]), None);
         assert_eq!(difference(&frame([0.1 + 0.2, 4.0], b"b"), &frame([0.3, 4.0], b"b"), true, &["s"]), None);
         let text = difference(&frame([0.1 + 0.2, 4.0], b"b"), &frame([0.3, 4.0], b"b"), true, &[]).unwrap();
-        assert!(text.contains("row 1 differs") && text.contains("{[0.30000000000000004, 4.0], Binary([98])}"), "{text}");
+        assert!(
+            text.contains("row 1 differs") && text.contains("{[0.30000000000000004, 4.0], Binary([98])}"),
+            "{text}"
+        );
         assert!(difference(&frame([3.0, 4.0], b"b"), &frame([3.0, 4.0], b"c"), true, &["s"]).is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! What looks at rows beside each, numbers rows, or takes many by their number: rows come in Polars' order, exactly.
+//! What looks at rows beside each, or runs on from row to row, numbers rows, or takes many by their number: rows come in Polars' order, exactly.
 
 use polars_core::series::ops::NullBehavior;
 use regatta::Session;
@@ -173,17 +173,122 @@ fn of_some_rows() -> Vec<Case> {
     ]
 }
 
+fn running() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, dtype) in of_types() {
+        let of = || col(name.clone());
+        let mut made = vec![id()];
+        for (reverse, way) in [(false, "on"), (true, "back")] {
+            made.push(of().cum_count(reverse).alias(format!("count {way}")));
+            if (dtype.is_primitive_numeric() && dtype != DataType::Float32) || dtype.is_bool() {
+                made.push(of().cum_sum(reverse).alias(format!("sum {way}")));
+            }
+            if dtype.is_primitive_numeric() || dtype.is_temporal() {
+                made.push(of().cum_min(reverse).alias(format!("min {way}")));
+                made.push(of().cum_max(reverse).alias(format!("max {way}")));
+            }
+        }
+        if !dtype.is_nested() {
+            made.push(of().fill_null_with_strategy(FillNullStrategy::Forward(None)).alias("forward"));
+            made.push(of().fill_null_with_strategy(FillNullStrategy::Backward(None)).alias("backward"));
+        }
+        let approximate: &[_] = if dtype == DataType::Float64 { &["sum on", "sum back"] } else { &[] };
+        cases.push((named(format!("running {name} ({dtype})")), typed().select(made), true, approximate));
+    }
+    let few = |count: i64| scan().filter(id().lt(lit(count))).select([id(), col("value"), col("word")]);
+    for count in [0, 1, 2, 3, 5, 17, 256, 1000] {
+        let made = few(count).with_columns([
+            id().cum_sum(false).alias("sums"),
+            (col("value").cast(DataType::Int64)).cum_max(true).alias("most"),
+            col("word").fill_null_with_strategy(FillNullStrategy::Forward(None)).alias("filled"),
+        ]);
+        cases.push((named(format!("{count} rows, running")), made, true, &[]));
+    }
+    let with = |of: Expr| sorted().with_column(of.alias("w"));
+    let sums = || with(id().cum_sum(false));
+    let rare = || when(id().eq(lit(2))).then(id()).otherwise(lit(NULL));
+    cases.extend([
+        ("one value fills all", with(rare().fill_null_with_strategy(FillNullStrategy::Forward(None))), true, &[][..]),
+        (
+            "one value fills all before it",
+            with(rare().fill_null_with_strategy(FillNullStrategy::Backward(None))),
+            true,
+            &[],
+        ),
+        ("least of one value", with(rare().cum_min(false)), true, &[]),
+        ("sums of one value", with(rare().cum_sum(true)), true, &[]),
+        (
+            "computed with",
+            with(id().cum_sum(false) - id().cum_sum(true) * id().cum_count(false).cast(DataType::Int64)),
+            true,
+            &[],
+        ),
+        ("the same twice", with(id().cum_sum(false) + id().cum_sum(false)), true, &[]),
+        ("filtered by sums", sorted().filter((id().cum_sum(false) % lit(5)).eq(lit(0))), true, &[]),
+        ("selected sums", sorted().select([id().cum_sum(true), lit(3).alias("three")]), true, &[]),
+        (
+            "sums in the place of a column",
+            sorted().with_column(id().cum_sum(false).cast(DataType::String).alias("id")),
+            true,
+            &[],
+        ),
+        ("sums of sums", sums().with_column(col("w").cum_max(true).alias("v")), true, &[]),
+        ("sums, shifted", sums().with_column(col("w").shift(lit(2)).alias("v")), true, &[]),
+        ("sums, then reversed", sums().reverse(), true, &[]),
+        ("sums, then dealt", sums().into_partitions(3), true, &[]),
+        ("sums, in one partition", sums().into_partitions(1).into_partitions(2), true, &[]),
+        ("sums, then aggregated", sums().group_by([col("group")]).agg([col("w").max(), len()]), false, &[]),
+        ("sums, then joined", sums().inner_join(scan().select([id(), col("day")]), col("w"), id()), false, &[]),
+        (
+            "sums of what a UDF makes",
+            typed().with_column(bucket::on([id()]).alias("in")).with_column(col("in").cum_sum(false).alias("w")),
+            true,
+            &[],
+        ),
+        ("sums, then a UDF", sums().with_column(bucket::on([col("w")]).alias("in")), true, &[]),
+        (
+            "frames of sums, one below the other",
+            concat([sums(), with(id().cum_sum(true))], UnionArgs::default()).unwrap(),
+            true,
+            &[],
+        ),
+        (
+            "sums of frames one below the other",
+            concat([scan(), sorted()], UnionArgs::default()).unwrap().with_column(id().cum_sum(false).alias("w")),
+            true,
+            &[],
+        ),
+        (
+            "sums, in one partition of frames",
+            concat([sums(), sums()], UnionArgs::default()).unwrap().into_partitions(1),
+            true,
+            &[],
+        ),
+        ("sums, first rows", sums().limit(9), true, &[]),
+        ("sums beside an aggregate", with(id().cum_sum(false) - id().min()), true, &[]),
+        (
+            "sums beside a rank",
+            with(id().cum_sum(false) + id().rank(RankOptions::default(), None).cast(DataType::Int64)),
+            true,
+            &[],
+        ),
+    ]);
+    cases
+}
+
 const ALL: &str = "neighbours_on_three_worker_processes";
 
 #[test]
 fn neighbours_on_three_worker_processes() {
     let session = Session::local(3).unwrap();
-    [of_every_type(), of_every_size(), of_some_rows()].into_iter().for_each(|cases| same_on(&session, cases));
+    [of_every_type(), of_every_size(), of_some_rows(), running()]
+        .into_iter()
+        .for_each(|cases| same_on(&session, cases));
 }
 
 #[test]
-fn neighbours_in_parts_and_in_one_section_for_each_task() {
-    for shapes in ["parts", "one_section"] {
+fn neighbours_in_parts_and_of_every_type() {
+    for shapes in ["parts", "hash"] {
         in_shapes(ALL, shapes);
     }
 }

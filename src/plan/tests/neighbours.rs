@@ -42,7 +42,6 @@ fn shares_reach_as_far_as_expressions_look() {
         (a().shift(col("b").first()), "looks at other rows"),
         (a().shift_and_fill(lit(1), a().max()), "looks at other rows"),
         (a().shift(lit(3 << 20)), "it looks at 3145728 rows before each"),
-        (filled(FillNullStrategy::Forward(None)), "looks at other rows"),
         (total("a") + a().shift(lit(1)), "looks at other rows"),
         (a().cum_sum(false).shift(lit(1)), "looks at other rows"),
     ] {
@@ -70,4 +69,41 @@ fn rows_by_their_number_are_taken_from_where_they_are() {
     // Whoever is to see all rows reads all of them, and they are numbered there.
     let all = planned(rows().with_row_index("n", None).reverse());
     assert_eq!(shape(&all), [(4, vec![]), (1, vec![])], "{all}");
+}
+
+#[test]
+fn what_runs_on_from_row_to_row_runs_on_from_what_other_shares_come_to() {
+    use Way::{All, Share};
+    let table = Table::new();
+    let a = || col("a");
+    let forward = || FillNullStrategy::Forward(None);
+    for of in [
+        a().cum_sum(false),
+        a().cum_sum(true) - a().cum_count(false).cast(DataType::Int64),
+        a().cast(DataType::Date).cum_max(false),
+        a().cast(DataType::Float64).cum_sum(false),
+        col("b").cast(DataType::String).fill_null_with_strategy(forward()),
+    ] {
+        let plan = planned(table.scan().with_column(of.clone().alias("w")));
+        let wanted = [vec![vec![]], vec![vec![(0, Share)]], vec![vec![(0, Share), (1, All)]]];
+        assert_eq!(ways_of_reads(&plan), wanted, "{of}: {plan}");
+        assert!(plan.is_sound(), "{plan}");
+        assert_eq!(plan.stable, !of.to_string().contains("Float64"), "{of}: {plan}");
+    }
+    // Whoever is to see all rows reads all of them, and nothing comes before.
+    let all = planned(table.scan().with_column(a().cum_sum(false)).reverse());
+    assert_eq!(shape(&all).last().unwrap().0, 1, "{all}");
+    assert!(all.is_sound(), "{all}");
+    for of in [
+        a().cast(DataType::Float32).cum_sum(false),
+        a().cast(DataType::Float64).cum_min(false),
+        a().cum_prod(false),
+        a().cum_sum(false) - a().shift(lit(1)),
+        a().cum_sum(false).cum_sum(false),
+        a().cum_sum(false) - a().min(),
+    ] {
+        let plan = planned(table.scan().with_column(of.clone().alias("w")));
+        assert_eq!(shape(&plan), [(1, vec![])], "{of}: {plan}");
+        assert!(plan.stages[0].why.contains("all rows at once"), "{plan}");
+    }
 }

@@ -49,14 +49,15 @@ fn the_page_on_operators_is_what_the_planner_does() {
             t().with_column(a().cum_sum(false).over([b()]).unwrap());
             t().with_column(a().cum_sum(false).over([b()]).unwrap()).group_by([b()]).agg([a().max()]);
             t().with_column(a().shift(lit(1)).over([b()]).unwrap() - a().shift(lit(1)).over([a()]).unwrap());
-            t().with_column(a().cum_sum(false));
+            t().with_column(a().reverse());
         ]
-        "Rows beside each, and rows by their number": [
+        "Rows beside each, what runs on, and rows by their number": [
             t().with_column(a().shift(lit(1)));
             t().filter(a().diff(lit(-2), NullBehavior::Ignore).gt(lit(0)));
             t().with_column(a().rolling_mean(rolling(7)));
             t().with_column(a().fill_null_with_strategy(FillNullStrategy::Forward(Some(3))));
             t().with_column(a().fill_null_with_strategy(FillNullStrategy::Forward(None)));
+            t().with_column(a().cum_sum(false));
             t().filter(a().gt(lit(3))).with_row_index("n", None);
             t().filter(a().gt(lit(3))).slice(5_000_000, 10);
             t().filter(a().gt(lit(3))).tail(5_000_000);
