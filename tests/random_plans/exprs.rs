@@ -228,8 +228,10 @@ pub(crate) fn aggregate(rng: &mut Rng, scope: &Scope<'_>) -> Expr {
         13 => int(rng, &row_wise, 1).filter(truth(rng, &row_wise, 1)).sum(),
         15 => truth(rng, &row_wise, 1).sum(),
         16 => int(rng, &row_wise, 1).filter(truth(rng, &row_wise, 1)).mean(),
-        17 => rounded(int(rng, &row_wise, 1).filter(truth(rng, &row_wise, 1)).var(rng.below(3) as u8)),
-        18 if dtype.is_primitive_numeric() => rounded(col(name).cast(DataType::Float64).std(rng.below(2) as u8)),
+        17 => spread(int(rng, &row_wise, 1).filter(truth(rng, &row_wise, 1)), |of| of.var(rng.below(3) as u8)),
+        18 if dtype.is_primitive_numeric() => {
+            spread(col(name).cast(DataType::Float64), |of| of.std(rng.below(2) as u8))
+        }
         19 => int(rng, &row_wise, 1).median(),
         20 => int(rng, &row_wise, 1).max() - int(rng, &row_wise, 1).min() + int(rng, &row_wise, 0).sum(),
         21 if is_key(&dtype) => when(col(name.clone()).count().gt(lit(2))).then(col(name).n_unique()).otherwise(len()),
@@ -238,8 +240,10 @@ pub(crate) fn aggregate(rng: &mut Rng, scope: &Scope<'_>) -> Expr {
     }
 }
 
-/// Its last digits are those of the order in which it was summed, and large ones have no others but for their root. Of eighths sums are
-/// exact, in whatever order.
-fn rounded(of: Expr) -> Expr {
-    (of.sqrt().sqrt().sqrt() * lit(8.0)).round(0, RoundMode::HalfToEven) / lit(8.0)
+/// How far values are apart, in eighths. Its last digits are those of the order in which it was summed, and large ones have no others but
+/// for their root; sums of eighths are exact, in whatever order. Of nothing Polars' in-memory engine says that it is 0, if it is one null.
+fn spread(of: Expr, how: impl FnOnce(Expr) -> Expr) -> Expr {
+    let is_any = of.clone().count().gt(lit(0));
+    let eighths = (how(of).sqrt().sqrt().sqrt() * lit(8.0)).round(0, RoundMode::HalfToEven) / lit(8.0);
+    when(is_any).then(eighths).otherwise(lit(NULL))
 }
