@@ -40,6 +40,7 @@ pub(crate) use reading::GROUP;
 pub(crate) use reading::{Arrivals, Home, Reading, Source, lost};
 pub(crate) use serve::{HEAD_PREFIX, Head, Listed, PARTS, Part, RowRange, Ticket, Wanted, head_size};
 pub(crate) use staging::{Staging, Step, is_there};
+use writer::BLOCK_ROWS;
 #[cfg(test)]
 pub(crate) use writer::WRITING;
 pub(crate) use writer::{Writer, size};
@@ -56,6 +57,8 @@ pub(crate) struct Store {
     files: DashMap<(QueryId, StageId), Weak<StageFile>>,
     outputs: DashMap<PartitionId, Arc<Sealed>>,
     small: Arc<Allowance>,
+    /// Rows that a block has at most.
+    block_rows: usize,
     /// Whose queries these are: of drivers elsewhere, which may read what they left.
     owners: DashMap<QueryId, NodeId>,
     /// Batches, and who may fetch them.
@@ -63,14 +66,21 @@ pub(crate) struct Store {
     next: AtomicU64,
 }
 
+/// What tests of ours want of stores: nothing in memory (`disk`), and blocks of one row, too (`rows`).
+fn forced() -> Option<String> {
+    std::env::var("REGATTA_TEST_STORE").ok().filter(|wanted| ["disk", "rows"].contains(&wanted.as_str()))
+}
+
 impl Store {
     /// A store that keeps its files in `folder`, which exists.
     pub(crate) fn new(folder: &Path) -> Arc<Self> {
+        let forced = forced();
         Arc::new(Self {
             folder: folder.to_owned(),
             files: DashMap::new(),
             outputs: DashMap::new(),
-            small: Allowance::new((os::memory() / SMALL_SHARE).min(SMALL_MOST)),
+            small: Allowance::new(if forced.is_some() { 0 } else { (os::memory() / SMALL_SHARE).min(SMALL_MOST) }),
+            block_rows: if forced.as_deref() == Some("rows") { 1 } else { BLOCK_ROWS },
             owners: DashMap::new(),
             offers: DashMap::new(),
             next: AtomicU64::new(0),

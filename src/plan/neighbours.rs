@@ -19,6 +19,7 @@ use super::lift::{below, has_udf};
 use super::place::Place;
 use super::rowwise::{expr_is_row_wise, maps_its_inputs, reads_a_column};
 use super::scan::Splits;
+use super::wire::placeholder;
 
 /// How many rows before and after each are looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -115,7 +116,7 @@ impl Cutter {
     /// Ends a stage at a node. What stands for it is dealt so.
     pub(super) fn dealt(&mut self, top: Node, splits: Splits) -> Node {
         let stage = self.kept(top);
-        let dealt = self.ir.add(super::wire::placeholder(stage, self.schema(top)));
+        let dealt = self.ir.add(placeholder(stage, self.schema(top)));
         self.decided.insert(dealt.0, splits);
         dealt
     }

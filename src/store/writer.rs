@@ -23,7 +23,7 @@ pub(crate) const WRITING: usize = 2 * RUN + STAGED + BLOCK;
 /// Bytes that are written at once.
 pub(super) const STAGED: usize = 4 << 20;
 /// A block has no more rows than this, and about so many bytes: several of them are in flight in each pipeline of a reader.
-const BLOCK_ROWS: usize = 1 << 16;
+pub(super) const BLOCK_ROWS: usize = 1 << 16;
 const BLOCK: usize = 1 << 20;
 /// An output up to this size stays in memory, while there is room for it.
 pub(super) const SMALL: usize = 64 << 10;
@@ -88,9 +88,9 @@ impl Writer {
         }
         let mut written = self.wait()?;
         let file = self.file(&mut written)?;
-        let (queue, form) = (self.take_queue(), Arc::clone(&self.form));
+        let (queue, form, block_rows) = (self.take_queue(), Arc::clone(&self.form), self.store.block_rows);
         let write = move || {
-            written.append(queue, &form, &file)?;
+            written.append(queue, &form, (&file, block_rows))?;
             Ok(written)
         };
         let thread = thread::Builder::new().name(format!("write {}", self.id.task.index)).spawn(write);
@@ -142,7 +142,7 @@ impl Writer {
             Some((blocks, data)) => Sealed::new(self.form.mark(), blocks, vec![0], data),
             None => {
                 let file = self.file(&mut written)?;
-                written.append(queue, &self.form, &file)?;
+                written.append(queue, &self.form, (&file, self.store.block_rows))?;
                 // From here on it is read.
                 written.ranges.clear();
                 let (blocks, runs) = (std::mem::take(&mut written.blocks), std::mem::take(&mut written.runs));
@@ -194,12 +194,17 @@ impl Drop for Writer {
 }
 
 impl Written {
-    /// Appends a run.
-    fn append(&mut self, queue: Vec<(u32, DataFrame)>, form: &Form, file: &Arc<StageFile>) -> Result<(), TaskFailure> {
+    /// Appends a run, in blocks of so many rows at most.
+    fn append(
+        &mut self,
+        queue: Vec<(u32, DataFrame)>,
+        form: &Form,
+        (file, block_rows): (&Arc<StageFile>, usize),
+    ) -> Result<(), TaskFailure> {
         self.runs.push(self.blocks.len());
         let mut staged = Staged::default();
         for (section, rows) in sections(queue) {
-            for piece in pieces(&rows) {
+            for piece in pieces(&rows, block_rows) {
                 staged.add(section, rows.slice(piece.start as i64, piece.len()), form)?;
                 if staged.bytes >= STAGED {
                     self.flush(&mut staged, file)?;
@@ -303,10 +308,10 @@ fn sections(queue: Vec<(u32, DataFrame)>) -> impl Iterator<Item = (u32, DataFram
     })
 }
 
-/// The rows of each block.
-fn pieces(rows: &DataFrame) -> impl Iterator<Item = Range<usize>> + use<> {
+/// The rows of each block, which has so many at most.
+fn pieces(rows: &DataFrame, block_rows: usize) -> impl Iterator<Item = Range<usize>> + use<> {
     let height = rows.height();
-    let most = (height * BLOCK / size(rows).max(1)).clamp(1, BLOCK_ROWS);
+    let most = (height * BLOCK / size(rows).max(1)).clamp(1, block_rows);
     (0..height).step_by(most).map(move |start| start..height.min(start + most))
 }
 

@@ -227,6 +227,40 @@ pub(crate) const CASES: &[Case] = &[
         holds: Holds::InOrder,
     },
     Case {
+        name: "rows beside each of a sort with ties",
+        query: |t| {
+            let before = (col("id") - col("id").shift(lit(3))).alias("before");
+            sorted(t.select([col("key"), col("id")]), "key").with_column(before)
+        },
+        approximate: &[],
+        holds: Holds::InOrder,
+    },
+    Case {
+        name: "sums that run on, over what a filter leaves, numbered",
+        query: |t| {
+            let some = t.filter((col("id") % lit(3)).neq(lit(1))).with_row_index("place", None);
+            some.with_columns([col("id").cum_sum(false).alias("sums"), col("key").cum_max(true).alias("most")])
+        },
+        approximate: &[],
+        holds: Holds::InOrder,
+    },
+    Case {
+        name: "sums of floats that run on",
+        query: |t| t.select([col("id"), col("x").cum_sum(false).alias("sum")]),
+        approximate: &["sum"],
+        holds: Holds::InOrder,
+    },
+    Case {
+        name: "a join, numbered",
+        query: |t| {
+            let other = t.clone().select([col("key"), col("id").alias("other")]).filter(col("other").lt(lit(GROUPS)));
+            let joined = inner(t, other, "key").with_row_index("place", None);
+            joined.select([col("id").sum(), col("place").max(), len()])
+        },
+        approximate: &[],
+        holds: Holds::Same,
+    },
+    Case {
         name: "a sort by sums of floats",
         query: |t| sums(t).sort(["sum"], Default::default()).select([col("key"), col("rows"), col("ids")]),
         approximate: &[],

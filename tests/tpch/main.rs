@@ -44,16 +44,17 @@ fn the_queries_of_tpc_h_on_four_workers() {
     same_on(&Session::local(4).unwrap());
 }
 
-/// Sizes decide how stages run; whatever is decided, the answer is the same.
+/// Sizes decide how stages run and where their rows are; whatever is decided, the answer is the same.
 #[test]
-fn the_queries_of_tpc_h_in_every_shape_that_can_be_forced() {
-    for shapes in ["broadcast", "hash", "one_section", "shared", "parts"] {
+fn the_queries_of_tpc_h_in_every_shape_and_store_that_can_be_forced() {
+    let shapes = ["broadcast", "hash", "one_section", "shared", "parts"].map(|of| ("REGATTA_TEST_SHAPES", of));
+    for (variable, forced) in shapes.into_iter().chain(["disk", "rows"].map(|of| ("REGATTA_TEST_STORE", of))) {
         // In a process of its own, which reads it when its session begins.
         let test = ["the_queries_of_tpc_h_on_two_workers", "--exact", "--nocapture"];
         let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-        let ended = again.args(test).env("REGATTA_TEST_SHAPES", shapes).env("TPCH_SCALE", "0.001").output().unwrap();
+        let ended = again.args(test).env(variable, forced).env("TPCH_SCALE", "0.001").output().unwrap();
         let said = String::from_utf8_lossy(&ended.stderr);
-        assert!(ended.status.success(), "{shapes}: {said}{}", String::from_utf8_lossy(&ended.stdout));
+        assert!(ended.status.success(), "{forced}: {said}{}", String::from_utf8_lossy(&ended.stdout));
     }
 }
 

@@ -8,7 +8,7 @@ use super::*;
 fn reach(of: Expr) -> Result<(u64, u64), String> {
     let table = Table::new();
     let plan = planned(table.scan().with_column(of.alias("w")));
-    assert!(plan.is_sound(), "{plan}");
+    assert!(plan.is_sound() && plan.stable, "{plan}");
     let last = plan.stages.last().unwrap();
     match last.splits[..] {
         [Split::Share { part: 0, of: 4, deal: Deal { slice: None, before, after } }, ..] => Ok((before, after)),
@@ -66,6 +66,7 @@ fn rows_by_their_number_are_taken_from_where_they_are() {
     assert_eq!(splits(rows().tail(5)), [Split::Whole]);
     let numbered = planned(rows().with_row_index("n", None).with_column(col("n") + lit(1)));
     assert_eq!(shape(&numbered), [(4, vec![]), (4, vec![])], "{numbered}");
+    assert!(numbered.stable, "{numbered}");
     // Whoever is to see all rows reads all of them, and they are numbered there.
     let all = planned(rows().with_row_index("n", None).reverse());
     assert_eq!(shape(&all), [(4, vec![]), (1, vec![])], "{all}");
