@@ -59,24 +59,20 @@ impl Cutter {
         Ok(true)
     }
 
-    /// Puts a node that now reads added columns in the place of the old one, with the old one's schema.
-    pub(super) fn put_back(&mut self, node: Node, mut ir: IR, before: SchemaRef) {
-        if let IR::HStack { input, exprs, schema, .. } = &mut ir {
-            let mut widened = self.ir.get(*input).schema(&self.ir).as_ref().as_ref().clone();
-            for expr in exprs {
-                if let Some(dtype) = before.get(expr.output_name()) {
-                    widened.insert(expr.output_name().clone(), dtype.clone());
-                }
-            }
-            *schema = Arc::new(widened);
-        }
+    /// Puts a node that now reads added columns in the place of the old one, with the old one's schema. Returns the one that does the work.
+    pub(super) fn put_back(&mut self, node: Node, ir: IR, before: SchemaRef) -> Node {
+        let ir = match single_input(&ir) {
+            Some(input) => self.widened(ir, input),
+            None => ir,
+        };
         let keeps_its_own_columns = matches!(ir, IR::Select { .. } | IR::GroupBy { .. });
         if keeps_its_own_columns {
             self.ir.replace(node, ir);
-        } else {
-            let input = self.ir.add(ir);
-            self.ir.replace(node, IR::SimpleProjection { input, columns: before });
+            return node;
         }
+        let input = self.ir.add(ir);
+        self.ir.replace(node, IR::SimpleProjection { input, columns: before });
+        input
     }
 
     /// Makes every input of the calls a column, below them. Returns the node and, for each call, its columns.

@@ -23,7 +23,7 @@ use super::wire::placeholder;
 
 /// How many rows before and after each are looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Reach {
+struct Reach {
     before: u64,
     after: u64,
 }
@@ -145,6 +145,11 @@ impl Cutter {
     }
 }
 
+/// Whether an expression looks at some rows beside each.
+pub(super) fn looks_beside(at: Node, exprs: &Arena<AExpr>) -> bool {
+    reach(at, exprs).is_ok_and(|reach| reach != Reach::default())
+}
+
 /// How far around a row the value of an expression is looked for.
 ///
 /// # Errors
@@ -155,7 +160,10 @@ fn reach(at: Node, exprs: &Arena<AExpr>) -> Result<Reach, String> {
     }
     let refused = || format!("{} looks at other rows", shown(at, exprs));
     // A row is computed by each task that sees it.
-    if has_udf(at, exprs) || varies(at, exprs) {
+    if has_udf(at, exprs) {
+        return Err(format!("{} calls a UDF of other rows", shown(at, exprs)));
+    }
+    if varies(at, exprs) {
         return Err(format!("{} may have other values each time", shown(at, exprs)));
     }
     let of = |inputs: Vec<Node>| inputs.into_iter().try_fold(Reach::default(), |all, of| Ok(all.or(reach(of, exprs)?)));

@@ -188,6 +188,12 @@ impl Cutter {
     }
 }
 
+/// Whether an expression runs on from row to row.
+pub(super) fn runs_on(at: Node, exprs: &Arena<AExpr>) -> bool {
+    let mut runs = Vec::new();
+    take(at, &mut runs, exprs) && !runs.is_empty()
+}
+
 /// Takes in what runs on in an expression, if it is row-wise but for that.
 fn take(at: Node, runs: &mut Vec<Run>, exprs: &Arena<AExpr>) -> bool {
     if expr_is_row_wise(at, exprs) {

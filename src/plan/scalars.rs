@@ -16,7 +16,9 @@ use super::common::{is_worth_keeping, varies};
 use super::cut::{Cutter, single_input};
 use super::join::may_be_key;
 use super::lift::{below, replaced};
+use super::neighbours::looks_beside;
 use super::rowwise::{expr_is_row_wise, maps_its_inputs};
+use super::running::runs_on;
 use super::scan::Splits;
 use super::wire::{placeholder, placeholder_of};
 use crate::error::PlanError;
@@ -29,12 +31,15 @@ struct Found {
     places: BTreeMap<usize, usize>,
     /// Windows, and what each yields of the rows of its keys.
     windows: Vec<(Node, Node)>,
-    /// What looks at other rows and is neither.
+    /// Whether something looks at rows beside each, or runs on from row to row.
+    looks_on: bool,
+    /// What looks at other rows and is nothing of these.
     other: Option<Node>,
 }
 
 impl Cutter {
-    /// Makes a node row-wise that is so but for aggregates of all rows, or of those with the same keys. Whether that was done.
+    /// Does without aggregates of all rows, or of those with the same keys, in a node that is row-wise but for them, or for what looks at
+    /// rows beside each. Whether that was done.
     pub(super) fn take_out_scalars(&mut self, node: Node) -> Result<bool, PlanError> {
         let ir = self.ir.get(node).clone();
         let (IR::Filter { .. } | IR::HStack { .. } | IR::Select { .. }, Some(input)) = (&ir, single_input(&ir)) else {
@@ -107,7 +112,10 @@ impl Cutter {
         });
         let rewritten: Vec<_> = rewritten.collect();
         let before = self.schema(node);
-        self.put_back(node, ir.with_exprs(rewritten).with_inputs([beside]), before);
+        let work = self.put_back(node, ir.with_exprs(rewritten).with_inputs([beside]), before);
+        if found.looks_on && !self.exchange(work)? {
+            self.gather(work);
+        }
         Ok(true)
     }
 
@@ -246,6 +254,10 @@ impl Found {
             }
             expr if maps_its_inputs(expr, exprs) => {
                 below(expr).into_iter().all(|input| self.take(input, keys, schema, exprs))
+            }
+            _ if keys.is_empty() && (looks_beside(at, exprs) || runs_on(at, exprs)) => {
+                self.looks_on = true;
+                true
             }
             _ => self.leave(at),
         }

@@ -265,6 +265,20 @@ fn running() -> Vec<Case> {
             &[],
         ),
         ("sums, first rows", sums().limit(9), true, &[]),
+        (
+            "sums beside an aggregate of each",
+            with(id().cum_sum(false) - id().max().over([col("group")]).unwrap()),
+            true,
+            &[],
+        ),
+        ("sums and shifts beside an aggregate", with(id().cum_sum(false) - id().shift(lit(1)) + id().min()), true, &[]),
+        (
+            "selected beside an aggregate",
+            sorted().select([id().shift(lit(1)) + id().max(), id().min().alias("least")]),
+            true,
+            &[],
+        ),
+        ("filtered beside an aggregate", sorted().filter((id().shift(lit(1)) + id().max()).gt(lit(2000))), true, &[]),
         ("sums beside an aggregate", with(id().cum_sum(false) - id().min()), true, &[]),
         (
             "sums beside a rank",
