@@ -42,10 +42,11 @@ struct Run {
 }
 
 impl Kind {
-    /// Whether values of this type are added up and compared in parts as they are at once.
-    fn runs_on(self, dtype: &DataType) -> bool {
+    /// Whether values of this type come to the same in parts as at once.
+    fn adds_up(self, dtype: &DataType) -> bool {
         match self {
-            Self::Sum => dtype.is_integer() || *dtype == DataType::Float64,
+            // Some floats cancel each other, in another order others; and a part may be too large that the whole is not.
+            Self::Sum => dtype.is_integer() || dtype.is_bool(),
             Self::Count => true,
             // Of floats there are some that are neither more nor less.
             Self::Min | Self::Max => dtype.is_integer() || dtype.is_temporal(),
@@ -118,8 +119,10 @@ impl Cutter {
             ExprIR::from_node(of, exprs).dtype(schema, exprs).cloned().map_err(PlanError::polars)
         };
         let dtypes = runs.iter().map(|run| dtype(run.at, &rows, &self.exprs)).collect::<Result<Vec<_>, _>>()?;
-        if !runs.iter().zip(&dtypes).all(|(run, dtype)| run.kind.runs_on(dtype)) {
-            return Ok(false);
+        for run in &runs {
+            if !run.kind.adds_up(&dtype(run.of, &rows, &self.exprs)?) {
+                return Ok(false);
+            }
         }
         self.whole.remove(&node.0);
         let columns = self.schema(node);
