@@ -540,7 +540,7 @@ fn what_looks_at_rows_without_a_match_is_not_read_by_keys() {
         ("an aggregate of a UDF's", groups(&[col("a")], total("b").alias("total"))),
         ("what a UDF filters", table.scan().filter(same([col("b")]).gt(lit(0)))),
         ("some of the groups", groups(&[col("a")], len()).limit(3)),
-        ("groups that are windows", table.scan().group_by_dynamic(col("a"), [], every_ten()).agg([len()])),
+        ("groups that are windows", table.scan().group_by_dynamic(col("b"), [col("a")], every_ten()).agg([len()])),
     ] {
         let plan = left(of);
         assert_eq!(filtered(&plan), [], "{why}: {plan}");

@@ -307,10 +307,8 @@ fn neighbours_on_three_worker_processes() {
 }
 
 #[test]
-fn neighbours_in_parts_and_of_every_type() {
-    for shapes in ["parts", "hash"] {
-        in_shapes(ALL, shapes);
-    }
+fn neighbours_of_every_type_on_three_worker_processes() {
+    in_shapes(ALL, "hash");
 }
 
 /// More rows than one task takes of a slice, or that a slice has before it: rows are taken where they are.
