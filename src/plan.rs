@@ -247,6 +247,15 @@ pub(crate) enum Split {
 }
 
 impl Split {
+    /// Whether a task with this split sees rows that are another's own.
+    fn reaches_over(&self) -> bool {
+        match self {
+            Self::Share { deal, .. } => deal.before > 0 || deal.after > 0,
+            Self::Branch { split, .. } => split.reaches_over(),
+            _ => false,
+        }
+    }
+
     /// Whether what a task reads is of this slice only.
     pub(crate) fn has_slice(&self, offset: i64, len: IdxSize) -> bool {
         matches!(self, Self::Share { deal, .. } if deal.slice == Some((offset, u64::from(len))))

@@ -70,6 +70,18 @@ pub(super) fn of_all_rows(
     }
 }
 
+/// The same of some rows at a time, as they come.
+pub(super) fn of_some_rows(
+    words: &str,
+    function: impl Fn(DataFrame) -> PolarsResult<DataFrame> + Send + Sync + 'static,
+) -> FunctionIR {
+    let mut of = of_all_rows(words, function);
+    if let FunctionIR::Opaque { streamable, .. } = &mut of {
+        *streamable = true;
+    }
+    of
+}
+
 /// Lets an aggregation count its groups where it has filtered rows and distinct ones and nothing else.
 ///
 /// The engine takes the groups from the distinct rows then, which come later than the filtered ones, and has no value for those
@@ -193,18 +205,10 @@ fn in_one_chunk(input: Node, ir: &mut Arena<IR>) -> Node {
     if !ir.get(input).schema(ir).iter_values().any(DataType::is_array) {
         return input;
     }
-    let function = FunctionIR::Opaque {
-        function: Arc::new(|mut rows: DataFrame| {
-            rows.rechunk_mut();
-            Ok(rows)
-        }),
-        schema: None,
-        predicate_pd: false,
-        projection_pd: false,
-        // Some rows at a time do: each time they are some in one chunk.
-        streamable: true,
-        fmt_str: "in one chunk".into(),
-    };
+    let function = of_some_rows("in one chunk", |mut rows| {
+        rows.rechunk_mut();
+        Ok(rows)
+    });
     ir.add(IR::MapFunction { input, function })
 }
 

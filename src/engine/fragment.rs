@@ -36,17 +36,10 @@ impl Bound {
     pub(super) fn counting(mut self) -> (Self, Arc<AtomicU64>) {
         let seen = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&seen);
-        let function = FunctionIR::Opaque {
-            function: Arc::new(move |rows: DataFrame| {
-                counted.fetch_add(rows.height() as u64, Ordering::Relaxed);
-                Ok(rows)
-            }),
-            schema: None,
-            predicate_pd: false,
-            projection_pd: false,
-            streamable: true,
-            fmt_str: "count".into(),
-        };
+        let function = amend::of_some_rows("count", move |rows| {
+            counted.fetch_add(rows.height() as u64, Ordering::Relaxed);
+            Ok(rows)
+        });
         let input = self.ir.get(self.top).inputs().next();
         if let Some(input) = input {
             let input = self.ir.add(IR::MapFunction { input, function });

@@ -3,17 +3,17 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use polars::prelude::*;
 use polars_plan::dsl::file_provider::FileProviderType;
 use polars_plan::dsl::{SinkTarget, SinkTypeIR};
-use polars_plan::plans::{FunctionIR, IR};
+use polars_plan::plans::IR;
 use polars_utils::pl_path::PlRefPath;
 use tokio::sync::watch;
 
+use super::amend;
 use super::attempt::TaskRun;
 use super::fragment::{self, Bound};
 use crate::error::{PolarsFailure, TaskFailure};
@@ -102,17 +102,10 @@ const APART: Duration = Duration::from_millis(20);
 
 /// Lets the sink write into `folder`, and stop when the task is cancelled.
 fn redirect(bound: &mut Bound, folder: &Path, cancelled: watch::Receiver<bool>) -> Result<(), TaskFailure> {
-    let guard = FunctionIR::Opaque {
-        function: Arc::new(move |batch: DataFrame| match *cancelled.borrow() {
-            true => Err(polars_err!(ComputeError: "the task was cancelled")),
-            false => Ok(batch),
-        }),
-        schema: None,
-        predicate_pd: false,
-        projection_pd: false,
-        streamable: true,
-        fmt_str: "until cancelled".into(),
-    };
+    let guard = amend::of_some_rows("until cancelled", move |batch| match *cancelled.borrow() {
+        true => Err(polars_err!(ComputeError: "the task was cancelled")),
+        false => Ok(batch),
+    });
     let IR::Sink { input, payload } = bound.ir.get(bound.top).clone() else { return Ok(()) };
     let input = bound.ir.add(IR::MapFunction { input, function: guard });
     let path = |path: &Path| PlRefPath::try_from_path(path).map_err(PolarsFailure::from);

@@ -127,10 +127,9 @@ impl Cutter {
         let tasks = if slice.1 > TOP as u64 { self.target.tasks } else { 1 };
         let deal = Deal { slice: Some(slice), ..Deal::default() };
         let splits = Splits::dealt(tasks, deal, "some of the rows below, by their number");
-        let input = self.ir.add(placeholder(stage, self.schema(node)));
+        let input = self.dealt(stage, self.schema(node), splits.clone());
         let ir = self.ir.get(node).clone().with_inputs([input]);
         self.ir.replace(node, ir);
-        self.decided.insert(input.0, splits.clone());
         self.decided.insert(node.0, splits);
     }
 

@@ -20,6 +20,7 @@ use super::place::Place;
 use super::rowwise::{expr_is_row_wise, maps_its_inputs, reads_a_column};
 use super::scan::Splits;
 use super::wire::placeholder;
+use crate::sched::StageId;
 
 /// How many rows before and after each are looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,9 +85,10 @@ impl Cutter {
         self.whole.remove(&node.0);
         let columns = self.schema(node);
         let why =
-            format!("equal shares of the rows below; each sees {before} rows before them, and {after} after them");
+            format!("equal shares of the rows below; beside its own each task sees {before} before, {after} after");
         let splits = Splits::dealt(self.target.tasks, Deal { before, after, ..Deal::default() }, why);
-        let shares = self.dealt(top, splits.clone());
+        let (stage, rows) = (self.kept(top), self.schema(top));
+        let shares = self.dealt(stage, rows, splits.clone());
         let (numbered, row) = self.numbered(shares, splits.clone());
         let work = self.keeping(ir, numbered, &row);
         let input = self.ir.add(work);
@@ -103,20 +105,19 @@ impl Cutter {
         if !self.is_several(top) {
             return false;
         }
-        let columns = self.schema(node);
-        let splits = Splits::shares(self.target.tasks);
-        let shares = self.dealt(top, splits.clone());
-        let (numbered, row) = self.numbered(shares, splits);
+        let (columns, rows) = (self.schema(node), self.schema(top));
+        let stage = self.kept(top);
+        let shares = self.shares_of(stage, &rows);
+        let (numbered, row) = self.numbered(shares, Splits::shares(self.target.tasks));
         let index = self.place_of(Place::Index { first: 0, offset }, &row, name);
         let input = self.with_column(numbered, index, IDX_DTYPE);
         self.ir.replace(node, IR::SimpleProjection { input, columns });
         true
     }
 
-    /// Ends a stage at a node. What stands for it is dealt so.
-    pub(super) fn dealt(&mut self, top: Node, splits: Splits) -> Node {
-        let stage = self.kept(top);
-        let dealt = self.ir.add(placeholder(stage, self.schema(top)));
+    /// What stands for the rows that a stage has left, dealt so.
+    pub(super) fn dealt(&mut self, stage: StageId, columns: SchemaRef, splits: Splits) -> Node {
+        let dealt = self.ir.add(placeholder(stage, columns));
         self.decided.insert(dealt.0, splits);
         dealt
     }

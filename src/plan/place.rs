@@ -128,8 +128,8 @@ impl ColumnsUdf for Place {
                 UInt32Chunked::from_iter_values(of.name().clone(), sections).into_column()
             }
             Self::Index { first, offset } => {
-                let before = first + u64::from(offset);
-                let index = |row: IdxSize| IdxSize::try_from(before + u64::from(row)).ok();
+                let before = first.saturating_add(u64::from(offset));
+                let index = |row: IdxSize| IdxSize::try_from(before.saturating_add(u64::from(row))).ok();
                 let rows = of.idx()?;
                 let last = rows.max().is_none_or(|last| index(last).is_some_and(|index| index < IdxSize::MAX));
                 polars_ensure!(last, ComputeError: "an index of more than {} rows: they need Polars' feature `bigidx`", IdxSize::MAX);

@@ -231,9 +231,7 @@ impl Cutter {
 
     /// Equal shares of what a stage has left.
     pub(super) fn shares_of(&mut self, stage: StageId, columns: &SchemaRef) -> Node {
-        let shares = self.ir.add(placeholder(stage, Arc::clone(columns)));
-        self.decided.insert(shares.0, Splits::shares(self.target.tasks));
-        shares
+        self.dealt(stage, Arc::clone(columns), Splits::shares(self.target.tasks))
     }
 
     /// All rows, each with the single one that a stage has left.

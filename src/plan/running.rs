@@ -74,23 +74,20 @@ impl Kind {
 
     /// A value of a share, run on from what those before it come to.
     fn run_on(self, from: Node, value: Node, exprs: &mut Arena<AExpr>) -> Node {
-        let (op, falsy) = match self {
-            Self::Sum | Self::Count => {
-                return exprs.add(AExpr::BinaryExpr { left: from, op: Operator::Plus, right: value });
-            }
-            Self::Min => (Operator::Lt, value),
-            Self::Max => (Operator::Gt, value),
+        let with = |op| AExpr::BinaryExpr { left: from, op, right: value };
+        let takes_it = match self {
+            Self::Sum | Self::Count => return exprs.add(with(Operator::Plus)),
+            // What is compared with a null is null: a row of nothing stays so, and nothing before it changes nothing.
+            Self::Min => with(Operator::Lt),
+            Self::Max => with(Operator::Gt),
             Self::Fill => {
                 let function = IRFunctionExpr::Boolean(IRBooleanFunction::IsNull);
-                let options = function.function_options();
-                let input = vec![ExprIR::from_node(value, exprs)];
-                let predicate = exprs.add(AExpr::Function { input, function, options });
-                return exprs.add(AExpr::Ternary { predicate, truthy: from, falsy: value });
+                let (input, options) = (vec![ExprIR::from_node(value, exprs)], function.function_options());
+                AExpr::Function { input, function, options }
             }
         };
-        // What is compared with a null is null: a row of nothing stays so, and nothing before it changes nothing.
-        let predicate = exprs.add(AExpr::BinaryExpr { left: from, op, right: value });
-        exprs.add(AExpr::Ternary { predicate, truthy: from, falsy })
+        let predicate = exprs.add(takes_it);
+        exprs.add(AExpr::Ternary { predicate, truthy: from, falsy: value })
     }
 }
 
@@ -144,9 +141,10 @@ impl Cutter {
 
         // What those before a task's come to.
         let (numbered, row) = self.numbered(left, Splits::whole("it gathers its input"));
+        let beside = [false, true].map(|after| self.place_of(Place::Beside { part: 0, after }, &row, &row).node());
         let mut before = Vec::with_capacity(runs.len());
         for (run, name) in runs.iter().zip(&names) {
-            let by = self.place_of(Place::Beside { part: 0, after: run.reverse }, &row, &row).node();
+            let by = beside[usize::from(run.reverse)];
             let input = self.exprs.add(AExpr::Column(name.clone()));
             let input = self.exprs.add(AExpr::Filter { input, by });
             let of = self.exprs.add(AExpr::Agg(run.kind.of_shares(input, run.reverse)));

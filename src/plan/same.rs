@@ -21,7 +21,7 @@ use super::held::held_by;
 use super::place::Place;
 use super::rowwise::{expr_is_row_wise, is_row_wise, maps_its_inputs, reads_a_column};
 use super::wire::placeholder_of;
-use super::{OneAttempt, Read, Scatter, Stage};
+use super::{OneAttempt, Read, Scatter, Split, Stage};
 use crate::sched::{Mode, StageId, Way};
 use crate::udf::{OnError, UdfCall};
 
@@ -118,6 +118,10 @@ pub(super) fn one_attempt(stages: &[Stage], same: &[Same]) -> Vec<OneAttempt> {
             true => left.is_stable() && read.rows > Alike::Nothing,
             false if stage.tasks() == Some(1) => true,
             false => ways.iter().all(|way| match way {
+                // What of a row another task sees must be what its own has made of it.
+                Way::Share if stage.splits.iter().any(Split::reaches_over) => {
+                    left.is_stable() && read.rows > Alike::Nothing
+                }
                 Way::Share | Way::Sections => read.rows > Alike::Nothing,
                 Way::All => left.is_stable(),
                 Way::Along | Way::Without => true,

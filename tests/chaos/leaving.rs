@@ -51,7 +51,7 @@ fn naps(id: i64) -> i64 {
 
 /// A value that nobody draws twice.
 #[regatta::udf(name = "draws")]
-fn draws(id: i64) -> i64 {
+pub(crate) fn draws(id: i64) -> i64 {
     static DRAWN: AtomicI64 = AtomicI64::new(0);
     let _ = id;
     i64::from(std::process::id()) * 1_000_000 + DRAWN.fetch_add(1, Ordering::Relaxed)

@@ -10,6 +10,7 @@ use regatta::prelude::*;
 use regatta::testing::{TestCluster, difference, eventually};
 use regatta::{Error, Run};
 
+use crate::leaving::draws;
 use crate::rounds;
 
 const ROWS: i64 = 12_000;
@@ -64,6 +65,8 @@ enum Holds {
     OneValueOf(&'static str),
     /// Two columns are equal, to the last bit.
     Equal(&'static str, &'static str),
+    /// All rows in the order of their `id`, whose one column is another's value of the row before. What that is is open.
+    Follows(&'static str, &'static str),
 }
 
 pub(crate) const CASES: &[Case] = &[
@@ -236,6 +239,15 @@ pub(crate) const CASES: &[Case] = &[
         holds: Holds::InOrder,
     },
     Case {
+        name: "rows beside each, of what a UDF draws",
+        query: |t| {
+            let drawn = t.select([col("id"), draws::on([col("id")]).alias("drawn")]);
+            drawn.with_column(col("drawn").shift(lit(1)).alias("before"))
+        },
+        approximate: &[],
+        holds: Holds::Follows("before", "drawn"),
+    },
+    Case {
         name: "sums that run on, over what a filter leaves, numbered",
         query: |t| {
             let some = t.filter((col("id") % lit(3)).neq(lit(1))).with_row_index("place", None);
@@ -299,6 +311,11 @@ impl Case {
                     say(format!("{} rows in place of {rows}", ours.height()));
                 }
             }
+            Holds::Follows(..) => {
+                if ours.column("id").unwrap() != plain.column("id").unwrap() {
+                    say("other rows, or in another order".to_owned());
+                }
+            }
             _ => {
                 let in_order = matches!(self.holds, Holds::InOrder);
                 if let Some(difference) = difference(ours, plain, in_order, self.approximate) {
@@ -326,6 +343,12 @@ impl Case {
                     if *values.entry(key).or_insert(value) != value {
                         say(format!("key {key} has two values"));
                     }
+                }
+            }
+            Holds::Follows(after, of) => {
+                let before = ours.column(of).unwrap().shift(1);
+                if !ours.column(after).unwrap().equals_missing(&before.with_name(after.into())) {
+                    say("what a row says of the one before is not what that says".to_owned());
                 }
             }
             Holds::Equal(one, other) => {

@@ -217,3 +217,17 @@ fn what_several_stages_read_is_of_one_attempt_all_the_way_up() {
     let promised = rows().with_column(twice::on([col("x")]).alias("w"));
     assert!(both(promised).stages.iter().all(|stage| stage.one_attempt == OneAttempt::default()));
 }
+
+#[test]
+fn what_a_task_sees_of_rows_of_another_is_what_that_has_made_of_them() {
+    let dealt = || with_whim().into_partitions(3);
+    let shifted = |of: &str| dealt().with_column(col(of).shift(lit(1)).alias("before"));
+    assert!(!settled(shifted("w")), "a row's value and what the next row says of it would be two");
+    assert!(!settled(concat([shifted("w"), shifted("w")], UnionArgs::default()).unwrap()), "also among others");
+    assert!(settled(rows().into_partitions(3).with_column(col("x").shift(lit(1)).alias("before"))));
+    assert!(
+        !settled(dealt().with_column(col("w").cum_sum(false).alias("sums"))),
+        "sums run on from what others are of"
+    );
+    assert!(settled(dealt().with_row_index("n", None)), "each row has its number, whatever else it has");
+}
