@@ -291,4 +291,30 @@ mod tests {
             assert!(into.is_sorted() && into.iter().all(|section| *section < sections), "{into:?}");
         }
     }
+
+    #[test]
+    fn whoever_reads_all_rows_has_nothing_beside_them() {
+        let asked = |function: Place, own: Option<&Own>| {
+            let mut exprs = Arena::new();
+            let fmt_str = Box::new(PlSmallStr::from_static("place"));
+            let (function, options) = (function.function(), FunctionOptions::elementwise());
+            let at = exprs.add(AExpr::AnonymousFunction { input: Vec::new(), function, options, fmt_str });
+            assert_eq!(Place::asked(&exprs), [at]);
+            Place::fill_in(&[at], 7, own, &mut exprs);
+            let AExpr::AnonymousFunction { function, .. } = exprs.get(at) else { unreachable!() };
+            let mut rows = [IdxCa::from_vec("row".into(), (0..6).collect()).into_column()];
+            let filled = Place::of(function).unwrap().call_udf(&mut rows).unwrap().cast(&DataType::UInt64).unwrap();
+            filled.u64().unwrap().into_no_null_iter().collect::<Vec<_>>()
+        };
+        let own = Own { part: Some(2), first: 40, rows: 1..4 };
+        for (function, of_share, of_all) in [
+            (Place::Index { first: 0, offset: 3 }, [43, 44, 45, 46, 47, 48], [3, 4, 5, 6, 7, 8]),
+            (Place::Own { from: 0, to: 0 }, [0, 1, 1, 1, 0, 0], [1; 6]),
+            (Place::Beside { part: 0, after: false }, [1, 1, 0, 0, 0, 0], [0; 6]),
+            (Place::Beside { part: 0, after: true }, [0, 0, 0, 1, 1, 1], [0; 6]),
+        ] {
+            assert_eq!(asked(function, Some(&own)), of_share, "{function:?}");
+            assert_eq!(asked(function, None), of_all, "{function:?}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use polars_utils::arena::{Arena, Node};
 
 use super::common::varies;
 use super::cut::{Cutter, single_input};
-use super::lift::{below, has_udf, replaced};
+use super::lift::{below, replaced};
 use super::place::Place;
 use super::rowwise::{expr_is_row_wise, maps_its_inputs, reads_a_column};
 use super::scan::{Choice, Splits};
@@ -220,9 +220,8 @@ fn take(at: Node, runs: &mut Vec<Run>, exprs: &Arena<AExpr>) -> bool {
     match run {
         Some((of, kind, reverse)) => {
             let of = of.node();
-            // It is computed twice, of shares of the rows.
-            let is_taken =
-                expr_is_row_wise(of, exprs) && reads_a_column(of, exprs) && !has_udf(of, exprs) && !varies(of, exprs);
+            // It is computed twice: what chance or a user's code makes of it need not be the same.
+            let is_taken = expr_is_row_wise(of, exprs) && reads_a_column(of, exprs) && !varies(of, exprs);
             if is_taken && runs.iter().all(|run| run.at != at) {
                 runs.push(Run { at, of, kind, reverse });
             }

@@ -1,5 +1,6 @@
 //! UDFs, wherever an expression may stand.
 
+use regatta::Session;
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -562,4 +563,25 @@ pub(crate) fn cases() -> Vec<Case> {
             &[],
         ),
     ]
+}
+
+/// No element of any row.
+#[regatta::udf]
+fn nothing(x: i64) -> Vec<i64> {
+    let _ = x;
+    Vec::new()
+}
+
+/// Polars panics where it takes no row of an array column in several chunks, which batches of several morsels are.
+#[test]
+fn lists_of_nothing_beside_an_array_leave_no_row() {
+    let pair = DataType::Array(Box::new(DataType::Int64), 2);
+    let pairs = concat_list([col("id"), col("group")]).unwrap().cast(pair).alias("pair");
+    let options = ExplodeOptions { empty_as_null: false, keep_nulls: false };
+    for session in [Session::native().unwrap(), Session::local(2).unwrap()] {
+        let rows = scan().select([col("id"), pairs.clone()]).into_batches(50);
+        let lists = rows.with_column(nothing::pool().batch(700).on([col("id")]).alias("list"));
+        let exploded = lists.explode(by_name(["list"], true, false), options);
+        assert_eq!(exploded.collect_on(&session).unwrap().shape(), (0, 3));
+    }
 }
