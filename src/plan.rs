@@ -27,6 +27,7 @@ mod names;
 mod neighbours;
 mod order;
 mod place;
+mod placed;
 mod ranges;
 mod rowwise;
 mod running;
