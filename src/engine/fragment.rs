@@ -16,9 +16,9 @@ use super::in_memory::{call_from, execute_in_memory, fenced};
 use super::source::{self, Rows};
 use super::spending::Spending;
 use super::{amend, beside, nodes};
-use crate::error::TaskFailure;
+use crate::error::{PolarsFailure, TaskFailure};
 use crate::os;
-use crate::plan::{Place, Split};
+use crate::plan::{Place, Split, read_lines};
 #[cfg(test)]
 use crate::sched::Attempt;
 use crate::store::Reading;
@@ -29,6 +29,8 @@ pub(super) struct Bound {
     pub(super) ir: Arena<IR>,
     exprs: Arena<AExpr>,
     readings: Vec<Arc<Reading>>,
+    /// Of which some lines are read.
+    files: Vec<String>,
 }
 
 impl Bound {
@@ -137,7 +139,7 @@ pub(super) fn bind(run: &mut TaskRun) -> Result<Bound, TaskFailure> {
     let TaskRun { program, split: split_of_task, own, output, calling: task, waits, .. } = &*run;
     let plan = &program.fragment;
     let (ir, exprs) = (plan.lp_arena.clone(), plan.expr_arena.clone());
-    let mut bound = Bound { top: plan.lp_top, ir, exprs, readings: Vec::new() };
+    let mut bound = Bound { top: plan.lp_top, ir, exprs, readings: Vec::new(), files: Vec::new() };
     call_from(task, &program.calls, &mut bound.exprs);
     Place::fill_in(&program.places, output.task.index, own.as_ref(), &mut bound.exprs);
     let split = take_branch(bound.top, split_of_task, &mut bound.ir);
@@ -160,7 +162,10 @@ pub(super) fn bind(run: &mut TaskRun) -> Result<Bound, TaskFailure> {
                 let columns = bound.ir.get(node).schema(&bound.ir).into_owned();
                 bound.ir.replace(node, IR::SimpleProjection { input, columns });
             }
-            _ => take_split(bound.ir.get_mut(node), split),
+            _ => {
+                let read = take_split(bound.ir.get_mut(node), split).map_err(PolarsFailure::from)?;
+                bound.files.extend(read);
+            }
         }
     }
     beside::write_out_single_rows(bound.top, &mut bound.ir, &mut bound.exprs);
@@ -175,8 +180,8 @@ pub(super) fn run(
     meter: Option<Arc<Spending>>,
     on_batch: impl Fn(DataFrame) -> bool + Send + Sync + 'static,
 ) -> Result<(), TaskFailure> {
-    let Bound { mut top, mut ir, mut exprs, readings } = bound;
-    let files = files(top, &ir);
+    let Bound { mut top, mut ir, mut exprs, readings, mut files } = bound;
+    files.extend(paths(top, &ir));
     let named = |failure| match (readings.iter().find_map(|reading| reading.failure()), failure) {
         // What the engine says is what it was told of it.
         (Some(failure), _) => failure,
@@ -215,8 +220,8 @@ fn in_memory(
     Ok(frame)
 }
 
-/// What the fragment reads of files.
-fn files(top: Node, ir: &Arena<IR>) -> Vec<String> {
+/// What the fragment reads of whole files, or by their rows.
+fn paths(top: Node, ir: &Arena<IR>) -> Vec<String> {
     let scans = ir.iter(top).filter_map(|(_, ir)| match ir {
         IR::Scan { sources: ScanSources::Paths(paths), .. } => Some(paths.iter().map(ToString::to_string)),
         _ => None,
@@ -257,15 +262,21 @@ fn take_branch<'a>(top: Node, mut split: &'a Split, ir: &mut Arena<IR>) -> &'a S
     split
 }
 
-fn take_split(source: &mut IR, split: &Split) {
+/// Says which file it is of which some lines are read.
+fn take_split(source: &mut IR, split: &Split) -> PolarsResult<Option<String>> {
     match (source, split) {
         (scan @ IR::Scan { .. }, Split::Files { files, rows_before }) => take_files(scan, files, *rows_before, None),
         (scan @ IR::Scan { .. }, Split::Rows { file, offset, len, rows_before }) => {
             take_files(scan, &[*file], *rows_before, Some(Slice::Positive { offset: *offset, len: *len }));
+        }
+        (scan @ IR::Scan { .. }, Split::Lines { file, bytes }) => {
+            take_files(scan, &[*file], 0, None);
+            return read_lines(scan, bytes);
         }
         (IR::DataFrameScan { df, .. }, Split::Slice { offset, len }) => {
             *df = Arc::new(df.slice(*offset as i64, *len));
         }
         _ => (),
     }
+    Ok(None)
 }

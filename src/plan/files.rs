@@ -8,13 +8,15 @@ use polars_arrow::io::ipc::read::{get_row_count_from_blocks, read_file_metadata}
 use polars_io::prelude::{FileMetadata, ParquetReader};
 use polars_plan::dsl::FileScanIR;
 
+use super::text;
+
 /// A file of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Layout {
     /// Row groups, or record batches.
     Parts(Vec<Part>),
-    /// Text is not cut, and its rows are not counted.
-    Bytes(u64),
+    /// Text, whose rows are not counted: where each piece of it ends, the last where the file does.
+    Text(Vec<u64>),
     /// It cannot be looked into from here: its task reads it, or reports why not.
     Unknown,
 }
@@ -27,12 +29,13 @@ pub(super) struct Part {
 }
 
 impl Layout {
-    /// `wanted`: the columns that are read; all, if that is not said.
-    pub(super) fn of(path: &Path, format: &FileScanIR, wanted: Option<&Schema>) -> Self {
+    /// `wanted`: the columns that are read; all, if that is not said. `cut`: whether text may be cut.
+    pub(super) fn of(path: &Path, format: &FileScanIR, wanted: Option<&Schema>, cut: bool) -> Self {
         let parts = match format {
             FileScanIR::Parquet { .. } => row_groups(path, wanted),
             FileScanIR::Ipc { .. } => record_batches(path),
-            _ => return std::fs::metadata(path).map_or(Self::Unknown, |file| Self::Bytes(file.len())),
+            _ if cut => return text::ends(path, format).map_or(Self::Unknown, Self::Text),
+            _ => return std::fs::metadata(path).map_or(Self::Unknown, |file| Self::Text(vec![file.len()])),
         };
         parts.map_or(Self::Unknown, Self::Parts)
     }
@@ -50,14 +53,14 @@ impl Layout {
     pub(super) fn rows(&self) -> Option<usize> {
         match self {
             Self::Parts(parts) => Some(parts.iter().map(|part| part.rows).sum()),
-            Self::Bytes(_) | Self::Unknown => None,
+            Self::Text(_) | Self::Unknown => None,
         }
     }
 
     pub(super) fn bytes(&self) -> Option<u64> {
         match self {
             Self::Parts(parts) => Some(parts.iter().map(|part| part.bytes).sum()),
-            Self::Bytes(bytes) => Some(*bytes),
+            Self::Text(ends) => ends.last().copied(),
             Self::Unknown => None,
         }
     }

@@ -119,21 +119,26 @@ pub(super) fn split_frame(frame: &DataFrame, pieces: usize) -> Splits {
     Splits::of(splits.collect(), true, format!("a frame of the driver with {rows} rows"))
 }
 
-/// The files of a scan, as far as they can be looked into; none of what is no scan of files.
-pub(super) fn layouts(scan: &IR) -> Vec<Layout> {
-    let IR::Scan { sources: ScanSources::Paths(paths), scan_type, output_schema, .. } = scan else { return Vec::new() };
+/// The files of a scan, as far as they can be looked into; none of what is no scan of files. `cut`: whether they are for several tasks.
+pub(super) fn layouts(scan: &IR, cut: bool) -> Vec<Layout> {
+    let IR::Scan { sources: ScanSources::Paths(paths), scan_type, output_schema, unified_scan_args: args, .. } = scan
+    else {
+        return Vec::new();
+    };
     if !held_by(scan).is_empty() || matches!(**scan_type, FileScanIR::Anonymous { .. }) {
         return Vec::new();
     }
     let wanted = output_schema.as_deref();
+    // Rows of text are counted by who reads all of them, and lines of a file do not know its name.
+    let cut = cut && args.pre_slice.is_none() && args.row_index.is_none() && args.include_file_paths.is_none();
     let layout = |(file, path): (usize, &PlRefPath)| match path.has_scheme() {
         true => Layout::remote(file, scan_type, wanted),
         // The footer of one file Polars has read; of several, the first only.
         false if paths.len() == 1 => match Layout::remote(file, scan_type, wanted) {
-            Layout::Unknown => Layout::of(path.as_std_path(), scan_type, wanted),
+            Layout::Unknown => Layout::of(path.as_std_path(), scan_type, wanted, cut),
             known => known,
         },
-        false => Layout::of(path.as_std_path(), scan_type, wanted),
+        false => Layout::of(path.as_std_path(), scan_type, wanted, cut),
     };
     THREAD_POOL.install(|| paths.par_iter().enumerate().map(layout).collect())
 }
@@ -178,11 +183,13 @@ pub(super) fn split(scan: &IR, files: &[Layout], tasks: usize) -> Splits {
     let pieces = all.div_ceil(MOST).max(1).next_multiple_of(tasks as u64);
     let splits = group(files, (all / pieces).max(1), usual, counted);
     let parts: usize = files.iter().map(|file| if let Layout::Parts(parts) = file { parts.len() } else { 0 }).sum();
+    let is_cut = splits.iter().any(|split| matches!(split, Split::Lines { .. }));
     let plural = |n: usize| if n == 1 { "" } else { "s" };
     let parts = match **scan_type {
         FileScanIR::Parquet { .. } => format!(", {parts} row group{}", plural(parts)),
         FileScanIR::Ipc { .. } => format!(", {parts} record batch{}", if parts == 1 { "" } else { "es" }),
-        _ => ", each read whole, as text is".to_owned(),
+        _ if is_cut => " of text, cut between lines".to_owned(),
+        _ => ", each read whole".to_owned(),
     };
     let are_equal = are_equal(&splits, files);
     Splits::of(splits, are_equal, format!("{} file{}{parts}", files.len(), plural(files.len())))
@@ -232,6 +239,10 @@ fn group(files: &[Layout], share: u64, usual: u64, window: Option<Range<usize>>)
             Layout::Parts(parts) if wanted != all || (parts.len() > 1 && layout.bytes() > Some(share)) => {
                 grouped.flush();
                 grouped.cut(file, parts, wanted, counted);
+            }
+            Layout::Text(ends) if ends.len() > 1 && layout.bytes() > Some(share) => {
+                grouped.flush();
+                grouped.cut_text(file, ends);
             }
             _ => grouped.add(file, layout.bytes().unwrap_or(usual), counted),
         }
@@ -291,6 +302,21 @@ impl Grouped {
             }
         }
         self.push_rows(file, &piece, rows_before);
+    }
+
+    /// Cuts a file of text likewise: a piece ends at the last of these ends that does not take it further from its share.
+    fn cut_text(&mut self, file: usize, ends: &[u64]) {
+        let (mut from, mut share) = (0, self.share);
+        for (at, end) in ends.iter().enumerate() {
+            let is_last = at + 1 == ends.len();
+            if is_last || end + (ends[at + 1] - end) / 2 >= share {
+                self.splits.push(Split::Lines { file, bytes: from..*end });
+                from = *end;
+                while share <= *end {
+                    share += self.share;
+                }
+            }
+        }
     }
 
     fn push_rows(&mut self, file: usize, rows: &Range<usize>, rows_before: usize) {

@@ -199,7 +199,7 @@ fn explain_says_that_text_files_are_read_whole() {
     let path = format!("{}/*.csv", folder.path().display());
     let plan = planned(LazyCsvReader::new(path.as_str().into()).finish().unwrap());
     assert_eq!(shape(&plan), [(2, vec![])], "{plan}");
-    assert_eq!(plan.stages[0].why, "2 files, each read whole, as text is");
+    assert_eq!(plan.stages[0].why, "2 files, each read whole");
 }
 
 /// The verb as users call it.

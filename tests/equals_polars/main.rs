@@ -5,6 +5,7 @@ mod exchanges;
 mod neighbours;
 mod orders;
 mod sources;
+mod text;
 mod udfs;
 mod verbs;
 mod windows;

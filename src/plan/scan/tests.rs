@@ -24,7 +24,7 @@ fn some_files(seed: u64, uncounted: bool) -> (Vec<Layout>, u64, usize) {
     };
     let files = (0..=next(6)).map(|_| match next(8) {
         0 if uncounted => Layout::Unknown,
-        1 if uncounted => Layout::Bytes(next(3000) as u64),
+        1 if uncounted => Layout::Text(vec![next(3000) as u64]),
         _ => Layout::Parts((0..next(9)).map(|_| next(30)).map(|rows| Part { rows, bytes: rows as u64 * 9 }).collect()),
     });
     (files.collect(), 1 + next(500) as u64, next(300))
@@ -98,8 +98,14 @@ fn pieces_are_about_their_share() {
     assert_eq!(group(&[even(8)], 200, 1, None).len(), 4);
     let small: Vec<_> = (0..20).map(|_| even(1)).collect();
     assert_eq!(group(&small, 500, 1, None).len(), 4, "small files are put together");
-    let text: Vec<_> = (0..6).map(|_| Layout::Bytes(1000)).collect();
+    let text: Vec<_> = (0..6).map(|_| Layout::Text(vec![1000])).collect();
     assert_eq!(group(&text, 2000, 1, None).len(), 3, "text files too");
+    let lines: Vec<_> = group(&[Layout::Text(vec![90, 210, 300, 320, 395])], 100, 1, None);
+    let lines = lines.iter().map(|split| match split {
+        Split::Lines { file: 0, bytes } => (bytes.start, bytes.end),
+        other => panic!("{other}"),
+    });
+    assert_eq!(lines.collect::<Vec<_>>(), [(0, 90), (90, 210), (210, 300), (300, 395)], "a large one is cut");
 }
 
 #[test]
@@ -114,10 +120,10 @@ fn there_are_as_many_tasks_in_each_turn() {
         let plan = all.select(columns.iter().map(|name| col(*name)).collect::<Vec<_>>()).to_alp_optimized().unwrap();
         plan.lp_arena.iter(plan.lp_top).find(|(_, ir)| matches!(ir, IR::Scan { .. })).unwrap().1.clone()
     };
-    let bytes = |scan: &IR| layouts(scan).iter().filter_map(Layout::bytes).sum::<u64>();
+    let bytes = |scan: &IR| layouts(scan, true).iter().filter_map(Layout::bytes).sum::<u64>();
     let (one, both) = (scan(&["a"]), scan(&["a", "b"]));
     assert!(bytes(&one) < bytes(&both) && bytes(&one) >= 45 * 8, "only columns that are wanted count");
-    let Layout::Parts(parts) = &layouts(&one)[0] else { panic!("row groups") };
+    let Layout::Parts(parts) = &layouts(&one, true)[0] else { panic!("row groups") };
     let large = parts.iter().map(|part| Part { bytes: 40 << 20, ..*part }).collect();
     let splits = split(&one, &[Layout::Parts(large)], 4).splits;
     let sizes: Vec<_> = splits.iter().map(|split| if let Split::Rows { len, .. } = split { *len } else { 0 }).collect();
