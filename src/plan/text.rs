@@ -17,7 +17,7 @@ use memchr::{memchr, memchr_iter, memchr2_iter};
 use polars::prelude::*;
 use polars_buffer::Buffer;
 use polars_core::runtime::THREAD_POOL;
-use polars_io::prelude::{CsvReadOptions, read_until_start_and_infer_schema_from_compressed_reader};
+use polars_io::prelude::{CsvReadOptions, SplitLines, read_until_start_and_infer_schema_from_compressed_reader};
 use polars_io::utils::compression::{CompressedReader, SupportedCompression};
 use polars_plan::dsl::{FileScanIR, ScanSource, ScanSources};
 use polars_plan::plans::IR;
@@ -33,8 +33,6 @@ const LEAST: u64 = 1 << 12;
 const MOST: u64 = 8 << 20;
 /// Lines that are tried behind a place before the file is not cut there.
 const TRIED: usize = 16;
-/// Lines from which the names of columns are made, at most, where nothing else says how many there are.
-const INFERRED: usize = 10_000;
 
 /// Where the pieces of a file end, the last where it does.
 ///
@@ -73,6 +71,12 @@ fn inner_ends(file: &File, bytes: u64, format: &FileScanIR) -> std::io::Result<O
     let mut ends: Vec<u64> = ends?.into_iter().flatten().filter(|end| *end < bytes).collect();
     // A line that is longer than a piece holds several places.
     ends.dedup();
+    if let (Some((names, _)), FileScanIR::Csv { options }) = (&lines.names, format) {
+        // The first piece must hold the lines that say how many columns there are.
+        let says = |end: u64| columns(&head.clone().sliced(..head.len().min(end as usize)), options);
+        let short = ends.iter().take_while(|end| says(**end).is_none_or(|(some, _)| some != *names)).count();
+        ends.drain(..short);
+    }
     Ok(Some(ends))
 }
 
@@ -108,14 +112,17 @@ impl Lines {
         if parse.comment_prefix.is_some() || parse.quote_char == Some(parse.eol_char) {
             return None;
         }
-        if !options.has_header && options.schema.is_none() {
-            // Names are those of the longest of the lines that Polars looks at.
-            let looked_at = options.infer_schema_length.filter(|lines| *lines <= INFERRED)?;
-            if !is_all && memchr_iter(parse.eol_char, head).count() <= 2 * looked_at {
-                return None;
-            }
+        // Where a quote is never closed, which rows Polars makes of what follows depends on where it splits the file.
+        if parse.quote_char.is_some() && options.ignore_errors {
+            return None;
         }
         let (names, start) = columns(head, options)?;
+        if !is_all && !options.has_header && options.schema.is_none() {
+            // Names are those of the longest of the lines that Polars looks at: they must be here.
+            let looked_at = options.infer_schema_length.unwrap_or(usize::MAX);
+            let mut lines = SplitLines::new(&head[start..], parse.quote_char, parse.eol_char, None);
+            lines.nth(looked_at)?;
+        }
         let of_pieces = of_piece(options, &names);
         Some(Self {
             eol: parse.eol_char,
@@ -164,9 +171,8 @@ impl Lines {
 
     /// Whether a piece that begins so is read as its file is.
     fn can_begin(&self, piece: &Buffer<u8>) -> bool {
-        let Some(end) = memchr(self.eol, piece) else { return false };
-        let is_blank = piece[..end].iter().all(u8::is_ascii_whitespace);
-        if is_blank || SupportedCompression::check(piece).is_some() {
+        // Its first line is here as a whole, and does not look compressed to Polars.
+        if memchr(self.eol, piece).is_none() || SupportedCompression::check(piece).is_some() {
             return false;
         }
         match &self.names {

@@ -29,8 +29,9 @@ impl Rng {
     }
 }
 
-/// A file, and how it is read.
-fn csv(rng: &mut Rng, path: &Path) -> LazyCsvReader {
+/// A file, how it is read, and whether quotes stand in it that nothing closes: what is read of them depends on where Polars' threads
+/// split a file, and so does whether it is refused.
+fn csv(rng: &mut Rng, path: &Path) -> (LazyCsvReader, bool) {
     let separator = rng.pick(b",;|\t");
     let quote = rng.pick(&[Some(b'"'), Some(b'"'), Some(b'\''), None]);
     let end = rng.pick(&["\n", "\n", "\r\n", "!"]);
@@ -57,17 +58,24 @@ fn csv(rng: &mut Rng, path: &Path) -> LazyCsvReader {
     }
     let size = rng.pick(&[9_000, 30_000, 60_000, 200_000]);
     // Some files have no end of a line within quotes.
-    let is_nasty = rng.one_in(2);
+    let (is_nasty, is_broken) = (rng.one_in(2), rng.one_in(20));
     while text.len() < size {
         let mut fields: Vec<String> =
             (0..columns).map(|column| field(rng, column, separator, quote, end, is_nasty)).collect();
         if is_ragged && rng.one_in(5) {
             fields.truncate(1 + rng.below(columns) as usize);
         }
+        // The longest lines may come late.
+        if is_ragged && text.len() < size / rng.pick(&[3, 9]) {
+            fields.truncate(1);
+        }
         if is_ragged && truncates && rng.one_in(5) {
             fields.push("more".into());
         }
         text += &separated(fields);
+        if is_broken && rng.one_in(40) {
+            text.push(quote.unwrap_or(b'"') as char);
+        }
         text += end;
         if rng.one_in(400) {
             text += end;
@@ -85,7 +93,7 @@ fn csv(rng: &mut Rng, path: &Path) -> LazyCsvReader {
         Field::new(format!("c{c}").into(), dtype)
     });
     let schema = rng.one_in(2).then(|| SchemaRef::new(schema.collect()));
-    LazyCsvReader::new(path.to_str().unwrap().into())
+    let reader = LazyCsvReader::new(path.to_str().unwrap().into())
         .with_separator(separator)
         .with_quote_char(quote)
         .with_eol_char(*end.as_bytes().last().unwrap())
@@ -98,7 +106,8 @@ fn csv(rng: &mut Rng, path: &Path) -> LazyCsvReader {
         .with_ignore_errors(rng.one_in(8))
         .with_try_parse_dates(rng.one_in(4))
         .with_infer_schema_length(rng.pick(&[Some(100), Some(1), Some(0), None]))
-        .with_schema(schema)
+        .with_schema(schema);
+    (reader, is_broken)
 }
 
 /// A value, of one kind in each column.
@@ -149,9 +158,12 @@ fn text_that_is_cut_on_three_worker_processes() {
     for seed in seeds {
         let rng = &mut Rng(seed);
         let path = folder.path().join(format!("{seed}.txt"));
-        let query = match rng.one_in(5) {
-            true => ndjson(rng, &path).finish(),
-            false => csv(rng, &path).finish(),
+        let (query, is_broken) = match rng.one_in(5) {
+            true => (ndjson(rng, &path).finish(), false),
+            false => {
+                let (reader, is_broken) = csv(rng, &path);
+                (reader.finish(), is_broken)
+            }
         };
         // What Polars refuses at once nobody runs.
         let Ok(query) = query else { continue };
@@ -170,6 +182,7 @@ fn text_that_is_cut_on_three_worker_processes() {
                 assert_eq!(differs, None, "REGATTA_TEST_TEXT={seed}..{}", seed + 1);
             }
             (Err(_), Err(_)) => (),
+            (Ok(_), Err(_)) if is_broken => (),
             (plain, ours) => panic!("REGATTA_TEST_TEXT={seed}..{}: {plain:?}, but {ours:?}", seed + 1),
         }
         fs::remove_file(path).unwrap();
