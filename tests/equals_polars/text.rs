@@ -150,7 +150,7 @@ fn ndjson(rng: &mut Rng, path: &Path) -> LazyJsonLineReader {
 #[test]
 fn text_that_is_cut_on_three_worker_processes() {
     let (session, folder) = (Session::local(3).unwrap(), tempfile::tempdir().unwrap());
-    let seeds = std::env::var("REGATTA_TEST_TEXT").map_or(0..150, |range| {
+    let seeds = std::env::var("REGATTA_TEST_TEXT").map_or(0..100, |range| {
         let (from, to) = range.split_once("..").expect("a range of seeds");
         from.parse().unwrap()..to.parse().unwrap()
     });
