@@ -39,6 +39,10 @@ const TRIED: usize = 16;
 /// # Errors
 /// It cannot be read from here.
 pub(super) fn ends(path: &Path, format: &FileScanIR) -> std::io::Result<Vec<u64>> {
+    // To open what is no file may wait for whoever writes into it, or take from who reads of it.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::ErrorKind::Unsupported.into());
+    }
     let file = File::open(path)?;
     let bytes = file.metadata()?.len();
     let mut ends = inner_ends(&file, bytes, format)?.unwrap_or_default();
@@ -69,12 +73,13 @@ fn inner_ends(file: &File, bytes: u64, format: &FileScanIR) -> std::io::Result<O
     };
     let ends: std::io::Result<Vec<_>> = THREAD_POOL.install(|| places.par_iter().zip(is_inside).map(end).collect());
     let mut ends: Vec<u64> = ends?.into_iter().flatten().filter(|end| *end < bytes).collect();
-    // A line that is longer than a piece holds several places.
+    // A line that is longer than a piece holds several places; and a file may have changed while it was looked at.
+    ends.sort_unstable();
     ends.dedup();
     if let (Some((names, _)), FileScanIR::Csv { options }) = (&lines.names, format) {
         // The first piece must hold the lines that say how many columns there are.
         let says = |end: u64| columns(&head.clone().sliced(..head.len().min(end as usize)), options);
-        let short = ends.iter().take_while(|end| says(**end).is_none_or(|(some, _)| some != *names)).count();
+        let short = ends.partition_point(|end| says(*end).is_none_or(|(some, _)| some != *names));
         ends.drain(..short);
     }
     Ok(Some(ends))

@@ -70,3 +70,13 @@ fn a_file_that_has_changed_is_said_to_have() {
     std::fs::remove_file(&path).unwrap();
     assert!(read_lines(&mut scan.clone(), &(0..ends[0])).unwrap_err().to_string().contains("some.txt"));
 }
+
+#[test]
+fn what_is_no_file_is_not_opened() {
+    let (folder, scan, _) = written(&format!("a,b\n{}", LINE.repeat(2000)), csv);
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let IR::Scan { scan_type, .. } = &scan else { panic!("a scan") };
+    // Nobody writes into it: whoever opened it would wait.
+    assert_eq!(ends(&pipe, scan_type).unwrap_err().kind(), std::io::ErrorKind::Unsupported);
+}
