@@ -1,101 +1,22 @@
-//! On a real Ray of this machine, with a folder, ports and processes of its own.
+//! On a real Ray of this machine: one node, which jobs can be submitted to.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
 
 use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::assert_same_as_polars;
 
+use super::cluster::{Ray, parents};
+use super::same::same_on;
 use super::work::{lives, processes, slow_query, sum};
-use super::{PATIENCE, eager, eventually, options};
+use super::{eager, eventually, options};
 
-/// A Ray cluster of one node with four CPUs. It ends with this process, however that ends: with its input.
-struct Ray {
-    _life: Life,
-    address: String,
-    python: PathBuf,
-}
-
-/// The shell whose input is the cluster's life.
-struct Life(Child);
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        drop(self.0.wait());
-    }
-}
-
-/// One for all tests of this process.
-static RAY: LazyLock<Option<Ray>> = LazyLock::new(Ray::start);
-
-/// Ends all that has this folder in its command line: Ray's own processes, and no other Ray's.
-const LIFE: &str = r#"
-ours() { me=$BASHPID; grep -las -f <(echo "$folder") /proc/[0-9]*/cmdline | cut -d/ -f3 | grep -vx -e $$ -e $me; }
-"$@" >"$folder/start.log" 2>&1 </dev/null &
-cat >/dev/null
-kill $! 2>/dev/null
-for i in 1 2 3 4 5; do [ -n "$(ours)" ] || break; sleep 1; done
-kill -9 $(ours) 2>/dev/null
-rm -rf "$folder"
-"#;
-
-impl Ray {
-    fn start() -> Option<Self> {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-        let bin = cache.join("regatta/ray/bin");
-        if !bin.join("ray").exists() {
-            eprintln!("skipped: there is no Ray in {}; tests/ray/install puts it there", bin.display());
-            return None;
-        }
-        // Short: paths of its sockets are no longer than a hundred bytes.
-        let folder = tempfile::Builder::new().prefix("rr").tempdir().unwrap().keep();
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-        // All at once, so that they differ; given back before Ray wants them.
-        let ports = [free(), free(), free()].map(|port| port.local_addr().unwrap().port());
-        let mut life = Command::new("bash");
-        life.args(["-c", LIFE, "life"]).arg(bin.join("ray")).args(["start", "--head", "--block", "--num-cpus=4"]);
-        life.args(["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"]);
-        life.arg(format!("--temp-dir={}", folder.display()));
-        let flags = ["port", "dashboard-agent-listen-port", "metrics-export-port"];
-        life.args(flags.iter().zip(&ports).map(|(flag, port)| format!("--{flag}={port}")));
-        let life = Life(life.env("folder", &folder).process_group(0).stdin(Stdio::piped()).spawn().unwrap());
-        let (written, python) = (folder.join("ray_current_cluster"), bin.join("python"));
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let address = fs::read_to_string(&written).unwrap_or_default().trim().to_owned();
-            if TcpStream::connect(&address).is_ok() {
-                return Some(Self { _life: life, address, python });
-            }
-            let log = || fs::read_to_string(folder.join("start.log")).unwrap_or_default();
-            assert!(Instant::now() < until, "Ray does not start: {}", log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn session(&self, workers: std::ops::RangeInclusive<usize>) -> Session {
-        Session::ray_with(options(&self.python, &self.address, workers), eager()).unwrap()
-    }
-}
-
-/// The processes that have started these: actors of Ray's.
-fn parents(processes: &[u32]) -> Vec<u32> {
-    let parent = |process| {
-        let status = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        status.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-    };
-    let mut all: Vec<u32> = processes.iter().filter_map(parent).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
-}
+/// One for all tests of this process, of four CPUs and two GPUs as Ray counts them.
+pub(crate) static RAY: LazyLock<Option<Ray>> =
+    LazyLock::new(|| Ray::start(&["--num-cpus=4", "--num-gpus=2", "--include-dashboard=true"], &[], None));
 
 #[test]
 fn a_query_on_workers_that_ray_has_placed_is_polars_answer_and_nothing_is_left() {
@@ -128,7 +49,14 @@ fn a_worker_on_ray_that_is_killed_in_mid_query_is_replaced() {
     assert!(processes(&frame).iter().any(|process| *process != first), "another did the rest");
 }
 
-const AS_HEAD: &str = "REGATTA_TEST_AS_HEAD_ON_RAY";
+pub(crate) const AS_HEAD: &str = "REGATTA_TEST_AS_HEAD_ON_RAY";
+
+/// Of as much data as `TPCH_SCALE` says, else of a little.
+#[test]
+fn the_queries_of_tpc_h_on_workers_that_ray_has_placed() {
+    let Some(ray) = &*RAY else { return };
+    same_on(&ray.session(2..=2));
+}
 
 /// Started by the test below: a head whose worker is in the middle of a query.
 #[test]
@@ -140,6 +68,7 @@ fn is_a_head_on_ray() {
     let workers = processes(&slow_query(10).collect_on(&session).unwrap());
     let _run = session.submit(slow_query(100_000)).unwrap();
     let text: Vec<_> = workers.iter().map(ToString::to_string).collect();
+    fs::write(Path::new(&folder).join("head"), std::process::id().to_string()).unwrap();
     fs::write(Path::new(&folder).join("new"), text.join(" ")).unwrap();
     fs::rename(Path::new(&folder).join("new"), Path::new(&folder).join("workers")).unwrap();
     loop {
@@ -153,7 +82,7 @@ fn a_head_that_is_killed_leaves_no_worker_and_no_actor() {
     let folder = tempfile::tempdir().unwrap();
     let mut head = Command::new(std::env::current_exe().unwrap());
     head.args(["real::is_a_head_on_ray", "--exact", "--nocapture"]);
-    head.env(AS_HEAD, folder.path()).env("PYTHON", &ray.python).env("ADDRESS", &ray.address);
+    head.env(AS_HEAD, folder.path()).env("PYTHON", ray.python()).env("ADDRESS", &ray.address);
     let mut head = head.spawn().unwrap();
     let list = folder.path().join("workers");
     eventually("its worker is at work", || list.exists());

@@ -1,7 +1,5 @@
 //! `launcher.py` on a stub of Ray: what it is told and says, and what it does when it is cut off.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -13,7 +11,7 @@ use regatta::prelude::*;
 use regatta::testing::assert_same_as_polars;
 
 use super::work::{lives, processes, slow_query, sum};
-use super::{eager, eventually, options};
+use super::{eager, eventually, options, program};
 
 /// A Python in which `ray` is the stub, with these variables.
 struct Stub {
@@ -29,11 +27,8 @@ impl Stub {
         }
         let folder = tempfile::tempdir().unwrap();
         let stub = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ray/stub");
-        let script =
-            format!("#!/bin/sh\n{variables} PYTHONPATH={stub} PYTHONDONTWRITEBYTECODE=1 exec python3 \"$@\"\n");
-        let python = folder.path().join("python");
-        fs::write(&python, script).unwrap();
-        fs::set_permissions(&python, fs::Permissions::from_mode(0o700)).unwrap();
+        let with_stub = format!("{variables} PYTHONPATH={stub} PYTHONDONTWRITEBYTECODE=1 exec python3 \"$@\"");
+        program(folder.path().join("python"), &with_stub);
         Some(Self { folder })
     }
 
@@ -122,15 +117,18 @@ fn each_way_in_which_ray_is_not_there_is_an_error_with_what_to_do() {
     assert!(matches!(&error, RayError::Refused { why, .. } if why.contains("9.9.9")), "{error}");
     let error = refused("", "127.0.0.1:1", LONG).unwrap();
     assert!(matches!(&error, RayError::NotReachable { address, .. } if address == "127.0.0.1:1"), "{error}");
+    // As of one whose tokens it has not: Ray says only that it did not connect.
+    let answers = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = refused("STUB_FAILS=connection", &answers.local_addr().unwrap().to_string(), LONG).unwrap();
+    let text = error.to_string();
+    assert!(text.contains("though its port answers") && text.contains("RAY_AUTH_TOKEN"), "{text}");
     let error = refused("STUB_FAILS=hangs", "auto", Duration::from_secs(2)).unwrap();
     assert!(matches!(&error, RayError::NotReady { why, .. } if why.contains("within 2 s")), "{error}");
     let error = refused("", "http://head:8265", LONG).unwrap();
     assert!(matches!(error, RayError::Outside { .. }), "{error}");
     // Without site packages there is no Ray; without a file there is no Python.
     let stub = Stub::new("").unwrap();
-    let bare = stub.folder.path().join("bare");
-    fs::write(&bare, "#!/bin/sh\nexec python3 -I -S \"$@\"\n").unwrap();
-    fs::set_permissions(&bare, fs::Permissions::from_mode(0o700)).unwrap();
+    let bare = program(stub.folder.path().join("bare"), "exec python3 -I -S \"$@\"");
     let error = Session::ray_with(options(&bare, "auto", 1..=1), eager()).unwrap_err();
     let Error::Cluster(ClusterError::Ray(RayError::NoRay { python, .. })) = &error else { panic!("{error}") };
     assert_eq!(python, &bare.display().to_string());
@@ -162,9 +160,7 @@ fn the_pilot_of_the_page_on_hosts_places_workers() {
     let page = include_str!("../../docs/book/src/hosts.md");
     let script = page.split_once("```python\n").unwrap().1.split_once("```").unwrap().0;
     // What comes after `-T` and the host is run on this machine.
-    let ssh = stub.folder.path().join("ssh");
-    fs::write(&ssh, "#!/bin/sh\nshift 2\nexec sh -c \"$1\"\n").unwrap();
-    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o700)).unwrap();
+    program(stub.folder.path().join("ssh"), "shift 2\nexec sh -c \"$1\"");
     let shell = "PATH=\"$0:$PATH\" exec python3 -c \"$@\"";
     let folder = stub.folder.path().display().to_string();
     let pilot = regatta::Pilot::new(["sh", "-c", shell, &folder, script, "one", "two"], 0..=3);

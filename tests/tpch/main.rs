@@ -2,27 +2,13 @@
 
 mod data;
 mod queries;
+mod same;
 
 use queries::{QUERIES, Tables};
 use regatta::Session;
-use regatta::testing::assert_same_as_polars;
+use same::same_on;
 
 regatta::testing::worker!();
-
-fn same_on(session: &Session) {
-    let folder = tempfile::tempdir().unwrap();
-    let scale = std::env::var("TPCH_SCALE").map_or(0.005, |scale| scale.parse().unwrap());
-    data::write(folder.path(), scale, 1 << 12).unwrap();
-    let tables = Tables(folder.path().to_owned());
-    for query in QUERIES {
-        let mut query = query(&tables);
-        let schema = query.collect_schema().unwrap();
-        // All of them are sums and means.
-        let floats: Vec<&str> =
-            schema.iter().filter(|(_, dtype)| dtype.is_float()).map(|(name, _)| name.as_str()).collect();
-        assert_same_as_polars(session, &query, true, &floats);
-    }
-}
 
 #[test]
 fn the_queries_of_tpc_h_natively() {

@@ -26,15 +26,24 @@ try:
 except Exception as error:
     fail("no_ray", error)
 
-if address != "auto":
-    host, _, port = address.rpartition(":")
+
+def silence(at):
+    host, _, port = at.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
-        fail("not_reachable", error)
+        return error
+
+
+if address != "auto" and (error := silence(address)):
+    fail("not_reachable", error)
 try:
     ray.init(address=address, namespace="regatta", log_to_driver=False, logging_level="error")
 except ConnectionError as error:
+    # Also of a wrong token Ray says no more than where it could not connect.
+    at = address if address != "auto" else str(error).rpartition(" at ")[2]
+    if not silence(at):
+        fail("refused", f"{error}, though its port answers")
     fail("no_cluster" if address == "auto" else "not_reachable", error)
 except Exception as error:
     fail("refused", error)
