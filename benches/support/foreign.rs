@@ -8,21 +8,24 @@ pub(crate) type Figures = Vec<(String, f64)>;
 
 /// Runs a script of `benches/peers` in the Python where the peers are: lines of `name value`.
 pub(crate) fn python(name: &str, args: &[&str]) -> Result<Figures, String> {
-    let folders =
-        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|folder| folder.join("benches/peers").join(name));
-    let script = folders.into_iter().find(|script| script.exists()).ok_or("no such script")?;
+    let script = script(name)?;
     let script = script.to_str().ok_or("its path is not text")?;
-    foreign("ray/bin/python", &[&[script], args].concat())
+    foreign(PYTHON, &[&[script], args].concat())
+}
+
+/// The Python where the peers are, as [`made`] finds it.
+pub(crate) const PYTHON: &str = "ray/bin/python";
+
+/// A script of `benches/peers`.
+pub(crate) fn script(name: &str) -> Result<PathBuf, String> {
+    let mut folders =
+        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|folder| folder.join("benches/peers").join(name));
+    folders.find(|script| script.exists()).ok_or_else(|| "no such script".to_owned())
 }
 
 /// Runs a program that the peers' script has made: lines of `name value`.
 pub(crate) fn foreign(program: &str, args: &[&str]) -> Result<Figures, String> {
-    let home = std::env::var_os("REGATTA_PEERS").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/regatta/peers")));
-    let path = home.unwrap_or_default().join(program);
-    if !path.exists() {
-        return Err("not there; benches/peers/setup.sh makes it".to_owned());
-    }
+    let path = made(program)?;
     let done = Command::new("timeout").arg("100").arg(&path).args(args).output();
     let done = done.map_err(|error| error.to_string())?;
     if !done.status.success() {
@@ -35,6 +38,17 @@ pub(crate) fn foreign(program: &str, args: &[&str]) -> Result<Figures, String> {
         Some((name.to_owned(), value.parse().ok()?))
     };
     Ok(text.lines().filter_map(figure).collect())
+}
+
+/// What the peers' script has made.
+pub(crate) fn made(program: &str) -> Result<PathBuf, String> {
+    let home = std::env::var_os("REGATTA_PEERS").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/regatta/peers")));
+    let path = home.unwrap_or_default().join(program);
+    if !path.exists() {
+        return Err("not there; benches/peers/setup.sh makes it".to_owned());
+    }
+    Ok(path)
 }
 
 /// One of a peer's figures.

@@ -3,6 +3,7 @@
 
 pub(crate) mod foreign;
 pub(crate) mod local;
+pub(crate) mod ray;
 pub(crate) mod report;
 
 #[global_allocator]

@@ -40,10 +40,11 @@ if address != "auto" and (error := silence(address)):
 try:
     ray.init(address=address, namespace="regatta", log_to_driver=False, logging_level="error")
 except ConnectionError as error:
-    # Also of a wrong token Ray says no more than where it could not connect.
+    # Why it could not connect, as for want of a token, stands only in what lies behind the error.
+    behind = [line for line in str(error.__cause__).splitlines() if line.startswith("ray.exceptions.")]
     at = address if address != "auto" else str(error).rpartition(" at ")[2]
     if not silence(at):
-        fail("refused", f"{error}, though its port answers")
+        fail("refused", "; ".join([f"{error}, though its port answers", *behind[-1:]]))
     fail("no_cluster" if address == "auto" else "not_reachable", error)
 except Exception as error:
     fail("refused", error)
