@@ -55,7 +55,7 @@ pub enum Runner {
 /// | `REGATTA_HISTORY` | | a folder for what queries did, a file for each that has ended, the newest 1,000 and 1 GiB at most: `regatta --history FOLDER` reads them. `DAFT_EVENT_LOG_DIR` means it too, and `DAFT_EVENT_LOG_ENABLED` alone `~/.daft/events` |
 /// | `REGATTA_DASHBOARD` | | serves pages of each session for a browser at this address and port, as `127.0.0.1:7780`, or at the next port that is free; needs the feature `dashboard` |
 /// | `REGATTA_JOBS` | 0 | programs that operators may have run beside a head of several machines at once, by `regatta submit`: this same executable, with other arguments |
-/// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders |
+/// | `REGATTA_SCRATCH` | the system's folder for temporary files | where clusters keep their scratch folders: one, or several with a colon between them, over which outputs are spread |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Where [`Session::from_env`](crate::Session::from_env) runs queries.
@@ -101,8 +101,9 @@ pub struct Config {
     pub dashboard: Option<SocketAddr>,
     /// Programs that operators may have run beside a head at once, by `regatta submit`.
     pub jobs: usize,
-    /// Where clusters keep their scratch folders.
-    pub scratch: PathBuf,
+    /// Where clusters keep their scratch folders, at least one: each on a disk of its own, best. What tasks leave is spread over all
+    /// of them; all else is in the first.
+    pub scratch: Vec<PathBuf>,
 }
 
 /// A cluster elsewhere, and what lets a process in.
@@ -152,7 +153,7 @@ impl Default for Config {
             history: None,
             dashboard: None,
             jobs: 0,
-            scratch: std::env::temp_dir(),
+            scratch: vec![std::env::temp_dir()],
         }
     }
 }
@@ -353,8 +354,8 @@ impl Config {
             let jobs = value.trim().parse();
             config.jobs = jobs.map_err(|_| invalid("REGATTA_JOBS", value, JOBS))?;
         }
-        if let Some(value) = get("REGATTA_SCRATCH") {
-            config.scratch = PathBuf::from(value);
+        if let Some(value) = get("REGATTA_SCRATCH").filter(|value| !value.is_empty()) {
+            config.scratch = std::env::split_paths(&value).filter(|folder| !folder.as_os_str().is_empty()).collect();
         }
         config.validate()?;
         Ok(config)
@@ -368,6 +369,9 @@ impl Config {
         let cpu = self.min_cpu_per_task;
         if !(cpu.is_finite() && cpu > 0.0) {
             return Err(invalid("DAFT_MIN_CPU_PER_TASK", cpu.to_string(), "use a number of CPUs, > 0"));
+        }
+        if self.scratch.is_empty() {
+            return Err(invalid("REGATTA_SCRATCH", String::new(), "name a folder, or several, as /mnt/a:/mnt/b"));
         }
         if self.jobs > 256 {
             return Err(invalid("REGATTA_JOBS", self.jobs.to_string(), JOBS));

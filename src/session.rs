@@ -232,7 +232,7 @@ impl Session {
             threads,
             capacity,
             most,
-            scratch: here.ground.scratch.folder().to_owned(),
+            scratch: here.ground.scratch.folders().to_vec(),
             on_end: here.on_end(),
         });
         workers.start(least)?;

@@ -1,7 +1,8 @@
 //! What tasks leave: written once, sealed, served to readers, dropped with their query.
 //!
 //! An output is blocks of rows, by section. They are in one file for each stage of a query, in the worker's scratch folder, and are
-//! read through the page cache; those of a small output stay in memory. An index in memory says where they are.
+//! read through the page cache; those of a small output stay in memory. An index in memory says where they are. Where there are several
+//! folders, a stage has a file in each, and outputs take turns.
 
 mod along;
 mod file;
@@ -29,7 +30,7 @@ use crate::sched::{Attempt, Output, PartitionId, QueryId, StageId, TaskId};
 
 pub(crate) use along::Rows;
 pub(crate) use file::Mapped;
-use file::{BLOCKS, StageFile};
+use file::{BLOCKS, StageFile, has_room};
 pub(crate) use form::Form;
 pub(crate) use ipc::{decode_frame, encode_frame};
 pub(crate) use moving::{Listing, Taking};
@@ -52,9 +53,10 @@ const SMALL_MOST: u64 = 256 << 20;
 /// The outputs in one process, and batches that wait to be fetched.
 #[derive(Debug)]
 pub(crate) struct Store {
-    folder: PathBuf,
-    /// While something of them is wanted.
-    files: DashMap<(QueryId, StageId), Weak<StageFile>>,
+    /// At least one.
+    folders: Vec<PathBuf>,
+    /// While something of them is wanted, of each folder.
+    files: DashMap<(QueryId, StageId, usize), Weak<StageFile>>,
     outputs: DashMap<PartitionId, Arc<Sealed>>,
     small: Arc<Allowance>,
     /// Rows that a block has at most.
@@ -73,10 +75,16 @@ fn forced() -> Option<String> {
 
 impl Store {
     /// A store that keeps its files in `folder`, which exists.
+    #[cfg(test)]
     pub(crate) fn new(folder: &Path) -> Arc<Self> {
+        Self::over(vec![folder.to_owned()])
+    }
+
+    /// A store whose files are spread over these folders: one at least, all of which exist.
+    pub(crate) fn over(folders: Vec<PathBuf>) -> Arc<Self> {
         let forced = forced();
         Arc::new(Self {
-            folder: folder.to_owned(),
+            folders,
             files: DashMap::new(),
             outputs: DashMap::new(),
             small: Allowance::new(if forced.is_some() { 0 } else { (os::memory() / SMALL_SHARE).min(SMALL_MOST) }),
@@ -95,9 +103,9 @@ impl Store {
         store
     }
 
-    /// Where it keeps its files.
+    /// Where it keeps its files, of several folders the first.
     pub(crate) fn folder(&self) -> &Path {
-        &self.folder
+        self.folders.first().map_or_else(|| Path::new(""), PathBuf::as_path)
     }
 
     /// A file that another process of this machine names, if it is one of a store of this session.
@@ -105,7 +113,7 @@ impl Store {
     /// # Errors
     /// It is not, or is gone.
     pub(crate) fn beside(&self, path: &Path) -> std::io::Result<Mapped> {
-        Mapped::beside(&self.folder, path)
+        Mapped::beside(&self.folders, path)
     }
 
     /// A writer of one output. Nothing is visible before it is sealed.
@@ -131,14 +139,21 @@ impl Store {
         self.outputs.insert(id, Arc::new(sealed));
     }
 
-    /// The file to which the tasks of a stage append.
+    /// The file to which an output of a task is to be appended: that of its stage, in the folder whose turn it is.
     fn file(&self, TaskId { query, stage, .. }: TaskId) -> Result<Arc<StageFile>, TaskFailure> {
-        let mut file = self.files.entry((query, stage)).or_default();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let turn = number as usize % self.folders.len().max(1);
+        // One that is full is left out, while another is not.
+        let mut turns = self.folders.iter().enumerate().cycle().skip(turn).take(self.folders.len());
+        let (which, folder) = match turns.clone().find(|(_, folder)| self.folders.len() == 1 || has_room(folder)) {
+            Some(turn) => turn,
+            None => turns.next().ok_or_else(|| TaskFailure::Store("it has no folder".to_owned()))?,
+        };
+        let mut file = self.files.entry((query, stage, which)).or_default();
         if let Some(file) = file.upgrade() {
             return Ok(file);
         }
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let made = Arc::new(StageFile::create(self.folder.join(format!("{number}.{BLOCKS}")))?);
+        let made = Arc::new(StageFile::create(folder.join(format!("{number}.{BLOCKS}")))?);
         *file = Arc::downgrade(&made);
         Ok(made)
     }

@@ -83,7 +83,7 @@ impl Work {
 
     fn session(&self, workers: usize) -> Session {
         // Pools that are kept warm would be left on purpose.
-        let config = Config { scratch: self.scratch(), pool_warm: Duration::ZERO, ..Config::default() };
+        let config = Config { scratch: vec![self.scratch()], pool_warm: Duration::ZERO, ..Config::default() };
         Session::local_with(workers, config).unwrap()
     }
 

@@ -225,7 +225,7 @@ fn driver_of_the_soak() {
     let folder = Path::new(&folder);
     let queries = std::env::var(QUERIES).ok().and_then(|queries| queries.parse().ok()).unwrap_or(ORDINARY);
     let config = Config {
-        scratch: folder.to_owned(),
+        scratch: vec![folder.to_owned()],
         pool_warm: Duration::from_millis(300),
         autoscaler_update_interval: Duration::from_millis(200),
         ..Config::default()

@@ -1,6 +1,7 @@
 //! Brings to a reader what it reads: blocks of this process by reference, others over one transfer from each worker that holds some.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,28 +112,28 @@ impl Host {
         for parts in wanted.parts.clone().chunks(PARTS) {
             let mut some = Wanted { parts: parts.to_vec(), ..wanted.clone() };
             let (mut head, mut from) = self.transfer(&place, some.clone()).await?;
-            let mut file = None;
-            if let Some(path) = &head.file {
-                match self.store.beside(path) {
-                    Ok(mapped) => file = Some(Arc::new(mapped)),
-                    Err(error) => {
-                        tracing::debug!(%error, path = %path.display(), "not mapped, but sent");
-                        (some.machine, wanted.machine) = (None, None);
-                        (head, from) = self.transfer(&place, some).await?;
-                    }
-                }
+            let map = |path: &PathBuf| {
+                let mapped = self.store.beside(path).map(Arc::new);
+                mapped.inspect_err(|error| tracing::debug!(%error, path = %path.display(), "not mapped, but sent"))
+            };
+            let mut files = head.files.iter().map(map).collect::<Result<Vec<_>, _>>().unwrap_or_default();
+            if files.len() < head.files.len() {
+                (some.machine, wanted.machine) = (None, None);
+                (head, from) = self.transfer(&place, some).await?;
+                files.clear();
             }
-            let comes = |listed: &Option<Listed>| listed.as_ref().is_some_and(|listed| listed.comes || file.is_none());
+            let near = |listed: &Listed| files.get(listed.file? as usize);
+            let comes = |listed: &Listed| near(listed).is_none() && !listed.chosen.is_empty();
             // That of the first block that comes; the others are begun again when it is their turn.
-            if head.outputs.iter().any(|listed| comes(listed) && listed.as_ref().is_some_and(|l| !l.chosen.is_empty()))
-            {
+            if head.outputs.iter().flatten().any(comes) {
                 incoming.get_or_insert(from);
             }
             let homes = head.outputs.into_iter().map(|listed| {
-                let Listed { mark, comes, chosen } = listed?;
-                let home = |chosen| match &file {
-                    Some(file) if !comes => Home::Near(Arc::clone(file), chosen),
-                    _ => Home::Comes(chosen),
+                let listed = listed?;
+                let (near, Listed { mark, chosen, .. }) = (near(&listed), listed);
+                let home = |chosen| match near {
+                    Some(file) => Home::Near(Arc::clone(file), chosen),
+                    None => Home::Comes(chosen),
                 };
                 Some((mark, chosen.into_iter().map(home).collect()))
             });
@@ -360,6 +361,10 @@ mod tests {
         }
 
         fn with(reader_in: &str) -> Self {
+            Self::over(&["worker"], &[reader_in])
+        }
+
+        fn over(worker_in: &[&str], reader_in: &[&str]) -> Self {
             let runtime = Runtime::new("feeding", 2).unwrap();
             let authority = Authority::new().unwrap();
             let base = tempfile::tempdir().unwrap();
@@ -368,11 +373,12 @@ mod tests {
                 base.path().canonicalize().unwrap().join(name)
             };
             let (worker, address) = node(&authority, &runtime);
-            let store = Store::new(&folder("worker"));
+            let folders = |names: &[&str]| names.iter().map(|name| folder(name)).collect();
+            let store = Store::over(folders(worker_in));
             let source = Arc::new(Counted(Arc::clone(&store), AtomicUsize::new(0)));
             worker.serve_data(Arc::<Counted>::clone(&source));
             let (reader, _) = node(&authority, &runtime);
-            let host = Host::new(runtime.clone(), Store::new(&folder(reader_in)), Some(reader), None);
+            let host = Host::new(runtime.clone(), Store::over(folders(reader_in)), Some(reader), None);
             let place = Place { worker: WorkerId(3), node: Some((worker.id(), address)) };
             Self { runtime, base, store, source, worker, host, place }
         }
@@ -538,6 +544,18 @@ mod tests {
         assert!(read.equals(&all.slice(0, 600_000)));
         drop(reading);
         assert!(read.equals(&all.slice(0, 600_000)));
+    }
+
+    #[test]
+    fn files_in_several_folders_are_mapped_all_or_sent_all() {
+        for (reader_in, sent) in [(&["one/reader", "other/reader"], 1), (&["one/reader", "elsewhere/reader"], 2)] {
+            let two = Two::over(&["one/worker", "other/worker"], reader_in);
+            let (ids, form, all) = two.outputs(PARTS as u32);
+            let reading = two.begin(&ids, &form, MIB).unwrap();
+            let read = two.runtime.handle().block_on(reading.all()).unwrap();
+            assert!(read.equals(&all));
+            assert_eq!(two.source.1.load(Ordering::Relaxed), sent, "asked again where one cannot be mapped");
+        }
     }
 
     #[test]

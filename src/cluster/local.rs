@@ -40,7 +40,7 @@ pub(crate) struct LocalSpec {
     pub(crate) capacity: Resources,
     /// How many there are at once, at most: they share this machine.
     pub(crate) most: usize,
-    pub(crate) scratch: PathBuf,
+    pub(crate) scratch: Vec<PathBuf>,
     /// Called when a worker's process has ended, however, with its node and its last word; or could not be started.
     pub(crate) on_end: OnEnd,
 }
@@ -59,7 +59,7 @@ struct Fleet {
 struct LocalWorker {
     child: Child,
     /// What it keeps on disk. It cannot remove that itself if it is killed.
-    folder: PathBuf,
+    folders: Vec<PathBuf>,
     /// Its number among those that live: says which GPUs are its own.
     slot: usize,
     /// Its life: closed, the worker ends.
@@ -213,9 +213,9 @@ impl LocalWorker {
         let stdout = child.stdout.take().map(|pipe| relay(pipe, &name, None, |_| ()));
         let mut life = child.stdin.take();
         let handed_over = life.as_mut().map(|stdin| write_hand_over(stdin, &hand_over));
-        let folder = spec.scratch.join(folder_of(worker));
+        let folders = spec.scratch.iter().map(|folder| folder.join(folder_of(worker))).collect();
         let mut worker =
-            Self { child, folder, slot, life, last_words, readers: stderr.into_iter().chain(stdout).collect() };
+            Self { child, folders, slot, life, last_words, readers: stderr.into_iter().chain(stdout).collect() };
         match handed_over {
             Some(Ok(())) => Ok(worker),
             Some(Err(error)) => {
@@ -243,7 +243,7 @@ impl LocalWorker {
 impl Drop for LocalWorker {
     fn drop(&mut self) {
         // Fails if it never came to make it.
-        drop(fs::remove_dir_all(&self.folder));
+        self.folders.iter().for_each(|folder| drop(fs::remove_dir_all(folder)));
     }
 }
 

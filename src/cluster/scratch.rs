@@ -1,9 +1,10 @@
-//! The folder of a cluster on this machine: held by a lock while any of its processes lives, swept by the next start.
+//! The folders of a cluster on this machine: held by locks while any of its processes lives, swept by the next start.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::error::ClusterError;
 use crate::os::{self, private_folder};
 use crate::sched::{QueryId, WorkerId};
 use crate::store::Staging;
@@ -12,55 +13,80 @@ const LOCK: &str = "lock";
 /// Names the staging folders of sinks, which are elsewhere and go with this one.
 const SINKS: &str = "sinks";
 
-/// A process's hold on its cluster's folder.
+/// A process's hold on its cluster's folders: one on each disk that was named.
 #[derive(Debug)]
 pub(crate) struct Scratch {
-    folder: PathBuf,
+    /// At least one.
+    folders: Vec<PathBuf>,
     owner: bool,
-    _lock: File,
+    locks: Vec<File>,
 }
 
 impl Scratch {
-    /// Sweeps what dead clusters left under `base`, then makes a folder of our own.
+    /// Sweeps what dead clusters left under each of `bases`, then makes a folder of our own there.
     ///
     /// # Errors
-    /// `base` cannot be written to.
-    pub(crate) fn create(base: &Path) -> io::Result<Self> {
+    /// One of them cannot be written to.
+    pub(crate) fn create(bases: &[PathBuf]) -> Result<Self, ClusterError> {
+        let mut scratch = Self { folders: Vec::new(), owner: true, locks: Vec::new() };
+        for base in bases {
+            let made = scratch.create_in(base);
+            made.map_err(|error| ClusterError::scratch("a scratch folder", base, error))?;
+        }
+        Ok(scratch)
+    }
+
+    fn create_in(&mut self, base: &Path) -> io::Result<()> {
         let all = base.join(format!("regatta-{}", os::user_id()));
         private_folder(&all)?;
         sweep(&all);
         let folder = all.join(format!("{:016x}", os::random()));
         private_folder(&folder)?;
+        self.folders.push(folder.clone());
         // Locked before it has its name, so that no sweep sees a folder whose lock is free.
         let unnamed = folder.join("lock.new");
         let lock = File::create_new(&unnamed)?;
         lock.lock_shared()?;
         fs::rename(&unnamed, folder.join(LOCK))?;
-        Ok(Self { folder, owner: true, _lock: lock })
+        self.locks.push(lock);
+        Ok(())
     }
 
-    /// Holds a folder that another process of the cluster has made.
+    /// Holds folders that another process of the cluster has made.
     ///
     /// # Errors
-    /// It is gone.
-    pub(crate) fn join(folder: &Path) -> io::Result<Self> {
-        let lock = File::open(folder.join(LOCK))?;
-        lock.lock_shared()?;
-        Ok(Self { folder: folder.to_owned(), owner: false, _lock: lock })
+    /// One of them is gone.
+    pub(crate) fn join(folders: Vec<PathBuf>) -> Result<Self, ClusterError> {
+        let lock = |folder: &PathBuf| {
+            let lock = File::open(folder.join(LOCK)).and_then(|lock| lock.lock_shared().map(|()| lock));
+            lock.map_err(|error| ClusterError::scratch("a hold on the cluster's folder", folder, error))
+        };
+        let locks = folders.iter().map(lock).collect::<Result<_, _>>()?;
+        Ok(Self { folders, owner: false, locks })
     }
 
+    pub(crate) fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// That for all but partitions.
     pub(crate) fn folder(&self) -> &Path {
-        &self.folder
+        self.folders.first().map_or_else(|| Path::new(""), PathBuf::as_path)
     }
 
-    /// A folder in it for one process's partitions.
+    /// A folder in each for one process's partitions.
     ///
     /// # Errors
-    /// It cannot be made.
-    pub(crate) fn store(&self, name: &str) -> io::Result<PathBuf> {
-        let folder = self.folder.join(name);
-        private_folder(&folder)?;
-        Ok(folder)
+    /// One of them cannot be made.
+    pub(crate) fn store(&self, name: &str) -> Result<Vec<PathBuf>, ClusterError> {
+        let made = self.folders.iter().map(|folder| {
+            let folder = folder.join(name);
+            match private_folder(&folder) {
+                Ok(()) => Ok(folder),
+                Err(error) => Err(ClusterError::scratch("a folder for partitions", &folder, error)),
+            }
+        });
+        made.collect()
     }
 
     /// Notes the staging folder of a query's sink, and says where: while that file is there, the staging folder goes with
@@ -69,8 +95,10 @@ impl Scratch {
     /// # Errors
     /// The note cannot be written.
     pub(crate) fn note(&self, query: QueryId, staging: &Staging) -> io::Result<PathBuf> {
-        let note = self.store(SINKS)?.join(format!("{:016x}", query.0));
-        let gone = noted(&self.folder).filter(|(_, staging)| !staging.folder().exists());
+        let notes = self.folder().join(SINKS);
+        private_folder(&notes)?;
+        let note = notes.join(format!("{:016x}", query.0));
+        let gone = noted(self.folder()).filter(|(_, staging)| !staging.folder().exists());
         gone.for_each(|(note, _)| drop(fs::remove_file(note)));
         fs::write(&note, staging.to_note())?;
         Ok(note)
@@ -80,7 +108,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.owner {
-            remove(&self.folder);
+            self.folders.iter().for_each(|folder| remove(folder));
         }
     }
 }
@@ -133,27 +161,35 @@ fn sweep(all: &Path) {
 mod tests {
     use super::*;
 
+    fn two_disks(base: &Path) -> [PathBuf; 2] {
+        let disks = ["one", "other"].map(|name| base.join(name));
+        disks.iter().for_each(|disk| fs::create_dir(disk).unwrap());
+        disks
+    }
+
     #[test]
     fn a_folder_lives_while_one_process_holds_it_and_is_swept_after() {
         let base = tempfile::tempdir().unwrap();
-        let owner = Scratch::create(base.path()).unwrap();
-        let folder = owner.folder().to_owned();
-        let worker = Scratch::join(&folder).unwrap();
-        // A driver that is killed runs no destructor: its lock goes, its folder stays.
-        let Scratch { _lock, .. } = &owner;
-        _lock.unlock().unwrap();
+        let bases = two_disks(base.path());
+        let owner = Scratch::create(&bases).unwrap();
+        let folders = owner.folders().to_vec();
+        assert!(folders.iter().zip(&bases).all(|(folder, base)| folder.starts_with(base)) && folders.len() == 2);
+        let worker = Scratch::join(folders.clone()).unwrap();
+        // A driver that is killed runs no destructor: its locks go, its folders stay.
+        let Scratch { locks, .. } = &owner;
+        locks.iter().for_each(|lock| lock.unlock().unwrap());
         std::mem::forget(owner);
-        drop(Scratch::create(base.path()).unwrap());
-        assert!(folder.exists(), "a worker still holds it");
+        drop(Scratch::create(&bases).unwrap());
+        assert!(folders.iter().all(|folder| folder.exists()), "a worker still holds them");
         drop(worker);
-        drop(Scratch::create(base.path()).unwrap());
-        assert!(!folder.exists(), "nobody holds it: swept");
+        drop(Scratch::create(&bases).unwrap());
+        assert!(!folders.iter().any(|folder| folder.exists()), "nobody holds them: swept");
     }
 
     #[test]
     fn staging_folders_that_it_notes_go_with_it() {
         let base = tempfile::tempdir().unwrap();
-        let scratch = Scratch::create(base.path()).unwrap();
+        let scratch = Scratch::create(&[base.path().to_owned()]).unwrap();
         let staging = Staging::make(base.path().join("staging")).unwrap();
         let first = scratch.note(QueryId(6), &Staging::make(base.path().join("first")).unwrap()).unwrap();
         fs::remove_dir_all(base.path().join("first")).unwrap();
@@ -166,10 +202,19 @@ mod tests {
     #[test]
     fn a_session_that_ends_removes_its_folder() {
         let base = tempfile::tempdir().unwrap();
-        let scratch = Scratch::create(base.path()).unwrap();
-        let folder = scratch.folder().to_owned();
-        fs::write(scratch.store("worker").unwrap().join("0.arrow"), "x").unwrap();
+        let bases = two_disks(base.path());
+        let scratch = Scratch::create(&bases).unwrap();
+        let folders = scratch.folders().to_vec();
+        for store in scratch.store("worker").unwrap() {
+            fs::write(store.join("0.arrow"), "x").unwrap();
+        }
         drop(scratch);
-        assert!(!folder.exists());
+        assert!(!folders.iter().any(|folder| folder.exists()));
+        // Nor is there anything of one that could not be made on each disk.
+        fs::write(base.path().join("file"), "x").unwrap();
+        let error = Scratch::create(&[bases[0].clone(), base.path().join("file")]).unwrap_err().to_string();
+        assert!(error.contains("in ") && error.contains("/file: "), "{error}");
+        let left = fs::read_dir(bases[0].join(format!("regatta-{}", os::user_id()))).unwrap();
+        assert_eq!(left.count(), 0);
     }
 }

@@ -39,7 +39,7 @@ pub(crate) struct HandOver {
     pub(crate) capacity: Resources,
     /// Its GPUs: it does not ask the driver itself.
     pub(crate) devices: Vec<GpuInfo>,
-    pub(crate) scratch: PathBuf,
+    pub(crate) scratch: Vec<PathBuf>,
 }
 
 /// Runs a worker, and ends the process with it, if this process was started as one. Else returns at once.
@@ -180,7 +180,7 @@ impl Joined {
 
 /// A worker of a session of this machine.
 fn handed_over() -> Result<(Recruit, Scratch), Failure> {
-    let HandOver { worker, identity, head: (head, address), capacity, devices, scratch: folder } =
+    let HandOver { worker, identity, head: (head, address), capacity, devices, scratch } =
         read_hand_over(&mut io::stdin().lock()).map_err(|e| {
             format!("{MARKER} is set, but standard input holds no hand-over ({e}); it is not for people to set")
         })?;
@@ -191,9 +191,8 @@ fn handed_over() -> Result<(Recruit, Scratch), Failure> {
         udf::stop_replicas(STOP);
         std::process::exit(0);
     })?;
-    let failed = |error| ClusterError::scratch("a folder of the worker", &folder, error);
-    let scratch = Scratch::join(&folder).map_err(failed)?;
-    let store = Store::new(&scratch.store(&folder_of(worker)).map_err(failed)?);
+    let scratch = Scratch::join(scratch)?;
+    let store = Store::over(scratch.store(&folder_of(worker))?);
     let runtime = Runtime::new("regatta", 2)?;
     let node = Node::bind(identity, SocketAddr::new(address.ip(), 0), &runtime.with_build(hello()))?;
     node.serve_data(Arc::<Store>::clone(&store));
@@ -209,10 +208,8 @@ fn handed_over() -> Result<(Recruit, Scratch), Failure> {
 /// A worker that joins a cluster elsewhere: people read what it says.
 fn joined(at: &ClusterAt, offer: Offer) -> Result<(Recruit, Scratch), Failure> {
     log_to_stderr("warn,regatta=info", Speaks::Worker);
-    let base = Config::from_env()?.scratch;
-    let failed = |error| ClusterError::scratch("a folder of the worker", &base, error);
-    let scratch = Scratch::create(&base).map_err(failed)?;
-    let store = Store::new(&scratch.store("worker").map_err(failed)?);
+    let scratch = Scratch::create(&Config::from_env()?.scratch)?;
+    let store = Store::over(scratch.store("worker")?);
     let runtime = Runtime::new("regatta", 2)?;
     let (node, head, events) = connect(at, (Role::Worker, offer.port), &runtime, |node| {
         node.serve_data(Arc::<Store>::clone(&store));

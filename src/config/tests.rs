@@ -45,7 +45,11 @@ fn variables_change_the_defaults() {
     ] {
         assert_eq!(with("DAFT_PROGRESS_BAR", value).unwrap().progress, bar);
     }
-    assert_eq!(with("REGATTA_SCRATCH", "/x").unwrap().scratch, PathBuf::from("/x"));
+    assert_eq!(with("REGATTA_SCRATCH", "/x").unwrap().scratch, [PathBuf::from("/x")]);
+    assert_eq!(with("REGATTA_SCRATCH", "/x:/y:").unwrap().scratch, ["/x", "/y"].map(PathBuf::from));
+    assert_eq!(with("REGATTA_SCRATCH", "").unwrap().scratch, Config::default().scratch);
+    let error = with("REGATTA_SCRATCH", ":").unwrap_err().to_string();
+    assert!(error.contains("/mnt/a:/mnt/b"), "{error}");
     assert_eq!(with("REGATTA_JOBS", "4").unwrap().jobs, 4);
     assert_eq!(with("REGATTA_WORKER_TIMEOUT", "1").unwrap().worker_timeout, Duration::from_secs(1));
     assert_eq!(with("REGATTA_HISTORY", "/x").unwrap().history, Some(PathBuf::from("/x")));

@@ -58,11 +58,10 @@ impl Ground {
         config: &Config,
         network: impl FnOnce(&Runtime) -> Result<Network, ClusterError>,
     ) -> Result<Self, ClusterError> {
-        let failed = |error| ClusterError::scratch("a scratch folder", &config.scratch, error);
-        let scratch = Scratch::create(&config.scratch).map_err(failed)?;
-        let store = scratch.store("driver").map_err(failed)?;
+        let scratch = Scratch::create(&config.scratch)?;
+        let store = scratch.store("driver")?;
         let (node, head) = network(&runtime)?.unzip();
-        let host = Host::new(runtime, Store::new(&store), node, head.flatten());
+        let host = Host::new(runtime, Store::over(store), node, head.flatten());
         let shows = Shows::new(if is_worker() { ProgressBar::Off } else { config.progress });
         Ok(Self { host, scratch, in_flight: config.max_async_udf_inflight_tasks, shows })
     }

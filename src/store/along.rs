@@ -33,7 +33,7 @@ impl Rows {
         let start = blocks.first().map_or(0, |block| block.offset);
         let placed = blocks.iter().map(|block| Block { offset: block.offset - start, ..*block });
         let chosen = placed.map(|block| Chosen { block, from: 0, rows: block.rows }).collect();
-        let head = Head { file: None, outputs: vec![Some(Listed { mark, comes: true, chosen })] }.encode();
+        let head = Head { files: Vec::new(), outputs: vec![Some(Listed { mark, file: None, chosen })] }.encode();
         let along = [&head, bytes].concat();
         (along.len() <= ALONG).then_some(Self::Along(along))
     }

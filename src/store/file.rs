@@ -36,6 +36,19 @@ pub(super) const BLOCKS: &str = "blocks";
 
 /// So much of a disk is left free, at most: what else is there must go on.
 const MOST_LEFT_FREE: u64 = 2 << 30;
+/// Beyond that, for an output to be begun there rather than in another folder.
+const TO_BEGIN: u64 = 64 << 20;
+
+/// Bytes that may still be written to the disk of a folder, and how many of them are to stay free.
+fn room(folder: &Path) -> io::Result<(u64, u64)> {
+    let (room, total) = os::room(folder)?;
+    Ok((room, MOST_LEFT_FREE.min(total / 20)))
+}
+
+/// Whether a task could begin to write there.
+pub(super) fn has_room(folder: &Path) -> bool {
+    room(folder).is_ok_and(|(room, left_free)| room >= left_free + TO_BEGIN)
+}
 
 impl StageFile {
     pub(super) fn create(path: PathBuf) -> Result<Self, TaskFailure> {
@@ -52,9 +65,9 @@ impl StageFile {
         debug_assert!(parts.clone().all(|part| part.len().is_multiple_of(ALIGN)));
         let need = parts.clone().map(|part| part.len() as u64).sum();
         let folder = self.path.parent().unwrap_or(&self.path);
-        let (room, total) = os::room(folder).map_err(|error| failed("look for room in", folder, &error))?;
+        let (room, left_free) = room(folder).map_err(|error| failed("look for room in", folder, &error))?;
         let full = || TaskFailure::DiskFull { folder: folder.display().to_string(), need, room };
-        if room < need + MOST_LEFT_FREE.min(total / 20) {
+        if room < need + left_free {
             return Err(full());
         }
         let start = self.end.fetch_add(need, Ordering::Relaxed);
@@ -92,14 +105,17 @@ impl Mapped {
         Self { file, map: Mutex::new(Bytes::new()) }
     }
 
-    /// A file of another process of this machine, if it is in a store beside the one in `folder`: of the same session, then.
+    /// A file of another process of this machine, if it is in a store beside the one in these folders: of the same session, then.
     ///
     /// # Errors
     /// It is no such file, or is gone.
-    pub(super) fn beside(folder: &Path, path: &Path) -> io::Result<Self> {
-        let (path, folder) = (path.canonicalize()?, folder.canonicalize()?);
-        let is_beside = path.parent().and_then(Path::parent).is_some_and(|all| Some(all) == folder.parent());
-        if !is_beside || path.extension() != Some(BLOCKS.as_ref()) {
+    pub(super) fn beside(folders: &[PathBuf], path: &Path) -> io::Result<Self> {
+        let path = path.canonicalize()?;
+        let all = path.parent().and_then(Path::parent);
+        let is_beside = |folder: &PathBuf| Ok(all.is_some() && folder.canonicalize()?.parent() == all);
+        if !folders.iter().map(is_beside).collect::<io::Result<Vec<_>>>()?.contains(&true)
+            || path.extension() != Some(BLOCKS.as_ref())
+        {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not in a store of this session"));
         }
         let file = File::open(&path)?;

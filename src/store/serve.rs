@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::io::{self, Error, ErrorKind};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -77,8 +77,8 @@ impl Wanted {
 /// What a head says.
 #[derive(Debug, Default)]
 pub(crate) struct Head {
-    /// The file in which the blocks are that do not come.
-    pub(crate) file: Option<PathBuf>,
+    /// The files in which the blocks are that do not come.
+    pub(crate) files: Vec<PathBuf>,
     /// Of each output that was asked for; `None` if it is not there.
     pub(crate) outputs: Vec<Option<Listed>>,
 }
@@ -88,8 +88,8 @@ pub(crate) struct Head {
 pub(crate) struct Listed {
     /// Of the form of its blocks.
     pub(crate) mark: u32,
-    /// Its blocks come; else they are in the file.
-    pub(crate) comes: bool,
+    /// In which of the files its blocks are; `None`: they come.
+    pub(crate) file: Option<u32>,
     pub(crate) chosen: Vec<Chosen>,
 }
 
@@ -97,7 +97,10 @@ pub(crate) struct Listed {
 pub(crate) const HEAD_PREFIX: usize = 4;
 /// Of what is said of a block.
 const ENTRY: usize = 24;
+/// In place of how many blocks there are.
 const GONE: u32 = u32::MAX;
+/// In place of a file.
+const COMES: u32 = u32::MAX;
 
 /// The bytes that a head has after its [`HEAD_PREFIX`].
 pub(crate) fn head_size(prefix: [u8; HEAD_PREFIX]) -> usize {
@@ -105,20 +108,32 @@ pub(crate) fn head_size(prefix: [u8; HEAD_PREFIX]) -> usize {
 }
 
 impl Head {
+    /// Which of its files this is. All outputs of a stage share one in each folder.
+    fn file(&mut self, path: &Path) -> u32 {
+        let known = self.files.iter().position(|known| known == path);
+        let which = known.unwrap_or_else(|| {
+            self.files.push(path.to_owned());
+            self.files.len() - 1
+        });
+        which as u32
+    }
+
     pub(super) fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::new();
         bytes.put_u32_le(0);
-        let path = self.file.as_ref().map_or(&[][..], |path| path.as_os_str().as_bytes());
-        bytes.put_u32_le(path.len() as u32);
-        bytes.extend_from_slice(path);
+        bytes.put_u32_le(self.files.len() as u32);
+        for path in self.files.iter().map(|path| path.as_os_str().as_bytes()) {
+            bytes.put_u32_le(path.len() as u32);
+            bytes.extend_from_slice(path);
+        }
         for output in &self.outputs {
-            let Some(Listed { mark, comes, chosen }) = output else {
+            let Some(Listed { mark, file, chosen }) = output else {
                 bytes.put_u32_le(GONE);
                 continue;
             };
             bytes.put_u32_le(chosen.len() as u32);
             bytes.put_u32_le(*mark);
-            bytes.put_u32_le(u32::from(*comes));
+            bytes.put_u32_le(file.unwrap_or(COMES));
             for Chosen { block, from, rows } in chosen {
                 [block.len, block.crc, *from, *rows].into_iter().for_each(|number| bytes.put_u32_le(number));
                 bytes.put_u64_le(block.offset);
@@ -131,18 +146,25 @@ impl Head {
 
     /// What a head of so many outputs says, from after its prefix on. `None` if it is none.
     pub(crate) fn decode(mut bytes: &[u8], outputs: usize) -> Option<Self> {
-        let path = bytes.try_get_u32_le().ok()? as usize;
-        let (path, rest) = bytes.split_at_checked(path)?;
-        bytes = rest;
-        let file = (!path.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(path)));
-        let mut head = Self { file, outputs: Vec::with_capacity(outputs) };
+        let files = bytes.try_get_u32_le().ok()?;
+        let mut head = Self { files: Vec::new(), outputs: Vec::with_capacity(outputs) };
+        for _ in 0..files {
+            let path = bytes.try_get_u32_le().ok()? as usize;
+            let (path, rest) = bytes.split_at_checked(path)?;
+            bytes = rest;
+            head.files.push(PathBuf::from(OsStr::from_bytes(path)));
+        }
         for _ in 0..outputs {
             let count = bytes.try_get_u32_le().ok()?;
             if count == GONE {
                 head.outputs.push(None);
                 continue;
             }
-            let (mark, comes) = (bytes.try_get_u32_le().ok()?, bytes.try_get_u32_le().ok()? != 0);
+            let (mark, file) = (bytes.try_get_u32_le().ok()?, bytes.try_get_u32_le().ok()?);
+            let file = (file != COMES).then_some(file);
+            if file.is_some_and(|file| file >= files) {
+                return None;
+            }
             let count = count as usize;
             if bytes.len() < count.checked_mul(ENTRY)? {
                 return None;
@@ -154,7 +176,7 @@ impl Head {
                 Some(Chosen { block, from, rows })
             });
             let chosen = chosen.collect::<Option<_>>()?;
-            head.outputs.push(Some(Listed { mark, comes, chosen }));
+            head.outputs.push(Some(Listed { mark, file, chosen }));
         }
         bytes.is_empty().then_some(head)
     }
@@ -249,14 +271,12 @@ impl Blocks {
                 continue;
             };
             let chosen = sealed.choose(&wanted.sections, part.rows);
-            let file = sealed.file().filter(|_| is_near && !sealed.is_brought());
-            if let Some(file) = file {
-                // All outputs of a stage have one.
-                head.file.get_or_insert_with(|| file.path().to_owned());
-            } else {
+            let near = sealed.file().filter(|_| is_near && !sealed.is_brought());
+            let file = near.map(|near| head.file(near.path()));
+            if file.is_none() {
                 chosen.iter().for_each(|chosen| add(&mut left, &sealed, &chosen.block));
             }
-            head.outputs.push(Some(Listed { mark: sealed.mark, comes: file.is_none(), chosen }));
+            head.outputs.push(Some(Listed { mark: sealed.mark, file, chosen }));
         }
         Self::of(head.encode(), left)
     }

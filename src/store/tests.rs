@@ -79,8 +79,8 @@ fn elsewhere(store: &Store, wanted: &Wanted, schema: &SchemaRef) -> Result<DataF
     let (head, mut bytes) = bytes.split_at(head_size(prefix.try_into().unwrap()));
     let mut all = DataFrame::empty_with_schema(schema);
     for listed in Head::decode(head, wanted.parts.len()).expect("a head").outputs {
-        let Listed { mark, chosen, comes } = listed.ok_or("gone")?;
-        assert!(comes);
+        let Listed { mark, chosen, file } = listed.ok_or("gone")?;
+        assert_eq!(file, None);
         assert_eq!(mark, form.mark());
         for Chosen { block, from, rows } in chosen {
             let (block_bytes, rest) = bytes.split_at(block.len as usize);
@@ -519,4 +519,28 @@ fn outputs_that_move_have_the_same_rows_in_each_section_in_their_order() {
     let mut taking = Taking::new(Listing::of(head).unwrap().remove(0));
     assert!(taking.add(&to, changed.into()).is_err() && to.held() == 0);
     assert!(Listing::of(&head[..head.len() - 1]).is_none());
+}
+
+#[test]
+fn outputs_take_turns_among_folders_and_leave_out_one_that_is_full() {
+    let disks = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let store = Store::over(disks.iter().map(|disk| disk.path().to_owned()).collect());
+    let files = || disks.each_ref().map(|disk| files(disk.path()));
+    let frame = numbers(100_000);
+    let write = |query| (0..4).for_each(|index| _ = written(&store, output(query, index), &frame));
+    write(1);
+    assert_eq!(files(), [1, 1], "of all tasks of a stage, in each folder");
+    let fill = |disk: &tempfile::TempDir| std::fs::write(disk.path().join(os::FULL), "").unwrap();
+    fill(&disks[0]);
+    write(2);
+    assert_eq!(files(), [2, 2], "what makes it full, and another's in the other");
+    for id in [1, 2].into_iter().flat_map(|query| (0..4).map(move |index| output(query, index))) {
+        assert!(here(&store, &whole(id), frame.schema()).unwrap().equals(&frame));
+        assert!(elsewhere(&store, &whole(id), frame.schema()).unwrap().equals(&frame));
+    }
+    fill(&disks[1]);
+    let full = store.keep(output(3, 0), frame.clone()).unwrap_err();
+    assert!(matches!(full, TaskFailure::DiskFull { .. }), "{full}");
+    drop((store.drop_query(QueryId(1)), store.drop_query(QueryId(2)), store.drop_query(QueryId(3))));
+    assert_eq!((store.held(), files()), (0, [1, 1]));
 }

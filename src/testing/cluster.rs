@@ -26,9 +26,9 @@ use crate::session::Session;
 /// ```
 #[derive(Debug)]
 pub struct TestCluster {
-    // Dropped before its folder.
+    // Dropped before its folders.
     session: Session,
-    _folder: Folder,
+    _folders: Folders,
 }
 
 /// A worker that is stopped, until this is dropped.
@@ -39,7 +39,7 @@ pub struct Paused {
 }
 
 #[derive(Debug)]
-struct Folder(PathBuf);
+struct Folders(Vec<PathBuf>);
 
 impl TestCluster {
     /// Starts so many workers, with the settings of the environment. The test binary needs [`worker!`](crate::testing::worker).
@@ -50,16 +50,19 @@ impl TestCluster {
         Self::start_with(workers, Config::from_env()?)
     }
 
-    /// [`start`](Self::start), with these settings; but its scratch folder is below theirs.
+    /// [`start`](Self::start), with these settings; but its scratch folders are below theirs.
     ///
     /// # Errors
     /// As there.
     pub fn start_with(workers: usize, config: Config) -> Result<Self, Error> {
-        let folder = Folder(config.scratch.join(format!("regatta-test-{:016x}", os::random())));
-        let made = os::private_folder(&folder.0);
-        made.map_err(|error| crate::error::ClusterError::scratch("a folder of the test", &folder.0, error))?;
-        let session = Session::local_with(workers, Config { scratch: folder.0.clone(), ..config })?;
-        Ok(Self { session, _folder: folder })
+        let name = format!("regatta-test-{:016x}", os::random());
+        let folders = Folders(config.scratch.iter().map(|base| base.join(&name)).collect());
+        for folder in &folders.0 {
+            let made = os::private_folder(folder);
+            made.map_err(|error| crate::error::ClusterError::scratch("a folder of the test", folder, error))?;
+        }
+        let session = Session::local_with(workers, Config { scratch: folders.0.clone(), ..config })?;
+        Ok(Self { session, _folders: folders })
     }
 
     /// Where to run queries.
@@ -124,9 +127,9 @@ impl Drop for Paused {
     }
 }
 
-impl Drop for Folder {
+impl Drop for Folders {
     fn drop(&mut self) {
         // What cannot be removed is left where temporary things are.
-        let _ = std::fs::remove_dir_all(&self.0);
+        self.0.iter().for_each(|folder| drop(std::fs::remove_dir_all(folder)));
     }
 }

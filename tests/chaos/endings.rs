@@ -38,7 +38,7 @@ fn a_query_that_is_cancelled_in_any_phase_gives_everything_back_within_a_second(
     let (folder, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     // Nothing stays warm: replicas are given back, too.
     let config =
-        Config { scratch: scratch.path().to_owned(), pool_warm: Duration::ZERO, ..Config::from_env().unwrap() };
+        Config { scratch: vec![scratch.path().to_owned()], pool_warm: Duration::ZERO, ..Config::from_env().unwrap() };
     let cluster = TestCluster::start_with(3, config).unwrap();
     let (session, mut seed, mut longest) = (cluster.session(), 5, Duration::ZERO);
     for case in CASES {

@@ -84,7 +84,8 @@ fn a_failed_query_leaves_nothing_and_the_session_goes_on() {
 #[test]
 fn a_session_that_ends_ends_its_workers_and_removes_its_scratch_folder() {
     let scratch = tempfile::tempdir().unwrap();
-    let session = Session::local_with(2, Config { scratch: scratch.path().to_owned(), ..Config::default() }).unwrap();
+    let session =
+        Session::local_with(2, Config { scratch: vec![scratch.path().to_owned()], ..Config::default() }).unwrap();
     let run = session.submit(endless()).unwrap();
     let workers = session.processes();
     assert!(workers.iter().all(|worker| is_alive(*worker)));

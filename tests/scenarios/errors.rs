@@ -258,7 +258,7 @@ fn a_setting_that_makes_no_sense_is_named_with_its_value_and_what_is_accepted() 
 #[test]
 fn a_scratch_folder_that_cannot_be_made_is_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let config = Config { scratch: file.path().to_owned(), ..Config::default() };
+    let config = Config { scratch: vec![file.path().to_owned()], ..Config::default() };
     let error = Session::native_with(config).expect_err("a file is no folder");
     says(&error, &["make a scratch folder in", file.path().to_str().unwrap(), "directory"]);
 }

@@ -269,7 +269,8 @@ fn calls_have_as_many_rows_as_was_asked_for_however_the_rows_come() {
 #[test]
 fn a_native_query_is_plain_polars_and_leaves_nothing_in_a_store() {
     let scratch = tempfile::tempdir().unwrap();
-    let session = Session::native_with(Config { scratch: scratch.path().to_owned(), ..Config::default() }).unwrap();
+    let session =
+        Session::native_with(Config { scratch: vec![scratch.path().to_owned()], ..Config::default() }).unwrap();
     // More than what a store keeps in memory: it would be in a file.
     let large = || numbers(100_000).filter(col("id").gt(lit(9)));
     let ends = || large().group_by([col("id") % lit(1000)]).agg([col("text").last().alias("last")]);

@@ -23,7 +23,7 @@ fn a_value_of_a_udf_is_called_as_a_function_is() {
 #[test]
 fn workers_of_a_test_cluster_are_killed_and_paused() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config { scratch: folder.path().to_owned(), ..Config::default() };
+    let config = Config { scratch: vec![folder.path().to_owned()], ..Config::default() };
     let cluster = TestCluster::start_with(2, config).unwrap();
     let query =
         || row_groups(folder.path(), 3000).with_column(Process.pool().replicas(2).batch(20).on([col("x")]).alias("p"));

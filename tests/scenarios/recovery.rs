@@ -253,7 +253,7 @@ fn a_finished_result_is_made_again_as_far_as_it_is_lost_before_it_is_taken() {
 }
 
 /// A folder below which the stores of all workers are.
-fn partitions_on_disk(scratch: &Path) -> u64 {
+pub(super) fn partitions_on_disk(scratch: &Path) -> u64 {
     let entries = std::fs::read_dir(scratch).into_iter().flatten().flatten();
     let sizes = entries.map(|entry| match entry.metadata() {
         Ok(found) if found.is_dir() => partitions_on_disk(&entry.path()),
@@ -295,7 +295,7 @@ fn what_is_changed_cut_off_or_removed_on_a_disk_is_made_again_while_its_worker_l
     for (how, spoil) in ways {
         let scratch = folder.path().join(how);
         std::fs::create_dir(&scratch).unwrap();
-        let config = regatta::Config { scratch: scratch.clone(), ..Default::default() };
+        let config = regatta::Config { scratch: vec![scratch.clone()], ..Default::default() };
         let session = Session::local_with(2, config).unwrap();
         let persisted = query.clone().persist_on(&session).unwrap();
         let spoil_all = || {
@@ -321,7 +321,7 @@ fn what_is_changed_cut_off_or_removed_on_a_disk_is_made_again_while_its_worker_l
 #[test]
 fn a_persisted_result_keeps_nothing_of_what_it_was_made_of() {
     let scratch = tempfile::tempdir().unwrap();
-    let config = regatta::Config { scratch: scratch.path().to_owned(), ..Default::default() };
+    let config = regatta::Config { scratch: vec![scratch.path().to_owned()], ..Default::default() };
     let session = Session::local_with(2, config).unwrap();
     let text = "a text that takes some room in a partition".repeat(4);
     let rows = df!["x" => (0..40_000i64).collect::<Vec<_>>(), "text" => vec![text; 40_000]].unwrap().lazy();

@@ -1,6 +1,7 @@
 //! What many partitions and large ones cost: descriptors, memory, disk.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +13,8 @@ use regatta::polars::prelude::*;
 use regatta::prelude::*;
 use regatta::testing::eventually;
 use regatta::{Config, Error};
+
+use super::recovery::partitions_on_disk;
 
 /// A text of 1000 bytes for each number, none like another.
 #[regatta::udf]
@@ -64,7 +67,7 @@ fn many_partitions_of_many_tasks_need_no_more_descriptors_than_few() {
 
 /// Anonymous memory of a process, in bytes: what is mapped from files does not count.
 fn anonymous(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()).unwrap_or_default() << 10
 }
@@ -126,7 +129,7 @@ fn a_worker_that_shuffles_holds_its_buffers_and_not_its_rows() {
 
 /// Bytes of the files below a folder.
 fn bytes_below(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let sizes = entries.filter_map(|entry| {
         let found = entry.metadata().ok()?;
         Some(if found.is_dir() { bytes_below(&entry.path()) } else { found.len() })
@@ -177,7 +180,7 @@ fn with_small_disk(run: impl FnOnce(&Path) + std::panic::UnwindSafe) {
 }
 
 fn on_disk(scratch: &Path, workers: usize) -> Session {
-    let config = Config { scratch: scratch.to_owned(), ..Config::from_env().unwrap() };
+    let config = Config { scratch: vec![scratch.to_owned()], ..Config::from_env().unwrap() };
     Session::local_with(workers, config).unwrap()
 }
 
@@ -212,6 +215,26 @@ fn a_full_disk_is_an_error_that_says_which_and_how_full() {
         let few = texts(2_000).collect_on(&session).unwrap();
         assert_eq!(few.height(), 2_000);
     });
+}
+
+#[test]
+fn what_tasks_leave_is_spread_over_all_scratch_folders_and_gone_from_each() {
+    let disks = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let scratch = disks.iter().map(|disk| disk.path().to_owned()).collect();
+    let session = Session::local_with(2, Config { scratch, ..Config::from_env().unwrap() }).unwrap();
+    let kept = texts(20_000).persist_on(&session).unwrap();
+    for disk in &disks {
+        assert!(partitions_on_disk(disk.path()) > 0);
+    }
+    let rows =
+        kept.lazy().select([len().alias("rows"), col("text").str().len_bytes().sum()]).collect_on(&session).unwrap();
+    assert!(rows.equals(&df!["rows" => [20_000u32], "text" => [20_000_000u32]].unwrap()), "{rows}");
+    drop((kept, session));
+    for disk in &disks {
+        assert_eq!(partitions_on_disk(disk.path()), 0);
+        let user = fs::read_dir(disk.path()).unwrap().next().unwrap().unwrap().path();
+        assert_eq!(fs::read_dir(user).unwrap().count(), 0, "nor is the cluster's folder there");
+    }
 }
 
 /// Says in which shape stages of a query run, by what was measured.

@@ -261,7 +261,7 @@ fn readers(out: &Path) -> Vec<DataFrame> {
 fn writes_until_it_is_killed() {
     if let Some(out) = std::env::var_os(AS_WRITER) {
         let (source, out) = (tempfile::tempdir().unwrap(), PathBuf::from(out));
-        let config = Config { scratch: out.join("../scratch"), ..Config::default() };
+        let config = Config { scratch: vec![out.join("../scratch")], ..Config::default() };
         let session = Session::local_with(2, config).unwrap();
         let mut run = session.submit_sink(into_folders(slow(source.path()), &out.join("t")), SinkMode::Append).unwrap();
         eventually("files are written", || run.status().unwrap().is_some_and(|s| s.stages[0].tasks.2 > 2));
@@ -276,7 +276,7 @@ fn readers_see_nothing_of_a_sink_before_it_is_published_nor_after_its_driver_was
     let (out, scratch) = (base.path().join("out"), base.path().join("scratch"));
     std::fs::create_dir(&out).unwrap();
     std::fs::create_dir(&scratch).unwrap();
-    let config = || Config { scratch: scratch.clone(), ..Config::default() };
+    let config = || Config { scratch: vec![scratch.clone()], ..Config::default() };
     into_folders(keyed(numbers()), &out.join("t")).collect_on(&Session::native().unwrap()).unwrap();
     let before = readers(&out);
     assert!(before.iter().all(|frame| frame.equals(&numbers().collect().unwrap())));

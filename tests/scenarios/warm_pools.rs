@@ -142,7 +142,7 @@ fn queries_at_once_share_replicas_which_start_once_and_each_hears_of_its_own() {
 fn the_next_query_finds_the_pool_warm_and_the_pool_goes_with_the_session() {
     for workers in [0, 1] {
         let (folder, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let config = Config { scratch: scratch.path().to_owned(), ..Config::default() };
+        let config = Config { scratch: vec![scratch.path().to_owned()], ..Config::default() };
         let session = match workers {
             0 => Session::native_with(config).unwrap(),
             n => Session::local_with(n, config).unwrap(),

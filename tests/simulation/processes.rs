@@ -56,7 +56,7 @@ impl Common {
     fn config(&self, name: &str) -> Config {
         let scratch = self.folder.join(name);
         std::fs::create_dir(&scratch).unwrap();
-        Config { scratch, ..self.config.clone() }
+        Config { scratch: vec![scratch], ..self.config.clone() }
     }
 }
 

@@ -46,7 +46,7 @@ fn listing(staged: &[String], names: &[&str]) -> DataFrame {
 #[test]
 fn a_worker_cannot_name_files_outside_of_the_sink() {
     let folder = tempfile::tempdir().unwrap();
-    let scratch = Scratch::create(folder.path()).unwrap();
+    let scratch = Scratch::create(&[folder.path().to_owned()]).unwrap();
     let (target, other) = (folder.path().join("sink"), folder.path().join("other"));
     fs::write(&other, "x").unwrap();
     for (staged, name) in [("../other", "k=1/f"), ("f", "../f"), ("f", "/f")] {
@@ -64,7 +64,7 @@ fn a_worker_cannot_name_files_outside_of_the_sink() {
 fn when_one_file_cannot_be_published_none_is_and_what_was_there_stays() {
     for (beside, mode) in [(true, SinkMode::Overwrite), (true, SinkMode::Append), (false, SinkMode::Overwrite)] {
         let base = tempfile::tempdir().unwrap();
-        let scratch = Scratch::create(base.path()).unwrap();
+        let scratch = Scratch::create(&[base.path().to_owned()]).unwrap();
         let target = if beside { base.path().join("sink") } else { linked(base.path()) };
         let before = scene(&target);
         let publication = publication(&target, mode, &scratch);
@@ -100,7 +100,7 @@ fn overwriting_leaves_the_new_files_alone_and_appending_all() {
         [(true, SinkMode::Overwrite), (true, SinkMode::Append), (false, SinkMode::Overwrite), (false, SinkMode::Append)]
     {
         let base = tempfile::tempdir().unwrap();
-        let scratch = Scratch::create(base.path()).unwrap();
+        let scratch = Scratch::create(&[base.path().to_owned()]).unwrap();
         let target = if beside { base.path().join("sink") } else { linked(base.path()) };
         let before = scene(&target);
         let publication = publication(&target, mode, &scratch);
@@ -119,7 +119,7 @@ fn a_kill_between_any_two_renames_leaves_what_was_there_or_what_was_to_be() {
     for (beside, mode) in [(true, SinkMode::Append), (false, SinkMode::Append), (false, SinkMode::Overwrite)] {
         for done in 0.. {
             let base = tempfile::tempdir().unwrap();
-            let scratch = Scratch::create(base.path()).unwrap();
+            let scratch = Scratch::create(&[base.path().to_owned()]).unwrap();
             let target = if beside { base.path().join("sink") } else { linked(base.path()) };
             let before = scene(&target);
             let publication = publication(&target, mode, &scratch);
@@ -147,7 +147,7 @@ fn where_a_file_system_cannot_swap_folders_a_kill_between_the_two_renames_is_und
     let target = base.path().join("sink");
     let before = scene(&target);
     for done in 0..=2 {
-        let scratch = Scratch::create(base.path()).unwrap();
+        let scratch = Scratch::create(&[base.path().to_owned()]).unwrap();
         let publication = publication(&target, SinkMode::Overwrite, &scratch);
         let (whole, old) = (publication.staging.folder().join(WHOLE), publication.staging.folder().join(OLD));
         fs::create_dir(&whole).unwrap();
@@ -164,7 +164,7 @@ fn where_a_file_system_cannot_swap_folders_a_kill_between_the_two_renames_is_und
 #[test]
 fn a_folder_that_holds_something_is_an_error_before_and_after_and_an_empty_one_is_not() {
     let base = tempfile::tempdir().unwrap();
-    let scratch = Scratch::create(base.path()).unwrap();
+    let scratch = Scratch::create(&[base.path().to_owned()]).unwrap();
     for target in [base.path().join("sink"), {
         fs::create_dir(base.path().join("x")).unwrap();
         linked(&base.path().join("x"))
