@@ -95,10 +95,10 @@ impl Store {
         })
     }
 
-    /// The same, with so much memory for small outputs.
+    /// Over these folders, with so much memory for small outputs.
     #[cfg(test)]
-    pub(crate) fn with_small(folder: &Path, most: u64) -> Arc<Self> {
-        let mut store = Self::new(folder);
+    pub(crate) fn with_small(folders: Vec<PathBuf>, most: u64) -> Arc<Self> {
+        let mut store = Self::over(folders);
         Arc::get_mut(&mut store).into_iter().for_each(|store| store.small = Allowance::new(most));
         store
     }
@@ -106,6 +106,11 @@ impl Store {
     /// Where it keeps its files, of several folders the first.
     pub(crate) fn folder(&self) -> &Path {
         self.folders.first().map_or_else(|| Path::new(""), PathBuf::as_path)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn folders(&self) -> &[PathBuf] {
+        &self.folders
     }
 
     /// A file that another process of this machine names, if it is one of a store of this session.

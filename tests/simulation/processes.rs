@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,9 +142,15 @@ impl Worker {
     pub(crate) async fn start(common: &Common, head: (NodeId, SocketAddr), number: u8) -> Option<Rc<Self>> {
         let (runtime, node) = common.node(Role::Worker, number);
         let name = format!("worker-{number:03}");
-        let folder = if common.beside { common.folder.join(name) } else { common.folder.join(name).join("store") };
-        std::fs::create_dir_all(&folder).unwrap();
-        let store = Store::with_small(&folder, common.small);
+        // Every other has two disks.
+        let disks = ["one", "other"].into_iter().take(2 - usize::from(number % 2));
+        let folders = disks.map(|disk| {
+            let folder = common.folder.join(disk).join(&name);
+            let folder = if common.beside { folder } else { folder.join("store") };
+            std::fs::create_dir_all(&folder).unwrap();
+            folder
+        });
+        let store = Store::with_small(folders.collect(), common.small);
         node.serve_data(Arc::new(Watched { store: Arc::clone(&store), node: node.id() }));
         let events = node.events();
         let worker = Self {
@@ -193,7 +199,7 @@ impl Worker {
         self.runtime.clone().shutdown(Duration::ZERO);
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        self.store.folder()
+    pub(crate) fn folders(&self) -> &[PathBuf] {
+        self.store.folders()
     }
 }

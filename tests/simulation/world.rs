@@ -339,9 +339,12 @@ impl World {
                 Some(later(time, move || sim.set(Network::default())))
             }
             Fault::FillDisk { worker, time } => {
-                let full = victim(worker)?.folder().join(os::FULL);
-                std::fs::write(&full, "").unwrap();
-                Some(later(time, move || drop(std::fs::remove_file(full))))
+                let worker = victim(worker)?;
+                // All of its disks, or all but one.
+                let full = worker.folders().iter().rev().take(1 + usize::from(worker.number % 4 == 0));
+                let full: Vec<_> = full.map(|folder| folder.join(os::FULL)).collect();
+                full.iter().for_each(|full| std::fs::write(full, "").unwrap());
+                Some(later(time, move || full.iter().for_each(|full| drop(std::fs::remove_file(full)))))
             }
             Fault::FailCall { nth } => {
                 queries::fail_call(seed, nth);
@@ -422,7 +425,7 @@ impl World {
         }
         for worker in self.workers.borrow().iter().filter(|worker| !worker.ended.get()) {
             look(format!("worker at {}", host(worker.number)), worker.store.held());
-            let files = std::fs::read_dir(worker.folder()).unwrap().flatten();
+            let files = worker.folders().iter().flat_map(|folder| std::fs::read_dir(folder).unwrap().flatten());
             let files = files.filter(|file| file.path().extension().is_some_and(|ends| ends == "blocks"));
             look(format!("the folder of the worker at {}", host(worker.number)), files.count());
         }
