@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use regatta::polars::prelude::*;
@@ -117,6 +118,13 @@ pub(crate) fn draw(rng: &mut Rng, simulation: u64, folder: &Path, udfs: bool) ->
 /// Plain Polars' answer. Some queries it panics at.
 fn answered(query: LazyFrame) -> Option<DataFrame> {
     catch(|| query.collect()).ok()?.ok()
+}
+
+/// What plain Polars answers on its other engine. In a thread that simulates nothing: it waits there.
+pub(crate) fn streamed(query: &Query) -> Option<DataFrame> {
+    let query = query.frame.clone();
+    let streamed = thread::spawn(move || catch(|| query.collect_with_engine(Engine::Streaming)).ok()?.ok());
+    Some(streamed.join().ok()??.unwrap_single())
 }
 
 /// Whether a group-by follows the UDF.

@@ -150,6 +150,13 @@ async fn run(
             Ok(Err(_)) => outcome.problems.push(format!("the driver panicked: {words}")),
             Ok(Ok(Ok(answer))) => match difference(&answer, plain, query.ordered, &approximate) {
                 None => outcome.answered += 1,
+                // Its engines differ where one of them is wrong; whatever fails here has nothing to do with that.
+                Some(_)
+                    if queries::streamed(query)
+                        .is_some_and(|plain| difference(&answer, &plain, query.ordered, &approximate).is_none()) =>
+                {
+                    outcome.answered += 1;
+                }
                 Some(difference) => outcome.problems.push(format!("not as Polars: {words}: {difference}")),
             },
             Ok(Ok(Err(error))) => {
