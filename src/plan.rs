@@ -43,7 +43,6 @@ mod windows;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
 use polars::prelude::*;
 use polars_plan::dsl::{DslPlan, ScanSources};
@@ -57,7 +56,7 @@ pub(crate) use marker::{Marker, beside_columns};
 pub(crate) use place::Place;
 pub(crate) use share::{Deal, Own, Rows, share};
 pub(crate) use sink::{FileSink, STAGED};
-pub(crate) use text::read_lines;
+pub(crate) use text::{End, read_lines};
 pub(crate) use wire::{Fragment, cut_off, placeholder_of};
 
 use crate::blob;
@@ -241,7 +240,7 @@ pub(crate) enum Split {
     /// Some rows of one file; likewise.
     Rows { file: usize, offset: usize, len: usize, rows_before: usize },
     /// Some lines of one file of text.
-    Lines { file: usize, bytes: Range<u64> },
+    Lines { file: usize, from: End, to: End },
     /// Some rows of the frame that is in the plan.
     Slice { offset: usize, len: usize },
     /// The `part`-th of `of` equal shares of the rows that the stage below left.

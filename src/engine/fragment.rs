@@ -269,9 +269,9 @@ fn take_split(source: &mut IR, split: &Split) -> PolarsResult<Option<String>> {
         (scan @ IR::Scan { .. }, Split::Rows { file, offset, len, rows_before }) => {
             take_files(scan, &[*file], *rows_before, Some(Slice::Positive { offset: *offset, len: *len }));
         }
-        (scan @ IR::Scan { .. }, Split::Lines { file, bytes }) => {
+        (scan @ IR::Scan { .. }, Split::Lines { file, from, to }) => {
             take_files(scan, &[*file], 0, None);
-            return read_lines(scan, bytes);
+            return read_lines(scan, *from, *to);
         }
         (IR::DataFrameScan { df, .. }, Split::Slice { offset, len }) => {
             *df = Arc::new(df.slice(*offset as i64, *len));

@@ -364,7 +364,7 @@ impl Cutter {
     /// The files of a scan.
     pub(super) fn layouts(&self, scan: Node) -> Rc<[Layout]> {
         let mut known = self.layouts.borrow_mut();
-        Rc::clone(known.entry(scan.0).or_insert_with(|| layouts(self.ir.get(scan), self.target.tasks > 1).into()))
+        Rc::clone(known.entry(scan.0).or_insert_with(|| layouts(self.ir.get(scan), self.target.tasks).into()))
     }
 
     pub(super) fn schema(&self, node: Node) -> SchemaRef {

@@ -108,7 +108,7 @@ impl fmt::Display for Split {
             Self::Whole => f.write_str("whole"),
             Self::Files { files, .. } => write!(f, "files {files:?}"),
             Self::Rows { file, offset, len, .. } => write!(f, "file {file} rows {offset}..{}", offset + len),
-            Self::Lines { file, bytes } => write!(f, "file {file} bytes {}..{}", bytes.start, bytes.end),
+            Self::Lines { file, from, to } => write!(f, "file {file} bytes {}..{}", from.at, to.at),
             Self::Slice { offset, len } => write!(f, "rows {offset}..{}", offset + len),
             Self::Share { part, of, .. } => write!(f, "share {part} of {of}"),
             Self::Branch { input, split } => write!(f, "{split} of input {input}"),

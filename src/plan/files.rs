@@ -8,7 +8,7 @@ use polars_arrow::io::ipc::read::{get_row_count_from_blocks, read_file_metadata}
 use polars_io::prelude::{FileMetadata, ParquetReader};
 use polars_plan::dsl::FileScanIR;
 
-use super::text;
+use super::text::{self, End};
 
 /// A file of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(super) enum Layout {
     /// Row groups, or record batches.
     Parts(Vec<Part>),
     /// Text, whose rows are not counted: where each piece of it ends, the last where the file does.
-    Text(Vec<u64>),
+    Text(Vec<End>),
     /// It cannot be looked into from here: its task reads it, or reports why not.
     Unknown,
 }
@@ -29,15 +29,22 @@ pub(super) struct Part {
 }
 
 impl Layout {
-    /// `wanted`: the columns that are read; all, if that is not said. `cut`: whether text may be cut.
-    pub(super) fn of(path: &Path, format: &FileScanIR, wanted: Option<&Schema>, cut: bool) -> Self {
+    /// `wanted`: the columns that are read; all, if that is not said. Of text only the size is asked for.
+    pub(super) fn of(path: &Path, format: &FileScanIR, wanted: Option<&Schema>) -> Self {
         let parts = match format {
             FileScanIR::Parquet { .. } => row_groups(path, wanted),
             FileScanIR::Ipc { .. } => record_batches(path),
-            _ if cut => return text::ends(path, format).map_or(Self::Unknown, Self::Text),
-            _ => return std::fs::metadata(path).map_or(Self::Unknown, |file| Self::Text(vec![file.len()])),
+            _ => {
+                let file = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+                return file.map_or(Self::Unknown, |file| Self::Text(vec![End::new(file.len(), &[])]));
+            }
         };
         parts.map_or(Self::Unknown, Self::Parts)
+    }
+
+    /// Where text can be cut.
+    pub(super) fn cut(path: &Path, format: &FileScanIR) -> Self {
+        text::ends(path, format).map_or(Self::Unknown, Self::Text)
     }
 
     /// The `file`-th file of a scan of an object store, by the footers that Polars has read for its plan.
@@ -60,7 +67,7 @@ impl Layout {
     pub(super) fn bytes(&self) -> Option<u64> {
         match self {
             Self::Parts(parts) => Some(parts.iter().map(|part| part.bytes).sum()),
-            Self::Text(ends) => ends.last().copied(),
+            Self::Text(ends) => ends.last().map(|end| end.at),
             Self::Unknown => None,
         }
     }

@@ -11,6 +11,7 @@ use polars_utils::slice_enum::Slice;
 use rayon::prelude::*;
 
 use super::files::Layout;
+use super::text::End;
 use super::{Deal, Split, held_by};
 use crate::sched::{Fits, StageId, Way};
 
@@ -119,8 +120,8 @@ pub(super) fn split_frame(frame: &DataFrame, pieces: usize) -> Splits {
     Splits::of(splits.collect(), true, format!("a frame of the driver with {rows} rows"))
 }
 
-/// The files of a scan, as far as they can be looked into; none of what is no scan of files. `cut`: whether they are for several tasks.
-pub(super) fn layouts(scan: &IR, cut: bool) -> Vec<Layout> {
+/// The files of a scan for so many tasks, as far as they can be looked into; none of what is no scan of files.
+pub(super) fn layouts(scan: &IR, tasks: usize) -> Vec<Layout> {
     let IR::Scan { sources: ScanSources::Paths(paths), scan_type, output_schema, unified_scan_args: args, .. } = scan
     else {
         return Vec::new();
@@ -129,18 +130,39 @@ pub(super) fn layouts(scan: &IR, cut: bool) -> Vec<Layout> {
         return Vec::new();
     }
     let wanted = output_schema.as_deref();
-    // Rows of text are counted by who reads all of them, and lines of a file do not know its name.
-    let cut = cut && args.pre_slice.is_none() && args.row_index.is_none() && args.include_file_paths.is_none();
     let layout = |(file, path): (usize, &PlRefPath)| match path.has_scheme() {
         true => Layout::remote(file, scan_type, wanted),
         // The footer of one file Polars has read; of several, the first only.
         false if paths.len() == 1 => match Layout::remote(file, scan_type, wanted) {
-            Layout::Unknown => Layout::of(path.as_std_path(), scan_type, wanted, cut),
+            Layout::Unknown => Layout::of(path.as_std_path(), scan_type, wanted),
             known => known,
         },
-        false => Layout::of(path.as_std_path(), scan_type, wanted, cut),
+        false => Layout::of(path.as_std_path(), scan_type, wanted),
     };
-    THREAD_POOL.install(|| paths.par_iter().enumerate().map(layout).collect())
+    let mut files: Vec<Layout> = THREAD_POOL.install(|| paths.par_iter().enumerate().map(layout).collect());
+    // Rows of text are counted by who reads all of them, and lines of a file do not know its name.
+    let counts = args.pre_slice.is_some() || args.row_index.is_some() || args.include_file_paths.is_some();
+    if tasks > 1 && !counts {
+        // To look into a small one would be to read it for nothing.
+        let (share, _) = share(&files, tasks);
+        let cut = |(file, path): (&mut Layout, &PlRefPath)| match file {
+            Layout::Text(_) if file.bytes() > Some(share) => *file = Layout::cut(path.as_std_path(), scan_type),
+            _ => (),
+        };
+        THREAD_POOL.install(|| files.par_iter_mut().zip(paths.as_slice()).for_each(cut));
+    }
+    files
+}
+
+/// The bytes of these files that one task reads, if there are about so many; and the size of one that is not known.
+fn share(files: &[Layout], tasks: usize) -> (u64, u64) {
+    let known: Vec<u64> = files.iter().filter_map(Layout::bytes).collect();
+    // It is taken for one like the others.
+    let usual = known.iter().sum::<u64>().checked_div(known.len() as u64).unwrap_or_default().max(1);
+    let all = known.iter().sum::<u64>() + usual * (files.len() - known.len()) as u64;
+    // All tasks that run at once end together, so there are as many in each turn.
+    let pieces = all.div_ceil(MOST).max(1).next_multiple_of(tasks as u64);
+    ((all / pieces).max(1), usual)
 }
 
 /// Splits a scan of these files into about `tasks` pieces of equal sizes, more if they would be too large.
@@ -175,13 +197,8 @@ pub(super) fn split(scan: &IR, files: &[Layout], tasks: usize) -> Splits {
         (slice, index, Some(rows)) if fits(index.as_ref(), rows) => Some(window(slice.as_ref(), rows)),
         _ => return Splits::whole("it counts rows across files, of which some have no count"),
     };
-    let known: Vec<u64> = files.iter().filter_map(Layout::bytes).collect();
-    // A file whose size is not known is taken for one like the others.
-    let usual = known.iter().sum::<u64>().checked_div(known.len() as u64).unwrap_or_default().max(1);
-    let all = known.iter().sum::<u64>() + usual * (files.len() - known.len()) as u64;
-    // All tasks that run at once end together, so there are as many in each turn.
-    let pieces = all.div_ceil(MOST).max(1).next_multiple_of(tasks as u64);
-    let splits = group(files, (all / pieces).max(1), usual, counted);
+    let (share, usual) = share(files, tasks);
+    let splits = group(files, share, usual, counted);
     let parts: usize = files.iter().map(|file| if let Layout::Parts(parts) = file { parts.len() } else { 0 }).sum();
     let is_cut = splits.iter().any(|split| matches!(split, Split::Lines { .. }));
     let plural = |n: usize| if n == 1 { "" } else { "s" };
@@ -305,14 +322,14 @@ impl Grouped {
     }
 
     /// Cuts a file of text likewise: a piece ends at the last of these ends that does not take it further from its share.
-    fn cut_text(&mut self, file: usize, ends: &[u64]) {
-        let (mut from, mut share) = (0, self.share);
+    fn cut_text(&mut self, file: usize, ends: &[End]) {
+        let (mut from, mut share) = (End::none(), self.share);
         for (at, end) in ends.iter().enumerate() {
-            let is_last = at + 1 == ends.len();
-            if is_last || end + (ends[at + 1] - end) / 2 >= share {
-                self.splits.push(Split::Lines { file, bytes: from..*end });
+            let next = ends.get(at + 1);
+            if next.is_none_or(|next| end.at + (next.at - end.at) / 2 >= share) {
+                self.splits.push(Split::Lines { file, from, to: *end });
                 from = *end;
-                while share <= *end {
+                while share <= end.at {
                     share += self.share;
                 }
             }

@@ -190,3 +190,94 @@ fn text_that_is_cut_on_three_worker_processes() {
     println!("{many} files, {cut} of them cut, {answered} read");
     assert!(many < 100 || cut as u64 > many / 2 && answered as u64 > many / 2, "{cut} cut, {answered} read");
 }
+
+/// Lines that are made of their numbers, below a header.
+fn lines(header: &str, many: usize, line: impl Fn(usize) -> String) -> Vec<u8> {
+    let lines: String = (0..many).map(line).collect();
+    format!("{header}{lines}").into_bytes()
+}
+
+type Reader = fn(LazyCsvReader) -> LazyCsvReader;
+
+/// Name, a file, how it is read, the only column that is read, and whether the file is cut.
+type Shape = (&'static str, Vec<u8>, Reader, Option<&'static str>, bool);
+
+/// What random files do not hold.
+fn shapes() -> Vec<Shape> {
+    let plain = |i: usize| format!("{i},{}\n", i % 7);
+    // Quotes that open within a field, and by chance are closed before Polars sees that lines are missing.
+    let stray = |_| "x\"y,\"a\nb,\"2\nc\"d,3\n".to_owned();
+    let two_kinds = |i: usize| if i < 2000 { "2024-01-15\n".to_owned() } else { "15-01-2024\n".to_owned() };
+    let mut latin = lines("a,b\n", 3000, plain);
+    let last = latin.len() - 2;
+    latin[last] = 0xe4;
+    vec![
+        ("bytes that are no UTF-8 in a number that nobody reads", latin, |r| r, Some("a"), true),
+        ("stray quotes, of which one column is read", lines("a,b,c\n", 1500, stray), |r| r, Some("a"), false),
+        ("stray quotes", lines("a,b,c\n", 1500, stray), |r| r, None, false),
+        (
+            "dates of two kinds, and errors ignored",
+            lines("d\n", 4000, two_kinds),
+            |r| r.with_try_parse_dates(true).with_ignore_errors(true).with_quote_char(None),
+            None,
+            false,
+        ),
+        (
+            "a byte order mark in each line",
+            lines("\u{feff}a\n", 4000, |i| format!("\u{feff}{i}\n")),
+            |r| r,
+            None,
+            false,
+        ),
+        ("lone carriage returns", lines("a,b\n", 4000, |i| format!("{i}\r,x\r{i}\n")), |r| r, None, true),
+        ("zero bytes", lines("a,b\n", 4000, |i| format!("{i},x\0{i}\n")), |r| r, None, true),
+        ("a header within quotes", lines("\"a\nb,c\",d\n", 4000, plain), |r| r, None, true),
+        (
+            "headers again and again",
+            lines("a,b\n", 4000, |i| ["a,b\n".into(), plain(i)][i % 2].clone()),
+            |r| r,
+            None,
+            true,
+        ),
+        ("names that Polars gives to others", lines("column_2,column_1\n", 4000, plain), |r| r, None, true),
+        ("objects within fields", lines("a,b\n", 4000, |i| format!("{i},{{\"k\": \"{i}\"}}\n")), |r| r, None, true),
+        ("blank lines", lines("a\n", 4000, |i| format!("{i}\n{}", "\n".repeat(i % 9))), |r| r, None, true),
+        ("only blank lines", lines("a,b\n", 40_000, |_| "\n".into()), |r| r, None, false),
+        ("one line", lines("a,b\n1,", 50_000, |_| "x".into()), |r| r, None, false),
+        ("separators that end lines", lines("a,b\n", 4000, plain), |r| r.with_separator(b'\n'), None, true),
+        ("separators that are quotes", lines("a,b\n", 4000, plain), |r| r.with_separator(b'"'), None, false),
+        (
+            "line ends that are separators",
+            lines("a,b,", 4000, |i| format!("{i},")),
+            |r| r.with_eol_char(b','),
+            None,
+            true,
+        ),
+        (
+            "fewer names",
+            lines("a,b\n", 4000, plain),
+            |r| r.with_column_names_overwrite(["x".into()].into_iter().collect()),
+            None,
+            true,
+        ),
+        ("more skipped than there is", lines("a\n", 9000, plain), |r| r.with_skip_rows_after_header(9001), None, false),
+    ]
+}
+
+#[test]
+fn text_of_unusual_shapes_on_three_worker_processes() {
+    let (session, folder) = (Session::local(3).unwrap(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("some.csv");
+    for (name, text, reader, column, is_cut) in shapes() {
+        fs::write(&path, text).unwrap();
+        let query = reader(LazyCsvReader::new(path.to_str().unwrap().into())).finish().unwrap();
+        let query = if let Some(column) = column { query.select([col(column)]) } else { query };
+        let plan = query.clone().explain_on(&session).unwrap_or_else(|error| panic!("{name}: {error}")).to_string();
+        assert_eq!(plan.contains("cut between lines"), is_cut, "{name}: {plan}");
+        match (query.clone().collect(), query.collect_on(&session)) {
+            (Ok(plain), Ok(ours)) => assert_eq!(difference(&ours, &plain, true, &[]), None, "{name}"),
+            (Err(_), Err(_)) => (),
+            (plain, ours) => panic!("{name}: {plain:?}, but {ours:?}"),
+        }
+    }
+}

@@ -1,6 +1,10 @@
 use super::super::files::Part;
 use super::*;
 
+fn end(at: u64) -> End {
+    End::new(at, &[])
+}
+
 /// Rows that the splits cover, in order: (file, row).
 fn covered(files: &[Layout], splits: &[Split]) -> Vec<(usize, usize)> {
     let whole = |f: usize| (0..files[f].rows().unwrap_or_default()).map(move |row| (f, row)).collect::<Vec<_>>();
@@ -24,7 +28,7 @@ fn some_files(seed: u64, uncounted: bool) -> (Vec<Layout>, u64, usize) {
     };
     let files = (0..=next(6)).map(|_| match next(8) {
         0 if uncounted => Layout::Unknown,
-        1 if uncounted => Layout::Text(vec![next(3000) as u64]),
+        1 if uncounted => Layout::Text(vec![end(next(3000) as u64)]),
         _ => Layout::Parts((0..next(9)).map(|_| next(30)).map(|rows| Part { rows, bytes: rows as u64 * 9 }).collect()),
     });
     (files.collect(), 1 + next(500) as u64, next(300))
@@ -98,11 +102,11 @@ fn pieces_are_about_their_share() {
     assert_eq!(group(&[even(8)], 200, 1, None).len(), 4);
     let small: Vec<_> = (0..20).map(|_| even(1)).collect();
     assert_eq!(group(&small, 500, 1, None).len(), 4, "small files are put together");
-    let text: Vec<_> = (0..6).map(|_| Layout::Text(vec![1000])).collect();
+    let text: Vec<_> = (0..6).map(|_| Layout::Text(vec![end(1000)])).collect();
     assert_eq!(group(&text, 2000, 1, None).len(), 3, "text files too");
-    let lines: Vec<_> = group(&[Layout::Text(vec![90, 210, 300, 320, 395])], 100, 1, None);
+    let lines: Vec<_> = group(&[Layout::Text([90, 210, 300, 320, 395].map(end).to_vec())], 100, 1, None);
     let lines = lines.iter().map(|split| match split {
-        Split::Lines { file: 0, bytes } => (bytes.start, bytes.end),
+        Split::Lines { file: 0, from, to } => (from.at, to.at),
         other => panic!("{other}"),
     });
     assert_eq!(lines.collect::<Vec<_>>(), [(0, 90), (90, 210), (210, 300), (300, 395)], "a large one is cut");
@@ -120,13 +124,32 @@ fn there_are_as_many_tasks_in_each_turn() {
         let plan = all.select(columns.iter().map(|name| col(*name)).collect::<Vec<_>>()).to_alp_optimized().unwrap();
         plan.lp_arena.iter(plan.lp_top).find(|(_, ir)| matches!(ir, IR::Scan { .. })).unwrap().1.clone()
     };
-    let bytes = |scan: &IR| layouts(scan, true).iter().filter_map(Layout::bytes).sum::<u64>();
+    let bytes = |scan: &IR| layouts(scan, 4).iter().filter_map(Layout::bytes).sum::<u64>();
     let (one, both) = (scan(&["a"]), scan(&["a", "b"]));
     assert!(bytes(&one) < bytes(&both) && bytes(&one) >= 45 * 8, "only columns that are wanted count");
-    let Layout::Parts(parts) = &layouts(&one, true)[0] else { panic!("row groups") };
+    let Layout::Parts(parts) = &layouts(&one, 4)[0] else { panic!("row groups") };
     let large = parts.iter().map(|part| Part { bytes: 40 << 20, ..*part }).collect();
     let splits = split(&one, &[Layout::Parts(large)], 4).splits;
     let sizes: Vec<_> = splits.iter().map(|split| if let Split::Rows { len, .. } = split { *len } else { 0 }).collect();
     assert_eq!(sizes.len(), 8, "1.8 GB are five tasks at least, and as many in each turn: {sizes:?}");
     assert!(sizes.iter().all(|rows| (5..=6).contains(rows)), "{sizes:?}");
+}
+
+#[test]
+fn of_many_files_of_text_only_those_that_are_cut_are_looked_into() {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, lines) in [4000, 4000, 90_000].into_iter().enumerate() {
+        std::fs::write(folder.path().join(format!("{file}.csv")), "a,b\n".to_owned() + &"1,2\n".repeat(lines)).unwrap();
+    }
+    let plan = LazyCsvReader::new(folder.path().to_str().unwrap().into()).finish().unwrap().to_alp().unwrap();
+    let scan = plan.lp_arena.get(plan.lp_top);
+    let parts = |tasks| {
+        layouts(scan, tasks)
+            .iter()
+            .map(|file| if let Layout::Text(ends) = file { ends.len() } else { 0 })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(parts(1), [1, 1, 1]);
+    let [small, other, large] = parts(4)[..] else { panic!("three files") };
+    assert!(small == 1 && other == 1 && large > 4, "{small}, {other}, {large}");
 }
