@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use regatta::prelude::*;
 
-use super::{PATIENCE, eager, eventually, options};
+use super::{PATIENCE, eager, eventually, options, program};
 
 /// A Ray cluster. It ends with this process, however that ends: with its input.
 pub(crate) struct Ray {
@@ -53,6 +53,10 @@ wait
 
 const ANY_PORT: [&str; 3] = ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"];
 
+/// Else a token that is in the user's home is asked for.
+const AUTH_MODE: &str = "RAY_AUTH_MODE";
+const NO_TOKENS: &str = "disabled";
+
 /// A port that is free, until this is dropped.
 fn free() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
@@ -85,8 +89,11 @@ impl Ray {
             fs::write(&config, autoscaling(&format!("{}:{}", this_machine(), ports[0]))).unwrap();
             life.arg(format!("--autoscaling-config={}", config.display()));
         }
-        life.envs(env.iter().copied()).env("folder", &folder);
+        life.env(AUTH_MODE, NO_TOKENS).envs(env.iter().copied()).env("folder", &folder);
         let life = Life(life.process_group(0).stdin(Stdio::piped()).spawn().unwrap());
+        let with_mode =
+            format!("{AUTH_MODE}=${{{AUTH_MODE}:-{NO_TOKENS}}} exec {} \"$@\"", bin.join("python").display());
+        program(folder.join("python"), &with_mode);
         let written = folder.join("ray_current_cluster");
         let dashboard = format!("http://127.0.0.1:{}", ports[4]);
         let until = Instant::now() + PATIENCE;
@@ -101,8 +108,9 @@ impl Ray {
         }
     }
 
+    /// Which takes no token that is not said to it.
     pub(crate) fn python(&self) -> PathBuf {
-        self.bin.join("python")
+        self.folder.join("python")
     }
 
     pub(crate) fn session(&self, workers: std::ops::RangeInclusive<usize>) -> Session {
@@ -115,7 +123,7 @@ impl Ray {
         let mut life = Command::new("bash");
         life.args(["-c", LIFE_OF_NODE, "life"]).arg(self.bin.join("ray")).args(["start", "--block"]);
         life.arg(format!("--address={}", self.address)).arg("--object-store-memory=80000000");
-        life.args(ANY_PORT).args(flags);
+        life.args(ANY_PORT).args(flags).env(AUTH_MODE, NO_TOKENS);
         let life = Life(life.process_group(0).stdin(Stdio::piped()).spawn().unwrap());
         let new = || self.raylets().into_iter().find(|raylet| !before.contains(raylet));
         eventually("another node is there", || new().is_some());
@@ -137,7 +145,7 @@ impl Ray {
     pub(crate) fn job(&self, arguments: &[impl AsRef<OsStr>]) -> String {
         let (does, arguments) = arguments.split_first().unwrap();
         let mut job = Command::new(self.bin.join("ray"));
-        job.arg("job").arg(does).args(["--address", &self.dashboard]).args(arguments);
+        job.env(AUTH_MODE, NO_TOKENS).arg("job").arg(does).args(["--address", &self.dashboard]).args(arguments);
         let output = job.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
