@@ -146,7 +146,8 @@ impl Head {
 
     /// What a head of so many outputs says, from after its prefix on. `None` if it is none.
     pub(crate) fn decode(mut bytes: &[u8], outputs: usize) -> Option<Self> {
-        let files = bytes.try_get_u32_le().ok()?;
+        // Each is that of an output at least.
+        let files = bytes.try_get_u32_le().ok().filter(|files| *files as usize <= outputs)?;
         let mut head = Self { files: Vec::new(), outputs: Vec::with_capacity(outputs) };
         for _ in 0..files {
             let path = bytes.try_get_u32_le().ok()? as usize;
