@@ -38,7 +38,7 @@ pub use retry::OnError;
 pub use {inventory, serde};
 
 pub use self::arrow::{column_from_arrow, column_to_arrow};
-pub(crate) use call::{CallingTask, UdfCall, batch_of};
+pub(crate) use call::{CallingTask, UdfCall, batch_of, wire_form};
 pub(crate) use context::Seat;
 #[cfg(feature = "gpu")]
 pub(crate) use isolate::serve_several;

@@ -13,9 +13,11 @@ use super::rowwise::{expr_is_row_wise, maps_its_inputs, reads_a_column};
 use single::of_one_row;
 pub(super) use states::shown;
 use states::{States, is_mergeable};
+pub(super) use variances::Variances;
 
 mod single;
 mod states;
+mod variances;
 
 /// The two nodes. Both still stand on the input of the one.
 pub(super) struct Parts {

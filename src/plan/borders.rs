@@ -14,6 +14,8 @@ use polars_plan::prelude::{AnonymousColumnsUdf, FunctionOptions, OpaqueColumnUdf
 use regatta_remote::{decode, encode};
 use serde::{Deserialize, Serialize};
 
+use crate::udf::wire_form;
+
 /// One of the functions that lead from keys to the numbers of ranges, as a plan carries it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Borders {
@@ -64,13 +66,9 @@ impl Borders {
         LazySerde::Deserialized(SpecialEq::new(Arc::new(self) as Arc<dyn AnonymousColumnsUdf>))
     }
 
-    /// Whether a function is one of these. By its wire form: asking another's what it is may panic.
+    /// Whether a function is one of these.
     pub(super) fn is(function: &OpaqueColumnUdf) -> bool {
-        let (LazySerde::Deserialized(function) | LazySerde::Named { value: Some(function), .. }) = function else {
-            return false;
-        };
-        let mut wire = Vec::new();
-        function.try_serialize(&mut wire).is_ok() && wire.starts_with(MARK)
+        wire_form(function).is_some_and(|wire| wire.starts_with(MARK))
     }
 
     /// Reads one back, if it is one.

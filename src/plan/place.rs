@@ -12,6 +12,7 @@ use regatta_remote::{decode, encode};
 use serde::{Deserialize, Serialize};
 
 use super::share::Own;
+use crate::udf::wire_form;
 
 /// One of the functions that lead from the number of a row in its task to where it belongs. The engine fills in what differs by task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,14 +39,9 @@ impl Place {
         LazySerde::Deserialized(SpecialEq::new(Arc::new(self) as Arc<dyn AnonymousColumnsUdf>))
     }
 
-    /// The function as it is, if it is one of these. By its wire form: asking another's what it is may panic.
+    /// The function as it is, if it is one of these.
     fn of(function: &OpaqueColumnUdf) -> Option<Self> {
-        let (LazySerde::Deserialized(function) | LazySerde::Named { value: Some(function), .. }) = function else {
-            return None;
-        };
-        let mut wire = Vec::new();
-        function.try_serialize(&mut wire).ok()?;
-        Self::from_wire(&wire)
+        Self::from_wire(&wire_form(function)?)
     }
 
     pub(super) fn is(function: &OpaqueColumnUdf) -> bool {

@@ -14,6 +14,7 @@ use polars_utils::pl_serialize::SerializeOptions;
 use serde::{Deserialize, Serialize};
 
 use super::Without;
+use super::aggregate::Variances;
 use super::borders::Borders;
 use super::lift::udf_calls;
 use super::place::Place;
@@ -181,13 +182,15 @@ fn resolve_udfs(exprs: &mut Arena<AExpr>) -> Result<(), PolarsFailure> {
     for node in (0..exprs.len()).map(Node) {
         let AExpr::AnonymousFunction { function, .. } = exprs.get_mut(node) else { continue };
         if let LazySerde::Bytes(bytes) = function {
-            let call: Arc<dyn AnonymousColumnsUdf> = match (Borders::from_wire(bytes), Place::from_wire(bytes)) {
-                (Some(borders), _) => Arc::new(borders),
-                (None, Some(place)) => Arc::new(place),
-                (None, None) => {
-                    let call = UdfCall::from_wire(bytes);
-                    Arc::new(call.map_err(|e| PolarsFailure::new("udf", e.to_string()))?)
-                }
+            let call: Arc<dyn AnonymousColumnsUdf> = if let Some(borders) = Borders::from_wire(bytes) {
+                Arc::new(borders)
+            } else if let Some(place) = Place::from_wire(bytes) {
+                Arc::new(place)
+            } else if let Some(variances) = Variances::from_wire(bytes) {
+                Arc::new(variances)
+            } else {
+                let call = UdfCall::from_wire(bytes);
+                Arc::new(call.map_err(|e| PolarsFailure::new("udf", e.to_string()))?)
             };
             *function = LazySerde::Deserialized(SpecialEq::new(call));
         }
@@ -200,7 +203,10 @@ fn culprit(plan: &IRPlan) -> Option<String> {
     let exprs = (0..plan.expr_arena.len()).map(|n| plan.expr_arena.get(Node(n)));
     let closure = exprs.into_iter().find_map(|expr| match expr {
         AExpr::AnonymousFunction { function, fmt_str, .. }
-            if UdfCall::of(function).is_none() && !Borders::is(function) && !Place::is(function) =>
+            if UdfCall::of(function).is_none()
+                && !Borders::is(function)
+                && !Place::is(function)
+                && !Variances::is(function) =>
         {
             Some(format!("the closure {:?} in an expression", fmt_str.as_str()))
         }

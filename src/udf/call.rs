@@ -106,15 +106,9 @@ impl UdfCall {
         }
     }
 
-    /// The call behind an anonymous function, if it is one of ours. By its wire form: asking another's function what it is
-    /// (`as_any`) may panic.
+    /// The call behind an anonymous function, if it is one of ours.
     pub(crate) fn of(function: &OpaqueColumnUdf) -> Option<Self> {
-        let (LazySerde::Deserialized(function) | LazySerde::Named { value: Some(function), .. }) = function else {
-            return None;
-        };
-        let mut wire = Vec::new();
-        function.try_serialize(&mut wire).ok()?;
-        Self::from_wire(&wire).ok()
+        Self::from_wire(&wire_form(function)?).ok()
     }
 
     /// The options, with what the session says where they leave it open.
@@ -283,6 +277,16 @@ impl ColumnsUdf for UdfCall {
         }
         Ok(column)
     }
+}
+
+/// What tells an anonymous function: asking another's what it is (`as_any`) may panic. Closures have none.
+pub(crate) fn wire_form(function: &OpaqueColumnUdf) -> Option<Vec<u8>> {
+    let (LazySerde::Deserialized(function) | LazySerde::Named { value: Some(function), .. }) = function else {
+        return None;
+    };
+    let mut wire = Vec::new();
+    function.try_serialize(&mut wire).ok()?;
+    Some(wire)
 }
 
 impl AnonymousColumnsUdf for UdfCall {

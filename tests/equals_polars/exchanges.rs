@@ -116,7 +116,7 @@ pub(crate) fn of_every_type() -> Vec<Case> {
 #[test]
 fn rows_that_are_hardly_ever_of_one_group_pass_by_what_groups_them() {
     let folder = tempfile::tempdir().unwrap();
-    let (files, each) = (12, 70_000i64);
+    let (files, each) = (12, 36_000i64);
     for file in 0..files {
         let rows = file * each..(file + 1) * each;
         let mut frame = df![

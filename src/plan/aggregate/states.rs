@@ -1,7 +1,4 @@
 //! What a task keeps of its rows for each aggregate, and how what several have kept is merged.
-//!
-//! Variances are merged as Chan, Golub and LeVeque do ("Updating formulae and a pairwise algorithm for computing sample
-//! variances", 1979): the textbook's difference of squares loses all digits where the mean is large.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
@@ -14,10 +11,11 @@ use polars_plan::plans::expr_ir::{ExprIR, OutputName};
 use polars_plan::plans::{
     AExpr, IRAggExpr, IRBitwiseFunction, IRBooleanFunction, IRFunctionExpr, IRPowFunction, LiteralValue,
 };
-use polars_plan::prelude::{AnonymousColumnsUdf, OpaqueColumnUdf, SpecialEq};
+use polars_plan::prelude::{AnonymousColumnsUdf, FunctionOptions, OpaqueColumnUdf, SpecialEq};
 use polars_utils::arena::{Arena, Node};
 
 use super::super::lift::hash_into;
+use super::variances::Variances;
 use crate::udf::UdfCall;
 
 /// Whether what is kept of parts can be merged.
@@ -177,7 +175,7 @@ impl States<'_> {
         &mut self,
         call: &UdfCall,
         input: Vec<ExprIR>,
-        options: polars_plan::prelude::FunctionOptions,
+        options: FunctionOptions,
         dtype: DataType,
     ) -> PolarsResult<Node> {
         let (partial, merge) = call.in_parts(dtype);
@@ -220,29 +218,16 @@ impl States<'_> {
         let (var, own) = (self.agg(IRAggExpr::Var(input, 0)), self.own_count(input));
         let squares = self.binary(var, Operator::Multiply, own);
         let squares = self.intern(squares)?;
-        // From one of the means on, so that equal ones give just that.
-        let least = self.agg(IRAggExpr::Min { input: mean, propagate_nans: false });
-        let above = self.binary(mean, Operator::Minus, least);
-        let weighed = self.binary(count, Operator::Multiply, above);
-        let (all, sum) = (self.agg(IRAggExpr::Sum(count)), self.agg(IRAggExpr::Sum(weighed)));
-        let above = self.binary(sum, Operator::TrueDivide, all);
-        let mean_of_all = self.binary(least, Operator::Plus, above);
-        let apart = self.binary(mean, Operator::Minus, mean_of_all);
-        let apart = self.binary(apart, Operator::Multiply, apart);
-        // Means that differ by their rounding are equal, so that equal values have no variance.
-        let (size, rounding) = (self.binary(mean_of_all, Operator::Multiply, mean_of_all), self.float(1e-30));
-        let rounding = self.binary(size, Operator::Multiply, rounding);
-        let is_equal = self.binary(apart, Operator::LtEq, rounding);
-        let none = self.float(0.0);
-        let apart = self.exprs.add(AExpr::Ternary { predicate: is_equal, truthy: none, falsy: apart });
-        let between = self.binary(count, Operator::Multiply, apart);
-        let (within, between) = (self.agg(IRAggExpr::Sum(squares)), self.agg(IRAggExpr::Sum(between)));
-        let squares = self.binary(within, Operator::Plus, between);
-        let ddof = self.float(f64::from(ddof));
-        let freedom = self.binary(all, Operator::Minus, ddof);
-        let var = self.binary(squares, Operator::TrueDivide, freedom);
-        let too_few = self.binary(all, Operator::LtEq, ddof);
-        Ok(self.null_if(too_few, var))
+        let lists = [count, mean, squares].map(|input| {
+            let list = self.agg(IRAggExpr::Implode { input, maintain_order: true });
+            ExprIR::from_node(list, self.exprs)
+        });
+        Ok(self.exprs.add(AExpr::AnonymousFunction {
+            input: lists.to_vec(),
+            function: Variances { ddof }.function(),
+            options: FunctionOptions::elementwise(),
+            fmt_str: Box::new("variance of parts".into()),
+        }))
     }
 
     /// How many values of these rows are not null, as a float that is kept.
